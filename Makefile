@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+WORKDIR ?= runs/quickstart
+WORKERS ?= 2
+
+.PHONY: run test check format clean
+
+# Reinstalled whenever the requirements change; the package itself is installed editable.
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[plots]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable '.[plots,dev]'
+	touch $@
+
+# torch is only ever compared with; the pin is the version the comparisons were written against.
+$(VENV)/.installed-torch: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet torch==2.13.0
+	touch $@
+
+run: $(VENV)/.installed
+	$(BIN)/esam quickstart --workdir $(WORKDIR) --seed $(SEED)
+
+test: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

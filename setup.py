@@ -1,0 +1,53 @@
+"""Packaging: `pip install .` gives the library, the `esam` command and the configs."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"', (HERE / "esam_jax" / "__init__.py").read_text(), re.MULTILINE
+).group(1)
+
+setuptools.setup(
+    name="esam_jax",
+    version=VERSION,
+    description="EfficientSAM in JAX/Flax: SAMI pretraining, promptable fine-tuning, inference",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["esam_jax", "esam_jax.*", "configs"]),
+    package_data={"esam_jax": ["assets/*/*", "py.typed"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.18",
+        "numpy>=2.0",
+        "einops>=0.8",
+        "jaxtyping>=0.3",
+        "pillow>=11.0",
+        "pycocotools>=2.0.11",
+        "safetensors>=0.5",
+        "simplejpeg>=1.8",
+        "tqdm>=4.66",
+        "tyro>=1.0",
+    ],
+    extras_require={
+        "plots": ["matplotlib>=3.9"],
+        "convert": ["torch>=2.10"],
+        "dev": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "pyright>=1.1.390",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.8",
+        ],
+    },
+    entry_points={"console_scripts": ["esam = esam_jax.cli:main"]},
+)
