@@ -1,0 +1,141 @@
+"""All of sharding: the mesh, and the table that places every parameter on it.
+
+Mesh axes: `data` splits the batch; `fsdp` splits the batch and stores parameters in pieces;
+`tensor` splits heads and MLP widths. `jax.jit` with these shardings in and out inserts the
+collectives. Placement goes by parameter path, and the optimiser's state follows for free: the
+paths of its moments end in the same names.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from esam_jax.config import MeshConfig
+from esam_jax.errors import ConfigError
+
+P = PartitionSpec
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+_ATTENTION = r"(attn|self_attn|token_to_image|image_to_token|final_attn)"
+
+# (end of the parameter's path, how its axes are split). Kernels are [in..., out...]; query, key
+# and value make [D, A, K], `out` takes [A, K, D] (typing.py has the letters). What is small is
+# kept whole on every device.
+TABLE: tuple[tuple[str, PartitionSpec], ...] = (
+    (rf"{_ATTENTION}/(query|key|value)/kernel", P("fsdp", "tensor", None)),
+    (rf"{_ATTENTION}/(query|key|value)/bias", P("tensor", None)),
+    (rf"{_ATTENTION}/out/kernel", P("tensor", None, "fsdp")),
+    (rf"{_ATTENTION}/out/bias", P()),
+    (rf"{_ATTENTION}/rel_(rows|cols)", P()),
+    (r"mlp/hidden/kernel", P("fsdp", "tensor")),
+    (r"mlp/hidden/bias", P("tensor")),
+    (r"mlp/out/kernel", P("tensor", "fsdp")),
+    (r"mlp/out/bias", P()),
+    (r"patch_embed/kernel", P(None, "fsdp")),
+    (r"patch_embed/bias", P()),
+    (r"(\w+_)?norm/(scale|bias)", P()),
+    (r"(positions|class_token|mask_token)", P()),
+    (r"(embed|head)/kernel", P("fsdp", None)),
+    (r"(embed|head)/bias", P()),
+    (r"neck/(project|smooth)/kernel", P()),
+)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices` (default: all); ConfigError unless the axes fill them.
+
+    With `data` given, one process may use fewer devices than it has: the first ones.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    rest = config.fsdp * config.tensor
+    data = len(devices) // rest if config.data is None else config.data
+    shape = (data, config.fsdp, config.tensor)
+    wanted, fewer_is_fine = math.prod(shape), config.data is not None and jax.process_count() == 1
+    if min(shape) < 1 or wanted > len(devices) or (wanted < len(devices) and not fewer_is_fine):
+        raise ConfigError(
+            f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fill "
+            f"{len(devices)} devices: choose sizes whose product is {len(devices)}"
+        )
+    # Auto: the compiler derives every layout from those of the arguments and results.
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over `data` and `fsdp` together."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def check_batch(size: int, accumulate: int, mesh: Mesh) -> None:
+    """ConfigError unless every device gets equally many examples of each micro-batch."""
+    parts = accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
+    if size % parts:
+        raise ConfigError(
+            f"batch is {size}, but must be a multiple of {parts}: accumulate={accumulate} "
+            f"micro-batches over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} devices"
+        )
+
+
+def name(path: tuple[Any, ...]) -> str:
+    """A tree path as parameters are named everywhere: "encoder/block_07/attn/query/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def spec(path: str) -> PartitionSpec:
+    """The row of a parameter; ConfigError unless exactly one row of the table matches its path."""
+    rows = [row for row in TABLE if re.search(rf"(?:^|/){row[0]}$", path)]
+    if len(rows) != 1:
+        found = " and ".join(repr(pattern) for pattern, _ in rows) or "none"
+        raise ConfigError(
+            f"parameter {path} must match exactly one row of sharding.TABLE, but matches {found}"
+        )
+    return rows[0][1]
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A NamedSharding for every leaf of parameters, optimiser state or both; scalars are whole.
+
+    `tree` may be abstract. ConfigError lists each leaf that has no row or that does not divide.
+    """
+    faults: list[str] = []
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        full_name, shape = name(path), np.shape(leaf)
+        if not shape:
+            return replicated(mesh)
+        try:
+            rule = spec(full_name)
+        except ConfigError as fault:
+            faults.append(str(fault))
+            return replicated(mesh)
+        faults.extend(_indivisible(full_name, shape, rule, mesh))
+        return NamedSharding(mesh, rule)
+
+    placed = jax.tree_util.tree_map_with_path(place, tree)
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return placed
+
+
+def _indivisible(
+    full_name: str, shape: tuple[int, ...], rule: PartitionSpec, mesh: Mesh
+) -> list[str]:
+    if len(rule) > len(shape):
+        return [f"parameter {full_name} of shape {shape} has fewer axes than its row {rule}"]
+    return [
+        f"parameter {full_name} of shape {shape}: axis {i} of size {size} does not divide into "
+        f"mesh axis {axis}={mesh.shape[axis]}; choose a mesh size that divides it"
+        for i, (size, axis) in enumerate(zip(shape, rule))
+        if axis is not None and size % mesh.shape[axis]
+    ]
