@@ -1,0 +1,153 @@
+"""Masks as run lengths and polygons (COCO's forms), boxes and overlap. NumPy, not traceable.
+
+Run lengths come from outside and are hostile until parsed. The C decoder of pycocotools 2.0.11
+returns uninitialised memory for runs that fall short of the picture, so decoding is done here; the
+C code only sees masks that exist and polygons that were checked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from pycocotools import mask as coco_mask
+
+from esam_jax.errors import DataError
+
+MAX_SIDE = 16384
+MAX_PIXELS = 64 * 2**20
+
+_BYTES_PER_RUN = 7  # five bits a character: enough for 32 bits, whatever the sign
+
+
+def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+    """COCO's compressed run lengths: {"size": [H, W], "counts": str}, ready for json."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
+    """The mask of compressed (text) or plain (list) run lengths; column-major in memory.
+
+    Raises DataError unless the runs are whole numbers >= 0 that sum to exactly H * W.
+    """
+    (height, width), runs = _size(rle), _runs(rle)
+    values = np.zeros(len(runs), bool)
+    values[1::2] = True
+    return np.repeat(values, runs).reshape(width, height).T
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Pixels inside, without decoding the mask; DataError as in `from_rle`."""
+    return int(_runs(rle)[1::2].sum())
+
+
+def from_polygons(
+    polygons: Sequence[Sequence[float]], height: int, width: int
+) -> Bool[np.ndarray, "H W"]:
+    """The union of polygons [x0, y0, x1, y1, ...], rasterised by COCO's own rule.
+
+    Raises DataError unless each has three points or more, finite and at most one frame outside.
+    """
+    height, width = _size({"size": [height, width]})
+    if not isinstance(polygons, list | tuple) or not polygons:
+        raise DataError("a polygon annotation must be a list of at least one polygon")
+    parts = [_polygon(polygon, height, width) for polygon in polygons]
+    merged = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+    return coco_mask.decode(merged).astype(bool)
+
+
+def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """Tight box (x, y, width, height) in pixels; all zero for an empty mask."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not columns.size:
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+
+def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:
+    """Intersection over union; two empty masks agree, so they give 1."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 1.0
+
+
+# ------------------------------------------------------------------------------------- parsing
+
+
+def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
+    size = rle.get("size")
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(type(side) is int and 1 <= side <= MAX_SIDE for side in size)
+        or size[0] * size[1] > MAX_PIXELS
+    ):
+        raise DataError(
+            f"mask size is {str(size)[:60]}, but must be [height, width], each 1 to {MAX_SIDE} "
+            f"and at most {MAX_PIXELS} pixels together"
+        )
+    return size[0], size[1]
+
+
+def _runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
+    """Checked run lengths, outside and inside by turns, starting outside."""
+    height, width = _size(rle)
+    counts, pixels = rle.get("counts"), height * width
+    if isinstance(counts, str | bytes):
+        runs = _uncompress(counts, pixels)
+    elif isinstance(counts, list | tuple):
+        if len(counts) > 2 * pixels or not all(type(run) is int for run in counts):
+            raise DataError(f"run lengths must be at most {2 * pixels} whole numbers")
+        if any(not 0 <= run <= pixels for run in counts):
+            raise DataError(f"run lengths must lie in 0 to {pixels}")
+        runs = np.array(counts, np.int64)
+    else:
+        raise DataError(f"counts is a {type(counts).__name__}, but must be text or a list")
+    # Each run is at most `pixels` here, so the sum cannot overflow.
+    if runs.sum() != pixels:
+        raise DataError(f"run lengths sum to {runs.sum()}, but {height} x {width} is {pixels}")
+    return runs
+
+
+def _uncompress(counts: str | bytes, pixels: int) -> Int64[np.ndarray, " L"]:
+    """COCO's text form: base 48, five bits and a continuation bit each, differences two back."""
+    if len(counts) > 2 * pixels + _BYTES_PER_RUN:
+        raise DataError(f"counts has {len(counts)} characters for a mask of {pixels} pixels")
+    try:
+        text = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError as error:
+        raise DataError("counts holds a character outside ASCII") from error
+    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    if ((digits < 0) | (digits > 63)).any():
+        raise DataError("counts holds a character outside the run-length alphabet")
+    if not digits.size or digits[-1] & 0x20:
+        raise DataError("counts ends inside a number")
+    ends = np.flatnonzero((digits & 0x20) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts >= _BYTES_PER_RUN).any():
+        raise DataError("counts holds a number longer than 32 bits")
+    place = 5 * (np.arange(digits.size) - np.repeat(starts, ends - starts + 1))
+    values = np.add.reduceat((digits & 0x1F) << place, starts)
+    negative = (digits[ends] & 0x10) != 0
+    values[negative] -= np.int64(1) << (5 * (ends - starts + 1)[negative])
+    # The first three are absolute, every later one is relative to the run two before it.
+    runs = values.copy()
+    runs[1::2], runs[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
+    if ((runs < 0) | (runs > pixels)).any():
+        raise DataError(f"run lengths must lie in 0 to {pixels}")
+    return runs
+
+
+def _polygon(polygon: Any, height: int, width: int) -> list[float]:
+    try:
+        points = np.asarray(polygon, np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError("a polygon must be a flat list of numbers") from error
+    if points.ndim != 1 or points.size < 6 or points.size % 2:
+        raise DataError(f"a polygon has shape {points.shape}, but needs three or more x, y pairs")
+    x, y = points[0::2], points[1::2]
+    # A far point makes the C rasteriser walk, and store, every step of the way there.
+    if not ((-width <= x) & (x <= 2 * width) & (-height <= y) & (y <= 2 * height)).all():
+        raise DataError(f"a polygon leaves its {height} x {width} picture by more than one frame")
+    return points.tolist()
