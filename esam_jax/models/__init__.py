@@ -1,0 +1,1 @@
+"""Linen modules, one part of the papers per file."""

@@ -1,0 +1,162 @@
+"""What several networks share: linear maps, norms, attention, MLP, pre-norm block, neck.
+
+Parameters are float32; `ComputeConfig` says in which dtype and at which precision products run.
+Kernels start Xavier-uniform and biases at zero, as MAE starts its own (arXiv:2111.06377, appendix
+A.1, after the original ViT). Query, key and value each get their own kernel, as in that ViT.
+"""
+
+from typing import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from esam_jax.config import ComputeConfig
+from esam_jax.ops import attention
+
+
+def precision(compute: ComputeConfig) -> lax.Precision | None:
+    """What every product is to be given."""
+    return lax.Precision.HIGHEST if compute.precision == "highest" else None
+
+
+def linear(
+    features: int | tuple[int, ...],
+    compute: ComputeConfig,
+    name: str,
+    *,
+    axis: int | tuple[int, ...] = -1,
+    use_bias: bool = True,
+) -> nn.DenseGeneral:
+    """Linear map of the axes `axis` to the axes `features`: {kernel, bias}."""
+    return nn.DenseGeneral(
+        features,
+        axis=axis,
+        use_bias=use_bias,
+        dtype=jnp.dtype(compute.dtype),
+        precision=precision(compute),
+        kernel_init=nn.initializers.xavier_uniform(),
+        name=name,
+    )
+
+
+class LayerNorm(nn.Module):
+    """Normalises the last axis in float32: {scale, bias}.
+
+    The variance is taken around the mean (two passes): the one-pass E[x^2] - E[x]^2 loses too many
+    bits where `eps` matters.
+    """
+
+    eps: float
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred**2).mean(-1, keepdims=True)
+        out = centred * lax.rsqrt(variance + self.eps) * scale + bias
+        return out.astype(self.compute.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases everywhere: {query, key, value, out}.
+
+    `inner` is the width of all heads together, None for the width of the queries. Keys and values
+    default to the queries.
+    """
+
+    heads: int
+    inner: int | None = None
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "*X T D"],
+        key: Float[Array, "*Y N C"] | None = None,
+        value: Float[Array, "*Y N C"] | None = None,
+    ) -> Float[Array, "*Z T D"]:
+        key = query if key is None else key
+        value = key if value is None else value
+        width, compute = query.shape[-1], self.compute
+        per_head = (self.heads, (self.inner or width) // self.heads)
+        mixed = attention.attend(
+            linear(per_head, compute, "query")(query),
+            linear(per_head, compute, "key")(key),
+            linear(per_head, compute, "value")(value),
+            impl=compute.attention,
+            precision=precision(compute),
+        )
+        return linear(width, compute, "out", axis=(-2, -1))(mixed)
+
+
+class Mlp(nn.Module):
+    """Linear, activation (exact GELU unless given), linear back: {hidden, out}."""
+
+    width: int
+    activation: Callable[[Array], Array] | None = None
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+        activation = self.activation or gelu
+        hidden = activation(linear(self.width, self.compute, "hidden")(x))
+        return linear(x.shape[-1], self.compute, "out")(hidden)
+
+
+def gelu(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
+    """GELU by the error function; the tanh form moves masks by 2e-3."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: {attn_norm, attn, mlp_norm, mlp}.
+
+    `attention` makes the attention module from its name; whatever shape that takes, the block takes.
+    """
+
+    attention: Callable[..., nn.Module]
+    mlp_width: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(1e-6, self.compute, name=name)
+
+        x = x + self.attention(name="attn")(norm("attn_norm")(x))
+        mlp = Mlp(self.mlp_width, compute=self.compute, name="mlp")
+        return x + mlp(norm("mlp_norm")(x))
+
+
+def block_class(block: type[nn.Module], compute: ComputeConfig) -> type[nn.Module]:
+    """`block`, recomputed in the backward pass when the config says so."""
+    return nn.remat(block) if compute.remat == "blocks" else block
+
+
+class Neck(nn.Module):
+    """Encoder width to embedding width: {project, project_norm, smooth, smooth_norm}, no biases."""
+
+    width: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w C"]:
+        compute = self.compute
+        x = linear(self.width, compute, "project", use_bias=False)(x_BhwD)
+        x = LayerNorm(1e-6, compute, name="project_norm")(x)
+        x = nn.Conv(
+            self.width,
+            (3, 3),
+            use_bias=False,
+            dtype=jnp.dtype(compute.dtype),
+            precision=precision(compute),
+            kernel_init=nn.initializers.xavier_uniform(),
+            name="smooth",
+        )(x)
+        return LayerNorm(1e-6, compute, name="smooth_norm")(x)

@@ -1,0 +1,212 @@
+"""Dot-product attention behind one door, decomposed relative positions, windows.
+
+`attend` is the only place where the implementation is chosen, by `choose`:
+
+- `xla`: plain batched products, with the whole N x S score matrix;
+- `chunked`: the same in a loop over 256 queries, so that no N x S matrix is stored. Images and heads
+  stay batch axes inside the loop, so a sharded batch or sharded heads need no communication;
+- `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
+"""
+
+import functools
+from typing import Literal
+
+import einops
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from esam_jax.errors import ConfigError
+from esam_jax.ops import positions
+
+Impl = Literal["xla", "chunked", "cudnn"]
+
+PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
+CHUNK_QUERIES = 256
+
+
+def choose(
+    impl: str,
+    *,
+    backend: str,
+    tokens: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    max_head_dim: int = 128,
+) -> Impl:
+    """Name of the implementation to use; `tokens` is the shorter of the two sequences.
+
+    `max_head_dim` is what the device's cuDNN kernel takes (128 before Hopper, then 256).
+    ConfigError for an implementation that was asked for and cannot run.
+    """
+    fused = backend == "gpu" and jnp.dtype(dtype).itemsize == 2 and head_dim <= max_head_dim
+    if impl == "auto":
+        if tokens <= PLAIN_TOKENS:
+            return "xla"
+        return "cudnn" if fused else "chunked"
+    if impl == "cudnn" and not fused:
+        raise ConfigError(
+            f"attention 'cudnn' cannot run {jnp.dtype(dtype).name} with head width {head_dim} on "
+            f"{backend}: it needs a GPU, 16 bits and at most {max_head_dim}; use 'auto'"
+        )
+    if impl not in ("xla", "chunked", "cudnn"):
+        raise ConfigError(f"attention is {impl!r}, but must be auto, xla, chunked or cudnn")
+    return impl
+
+
+def attend(
+    q: Float[Array, "... N A K"],
+    k: Float[Array, "... S A K"],
+    v: Float[Array, "... S A C"],
+    *,
+    scale: float | None = None,
+    impl: str = "auto",
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "... N A C"]:
+    """Softmax(q k^T * scale) v per head; leading axes broadcast. `scale` None is K ** -0.5.
+
+    Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`.
+    """
+    head_dim = q.shape[-1]
+    scale = head_dim**-0.5 if scale is None else scale
+    backend = jax.default_backend()
+    chosen = choose(
+        impl,
+        backend=backend,
+        tokens=min(q.shape[-3], k.shape[-3]),
+        head_dim=max(head_dim, v.shape[-1]),
+        dtype=q.dtype,
+        max_head_dim=_cudnn_head_limit() if backend == "gpu" else 128,
+    )
+    if chosen == "cudnn":
+        return _cudnn(q, k, v, scale)
+    # Scaling the T x K queries is cheaper than scaling the N x S scores.
+    q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if scale == 1 else q * scale, k, v))
+    attention = _chunked if chosen == "chunked" else _plain
+    return jnp.swapaxes(attention(q, k, v, precision), -2, -3)
+
+
+def _plain(
+    q: Float[Array, "... N K"],
+    k: Float[Array, "... S K"],
+    v: Float[Array, "... S C"],
+    precision: lax.PrecisionLike,
+) -> Float[Array, "... N C"]:
+    product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
+    scores = product(q, jnp.swapaxes(k, -1, -2))
+    top = lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    # Divide after the product with v: N x C numbers instead of N x S.
+    out = product(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+    return out.astype(v.dtype)
+
+
+def _chunked(
+    q: Float[Array, "... N K"],
+    k: Float[Array, "... S K"],
+    v: Float[Array, "... S C"],
+    precision: lax.PrecisionLike,
+) -> Float[Array, "... N C"]:
+    tokens = q.shape[-2]
+    chunk = min(CHUNK_QUERIES, tokens)
+    padding = [(0, 0)] * (q.ndim - 2) + [(0, -tokens % chunk), (0, 0)]
+    chunks = einops.rearrange(jnp.pad(q, padding), "... (n c) k -> n ... c k", c=chunk)
+    # Without the checkpoint, differentiation would store every chunk's scores: the matrix again.
+    one = jax.checkpoint(lambda q_chunk: _plain(q_chunk, k, v, precision))
+    out = einops.rearrange(lax.map(one, chunks), "n ... c j -> ... (n c) j")
+    return out[..., :tokens, :]
+
+
+def _cudnn(
+    q: Float[Array, "... N A K"],
+    k: Float[Array, "... S A K"],
+    v: Float[Array, "... S A C"],
+    scale: float,
+) -> Float[Array, "... N A C"]:
+    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
+    width, value_width = max(q.shape[-1], v.shape[-1]), v.shape[-1]
+
+    def padded(x: Array) -> Array:
+        """[X, tokens, A, K], with zeros up to one head width for all, a multiple of 8."""
+        x = jnp.broadcast_to(x, lead + x.shape[-3:]).reshape((-1,) + x.shape[-3:])
+        return jnp.pad(x, [(0, 0)] * 3 + [(0, width + -width % 8 - x.shape[-1])])
+
+    out = jax.nn.dot_product_attention(
+        padded(q), padded(k), padded(v), scale=scale, implementation="cudnn"
+    )
+    return out[..., :value_width].reshape(lead + out.shape[-3:-1] + (value_width,))
+
+
+def _cudnn_head_limit() -> int:
+    return 256 if float(jax.local_devices()[0].compute_capability) >= 9.0 else 128
+
+
+# ------------------------------------------------------------- decomposed relative positions
+
+
+def relative_table(table_LK: Float[Array, "L K"], size: int) -> Float[Array, "{size} {size} K"]:
+    """Row i, column j: the vector for query i and key j on an axis of `size` cells.
+
+    The table runs over i - j from -(size - 1) to size - 1. One learned for another size is first
+    resampled linearly (segment-anything, image_encoder.py: get_rel_pos).
+    """
+    table_LK = positions.linear_resize(table_LK, 2 * size - 1)
+    cells = jnp.arange(size)
+    return table_LK[cells[:, None] - cells[None, :] + size - 1]
+
+
+def fold_relative_positions(
+    q: Float[Array, "... N A K"],
+    k: Float[Array, "... N A K"],
+    rel_rows: Float[Array, "L K"],
+    rel_cols: Float[Array, "S K"],
+    grid: tuple[int, int],
+    scale: float,
+    precision: lax.PrecisionLike = None,
+) -> tuple[Float[Array, "... N A K+{sum(grid)}"], Float[Array, "... N A K+{sum(grid)}"]]:
+    """Queries and keys with h + w more channels, to be attended with scale 1.
+
+    SAM adds q . rel_rows[i_q - i_k] + q . rel_cols[j_q - j_k] to the scaled scores, with q itself
+    unscaled. Here the first term's value for each of the h key rows becomes h query channels, and
+    the key's row, one-hot, the h key channels to pick it; columns alike. No N x N bias is stored.
+    """
+    h, w = grid
+    q_hw = einops.rearrange(q, "... (h w) a k -> ... h w a k", h=h, w=w)
+    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    tables = (relative_table(rel_rows, h), relative_table(rel_cols, w))
+    rows, cols = (table.astype(q.dtype) for table in tables)
+    by_row = product("...hwak,hik->...hwai", q_hw, rows)
+    by_col = product("...hwak,wjk->...hwaj", q_hw, cols)
+    extra = jnp.concatenate([by_row, by_col], axis=-1).astype(q.dtype)
+    extra = einops.rearrange(extra, "... h w a j -> ... (h w) a j")
+    row_of = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)
+    col_of = jnp.tile(jnp.eye(w, dtype=k.dtype), (h, 1))
+    one_hot = jnp.concatenate([row_of, col_of], axis=-1)[:, None, :]
+    one_hot = jnp.broadcast_to(one_hot, k.shape[:-1] + (h + w,))
+    return jnp.concatenate([q * scale, extra], axis=-1), jnp.concatenate([k, one_hot], axis=-1)
+
+
+# ------------------------------------------------------------------------------------ windows
+
+
+def to_windows(
+    x_BhwD: Float[Array, "B h w D"], window: int
+) -> tuple[Float[Array, "X {window} {window} D"], tuple[int, int]]:
+    """Squares of `window` cells, image-major then row-major, and the grid (h, w) after padding.
+
+    The grid is padded with zeros at the bottom and right to whole windows.
+    """
+    _, h, w, _ = x_BhwD.shape
+    x_BhwD = jnp.pad(x_BhwD, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
+    windows = einops.rearrange(x_BhwD, "b (i p) (j q) d -> (b i j) p q d", p=window, q=window)
+    return windows, x_BhwD.shape[1:3]
+
+
+def from_windows(
+    windows: Float[Array, "X w w D"], padded: tuple[int, int], grid: tuple[int, int]
+) -> Float[Array, "B {grid[0]} {grid[1]} D"]:
+    """The grid that `to_windows` cut up, without its padding."""
+    rows, cols = (size // windows.shape[1] for size in padded)
+    x_BhwD = einops.rearrange(windows, "(b i j) p q d -> b (i p) (j q) d", i=rows, j=cols)
+    return x_BhwD[:, : grid[0], : grid[1]]

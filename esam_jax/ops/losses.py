@@ -1,0 +1,56 @@
+"""Losses and overlaps, one value per example or mask, always in float32."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+
+def feature_mse(pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]) -> Float[Array, " B"]:
+    """Squared error, mean over tokens and channels.
+
+    EfficientSAM's equation 1 (arXiv:2312.00863) sums over channels; the mean differs by a factor.
+    """
+    error = pred.astype(jnp.float32) - target.astype(jnp.float32)
+    return (error**2).mean(axis=range(1, error.ndim))
+
+
+def feature_cosine(
+    pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]
+) -> Float[Array, " B"]:
+    """1 - cosine similarity of each token, mean over tokens (arXiv:2312.00863, table 6)."""
+    pred, target = (_unit(x.astype(jnp.float32)) for x in (pred, target))
+    distance = 1 - (pred * target).sum(-1)
+    return distance.mean(axis=range(1, distance.ndim))
+
+
+def _unit(x: Float[Array, "*X T"]) -> Float[Array, "*X T"]:
+    # The floor is under the square root, so that a zero vector has a gradient of zero, not NaN.
+    return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
+
+
+def focal(
+    logits: Float[Array, "*X H W"], target: Num[Array, "*X H W"] | Bool[Array, "*X H W"]
+) -> Float[Array, " *X"]:
+    """Focal loss (arXiv:1708.02002) with alpha 0.25 and gamma 2, mean over pixels."""
+    logits, target = logits.astype(jnp.float32), target.astype(jnp.float32)
+    cross_entropy = jax.nn.softplus(logits) - logits * target
+    # Probability given to the wrong class, without the cancellation of 1 - p.
+    wrong = jax.nn.sigmoid(jnp.where(target > 0.5, -logits, logits))
+    alpha = jnp.where(target > 0.5, 0.25, 0.75)
+    return (alpha * wrong**2 * cross_entropy).mean((-2, -1))
+
+
+def dice(
+    logits: Float[Array, "*X H W"], target: Num[Array, "*X H W"] | Bool[Array, "*X H W"]
+) -> Float[Array, " *X"]:
+    """1 - (2 |p t| + 1) / (|p| + |t| + 1) (arXiv:1606.04797, smoothed as in MaskFormer)."""
+    p, t = jax.nn.sigmoid(logits.astype(jnp.float32)), target.astype(jnp.float32)
+    overlap = (p * t).sum((-2, -1))
+    return 1 - (2 * overlap + 1) / (p.sum((-2, -1)) + t.sum((-2, -1)) + 1)
+
+
+def mask_iou(pred: Bool[Array, "*X H W"], target: Bool[Array, "*X H W"]) -> Float[Array, " *X"]:
+    """Intersection over union of binary masks; 0 when both are empty."""
+    overlap = (pred & target).sum((-2, -1))
+    union = (pred | target).sum((-2, -1))
+    return overlap / jnp.maximum(union, 1).astype(jnp.float32)
