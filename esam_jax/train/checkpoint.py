@@ -1,0 +1,181 @@
+"""Checkpoints of a run: state by Orbax, and the config that it belongs to.
+
+`<workdir>/config.json` is the whole resolved config; `<workdir>/checkpoints/<step>/state` the
+parameters and moments after `step` updates. The position in the data is the step itself. Orbax
+writes in the background under a temporary name and renames last: a killed save leaves no step.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from esam_jax.config import RunConfig
+from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.train.state import TrainState
+
+CONFIG_FILE = "config.json"
+
+# What a resumed run may change: how fast, how often and where, but not which numbers come out.
+# Another mesh or attention kernel changes the order of sums, which is float rounding.
+MAY_DIFFER = (
+    "name",
+    "log_every_steps",
+    "save_every_steps",
+    "keep_checkpoints",
+    "data.threads",
+    "data.prefetch_batches",
+    "data.max_broken_share",
+    "compute.remat",
+    "compute.attention",
+    "mesh",
+    "evaluate",
+)
+
+
+class Checkpoints:
+    """The saved steps of one run folder; a context manager that waits for the last save."""
+
+    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+        """MissingError when the folder cannot be written, CheckpointError when the checkpoints in
+        it belong to another config."""
+        self._folder = workdir.absolute() / "checkpoints"
+        _probe(self._folder)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=cfg.keep_checkpoints, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        try:
+            self._settle_config(cfg, workdir / CONFIG_FILE)
+        except BaseException:
+            self._manager.close()
+            raise
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        try:
+            self._manager.close()  # waits for a save under way
+        except Exception as fault:
+            if error is None:
+                raise self._failed(fault) from fault
+
+    def latest(self) -> int | None:
+        """Number of updates in the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def restore(self, template: TrainState) -> TrainState:
+        """The newest state, laid out as the abstract arrays of `template` are."""
+        step = self.latest()
+        try:
+            restored = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            )
+        except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+            raise CheckpointError(
+                f"checkpoint {self._folder / str(step)} cannot be read ({_one_line(fault)}); "
+                "move that folder away to go on from the one before"
+            ) from fault
+        return restored["state"]
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing in the background; the state is copied before this returns."""
+        # Orbax moves arrays to the host by its own means, which the loop's guard would refuse.
+        with jax.transfer_guard("allow"):
+            try:
+                args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+                self._manager.save(step, args=args, force=True)
+            except Exception as fault:
+                raise self._failed(fault) from fault
+
+    def check(self) -> None:
+        """CheckpointError if a save has failed in the background."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as fault:
+            raise self._failed(fault) from fault
+
+    def wait(self) -> None:
+        """Returns when the last save is whole."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as fault:
+            raise self._failed(fault) from fault
+
+    def _failed(self, fault: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"a checkpoint could not be written to {self._folder} ({_one_line(fault)}); make room or "
+            "mend the disk, then run the same command: it goes on from the last whole checkpoint"
+        )
+
+    def _settle_config(self, cfg: RunConfig, file: Path) -> None:
+        """Compares with the config of the run so far, if anything of it is left, and writes ours."""
+        if self.latest() is not None:
+            found = differences(_read_json(file), to_json(cfg))
+            if found:
+                raise CheckpointError(
+                    f"{file} belongs to another run: {'; '.join(found)}. Give these values, or "
+                    "another workdir"
+                )
+        if jax.process_index() == 0:
+            _write_whole(file, json.dumps(to_json(cfg), indent=2) + "\n")
+
+
+def to_json(cfg: RunConfig) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def differences(saved: Any, current: Any, path: str = "") -> list[str]:
+    """What a resumed run may not change, as "optim.peak_lr was 0.1, is 0.2", one for each value."""
+    if path in MAY_DIFFER or saved == current:
+        return []
+    if isinstance(saved, dict) and isinstance(current, dict):
+        keys = [*current, *(key for key in saved if key not in current)]
+        pairs = [(f"{path}.{key}".lstrip("."), saved.get(key), current.get(key)) for key in keys]
+        return [line for key, old, new in pairs for line in differences(old, new, key)]
+    return [f"{path} was {json.dumps(saved)}, is {json.dumps(current)}"]
+
+
+def _probe(folder: Path) -> None:
+    """MissingError, before anything expensive, if nothing can be written there."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as fault:
+        raise MissingError(
+            f"workdir {folder.parent} cannot be written ({fault.strerror}): name another with --workdir"
+        ) from fault
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as fault:
+        raise CheckpointError(
+            f"{file} is missing or damaged ({fault}), so the checkpoints beside it cannot be "
+            "trusted: name another workdir"
+        ) from fault
+
+
+def _write_whole(file: Path, text: str) -> None:
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
+def _one_line(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {' '.join(str(fault).split())[:500]}"

@@ -1,0 +1,216 @@
+"""Numbers out, late: metrics.jsonl, a progress bar on stderr, and a picture of the loss.
+
+Metrics stay on the device until the next line is due, so that asking for them never makes it wait.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from esam_jax.config import RunConfig
+from esam_jax.errors import TrainingError
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Log:
+    """What a run says while it lasts. `step` is always the number of updates done."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        workdir: Path,
+        first_step: int,
+        broken: Mapping[str, str],
+        *,
+        progress: bool | None = None,
+    ) -> None:
+        """Goes on with the file of an earlier part of the run, less what will be done anew.
+
+        `broken` is the loader's live list of unusable records; `progress` forces the bar on or off.
+        """
+        self._cfg, self._workdir, self._first_step, self._progress = (
+            cfg,
+            workdir,
+            first_step,
+            progress,
+        )
+        self._broken, self._told = broken, 0
+        self._waiting: list[tuple[int, Any]] = []
+        self._begin = time.monotonic()
+        self._mark: tuple[int, float] | None = None  # (step, time) from which the rate is taken
+        self._compiled: float | None = None
+        # Every host computes the same numbers; one of them writes.
+        file = workdir / METRICS_FILE if jax.process_index() == 0 else Path(os.devnull)
+        lines = _truncate(file, first_step) if jax.process_index() == 0 else []
+        self.evaluated = {line["step"] for line in lines if "loss" not in line}
+        self._file = file.open("a")
+        self._bar = tqdm(
+            total=cfg.steps,
+            initial=first_step,
+            unit="step",
+            desc=cfg.name,
+            disable=not talks(progress) or jax.process_index() != 0,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        self._file.close()
+
+    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes the metrics of update `step`; when a line is due, checks and writes the line before.
+
+        TrainingError names the first update whose loss or gradient was not finite.
+        """
+        self._bar.update(1)
+        self._waiting.append((step, metrics))
+        if self._mark is None:  # the first update: its dispatch compiled, so the rate starts here
+            self._compiled = time.monotonic()
+            self._mark = (step, self._compiled)
+        if step % self._cfg.log_every_steps == 0:
+            self._drain(step, step - self._cfg.log_every_steps)
+
+    def flush(self, step: int) -> None:
+        """Waits for the device; afterwards every update up to `step` is known to be finite."""
+        self._drain(step, step)
+
+    def restart_clock(self, step: int) -> None:
+        """Leaves the time since the last line (an evaluation, a save) out of examples_per_second."""
+        self._mark = (step, time.monotonic())
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        line = {"step": step, **values, "seconds": round(time.monotonic() - self._begin, 3)}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def finish(self) -> None:
+        """The last line of a run that is done; its examples_per_second leave out only compilation."""
+        summary: dict[str, Any] = {"finished": True}
+        if self._compiled is not None:
+            examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
+            rate = examples / (time.monotonic() - self._compiled)
+            compile_seconds = self._compiled - self._begin
+            summary |= {"compile_seconds": round(compile_seconds, 3)}
+            summary |= {"mean_examples_per_second": round(rate, 3)}
+        self.write(self._cfg.steps, summary)
+        listed = ", ".join(f"{name} {value}" for name, value in summary.items())
+        seconds = time.monotonic() - self._begin
+        say(f"{self._workdir}: {self._cfg.steps} steps, {seconds:.1f} s, {listed}", self._progress)
+
+    def _drain(self, step: int, last: int) -> None:
+        """Checks the updates up to `last` and writes the lines among them; `step` is dispatched."""
+        due = [entry for entry in self._waiting if entry[0] <= last]
+        self._waiting = self._waiting[len(due) :]
+        fetched = jax.device_get([metrics for _, metrics in due])
+        rate = self._rate(step)
+        for (done, _), metrics in zip(due, fetched):
+            values = {name: float(value) for name, value in metrics.items()}
+            require_finite(done, values)
+            if done % self._cfg.log_every_steps == 0:
+                self.write(done, values | rate | self._news_of_broken())
+                shown = {"loss": values["loss"], "examples/s": rate.get("examples_per_second", 0)}
+                self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def _rate(self, step: int) -> dict[str, float]:
+        """Examples per second since the clock was last read; the device is at most a line behind."""
+        now, (marked_step, marked_time) = time.monotonic(), self._mark or (step, 0.0)
+        self._mark = (step, now)
+        if step == marked_step:
+            return {}
+        rate = (step - marked_step) * self._cfg.batch / (now - marked_time)
+        return {"examples_per_second": round(rate, 3)}
+
+    def _news_of_broken(self) -> dict[str, Any]:
+        """How many records could not be used, and which are new, whenever the number changes."""
+        names = list(self._broken)
+        new, self._told = names[self._told :], len(names)
+        return {"broken": len(names), "broken_names": new} if new else {}
+
+
+def talks(progress: bool | None) -> bool:
+    """Whether to write for people: as asked, else when stderr is a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def say(text: str, progress: bool | None) -> None:
+    """One line for people on stderr."""
+    if jax.process_index() == 0 and talks(progress):
+        tqdm.write(text, file=sys.stderr)
+
+
+def require_finite(step: int, values: Mapping[str, float]) -> None:
+    """TrainingError unless the loss and the gradient of this update were finite."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise TrainingError(
+                f"{name} of step {step} is {values[name]}, but must be finite: the last checkpoint "
+                "is from before it; lower optim.peak_lr, set optim.clip_norm or look at the data"
+            )
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; [] where there is none."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # a killed run may leave half a line, which is never read as whole
+            continue
+    return lines
+
+
+def _truncate(file: Path, last_step: int) -> list[dict[str, Any]]:
+    """Drops lines about updates after `last_step`, which a resumed run does anew; the others."""
+    kept = [line for line in read(file) if line["step"] <= last_step]
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    fresh.replace(file)
+    return kept
+
+
+def merged(file: Path) -> dict[str, Any]:
+    """The last value of every metric in a file."""
+    result: dict[str, Any] = {}
+    for line in read(file):
+        result |= line
+    return result
+
+
+def plot_loss(workdir: Path) -> str:
+    """Draws plots/loss.png; gives back one line about it, or about what is missing to do so."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return 'no plots/loss.png: pip install "esam_jax[plots]" brings matplotlib'
+    lines = [line for line in read(workdir / METRICS_FILE) if "loss" in line]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines])
+    axes.set(xlabel="updates", ylabel="training loss", title=workdir.name)
+    axes.grid(alpha=0.3)
+    (workdir / "plots").mkdir(exist_ok=True)
+    fresh = workdir / "plots" / f".loss.{os.getpid()}.png"
+    figure.savefig(fresh, dpi=120)
+    fresh.replace(workdir / "plots" / "loss.png")
+    return f"loss drawn in {workdir / 'plots' / 'loss.png'}"

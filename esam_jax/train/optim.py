@@ -1,0 +1,100 @@
+"""AdamW with warm-up, decay of kernels only, layer-wise rates and clipping by model."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from esam_jax import sharding
+from esam_jax.config import OptimConfig
+from esam_jax.typing import Params
+
+_BLOCK = re.compile(r"(?:^|/)encoder/block_(\d+)/")
+_BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
+
+
+def make(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps` updates; top-level keys of its trees are model names."""
+    parts = [
+        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decays),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    ]
+    if config.clip_norm is not None:
+        parts.insert(0, _stateless(lambda updates: clip_each(updates, config.clip_norm)))
+    if config.layer_decay is not None:
+        parts.append(_stateless(lambda updates: scale_layers(updates, config.layer_decay)))
+    return optax.chain(*parts)
+
+
+def learning_rate(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
+    """Rate of update number 0, 1, ...: linear from 0 to the peak, then down to `final_lr`.
+
+    As MAE's lr_sched.py, by update instead of by epoch: the peak is reached at `warmup_steps`, the
+    final rate would be that of update number `steps`.
+    """
+
+    def rate(count: Any) -> jax.Array:
+        count = jnp.asarray(count, jnp.float32)
+        done = jnp.clip((count - config.warmup_steps) / (steps - config.warmup_steps), 0.0, 1.0)
+        share = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if config.schedule == "cosine" else 1.0 - done
+        falling = config.final_lr + (config.peak_lr - config.final_lr) * share
+        rising = config.peak_lr * count / max(config.warmup_steps, 1)
+        return jnp.where(count < config.warmup_steps, rising, falling)
+
+    return rate
+
+
+def decays(params: Params) -> Params:
+    """True where weight decay acts: kernels. Biases, norms, tables and tokens are left alone."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: sharding.name(path).endswith("/kernel"), params
+    )
+
+
+def clip_each(updates: Params, max_norm: float) -> Params:
+    """Every model's updates scaled down to a global norm of at most `max_norm`.
+
+    Models trained from one teacher pass stay independent: one's spike does not slow the others.
+    """
+
+    def clip(model: Params) -> Params:
+        # No epsilon is needed: a norm of 0 gives a ratio of infinity, and the minimum is 1.
+        scale = jnp.minimum(1.0, max_norm / optax.global_norm(model))
+        return jax.tree.map(lambda x: x * scale, model)
+
+    return {name: clip(model) for name, model in updates.items()}
+
+
+def scale_layers(updates: Params, decay: float) -> Params:
+    """Updates multiplied by decay ** (depth - i) in encoder block i, by decay ** (depth + 1) before
+    the first block and by 1 behind the last (BEiT, arXiv:2106.08254; MAE's lr_decay.py)."""
+
+    def scale(model: Params) -> Params:
+        depth = _depth(model)
+
+        def one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+            return update * decay ** _layers_above(sharding.name(path), depth)
+
+        return jax.tree_util.tree_map_with_path(one, model)
+
+    return {name: scale(model) for name, model in updates.items()}
+
+
+def _depth(model: Params) -> int:
+    """Number of encoder blocks in one model's tree."""
+    paths = [sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(model)]
+    return 1 + max((int(found[1]) for path in paths if (found := _BLOCK.search(path))), default=-1)
+
+
+def _layers_above(path: str, depth: int) -> int:
+    if found := _BLOCK.search(path):
+        return depth - int(found[1])
+    return depth + 1 if _BEFORE_BLOCKS.search(path) else 0
+
+
+def _stateless(function: Callable[[Params], Params]) -> optax.GradientTransformation:
+    return optax.stateless(lambda updates, params: function(updates))

@@ -1,0 +1,104 @@
+"""The state of training, born sharded: no device ever holds more than its own pieces."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from esam_jax import sharding
+from esam_jax.config import ComputeConfig, RunConfig
+from esam_jax.errors import CheckpointError
+from esam_jax.tasks.task import Task
+from esam_jax.typing import Params
+
+# Step s draws from fold_in(key, s); the parameters from a number that no step has.
+_INIT_STREAM = 2**32 - 1
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What an update changes and a checkpoint holds; `step` is the number of updates done.
+
+    The fields also hold the abstract arrays and shardings of the same tree.
+    """
+
+    step: Any  # int32 scalar
+    params: Any
+    opt_state: Any
+
+
+def _fresh(task: Task, optimiser: optax.GradientTransformation, rng: Array) -> TrainState:
+    params = task.init(rng)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
+
+
+def _init_key(seed: int) -> Array:
+    return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
+
+
+def abstract(
+    task: Task, optimiser: optax.GradientTransformation, cfg: RunConfig, mesh: Mesh
+) -> TrainState:
+    """Shapes, types and shardings of the state, without computing anything."""
+    shapes = jax.eval_shape(functools.partial(_fresh, task, optimiser), _init_key(cfg.seed))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        sharding.shardings(shapes, mesh),
+    )
+
+
+def create(
+    task: Task, optimiser: optax.GradientTransformation, cfg: RunConfig, mesh: Mesh
+) -> TrainState:
+    """The state before the first update, with the parameters that the task wants to start from."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, cfg, mesh))
+    fresh = jax.jit(functools.partial(_fresh, task, optimiser), out_shardings=places)
+    # The key is an argument, or the compiler would compute every random weight as a constant.
+    state = fresh(_init_key(cfg.seed))
+    start = task.initial()
+    return state if start is None else state.replace(params=_replace(state.params, start))
+
+
+def load_frozen(task: Task, compute: ComputeConfig, mesh: Mesh) -> Params:
+    """The weights that the loss reads but nothing changes, in the type of the computation."""
+    frozen = task.load_frozen()
+
+    def put(leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.device_put(leaf.astype(compute.dtype) if floating else leaf, place)
+
+    return jax.tree.map(put, frozen, sharding.shardings(frozen, mesh))
+
+
+def _replace(params: Params, start: Params) -> Params:
+    """`params` with the leaves of `start` in their place; CheckpointError lists what has none."""
+    faults: list[str] = []
+
+    def merge(old: Any, new: Any, path: str) -> Any:
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            faults.extend(f"{path}{name} is unknown" for name in new if name not in old)
+            return {
+                name: merge(leaf, new[name], f"{path}{name}/") if name in new else leaf
+                for name, leaf in old.items()
+            }
+        if np.shape(old) != np.shape(new) or isinstance(old, Mapping) or isinstance(new, Mapping):
+            faults.append(f"{path.rstrip('/')} is {_kind(new)} instead of {_kind(old)}")
+            return old
+        return jax.device_put(np.asarray(new, old.dtype), old.sharding)
+
+    merged = merge(params, start, "")
+    if faults:
+        raise CheckpointError(f"cannot start from these weights: {', '.join(faults)}")
+    return merged
+
+
+def _kind(node: Any) -> str:
+    return "a branch" if isinstance(node, Mapping) else str(np.shape(node))

@@ -1,0 +1,122 @@
+"""One update, as the maths: gradient of the weighted mean loss, AdamW, apply."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, Shaped
+
+from esam_jax import sharding
+from esam_jax.config import RunConfig
+from esam_jax.tasks.task import Task
+from esam_jax.train import optim
+from esam_jax.train.state import TrainState
+from esam_jax.typing import Batch, Params
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def jit_step(
+    task: Task,
+    optimiser: optax.GradientTransformation,
+    cfg: RunConfig,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: Params,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
+    """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state.
+
+    `state` and `frozen` may be abstract: only their shardings are read.
+    """
+    rate = optim.learning_rate(cfg.optim, cfg.steps)
+    root_key = jax.random.key_data(jax.random.key(cfg.seed))
+
+    def update(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(root_key), state.step)
+        grads, metrics = mean_gradient(
+            task, state.params, frozen, batch, rng, cfg.accumulate, sharding.batch(mesh)
+        )
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics |= _norms(grads, params, updates)
+        metrics["learning_rate"] = rate(state.step)
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    def places(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+    return jax.jit(
+        update,
+        in_shardings=(places(state), places(frozen), sharding.batch(mesh)),
+        out_shardings=(places(state), sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def mean_gradient(
+    task: Task,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    rng: Array,
+    accumulate: int,
+    place: NamedSharding,
+) -> tuple[Params, Metrics]:
+    """Gradient and metrics of sum(loss * weight) / sum(weight) over all micro-batches together.
+
+    Sums are accumulated and divided once, so uneven weights count alike however the batch is cut.
+    """
+
+    def weighted_sums(params: Params, part: Batch, rng: Array) -> tuple[Array, Metrics]:
+        each = task.loss(params, frozen, part, rng)
+        values = {"loss": each.loss, **each.metrics}
+        sums = {name: jnp.sum(value * each.weight) for name, value in values.items()}
+        return sums["loss"], sums | {"weight": jnp.sum(each.weight)}
+
+    def gradient_sums(part: Batch, rng: Array) -> tuple[Params, Metrics]:
+        grads, sums = jax.grad(weighted_sums, has_aux=True)(params, part, rng)
+        return grads, sums
+
+    if accumulate == 1:
+        grads, sums = gradient_sums(batch, rng)
+    else:
+        parts = jax.tree.map(lambda x: micro_batches(x, accumulate, place), batch)
+        keys = jax.random.split(rng, accumulate)
+
+        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient_sums(*part)), None
+
+        shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], parts), keys[0])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (grads, sums), _ = jax.lax.scan(add, zeros, (parts, keys))
+    # A batch of padding alone has no gradient, rather than one of 0/0.
+    share = 1.0 / jnp.maximum(sums.pop("weight"), jnp.finfo(jnp.float32).tiny)
+    return jax.tree.map(lambda x: x * share, (grads, sums))
+
+
+def micro_batches(
+    x: Shaped[Array, "B *X"], accumulate: int, place: NamedSharding
+) -> Shaped[Array, "L b *X"]:
+    """The batch cut into `accumulate` parts, each spread over the mesh like the whole.
+
+    Example i goes to part i % accumulate: every device cuts up what it holds, and nothing moves.
+    """
+    parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
+    spec = jax.sharding.PartitionSpec(None, *place.spec)
+    return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
+
+
+def _norms(grads: Params, params: Params, updates: Params) -> Metrics:
+    """Global norms over all models, and of each gradient apart where there are several."""
+    param_norm = optax.global_norm(params)
+    norms = {
+        "grad_norm": optax.global_norm(grads),
+        "param_norm": param_norm,
+        "update_ratio": optax.global_norm(updates) / param_norm,
+    }
+    if len(grads) > 1:
+        norms |= {f"grad_norm/{name}": optax.global_norm(model) for name, model in grads.items()}
+    return norms
