@@ -14,8 +14,9 @@ import shutil
 import struct
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Mapping
+from typing import Any, Literal
 
 import flax.traverse_util
 import jax
@@ -33,7 +34,9 @@ FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 _ENCODERS = {"vit": VitConfig, "sam_vit": SamVitConfig}
-_LARGEST = 16_384  # no size in a config may exceed this, so that a hostile one stays cheap to refuse
+_LARGEST = (
+    16_384  # no size in a config may exceed this, so that a hostile one stays cheap to refuse
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,12 +158,18 @@ def _read_tensors(file: Path, config: SamConfig) -> dict[str, np.ndarray]:
                 raise CheckpointError(f"{file} holds {len(names)} tensors, fewer than its layers")
             slices = {name: opened.get_slice(name) for name in names}
             check_shapes({n: tuple(s.get_shape()) for n, s in slices.items()}, config, f"{file}")
-            odd = sorted(n for n, s in slices.items() if s.get_dtype() not in ("F32", "F16", "BF16"))
+            odd = sorted(
+                n for n, s in slices.items() if s.get_dtype() not in ("F32", "F16", "BF16")
+            )
             if odd:
-                raise CheckpointError(f"{file} holds {', '.join(odd)} as something else than floats")
+                raise CheckpointError(
+                    f"{file} holds {', '.join(odd)} as something else than floats"
+                )
             tensors = {name: opened.get_tensor(name).astype(np.float32) for name in names}
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is no whole safetensors file ({error}); copy it anew") from error
+        raise CheckpointError(
+            f"{file} is no whole safetensors file ({error}); copy it anew"
+        ) from error
     broken = sorted(name for name, x in tensors.items() if not np.isfinite(x).all())
     if broken:
         raise CheckpointError(f"{file} holds NaN or infinity in {', '.join(broken)}")
@@ -178,7 +187,7 @@ def _refuse_duplicates(file: Path) -> None:
 
 
 def _replace(folder: Path, fresh: Path) -> None:
-    """Renames `fresh` to `folder`; a folder cannot be renamed over a full one, so that moves out."""
+    """Renames `fresh` to `folder`; a full folder cannot be renamed over, so it moves out first."""
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     if folder.exists():
         folder.rename(old)
@@ -199,7 +208,9 @@ def from_json(value: Any) -> SamConfig:
     _require_keys(value, {"encoder", "decoder"}, "model")
     kind = value["encoder"].get("kind") if isinstance(value["encoder"], dict) else None
     if kind not in _ENCODERS:
-        raise CheckpointError(f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}")
+        raise CheckpointError(
+            f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}"
+        )
     try:
         return SamConfig(
             encoder=_parse(_ENCODERS[kind], value["encoder"], "model.encoder"),
@@ -251,9 +262,13 @@ def _read_header(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is not JSON ({error})") from error
     _require_keys(header, {"format", "source", "licence", "untrained", "model"}, str(file))
     if header["format"] != FORMAT:
-        raise CheckpointError(f"{file} has format {header['format']!r}; this release reads {FORMAT}")
+        raise CheckpointError(
+            f"{file} has format {header['format']!r}; this release reads {FORMAT}"
+        )
     if not isinstance(header["untrained"], list):
         raise CheckpointError(f"{file}: untrained must be a list")
-    if not all(isinstance(x, str) for x in (header["source"], header["licence"], *header["untrained"])):
+    if not all(
+        isinstance(x, str) for x in (header["source"], header["licence"], *header["untrained"])
+    ):
         raise CheckpointError(f"{file}: source, licence and each of untrained must be text")
     return header

@@ -71,6 +71,6 @@ def _locate_in_folder(folder: Path) -> Location:
             return Location(kind="folder", path=models[0], others=tuple(models[1:]))
     if (folder / "checkpoints").is_dir():
         raise CheckpointError(
-            f"run {str(folder)!r} has no model yet: `esam train` writes it at the end, so let it finish"
+            f"run {str(folder)!r} has no model yet: let `esam train` finish, which writes it"
         )
     raise CheckpointError(f"{str(folder)!r} is no model: {_ACCEPTED}")

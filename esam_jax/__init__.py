@@ -1,0 +1,100 @@
+"""EfficientSAM in JAX/Flax: SAMI pretraining, promptable fine-tuning and inference.
+
+    import esam_jax as esam
+
+    sam = esam.load("runs/segment_ti")
+    embedding = sam.encode(picture)  # uint8 RGB [H, W, 3]
+    masks = sam.decode(embedding, [esam.Prompt(points=[[320, 240]])])
+
+Configs and errors are plain Python and come at once; what needs JAX is imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from esam_jax.config import (
+    ComputeConfig,
+    CropConfig,
+    DataConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    MeshConfig,
+    OptimConfig,
+    PromptedConfig,
+    RunConfig,
+    SamConfig,
+    SamiConfig,
+    SamiDecoderConfig,
+    SamVitConfig,
+    SegmentConfig,
+    SourceConfig,
+    TeacherConfig,
+    VitConfig,
+)
+from esam_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EsamError,
+    MissingError,
+    PromptError,
+    TrainingError,
+)
+
+if TYPE_CHECKING:
+    from esam_jax.predict.load import load
+    from esam_jax.predict.masks import Masks
+    from esam_jax.predict.prompt import Prompt
+    from esam_jax.predict.sam import Embedding, Sam
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Embedding": "esam_jax.predict.sam",
+    "Masks": "esam_jax.predict.masks",
+    "Prompt": "esam_jax.predict.prompt",
+    "Sam": "esam_jax.predict.sam",
+    "load": "esam_jax.predict.load",
+}
+
+__all__ = [
+    "CheckpointError",
+    "ComputeConfig",
+    "ConfigError",
+    "CropConfig",
+    "DataConfig",
+    "DataError",
+    "DecoderConfig",
+    "Embedding",
+    "EsamError",
+    "EvaluateConfig",
+    "Masks",
+    "MeshConfig",
+    "MissingError",
+    "OptimConfig",
+    "Prompt",
+    "PromptError",
+    "PromptedConfig",
+    "RunConfig",
+    "Sam",
+    "SamConfig",
+    "SamVitConfig",
+    "SamiConfig",
+    "SamiDecoderConfig",
+    "SegmentConfig",
+    "SourceConfig",
+    "TeacherConfig",
+    "TrainingError",
+    "VitConfig",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

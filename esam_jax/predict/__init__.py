@@ -1,0 +1,1 @@
+"""Inference: load a model, encode pictures, ask for masks, draw them."""

@@ -1,0 +1,180 @@
+"""Pictures of results: masks and prompts over a picture, and sheets that compare models.
+
+One style throughout: every query keeps its colour, masks are tinted and outlined, clicks are dots
+with a white rim. Small pictures are enlarged by whole factors so that the marks stay legible.
+"""
+
+import colorsys
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from esam_jax.predict.prompt import Prompt
+from esam_jax.typing import BACKGROUND
+
+_SMALLEST_PX = 384  # long side of an overlay is at least about this
+_SHEET_STROKE = 1 / 110  # of the long side: cells of a sheet are small
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_TINT = 0.45  # share of the mask's colour in its inside
+_WHITE, _INK, _GREY, _RED = (255, 255, 255), (33, 37, 41), (108, 117, 125), (224, 49, 49)
+# Chosen to stay apart on photographs; further queries go round the colour wheel.
+_COLOURS = (
+    (51, 154, 240),
+    (255, 146, 43),
+    (81, 207, 102),
+    (240, 101, 149),
+    (252, 196, 25),
+    (151, 117, 250),
+    (34, 184, 207),
+    (166, 97, 26),
+)
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """RGB of query number `index`."""
+    if index < len(_COLOURS):
+        return _COLOURS[index]
+    golden = 0.61803398875  # steps by the golden ratio never come close to an earlier hue soon
+    red, green, blue = colorsys.hsv_to_rgb(index * golden % 1, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def overlay(
+    picture: UInt8[np.ndarray, "H W 3"],
+    masks: Bool[np.ndarray, "Q H W"] | None = None,
+    prompts: Sequence[Prompt] = (),
+    *,
+    stroke: float = 1 / 400,
+    ground: Literal["colour", "grey"] = "colour",
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture with the mask and the prompt of each query in its colour.
+
+    Larger than the picture by a whole factor when that is small. Large masks go below small ones.
+    `stroke` is the width of lines as share of the long side; a grey `ground` lets masks stand out.
+    """
+    factor = max(1, round(_SMALLEST_PX / max(picture.shape[:2])))
+    canvas = _enlarged(picture, factor).astype(np.float32)
+    if ground == "grey":
+        canvas[:] = 90 + 0.55 * (canvas @ _LUMA)[..., None]
+    line_px = max(1, round(max(canvas.shape[:2]) * stroke))
+    if masks is not None:
+        for i in np.argsort([-mask.sum() for mask in masks], kind="stable"):
+            _paint_mask(canvas, _enlarged(masks[i], factor), colour(int(i)), line_px)
+    image = Image.fromarray(canvas.round().astype(np.uint8))
+    for i, prompt in enumerate(prompts):
+        _draw_box(image, prompt, factor, colour(i), line_px)
+    canvas = np.array(image, np.float32)
+    for i, prompt in enumerate(prompts):
+        _paint_points(canvas, prompt, factor, colour(i), 2.5 * line_px + 1.5)
+    return canvas.round().astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One picture of a contact sheet: its prompts, and masks and a caption per further column."""
+
+    picture: UInt8[np.ndarray, "H W 3"]
+    prompts: Sequence[Prompt]
+    masks: Sequence[Bool[np.ndarray, "Q H W"]]
+    captions: Sequence[str]
+    name: str = ""
+
+
+def contact_sheet(
+    rows: Sequence[Row], titles: Sequence[str], *, cell_px: int = 208
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A table of pictures: column 0 is the picture with its prompts, then one column per mask set.
+
+    `titles` head the columns; captions stand below the cells.
+    """
+    margin, head, foot = 12, 34, 30
+    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
+    table = [_cells(row, cell_px) for row in rows]
+    heights = [max(cell.height for cell in cells) for cells in table]
+    width = margin + (cell_px + margin) * len(titles)
+    sheet = Image.new("RGB", (width, head + sum(heights) + foot * len(rows)), _WHITE)
+    pen = ImageDraw.Draw(sheet)
+    middles = [margin + cell_px / 2 + (cell_px + margin) * column for column in range(len(titles))]
+    for middle, title in zip(middles, titles, strict=True):
+        pen.text((middle, head / 2), title, _INK, bold, anchor="mm")
+    top = head
+    for row, cells, height in zip(rows, table, heights, strict=True):
+        captions = (row.name, *row.captions)
+        for middle, cell, caption in zip(middles, cells, captions, strict=True):
+            sheet.paste(cell, (round(middle - cell.width / 2), top))
+            pen.text((middle, top + height + 6), caption, _GREY, small, anchor="mt")
+        top += height + foot
+    return np.asarray(sheet)
+
+
+def _cells(row: Row, cell_px: int) -> list[Image.Image]:
+    drawn = [overlay(row.picture, None, row.prompts, stroke=_SHEET_STROKE)]
+    drawn += [
+        overlay(row.picture, masks, stroke=_SHEET_STROKE, ground="grey") for masks in row.masks
+    ]
+    cells = [Image.fromarray(array) for array in drawn]
+    scale = cell_px / max(cells[0].size)
+    size = (round(cells[0].width * scale), round(cells[0].height * scale))
+    return [cell.resize(size, Image.Resampling.LANCZOS) for cell in cells]
+
+
+def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:
+    return array.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _paint_mask(
+    canvas: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int], line_px: int
+) -> None:
+    canvas[mask] = (1 - _TINT) * canvas[mask] + _TINT * np.asarray(rgb, np.float32)
+    canvas[mask & ~_eroded(mask, line_px)] = rgb
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """The mask less a rim of that many pixels, also where it touches the edge of the picture."""
+    for _ in range(steps):
+        inner = np.pad(mask, 1)
+        mask = mask & inner[2:, 1:-1] & inner[:-2, 1:-1] & inner[1:-1, 2:] & inner[1:-1, :-2]
+    return mask
+
+
+def _draw_box(
+    image: Image.Image, prompt: Prompt, factor: int, rgb: tuple[int, int, int], line_px: int
+) -> None:
+    if prompt.box is None:
+        return
+    x0, y0, x1, y1 = (prompt.box * factor).tolist()
+    pen = ImageDraw.Draw(image)
+    # Pillow's lines grow inwards, so the white rim is a wider box drawn first.
+    for rim, stroke in ((1, _WHITE), (0, rgb)):
+        out = line_px / 2 + rim
+        corners = (x0 - out, y0 - out, x1 - 1 + out, y1 - 1 + out)
+        pen.rectangle(corners, outline=stroke, width=line_px + 1 + 2 * rim)
+
+
+def _paint_points(
+    canvas: np.ndarray, prompt: Prompt, factor: int, rgb: tuple[int, int, int], radius: float
+) -> None:
+    """Dots in the query's colour, background ones in red; both with a white rim."""
+    for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
+        centre = ((x + 0.5) * factor - 0.5, (y + 0.5) * factor - 0.5)
+        _paint_disc(canvas, *centre, radius * 1.5, _WHITE)
+        _paint_disc(canvas, *centre, radius, _RED if label == BACKGROUND else rgb)
+
+
+def _paint_disc(
+    canvas: np.ndarray, x: float, y: float, radius: float, rgb: tuple[int, int, int]
+) -> None:
+    """Smooth-edged: a pixel is covered by how far its centre lies inside the circle."""
+    reach = math.ceil(radius) + 1
+    rows = slice(max(0, int(y) - reach), int(y) + reach + 2)
+    columns = slice(max(0, int(x) - reach), int(x) + reach + 2)
+    patch = canvas[rows, columns]
+    row, column = np.mgrid[: patch.shape[0], : patch.shape[1]]
+    distance = np.hypot(row + rows.start - y, column + columns.start - x)
+    share = np.clip(radius + 0.5 - distance, 0, 1)[..., None]
+    patch[:] = (1 - share) * patch + share * np.asarray(rgb)

@@ -1,0 +1,171 @@
+"""One question to the model: points, a box, a mask, or several of them together."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from esam_jax.config import SamConfig
+from esam_jax.errors import PromptError
+from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
+
+_LABELS = (BACKGROUND, FOREGROUND)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompt:
+    """What one query asks for, in pixels of the picture as given; every part is optional, not all.
+
+    points: [[x, y], ...]. labels: 1 foreground or 0 background, one a point; all 1 when left out.
+    box: [x0, y0, x1, y1]. mask: booleans or 0/1 integers of any size, stretched over the picture;
+    or floats, taken as the logits of an earlier answer (`Masks.low_res[query, candidate]`).
+
+    PromptError names the argument, its value, the rule and the remedy.
+    """
+
+    points: Any = None
+    labels: Any = None
+    box: Any = None
+    mask: Any = None
+
+    def __post_init__(self) -> None:
+        points = _numbers("points", () if self.points is None else self.points)
+        points = points.reshape(0, 2) if points.size == 0 else points
+        object.__setattr__(self, "points", _checked_points(points))
+        object.__setattr__(self, "labels", _checked_labels(self.labels, len(points)))
+        if self.box is not None:
+            object.__setattr__(self, "box", _checked_box(_numbers("box", self.box)))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask))
+        if len(points) == 0 and self.box is None and self.mask is None:
+            raise PromptError(
+                "prompt is empty, but something must be asked: give points, box or mask"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Sparse tokens this prompt takes; SAM appends one "not a point" when there is no box."""
+        if self.box is not None:
+            return len(self.points) + 2
+        return len(self.points) + 1 if len(self.points) else 0
+
+    def padded(self, slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points with box corners [slots, 2] in the picture's frame, and labels int32 [slots].
+
+        Spare slots have label -1 and no meaningful coordinates.
+        """
+        points, labels = self.points, self.labels
+        if self.box is not None:
+            points = np.concatenate([points, self.box.reshape(2, 2)])
+            labels = np.concatenate([labels, (TOP_LEFT, BOTTOM_RIGHT)])
+        spare = slots - len(points)
+        points = np.pad(points, ((0, spare), (0, 0)))
+        return points, np.pad(labels, (0, spare), constant_values=PADDING).astype(np.int32)
+
+    def check(self, config: SamConfig, height: int, width: int) -> None:
+        """PromptError unless this fits a picture of that size and a model of that config."""
+        self._check_inside(height, width)
+        decoder = config.decoder
+        if decoder.background == "none" and (self.labels == BACKGROUND).any():
+            raise PromptError(
+                f"labels has a {BACKGROUND} (background), which this checkpoint never learned: "
+                "leave that point out, or use a checkpoint with background points"
+            )
+        taken = len(self.points) + (0 if self.box is None else 2)
+        if decoder.wiring == "efficientsam" and taken > decoder.point_slots:
+            raise PromptError(
+                f"points takes {taken} slots (a box takes 2), but this checkpoint has "
+                f"{decoder.point_slots}: give fewer points"
+            )
+        if self.mask is None:
+            return
+        if decoder.mask_prompts == "none":
+            raise PromptError(
+                "mask is given, but this checkpoint takes no mask prompts: "
+                "give its box instead, or use a checkpoint with mask prompts"
+            )
+        side = config.low_res_px
+        if self.mask.dtype.kind == "f" and self.mask.shape != (side, side):
+            raise PromptError(
+                f"mask has float logits of shape {self.mask.shape}, but this model's are "
+                f"({side}, {side}): pass Masks.low_res, or a mask of booleans in any size"
+            )
+
+    def _check_inside(self, height: int, width: int) -> None:
+        frame = f"the picture is {width} wide and {height} high: give x, y in its pixels"
+        for x, y in self.points:
+            if not (0 <= x < width and 0 <= y < height):
+                raise PromptError(f"points has ({x:g}, {y:g}), which lies outside; {frame}")
+        if self.box is not None:
+            x0, y0, x1, y1 = self.box
+            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+                raise PromptError(f"box is {_text(self.box)}, which reaches outside; {frame}")
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PromptError(f"{name} is {value!r:.80}, but must be numbers ({error})") from error
+    if not np.isfinite(array).all():
+        raise PromptError(f"{name} is {_text(array)}, but must be finite: replace NaN and infinity")
+    return array
+
+
+def _checked_points(points: np.ndarray) -> np.ndarray:
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise PromptError(
+            f"points has shape {points.shape}, but must be a list of pairs: write [[x, y], ...]"
+        )
+    return points
+
+
+def _checked_labels(labels: Any, count: int) -> np.ndarray:
+    if labels is None:
+        return np.full(count, FOREGROUND, np.int32)
+    array = _numbers("labels", labels)
+    if array.shape != (count,):
+        raise PromptError(
+            f"labels has shape {array.shape} for {count} points: give one label for each point"
+        )
+    if not np.isin(array, _LABELS).all():
+        raise PromptError(
+            f"labels is {_text(array)}, but each must be 1 (foreground) or 0 (background)"
+        )
+    return array.astype(np.int32)
+
+
+def _checked_box(box: np.ndarray) -> np.ndarray:
+    if box.shape != (4,):
+        raise PromptError(f"box has shape {box.shape}, but must be one box: write [x0, y0, x1, y1]")
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        raise PromptError(
+            f"box is {_text(box)}, but needs x0 < x1 and y0 < y1: "
+            "give the top-left corner, then the bottom-right one"
+        )
+    return box
+
+
+def _checked_mask(value: Any) -> np.ndarray:
+    try:
+        mask = np.asarray(value)
+    except ValueError as error:
+        raise PromptError(f"mask must be one array [height, width] ({error})") from error
+    if mask.ndim != 2 or mask.size == 0:
+        raise PromptError(
+            f"mask has shape {mask.shape}, but must be one mask: pass [height, width]"
+        )
+    if mask.dtype.kind == "f":
+        if not np.isfinite(mask).all():
+            raise PromptError("mask has NaN or infinity, but logits must be finite: replace them")
+        return mask.astype(np.float32)
+    if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
+        raise PromptError(
+            f"mask has {mask.dtype} values other than 0 and 1: pass `mask > 0`, or logits as floats"
+        )
+    return mask.astype(bool)
+
+
+def _text(array: np.ndarray) -> str:
+    return str([float(f"{x:g}") for x in array.ravel()[:8]])

@@ -1,0 +1,166 @@
+"""A loaded model: encode a picture once, then ask for as many masks as wanted."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from esam_jax.config import SamConfig
+from esam_jax.errors import DataError, PromptError
+from esam_jax.models import efficient_sam
+from esam_jax.predict import frames, queries
+from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
+from esam_jax.typing import Params
+
+_PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
+
+
+@flax.struct.dataclass
+class Embedding:
+    """What the encoder keeps of one or more pictures, and their sizes as given.
+
+    `single` tells that one picture was given, not a list of one: `decode` answers alike.
+    """
+
+    features: Float[Array, "B h w C"]
+    sizes: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)  # height, width
+    single: bool = flax.struct.field(pytree_node=False)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+class Sam:
+    """A promptable model with its weights; `esam_jax.load` makes one.
+
+    `model` is the Linen module, `params` its plain nested dict, on the device.
+    """
+
+    def __init__(self, model: efficient_sam.Sam, params: Params) -> None:
+        self.model = model
+        self.params = jax.device_put(params)
+
+    @property
+    def config(self) -> SamConfig:
+        return self.model.config
+
+    def encode(self, images: Any) -> Embedding:
+        """The image encoder's features.
+
+        images: uint8 RGB [H, W, 3] of any size; or a list of such, of different sizes; or a batch
+        [B, H, W, 3]. DataError names the first that is something else.
+        """
+        single = isinstance(images, np.ndarray) and images.ndim == 3
+        pictures = [images] if single else list(images)
+        if not pictures:
+            raise DataError("images is empty, but at least one picture is needed")
+        for i, picture in enumerate(pictures):
+            _check_picture(picture, "images" if single else f"images[{i}]")
+        features = []
+        for chunk in _powers_of_two(pictures, self._pictures_at_once):
+            pixels = np.stack([np.asarray(frames.to_input(x, self.config)) for x in chunk])
+            features.append(self._encode(self.params, pixels))
+        return Embedding(
+            features=jax.numpy.concatenate(features) if len(features) > 1 else features[0],
+            sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
+            single=single,
+        )
+
+    def decode(
+        self, embedding: Embedding, prompts: Sequence[Any], *, multimask: bool = True
+    ) -> Any:
+        """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
+
+        prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
+        multimask: three candidates a query, or the one that the model gives for clear prompts.
+        Everything is checked before anything is computed; PromptError says what is wrong.
+        """
+        lists = [prompts] if embedding.single else prompts
+        self._check(embedding, lists)
+        answers = [
+            self._decode_one(embedding.features[i : i + 1], size, list(asked), multimask)
+            for i, (size, asked) in enumerate(zip(embedding.sizes, lists, strict=True))
+        ]
+        return answers[0] if embedding.single else answers
+
+    def _check(self, embedding: Embedding, lists: Sequence[Any]) -> None:
+        if not isinstance(lists, Sequence) or len(lists) != len(embedding):
+            raise PromptError(
+                f"prompts is no list of {len(embedding)} lists, but each picture needs its own"
+            )
+        for (height, width), asked in zip(embedding.sizes, lists, strict=True):
+            if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
+                raise PromptError("prompts must be a list of Prompt: write [esam_jax.Prompt(...)]")
+            if not asked:
+                raise PromptError("prompts is empty, but each picture needs at least one Prompt")
+            for prompt in asked:
+                prompt.check(self.config, height, width)
+
+    def _decode_one(
+        self, features: Array, size: tuple[int, int], prompts: list[Prompt], multimask: bool
+    ) -> Masks:
+        side, candidates = self.config.low_res_px, self.config.decoder.mask_tokens - 1
+        shape = (len(prompts), candidates if multimask else 1)
+        low_res, scores = np.empty((*shape, side, side), np.float32), np.empty(shape, np.float32)
+        decode = self._decode_many if multimask else self._decode_single
+        for group in queries.groups(prompts, self.config, *size):
+            logits, iou = decode(self.params, features, *group.batch())
+            count = len(group.indices)
+            low_res[group.indices] = np.asarray(logits, np.float32)[0, :count]
+            scores[group.indices] = np.asarray(iou, np.float32)[0, :count]
+        return Masks(low_res, scores, *size, self.config)
+
+    @property
+    def _pictures_at_once(self) -> int:
+        return max(1, _PIXELS_AT_ONCE // self.config.image_px**2)
+
+    # Compiled functions belong to the instance: a second model never evicts them.
+    @functools.cached_property
+    def _encode(self) -> Callable[..., Array]:
+        model = self.model
+        return jax.jit(
+            lambda params, pixels: model.apply({"params": params}, pixels, method="encode")
+        )
+
+    @functools.cached_property
+    def _decode_many(self) -> Callable[..., tuple[Array, Array]]:
+        return self._jit_decode(multimask=True)
+
+    @functools.cached_property
+    def _decode_single(self) -> Callable[..., tuple[Array, Array]]:
+        return self._jit_decode(multimask=False)
+
+    def _jit_decode(self, *, multimask: bool) -> Callable[..., tuple[Array, Array]]:
+        def decode(params: Params, *arrays: Array | None) -> Any:
+            return self.model.apply(
+                {"params": params}, *arrays, multimask=multimask, method="decode"
+            )
+
+        return jax.jit(decode)
+
+
+def _check_picture(picture: Any, name: str) -> None:
+    if not isinstance(picture, np.ndarray):
+        raise DataError(
+            f"{name} is a {type(picture).__name__}, but must be a numpy array: np.asarray it"
+        )
+    if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise DataError(f"{name} has shape {picture.shape}, but must be RGB [height, width, 3]")
+    if picture.dtype != np.uint8:
+        raise DataError(f"{name} has {picture.dtype} pixels, but must have uint8 from 0 to 255")
+
+
+def _powers_of_two(items: list[Any], most: int) -> list[list[Any]]:
+    """Cuts a list in runs of 2^k items, longest first, so that few batch sizes are compiled."""
+    runs, first = [], 0
+    while first < len(items):
+        count = min(most, len(items) - first)
+        count = 1 << (count.bit_length() - 1)
+        runs.append(items[first : first + count])
+        first += count
+    return runs
