@@ -5,7 +5,7 @@ Kernels start Xavier-uniform and biases at zero, as MAE starts its own (arXiv:21
 A.1, after the original ViT). Query, key and value each get their own kernel, as in that ViT.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -117,7 +117,7 @@ def gelu(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
 class Block(nn.Module):
     """Pre-norm transformer block: {attn_norm, attn, mlp_norm, mlp}.
 
-    `attention` makes the attention module from its name; whatever shape that takes, the block takes.
+    `attention` makes the attention module, given its name; the block takes whatever shape it takes.
     """
 
     attention: Callable[..., nn.Module]

@@ -3,8 +3,8 @@
 `attend` is the only place where the implementation is chosen, by `choose`:
 
 - `xla`: plain batched products, with the whole N x S score matrix;
-- `chunked`: the same in a loop over 256 queries, so that no N x S matrix is stored. Images and heads
-  stay batch axes inside the loop, so a sharded batch or sharded heads need no communication;
+- `chunked`: the same in a loop over 256 queries at a time, so that no N x S matrix is stored.
+  Images and heads stay batch axes, so that splitting them over devices needs no communication;
 - `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
 """
 
@@ -81,7 +81,7 @@ def attend(
     )
     if chosen == "cudnn":
         return _cudnn(q, k, v, scale)
-    # Scaling the T x K queries is cheaper than scaling the N x S scores.
+    # Scaling the N x K queries is cheaper than scaling the N x S scores.
     q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if scale == 1 else q * scale, k, v))
     attention = _chunked if chosen == "chunked" else _plain
     return jnp.swapaxes(attention(q, k, v, precision), -2, -3)
@@ -129,13 +129,13 @@ def _cudnn(
 
     def padded(x: Array) -> Array:
         """[X, tokens, A, K], with zeros up to one head width for all, a multiple of 8."""
-        x = jnp.broadcast_to(x, lead + x.shape[-3:]).reshape((-1,) + x.shape[-3:])
+        x = jnp.broadcast_to(x, lead + x.shape[-3:]).reshape(-1, *x.shape[-3:])
         return jnp.pad(x, [(0, 0)] * 3 + [(0, width + -width % 8 - x.shape[-1])])
 
     out = jax.nn.dot_product_attention(
         padded(q), padded(k), padded(v), scale=scale, implementation="cudnn"
     )
-    return out[..., :value_width].reshape(lead + out.shape[-3:-1] + (value_width,))
+    return out[..., :value_width].reshape(*lead, *out.shape[1:-1], value_width)
 
 
 def _cudnn_head_limit() -> int:
@@ -183,7 +183,7 @@ def fold_relative_positions(
     row_of = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)
     col_of = jnp.tile(jnp.eye(w, dtype=k.dtype), (h, 1))
     one_hot = jnp.concatenate([row_of, col_of], axis=-1)[:, None, :]
-    one_hot = jnp.broadcast_to(one_hot, k.shape[:-1] + (h + w,))
+    one_hot = jnp.broadcast_to(one_hot, (*k.shape[:-1], h + w))
     return jnp.concatenate([q * scale, extra], axis=-1), jnp.concatenate([k, one_hot], axis=-1)
 
 

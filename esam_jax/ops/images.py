@@ -31,7 +31,7 @@ def stretch(image_BHWC: UInt8[Array, "B H W C"], px: int) -> Float[Array, "B {px
 def area_pool(
     x_BhwC: Float[Array, "B h w C"], rows: int, cols: int
 ) -> Float[Array, "B {rows} {cols} C"]:
-    """Mean over each of rows x cols equal rectangles; cells cut by a border count by their share."""
+    """Mean over each of rows x cols equal rectangles; a cell that is cut counts by its share."""
     _, h, w, _ = x_BhwC.shape
     return positions.separable(x_BhwC, _shares(h, rows), _shares(w, cols))
 
