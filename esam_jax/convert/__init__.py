@@ -1,0 +1,1 @@
+"""To and from the public PyTorch checkpoints, and the files of this package."""

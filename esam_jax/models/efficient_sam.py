@@ -1,0 +1,86 @@
+"""A whole promptable model: image encoder, prompt encoder, mask decoder.
+
+`encode` once per picture, `decode` as often as there are prompts. The same module is EfficientSAM
+and SAM: its config says which encoder and which wiring of the decoder.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from esam_jax.config import ComputeConfig, SamConfig
+from esam_jax.models.decoder import MaskDecoder
+from esam_jax.models.prompt import PromptEncoder
+from esam_jax.models.sam_vit import SamVitEncoder
+from esam_jax.models.vit import VitEncoder
+from esam_jax.typing import Params
+
+
+class Sam(nn.Module):
+    """Masks for prompts; pixels and points are those of the square, normalised model input."""
+
+    config: SamConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    def setup(self) -> None:
+        cfg = self.config
+        if cfg.encoder.kind == "vit":
+            self.encoder = VitEncoder(cfg.encoder, self.compute)
+        else:
+            self.encoder = SamVitEncoder(cfg.encoder, self.compute)
+        self.prompt = PromptEncoder(cfg, self.compute)
+        self.decoder = MaskDecoder(cfg, self.compute)
+
+    def encode(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        """The image embedding; `pixels` as `ops.images.normalise` gives them."""
+        return self.encoder(pixels_BHWC)
+
+    def decode(
+        self,
+        embedding_BhwC: Float[Array, "B h w C"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
+        *,
+        multimask: bool = True,
+    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+        """Low-resolution mask logits and predicted IoU: the candidates, or the single mask.
+
+        Points, labels and mask prompts as `PromptEncoder` takes them; which tokens the sam wiring
+        sees is exactly which slots are given, padding included.
+        """
+        logits, iou = self._all_masks(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQHW)
+        kept = slice(1, None) if multimask else slice(0, 1)
+        return logits[:, :, kept], iou[:, :, kept]
+
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
+    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+        """Both at once, all mask tokens: the single mask first, then the candidates."""
+        cfg = self.config
+        if self.is_initializing() and cfg.decoder.mask_prompts == "learned":
+            # Every parameter is made, whether or not the example prompt has a mask.
+            side = cfg.low_res_px
+            mask_logits_BQHW = jnp.zeros((*labels_BQP.shape[:2], side, side))
+        return self._all_masks(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQHW)
+
+    def _all_masks(
+        self,
+        embedding_BhwC: Float[Array, "B h w C"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQHW: Float[Array, "B Q H W"] | None,
+    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQHW)
+        return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense)
+
+
+def init(config: SamConfig, rng: Key[Array, ""]) -> Params:
+    """Every parameter of the model, freshly drawn; under `jax.jit` nothing else is computed."""
+    pixels = jnp.zeros((1, config.image_px, config.image_px, 3))
+    points, labels = jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 2), jnp.int32)
+    return Sam(config).init(rng, pixels, points, labels)["params"]

@@ -1,0 +1,88 @@
+"""Named models: one table from a name to its config.
+
+The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
+arXiv:2304.02643. The `nano` pair is this project's own: 64-pixel models for demonstrations and
+tests that have to train in minutes on a laptop.
+"""
+
+import difflib
+from collections.abc import Callable
+
+from esam_jax.config import DecoderConfig, SamConfig, SamVitConfig, VitConfig
+from esam_jax.errors import ConfigError
+
+
+def sam(name: str) -> SamConfig:
+    """The config of the model called `name`; ConfigError, with a suggestion, for an unknown one."""
+    if name not in _BUILDERS:
+        near = difflib.get_close_matches(name, _BUILDERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_BUILDERS)}"
+        raise ConfigError(f"no model is called {name!r}: {hint}")
+    return _BUILDERS[name]()
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `sam` takes."""
+    return tuple(_BUILDERS)
+
+
+def _efficientsam(width: int, heads: int) -> Callable[[], SamConfig]:
+    return lambda: SamConfig(
+        encoder=VitConfig(width=width, heads=heads), decoder=DecoderConfig(wiring="efficientsam")
+    )
+
+
+def _sam(
+    width: int, heads: int, depth: int, global_blocks: tuple[int, ...]
+) -> Callable[[], SamConfig]:
+    return lambda: SamConfig(
+        encoder=SamVitConfig(width=width, heads=heads, depth=depth, global_blocks=global_blocks),
+        decoder=DecoderConfig(wiring="sam", background="learned", mask_prompts="learned"),
+    )
+
+
+def _efficientsam_nano() -> SamConfig:
+    return SamConfig(
+        encoder=VitConfig(
+            width=64, heads=2, depth=3, patch_px=8, image_px=64, pretrain_px=64, neck_width=64
+        ),
+        decoder=DecoderConfig(
+            wiring="efficientsam", width=64, heads=4, mlp_width=128, iou_width=64
+        ),
+    )
+
+
+def _sam_nano() -> SamConfig:
+    return SamConfig(
+        encoder=SamVitConfig(
+            width=96,
+            heads=3,
+            depth=4,
+            global_blocks=(1, 3),
+            window=4,
+            patch_px=8,
+            image_px=64,
+            neck_width=64,
+        ),
+        decoder=DecoderConfig(
+            wiring="sam",
+            width=64,
+            heads=4,
+            mlp_width=128,
+            iou_width=64,
+            background="learned",
+            mask_prompts="learned",
+        ),
+    )
+
+
+_BUILDERS: dict[str, Callable[[], SamConfig]] = {
+    "efficientsam_nano": _efficientsam_nano,
+    "efficientsam_ti": _efficientsam(width=192, heads=3),
+    "efficientsam_s": _efficientsam(width=384, heads=6),
+    "efficientsam_b": _efficientsam(width=768, heads=12),
+    "sam_nano": _sam_nano,
+    "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),
+    "sam_l": _sam(width=1024, heads=16, depth=24, global_blocks=(5, 11, 17, 23)),
+    "sam_h": _sam(width=1280, heads=16, depth=32, global_blocks=(7, 15, 23, 31)),
+}
