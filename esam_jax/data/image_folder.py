@@ -1,0 +1,44 @@
+"""Pictures in folders, without masks: ImageNet's layout, or any other nesting."""
+
+import os
+from pathlib import Path
+
+from esam_jax.data import pictures
+from esam_jax.data.records import Record
+from esam_jax.errors import DataError, MissingError
+
+
+class ImageFolder:
+    """Every picture below a folder, by relative path. Classes are folders, and are not used."""
+
+    def __init__(self, path: Path) -> None:
+        self._root, self._names = path, list_pictures(path)
+        if not self._names:
+            raise DataError(f"{path} holds no {', '.join(pictures.SUFFIXES)} picture at any depth")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def read(self, index: int) -> Record:
+        name = self._names[index]
+        return Record(name, pictures.read_rgb(self._root / name))
+
+
+def list_pictures(root: Path) -> list[str]:
+    """Relative paths with "/" of all pictures below root, sorted; hidden ones are left out."""
+    if not root.is_dir():
+        raise MissingError(f"{root} is not a folder")
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(folder).relative_to(root)
+        found += [
+            (below / name).as_posix()
+            for name in files
+            if name.lower().endswith(pictures.SUFFIXES) and not name.startswith(".")
+        ]
+    # By code point: the order, and with it the shuffle, is the same on every machine.
+    return sorted(found)

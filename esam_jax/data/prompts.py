@@ -1,0 +1,99 @@
+"""Points and boxes drawn from a mask. Coordinates are (x, y); whole numbers are pixel centres."""
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int32
+
+from esam_jax.errors import DataError
+from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
+
+Prompt = tuple[Float32[np.ndarray, "2 2"], Int32[np.ndarray, " 2"]]
+
+
+def first_prompt(
+    rng: np.random.Generator,
+    mask: Bool[np.ndarray, "H W"],
+    *,
+    box_noise: float,
+    box_noise_max_px: float,
+) -> Prompt:
+    """A point in the mask or a noisy box around it, with equal chance.
+
+    The first prompt of SAM's training (arXiv:2304.02643, section A). Always two slots: a point is
+    followed by padding, a box is its two corners. DataError for an empty mask.
+    """
+    if rng.random() < 0.5:
+        point = uniform_point(rng, mask)
+        points = np.stack([point, np.zeros(2, np.float32)])
+        return points, np.array([FOREGROUND, PADDING], np.int32)
+    box = noisy_box(rng, mask, share=box_noise, max_px=box_noise_max_px)
+    return box.reshape(2, 2), np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32)
+
+
+def uniform_point(
+    rng: np.random.Generator, mask: Bool[np.ndarray, "H W"]
+) -> Float32[np.ndarray, " 2"]:
+    """(x, y) of a pixel inside, each with the same chance; DataError for an empty mask."""
+    inside = np.flatnonzero(mask)
+    if not inside.size:
+        raise DataError("no point can be drawn from an empty mask")
+    y, x = divmod(int(inside[rng.integers(inside.size)]), mask.shape[1])
+    return np.array([x, y], np.float32)
+
+
+def tight_box(mask: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, " 4"]:
+    """(x0, y0, x1, y1) of the outermost pixels inside; DataError for an empty mask."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not columns.size:
+        raise DataError("an empty mask has no box")
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+
+
+def noisy_box(
+    rng: np.random.Generator, mask: Bool[np.ndarray, "H W"], *, share: float, max_px: float
+) -> Float32[np.ndarray, " 4"]:
+    """The tight box with each coordinate moved, cut at the frame, corners never exchanged.
+
+    The paper's rule: normal noise whose standard deviation is `share` of the side, at most `max_px`
+    pixels. SAM 2's training code draws uniformly from plus and minus that bound instead.
+    """
+    height, width = mask.shape
+    box = tight_box(mask)
+    sides = np.tile(box[2:] - box[:2] + 1, 2)
+    noise = np.clip(rng.normal(size=4) * share * sides, -max_px, max_px)
+    frame = np.array([width - 1, height - 1], np.float32)
+    corners = np.clip((box + noise.astype(np.float32)).reshape(2, 2), 0, frame)
+    # Strong noise on a thin box may carry one corner past the other.
+    return np.sort(corners, axis=0).reshape(4)
+
+
+def centre_point(mask: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, " 2"]:
+    """(x, y) of the pixel farthest from the outside, the first in reading order of several.
+
+    SAM's evaluation point (arXiv:2304.02643, section D.1). The frame counts as outside. DataError
+    for an empty mask.
+    """
+    x0, y0, x1, y1 = tight_box(mask).astype(int)
+    squared = squared_distance(mask[y0 : y1 + 1, x0 : x1 + 1])
+    y, x = divmod(int(squared.argmax()), squared.shape[1])
+    return np.array([x0 + x, y0 + y], np.float32)
+
+
+def squared_distance(mask: Bool[np.ndarray, "H W"]) -> Float64[np.ndarray, "H W"]:
+    """Squared distance from each pixel inside to the nearest one outside, exact; 0 outside.
+
+    The frame counts as outside. First straight up and down, then over columns k to the left and
+    right, for as long as k can still win.
+    """
+    padded = np.pad(mask, 1)
+    height, width = padded.shape
+    rows = np.arange(height)[:, None]
+    above = np.maximum.accumulate(np.where(padded, 0, rows), axis=0)
+    below = np.minimum.accumulate(np.where(padded, height, rows)[::-1], axis=0)[::-1]
+    vertical = np.minimum(rows - above, below - rows).astype(np.float64) ** 2
+    squared = vertical.copy()
+    k = 1
+    while k < width and k * k < squared.max():
+        np.minimum(squared[:, k:], vertical[:, :-k] + k * k, out=squared[:, k:])
+        np.minimum(squared[:, :-k], vertical[:, k:] + k * k, out=squared[:, :-k])
+        k += 1
+    return squared[1:-1, 1:-1]

@@ -1,0 +1,51 @@
+"""SA-1B's layout: `sa_<id>.jpg` with `sa_<id>.json` beside it, masks as compressed run lengths."""
+
+from pathlib import Path, PurePosixPath
+
+from esam_jax.data import pictures
+from esam_jax.data.annotations import field, read_json
+from esam_jax.data.image_folder import list_pictures
+from esam_jax.data.records import CocoMasks, Record
+from esam_jax.errors import DataError
+
+_MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
+_MAX_MASKS = 10_000
+
+
+class Sa1b:
+    """Every `sa_*.jpg` at any depth below a folder, in the frame of its stored pixels."""
+
+    def __init__(self, path: Path) -> None:
+        self._root = path
+        self._names = [name for name in list_pictures(path) if is_sa1b(name)]
+        if not self._names:
+            raise DataError(f"{path} holds no sa_*.jpg at any depth")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def read(self, index: int) -> Record:
+        name = self._names[index]
+        path = self._root / name
+        content = read_json(path.with_suffix(".json"), _MAX_JSON_BYTES)
+        annotations = field(content, "annotations", list, name)
+        if len(annotations) > _MAX_MASKS:
+            raise DataError(
+                f"{name} has {len(annotations)} masks, but at most {_MAX_MASKS} are read"
+            )
+        segmentations = [
+            field(annotation, "segmentation", dict, f"{name}: mask {number}")
+            for number, annotation in enumerate(annotations)
+        ]
+        image = pictures.read_rgb(path, orientation="stored")
+        height, width, _ = image.shape
+        return Record(name, image, CocoMasks(segmentations, height, width))
+
+
+def is_sa1b(name: str) -> bool:
+    """Whether a picture's name is one of SA-1B's."""
+    parts = PurePosixPath(name)
+    return parts.name.startswith("sa_") and parts.suffix == ".jpg"
