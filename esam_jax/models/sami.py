@@ -79,10 +79,10 @@ class SamiDecoder(nn.Module):
     ) -> Float[Array, "B V+M E"]:
         cfg, dtype = self.config, visible_BVE.dtype
         table_SE = self.param("positions", _first_positions, (self.grid**2, cfg.width))
-        position_1NE = positions.resample(table_SE, *grid).reshape(1, -1, cfg.width).astype(dtype)
+        position_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width).astype(dtype)
         token_E = self.param("mask_token", nn.initializers.normal(0.02), (cfg.width,))
-        visible_BVE = visible_BVE + masking.gather(position_1NE, visible_BV)
-        masked_BME = token_E.astype(dtype) + masking.gather(position_1NE, masked_BM)
+        visible_BVE = visible_BVE + position_NE[visible_BV]
+        masked_BME = token_E.astype(dtype) + position_NE[masked_BM]
         block = block_class(CrossBlock, self.compute)
         for i in range(cfg.depth):
             masked_BME = block(cfg, self.compute, name=f"block_{i:02d}")(masked_BME, visible_BVE)

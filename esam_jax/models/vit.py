@@ -60,14 +60,12 @@ class VitEncoder(nn.Module):
         patches_BhwF = patches.patchify(pixels_BHWC, self.config.patch_px)
         B, h, w, F = patches_BhwF.shape
         # The table was learned on the pretraining grid, so fit it to this image's.
-        position_hwD = positions.resample(self.positions, h, w)
+        position = positions.resample(self.positions, h, w).reshape(h * w, -1)
         patches_BNF = patches_BhwF.reshape(B, h * w, F)
-        position_1ND = position_hwD.reshape(1, h * w, -1)
         if visible_BV is not None:
-            patches_BNF = masking.gather(patches_BNF, visible_BV)
-            position_1ND = masking.gather(position_1ND, visible_BV)
+            patches_BNF, position = masking.gather(patches_BNF, visible_BV), position[visible_BV]
         x_BND = self.patch_embed(patches_BNF)
-        x_BND = x_BND + position_1ND.astype(x_BND.dtype)
+        x_BND = x_BND + position.astype(x_BND.dtype)
         if class_token is not None:
             token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
             first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))

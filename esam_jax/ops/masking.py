@@ -26,7 +26,7 @@ def order(visible_BV: Int[Array, "B V"], masked_BM: Int[Array, "B M"]) -> Int[Ar
 def gather(
     tokens_BND: Float[Array, "B N D"], indices_BV: Int[Array, "B V"]
 ) -> Float[Array, "B V D"]:
-    """The tokens with these indices; a first axis of 1 is shared by all images."""
+    """The tokens with these indices."""
     return jnp.take_along_axis(tokens_BND, indices_BV[..., None], axis=1)
 
 
