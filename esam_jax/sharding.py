@@ -44,6 +44,11 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(embed|head)/kernel", P("fsdp", None)),
     (r"(embed|head)/bias", P()),
     (r"neck/(project|smooth)/kernel", P()),
+    (r"prompt/(fourier|padding|background|foreground|top_left|bottom_right|no_mask)", P()),
+    (r"prompt/mask/(conv_\d/(kernel|bias)|norm_\d/(scale|bias))", P()),
+    (r"(iou_token|mask_tokens)", P()),
+    (r"upscale/conv_\d/(kernel|bias)", P()),
+    (r"(iou_head|mask_heads)/(hidden_\d|out)/(kernel|bias)", P()),
 )
 
 

@@ -115,12 +115,12 @@ class Checkpoints:
 
     def _failed(self, fault: Exception) -> CheckpointError:
         return CheckpointError(
-            f"a checkpoint could not be written to {self._folder} ({_one_line(fault)}); make room or "
-            "mend the disk, then run the same command: it goes on from the last whole checkpoint"
+            f"a checkpoint could not be written to {self._folder} ({_one_line(fault)}); make room "
+            "or mend the disk, then run the same command: it resumes from the last whole checkpoint"
         )
 
     def _settle_config(self, cfg: RunConfig, file: Path) -> None:
-        """Compares with the config of the run so far, if anything of it is left, and writes ours."""
+        """Compares with the config of the run so far, if a checkpoint is left, and writes ours."""
         if self.latest() is not None:
             found = differences(_read_json(file), to_json(cfg))
             if found:
@@ -157,7 +157,8 @@ def _probe(folder: Path) -> None:
         probe.unlink()
     except OSError as fault:
         raise MissingError(
-            f"workdir {folder.parent} cannot be written ({fault.strerror}): name another with --workdir"
+            f"workdir {folder.parent} cannot be written ({fault.strerror}): "
+            "name another with --workdir"
         ) from fault
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,13 +30,13 @@ class Log:
         cfg: RunConfig,
         workdir: Path,
         first_step: int,
-        broken: Mapping[str, str],
+        broken: Callable[[], Mapping[str, str]],
         *,
         progress: bool | None = None,
     ) -> None:
         """Goes on with the file of an earlier part of the run, less what will be done anew.
 
-        `broken` is the loader's live list of unusable records; `progress` forces the bar on or off.
+        `broken` gives the unusable records so far; `progress` forces the bar on or off.
         """
         self._cfg, self._workdir, self._first_step, self._progress = (
             cfg,
@@ -76,7 +76,7 @@ class Log:
         self._file.close()
 
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of update `step`; when a line is due, checks and writes the line before.
+        """Takes the metrics of update `step`; when a line is due, writes the one before it.
 
         TrainingError names the first update whose loss or gradient was not finite.
         """
@@ -93,7 +93,7 @@ class Log:
         self._drain(step, step)
 
     def restart_clock(self, step: int) -> None:
-        """Leaves the time since the last line (an evaluation, a save) out of examples_per_second."""
+        """Leaves the time of an evaluation or a save out of examples_per_second."""
         self._mark = (step, time.monotonic())
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Log:
         self._file.flush()
 
     def finish(self) -> None:
-        """The last line of a run that is done; its examples_per_second leave out only compilation."""
+        """The last line of a run that is done; its mean rate leaves out only compilation."""
         summary: dict[str, Any] = {"finished": True}
         if self._compiled is not None:
             examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
@@ -131,7 +131,7 @@ class Log:
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
 
     def _rate(self, step: int) -> dict[str, float]:
-        """Examples per second since the clock was last read; the device is at most a line behind."""
+        """Examples per second since this was last asked; the device is at most a line behind."""
         now, (marked_step, marked_time) = time.monotonic(), self._mark or (step, 0.0)
         self._mark = (step, now)
         if step == marked_step:
@@ -141,7 +141,7 @@ class Log:
 
     def _news_of_broken(self) -> dict[str, Any]:
         """How many records could not be used, and which are new, whenever the number changes."""
-        names = list(self._broken)
+        names = list(self._broken())
         new, self._told = names[self._told :], len(names)
         return {"broken": len(names), "broken_names": new} if new else {}
 

@@ -40,8 +40,9 @@ class Terminated(SystemExit):
 def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) -> dict[str, Any]:
     """Trains, and gives back the last value of every metric; a finished run only reads them.
 
-    Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises EsamError
-    for what the user can mend, most of it before anything expensive, and Terminated on SIGTERM.
+    Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises
+    EsamError for what the user can mend, most of it before anything expensive, and Terminated on
+    SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     workdir = Path(workdir)
@@ -67,7 +68,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
 
         with (
             contextlib.closing(loader.stream(cfg, mesh, first_step)) as batches,
-            log.Log(cfg, workdir, first_step, batches.broken, progress=progress) as report,
+            log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
         ):
             # Nothing crosses between host and device unless it is asked for by name.
             with jax.transfer_guard("disallow"):

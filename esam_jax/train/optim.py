@@ -63,7 +63,7 @@ def clip_each(updates: Params, max_norm: float) -> Params:
 
     def clip(model: Params) -> Params:
         # No epsilon is needed: a norm of 0 gives a ratio of infinity, and the minimum is 1.
-        scale = jnp.minimum(1.0, max_norm / optax.global_norm(model))
+        scale = jnp.minimum(1.0, max_norm / optax.tree.norm(model))
         return jax.tree.map(lambda x: x * scale, model)
 
     return {name: clip(model) for name, model in updates.items()}
@@ -76,7 +76,7 @@ def scale_layers(updates: Params, decay: float) -> Params:
     def scale(model: Params) -> Params:
         depth = _depth(model)
 
-        def one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        def one(path: tuple[Any, ...], update: Any) -> Any:
             return update * decay ** _layers_above(sharding.name(path), depth)
 
         return jax.tree_util.tree_map_with_path(one, model)

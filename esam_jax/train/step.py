@@ -111,12 +111,12 @@ def micro_batches(
 
 def _norms(grads: Params, params: Params, updates: Params) -> Metrics:
     """Global norms over all models, and of each gradient apart where there are several."""
-    param_norm = optax.global_norm(params)
+    param_norm = optax.tree.norm(params)
     norms = {
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "param_norm": param_norm,
-        "update_ratio": optax.global_norm(updates) / param_norm,
+        "update_ratio": optax.tree.norm(updates) / param_norm,
     }
     if len(grads) > 1:
-        norms |= {f"grad_norm/{name}": optax.global_norm(model) for name, model in grads.items()}
+        norms |= {f"grad_norm/{name}": optax.tree.norm(model) for name, model in grads.items()}
     return norms

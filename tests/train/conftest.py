@@ -1,0 +1,113 @@
+"""A toy task for the train loop: one attention-shaped and one MLP-shaped layer, learning a map."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esam_jax import sharding
+from esam_jax.config import (
+    CropConfig,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    SamiConfig,
+    SourceConfig,
+)
+from esam_jax.tasks.task import Task
+from esam_jax.typing import PerExample
+
+
+def toy_task(noise=0.0):
+    """Regression of y on x; `noise` times a draw from the step's key is added to every loss."""
+
+    def init(rng):
+        keys = jax.random.split(rng, 4)
+
+        def kernel(key, *shape):
+            return {"kernel": 0.3 * jax.random.normal(key, shape), "bias": jnp.zeros(shape[1:])}
+
+        attn = {"query": kernel(keys[0], 8, 4, 2), "out": kernel(keys[1], 4, 2, 8)}
+        attn["out"]["bias"] = jnp.zeros(8)
+        mlp = {"hidden": kernel(keys[2], 8, 16), "out": kernel(keys[3], 16, 8)}
+        return {"toy": {"encoder": {"block_00": {"attn": attn}, "block_01": {"mlp": mlp}}}}
+
+    def loss(params, frozen, batch, rng):
+        blocks = params["toy"]["encoder"]
+        attn, mlp = blocks["block_00"]["attn"], blocks["block_01"]["mlp"]
+        x = jnp.einsum("bd,dak->bak", batch["x"], attn["query"]["kernel"]) + attn["query"]["bias"]
+        x = jnp.einsum("bak,akd->bd", x, attn["out"]["kernel"]) + attn["out"]["bias"]
+        x = jnp.tanh(x @ mlp["hidden"]["kernel"] + mlp["hidden"]["bias"])
+        x = x @ mlp["out"]["kernel"] + mlp["out"]["bias"]
+        error = jnp.square(x - frozen.get("scale", 1.0) * batch["y"]).mean(-1)
+        drawn = noise * jax.random.normal(rng, error.shape) if noise else 0.0
+        return PerExample(
+            error + drawn * x.mean(-1), batch["weight"], {"largest": jnp.abs(x).max(-1)}
+        )
+
+    return Task(
+        init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: None, models=lambda _: {}
+    )
+
+
+def toy_batch(seed, step, size):
+    """Host batch of one step: a pure function of its arguments."""
+    rng = np.random.default_rng((seed, step))
+    x = rng.normal(size=(size, 8)).astype(np.float32)
+    return {
+        "x": x,
+        "y": np.sin(x[:, ::-1]).astype(np.float32),
+        "weight": rng.integers(0, 3, size).astype(np.float32),
+    }
+
+
+class ToyStream:
+    """Stands for data.loader.stream; `spoil` replaces the batch of one step."""
+
+    def __init__(self, cfg, mesh, first_step=0, spoil=None):
+        self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_step, spoil
+        self.broken, self.closed = {}, False
+
+    def __next__(self):
+        batch = toy_batch(self._cfg.seed, self._step, self._cfg.batch)
+        if self._spoil == self._step:
+            batch["y"][0] = np.nan
+        self._step += 1
+        return jax.device_put(batch, sharding.batch(self._mesh))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """`toy.task`, `toy.batch`, `toy.Stream`, `toy.config`."""
+
+    class Toy:
+        task, batch, Stream, config = (
+            staticmethod(toy_task),
+            staticmethod(toy_batch),
+            ToyStream,
+            staticmethod(toy_config),
+        )
+
+    return Toy
+
+
+def toy_config(**changes):
+    """A whole run config (the task in it is a stand-in) of six updates of eight examples."""
+    config = RunConfig(
+        name="toy",
+        task=SamiConfig(students=("efficientsam_nano",)),
+        data=DataConfig(source=SourceConfig(kind="scenes"), view=CropConfig(image_px=64)),
+        optim=OptimConfig(peak_lr=1e-2, warmup_steps=2),
+        steps=6,
+        batch=8,
+        mesh=MeshConfig(data=1),
+        log_every_steps=1,
+        save_every_steps=2,
+    )
+    return dataclasses.replace(config, **changes)

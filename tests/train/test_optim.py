@@ -1,0 +1,137 @@
+"""The optimiser against hand-computed values, the papers' formulas and PyTorch."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from esam_jax.config import OptimConfig
+from esam_jax.train import optim
+
+
+def tree(depth=3):
+    """One model with a leaf of every kind that has its own rule."""
+    blocks = {f"block_{i:02d}": {"mlp": {"hidden": linear()}} for i in range(depth)}
+    encoder = {"patch_embed": linear(), "positions": np.ones((5, 2)), "neck": linear(), **blocks}
+    decoder = {"block_00": linear(), "positions": np.ones((4, 2)), "mask_token": np.ones(2)}
+    return {"encoder": encoder, "class_token": np.ones(2), "decoder": decoder, "norm": norm()}
+
+
+def linear():
+    return {"kernel": np.ones((3, 2)), "bias": np.ones(2)}
+
+
+def norm():
+    return {"scale": np.ones(2), "bias": np.ones(2)}
+
+
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        # 4 warm-up updates to 0.8, then 10 updates down to 0.2.
+        ("linear", {0: 0.0, 1: 0.2, 3: 0.6, 4: 0.8, 9: 0.5, 14: 0.2, 99: 0.2}),
+        ("cosine", {0: 0.0, 2: 0.4, 4: 0.8, 6: 0.2 + 0.3 * (1 + math.cos(0.2 * math.pi)), 9: 0.5}),
+    ],
+)
+def test_learning_rate_by_hand(schedule, expected):
+    config = OptimConfig(peak_lr=0.8, warmup_steps=4, final_lr=0.2, schedule=schedule)
+    rate = optim.learning_rate(config, 14)
+    for step, value in expected.items():
+        assert float(rate(step)) == pytest.approx(value, rel=1e-6), step
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert float(optim.learning_rate(OptimConfig(peak_lr=0.3), 5)(0)) == pytest.approx(0.3)
+
+
+def test_only_kernels_decay():
+    decayed = optim.decays({"a": tree()})["a"]
+    assert decayed["encoder"]["block_01"]["mlp"]["hidden"] == {"kernel": True, "bias": False}
+    assert decayed["encoder"]["patch_embed"]["kernel"]
+    assert not decayed["encoder"]["positions"]
+    assert not any([decayed["class_token"], decayed["decoder"]["mask_token"]])
+    assert decayed["norm"] == {"scale": False, "bias": False}
+
+
+def test_layer_decay_counts_encoder_blocks_from_the_top():
+    scaled = optim.scale_layers({"a": tree(3), "b": tree(2)}, 0.5)
+
+    def factor(x):
+        assert np.unique(x).size == 1
+        return float(np.unique(x)[0])
+
+    a = scaled["a"]
+    in_block = [a["encoder"][f"block_{i:02d}"]["mlp"]["hidden"]["bias"] for i in range(3)]
+    assert [factor(x) for x in in_block] == [0.5**3, 0.5**2, 0.5]
+    before = [a["encoder"]["patch_embed"]["kernel"], a["encoder"]["positions"], a["class_token"]]
+    assert [factor(x) for x in before] == [0.5**4] * 3
+    behind = [a["encoder"]["neck"]["bias"], *jax.tree.leaves(a["decoder"]), a["norm"]["scale"]]
+    assert {factor(x) for x in behind} == {1.0}
+    # The depth is each model's own.
+    assert factor(scaled["b"]["encoder"]["block_00"]["mlp"]["hidden"]["bias"]) == 0.5**2
+
+
+def test_each_model_is_clipped_by_its_own_norm():
+    updates = {
+        "loud": {"x": jnp.array([30.0, 0.0]), "y": jnp.array([40.0])},
+        "quiet": {"x": jnp.array([0.3, 0.4])},
+        "silent": {"x": jnp.zeros(2)},
+    }
+    clipped = optim.clip_each(updates, 2.0)
+    np.testing.assert_allclose(clipped["loud"]["x"], [1.2, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(clipped["loud"]["y"], [1.6], rtol=1e-6)
+    np.testing.assert_array_equal(clipped["quiet"]["x"], updates["quiet"]["x"])
+    np.testing.assert_array_equal(clipped["silent"]["x"], np.zeros(2))
+
+
+def test_first_update_by_hand():
+    # Adam's first step is lr * g / (|g| + eps) whatever the betas; a kernel decays besides.
+    config = OptimConfig(peak_lr=0.1, schedule="linear", weight_decay=0.5, layer_decay=0.5)
+    params = {"a": {"encoder": {"block_00": {"mlp": {"hidden": linear()}}}}}
+    optimiser = optim.make(config, 10)
+    grads = jax.tree.map(lambda x: -2.0 * x, params)
+    updates, _ = optimiser.update(grads, optimiser.init(params), params)
+    hidden = updates["a"]["encoder"]["block_00"]["mlp"]["hidden"]
+    # 1 - beta2 is 0.001 less a float32 rounding, hence 1e-5.
+    np.testing.assert_allclose(hidden["bias"], 0.5 * 0.1 * np.ones(2), rtol=1e-5)
+    np.testing.assert_allclose(hidden["kernel"], 0.5 * 0.1 * 0.5 * np.ones((3, 2)), rtol=1e-5)
+
+
+def test_follows_torch_adamw():
+    torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
+    rng = np.random.default_rng(0)
+    config = OptimConfig(
+        peak_lr=3e-2, warmup_steps=2, beta2=0.95, eps=1e-6, weight_decay=0.3, clip_norm=1.5
+    )
+    start = {"kernel": rng.normal(size=(3, 5)), "bias": rng.normal(size=5)}
+    start = {name: value.astype(np.float32) for name, value in start.items()}
+    gradients = [
+        {name: rng.normal(size=value.shape).astype(np.float32) for name, value in start.items()}
+        for _ in range(8)
+    ]
+
+    params, optimiser = {"a": start}, optim.make(config, 8)
+    state = optimiser.init(params)
+    for gradient in gradients:
+        updates, state = optimiser.update({"a": gradient}, state, params)
+        params = optax.apply_updates(params, updates)
+
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    groups = [
+        {"params": [theirs["kernel"]], "weight_decay": 0.3},
+        {"params": [theirs["bias"]], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-6)
+    for step, gradient in enumerate(gradients):
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradient[name])
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 1.5)
+        for group in adamw.param_groups:
+            group["lr"] = float(optim.learning_rate(config, 8)(step))
+        adamw.step()
+    for name, parameter in theirs.items():
+        # Both are float32 sums in another order; clip_grad_norm_ adds 1e-6 to the norm.
+        np.testing.assert_allclose(params["a"][name], parameter.detach().numpy(), atol=3e-6)
