@@ -25,10 +25,10 @@ _RATIO = (3 / 4, 4 / 3)
 _DECODED_AT_ONCE = 8
 
 
-def generator(seed: int, epoch: int, name: str) -> np.random.Generator:
-    """The source of randomness for one record in one epoch."""
+def generator(seed: int, epoch: int, name: str, purpose: int = 0) -> np.random.Generator:
+    """The source of randomness for one record in one epoch; each purpose has its own."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-    return np.random.default_rng((seed, epoch, int.from_bytes(digest, "big")))
+    return np.random.default_rng((seed, epoch, int.from_bytes(digest, "big"), purpose))
 
 
 def view(

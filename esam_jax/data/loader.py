@@ -1,0 +1,213 @@
+"""Records to global, sharded batches. The data position is one integer: the step.
+
+Batch b holds positions b * batch onwards of an endless sequence: one shuffle of all records after
+the other. Which record stands at a position, and how it is augmented, depends on the seed alone, so
+any number of hosts, devices and threads reads the same batches, and resuming is starting at b.
+"""
+
+import math
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import grain
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from esam_jax import sharding
+from esam_jax.config import DataConfig, RunConfig
+from esam_jax.data import sources, transforms
+from esam_jax.data.records import Source
+from esam_jax.data.transforms import View
+from esam_jax.errors import DataError, MissingError, TrainingError
+from esam_jax.typing import Batch
+
+_ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
+_REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentation
+
+
+def stream(cfg: RunConfig, mesh: Mesh, first_step: int = 0) -> "Stream":
+    """The endless batches of a run from `first_step` on; raises before reading any picture."""
+    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
+    source = sources.open_source(cfg.data.source)
+    return Stream(source, cfg.data, cfg.seed, cfg.batch, sharding.batch(mesh), first_step)
+
+
+class Stream:
+    """An iterator over global batches, each sharded over the mesh and one ahead of its use.
+
+    `broken` names each record that could not be read, with the reason, and `empty` those without a
+    usable mask; both are replaced by other records. TrainingError once too many are broken.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        config: DataConfig,
+        seed: int,
+        batch: int,
+        placement: NamedSharding,
+        first_step: int = 0,
+    ) -> None:
+        self._batch, self._placement = batch, placement
+        self._examples = Examples(source, config, seed)
+        rows = local_rows(placement, batch)
+        positions = grain.MapDataset.range(first_step * len(rows), sys.maxsize)
+        # Threads work on single examples, so that all of them help with the next batch.
+        reading = grain.ReadOptions(
+            num_threads=config.threads, prefetch_buffer_size=config.prefetch_batches * len(rows)
+        )
+        dataset = positions.map(lambda i: self._examples[position(i, rows, batch)])
+        self._host = iter(dataset.to_iter_dataset(reading).batch(len(rows)))
+        self._ahead: Batch | None = None
+
+    @property
+    def broken(self) -> dict[str, str]:
+        return self._examples.broken()
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        return self._examples.empty()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        ready = self._ahead if self._ahead is not None else self._put()
+        # Copying to the device is asynchronous: it overlaps with the step on the batch before.
+        self._ahead = self._put()
+        return ready
+
+    def _put(self) -> Batch:
+        return {
+            key: jax.make_array_from_process_local_data(
+                self._placement, rows, (self._batch, *rows.shape[1:])
+            )
+            for key, rows in next(self._host).items()
+        }
+
+    def close(self) -> None:
+        """Stop the threads; the stream cannot be read afterwards."""
+        self._host.close()
+        self._ahead = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+# ------------------------------------------------------------------------------------ positions
+
+
+def local_rows(
+    placement: NamedSharding, batch: int, devices: Sequence[jax.Device] | None = None
+) -> tuple[int, ...]:
+    """The rows of a global batch that these devices (default: this process's) hold, in order."""
+    held = placement.addressable_devices if devices is None else set(devices)
+    slices = placement.devices_indices_map((batch,))
+    return tuple(sorted({row for d in held for row in range(*slices[d][0].indices(batch))}))
+
+
+def position(index: int, rows: Sequence[int], batch: int) -> int:
+    """Where in the endless sequence the index-th example of a process stands that holds `rows`."""
+    step, slot = divmod(index, len(rows))
+    return step * batch + rows[slot]
+
+
+class Order:
+    """The endless sequence of (epoch, record): every record once an epoch, in a new order."""
+
+    def __init__(self, records: int, seed: int) -> None:
+        self._records = records
+        self._shuffled = grain.MapDataset.range(records).seed(seed).shuffle()
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        # Past its length a shuffled dataset starts the next epoch with another seed.
+        return position // self._records, self._shuffled[position]
+
+
+# ------------------------------------------------------------------------------------- examples
+
+
+class Examples:
+    """position -> view, broken and empty records replaced; safe to call from many threads."""
+
+    def __init__(self, source: Source, config: DataConfig, seed: int) -> None:
+        self._source, self._config, self._seed = source, config, seed
+        self._order = Order(len(source), seed)
+        self._lock = threading.Lock()
+        self._broken: dict[str, str] = {}
+        self._empty: set[str] = set()
+        self._reads = self._failures = 0
+
+    def __getitem__(self, position: int) -> View:
+        epoch, index = self._order[position]
+        for candidate in self._candidates(epoch, index):
+            view = self._view(epoch, candidate)
+            if view is not None:
+                return view
+        raise TrainingError(self._nothing_left())
+
+    def broken(self) -> dict[str, str]:
+        with self._lock:
+            return dict(self._broken)
+
+    def empty(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(sorted(self._empty))
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The record itself, then every other one once, in an order of its own."""
+        yield index
+        records = len(self._source)
+        rng = transforms.generator(self._seed, epoch, self._source.name(index), _REPLACEMENT)
+        stride = int(rng.integers(1, records)) if records > 1 else 1
+        while math.gcd(stride, records) > 1:  # coprime steps visit everything
+            stride += 1
+        for k in range(1, records):
+            yield (index + k * stride) % records
+
+    def _view(self, epoch: int, index: int) -> View | None:
+        name = self._source.name(index)
+        rng = transforms.generator(self._seed, epoch, name)
+        try:
+            view = transforms.view(self._source.read(index), self._config.view, rng)
+        except (DataError, MissingError) as error:
+            self._note_broken(name, str(error))
+            return None
+        with self._lock:
+            self._reads += 1
+            if view is None:
+                self._empty.add(name)
+        return view
+
+    def _note_broken(self, name: str, reason: str) -> None:
+        with self._lock:
+            self._reads += 1
+            self._failures += 1
+            self._broken[name] = reason
+            share = self._failures / self._reads
+            stop = len(self._broken) >= _ENOUGH_BROKEN and share > self._config.max_broken_share
+        if stop:
+            raise TrainingError(
+                f"{share:.1%} of {self._reads} records read are broken, but at most "
+                f"max_broken_share={self._config.max_broken_share:.1%} may be; mend them or raise "
+                f"it. The last one is {name}: {reason}"
+            )
+
+    def _nothing_left(self) -> str:
+        with self._lock:
+            example = next(iter(self._broken.values()), "none has a mask of a usable area")
+            return (
+                f"no record of {len(self._source)} can be used: {len(self._broken)} are broken, "
+                f"{len(self._empty)} have no usable mask ({example})"
+            )
