@@ -12,7 +12,8 @@ that the docstring names; the centre of the top-left pixel is (0, 0) + 0.5 only 
 position code (SAM adds the half pixel there).
 """
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import flax.struct
 from jaxtyping import Array, Float
