@@ -1,0 +1,74 @@
+"""Pictures to the square model input, and masks back to the picture, as the originals do it.
+
+EfficientSAM (`efficient_sam.py` of its release): both axes stretched to the full side; masks go
+straight from the decoder's size to the picture's. SAM (`predictor.py`, `transforms.py`): the
+longer side brought to the full side, the rest padded; masks pass through the size of the input.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+from esam_jax.config import SamConfig
+from esam_jax.ops import geometry, images, positions
+
+
+def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[Array, "p p 3"]:
+    """The picture as the image encoder takes it: p = `config.image_px`, normalised, float32."""
+    if config.fit == "stretch":
+        return _stretch(image_HW3, config.image_px)
+    # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
+    height, width = geometry.longest_side(*image_HW3.shape[:2], config.image_px)
+    resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = images.normalise(jnp.asarray(np.asarray(resized)))
+    # Padded after normalising, so that what is beside the picture has the mean colour.
+    below, beside = config.image_px - height, config.image_px - width
+    return jnp.pad(pixels, ((0, below), (0, beside), (0, 0)))
+
+
+def to_original(
+    low_res: Float[Array | np.ndarray, "*X l l"], height: int, width: int, config: SamConfig
+) -> Float[Array, "*X {height} {width}"]:
+    """The decoder's logits enlarged to a picture of height x width pixels, float32."""
+    if config.fit == "stretch":
+        return _bicubic(low_res, height, width)
+    return _unpad(low_res, height, width, config.image_px)
+
+
+@functools.partial(jax.jit, static_argnames="px")
+def _stretch(image_HW3: UInt8[Array, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
+    return images.normalise(images.stretch(image_HW3[None], px)[0])
+
+
+@functools.partial(jax.jit, static_argnames=("height", "width"))
+def _bicubic(
+    low_res: Float[Array, "*X l l"], height: int, width: int
+) -> Float[Array, "*X {height} {width}"]:
+    logits = low_res.astype(jnp.float32)[..., None]
+    return positions.bicubic_resize(logits, height, width)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnames=("height", "width", "px"))
+def _unpad(
+    low_res: Float[Array, "*X l l"], height: int, width: int, px: int
+) -> Float[Array, "*X {height} {width}"]:
+    side, inner = low_res.shape[-1], geometry.longest_side(height, width, px)
+    rows = _through_input(side, px, inner[0], height)
+    cols = _through_input(side, px, inner[1], width)
+    return positions.separable(low_res.astype(jnp.float32)[..., None], rows, cols)[..., 0]
+
+
+@functools.lru_cache(maxsize=64)
+def _through_input(side: int, px: int, inner: int, size: int) -> Float[np.ndarray, "{size} {side}"]:
+    """SAM's three steps along one axis (to the input's size, padding cut off, to the picture's).
+
+    Each is linear, so doing them to unit vectors gives the one matrix that does them all; no mask
+    is ever stored at the size of the input.
+    """
+    with jax.ensure_compile_time_eval():
+        enlarged = positions.linear_resize(jnp.eye(side), px)
+        return np.asarray(positions.linear_resize(enlarged[:inner], size))
