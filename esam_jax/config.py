@@ -264,6 +264,12 @@ class DataConfig:
             self.max_broken_share,
             "must lie in [0, 1]",
         )
+        _require(
+            not (self.view.kind == "prompted" and self.source.kind == "image_folder"),
+            "source.kind",
+            self.source.kind,
+            "prompted views need masks: read scenes, coco or sa1b",
+        )
 
 
 # ------------------------------------------------------------------------------------- tasks
@@ -394,6 +400,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in ("steps", "batch", "accumulate", "log_every_steps", "save_every_steps"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         _require(
             self.batch % self.accumulate == 0,
             "batch",
