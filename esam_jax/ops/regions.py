@@ -5,7 +5,7 @@ returns uninitialised memory for runs that fall short of the picture, so decodin
 C code only sees masks that exist and polygons that were checked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,8 @@ def rle_area(rle: Mapping[str, Any]) -> int:
     return int(_runs(rle)[1::2].sum())
 
 
-def from_polygons(
-    polygons: Sequence[Sequence[float]], height: int, width: int
-) -> Bool[np.ndarray, "H W"]:
-    """The union of polygons [x0, y0, x1, y1, ...], rasterised by COCO's own rule.
+def from_polygons(polygons: Any, height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    """The union of a list of polygons [x0, y0, x1, y1, ...], rasterised by COCO's own rule.
 
     Raises DataError unless each has three points or more, finite and at most one frame outside.
     """
@@ -53,8 +51,7 @@ def from_polygons(
     if not isinstance(polygons, list | tuple) or not polygons:
         raise DataError("a polygon annotation must be a list of at least one polygon")
     parts = [_polygon(polygon, height, width) for polygon in polygons]
-    merged = coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
-    return coco_mask.decode(merged).astype(bool)
+    return from_rle(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
 
 
 def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:

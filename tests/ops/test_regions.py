@@ -1,0 +1,101 @@
+"""Run lengths, polygons, boxes and overlap, with pycocotools as the judge on valid input."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from esam_jax.errors import DataError
+from esam_jax.ops import regions
+
+# 3 rows, 4 columns, read column by column: 0 0 1 | 1 1 0 | 0 0 0 | 1 1 1
+MASK = np.array([[0, 1, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1]], bool)
+COUNTS = [2, 3, 4, 3]
+
+
+def test_runs_go_down_the_columns_and_start_outside():
+    assert (regions.from_rle({"size": [3, 4], "counts": COUNTS}) == MASK).all()
+
+
+def test_text_form_is_that_of_pycocotools():
+    theirs = coco_mask.encode(np.asfortranarray(MASK, np.uint8))["counts"].decode()
+    assert regions.to_rle(MASK) == {"size": [3, 4], "counts": theirs}
+
+
+def test_long_runs_and_backward_differences():
+    mask = np.zeros((1500, 2250), bool)
+    mask[100:1400, 7:2000] = True
+    mask[3, 5] = mask[1499, 2249] = True
+    rle = regions.to_rle(mask)
+    assert (regions.from_rle(rle) == mask).all()
+    assert regions.rle_area(rle) == mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ([2, 3, 4], "sum to 9"),
+        ([2, 3, 4, 4], "sum to 13"),
+        ([14, -2], "0 to 12"),
+        ([2**33, 3], "0 to 12"),
+        ([6.0, 6.0], "whole numbers"),
+        ([True] * 12, "whole numbers"),
+        ([0] * 40 + [12], "at most 24"),
+        ([], "sum to 0"),
+        (None, "NoneType"),
+        ("", "inside a number"),
+        ("o", "inside a number"),  # the continuation bit is set, and nothing follows
+        ("\x7f", "alphabet"),
+        ("é", "ASCII"),
+        ("oooooooo0", "32 bits"),
+        ("O", "0 to 12"),  # -1
+        ("0" * 99, "characters"),
+    ],
+)
+def test_broken_runs_are_refused(counts: object, reason: str):
+    with pytest.raises(DataError, match=reason):
+        regions.from_rle({"size": [3, 4], "counts": counts})
+
+
+@pytest.mark.parametrize(
+    "size", [None, [3], [0, 4], [-3, 4], [3.0, 4], [200_000, 4], [16384, 16384], "34", [True, 12]]
+)
+def test_broken_sizes_are_refused_before_anything_is_allocated(size: object):
+    with pytest.raises(DataError, match="mask size"):
+        regions.from_rle({"size": size, "counts": COUNTS})
+
+
+def test_polygons_are_rasterised_as_coco_does():
+    square, triangle = [1.0, 1.0, 6.0, 1.0, 6.0, 5.0, 1.0, 5.0], [8.5, 0.5, 11.0, 7.0, 7.0, 6.0]
+    theirs = coco_mask.merge(coco_mask.frPyObjects([square, triangle], 9, 13))
+    ours = regions.from_polygons([square, triangle], 9, 13)
+    assert regions.to_rle(ours)["counts"] == theirs["counts"].decode()
+    assert ours[1:5, 1:6].all() and ours.sum() > 20
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [],
+        [[1, 1, 2, 2]],
+        [[1, 1, 2, 2, 3]],
+        [[1, 1, 2, 2, 3, float("nan")]],
+        [[1, 1, 2, 2, 3, 1e9]],
+        [[1, 1, 2, 2, "a", 3]],
+        [[[1, 1], [2, 2], [3, 3]]],
+        [None],
+        7,
+    ],
+)
+def test_broken_polygons_are_refused(polygons: object):
+    with pytest.raises(DataError, match="polygon"):
+        regions.from_polygons(polygons, 9, 13)
+
+
+def test_box_and_overlap():
+    assert regions.mask_box(MASK) == (0, 0, 4, 3)
+    assert regions.mask_box(MASK[:, 1:3]) == (0, 0, 1, 2)
+    assert regions.mask_box(np.zeros((3, 4), bool)) == (0, 0, 0, 0)
+    other = np.zeros_like(MASK)
+    other[:, 3] = True
+    assert regions.iou(MASK, other) == 3 / 6
+    assert regions.iou(~MASK & MASK, other & ~other) == 1.0
