@@ -50,7 +50,7 @@ def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarr
             rgb = _pixels(data, image, kind)
     except DataError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"the header promises more than {MAX_PIXELS} pixels") from error
     except Exception as error:  # decoders answer broken bytes with whatever they stumble over
         raise DataError(f"broken {kind} picture ({error})") from error

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
@@ -11,6 +11,7 @@ from esam_jax.errors import DataError
 from esam_jax.ops import regions
 
 
+@runtime_checkable  # for the shape checks in the tests
 class MaskSet(Protocol):
     """The masks of one picture. Both readers raise DataError when a mask asked for is broken."""
 
@@ -39,6 +40,7 @@ class Record:
     masks: MaskSet | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """Records by index. `read` raises DataError or MissingError for one that cannot be used."""
 

@@ -21,7 +21,7 @@ _Palette = tuple[tuple[float, ...], tuple[float, ...]]  # two RGB colours, about
 
 _STREAMS = {"train": 0, "heldout": 1}  # part of the seed: the two splits never share a scene
 _OBJECTS = (3, 6)
-_SMALLEST_SHARE = 24 / 64**2  # objects that show less than this share of the frame are no target
+_SMALLEST_SHARE = 48 / 64**2  # objects that show less than this share of the frame are no target
 _THIRDS = (0.0, 1 / 3, 2 / 3)
 
 
@@ -37,7 +37,7 @@ def draw(
     count = _whole(rng, *_OBJECTS)
     for label in range(1, count + 1):
         # Later objects lie on top and are smaller, which keeps the lower ones in sight.
-        reach = _between(rng, 0.16, 0.36) * (1.0 - 0.5 * label / count)
+        reach = _between(rng, 0.21, 0.42) * (1.0 - 0.45 * label / count)
         x, y = _between(rng, 0.1, 0.9), _between(rng, 0.1, 0.9)
         rows, columns = _window(y, reach, px), _window(x, reach, px)
         inside = _coverage(rng, x, y, reach, px, rows, columns)
@@ -104,7 +104,7 @@ def _blob(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plan
 
 
 def _ring(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plane:
-    half_width = reach * _between(rng, 0.15, 0.25)
+    half_width = reach * _between(rng, 0.2, 0.3)
     distance = np.sqrt(u * u + v * v) - (reach - half_width)
     return np.abs(distance) - half_width
 
