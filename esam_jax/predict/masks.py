@@ -28,18 +28,19 @@ class Masks:
     @property
     def logits(self) -> Float[np.ndarray, "Q M H W"]:
         """Logits enlarged to the picture, by the rule of this checkpoint's family; not kept."""
-        return self._enlarged(self.low_res)
+        return np.stack([[self._enlarged(low) for low in query] for query in self.low_res])
 
     def binary(self) -> Bool[np.ndarray, "Q M H W"]:
         """Every candidate as a mask of the picture."""
-        # One query at a time: floats of all of them would take 32 times the room of the answer.
-        return np.stack([self._thresholded(self._enlarged(low)) for low in self.low_res])
+        Q, M, side, _ = self.low_res.shape
+        inside = self._inside(self.low_res.reshape(Q * M, side, side))
+        return inside.reshape(Q, M, self.height, self.width)
 
     def best(self) -> tuple[Int[np.ndarray, " Q"], Bool[np.ndarray, "Q H W"]]:
         """Index of the candidate with the highest score, and its mask, for each query."""
         indices = self.scores.argmax(axis=1)
         chosen = self.low_res[np.arange(len(indices)), indices]
-        return indices, np.stack([self._thresholded(self._enlarged(low)) for low in chosen])
+        return indices, self._inside(chosen)
 
     def rle(self) -> list[list[dict[str, Any]]]:
         """COCO run lengths {"size", "counts"} of every candidate: `rle()[query][candidate]`."""
@@ -49,6 +50,15 @@ class Masks:
         logits = frames.to_original(low_res, self.height, self.width, self.config)
         return np.asarray(logits, np.float32)
 
-    def _thresholded(self, logits: np.ndarray) -> np.ndarray:
-        """EfficientSAM's callers count a logit of exactly 0 as inside, SAM's do not."""
-        return logits >= 0 if self.config.decoder.wiring == "efficientsam" else logits > 0
+    def _inside(self, low_res_Xll: np.ndarray) -> np.ndarray:
+        """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not.
+
+        One at a time: the floats of all would take 32 times the room of the answer, and whatever
+        their number, one function is compiled for one size of picture.
+        """
+        inside = np.empty((len(low_res_Xll), self.height, self.width), bool)
+        zero_is_inside = self.config.decoder.wiring == "efficientsam"
+        for slot, low_res in zip(inside, low_res_Xll, strict=True):
+            logits = self._enlarged(low_res)
+            np.copyto(slot, logits >= 0 if zero_is_inside else logits > 0)
+        return inside

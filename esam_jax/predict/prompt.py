@@ -64,7 +64,7 @@ class Prompt:
 
     def check(self, config: SamConfig, height: int, width: int) -> None:
         """PromptError unless this fits a picture of that size and a model of that config."""
-        self._check_inside(height, width)
+        self.check_inside(height, width)
         decoder = config.decoder
         if decoder.background == "none" and (self.labels == BACKGROUND).any():
             raise PromptError(
@@ -91,7 +91,8 @@ class Prompt:
                 f"({side}, {side}): pass Masks.low_res, or a mask of booleans in any size"
             )
 
-    def _check_inside(self, height: int, width: int) -> None:
+    def check_inside(self, height: int, width: int) -> None:
+        """PromptError unless points and box lie in a picture of that size."""
         frame = f"the picture is {width} wide and {height} high: give x, y in its pixels"
         for x, y in self.points:
             if not (0 <= x < width and 0 <= y < height):

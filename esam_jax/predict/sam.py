@@ -1,7 +1,7 @@
 """A loaded model: encode a picture once, then ask for as many masks as wanted."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -64,7 +64,7 @@ class Sam:
         features = []
         for chunk in _powers_of_two(pictures, self._pictures_at_once):
             pixels = np.stack([np.asarray(frames.to_input(x, self.config)) for x in chunk])
-            features.append(self._encode(self.params, pixels))
+            features.append(_encode(self.model, self.params, pixels))
         return Embedding(
             features=jax.numpy.concatenate(features) if len(features) > 1 else features[0],
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
@@ -107,9 +107,10 @@ class Sam:
         side, candidates = self.config.low_res_px, self.config.decoder.mask_tokens - 1
         shape = (len(prompts), candidates if multimask else 1)
         low_res, scores = np.empty((*shape, side, side), np.float32), np.empty(shape, np.float32)
-        decode = self._decode_many if multimask else self._decode_single
         for group in queries.groups(prompts, self.config, *size):
-            logits, iou = decode(self.params, features, *group.batch())
+            logits, iou = _decode(
+                self.model, self.params, features, *group.batch(), multimask=multimask
+            )
             count = len(group.indices)
             low_res[group.indices] = np.asarray(logits, np.float32)[0, :count]
             scores[group.indices] = np.asarray(iou, np.float32)[0, :count]
@@ -119,29 +120,21 @@ class Sam:
     def _pictures_at_once(self) -> int:
         return max(1, _PIXELS_AT_ONCE // self.config.image_px**2)
 
-    # Compiled functions belong to the instance: a second model never evicts them.
-    @functools.cached_property
-    def _encode(self) -> Callable[..., Array]:
-        model = self.model
-        return jax.jit(
-            lambda params, pixels: model.apply({"params": params}, pixels, method="encode")
-        )
 
-    @functools.cached_property
-    def _decode_many(self) -> Callable[..., tuple[Array, Array]]:
-        return self._jit_decode(multimask=True)
+# Compiled for the module and the shapes alone: another set of weights, such as those of a later
+# step of training, finds what is there.
+@functools.partial(jax.jit, static_argnames="model")
+def _encode(
+    model: efficient_sam.Sam, params: Params, pixels: Float[Array, "B H W 3"]
+) -> Float[Array, "B h w C"]:
+    return model.apply({"params": params}, pixels, method="encode")
 
-    @functools.cached_property
-    def _decode_single(self) -> Callable[..., tuple[Array, Array]]:
-        return self._jit_decode(multimask=False)
 
-    def _jit_decode(self, *, multimask: bool) -> Callable[..., tuple[Array, Array]]:
-        def decode(params: Params, *arrays: Array | None) -> Any:
-            return self.model.apply(
-                {"params": params}, *arrays, multimask=multimask, method="decode"
-            )
-
-        return jax.jit(decode)
+@functools.partial(jax.jit, static_argnames=("model", "multimask"))
+def _decode(
+    model: efficient_sam.Sam, params: Params, *arrays: Array | None, multimask: bool
+) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+    return model.apply({"params": params}, *arrays, multimask=multimask, method="decode")
 
 
 def _check_picture(picture: Any, name: str) -> None:

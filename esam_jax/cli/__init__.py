@@ -1,0 +1,78 @@
+"""The `esam` command: finds the sub-command, and turns whatever goes wrong into an exit code.
+
+0 when done; 2 for what the user can mend, with one line on stderr; 1 for a defect of ours.
+"""
+
+import difflib
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import esam_jax
+from esam_jax.errors import ConfigError, EsamError
+
+COMMANDS = {
+    "train": "train models from a config; goes on by itself where it stopped",
+    "segment": "masks of a picture for points, boxes and masks",
+    "evaluate": "measure a model on data with masks",
+    "quickstart": "teacher, SAMI and segmentation in small, on this machine",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `esam ARGV...`, gives back its exit code; with --debug errors keep their traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return _dispatch(arguments)
+        except SystemExit as leave:  # --help, and a run that was told to end
+            return leave.code if isinstance(leave.code, int) else 0
+        except KeyboardInterrupt:
+            return _complain("interrupted", 130)
+        except EsamError as error:
+            if debug:
+                raise
+            return _complain(str(error), 2)
+        except Exception as error:
+            if debug:
+                raise
+            about = f"{type(error).__name__}: {error}"
+            return _complain(f"a defect of esam_jax ({about}); --debug shows where", 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        raise ConfigError(f"no command is given: write esam {'|'.join(COMMANDS)}, or esam --help")
+    name, *rest = arguments
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(esam_jax.__version__)
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"esam has no command {name!r}: {hint}")
+    # Imported when asked for: `esam --help` should not wait for JAX.
+    return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
+
+
+def _help() -> str:
+    lines = ["usage: esam COMMAND ...   (esam COMMAND --help says more)", ""]
+    lines += [f"  {name:<12}{about}" for name, about in COMMANDS.items()]
+    return "\n".join([*lines, "", "  --debug     show where an error came from", "  --version"])
+
+
+def _complain(message: str, code: int) -> int:
+    print("esam:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _show_warning(message: Any, *details: Any) -> None:
+    print("esam: warning:", " ".join(str(message).split()), file=sys.stderr)

@@ -1,0 +1,66 @@
+"""`esam evaluate TASK --model M --data D`: a measurement, with its protocol beside its numbers."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+from esam_jax.cli import arguments
+from esam_jax.convert import source as models
+from esam_jax.data import sources
+from esam_jax.errors import ConfigError
+from esam_jax.evaluate import prompts
+from esam_jax.predict.load import load
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """One box, and one click, against the labelled masks of pictures."""
+
+    task: tyro.conf.Positional[Literal["prompts"]]
+    """What to measure."""
+    model: str
+    """A model folder, run folder, .pt, .pth or .safetensors file, or preset."""
+    data: str
+    """The word scenes, a COCO json or its picture folder, or a folder of sa_*.json."""
+    images: int = 100
+    """How many pictures, drawn with the seed; all of them when there are fewer."""
+    masks_per_image: int = 32
+    """How many masks of each picture at most, drawn with the seed."""
+    click: prompts.Click = "uniform"
+    """Where in the mask the point lies: anywhere, or as deep inside as possible."""
+    seed: int = 0
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the numbers; model and data are found before weights are read."""
+    args = arguments.parse(Prompts, argv, prog="esam evaluate")
+    for name in ("images", "masks_per_image"):
+        if getattr(args, name) < 1:
+            key = name.replace("_", "-")
+            raise ConfigError(f"--{key} is {getattr(args, name)}, but at least 1 is needed")
+    models.locate(args.model)
+    source = sources.open_source(sources.detect(args.data))
+    result = prompts.evaluate(
+        load(args.model),
+        source,
+        images=args.images,
+        masks_per_image=args.masks_per_image,
+        seed=args.seed,
+        click=args.click,
+    )
+    print(json.dumps(result) if args.json else _for_people(result))
+    return 0
+
+
+def _for_people(result: dict) -> str:
+    return (
+        f"box mIoU    {result['box_miou']:.4f}\n"
+        f"point mIoU  {result['point_miou']:.4f}\n"
+        f"filled box  {result['fill_box']:.4f}\n"
+        f"{result['masks']} masks in {result['images']} pictures. {result['protocol']}"
+    )

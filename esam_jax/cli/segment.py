@@ -1,0 +1,155 @@
+"""`esam segment IMAGE --model M --point X,Y --box X0,Y0,X1,Y1 --out DIR`: masks for prompts.
+
+All points are one query. A box joins it, and so does a mask; every further box is a query of its
+own. For each query the candidate with the highest predicted IoU is written.
+"""
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from esam_jax.cli import arguments
+from esam_jax.convert import source as models
+from esam_jax.data import pictures
+from esam_jax.errors import MissingError, PromptError
+from esam_jax.ops import regions
+from esam_jax.predict import draw
+from esam_jax.predict.load import load
+from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
+
+_Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Masks of a picture, in pixels of the picture: overlay.png, mask_00.png, ..., masks.json."""
+
+    image: tyro.conf.Positional[Path]
+    """A JPEG, PNG or WebP picture."""
+    model: str
+    """A model folder, run folder, .pt, .pth or .safetensors file, or preset."""
+    out: Path
+    """Folder for the results; files of the same names are replaced."""
+    point: _Repeated = ()
+    """X,Y or X,Y,LABEL with 1 for foreground and 0 for background. All points are one query."""
+    box: _Repeated = ()
+    """X0,Y0,X1,Y1. The first joins the points, each further one is a query of its own."""
+    mask: Path | None = None
+    """A mask picture (any pixel but black counts) that joins the first query."""
+    json: bool = False
+    """Print the contents of masks.json."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the masks; picture, prompts, model and folder are checked before weights are read."""
+    args = arguments.parse(Segment, argv, prog="esam segment")
+    picture = pictures.read_rgb(args.image)
+    height, width = picture.shape[:2]
+    prompts = _prompts(args)
+    for prompt in prompts:
+        prompt.check_inside(height, width)
+    arguments.require_writable(args.out)
+    models.locate(args.model)
+
+    sam = load(args.model)
+    for prompt in prompts:
+        prompt.check(sam.config, height, width)
+    masks = sam.decode(sam.encode(picture), prompts)
+    report = _write(args, picture, prompts, masks)
+    print(json.dumps(report) if args.json else f"{len(prompts)} masks in {args.out}")
+    return 0
+
+
+def _prompts(args: Segment) -> list[Prompt]:
+    points = [_floats("--point", text, (2, 3)) for text in args.point]
+    boxes = [_floats("--box", text, (4,)) for text in args.box]
+    mask = None if args.mask is None else pictures.read_rgb(args.mask).any(axis=2)
+    if not (points or boxes or mask is not None):
+        raise PromptError("nothing is asked: give --point X,Y, --box X0,Y0,X1,Y1 or --mask FILE")
+    first = Prompt(
+        points=[point[:2] for point in points],
+        labels=[point[2] if len(point) == 3 else 1 for point in points],
+        box=boxes[0] if boxes else None,
+        mask=mask,
+    )
+    return [first, *(Prompt(box=box) for box in boxes[1:])]
+
+
+def _floats(option: str, text: str, counts: tuple[int, ...]) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in counts:
+        form = "X,Y or X,Y,LABEL" if option == "--point" else "X0,Y0,X1,Y1"
+        raise PromptError(f"{option} is {text!r}, but must be {form} without spaces")
+    return numbers
+
+
+def _write(
+    args: Segment, picture: np.ndarray, prompts: list[Prompt], masks: Masks
+) -> dict[str, Any]:
+    """masks.json comes last: where it lies, the rest is whole."""
+    indices, chosen = masks.best()
+    files = {"overlay.png": _png(draw.overlay(picture, chosen, prompts))}
+    entries = []
+    for i, (index, mask, prompt) in enumerate(zip(indices, chosen, prompts, strict=True)):
+        name = f"mask_{i:02d}.png"
+        files[name] = _png(mask.astype(np.uint8) * 255)
+        entries.append(
+            {
+                "file": name,
+                "segmentation": regions.to_rle(mask),
+                "bbox": regions.mask_box(mask),
+                "area": int(mask.sum()),
+                "score": float(masks.scores[i, index]),
+                "candidate": int(index),
+                "candidate_scores": [float(score) for score in masks.scores[i]],
+                "prompt": _describe(prompt, args.mask),
+            }
+        )
+    report = {
+        "image": str(args.image),
+        "size": list(picture.shape[:2]),
+        "model": args.model,
+        "masks": entries,
+    }
+    files["masks.json"] = (json.dumps(report, indent=1) + "\n").encode()
+    _put(args.out, files)
+    return report
+
+
+def _describe(prompt: Prompt, mask_file: Path | None) -> dict[str, Any]:
+    return {
+        "points": prompt.points.tolist(),
+        "labels": prompt.labels.tolist(),
+        "box": None if prompt.box is None else prompt.box.tolist(),
+        "mask": None if prompt.mask is None else str(mask_file),
+    }
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _put(folder: Path, files: dict[str, bytes]) -> None:
+    """Each file under a temporary name, then renamed, so that none is ever half there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            fresh = folder / f".{name}.{os.getpid()}.new"
+            fresh.write_bytes(content)
+            fresh.replace(folder / name)
+    except OSError as error:
+        raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error

@@ -1,0 +1,59 @@
+"""`esam train CONFIG --workdir DIR [--field.name value ...]`: any task, from its config file."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import configs
+from esam_jax.cli import arguments
+from esam_jax.config import RunConfig
+from esam_jax.errors import ConfigError, EsamError
+
+_USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--json]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Trains what CONFIG says: a name in `configs/`, or a .py file of your own.
+
+    `esam train CONFIG --help` lists every key of that config, with its value.
+    """
+
+    workdir: Path
+    """The run's folder; a run that lies there already is continued."""
+    json: bool = False
+    """Print the last value of every metric as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Trains to the end; ConfigError for an unknown config or key, before JAX starts."""
+    if not argv:
+        raise ConfigError(f"no config is named: write {_USAGE}")
+    if argv[0].startswith("-"):
+        arguments.parse(Where, argv, prog="esam train CONFIG")
+        raise ConfigError(f"the config comes first: write {_USAGE}")
+    name, *rest = argv
+    config, prog = _load(name), f"esam train {name}"
+    if "-h" in rest or "--help" in rest:
+        arguments.parse(RunConfig, ["--help"], prog=prog, default=config)
+    where, keys = arguments.parse_known(Where, rest, prog=prog)
+    arguments.require_known(keys, config)
+    config = arguments.parse(RunConfig, keys, prog=prog, default=config)
+    arguments.require_writable(where.workdir)
+
+    from esam_jax.train import loop  # starts JAX, which a typing error should not have to wait for
+
+    metrics = loop.run(config, where.workdir)
+    if where.json:
+        print(json.dumps(metrics))
+    return 0
+
+
+def _load(name: str) -> RunConfig:
+    try:
+        return configs.load(name)
+    except EsamError:
+        raise
+    except Exception as error:  # whatever the user's own file raises
+        raise ConfigError(f"{name} cannot be run: {type(error).__name__}: {error}") from error

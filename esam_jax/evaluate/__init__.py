@@ -1,0 +1,1 @@
+"""Measurements that state their protocol."""
