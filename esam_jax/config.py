@@ -415,6 +415,12 @@ class RunConfig:
             f"the task {self.task.kind!r} reads {wanted!r} views",
         )
         _require(
+            self.evaluate is None or self.task.kind == "segment",
+            "evaluate",
+            self.evaluate,
+            f"the task {self.task.kind!r} trains no masks to measure: leave it out",
+        )
+        _require(
             self.optim.warmup_steps < self.steps,
             "optim.warmup_steps",
             self.optim.warmup_steps,

@@ -6,7 +6,7 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,24 +21,14 @@ _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | None = None) -> Args:
-    """The arguments as a `kind`; ConfigError in one line for what does not parse."""
+    """The arguments as a `kind`; ConfigError, in one line, for what does not parse."""
+    _require_known(argv, list(_keys(kind if default is None else default)), prog)
     return _call(kind, argv, prog, default, False)
 
 
 def parse_known(kind: type[Args], argv: Sequence[str], *, prog: str) -> tuple[Args, list[str]]:
-    """As `parse`, with what is left over instead of an error about it."""
+    """As `parse`, with the options that are not `kind`'s handed back."""
     return _call(kind, argv, prog, None, True)
-
-
-def require_known(argv: Sequence[str], config: Any) -> None:
-    """ConfigError with a suggestion for the first `--key` that is no field of the config."""
-    known = list(_keys(config))
-    for argument in argv:
-        key = argument.split("=")[0].replace("_", "-")
-        if key.startswith("--") and key[2:] not in known:
-            close = difflib.get_close_matches(key[2:], known, n=1, cutoff=0.5)
-            hint = f"did you mean --{close[0]}?" if close else "--help lists them all"
-            raise ConfigError(f"this config has no key {key}: {hint}")
 
 
 def require_writable(folder: Path) -> None:
@@ -73,18 +63,32 @@ def _call(
         raise ConfigError(f"{_in_one_line(complaint.getvalue())} ({prog} --help)") from None
 
 
-def _in_one_line(box: str) -> str:
-    """tyro's complaint without its frame: the part between the title and the help text."""
-    lines = [line.strip(" \t│╭╮╰╯─") for line in box.splitlines()]
-    body = " ".join(line for line in lines[1:] if line and not set(line) <= {"-"})
-    body = re.split(r"Argument helptext:|For full helptext", body)[0]
-    return " ".join(body.split())
+def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:
+    """tyro suggests too, but in a frame of many lines."""
+    for argument in argv:
+        option = argument.split("=")[0].replace("_", "-")
+        if option.startswith("--") and option[2:] not in (*known, "help"):
+            close = difflib.get_close_matches(option[2:], known, n=1, cutoff=0.5)
+            hint = f"did you mean --{close[0]}?" if close else f"{prog} --help lists them all"
+            raise ConfigError(f"{prog} has no option {option}: {hint}")
 
 
-def _keys(config: Any, prefix: str = "") -> Any:
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """Names of the options of a dataclass, or of an instance of nested ones."""
     for field in dataclasses.fields(config):
-        name, value = prefix + field.name.replace("_", "-"), getattr(config, field.name)
+        name, value = prefix + field.name.replace("_", "-"), getattr(config, field.name, None)
         if dataclasses.is_dataclass(value):
             yield from _keys(value, name + ".")
         else:
             yield name
+
+
+def _in_one_line(box: str) -> str:
+    """tyro's complaint without its frame: the part between the title and the help text."""
+    title, *lines = [re.sub("^│ |[│╭╮╰╯─]", "", line).rstrip() for line in box.splitlines()]
+    if "Required options" in title:
+        names = [line.strip() for line in lines if re.match(r" {4}\S", line)]
+        return f"missing: {', '.join(name for name in names if '--help' not in name)}"
+    body = " ".join(line.strip() for line in lines if not set(line) <= set("- "))
+    body = re.split(r"Argument helptext:|For full helptext", body)[0]
+    return " ".join(body.split())

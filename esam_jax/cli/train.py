@@ -38,7 +38,6 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in rest or "--help" in rest:
         arguments.parse(RunConfig, ["--help"], prog=prog, default=config)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
-    arguments.require_known(keys, config)
     config = arguments.parse(RunConfig, keys, prog=prog, default=config)
     arguments.require_writable(where.workdir)
 
