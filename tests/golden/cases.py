@@ -1,0 +1,203 @@
+"""The golden cases: what the PyTorch originals gave, and the network of ours to hold against it.
+
+Limits are those suggested with the measurements: some ten times the rounding floor of float32 in
+the originals themselves. A relative error is the largest difference over the root mean square of
+what is expected.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from golden import weights
+
+from esam_jax.config import SamConfig
+from esam_jax.convert import torch_io
+from esam_jax.models.efficient_sam import Sam
+from esam_jax.models.prompt import PromptEncoder
+
+LIMITS = {
+    "encoder_input_sample": 5e-6,
+    "low_res_sample": 1e-4,
+    "single_low_res_sample": 1e-4,
+    "full_sample": 3e-4,
+    "mask_pixels": 2e-4,
+}
+RELATIVE_LIMIT = 5e-5  # of every other array; the same number, absolute, for IoU
+
+measured: dict[str, float] = {}  # the worst of each quantity so far, for a report
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One file: its arrays by name, and how it was made."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def prompt(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of one prompt, without its name in front."""
+        start = f"{name}/"
+        return {k[len(start) :]: x for k, x in self.arrays.items() if k.startswith(start)}
+
+    @property
+    def network(self) -> "Network":
+        rules = tuple((pattern, factor) for pattern, factor in self.meta.get("scaled", []))
+        return network(self.meta["listing"], self.meta["seed"], rules)
+
+
+@functools.cache
+def load(name: str) -> Case:
+    with np.load(weights.FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    return Case(json.loads(str(arrays.pop("meta"))), arrays)
+
+
+class Network:
+    """A model with golden weights, compiled so that it also gives what happens inside."""
+
+    def __init__(self, config: SamConfig, params: Any) -> None:
+        self.config, self.params = config, jax.device_put(params)
+        self._encode = _watched(config, "encode", _encoder_taps)
+        self._decode = _watched(config, "_all_masks", _decoder_taps)
+
+    def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
+        """The embedding, and {"patch_plus_pos", "after_block_0", ...}."""
+        return self._encode(self.params, pixels_BHWC)
+
+    def decode(
+        self, embedding: Any, points: Any, labels: Any, mask: Any = None
+    ) -> tuple[Any, dict]:
+        """(logits, IoU) of all mask tokens, and {"sparse", "dense", "decoder_tokens", ...}."""
+        return self._decode(self.params, embedding, points, labels, mask)
+
+    @property
+    def dense_position(self) -> Any:
+        """The position code of the grid, as of one picture."""
+        encoder = PromptEncoder(self.config)
+        params = {"params": self.params["prompt"]}
+        return encoder.apply(params, method="dense_position")[None]
+
+
+@functools.lru_cache(maxsize=2)
+def _watched(config: SamConfig, method: str, tap: Any) -> Any:
+    """`method`, compiled, which also gives what `tap` picks from the calls of its modules."""
+    model = Sam(config)
+
+    def run(params, *inputs):
+        seen = {}
+
+        def intercept(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__":
+                tap(seen, context.module, args, out)
+            return out
+
+        with nn.intercept_methods(intercept):
+            out = model.apply({"params": params}, *inputs, method=method)
+        return out, seen
+
+    return jax.jit(run)
+
+
+def _encoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
+    name = module.name or ""
+    if name.startswith("block_"):
+        if name == "block_00":
+            seen["patch_plus_pos"] = args[0]
+        seen[f"after_block_{int(name[6:])}"] = out
+
+
+def _decoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
+    if module.name == "prompt":
+        seen["sparse"], seen["dense"] = out
+    if module.name == "two_way":
+        seen["decoder_tokens"], seen["decoder_image"] = out
+
+
+@functools.lru_cache(maxsize=1)
+def network(listing: str, seed: int, scaled: tuple) -> Network:
+    """The last one is kept: tests go case by case, so no full-size weights are made twice."""
+    state = weights.state_dict(listing, seed, scaled)
+    config = torch_io.detect(state)
+    return Network(config, torch_io.from_state_dict(state, config))
+
+
+# --------------------------------------------------------------------------------- comparing
+
+
+def limit(quantity: str) -> float:
+    """What an error may be: absolute for IoU, a share of pixels for masks, else relative."""
+    return LIMITS.get(quantity, RELATIVE_LIMIT)
+
+
+def check(name: str, got: Any, expected: np.ndarray) -> None:
+    """Asserts that an array lies within the limit of its quantity (the name after the last "/")."""
+    got, quantity = np.asarray(got), name.rsplit("/", 1)[-1]
+    assert got.shape == expected.shape, (name, got.shape, expected.shape)
+    worst = float(np.abs(got - expected).max(initial=0))
+    _hold(name, quantity, worst if quantity.endswith("iou") else worst / _rms(expected))
+
+
+def _hold(name: str, quantity: str, error: float) -> None:
+    measured[quantity] = max(measured.get(quantity, 0.0), error)
+    assert error <= limit(quantity), (
+        f"{name} is off by {error:.2e}, more than {limit(quantity):.0e}"
+    )
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt((x.astype(np.float64) ** 2).mean())) if x.size else 1.0
+
+
+def check_masks(
+    name: str, logits: np.ndarray, mask: np.ndarray, wanted: dict[str, np.ndarray]
+) -> None:
+    """Asserts that nearly all pixels agree, and that the others are undecided."""
+    areas = np.abs(mask.sum((-2, -1)) - wanted["full_mask_area"])
+    assert areas.max() <= limit("mask_pixels") * mask.size, f"{name}: areas differ by {areas}"
+    if mask.shape[-2] * mask.shape[-1] > 200_000:  # such files hold every 16th row
+        logits, mask = logits[..., ::16, :], mask[..., ::16, :]
+    bits = wanted["full_mask_bits"]
+    expected = np.unpackbits(bits, axis=-1, count=mask.shape[-1]).astype(bool)
+    assert mask.shape == expected.shape, name
+    differ = mask != expected
+    _hold(name, "mask_pixels", float(differ.mean()))
+    assert np.abs(logits[differ]).max(initial=0) <= 1e-3, f"{name}: a clear pixel differs"
+
+
+def sample_map(x_BhwC: Any) -> np.ndarray:
+    """The positions of a channel-last map that files keep, channel first."""
+    step = max(1, x_BhwC.shape[1] // 8)
+    return np.asarray(x_BhwC)[:, 3::step, 5::step].transpose(0, 3, 1, 2)
+
+
+def sample_tokens(x: Any, side: int, channel_step: int) -> np.ndarray:
+    """The tokens that files keep, of any layout whose tokens are a square of `side`."""
+    x_BhwC, step = np.asarray(x).reshape(-1, side, side, x.shape[-1]), max(1, side // 8)
+    return x_BhwC[:, 3 % step :: step, 5 % step :: step, ::channel_step]
+
+
+def check_encoder(pixels: np.ndarray, embedding: Any, seen: dict[str, Any], case: Case) -> None:
+    """Asserts the input, every block that the file holds, and the embedding."""
+    arrays, grid = case.arrays, embedding.shape[1]
+    sample = pixels.transpose(0, 3, 1, 2)[:, :, 7::31, 11::29]
+    check("encoder_input_sample", sample, arrays["encoder_input_sample"])
+    for key in ("patch_plus_pos", *(f"after_block_{i}" for i in case.meta["blocks"])):
+        tokens = sample_tokens(seen[key], grid, case.meta["token_channel_step"])
+        check(key, tokens, arrays[key])
+    x = np.asarray(embedding)
+    check("embedding_sample", sample_map(x), arrays["embedding_sample"])
+    for key, reduce in (
+        ("mean", np.mean),
+        ("std", np.std),
+        ("absmax", lambda x, axis: abs(x).max(axis)),
+    ):
+        check(
+            f"embedding_channel_{key}", reduce(x, axis=(1, 2)), arrays[f"embedding_channel_{key}"]
+        )
+    check("dense_pe_sample", sample_map(case.network.dense_position), arrays["dense_pe_sample"])
