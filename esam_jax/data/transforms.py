@@ -116,7 +116,7 @@ def _fitted(image: UInt8[np.ndarray, "H W 3"], config: PromptedConfig) -> tuple[
     """Height and width of the picture inside the square input."""
     if config.fit == "stretch":
         return config.image_px, config.image_px
-    height, width = geometry.longest_side(*image.shape[:2], config.image_px)
+    height, width = geometry.longest_side(image.shape[0], image.shape[1], config.image_px)
     return max(height, 1), max(width, 1)  # a line of one pixel would vanish
 
 

@@ -22,7 +22,7 @@ _BYTES_PER_RUN = 7  # five bits a character: enough for 32 bits, whatever the si
 
 def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
     """COCO's compressed run lengths: {"size": [H, W], "counts": str}, ready for json."""
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    rle: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
@@ -50,7 +50,7 @@ def from_polygons(polygons: Any, height: int, width: int) -> Bool[np.ndarray, "H
     height, width = _size({"size": [height, width]})
     if not isinstance(polygons, list | tuple) or not polygons:
         raise DataError("a polygon annotation must be a list of at least one polygon")
-    parts = [_polygon(polygon, height, width) for polygon in polygons]
+    parts: Any = [_polygon(polygon, height, width) for polygon in polygons]
     return from_rle(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
 
 

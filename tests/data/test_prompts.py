@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from esam_jax.data import prompts
+from esam_jax.errors import DataError
+
+MASK = np.zeros((9, 14), bool)
+MASK[2:7, 3:12] = True
+NOISE = {"box_noise": 0.1, "box_noise_max_px": 20.0}
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_first_prompts_are_points_and_boxes_in_equal_parts():
+    labels = [prompts.first_prompt(rng(seed), MASK, **NOISE)[1].tolist() for seed in range(400)]
+    assert all(label in ([1, -1], [2, 3]) for label in labels)
+    assert 160 < labels.count([2, 3]) < 240
+
+
+def test_first_prompts_fill_two_slots():
+    for seed in range(20):
+        points, labels = prompts.first_prompt(rng(seed), MASK, **NOISE)
+        if labels[0] == 1:
+            x, y = points[0].astype(int)
+            assert MASK[y, x] and (points[1] == 0).all()
+        else:
+            assert (points[0] <= points[1]).all()
+
+
+def test_points_are_uniform_over_the_mask():
+    mask = np.zeros((4, 6), bool)
+    mask[1, 2] = mask[1, 3] = mask[3, 5] = True
+    generator = rng()
+    drawn = [tuple(prompts.uniform_point(generator, mask).astype(int)) for _ in range(900)]
+    counts = {point: drawn.count(point) for point in set(drawn)}
+    assert set(counts) == {(2, 1), (3, 1), (5, 3)}
+    assert all(abs(count - 300) < 60 for count in counts.values())
+
+
+def test_tight_box_names_the_outermost_pixels():
+    assert prompts.tight_box(MASK).tolist() == [3, 2, 11, 6]
+
+
+def test_box_noise_has_the_papers_spread():
+    """Standard deviation: a tenth of 90 and 40 pixels, until the bound cuts it."""
+    mask = np.zeros((400, 500), bool)
+    mask[150:190, 200:290] = True
+    generator = rng()
+    free = np.stack(
+        [prompts.noisy_box(generator, mask, share=0.1, max_px=1e9) for _ in range(3000)]
+    )
+    assert np.allclose(free.std(0), [9, 4, 9, 4], rtol=0.06)
+    assert np.allclose(free.mean(0), prompts.tight_box(mask), atol=0.6)
+    bounded = np.stack(
+        [prompts.noisy_box(generator, mask, share=0.5, max_px=6.0) for _ in range(300)]
+    )
+    assert np.abs(bounded - prompts.tight_box(mask)).max() == 6.0
+
+
+def test_no_noise_is_the_tight_box():
+    box = prompts.noisy_box(rng(), MASK, share=0.0, max_px=20.0)
+    assert (box == prompts.tight_box(MASK)).all()
+
+
+def test_centre_is_farthest_from_every_edge():
+    assert prompts.centre_point(MASK).tolist() == [5, 4]  # first of the middle row's 5
+    assert prompts.centre_point(np.ones((5, 7), bool)).tolist() == [2, 2]  # the frame is an edge
+    hole = np.ones((7, 7), bool)
+    hole[3, 3] = False
+    y, x = prompts.centre_point(hole).astype(int)[::-1]
+    assert hole[y, x]
+
+
+def test_an_empty_mask_has_no_prompt():
+    empty = np.zeros((3, 4), bool)
+    for draw in (
+        lambda: prompts.uniform_point(rng(), empty),
+        lambda: prompts.tight_box(empty),
+        lambda: prompts.noisy_box(rng(), empty, share=0.1, max_px=20.0),
+        lambda: prompts.centre_point(empty),
+    ):
+        with pytest.raises(DataError, match="empty"):
+            draw()

@@ -1,0 +1,99 @@
+"""The order of examples: the same for any processes and any restart, each record once an epoch."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esam_jax import sharding
+from esam_jax.config import CropConfig, DataConfig, MeshConfig, SourceConfig
+from esam_jax.data import loader, scenes
+from esam_jax.data.records import Record
+from esam_jax.errors import DataError
+
+SOURCE = SourceConfig(kind="scenes")
+VIEW = CropConfig(image_px=8)
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Fragile:
+    """Scenes of which some cannot be read; notes what was."""
+
+    def __init__(self, records: int, broken: set[int]) -> None:
+        self.records, self.broken, self.read_names = records, broken, []
+
+    def __len__(self) -> int:
+        return self.records
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> Record:
+        if index in self.broken:
+            raise DataError("broken on purpose")
+        self.read_names.append(index)
+        return Record(self.name(index), scenes.draw(index, 32)[0])
+
+
+@given(seeds, st.integers(1, 40), st.integers(0, 4))
+def test_every_record_comes_once_an_epoch(seed: int, records: int, epoch: int):
+    order = loader.Order(records, seed)
+    positions = range(epoch * records, (epoch + 1) * records)
+    assert {order[p][0] for p in positions} == {epoch}
+    assert sorted(order[p][1] for p in positions) == list(range(records))
+
+
+@given(seeds)
+def test_epochs_and_seeds_shuffle_anew(seed: int):
+    first, other = loader.Order(60, seed), loader.Order(60, seed ^ 1)
+    orders = [
+        [first[p][1] for p in range(60)],
+        [first[p][1] for p in range(60, 120)],
+        [other[p][1] for p in range(60)],
+    ]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8]),
+    st.sampled_from([(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)]),
+    st.integers(1, 3),
+    st.integers(0, 7),
+)
+def test_processes_read_together_what_one_reads_alone(
+    processes: int, shape: tuple[int, int, int], per_device: int, step: int
+):
+    """Pretend processes of neighbouring devices; replicas along `tensor` read the same rows."""
+    data, fsdp, tensor = shape
+    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+    placement, batch = sharding.batch(mesh), per_device * data * fsdp
+    devices = list(mesh.devices.flat)
+    share = len(devices) // processes
+    seen: dict[int, int] = {}
+    for process in range(processes):
+        mine = devices[process * share : (process + 1) * share]
+        rows = loader.local_rows(placement, batch, mine)
+        assert len(rows) == batch // (data * fsdp) * max(share // tensor, 1)
+        for slot, row in enumerate(rows):
+            seen[row] = loader.position(step * len(rows) + slot, rows, batch)
+    assert [seen[row] for row in sorted(seen)] == list(range(step * batch, (step + 1) * batch))
+    assert loader.local_rows(placement, batch) == tuple(range(batch))
+
+
+@given(seeds, st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 30))
+def test_a_broken_record_is_replaced_by_the_same_other_one(
+    seed: int, records: int, broken: set[int], position: int
+):
+    broken = {index for index in broken if index < records}
+    if len(broken) == records:
+        broken.pop()
+    config = DataConfig(source=SOURCE, view=VIEW, max_broken_share=1.0)
+    views = []
+    for warm_up in (0, 3):  # what was read before makes no difference
+        source = Fragile(records, broken)
+        examples = loader.Examples(source, config, seed)
+        for other in range(warm_up):
+            examples[other]
+        views.append(examples[position]["image"])
+        index = loader.Order(records, seed)[position][1]
+        assert (source.read_names[-1] == index) == (index not in broken)
+        assert (str(index) in examples.broken()) == (index in broken)
+    assert (views[0] == views[1]).all()
