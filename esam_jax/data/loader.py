@@ -82,12 +82,15 @@ class Stream:
         return ready
 
     def _put(self) -> Batch:
-        return {
-            key: jax.make_array_from_process_local_data(
-                self._placement, rows, (self._batch, *rows.shape[1:])
-            )
-            for key, rows in next(self._host).items()
-        }
+        local = next(self._host)
+        # The one copy to the devices that is meant; with several processes JAX calls it implicit.
+        with jax.transfer_guard("allow"):
+            return {
+                key: jax.make_array_from_process_local_data(
+                    self._placement, rows, (self._batch, *rows.shape[1:])
+                )
+                for key, rows in local.items()
+            }
 
     def close(self) -> None:
         """Stop the threads; the stream cannot be read afterwards."""

@@ -1,0 +1,95 @@
+"""Two real processes of two devices each read the batches that one process reads alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from esam_jax import sharding
+from esam_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    PromptedConfig,
+    RunConfig,
+    SegmentConfig,
+    SourceConfig,
+)
+from esam_jax.data import loader
+
+MESHES = (MeshConfig(), MeshConfig(fsdp=2), MeshConfig(tensor=4))
+RUN = RunConfig(
+    name="test",
+    task=SegmentConfig(),
+    data=DataConfig(
+        source=SourceConfig(kind="scenes", scenes=6, scene_px=32),
+        view=PromptedConfig(image_px=32, masks=2, min_area_px=4),
+        threads=1,
+    ),
+    optim=OptimConfig(peak_lr=1e-3),
+    steps=9,
+    batch=4,
+)
+
+
+def sums(mesh: jax.sharding.Mesh) -> dict[int, int]:
+    """Sum of the pixels of each row of batch 3 that this process holds."""
+    with jax.transfer_guard("disallow"), loader.stream(RUN, mesh, first_step=3) as batches:
+        shards = next(batches)["image"].addressable_shards
+    return {
+        shard.index[0].indices(RUN.batch)[0] + i: int(np.asarray(row).sum(dtype=np.int64))
+        for shard in shards
+        for i, row in enumerate(shard.data)
+    }
+
+
+def process(number: str, port: str) -> None:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+    for config in MESHES:
+        print("rows", json.dumps(sorted(sums(sharding.make_mesh(config)).items())))
+
+
+def test_two_processes_read_what_one_reads():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(number), port],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    try:
+        outputs = [each.communicate(timeout=120) for each in running]
+    finally:
+        for each in running:
+            each.kill()
+    for each, (_, errors) in zip(running, outputs):
+        assert each.returncode == 0, errors
+    alone = sums(sharding.make_mesh(MeshConfig(data=1)))
+    found = [
+        [json.loads(line[5:]) for line in output.splitlines() if line.startswith("rows")]
+        for output, _ in outputs
+    ]
+    for first, second in zip(*found):
+        assert dict(first) | dict(second) == alone
+    # With `tensor` over everything, both hold every row; else each holds its half.
+    assert [[len(rows) for rows in each] for each in found] == [[2, 2, 4]] * 2
+
+
+if __name__ == "__main__":
+    process(*sys.argv[1:])
