@@ -33,22 +33,22 @@ def quickstart_teacher() -> RunConfig:
     """
     return RunConfig(
         name="quickstart_teacher",
-        task=SegmentConfig(model="sam_nano", scored_masks="all"),
+        task=SegmentConfig(model="sam_nano", loss_at="image", scored_masks="all"),
         data=DataConfig(
             source=dataclasses.replace(_TRAIN, scenes=500_000),
             view=PromptedConfig(image_px=_PX, fit="pad", masks=4, flip="horizontal"),
             threads=1,
         ),
         optim=OptimConfig(
-            peak_lr=1.5e-3,
+            peak_lr=1e-3,
             schedule="cosine",
             warmup_steps=200,
             weight_decay=0.05,
             clip_norm=1.0,
         ),
-        steps=10_000,
+        steps=8000,
         batch=32,
-        evaluate=EvaluateConfig(source=_HELD_OUT, images=200),
+        evaluate=EvaluateConfig(source=_HELD_OUT, images=200, every_steps=2000),
         log_every_steps=50,
         save_every_steps=1000,
     )
@@ -102,7 +102,7 @@ def quickstart_scratch() -> RunConfig:
     """
     return RunConfig(
         name="quickstart_scratch",
-        task=SegmentConfig(model="efficientsam_nano", scored_masks="all"),
+        task=SegmentConfig(model="efficientsam_nano", loss_at="image", scored_masks="all"),
         data=DataConfig(
             source=_TRAIN,
             view=PromptedConfig(image_px=_PX, fit="stretch", masks=4, flip="horizontal"),

@@ -16,7 +16,7 @@ ORDER = (
     "errors", "typing", "config", "ops", "sharding", "data", "models", "convert",
     "tasks", "predict", "evaluate", "train", "cli",
 )  # fmt: skip
-CONFIG_FIELDS = 103
+CONFIG_FIELDS = 113
 
 
 def _rank(module: str) -> int:

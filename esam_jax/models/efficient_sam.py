@@ -40,16 +40,16 @@ class Sam(nn.Module):
         embedding_BhwC: Float[Array, "B h w C"],
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
-        mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
+        mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
         *,
         multimask: bool = True,
-    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
         """Low-resolution mask logits and predicted IoU: the candidates, or the single mask.
 
         Points, labels and mask prompts as `PromptEncoder` takes them; which tokens the sam wiring
         sees is exactly which slots are given, padding included.
         """
-        logits, iou = self._all_masks(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQHW)
+        logits, iou = self._all_masks(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQll)
         kept = slice(1, None) if multimask else slice(0, 1)
         return logits[:, :, kept], iou[:, :, kept]
 
@@ -58,24 +58,24 @@ class Sam(nn.Module):
         pixels_BHWC: Float[Array, "B H W 3"],
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
-        mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
-    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+        mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
         """Both at once, all mask tokens: the single mask first, then the candidates."""
         cfg = self.config
         if self.is_initializing() and cfg.decoder.mask_prompts == "learned":
             # Every parameter is made, whether or not the example prompt has a mask.
             side = cfg.low_res_px
-            mask_logits_BQHW = jnp.zeros((*labels_BQP.shape[:2], side, side))
-        return self._all_masks(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQHW)
+            mask_logits_BQll = jnp.zeros((*labels_BQP.shape[:2], side, side))
+        return self._all_masks(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQll)
 
     def _all_masks(
         self,
         embedding_BhwC: Float[Array, "B h w C"],
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
-        mask_logits_BQHW: Float[Array, "B Q H W"] | None,
-    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
-        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQHW)
+        mask_logits_BQll: Float[Array, "B Q l l"] | None,
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
         return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense)
 
 

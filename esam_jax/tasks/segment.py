@@ -1,0 +1,146 @@
+"""Promptable segmentation: an encoder and a mask decoder learn masks from a first prompt.
+
+SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (arXiv:2312.00863,
+section 4.1): three masks for one prompt, and only the best of them is trained.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import reduce
+from jaxtyping import Array, Bool, Float
+
+from esam_jax.config import RunConfig, SamConfig, SegmentConfig
+from esam_jax.convert import source
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import efficient_sam, variants
+from esam_jax.models.efficient_sam import Sam
+from esam_jax.ops import images, losses, positions
+from esam_jax.tasks.task import Task, TrainedModel
+from esam_jax.typing import Batch, Params, PerExample
+
+
+def build(config: RunConfig) -> Task:
+    """The segmentation task of a run; ConfigError, CheckpointError or MissingError before any work."""
+    task = config.task
+    assert isinstance(task, SegmentConfig)
+    sam_config = variants.sam(task.model)
+    _check_view(config, sam_config)
+    model = Sam(sam_config, config.compute)
+    start = None if task.init_from is None else {task.model: _take_over(task.init_from, sam_config)}
+
+    def init(rng: Array) -> Params:
+        return {task.model: efficient_sam.init(sam_config, rng)}
+
+    def loss(params: Params, frozen: Params, batch: Batch, rng: Array) -> PerExample:
+        del frozen, rng  # nothing is frozen, and the first prompts come with the batch
+        variables = {"params": params[task.model]}
+        pixels = images.normalise(batch["image"])
+        embedding = model.apply(variables, pixels, method=Sam.encode)
+        logits, scores = model.apply(
+            variables, embedding, batch["points"], batch["labels"], method=Sam.decode
+        )
+        return round_loss(task, logits, scores, images.unpack_bits(batch["masks"]), batch["valid"])
+
+    def models(params: Params) -> dict[str, TrainedModel]:
+        return {task.model: TrainedModel(sam_config, params[task.model], ())}
+
+    return Task(
+        init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: start, models=models
+    )
+
+
+def round_loss(
+    task: SegmentConfig,
+    logits_BQMhw: Float[Array, "B Q M l l"],
+    scores_BQM: Float[Array, "B Q M"],
+    masks_BQHW: Bool[Array, "B Q H W"],
+    valid_BQ: Float[Array, "B Q"],
+) -> PerExample:
+    """Loss of one round of prompting, per query; interactive training sums it over its rounds.
+
+    Weighted focal + dice of every candidate, the lowest taken; the predicted IoU is compared with
+    the true one (logits > 0 against the mask, without gradient).
+    """
+    logits, target = _bring_together(task, logits_BQMhw.astype(jnp.float32), masks_BQHW)
+    target = jnp.broadcast_to(target[:, :, None], logits.shape)
+    focal, dice = losses.focal(logits, target), losses.dice(logits, target)
+    mask_loss_BQM = task.focal_weight * focal + task.dice_weight * dice
+    true_iou = jax.lax.stop_gradient(losses.mask_iou(logits > 0, target > 0.5))
+    score_loss_BQM = jnp.square(scores_BQM.astype(jnp.float32) - true_iou)
+
+    best_BQ1 = jnp.argmin(mask_loss_BQM, axis=-1, keepdims=True)
+    best = functools.partial(_at, best_BQ1)
+    score_loss = score_loss_BQM.mean(-1) if task.scored_masks == "all" else best(score_loss_BQM)
+    chosen = jnp.argmax(scores_BQM, axis=-1, keepdims=True)
+    return PerExample(
+        loss=best(mask_loss_BQM) + task.iou_weight * score_loss,
+        weight=valid_BQ,
+        metrics={
+            "focal": best(focal),
+            "dice": best(dice),
+            "score_mse": score_loss,
+            "best_iou": best(true_iou),
+            "chosen_iou": _at(chosen, true_iou),
+        },
+    )
+
+
+def _at(index_BQ1: Array, values_BQM: Array) -> Array:
+    return jnp.take_along_axis(values_BQM, index_BQ1, axis=-1)[..., 0]
+
+
+def _bring_together(
+    task: SegmentConfig, logits_BQMhw: Float[Array, "B Q M l l"], masks_BQHW: Bool[Array, "B Q H W"]
+) -> tuple[Float[Array, "B Q M h w"], Float[Array, "B Q h w"]]:
+    """Logits and 0/1 masks at one size."""
+    side, side_px = logits_BQMhw.shape[-1], masks_BQHW.shape[-1]
+    if task.loss_at == "low_res":
+        covered = reduce(
+            masks_BQHW.astype(jnp.float32),
+            "B Q (h y) (w x) -> B Q h w",
+            "mean",
+            h=side,
+            w=side,
+        )
+        # A cell belongs to the mask that covers half of it or more.
+        return logits_BQMhw, (covered >= 0.5).astype(jnp.float32)
+    B, Q, M = logits_BQMhw.shape[:3]
+    stacked = logits_BQMhw.reshape(B * Q * M, side, side, 1)
+    enlarged = positions.bilinear_resize(stacked, side_px, side_px)
+    return enlarged.reshape(B, Q, M, side_px, side_px), masks_BQHW.astype(jnp.float32)
+
+
+def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
+    view, model = config.data.view, config.task.model  # pyright: ignore[reportAttributeAccessIssue]
+    if view.image_px != sam_config.image_px:
+        raise ConfigError(
+            f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: use that"
+        )
+    if view.fit != sam_config.fit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise ConfigError(
+            f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: use that"
+        )
+
+
+def _take_over(init_from: str, config: SamConfig) -> Params:
+    """What a run or model folder was trained for: the trunk alone after SAMI, else everything."""
+    file = source.load(init_from)
+    if file.config != config:
+        raise CheckpointError(
+            f"task.init_from {init_from} holds another model than task.model names: "
+            f"{file.config} instead of {config}"
+        )
+    return _without(file.params, file.untrained)
+
+
+def _without(params: Params, paths: tuple[str, ...], prefix: str = "") -> Params:
+    """The nested dict less the named branches."""
+    kept = {}
+    for name, value in params.items():
+        path = prefix + name
+        if path in paths:
+            continue
+        kept[name] = _without(value, paths, path + "/") if isinstance(value, dict) else value
+    return kept

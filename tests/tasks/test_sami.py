@@ -1,0 +1,168 @@
+"""SAMI: the loss against its parts, its choices, and what a run leaves behind."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import configs
+from esam_jax import tasks
+from esam_jax.config import SamiConfig, SamiDecoderConfig, TeacherConfig
+from esam_jax.convert import model_folder
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import efficient_sam, variants
+from esam_jax.models.sam_vit import SamVitEncoder
+from esam_jax.models.sami import Sami
+from esam_jax.ops import images, masking
+
+PX, TOKENS, VISIBLE = 64, 64, 16
+DECODER = SamiDecoderConfig(width=32, depth=1, heads=2)
+
+
+def _config(**changes):
+    teacher = changes.pop("teacher", TeacherConfig(model="sam_nano", weights="random"))
+    task = SamiConfig(
+        students=("efficientsam_nano",), teacher=teacher, decoder=DECODER, **changes
+    )
+    return dataclasses.replace(configs.load("quickstart_sami"), task=task)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {"image": rng.integers(0, 256, (3, PX, PX, 3), np.uint8)}
+
+
+def _run(config, batch):
+    task = tasks.build(config)
+    params = jax.jit(task.init)(jax.random.key(0))
+    frozen = task.load_frozen()
+    return task, params, frozen, jax.jit(task.loss)(params, frozen, batch, jax.random.key(5))
+
+
+@pytest.mark.parametrize("loss", ["mse", "cosine"])
+def test_loss_is_over_all_tokens_of_the_teacher(batch, loss):
+    """Against the parts put together by hand: error of every token, visible ones too."""
+    _, params, frozen, out = _run(_config(loss=loss), batch)
+    pixels = images.normalise(jnp.asarray(batch["image"]))
+    encoder = variants.sam("sam_nano").encoder
+    target = SamVitEncoder(encoder).apply({"params": frozen["teacher"]}, pixels)
+    visible, masked, _ = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    student = Sami(variants.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
+    variables = {"params": params["efficientsam_nano"]}
+    found = np.asarray(student.apply(variables, pixels, visible, masked), np.float64)
+    target = np.asarray(target, np.float64)
+    assert found.shape == target.shape == (3, 8, 8, encoder.neck_width)
+    if loss == "mse":
+        wanted = [np.mean((found[b] - target[b]) ** 2) for b in range(3)]
+    else:
+        norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(target, axis=-1)
+        wanted = (1 - (found * target).sum(-1) / norms).mean((1, 2))
+    np.testing.assert_allclose(out.loss, wanted, rtol=3e-5)
+    assert np.array_equal(out.weight, np.ones(3))
+
+
+def test_students_from_one_teacher_pass_learn_as_apart(batch):
+    """Two students under different names: each one's loss is what it has alone."""
+    config = _config()
+    both = dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, students=("efficientsam_nano", "_test_small")),
+    )
+    small = dataclasses.replace(variants.sam("efficientsam_nano").encoder, width=32, depth=1)
+    whole = dataclasses.replace(variants.sam("efficientsam_nano"), encoder=small)
+    original = variants.sam
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "sam", lambda n: whole if n == "_test_small" else original(n))
+        task, params, frozen, out = _run(both, batch)
+        alone = tasks.build(config).loss(
+            {"efficientsam_nano": params["efficientsam_nano"]}, frozen, batch, jax.random.key(5)
+        )
+        names = set(task.models(params))
+    assert names == {"efficientsam_nano", "_test_small"}
+    np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
+    np.testing.assert_allclose(out.loss, sum(out.metrics.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "width"),
+    [
+        (TeacherConfig(model="sam_nano", weights="random", features="trunk"), 96),
+        (TeacherConfig(model="sam_nano", weights="random", view="enlarged"), 64),
+    ],
+)
+def test_other_targets(batch, teacher, width):
+    _, params, _, out = _run(_config(teacher=teacher), batch)
+    assert params["efficientsam_nano"]["head"]["kernel"].shape[-1] == width
+    assert np.isfinite(out.loss).all()
+
+
+def test_enlarged_input_is_pooled_to_the_students_grid(batch):
+    """A teacher with twice the pixels sees the enlarged picture; its cells are averaged 2 x 2."""
+    original = variants.sam
+    big = dataclasses.replace(original("sam_nano").encoder, image_px=128)
+    whole = dataclasses.replace(original("sam_nano"), encoder=big)
+    teacher = TeacherConfig(model="_test_big", weights="random", view="enlarged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "sam", lambda n: whole if n == "_test_big" else original(n))
+        _, params, frozen, out = _run(_config(teacher=teacher), batch)
+    pixels = images.normalise(jnp.asarray(batch["image"]))
+    # torch's bilinear rule on an exact doubling, from the slow definition in one dimension twice
+    doubled = jax.image.resize(pixels, (3, 128, 128, 3), "linear")
+    cells = SamVitEncoder(big).apply({"params": frozen["teacher"]}, doubled)
+    target = np.asarray(cells).reshape(3, 8, 2, 8, 2, -1).mean((2, 4))
+    visible, masked, _ = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    student = Sami(original("efficientsam_nano").encoder, DECODER, 64)
+    found = student.apply({"params": params["efficientsam_nano"]}, pixels, visible, masked)
+    np.testing.assert_allclose(
+        out.loss, np.mean((np.asarray(found) - target) ** 2, axis=(1, 2, 3)), rtol=1e-4
+    )
+
+
+def test_no_gradient_reaches_the_teacher(batch):
+    task = tasks.build(_config())
+    params, frozen = jax.jit(task.init)(jax.random.key(0)), task.load_frozen()
+
+    def total(frozen):
+        return task.loss(params, frozen, batch, jax.random.key(1)).loss.sum()
+
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(jax.grad(total)(frozen)))
+
+
+def test_a_teacher_without_weights_is_refused():
+    with pytest.raises(ConfigError, match="teacher.weights is not set.*random"):
+        tasks.build(_config(teacher=TeacherConfig(model="sam_nano")))
+
+
+def test_weights_of_another_teacher_are_refused(tmp_path):
+    config = variants.sam("efficientsam_nano")
+    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(0))
+    model_folder.write(tmp_path / "model", config, params, source="test")
+    teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
+    with pytest.raises(CheckpointError, match="another image encoder"):
+        tasks.build(_config(teacher=teacher))
+
+
+def test_given_weights_are_the_frozen_ones(tmp_path):
+    config = variants.sam("sam_nano")
+    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(9))
+    model_folder.write(tmp_path / "model", config, params, source="test")
+    teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
+    frozen = tasks.build(_config(teacher=teacher)).load_frozen()
+    jax.tree.map(np.testing.assert_array_equal, frozen["teacher"], params["encoder"])
+
+
+def test_a_teacher_with_other_patches_is_refused():
+    with pytest.raises(ConfigError, match="patches"):
+        tasks.build(_config(teacher=TeacherConfig(model="sam_b", weights="random")))
+
+
+def test_the_model_left_behind_keeps_the_trunk(batch):
+    task, params, _, _ = _run(_config(), batch)
+    model = task.models(params)["efficientsam_nano"]
+    assert model.untrained == ("encoder/neck", "prompt", "decoder")
+    trunk = dict(model.params["encoder"])
+    trunk.pop("neck")
+    jax.tree.map(np.testing.assert_array_equal, trunk, params["efficientsam_nano"]["encoder"])

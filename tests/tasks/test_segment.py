@@ -1,0 +1,141 @@
+"""Promptable segmentation: the round's loss against a slow version, and what is taken over."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import configs
+from esam_jax import tasks
+from esam_jax.config import SegmentConfig
+from esam_jax.convert import model_folder
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import efficient_sam, variants
+from esam_jax.tasks import segment
+
+
+def _slow_round_loss(task, logits, scores, masks):
+    """One query at a time, one mask at a time, as SAM's section A says it."""
+    B, Q, M, side, _ = logits.shape
+    cell = masks.shape[-1] // side
+    out = np.zeros((B, Q))
+    for b in range(B):
+        for q in range(Q):
+            target = masks[b, q].reshape(side, cell, side, cell).mean((1, 3)) >= 0.5
+            costs, score_costs = [], []
+            for m in range(M):
+                z = logits[b, q, m].astype(np.float64)
+                p = 1 / (1 + np.exp(-z))
+                right = np.where(target, p, 1 - p)
+                alpha = np.where(target, 0.25, 0.75)
+                focal = np.mean(-alpha * (1 - right) ** 2 * np.log(right))
+                dice = 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
+                costs.append(task.focal_weight * focal + task.dice_weight * dice)
+                union = ((z > 0) | target).sum()
+                iou = ((z > 0) & target).sum() / max(union, 1)
+                score_costs.append((scores[b, q, m] - iou) ** 2)
+            best = int(np.argmin(costs))
+            score = np.mean(score_costs) if task.scored_masks == "all" else score_costs[best]
+            out[b, q] = costs[best] + task.iou_weight * score
+    return out
+
+
+def _random_round(seed=0, side=5, cell=3):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(2, 3, 4, side, side)).astype(np.float32)
+    scores = rng.random((2, 3, 4)).astype(np.float32)
+    masks = rng.random((2, 3, side * cell, side * cell)) < 0.5
+    return logits, scores, masks
+
+
+@pytest.mark.parametrize("scored", ["best", "all"])
+def test_round_loss_equals_the_slow_version(scored):
+    task = SegmentConfig(scored_masks=scored, focal_weight=20.0, iou_weight=0.7)
+    logits, scores, masks = _random_round()
+    fast = segment.round_loss(
+        task, jnp.asarray(logits), jnp.asarray(scores), jnp.asarray(masks), jnp.ones((2, 3))
+    )
+    np.testing.assert_allclose(
+        fast.loss, _slow_round_loss(task, logits, scores, masks), rtol=2e-5
+    )
+    assert set(fast.metrics) == {"focal", "dice", "score_mse", "best_iou", "chosen_iou"}
+
+
+def test_only_the_best_mask_has_a_gradient():
+    task = SegmentConfig(iou_weight=0.0)
+    logits, scores, masks = map(jnp.asarray, _random_round(1))
+
+    def total(x):
+        return segment.round_loss(task, x, scores, masks, jnp.ones((2, 3))).loss.sum()
+
+    moved = jnp.abs(jax.grad(total)(logits)).sum((-2, -1)) > 0
+    assert np.array_equal(moved.sum(-1), np.ones((2, 3)))
+
+
+def test_at_image_size_the_logits_are_enlarged():
+    """A constant logit map has the same loss at either size when the mask fills whole cells."""
+    logits = jnp.full((1, 1, 3, 4, 4), 0.3)
+    masks = jnp.zeros((1, 1, 16, 16), bool).at[..., :8, :].set(True)
+    scores, valid = jnp.full((1, 1, 3), 0.5), jnp.ones((1, 1))
+    low = segment.round_loss(SegmentConfig(loss_at="low_res"), logits, scores, masks, valid)
+    full = segment.round_loss(SegmentConfig(loss_at="image"), logits, scores, masks, valid)
+    np.testing.assert_allclose(low.metrics["focal"], full.metrics["focal"], rtol=1e-6)
+    np.testing.assert_allclose(low.metrics["best_iou"], full.metrics["best_iou"], rtol=1e-6)
+
+
+def test_loss_runs_from_uint8_and_packed_bits():
+    config = configs.load("quickstart_scratch")
+    task = tasks.build(config)
+    params = jax.jit(task.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    masks = rng.random((2, 3, 64, 64)) < 0.3
+    batch = {
+        "image": rng.integers(0, 256, (2, 64, 64, 3), np.uint8),
+        "masks": np.packbits(masks, axis=-1),
+        "points": rng.random((2, 3, 2, 2), np.float32) * 64,
+        "labels": np.tile(np.array([[1, -1], [2, 3], [1, -1]], np.int32), (2, 1, 1)),
+        "valid": np.array([[1, 1, 0], [1, 0, 0]], np.float32),
+    }
+    out = jax.jit(task.loss)(params, {}, batch, jax.random.key(1))
+    assert out.loss.shape == (2, 3) and np.isfinite(out.loss).all()
+    assert np.array_equal(out.weight, batch["valid"])
+    assert set(task.models(params)) == {"efficientsam_nano"}
+
+
+def _folder(tmp_path, name, untrained=()):
+    config = variants.sam(name)
+    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(3))
+    model_folder.write(tmp_path / "model", config, params, source="test", untrained=untrained)
+    return str(tmp_path / "model"), params
+
+
+def _with_init(path):
+    config = configs.load("quickstart_segment")
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, init_from=path))
+
+
+def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
+    path, params = _folder(
+        tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder")
+    )
+    start = tasks.build(_with_init(path)).initial()
+    assert start is not None
+    start = start["efficientsam_nano"]
+    assert set(start) == {"encoder"} and "neck" not in start["encoder"]
+    kernel = start["encoder"]["block_00"]["attn"]["query"]["kernel"]
+    assert np.array_equal(kernel, params["encoder"]["block_00"]["attn"]["query"]["kernel"])
+
+
+def test_another_model_is_refused(tmp_path):
+    path, _ = _folder(tmp_path, "sam_nano")
+    with pytest.raises(CheckpointError, match="another model"):
+        tasks.build(_with_init(path))
+
+
+def test_view_must_fit_the_model():
+    config = configs.load("quickstart_scratch")
+    view = dataclasses.replace(config.data.view, fit="pad")
+    with pytest.raises(ConfigError, match=r"data\.view\.fit"):
+        tasks.build(dataclasses.replace(config, data=dataclasses.replace(config.data, view=view)))
