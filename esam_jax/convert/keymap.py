@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 import einops
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import SamConfig
@@ -51,11 +49,11 @@ class Link:
 
     def torch_shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         """The shape of each tensor, from the shapes of the parameters."""
-        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-        return jax.eval_shape(self.backward, arrays)[0].shape
+        arrays = [np.broadcast_to(np.uint8(0), shape) for shape in shapes]
+        return self.backward(arrays)[0].shape
 
-    def _apply(self, arrays: list, pattern: str, parts: int) -> list:
-        stacked = _stack(arrays)
+    def _apply(self, arrays: list[np.ndarray], pattern: str, parts: int) -> list[np.ndarray]:
+        stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0]
         used = {k: v for k, v in self.sizes.items() if k in re.findall(r"\w+", pattern)}
         out = einops.rearrange(stacked, pattern, **used)
         return [out] if parts == 1 else [out[i] for i in range(parts)]
@@ -103,12 +101,6 @@ def _link(row: Row, number: int, mask_tokens: int, sizes: Mapping[str, int]) -> 
     group = re.search(r"\((.+)\)", params)
     names = [params.replace(group[0], one) for one in group[1].split("|")] if group else [params]
     return Link(tuple(tensors), tuple(names), row.layout, sizes)
-
-
-def _stack(arrays: list):
-    if len(arrays) == 1:
-        return arrays[0]
-    return (np if isinstance(arrays[0], np.ndarray) else jnp).stack(arrays)
 
 
 # -------------------------------------------------------------------------------- the tables

@@ -64,13 +64,12 @@ class PromptEncoder(nn.Module):
     def _points(
         self, points_BQP2: Float[Array, "B Q P 2"], labels_BQP: Int[Array, "B Q P"]
     ) -> Float[Array, "B Q P C"]:
-        B, Q, P = labels_BQP.shape
-        coords_X2 = (points_BQP2.reshape(-1, 2) + 0.5) / self.config.image_px
+        coords = (points_BQP2 + 0.5) / self.config.image_px
         # The matrix is drawn once per trained model and never learned: a buffer in the originals.
-        code_XC = positions.fourier(coords_X2, jax.lax.stop_gradient(self.fourier))
-        label_X1 = labels_BQP.reshape(-1, 1)
+        code_BQPC = positions.fourier(coords, jax.lax.stop_gradient(self.fourier))
+        label = labels_BQP[..., None]
         if self.config.decoder.wiring == "sam":
-            code_XC = jnp.where(label_X1 == legend.PADDING, 0.0, code_XC)
+            code_BQPC = jnp.where(label == legend.PADDING, 0.0, code_BQPC)
         rows = {
             legend.PADDING: self.padding,
             legend.FOREGROUND: self.foreground,
@@ -80,9 +79,9 @@ class PromptEncoder(nn.Module):
         if self.config.decoder.background == "learned":
             rows[legend.BACKGROUND] = self.background
         # Selecting instead of gathering keeps a scatter out of the gradient.
-        for label, row in rows.items():
-            code_XC += jnp.where(label_X1 == label, row, 0.0)
-        return code_XC.reshape(B, Q, P, -1)
+        for number, row in rows.items():
+            code_BQPC += jnp.where(label == number, row, 0.0)
+        return code_BQPC
 
     def _dense(
         self, batch: int, mask_logits_BQHW: Float[Array, "B Q H W"] | None

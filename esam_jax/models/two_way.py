@@ -4,7 +4,7 @@ Both originals are wired here; EfficientSAM's (`two_way_transformer.py` of its r
 the self-attention of the tokens and in its activation, see `TwoWayBlock`.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax

@@ -66,8 +66,12 @@ class Network:
         self._decode = _watched(config, "_all_masks", _decoder_taps)
 
     def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
-        """The embedding, and {"patch_plus_pos", "after_block_0", ...}."""
-        return self._encode(self.params, pixels_BHWC)
+        """The embedding, and {"patch_plus_pos", "after_block_0", ...}.
+
+        One picture at a time, so that a case with two needs no compilation of its own.
+        """
+        each = [self._encode(self.params, pixels[None]) for pixels in pixels_BHWC]
+        return jax.tree.map(lambda *x: np.concatenate(x), *each)
 
     def decode(
         self, embedding: Any, points: Any, labels: Any, mask: Any = None
@@ -101,7 +105,9 @@ def _watched(config: SamConfig, method: str, tap: Any) -> Any:
             out = model.apply({"params": params}, *inputs, method=method)
         return out, seen
 
-    return jax.jit(run)
+    # The small networks take far longer to compile than to run: leave out LLVM's optimisations.
+    level = {} if config.image_px >= 1024 else {"xla_backend_optimization_level": 0}
+    return jax.jit(run, compiler_options=level)
 
 
 def _encoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
