@@ -32,7 +32,7 @@ def choose(
     backend: str,
     tokens: int,
     head_dim: int,
-    dtype: jnp.dtype,
+    dtype: jax.typing.DTypeLike,
     max_head_dim: int = 128,
 ) -> Impl:
     """Name of the implementation to use; `tokens` is the shorter of the two sequences.

@@ -1,0 +1,164 @@
+"""Attention against its definition, relative positions and windows against recorded results."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esam_jax.errors import ConfigError
+from esam_jax.ops import attention
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ops.npz")
+
+
+def slow_attention(q, k, v, scale, bias=0.0):
+    """The definition, in float64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    scores = np.einsum("...qak,...sak->...aqs", q, k) * scale + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("...aqs,...sac->...qac", weights, v)
+
+
+def slow_relative_bias(q, rel_rows, rel_cols, grid):
+    """N x N: q . rel_rows[i_q - i_k + h - 1] + q . rel_cols[j_q - j_k + w - 1], pair by pair."""
+    h, w = grid
+    q = np.asarray(q, np.float64)
+    bias = np.zeros((q.shape[0], q.shape[2], h * w, h * w))
+    for n in range(h * w):
+        for s in range(h * w):
+            vector = rel_rows[n // w - s // w + h - 1] + rel_cols[n % w - s % w + w - 1]
+            bias[:, :, n, s] = q[:, n] @ np.asarray(vector, np.float64)
+    return bias
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("impl", ["auto", "xla", "chunked"])
+@pytest.mark.parametrize("tokens", [5, 300])  # under and over one chunk of queries
+def test_attend_is_the_definition(impl, tokens):
+    q, k, v = normal(0, 2, tokens, 3, 4), normal(1, 2, 7, 3, 4), normal(2, 2, 7, 3, 6)
+    np.testing.assert_allclose(
+        attention.attend(q, k, v, impl=impl), slow_attention(q, k, v, 4**-0.5), atol=2e-6
+    )
+    np.testing.assert_allclose(
+        attention.attend(q, k, v, scale=1.0, impl=impl), slow_attention(q, k, v, 1.0), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+def test_leading_axes_broadcast(impl):
+    image, prompts = normal(0, 2, 1, 9, 3, 4), normal(1, 2, 5, 7, 3, 4)
+    for q, k in ((image, prompts), (prompts, image)):
+        found = attention.attend(q, k, k, impl=impl)
+        np.testing.assert_allclose(found, slow_attention(q, k, k, 0.5), atol=2e-6)
+
+
+def test_large_scores_do_not_overflow():
+    q = jnp.full((1, 2, 1, 2), 1e4)
+    np.testing.assert_allclose(attention.attend(q, q, q), q)
+
+
+def test_gradients_agree_between_implementations():
+    q, k, v = normal(0, 1, 600, 2, 4), normal(1, 1, 5, 2, 4), normal(2, 1, 5, 2, 4)
+
+    def loss(impl, q, k, v):
+        return (attention.attend(q, k, v, impl=impl) ** 2).sum()
+
+    plain, chunked = (
+        jax.jit(jax.grad(functools.partial(loss, impl), argnums=(0, 1, 2)))(q, k, v)
+        for impl in ("xla", "chunked")
+    )
+    for a, b in zip(plain, chunked, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_store_no_score_matrix():
+    tokens = 2048
+    x = jax.ShapeDtypeStruct((1, tokens, 1, 8), jnp.float32)
+
+    def loss(impl, x):
+        return attention.attend(x, x, x, impl=impl).sum()
+
+    plain, chunked = (
+        jax.jit(jax.grad(functools.partial(loss, impl))).lower(x).compile().memory_analysis()
+        for impl in ("xla", "chunked")
+    )
+    assert plain.temp_size_in_bytes > 4 * tokens**2 > 2 * chunked.temp_size_in_bytes
+
+
+def test_softmax_is_float32_under_bfloat16():
+    # 512 equal weights: summed in bfloat16 they would stop growing at 256.
+    q, k = jnp.zeros((1, 3, 1, 8), jnp.bfloat16), jnp.zeros((1, 512, 1, 8), jnp.bfloat16)
+    out = attention.attend(q, k, jnp.ones_like(k))
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(out, np.float32), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "tokens", "head_dim", "dtype", "limit", "expected"),
+    [
+        ("cpu", 1024, 64, "float32", 128, "xla"),
+        ("cpu", 1025, 64, "float32", 128, "chunked"),
+        ("tpu", 4096, 64, "bfloat16", 128, "chunked"),
+        ("gpu", 196, 108, "bfloat16", 256, "xla"),
+        ("gpu", 4096, 208, "bfloat16", 256, "cudnn"),
+        ("gpu", 4096, 208, "bfloat16", 128, "chunked"),  # A100: the folded heads are too wide
+        ("gpu", 4096, 64, "float32", 256, "chunked"),
+    ],
+)
+def test_choice(backend, tokens, head_dim, dtype, limit, expected):
+    choose = functools.partial(
+        attention.choose,
+        backend=backend,
+        tokens=tokens,
+        head_dim=head_dim,
+        dtype=dtype,
+        max_head_dim=limit,
+    )
+    assert choose("auto") == expected
+    assert choose("xla") == "xla"
+
+
+def test_impossible_choices_are_refused():
+    with pytest.raises(ConfigError, match=r"cudnn.*cpu.*use 'auto'"):
+        attention.choose("cudnn", backend="cpu", tokens=9, head_dim=8, dtype=jnp.bfloat16)
+    with pytest.raises(ConfigError, match="flash"):
+        attention.choose("flash", backend="cpu", tokens=9, head_dim=8, dtype=jnp.float32)
+
+
+@pytest.mark.parametrize("size", [5, 14, 16, 64])
+def test_relative_table_is_the_original_as_recorded(size):
+    expected = GOLDEN[f"relpos/q{size}_k{size}"]
+    found = attention.relative_table(jnp.asarray(GOLDEN["relpos/table"]), size)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.sqrt((expected**2).mean()))
+
+
+def test_folded_channels_are_the_original_term_as_recorded():
+    q = jnp.asarray(GOLDEN["relpos/q"])[:, :, None, :]
+    tables = (jnp.asarray(GOLDEN[f"relpos/table_{axis}"]) for axis in "hw")
+    q2, k2 = attention.fold_relative_positions(q, jnp.zeros_like(q), *tables, (3, 5), 1.0)
+    expected = GOLDEN["relpos/added_to_zero"]
+    found = np.einsum("bnak,bsak->bns", q2, k2)
+    assert np.abs(found - expected).max() < 2e-5 * np.sqrt((expected**2).mean())
+
+
+def test_folded_attention_is_the_plain_formula():
+    grid, q, k, v = (3, 4), normal(0, 2, 12, 3, 5), normal(1, 2, 12, 3, 5), normal(2, 2, 12, 3, 5)
+    rows, cols = normal(3, 5, 5), normal(4, 7, 5)
+    expected = slow_attention(q, k, v, 0.3, slow_relative_bias(q, rows, cols, grid))
+    folded = attention.fold_relative_positions(q, k, rows, cols, grid, 0.3)
+    np.testing.assert_allclose(attention.attend(*folded, v, scale=1.0), expected, atol=1e-5)
+
+
+def test_windows_are_the_original_as_recorded():
+    x = jnp.asarray(GOLDEN["window/in"])
+    windows, padded = attention.to_windows(x, 4)
+    np.testing.assert_array_equal(windows, GOLDEN["window/parts"])
+    assert padded == (12, 12)
+    np.testing.assert_array_equal(attention.from_windows(windows, padded, (9, 11)), x)

@@ -1,0 +1,20 @@
+"""What a patch holds."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from esam_jax.errors import ConfigError
+from esam_jax.ops import patches
+
+
+def test_a_patch_is_rows_then_columns_then_channels():
+    image = np.arange(1 * 4 * 6 * 3).reshape(1, 4, 6, 3)
+    found = patches.patchify(jnp.asarray(image), 2)
+    assert found.shape == (1, 2, 3, 12)
+    np.testing.assert_array_equal(found[0, 1, 2], image[0, 2:4, 4:6].ravel())
+
+
+def test_cut_patches_are_refused():
+    with pytest.raises(ConfigError, match=r"5 x 8 pixels.*whole patches of 4"):
+        patches.patchify(jnp.zeros((1, 5, 8, 3)), 4)
