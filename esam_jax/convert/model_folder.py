@@ -207,7 +207,7 @@ def from_json(value: Any) -> SamConfig:
     """The model config that `to_json` wrote; CheckpointError names the first key that is off."""
     _require_keys(value, {"encoder", "decoder"}, "model")
     kind = value["encoder"].get("kind") if isinstance(value["encoder"], dict) else None
-    if kind not in _ENCODERS:
+    if kind not in list(_ENCODERS):  # a list in the file is not hashable
         raise CheckpointError(
             f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}"
         )

@@ -56,6 +56,10 @@ class Sam:
         [B, H, W, 3]. DataError names the first that is something else.
         """
         single = isinstance(images, np.ndarray) and images.ndim == 3
+        if not isinstance(images, np.ndarray | Sequence):
+            raise DataError(
+                f"images is {images!r:.80}, but must be a numpy array or a list of them"
+            )
         pictures = [images] if single else list(images)
         if not pictures:
             raise DataError("images is empty, but at least one picture is needed")
@@ -71,9 +75,7 @@ class Sam:
             single=single,
         )
 
-    def decode(
-        self, embedding: Embedding, prompts: Sequence[Any], *, multimask: bool = True
-    ) -> Any:
+    def decode(self, embedding: Embedding, prompts: Any, *, multimask: bool = True) -> Any:
         """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
 
         prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
@@ -88,7 +90,7 @@ class Sam:
         ]
         return answers[0] if embedding.single else answers
 
-    def _check(self, embedding: Embedding, lists: Sequence[Any]) -> None:
+    def _check(self, embedding: Embedding, lists: Any) -> None:
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
             raise PromptError(
                 f"prompts is no list of {len(embedding)} lists, but each picture needs its own"

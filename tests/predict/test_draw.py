@@ -1,0 +1,83 @@
+"""Pictures of results: the marks are where they should be, and nothing else changes."""
+
+import numpy as np
+import pytest
+
+from esam_jax.predict import draw
+from esam_jax.predict.prompt import Prompt
+
+PHOTO = np.full((300, 400, 3), 128, np.uint8)
+
+
+def box_mask(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((300, 400), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_colours_are_distinct():
+    colours = np.array([draw.colour(i) for i in range(20)])
+    distances = np.abs(colours[:, None] - colours[None]).sum(-1) + 999 * np.eye(20, dtype=int)
+    assert distances.min() > 20
+
+
+def test_a_mask_is_tinted_outlined_and_alone():
+    drawn = draw.overlay(PHOTO, box_mask(50, 60, 150, 260)[None])
+    assert drawn.shape == PHOTO.shape
+    assert (drawn[50, 60] == draw.colour(0)).all()  # its rim
+    assert (drawn[100, 160] != 128).any() and (drawn[100, 160] != draw.colour(0)).any()
+    assert (drawn[~box_mask(50, 60, 150, 260)] == 128).all()
+
+
+def test_small_masks_lie_above_large_ones():
+    small, large = box_mask(100, 100, 120, 120), box_mask(50, 50, 200, 200)
+    drawn = draw.overlay(PHOTO, np.stack([small, large]))
+    assert (drawn[100, 100] == draw.colour(0)).all()
+
+
+def test_points_and_boxes_are_drawn_where_they_are():
+    prompts = [
+        Prompt(points=[[200, 100], [50, 250]], labels=[1, 0]),
+        Prompt(box=[100, 40, 300, 200]),
+    ]
+    drawn = draw.overlay(PHOTO, None, prompts)
+    assert (drawn[100, 200] == draw.colour(0)).all()
+    red, green, blue = drawn[250, 50].astype(int)
+    assert red > green + 100 and red > blue + 100
+    assert (drawn[100, 200 - 5] == 255).all()  # the rim of a dot
+    assert (drawn[120, 100] == draw.colour(1)).all() and (drawn[40, 200] == draw.colour(1)).all()
+    assert (drawn[150, 200] == 128).all()
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (399.5, 299.5), (0, 299)])
+def test_marks_at_the_edge_stay_in_the_picture(x: float, y: float):
+    prompts = [Prompt(points=[[x, y]]), Prompt(box=[0, 0, 400, 300])]
+    assert draw.overlay(PHOTO, None, prompts).shape == PHOTO.shape
+
+
+def test_small_pictures_are_enlarged_by_a_whole_factor():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
+    drawn = draw.overlay(picture)
+    assert drawn.shape == (240, 384, 3)
+    np.testing.assert_array_equal(drawn[::6, ::6], picture)
+
+
+def test_a_grey_ground_has_no_colour():
+    picture = np.random.default_rng(0).integers(0, 256, (400, 500, 3), np.uint8)
+    drawn = draw.overlay(picture, ground="grey")
+    assert (drawn == drawn[..., :1]).all()
+
+
+def test_a_contact_sheet_has_a_cell_for_every_column():
+    masks = box_mask(50, 60, 150, 260)[None]
+    row = draw.Row(
+        picture=PHOTO,
+        prompts=[Prompt(box=[60, 50, 259, 149])],
+        masks=[masks, masks],
+        captions=["truth", "mIoU 0.83"],
+        name="one",
+    )
+    sheet = draw.contact_sheet([row, row], ["picture", "truth", "model"], cell_px=100)
+    assert sheet.shape == (34 + 2 * (75 + 30), 12 + 3 * 112, 3) and sheet.dtype == np.uint8
+    inside = sheet[34 : 34 + 75]
+    assert (inside[20, 12 + 112 + 35] != inside[2, 12 + 112 + 2]).any()

@@ -1,0 +1,48 @@
+"""`esam_jax.load` from a folder, with its warning and its precision."""
+
+from pathlib import Path
+
+import nano
+import numpy as np
+import pytest
+
+import esam_jax
+from esam_jax.convert import model_folder
+from esam_jax.models import variants
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = variants.sam("efficientsam_nano")
+    model_folder.write(tmp_path, config, nano.params(config), source="a test")
+    return tmp_path
+
+
+def test_a_loaded_model_answers_as_the_one_that_was_written(folder: Path):
+    picture, prompts = nano.picture(20, 30), [esam_jax.Prompt(points=[[3, 4]])]
+    loaded, made = esam_jax.load(folder), nano.sam("efficientsam_nano")
+    ours = loaded.decode(loaded.encode(picture), prompts)
+    np.testing.assert_array_equal(ours.low_res, made.decode(made.encode(picture), prompts).low_res)
+
+
+def test_bfloat16_computes_in_halves_and_keeps_whole_parameters(folder: Path):
+    sam = esam_jax.load(folder, dtype="bfloat16")
+    assert sam.model.compute.dtype == "bfloat16"
+    assert sam.params["prompt"]["fourier"].dtype == np.float32
+
+
+def test_untrained_parts_are_a_warning(tmp_path: Path):
+    config = variants.sam("efficientsam_nano")
+    model_folder.write(
+        tmp_path, config, nano.params(config), source="", untrained=("prompt", "decoder")
+    )
+    with pytest.warns(UserWarning, match=r"never trained \(prompt, decoder\)"):
+        esam_jax.load(tmp_path)
+
+
+def test_the_public_names_are_there():
+    for name in esam_jax.__all__:
+        assert getattr(esam_jax, name) is not None
+    assert set(esam_jax.__all__) <= set(dir(esam_jax))
+    with pytest.raises(AttributeError, match="no attribute 'predictor'"):
+        _ = esam_jax.predictor

@@ -1,0 +1,162 @@
+"""Encoding once and decoding often gives what the network gives, however it is grouped."""
+
+import functools
+
+import jax
+import nano
+import numpy as np
+import pytest
+
+from esam_jax.errors import DataError, PromptError
+from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.predict import sam as predict_sam
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Embedding, Sam
+
+HEIGHT, WIDTH = 40, 56
+PROMPTS = [
+    Prompt(points=[[10, 12]]),
+    Prompt(box=[3, 4, 30, 25]),
+    Prompt(points=[[10, 12], [40.5, 30]], box=[3, 4, 50, 36]),
+    Prompt(points=[[33, 20], [41, 7], [2, 3]]),
+]
+
+
+@functools.cache
+def embedding(name: str) -> Embedding:
+    return nano.sam(name).encode(nano.picture(HEIGHT, WIDTH))
+
+
+@pytest.fixture(params=nano.NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_shapes_and_order(name: str):
+    masks = nano.sam(name).decode(embedding(name), PROMPTS)
+    assert masks.low_res.shape == (4, 3, 32, 32) and masks.scores.shape == (4, 3)
+    assert masks.logits.shape == (4, 3, HEIGHT, WIDTH) and np.isfinite(masks.low_res).all()
+
+
+def test_the_single_mask_is_none_of_the_three():
+    sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
+    single = sam.decode(encoded, PROMPTS[:1], multimask=False)
+    assert single.low_res.shape == (1, 1, 32, 32) and single.scores.shape == (1, 1)
+    three = sam.decode(encoded, PROMPTS[:1])
+    assert np.abs(three.low_res - single.low_res).max(axis=(2, 3)).min() > 1e-3
+
+
+def test_queries_do_not_see_each_other(name: str):
+    sam = nano.sam(name)
+    together = sam.decode(embedding(name), PROMPTS)
+    for i in (0, 2):
+        alone = sam.decode(embedding(name), [PROMPTS[i]])
+        np.testing.assert_allclose(alone.low_res[0], together.low_res[i], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(alone.scores[0], together.scores[i], rtol=1e-4, atol=1e-4)
+    order = [3, 0, 2, 1]
+    permuted = sam.decode(embedding(name), [PROMPTS[i] for i in order])
+    np.testing.assert_allclose(permuted.low_res, together.low_res[order], rtol=1e-4, atol=1e-4)
+
+
+def test_the_network_called_by_hand_agrees():
+    """SAM's tokens of a point: the point, then "not a point"; 64/56 pixels of input per pixel."""
+    sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
+    points = np.array([[[[10 * 64 / 56, 12 * 46 / 40], [0, 0]]]], np.float32)
+    labels = np.array([[[1, -1]]], np.int32)
+    logits, iou = predict_sam._decode(
+        sam.model, sam.params, encoded.features, points, labels, None, multimask=True
+    )
+    masks = sam.decode(encoded, PROMPTS[:1])
+    np.testing.assert_allclose(masks.low_res[0], logits[0, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(masks.scores[0], iou[0, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_of_any_sizes_together_or_apart(name: str):
+    sam = nano.sam(name)
+    pictures = [nano.picture(40, 56), nano.picture(64, 64, 1), nano.picture(90, 17, 2)]
+    lists = [PROMPTS[:1], [Prompt(box=[1, 2, 60, 50])], [Prompt(points=[[16, 80]])]]
+    together = sam.decode(sam.encode(pictures), lists)
+    for picture, prompts, masks in zip(pictures, lists, together, strict=True):
+        alone = sam.decode(sam.encode(picture), prompts)
+        assert (masks.height, masks.width) == picture.shape[:2]
+        np.testing.assert_allclose(masks.low_res, alone.low_res, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_array_is_a_list_of_pictures():
+    sam = nano.sam("sam_nano")
+    batch = np.stack([nano.picture(64, 64, seed) for seed in range(2)])
+    encoded = sam.encode(batch)
+    assert not encoded.single and encoded.sizes == ((64, 64), (64, 64))
+    assert isinstance(sam.decode(encoded, [PROMPTS[:1], PROMPTS[:1]]), list)
+
+
+def test_a_mask_prompt_tells_in_the_sam_wiring():
+    sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[5:20, 5:30] = True
+    box = [3, 4, 30, 25]
+    plain, masked, alone = sam.decode(
+        encoded, [Prompt(box=box), Prompt(box=box, mask=mask), Prompt(mask=mask)]
+    ).low_res
+    assert np.abs(plain - masked).max() > 1e-3 and np.abs(masked - alone).max() > 1e-3
+    again = sam.decode(encoded, [Prompt(box=box, mask=plain[0])])
+    assert np.isfinite(again.low_res).all()
+
+
+def test_any_number_of_queries_compiles_few_functions():
+    sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
+    before = predict_sam._decode._cache_size()
+    for count in (1, 3, 4, 3, 1):
+        sam.decode(encoded, [Prompt(points=[[i, i]]) for i in range(count)])
+    assert predict_sam._decode._cache_size() - before <= 2
+
+
+def test_other_weights_of_the_same_model_compile_nothing():
+    sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
+    sam.decode(encoded, PROMPTS[:1])
+    before = predict_sam._decode._cache_size()
+    halved = jax.tree.map(lambda x: x / 2, sam.params)
+    Sam(Network(sam.config), halved).decode(encoded, PROMPTS[:1])
+    assert predict_sam._decode._cache_size() == before
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "images is empty"),
+        (np.zeros((8, 8), np.uint8), "images"),
+        (np.zeros((8, 8, 4), np.uint8), r"images has shape \(8, 8, 4\)"),
+        (np.zeros((8, 8, 3), np.float32), "images has float32"),
+        (np.zeros((0, 8, 3), np.uint8), r"images has shape \(0, 8, 3\)"),
+        ([nano.picture(8, 8), "a.jpg"], r"images\[1\] is a str"),
+        (3, "images is 3, but must be a numpy array"),
+    ],
+)
+def test_what_is_no_picture_is_named(images: object, message: str):
+    with pytest.raises(DataError, match=message):
+        nano.sam("sam_nano").encode(images)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "prompts is empty"),
+        (Prompt(points=[[1, 2]]), "must be a list of Prompt"),
+        ([[1, 2]], "must be a list of Prompt"),
+        ([Prompt(points=[[56, 2]])], "outside; the picture is 56 wide"),
+        ([Prompt(points=[[1, 2]]), Prompt(box=[0, 0, 5, 99])], "box is .* reaches outside"),
+    ],
+)
+def test_prompts_are_checked_first(prompts: object, message: str):
+    with pytest.raises(PromptError, match=message):
+        nano.sam("sam_nano").decode(embedding("sam_nano"), prompts)
+
+
+def test_a_list_of_pictures_wants_a_list_of_lists():
+    sam = nano.sam("sam_nano")
+    encoded = sam.encode([nano.picture(HEIGHT, WIDTH)])
+    for prompts in ([PROMPTS[:1], PROMPTS[:1]], PROMPTS[0]):
+        with pytest.raises(PromptError, match="each picture needs its own"):
+            sam.decode(encoded, prompts)
+    with pytest.raises(PromptError, match="must be a list of Prompt"):
+        sam.decode(encoded, PROMPTS[:1])
