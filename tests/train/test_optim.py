@@ -95,9 +95,9 @@ def test_first_update_by_hand():
     grads = jax.tree.map(lambda x: -2.0 * x, params)
     updates, _ = optimiser.update(grads, optimiser.init(params), params)
     hidden = updates["a"]["encoder"]["block_00"]["mlp"]["hidden"]
-    # 1 - beta2 is 0.001 less a float32 rounding, hence 1e-5.
-    np.testing.assert_allclose(hidden["bias"], 0.5 * 0.1 * np.ones(2), rtol=1e-5)
-    np.testing.assert_allclose(hidden["kernel"], 0.5 * 0.1 * 0.5 * np.ones((3, 2)), rtol=1e-5)
+    # 1 - beta2 is 0.001 but for a float32 rounding: 7e-6 of the first term.
+    np.testing.assert_allclose(hidden["bias"], 0.5 * 0.1 * np.ones(2), rtol=2e-5)
+    np.testing.assert_allclose(hidden["kernel"], 0.5 * 0.1 * 0.5 * np.ones((3, 2)), rtol=2e-5)
 
 
 def test_follows_torch_adamw():

@@ -1,0 +1,157 @@
+"""Checkpoints: what comes back, what is refused, and what a broken disk does."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from esam_jax import sharding
+from esam_jax.config import DataConfig, MeshConfig, OptimConfig, SourceConfig, TeacherConfig
+from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.train import checkpoint, optim
+from esam_jax.train import state as states
+from esam_jax.train.checkpoint import Checkpoints
+
+
+def template(toy, mesh):
+    cfg = toy.config()
+    return states.abstract(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
+
+
+@pytest.fixture(scope="module")
+def state(toy):
+    cfg, mesh = toy.config(), sharding.make_mesh(MeshConfig(data=1))
+    return states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
+
+
+def test_comes_back_to_the_bit_on_another_mesh(toy, state, tmp_path):
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        assert checkpoints.latest() is None
+        checkpoints.save(3, state)
+    wanted = template(toy, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        assert checkpoints.latest() == 3
+        restored = checkpoints.restore(wanted)
+    for saved, abstract, found in zip(*map(jax.tree.leaves, (state, wanted, restored))):
+        np.testing.assert_array_equal(saved, found)
+        assert found.sharding == abstract.sharding
+
+
+def test_only_the_newest_are_kept(toy, state, tmp_path):
+    with Checkpoints(toy.config(keep_checkpoints=2), tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state)
+            checkpoints.wait()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+
+def test_unfinished_save_is_no_checkpoint(toy, state, tmp_path):
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        assert checkpoints.latest() == 2
+        checkpoints.save(4, state)
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        assert checkpoints.latest() == 4
+
+
+def test_damaged_checkpoint_is_refused_by_name(toy, state, tmp_path):
+    mesh = sharding.make_mesh(MeshConfig(data=1))
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+    for file in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100 and "METADATA" not in file.name:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with (
+        pytest.raises(CheckpointError, match="checkpoints/2 cannot be read"),
+        Checkpoints(toy.config(), tmp_path) as checkpoints,
+    ):
+        checkpoints.restore(template(toy, mesh))
+
+
+def test_config_lies_beside_and_may_change_only_in_harmless_fields(toy, state, tmp_path):
+    cfg = toy.config()
+    with Checkpoints(cfg, tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+    assert json.loads((tmp_path / "config.json").read_text())["optim"]["peak_lr"] == 0.01
+
+    harmless = dataclasses.replace(
+        cfg,
+        log_every_steps=5,
+        save_every_steps=7,
+        keep_checkpoints=9,
+        mesh=MeshConfig(fsdp=8),
+        data=dataclasses.replace(cfg.data, threads=1, prefetch_batches=1),
+    )
+    Checkpoints(harmless, tmp_path).__exit__(None, None, None)
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["threads"] == 1
+
+    harmful = dataclasses.replace(
+        cfg,
+        steps=7,
+        seed=1,
+        optim=OptimConfig(peak_lr=0.02, warmup_steps=2),
+        task=dataclasses.replace(cfg.task, teacher=TeacherConfig(model="sam_b")),
+        data=DataConfig(source=SourceConfig(kind="scenes", scenes=5), view=cfg.data.view),
+    )
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(harmful, tmp_path)
+    for line in (
+        "steps was 6, is 7",
+        "seed was 0, is 1",
+        "optim.peak_lr was 0.01, is 0.02",
+        'task.teacher.model was "sam_h", is "sam_b"',
+        "data.source.scenes was 20000, is 5",
+    ):
+        assert line in str(error.value)
+    assert "threads" not in str(error.value)
+
+
+def test_without_a_checkpoint_the_config_may_still_change(toy, tmp_path):
+    Checkpoints(toy.config(seed=1), tmp_path).__exit__(None, None, None)
+    Checkpoints(toy.config(seed=2), tmp_path).__exit__(None, None, None)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
+
+
+def test_missing_config_is_named(toy, state, tmp_path):
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing or damaged"):
+        Checkpoints(toy.config(), tmp_path)
+
+
+def test_workdir_that_cannot_be_written(toy, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(MissingError, match="file/run cannot be written"):
+        Checkpoints(toy.config(), tmp_path / "file" / "run")
+    if os.getuid() != 0:  # root writes anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(MissingError, match="locked cannot be written"):
+            Checkpoints(toy.config(), tmp_path / "locked")
+
+
+def test_save_that_fails_in_the_background_surfaces(toy, state, tmp_path, monkeypatch):
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+
+        def full():
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(checkpoints._manager, "check_for_errors", full)
+        with pytest.raises(CheckpointError, match=r"No space left on device.*make room"):
+            checkpoints.check()
+        checkpoints.save(2, state)
+
+
+def test_differences_walk_the_whole_config():
+    saved = {"task": {"a": 1, "b": [1, 2]}, "gone": 3, "mesh": {"data": 1}}
+    current = {"task": {"a": 1, "b": [1, 3]}, "new": "x", "mesh": {"data": 2}}
+    assert checkpoint.differences(saved, current) == [
+        "task.b was [1, 2], is [1, 3]",
+        'new was null, is "x"',
+        "gone was 3, is null",
+    ]

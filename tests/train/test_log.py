@@ -1,0 +1,109 @@
+"""metrics.jsonl: one object a line, in order, never twice, never after a non-finite loss."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from esam_jax.errors import TrainingError
+from esam_jax.train import log
+
+
+def metrics(loss, grad_norm=1.0):
+    return {"loss": jnp.float32(loss), "grad_norm": jnp.float32(grad_norm)}
+
+
+def lines(folder):
+    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(toy, folder, first_step=0, broken=None, every=2):
+    cfg = toy.config(log_every_steps=every)
+    return log.Log(cfg, folder, first_step, lambda: broken or {}, progress=False)
+
+
+def test_lines_come_late_and_complete(toy, tmp_path):
+    with start(toy, tmp_path) as report:
+        for step in range(1, 6):
+            report.after(step, metrics(step / 10))
+        assert [line["step"] for line in lines(tmp_path)] == [2]  # that of step 4 is not asked for
+        report.flush(5)
+        assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+        report.write(5, {"box_miou": 0.5})
+        report.finish()
+    found = lines(tmp_path)
+    assert found[0]["loss"] == pytest.approx(0.2)
+    assert found[0]["examples_per_second"] > 0
+    assert found[2] | {"seconds": 0} == {"step": 5, "box_miou": 0.5, "seconds": 0}
+    assert found[3]["finished"] and found[3]["compile_seconds"] >= 0
+    assert log.merged(tmp_path / "metrics.jsonl")["box_miou"] == 0.5
+
+
+def test_resumed_run_drops_what_it_does_anew(toy, tmp_path):
+    with start(toy, tmp_path, every=1) as report:
+        for step in range(1, 6):
+            report.after(step, metrics(step))
+        report.flush(5)
+        report.write(3, {"box_miou": 0.3})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')  # killed while writing
+    with start(toy, tmp_path, first_step=3, every=1) as report:
+        assert report.evaluated == {3}
+        report.after(4, metrics(40.0))
+        report.flush(4)
+    assert [(line["step"], line.get("loss")) for line in lines(tmp_path)] == [
+        (1, 1.0), (2, 2.0), (3, 3.0), (3, None), (4, 40.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}])
+def test_non_finite_numbers_name_their_step(toy, tmp_path, bad):
+    with start(toy, tmp_path, every=2) as report:
+        report.after(1, metrics(1.0))
+        report.after(2, metrics(1.0))
+        report.after(3, metrics(**bad))
+        report.after(4, metrics(math.nan))
+        assert [line["step"] for line in lines(tmp_path)] == [2]
+        name = list(bad)[-1]
+        with pytest.raises(TrainingError, match=f"^{name} of step 3 is {list(bad.values())[-1]}"):
+            report.flush(4)
+    assert [line["step"] for line in lines(tmp_path)] == [2]
+
+
+def test_broken_records_are_named_once(toy, tmp_path):
+    broken = {"a.jpg": "cut short"}
+    with start(toy, tmp_path, broken=broken, every=1) as report:
+        for step in range(1, 4):
+            report.after(step, metrics(1.0))
+            report.flush(step)
+            if step == 2:
+                broken["b.jpg"] = "empty"
+    first, second, third = lines(tmp_path)
+    assert (first["broken"], first["broken_names"]) == (1, ["a.jpg"])
+    assert "broken" not in second
+    assert (third["broken"], third["broken_names"]) == (2, ["b.jpg"])
+
+
+def test_quiet_unless_a_terminal(toy, tmp_path, capsys):
+    with start(toy, tmp_path) as report:
+        report.after(1, metrics(1.0))
+        report.finish()
+    log.say("hello", None)
+    assert capsys.readouterr() == ("", "")
+    log.say("hello", True)
+    assert capsys.readouterr().err == "hello\n"
+
+
+def test_picture_of_the_loss(toy, tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs the extra plots")
+    with start(toy, tmp_path, every=1) as report:
+        report.after(1, metrics(1.0))
+        report.flush(1)
+    assert "loss.png" in log.plot_loss(tmp_path)
+    assert (tmp_path / "plots" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    assert "esam_jax[plots]" in log.plot_loss(tmp_path)

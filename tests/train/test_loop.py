@@ -1,0 +1,229 @@
+"""The loop as a whole: it finishes, resumes to the same bits, and stops rather than spoil a run.
+
+In-process tests train the toy task; those that kill a process train a real one, nano SAMI on drawn
+scenes.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from esam_jax.config import EvaluateConfig, SourceConfig
+from esam_jax.errors import CheckpointError, MissingError, TrainingError
+from esam_jax.train import log, loop
+
+
+@pytest.fixture
+def use_toy(toy, monkeypatch):
+    """Puts the toy task and its data in the place of the real ones; `spoil` makes a step NaN."""
+
+    def use(spoil=None):
+        monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task(noise=0.1))
+        monkeypatch.setattr(loop.loader, "stream", functools.partial(toy.Stream, spoil=spoil))
+
+    use()
+    return use
+
+
+def lines(folder):
+    return log.read(folder / "metrics.jsonl")
+
+
+def saved(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*[0-9]"))
+
+
+def parameters(folder, step):
+    """Every array of a checkpoint, as Orbax gives it back without being told what to expect."""
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore((folder / "checkpoints" / str(step) / "state").absolute())
+    return {"/".join(path): value for path, value in _flat(tree)}
+
+
+def _flat(tree, path=()):
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in items:
+        if isinstance(value, dict | list | tuple):
+            yield from _flat(value, (*path, str(key)))
+        elif value is not None:
+            yield (*path, str(key)), np.asarray(value)
+
+
+def assert_same_checkpoint(a, b, step):
+    ours, theirs = parameters(a, step), parameters(b, step)
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+def test_runs_to_the_end_then_only_says_so(toy, use_toy, tmp_path, capsys, monkeypatch):
+    result = loop.run(toy.config(), tmp_path)
+    assert result["step"] == 6 and result["finished"] and result["loss"] > 0
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert saved(tmp_path) == [4, 6]  # of 2, 4, 6 two are kept
+    assert capsys.readouterr() == ("", "")  # no terminal, no word
+
+    monkeypatch.setattr(loop.tasks, "build", None)  # nothing is built again
+    assert loop.run(toy.config(), tmp_path, progress=True) == result
+    assert "is finished: 6 steps are done" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="seed was 0, is 3"):
+        loop.run(toy.config(seed=3), tmp_path)
+
+
+def test_stopped_run_goes_on_to_the_same_bits(toy, use_toy, tmp_path, capsys):
+    loop.run(toy.config(), tmp_path / "whole")
+    use_toy(spoil=3)  # the fourth batch is NaN: the run dies after checkpoint 2
+    with pytest.raises(TrainingError, match="loss of step 4 is nan"):
+        loop.run(toy.config(), tmp_path / "broken")
+    assert saved(tmp_path / "broken") == [2]  # never a state from after it
+    assert all(np.isfinite(x).all() for x in parameters(tmp_path / "broken", 2).values())
+
+    use_toy()
+    loop.run(toy.config(), tmp_path / "broken", progress=True)
+    assert "going on from step 2" in capsys.readouterr().err
+    assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken", 6)
+    keys = ("step", "loss", "grad_norm", "param_norm", "learning_rate")
+    numbers = [
+        [[line.get(key) for key in keys] for line in lines(tmp_path / name)]
+        for name in ("whole", "broken")
+    ]
+    assert numbers[0] == numbers[1]
+
+
+def test_spoilt_state_is_not_saved_when_no_line_is_due(toy, use_toy, tmp_path):
+    use_toy(spoil=2)
+    with pytest.raises(TrainingError, match="loss of step 3 is nan"):
+        loop.run(toy.config(log_every_steps=100, save_every_steps=4), tmp_path)
+    assert saved(tmp_path) == []
+
+
+def test_folder_that_cannot_be_written_is_refused_first(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.tasks, "build", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MissingError, match="cannot be written"):
+        loop.run(toy.config(), tmp_path / "file" / "run")
+
+
+def test_failed_save_stops_the_run_at_the_next_step(toy, use_toy, tmp_path, monkeypatch):
+    def full(self):
+        raise CheckpointError("a checkpoint could not be written: no space")
+
+    monkeypatch.setattr(loop.Checkpoints, "check", full)
+    with pytest.raises(CheckpointError, match="no space"):
+        loop.run(toy.config(), tmp_path)
+
+
+def test_sigterm_saves_the_update_under_way(toy, use_toy, tmp_path, monkeypatch):
+    class Terminating(toy.Stream):
+        def __next__(self):
+            if self._step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    monkeypatch.setattr(loop.loader, "stream", Terminating)
+    with pytest.raises(SystemExit) as stopped:
+        loop.run(toy.config(save_every_steps=100), tmp_path)
+    assert stopped.value.code == 143
+    assert saved(tmp_path) == [3]
+    assert lines(tmp_path)[-1]["step"] == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the handler is put back
+
+
+def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(
+    toy, use_toy, tmp_path, monkeypatch
+):
+    calls = []
+
+    def measure(cfg, task, params):
+        calls.append(float(params["toy"]["encoder"]["block_01"]["mlp"]["out"]["bias"][0]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {"box_miou": len(calls) / 10}
+
+    monkeypatch.setattr(loop.runner, "run", measure)
+    source = SourceConfig(kind="scenes", split="heldout")
+    cfg = toy.config(evaluate=EvaluateConfig(source=source, every_steps=2))
+    with pytest.raises(KeyboardInterrupt):  # while measuring step 4, which is saved
+        loop.run(cfg, tmp_path)
+    loop.run(cfg, tmp_path)
+    found = [(line["step"], line["box_miou"]) for line in lines(tmp_path) if "box_miou" in line]
+    assert found == [(2, 0.1), (4, 0.3), (6, 0.4)]
+    assert calls[1] == calls[2]  # of the same parameters
+
+
+NANO = """
+import sys
+from esam_jax import config as c
+from esam_jax.train import loop
+
+cfg = c.RunConfig(
+    name="nano",
+    task=c.SamiConfig(
+        students=("efficientsam_nano",),
+        teacher=c.TeacherConfig(model="sam_nano", weights="random"),
+        decoder=c.SamiDecoderConfig(width=32, depth=1, heads=2),
+    ),
+    data=c.DataConfig(
+        source=c.SourceConfig(kind="scenes", scenes=20), view=c.CropConfig(image_px=64), threads=1
+    ),
+    optim=c.OptimConfig(peak_lr=1e-3, warmup_steps=2),
+    steps=int(sys.argv[2]),
+    batch=4,
+    log_every_steps=1,
+    save_every_steps=5,
+)
+loop.run(cfg, sys.argv[1])
+"""
+
+
+def start(folder, steps, cache):
+    """The nano run in a process of its own, on one CPU device; only the first one compiles."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", NANO, str(folder), str(steps)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def finish(process, code=0):
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors
+    return errors
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path):
+    whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
+    finish(start(whole, 15, cache))
+    process = start(killed, 15, cache)
+    wait_for(process, lambda: (killed / "checkpoints" / "5").exists())
+    process.kill()
+    finish(process, -signal.SIGKILL)
+    assert 5 <= max(saved(killed)) < 15
+    finish(start(killed, 15, cache))
+    assert_same_checkpoint(whole, killed, 15)
+    assert [line["step"] for line in lines(killed) if "loss" in line] == list(range(1, 16))
+    models = [folder / "model" / "model.safetensors" for folder in (whole, killed)]
+    assert models[0].read_bytes() == models[1].read_bytes()
