@@ -1,9 +1,9 @@
 """Procedural scenes: the data that is always there.
 
 A scene is three to six overlapping, textured objects on a textured ground, with the exact visible
-part of each. Objects and ground share texture families and now and then a colour, so that neither
-alone separates them. Everything is laid out in the unit square: the same index is the same scene at
-every resolution, up to the sensor noise.
+part of each. Objects and ground share texture families and sometimes a colour, and no single colour
+fills an object: its edge has to be found. Everything is laid out in the unit square: the same index
+is the same scene at every resolution, up to the sensor noise.
 """
 
 import functools
@@ -22,6 +22,7 @@ _Palette = tuple[tuple[float, ...], tuple[float, ...]]  # two RGB colours, about
 _STREAMS = {"train": 0, "heldout": 1}  # part of the seed: the two splits never share a scene
 _OBJECTS = (3, 6)
 _SMALLEST_SHARE = 48 / 64**2  # objects that show less than this share of the frame are no target
+_APART, _TRIES = 0.35, 8  # distance in RGB to every colour there, and how often it is tried
 _THIRDS = (0.0, 1 / 3, 2 / 3)
 
 
@@ -116,23 +117,17 @@ _OUTLINES = (_ellipse, _rectangle, _polygon, _star, _blob, _blob, _ring)
 
 
 def _palette(rng: np.random.Generator, taken: Sequence[_Palette] = ()) -> _Palette:
-    """Two colours; sometimes the second is borrowed from what is already in the picture.
-
-    Plain tuples: on three numbers NumPy is several times slower than Python.
-    """
-    first, second = _hue(rng), _hue(rng)
-    if taken:
-        for _ in range(4):
-            # Sum of the channels' differences between the two means, doubled.
-            apart = sum(abs(a + b - c - d) for a, b, c, d in zip(first, second, *taken[0]))
-            if apart > 0.9:
-                break
-            first = _hue(rng)
-        if rng.random() < 0.25:
-            second = taken[_whole(rng, 0, len(taken) - 1)][0]
-    # Pull the two together by a random amount: from nearly plain to bold.
-    pull = _between(rng, 0.0, 0.75)
-    return first, tuple(b + pull * (a - b) for a, b in zip(first, second))
+    """Two colours, apart from those in the picture; sometimes the second is borrowed from it."""
+    for _ in range(_TRIES):
+        first = _hue(rng)
+        if all(math.dist(first, other) > _APART for other, _ in taken):
+            break
+    second = _hue(rng)
+    if taken and rng.random() < 0.15:
+        second = taken[_whole(rng, 0, len(taken) - 1)][0]
+    # Pull the second towards the first by a random amount: from nearly plain to bold.
+    pull = _between(rng, 0.3, 0.9)
+    return first, tuple(b + pull * (a - b) for a, b in zip(first, second, strict=True))
 
 
 def _hue(rng: np.random.Generator) -> tuple[float, ...]:
@@ -195,7 +190,7 @@ def _photograph(
     slope_x, slope_y = _between(rng, -0.3, 0.3), _between(rng, -0.3, 0.3)
     centres = _centres(px)
     rgb_3HW *= 255 * (1 + slope_x * (centres - 0.5) + slope_y * (centres[:, None] - 0.5))
-    rgb_3HW += _between(rng, 2.0, 22.0) * (rng.random((px, px), np.float32) - 0.5)
+    rgb_3HW += _between(rng, 2.0, 14.0) * (rng.random((px, px), np.float32) - 0.5)
     return np.ascontiguousarray(np.clip(rgb_3HW, 0.0, 255.0).astype(np.uint8).transpose(1, 2, 0))
 
 
