@@ -85,10 +85,11 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
 
 def _in_one_line(box: str) -> str:
     """tyro's complaint without its frame: the part between the title and the help text."""
-    title, *lines = [re.sub("^│ |[│╭╮╰╯─]", "", line).rstrip() for line in box.splitlines()]
+    title, *lines = [re.sub("[│╭╮╰╯─]", "", line).strip() for line in box.splitlines()]
     if "Required options" in title:
-        names = [line.strip() for line in lines if re.match(r" {4}\S", line)]
-        return f"missing: {', '.join(name for name in names if '--help' not in name)}"
-    body = " ".join(line.strip() for line in lines if not set(line) <= set("- "))
+        # An option stands alone on its line, with what it takes; the lines between describe it.
+        alone = [line for line in lines if re.fullmatch(r"--\w[\w.-]*( \S+)?|[A-Z]+", line)]
+        return f"missing: {', '.join(alone)}"
+    body = " ".join(line for line in lines if not set(line) <= {"-"})
     body = re.split(r"Argument helptext:|For full helptext", body)[0]
     return " ".join(body.split())

@@ -1,0 +1,106 @@
+"""`esam train`: config, keys and folder are settled before JAX does anything."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import configs
+from esam_jax import cli
+from esam_jax.train import loop
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list:
+    """Calls of the train loop, which is not run."""
+    calls = []
+
+    def run(cfg, workdir):
+        calls.append((cfg, workdir))
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(loop, "run", run)
+    return calls
+
+
+def refused(argv: list[str], capsys) -> str:
+    assert cli.main(["train", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("esam: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_keys_change_the_config_and_nothing_else(runs, tmp_path, capsys):
+    keys = ["--optim.peak-lr", "1e-3", "--steps=7", "--optim.warmup-steps", "3"]
+    keys += ["--mesh.data", "2", "--data.view.masks", "5", "--task.init-from", "somewhere"]
+    argv = ["train", "segment_ti", "--workdir", str(tmp_path / "run"), *keys, "--json"]
+    assert cli.main(argv) == 0
+    assert json.loads(capsys.readouterr().out) == {"loss": 0.5}
+    ((cfg, workdir),) = runs
+    base = configs.load("segment_ti")
+    assert workdir == tmp_path / "run"
+    assert (cfg.optim.peak_lr, cfg.steps, cfg.mesh.data) == (1e-3, 7, 2)
+    assert (cfg.data.view.masks, cfg.task.init_from) == (5, "somewhere")
+    assert (cfg.batch, cfg.data.source, cfg.compute) == (base.batch, base.data.source, base.compute)
+
+
+def test_a_file_of_ones_own(runs, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs.segment_ti import segment_ti\n"
+        "from esam_jax.config import RunConfig\n"
+        "def mine() -> RunConfig:\n"
+        "    return segment_ti()\n"
+    )
+    assert cli.main(["train", str(path), "--workdir", str(tmp_path / "run")]) == 0
+    assert runs[0][0] == configs.load("segment_ti") and capsys.readouterr().out == ""
+    path.write_text("def mine( -> RunConfig")
+    text = refused([str(path), "--workdir", str(tmp_path / "run")], capsys)
+    assert "mine.py cannot be run: SyntaxError" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no config is named"),
+        (["--workdir", "w"], "the config comes first"),
+        (["segment_ti"], "missing: --workdir"),
+        (["segment_tii", "--workdir", "w"], "did you mean segment_ti?"),
+        (["absent.py", "--workdir", "w"], "absent.py does not exist"),
+        (["segment_ti", "--workdir", "w", "--optim.peek-lr", "1"], "did you mean --optim.peak-lr?"),
+        (["segment_ti", "--workdir", "w", "--optim.peek_lr=1"], "did you mean --optim.peak-lr?"),
+        (["segment_ti", "--workdir", "w", "--optim.peak-lr", "x"], "--optim.peak-lr"),
+        (["segment_ti", "--workdir", "w", "--steps", "0"], "steps is 0, but must be positive"),
+        (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
+        (["segment_ti", "--workdir", "w", "--data.source.kind", "scene"], "'scene'"),
+        (["segment_ti", "--workdir", "w", "stray"], "stray"),
+    ],
+)
+def test_wrong_usage(argv, message, runs, capsys):
+    assert message in refused(argv, capsys)
+    assert runs == []
+
+
+def test_a_workdir_below_a_file(runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "run")
+    assert "file is a file" in refused(["segment_ti", "--workdir", below], capsys)
+    assert runs == []
+
+
+def test_a_teacher_without_weights(tmp_path, capsys):
+    """The real loop: nothing is compiled, no folder is left."""
+    keys = ["--data.source.kind", "scenes", "--batch", "8"]
+    text = refused(["sami_ti", "--workdir", str(tmp_path / "run"), *keys], capsys)
+    assert "task.teacher.weights" in text and "random" in text
+
+
+def test_help_lists_the_values_of_the_config(capsys):
+    assert cli.main(["train", "segment_ti", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--optim.peak-lr" in out and "segment_ti" in out
+
+
+def test_the_workdir_is_a_path(runs, tmp_path):
+    assert cli.main(["train", "segment_ti", "--workdir", str(tmp_path)]) == 0
+    assert isinstance(runs[0][1], Path)

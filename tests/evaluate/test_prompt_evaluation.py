@@ -1,0 +1,158 @@
+"""The measurement follows its protocol: an oracle scores 1, a filled box scores the baseline."""
+
+import dataclasses
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import nano
+import numpy as np
+import pytest
+
+from esam_jax.config import SourceConfig
+from esam_jax.data import sources
+from esam_jax.data.records import Record
+from esam_jax.errors import DataError
+from esam_jax.evaluate import prompts
+from esam_jax.models import variants
+from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.predict.sam import Sam
+
+
+@dataclasses.dataclass
+class Masks:
+    """A MaskSet in memory."""
+
+    masks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def decode(self, indices: Sequence[int]) -> np.ndarray:
+        return self.masks[list(indices)]
+
+    def sample(self, indices: Sequence[int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return self.decode(indices)[:, rows][:, :, columns]
+
+
+class Pictures:
+    """A Source in memory; the picture's first pixel is its index, so that a fake can find it."""
+
+    def __init__(self, masks: list[np.ndarray | None]) -> None:
+        self._masks = masks
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+    def read(self, index: int) -> Record:
+        masks = self._masks[index]
+        image = np.full((24, 32, 3), index, np.uint8)
+        return Record(self.name(index), image, None if masks is None else Masks(masks))
+
+
+class FakeSam(Sam):
+    """Answers each prompt with what `answer(masks of the picture, prompt)` says."""
+
+    def __init__(self, source: Pictures, answer) -> None:
+        super().__init__(Network(variants.sam("sam_nano")), {})
+        self._source, self._answer = source, answer
+
+    def encode(self, images: list[np.ndarray]) -> list[int]:
+        return [int(image[0, 0, 0]) for image in images]
+
+    def decode(self, embedding: list[int], lists: list, *, multimask: bool = True) -> list:
+        answers = []
+        for index, asked in zip(embedding, lists, strict=True):
+            masks = self._source.read(index).masks.masks
+            found = np.stack([self._answer(masks, prompt) for prompt in asked])
+            answers.append(SimpleNamespace(best=lambda found=found: (None, found)))
+        return answers
+
+
+def ellipse(x: float, y: float, a: float, b: float) -> np.ndarray:
+    rows, columns = np.mgrid[:24, :32]
+    return ((columns - x) / a) ** 2 + ((rows - y) / b) ** 2 < 1
+
+
+THREE = np.stack([ellipse(8, 8, 6, 5), ellipse(22, 12, 7, 9), ellipse(5, 20, 3, 3)])
+DOT = np.zeros((1, 24, 32), bool)
+DOT[0, 2:5, 2:7] = True  # 15 pixels: one too few
+LINE = np.zeros((1, 24, 32), bool)
+LINE[0, 3, 4:24] = True
+
+
+def oracle(masks: np.ndarray, prompt) -> np.ndarray:
+    """The mask under the point, or the one whose tight box was given."""
+    if len(prompt.points):
+        x, y = prompt.points[0].astype(int)
+        return next(mask for mask in masks if mask[y, x])
+    return next(mask for mask in masks if (prompts._box(mask) == prompt.box).all())
+
+
+def filled(masks: np.ndarray, prompt) -> np.ndarray:
+    out = np.zeros((24, 32), bool)
+    if prompt.box is not None:
+        x0, y0, x1, y1 = prompt.box.astype(int)
+        out[y0 : y1 + 1, x0 : x1 + 1] = True
+    return out
+
+
+def evaluate(source: Pictures, answer, **options) -> dict:
+    settings = {"images": 9, "masks_per_image": 9, "seed": 0} | options
+    return prompts.evaluate(FakeSam(source, answer), source, **settings)
+
+
+def test_an_oracle_scores_one_from_box_and_from_point():
+    source = Pictures([THREE, LINE, THREE[:1]])
+    for click in ("uniform", "centre"):
+        result = evaluate(source, oracle, click=click)
+        assert (result["box_miou"], result["point_miou"]) == (1, 1)
+        assert (result["masks"], result["images"]) == (5, 3)
+
+
+def test_filling_the_box_scores_the_baseline():
+    result = evaluate(Pictures([THREE]), filled)
+    assert (
+        result["box_miou"]
+        == result["fill_box"]
+        == pytest.approx(np.mean([mask.sum() / box_area(mask) for mask in THREE]), abs=1e-6)
+    )
+    assert result["point_miou"] == 0
+
+
+def box_area(mask: np.ndarray) -> int:
+    rows, columns = np.nonzero(mask)
+    return int((np.ptp(rows) + 1) * (np.ptp(columns) + 1))
+
+
+def test_tiny_masks_are_left_out():
+    assert evaluate(Pictures([np.concatenate([DOT, THREE])]), oracle)["masks"] == 3
+    with pytest.raises(DataError, match="has a mask of 16 pixels or more"):
+        evaluate(Pictures([DOT, DOT]), oracle)
+
+
+def test_the_seed_draws_pictures_and_masks():
+    source = Pictures([THREE] * 7)
+    result = evaluate(source, oracle, images=4, masks_per_image=2)
+    assert (result["masks"], result["images"]) == (8, 4)
+    assert "4 of 7 pictures and up to 2 masks" in result["protocol"]
+    asked = [prompts.ask(source.read(3), 2, (seed, 3), "uniform") for seed in (0, 0, 1)]
+    points = [[click.points.tolist() for click in question.clicks] for question in asked]
+    assert points[0] == points[1] != points[2]
+
+
+def test_a_picture_without_masks_is_an_error():
+    with pytest.raises(DataError, match="picture 1 has no masks"):
+        evaluate(Pictures([THREE, None]), oracle)
+
+
+def test_the_nano_model_on_scenes():
+    source = sources.open_source(SourceConfig(kind="scenes", split="heldout"))
+    settings = {"images": 5, "masks_per_image": 3, "seed": 2}
+    sam = nano.sam("efficientsam_nano")
+    first = prompts.evaluate(sam, source, **settings)
+    assert first == prompts.evaluate(sam, source, **settings)
+    assert 0 <= first["point_miou"] <= 1 and 0.3 < first["fill_box"] < 1
+    assert "logits >= 0" in first["protocol"]
