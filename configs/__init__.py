@@ -50,8 +50,8 @@ def _load_file(path: pathlib.Path) -> RunConfig:
     functions = _functions(module)
     if len(functions) != 1:
         raise ConfigError(
-            f"{path} has {len(functions)} functions that return a RunConfig ({', '.join(functions)}), "
-            "but one is needed: mark it with `-> RunConfig` and start helpers with an underscore"
+            f"{path} has {len(functions)} functions that return a RunConfig, but one is needed: "
+            "mark it with `-> RunConfig` and start the names of helpers with an underscore"
         )
     return next(iter(functions.values()))()
 

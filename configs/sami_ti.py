@@ -1,4 +1,4 @@
-"""SAMI pretraining of ViT-Ti on ImageNet-1K; `sami_s`, `sami_b` and `sami_all` differ by students."""
+"""SAMI pretraining of ViT-Ti on ImageNet-1K; the other `sami_*` differ by their students."""
 
 from esam_jax.config import (
     ComputeConfig,
@@ -21,7 +21,8 @@ def sami_ti() -> RunConfig:
                   --task.teacher.weights sam_vit_h_4b8939.pth
     Hardware  64 A100. By arithmetic 281 GFLOP an image (254 of them the teacher's) x 512 M images
               at 55 % of bf16 peak: 3.6 hours; 29 hours on 8. Not measured.
-    Expected  76.8 % ImageNet top-1 after fine-tuning (published, arXiv:2312.00863, table 1; not ours).
+    Expected  76.8 % ImageNet top-1 after fine-tuning (published, not ours: arXiv:2312.00863,
+              table 1).
 
     Values: arXiv:2312.00863, section 4.1; crop scale and rounding of the mask ratio from MAE.
     """

@@ -84,7 +84,10 @@ EncoderConfig = VitConfig | SamVitConfig
 
 def _check_encoder(config: EncoderConfig) -> None:
     _require(
-        config.width % config.heads == 0, "width", config.width, f"must divide into {config.heads} heads"
+        config.width % config.heads == 0,
+        "width",
+        config.width,
+        f"must divide into {config.heads} heads",
     )
     _require(
         config.image_px % config.patch_px == 0,
@@ -173,7 +176,10 @@ class SamiDecoderConfig:
 
     def __post_init__(self) -> None:
         _require(
-            self.width % self.heads == 0, "width", self.width, f"must divide into {self.heads} heads"
+            self.width % self.heads == 0,
+            "width",
+            self.width,
+            f"must divide into {self.heads} heads",
         )
 
 
@@ -279,7 +285,8 @@ class DataConfig:
 class TeacherConfig:
     """The frozen SAM image encoder whose features are reconstructed.
 
-    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is refused.
+    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
+    error.
     `features`: after the neck, or the trunk before it. `view`: the student's own pixels, or those
     enlarged to the teacher's input size, with the features pooled back to the student's grid.
     """
@@ -355,7 +362,9 @@ class OptimConfig:
         _require(self.peak_lr > 0, "peak_lr", self.peak_lr, "must be positive")
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must not be negative")
         if self.layer_decay is not None:
-            _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must lie in (0, 1]")
+            _require(
+                0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must lie in (0, 1]"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,10 @@ def build(config: RunConfig) -> Task:
 
     def init(rng: Array) -> Params:
         # The parameters do not depend on the image, so one will do.
-        pixels, tokens = jnp.zeros((1, image_px, image_px, 3)), jnp.arange(_tokens(image_px, students))
+        pixels, tokens = (
+            jnp.zeros((1, image_px, image_px, 3)),
+            jnp.arange(_tokens(image_px, students)),
+        )
         visible = _visible(tokens.size, task.mask_ratio)
         order = tokens[None]
         return {
@@ -94,9 +97,7 @@ def build(config: RunConfig) -> Task:
             for name, student in students.items()
         }
 
-    return Task(
-        init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models
-    )
+    return Task(init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models)
 
 
 def _check_student(
@@ -105,7 +106,8 @@ def _check_student(
     encoder = student.encoder
     if not isinstance(encoder, VitConfig):
         raise ConfigError(
-            f"task.students names {name!r}, which has no plain ViT encoder: choose an efficientsam_* model"
+            f"task.students names {name!r}, which has no plain ViT encoder: choose an "
+            "efficientsam_* model"
         )
     if encoder.pretrain_px != image_px:
         raise ConfigError(
@@ -114,9 +116,9 @@ def _check_student(
         )
     if task.teacher.view == "native" and teacher.encoder.patch_px != encoder.patch_px:
         raise ConfigError(
-            f"task.teacher.model {task.teacher.model!r} has patches of {teacher.encoder.patch_px} px "
-            f"and {name!r} of {encoder.patch_px} px, so their tokens do not pair: choose another "
-            'teacher or --task.teacher.view enlarged'
+            f"task.teacher.model {task.teacher.model!r} has patches of {teacher.encoder.patch_px} "
+            f"px and {name!r} of {encoder.patch_px} px, so their tokens do not pair: choose "
+            "another teacher or --task.teacher.view enlarged"
         )
 
 
@@ -125,16 +127,18 @@ def _open_teacher(task: SamiConfig, config: SamConfig) -> Params | None:
     weights = task.teacher.weights
     if weights is None:
         raise ConfigError(
-            "task.teacher.weights is not set: SAMI needs a trained teacher. Give --task.teacher.weights "
-            "FILE (a SAM checkpoint or model folder), or the word random for a dry run"
+            "task.teacher.weights is not set: SAMI needs a trained teacher. Give "
+            "--task.teacher.weights FILE (a SAM checkpoint or model folder), or the word random "
+            "for a dry run"
         )
     if weights == "random":
         return None
     file = source.load(weights)
     if file.config.encoder != config.encoder:
         raise CheckpointError(
-            f"{weights} holds another image encoder than task.teacher.model {task.teacher.model!r}: "
-            f"{_differences(file.config.encoder, config.encoder)}; name the model that the file holds"
+            f"{weights} holds another image encoder than task.teacher.model "
+            f"{task.teacher.model!r}: {_differences(file.config.encoder, config.encoder)}; name "
+            "the model that the file holds"
         )
     return file.params["encoder"]
 

@@ -22,7 +22,7 @@ from esam_jax.typing import Batch, Params, PerExample
 
 
 def build(config: RunConfig) -> Task:
-    """The segmentation task of a run; ConfigError, CheckpointError or MissingError before any work."""
+    """The segmentation task; ConfigError, CheckpointError or MissingError before any work."""
     task = config.task
     assert isinstance(task, SegmentConfig)
     sam_config = variants.sam(task.model)
@@ -46,9 +46,7 @@ def build(config: RunConfig) -> Task:
     def models(params: Params) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, params[task.model], ())}
 
-    return Task(
-        init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: start, models=models
-    )
+    return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: start, models=models)
 
 
 def round_loss(
@@ -116,11 +114,13 @@ def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
     view, model = config.data.view, config.task.model  # pyright: ignore[reportAttributeAccessIssue]
     if view.image_px != sam_config.image_px:
         raise ConfigError(
-            f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: use that"
+            f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: "
+            "use that"
         )
     if view.fit != sam_config.fit:  # pyright: ignore[reportAttributeAccessIssue]
         raise ConfigError(
-            f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: use that"
+            f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: "
+            "use that"
         )
 
 

@@ -195,22 +195,3 @@ def merged(file: Path) -> dict[str, Any]:
     for line in read(file):
         result |= line
     return result
-
-
-def plot_loss(workdir: Path) -> str:
-    """Draws plots/loss.png; gives back one line about it, or about what is missing to do so."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return 'no plots/loss.png: pip install "esam_jax[plots]" brings matplotlib'
-    lines = [line for line in read(workdir / METRICS_FILE) if "loss" in line]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([line["step"] for line in lines], [line["loss"] for line in lines])
-    axes.set(xlabel="updates", ylabel="training loss", title=workdir.name)
-    axes.grid(alpha=0.3)
-    (workdir / "plots").mkdir(exist_ok=True)
-    fresh = workdir / "plots" / f".loss.{os.getpid()}.png"
-    figure.savefig(fresh, dpi=120)
-    fresh.replace(workdir / "plots" / "loss.png")
-    return f"loss drawn in {workdir / 'plots' / 'loss.png'}"

@@ -21,7 +21,7 @@ from esam_jax.convert import model_folder
 from esam_jax.data import loader
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import log, optim
+from esam_jax.train import log, optim, plots
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.step import jit_step
@@ -94,7 +94,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
             checkpoints.wait()
             _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
-                log.say(log.plot_loss(workdir), progress)
+                log.say(plots.loss(workdir), progress)
             report.finish()
         return log.merged(workdir / log.METRICS_FILE)
 

@@ -23,7 +23,7 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
-from esam_jax.train import log, loop
+from esam_jax.train import log, loop, plots
 
 TEACHER = "quickstart_teacher"
 IMAGES = 200  # held-out scenes that are measured
@@ -50,12 +50,13 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
     log.say(f"measuring on {IMAGES} held-out scenes", progress)
     summary = measure(models, source, seed)
     Image.fromarray(sheet(models, source)).save(workdir / "contact_sheet.png")
-    log.plot_runs(
+    drawn = plots.curves(
         {"from SAMI": workdir / "segment", "from scratch": workdir / "scratch"},
         "chosen_iou",
-        "IoU of the chosen mask, in training",
+        "IoU of the chosen mask in training",
         workdir / "curves.png",
     )
+    log.say(drawn, progress)
     summary |= {"seed": seed, "seconds": round(time.monotonic() - begin, 1)}
     (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary

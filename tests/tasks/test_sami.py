@@ -23,9 +23,7 @@ DECODER = SamiDecoderConfig(width=32, depth=1, heads=2)
 
 def _config(**changes):
     teacher = changes.pop("teacher", TeacherConfig(model="sam_nano", weights="random"))
-    task = SamiConfig(
-        students=("efficientsam_nano",), teacher=teacher, decoder=DECODER, **changes
-    )
+    task = SamiConfig(students=("efficientsam_nano",), teacher=teacher, decoder=DECODER, **changes)
     return dataclasses.replace(configs.load("quickstart_sami"), task=task)
 
 
@@ -132,7 +130,7 @@ def test_no_gradient_reaches_the_teacher(batch):
 
 
 def test_a_teacher_without_weights_is_refused():
-    with pytest.raises(ConfigError, match="teacher.weights is not set.*random"):
+    with pytest.raises(ConfigError, match=r"teacher\.weights is not set.*random"):
         tasks.build(_config(teacher=TeacherConfig(model="sam_nano")))
 
 

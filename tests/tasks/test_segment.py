@@ -57,9 +57,7 @@ def test_round_loss_equals_the_slow_version(scored):
     fast = segment.round_loss(
         task, jnp.asarray(logits), jnp.asarray(scores), jnp.asarray(masks), jnp.ones((2, 3))
     )
-    np.testing.assert_allclose(
-        fast.loss, _slow_round_loss(task, logits, scores, masks), rtol=2e-5
-    )
+    np.testing.assert_allclose(fast.loss, _slow_round_loss(task, logits, scores, masks), rtol=2e-5)
     assert set(fast.metrics) == {"focal", "dice", "score_mse", "best_iou", "chosen_iou"}
 
 
@@ -117,9 +115,7 @@ def _with_init(path):
 
 
 def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
-    path, params = _folder(
-        tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder")
-    )
+    path, params = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
     start = tasks.build(_with_init(path)).initial()
     assert start is not None
     start = start["efficientsam_nano"]

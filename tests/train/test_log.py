@@ -93,17 +93,3 @@ def test_quiet_unless_a_terminal(toy, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
     log.say("hello", True)
     assert capsys.readouterr().err == "hello\n"
-
-
-def test_picture_of_the_loss(toy, tmp_path):
-    pytest.importorskip("matplotlib", reason="the picture needs the extra plots")
-    with start(toy, tmp_path, every=1) as report:
-        report.after(1, metrics(1.0))
-        report.flush(1)
-    assert "loss.png" in log.plot_loss(tmp_path)
-    assert (tmp_path / "plots" / "loss.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    assert "esam_jax[plots]" in log.plot_loss(tmp_path)
