@@ -40,16 +40,16 @@ def quickstart_teacher() -> RunConfig:
             threads=1,
         ),
         optim=OptimConfig(
-            peak_lr=2e-3,
+            peak_lr=1.5e-3,
             schedule="cosine",
             warmup_steps=300,
             weight_decay=0.05,
             clip_norm=1.0,
         ),
-        steps=7000,
-        batch=32,
-        evaluate=EvaluateConfig(source=_HELD_OUT, images=200, every_steps=2000),
-        log_every_steps=50,
+        steps=12_000,
+        batch=16,
+        evaluate=EvaluateConfig(source=_HELD_OUT, images=200, every_steps=3000),
+        log_every_steps=100,
         save_every_steps=1000,
     )
 

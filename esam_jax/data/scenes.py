@@ -21,7 +21,7 @@ _Palette = tuple[tuple[float, ...], tuple[float, ...]]  # two RGB colours, about
 
 _STREAMS = {"train": 0, "heldout": 1}  # part of the seed: the two splits never share a scene
 _OBJECTS = (3, 6)
-_SMALLEST_SHARE = 48 / 64**2  # objects that show less than this share of the frame are no target
+_SMALLEST_SHARE = 64 / 64**2  # objects that show less than this share of the frame are no target
 _APART, _TRIES = 0.35, 8  # distance in RGB to every colour there, and how often it is tried
 _THIRDS = (0.0, 1 / 3, 2 / 3)
 
@@ -38,7 +38,7 @@ def draw(
     count = _whole(rng, *_OBJECTS)
     for label in range(1, count + 1):
         # Later objects lie on top and are smaller, which keeps the lower ones in sight.
-        reach = _between(rng, 0.21, 0.42) * (1.0 - 0.45 * label / count)
+        reach = _between(rng, 0.24, 0.46) * (1.0 - 0.4 * label / count)
         x, y = _between(rng, 0.1, 0.9), _between(rng, 0.1, 0.9)
         rows, columns = _window(y, reach, px), _window(x, reach, px)
         inside = _coverage(rng, x, y, reach, px, rows, columns)
@@ -89,7 +89,7 @@ def _polygon(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _P
 
 
 def _star(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plane:
-    points, depth = _whole(rng, 4, 7), _between(rng, 0.3, 0.55)
+    points, depth = _whole(rng, 4, 7), _between(rng, 0.25, 0.45)
     wave = np.abs(np.arctan2(v, u) * (points / (2 * math.pi)) % 1 - 0.5)
     radius = reach * (1 - depth + 2 * depth * wave)
     # A spike's edge is steep in polar coordinates; 0.6 keeps its ramp about one pixel wide.
@@ -105,7 +105,7 @@ def _blob(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plan
 
 
 def _ring(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plane:
-    half_width = reach * _between(rng, 0.2, 0.3)
+    half_width = reach * _between(rng, 0.22, 0.32)
     distance = np.sqrt(u * u + v * v) - (reach - half_width)
     return np.abs(distance) - half_width
 
@@ -118,15 +118,16 @@ _OUTLINES = (_ellipse, _rectangle, _polygon, _star, _blob, _blob, _ring)
 
 def _palette(rng: np.random.Generator, taken: Sequence[_Palette] = ()) -> _Palette:
     """Two colours, apart from those in the picture; sometimes the second is borrowed from it."""
+    first = _hue(rng)
     for _ in range(_TRIES):
-        first = _hue(rng)
         if all(math.dist(first, other) > _APART for other, _ in taken):
             break
+        first = _hue(rng)
     second = _hue(rng)
-    if taken and rng.random() < 0.15:
+    if taken and rng.random() < 0.1:
         second = taken[_whole(rng, 0, len(taken) - 1)][0]
     # Pull the second towards the first by a random amount: from nearly plain to bold.
-    pull = _between(rng, 0.3, 0.9)
+    pull = _between(rng, 0.4, 0.95)
     return first, tuple(b + pull * (a - b) for a, b in zip(first, second, strict=True))
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from esam_jax.config import RunConfig, SamConfig, SamiConfig, VitConfig
+from esam_jax.config import RunConfig, SamConfig, SamiConfig, SamVitConfig, VitConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import efficient_sam, variants
@@ -31,55 +31,40 @@ def build(config: RunConfig) -> Task:
     """The SAMI task of a run; ConfigError, CheckpointError or MissingError before any work."""
     task = config.task
     assert isinstance(task, SamiConfig)
-    teacher_config = variants.sam(task.teacher.model)
-    students = {name: variants.sam(name) for name in task.students}
     image_px = config.data.view.image_px
-    for name, student in students.items():
-        _check_student(name, student, teacher_config, image_px, task)
-    teacher = SamVitEncoder(teacher_config.encoder, config.compute)
-    target_width = (
-        teacher_config.encoder.neck_width
-        if task.teacher.features == "neck"
-        else teacher_config.encoder.width
-    )
+    teacher_config = _teacher_config(task.teacher.model)
+    students = {name: _student_config(name, image_px) for name in task.students}
+    grid = _common_grid(students, teacher_config, image_px, task)
+    visible = _visible(grid * grid, task.mask_ratio)
+    teacher = SamVitEncoder(teacher_config, config.compute)
+    neck = task.teacher.features == "neck"
+    target_width = teacher_config.neck_width if neck else teacher_config.width
     networks = {
-        name: Sami(student.encoder, task.decoder, target_width, config.compute)
-        for name, student in students.items()
+        name: Sami(encoder, task.decoder, target_width, config.compute)
+        for name, encoder in students.items()
     }
     weights = _open_teacher(task, teacher_config)
 
     def init(rng: Array) -> Params:
         # The parameters do not depend on the image, so one will do.
-        pixels, tokens = (
-            jnp.zeros((1, image_px, image_px, 3)),
-            jnp.arange(_tokens(image_px, students)),
-        )
-        visible = _visible(tokens.size, task.mask_ratio)
-        order = tokens[None]
+        pixels, tokens = jnp.zeros((1, image_px, image_px, 3)), jnp.arange(grid * grid)[None]
+        split = tokens[:, :visible], tokens[:, visible:]
         return {
-            name: network.init(
-                jax.random.fold_in(rng, i), pixels, order[:, :visible], order[:, visible:]
-            )["params"]
+            name: network.init(jax.random.fold_in(rng, i), pixels, *split)["params"]
             for i, (name, network) in enumerate(networks.items())
         }
 
     def loss(params: Params, frozen: Params, batch: Batch, rng: Array) -> PerExample:
         pixels = images.normalise(batch["image"])
-        any_student = next(iter(students.values())).encoder
-        grid = image_px // any_student.patch_px
         target = _teacher_features(teacher, frozen["teacher"], pixels, grid, task)
         # One draw for all students: they see the same patches of the same pictures.
-        visible, masked, _ = masking.choose(
-            rng, pixels.shape[0], grid * grid, _visible(grid * grid, task.mask_ratio)
-        )
+        seen, masked, _ = masking.choose(rng, pixels.shape[0], grid * grid, visible)
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
-        each = {}
+        each: dict[str, Array] = {}
         for name, network in networks.items():
-            prediction = network.apply({"params": params[name]}, pixels, visible, masked)
-            each[name] = compare(
-                prediction.reshape(target.shape[0], grid * grid, -1),
-                target.reshape(target.shape[0], grid * grid, -1),
-            )
+            prediction = network.apply({"params": params[name]}, pixels, seen, masked)
+            assert isinstance(prediction, jax.Array)
+            each[name] = compare(prediction, target)
         total = functools.reduce(jnp.add, each.values())
         metrics = {f"loss/{name}": value for name, value in each.items()} if len(each) > 1 else {}
         return PerExample(total, jnp.ones_like(total), metrics)
@@ -93,17 +78,24 @@ def build(config: RunConfig) -> Task:
 
     def models(params: Params) -> dict[str, TrainedModel]:
         return {
-            name: TrainedModel(student, _whole_model(student, params[name]), UNTRAINED)
-            for name, student in students.items()
+            name: TrainedModel(config, _whole_model(config, params[name]), UNTRAINED)
+            for name, config in ((name, variants.sam(name)) for name in students)
         }
 
     return Task(init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models)
 
 
-def _check_student(
-    name: str, student: SamConfig, teacher: SamConfig, image_px: int, task: SamiConfig
-) -> None:
-    encoder = student.encoder
+def _teacher_config(name: str) -> SamVitConfig:
+    encoder = variants.sam(name).encoder
+    if not isinstance(encoder, SamVitConfig):
+        raise ConfigError(
+            f"task.teacher.model is {name!r}, which has no SAM encoder: choose a sam_* model"
+        )
+    return encoder
+
+
+def _student_config(name: str, image_px: int) -> VitConfig:
+    encoder = variants.sam(name).encoder
     if not isinstance(encoder, VitConfig):
         raise ConfigError(
             f"task.students names {name!r}, which has no plain ViT encoder: choose an "
@@ -114,15 +106,26 @@ def _check_student(
             f"data.view.image_px is {image_px}, but the position table of {name!r} was made for "
             f"{encoder.pretrain_px}: use that size"
         )
-    if task.teacher.view == "native" and teacher.encoder.patch_px != encoder.patch_px:
+    return encoder
+
+
+def _common_grid(
+    students: dict[str, VitConfig], teacher: SamVitConfig, image_px: int, task: SamiConfig
+) -> int:
+    """Side of the token grid that all students share, and the teacher too unless it is pooled."""
+    sizes = {name: encoder.patch_px for name, encoder in students.items()}
+    if task.teacher.view == "native":
+        sizes[task.teacher.model] = teacher.patch_px
+    if len(set(sizes.values())) > 1:
         raise ConfigError(
-            f"task.teacher.model {task.teacher.model!r} has patches of {teacher.encoder.patch_px} "
-            f"px and {name!r} of {encoder.patch_px} px, so their tokens do not pair: choose "
-            "another teacher or --task.teacher.view enlarged"
+            f"patches are {', '.join(f'{px} px in {name}' for name, px in sizes.items())}, so their "
+            "tokens do not pair: choose models that agree, or --task.teacher.view enlarged for "
+            "a teacher that does not"
         )
+    return image_px // next(iter(sizes.values()))
 
 
-def _open_teacher(task: SamiConfig, config: SamConfig) -> Params | None:
+def _open_teacher(task: SamiConfig, encoder: SamVitConfig) -> Params | None:
     """The teacher's encoder parameters, or None for a random one."""
     weights = task.teacher.weights
     if weights is None:
@@ -134,10 +137,10 @@ def _open_teacher(task: SamiConfig, config: SamConfig) -> Params | None:
     if weights == "random":
         return None
     file = source.load(weights)
-    if file.config.encoder != config.encoder:
+    if file.config.encoder != encoder:
         raise CheckpointError(
             f"{weights} holds another image encoder than task.teacher.model "
-            f"{task.teacher.model!r}: {_differences(file.config.encoder, config.encoder)}; name "
+            f"{task.teacher.model!r}: {_differences(file.config.encoder, encoder)}; name "
             "the model that the file holds"
         )
     return file.params["encoder"]
@@ -149,11 +152,6 @@ def _differences(found: object, wanted: object) -> str:
     fields = dataclasses.fields(found)  # pyright: ignore[reportArgumentType]
     pairs = [(f.name, getattr(found, f.name), getattr(wanted, f.name)) for f in fields]
     return ", ".join(f"{name} {a} instead of {b}" for name, a, b in pairs if a != b)
-
-
-def _tokens(image_px: int, students: dict[str, SamConfig]) -> int:
-    grid = image_px // next(iter(students.values())).encoder.patch_px
-    return grid * grid
 
 
 def _visible(tokens: int, mask_ratio: float) -> int:

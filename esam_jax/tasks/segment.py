@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import reduce
 from jaxtyping import Array, Bool, Float
 
-from esam_jax.config import RunConfig, SamConfig, SegmentConfig
+from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import efficient_sam, variants
@@ -41,6 +41,7 @@ def build(config: RunConfig) -> Task:
         logits, scores = model.apply(
             variables, embedding, batch["points"], batch["labels"], method=Sam.decode
         )
+        assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
         return round_loss(task, logits, scores, images.unpack_bits(batch["masks"]), batch["valid"])
 
     def models(params: Params) -> dict[str, TrainedModel]:
@@ -111,13 +112,15 @@ def _bring_together(
 
 
 def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
-    view, model = config.data.view, config.task.model  # pyright: ignore[reportAttributeAccessIssue]
+    view, task = config.data.view, config.task
+    assert isinstance(view, PromptedConfig) and isinstance(task, SegmentConfig)
+    model = task.model
     if view.image_px != sam_config.image_px:
         raise ConfigError(
             f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: "
             "use that"
         )
-    if view.fit != sam_config.fit:  # pyright: ignore[reportAttributeAccessIssue]
+    if view.fit != sam_config.fit:
         raise ConfigError(
             f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: "
             "use that"
