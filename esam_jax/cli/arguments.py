@@ -22,13 +22,16 @@ _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | None = None) -> Args:
     """The arguments as a `kind`; ConfigError, in one line, for what does not parse."""
-    _require_known(argv, list(_keys(kind if default is None else default)), prog)
-    return _call(kind, argv, prog, default, False)
+    if default is None:
+        _require_known(argv, list(_keys(kind)), prog)
+        return _call(kind, argv, prog)
+    _require_known(argv, list(_keys(default)), prog)
+    return _call(kind, argv, prog, default=default)
 
 
 def parse_known(kind: type[Args], argv: Sequence[str], *, prog: str) -> tuple[Args, list[str]]:
     """As `parse`, with the options that are not `kind`'s handed back."""
-    return _call(kind, argv, prog, None, True)
+    return _call(kind, argv, prog, return_unknown_args=True)
 
 
 def require_writable(folder: Path) -> None:
@@ -42,21 +45,12 @@ def require_writable(folder: Path) -> None:
         raise MissingError(f"{folder} cannot be written: no permission in {nearest}; name another")
 
 
-def _call(
-    kind: type[Args], argv: Sequence[str], prog: str, default: Args | None, unknown: bool
-) -> Any:
+def _call(kind: Any, argv: Sequence[str], prog: str, **options: Any) -> Any:
+    """tyro's parser, whose complaints become ConfigErrors; --help prints and leaves."""
     complaint = io.StringIO()
-    options = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                args=list(argv),
-                prog=prog,
-                config=_STYLE,
-                return_unknown_args=unknown,
-                **options,
-            )
+            return tyro.cli(kind, args=list(argv), prog=prog, config=_STYLE, **options)
     except SystemExit as leave:
         if not leave.code:
             raise

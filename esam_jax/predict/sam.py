@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -60,17 +61,17 @@ class Sam:
             raise DataError(
                 f"images is {images!r:.80}, but must be a numpy array or a list of them"
             )
-        pictures = [images] if single else list(images)
+        pictures: list[Any] = [images] if single else list(images)
         if not pictures:
             raise DataError("images is empty, but at least one picture is needed")
         for i, picture in enumerate(pictures):
             _check_picture(picture, "images" if single else f"images[{i}]")
         features = []
         for chunk in _powers_of_two(pictures, self._pictures_at_once):
-            pixels = np.stack([np.asarray(frames.to_input(x, self.config)) for x in chunk])
+            pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
             features.append(_encode(self.model, self.params, pixels))
         return Embedding(
-            features=jax.numpy.concatenate(features) if len(features) > 1 else features[0],
+            features=jnp.concatenate(features) if len(features) > 1 else features[0],
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
             single=single,
         )
@@ -129,14 +130,16 @@ class Sam:
 def _encode(
     model: efficient_sam.Sam, params: Params, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w C"]:
-    return model.apply({"params": params}, pixels, method="encode")
+    features: Any = model.apply({"params": params}, pixels, method="encode")
+    return features
 
 
 @functools.partial(jax.jit, static_argnames=("model", "multimask"))
 def _decode(
     model: efficient_sam.Sam, params: Params, *arrays: Array | None, multimask: bool
 ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-    return model.apply({"params": params}, *arrays, multimask=multimask, method="decode")
+    answer: Any = model.apply({"params": params}, *arrays, multimask=multimask, method="decode")
+    return answer
 
 
 def _check_picture(picture: Any, name: str) -> None:
