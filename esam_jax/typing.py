@@ -22,6 +22,7 @@ Params = Mapping[str, Any]  # nested dict of arrays, names joined by "/" in file
 Batch = Mapping[str, Any]  # name -> array with a leading batch axis
 
 PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
+PADDING_XY = -1.0  # both coordinates of a padded point: EfficientSAM encodes its position too
 
 
 @flax.struct.dataclass

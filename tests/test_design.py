@@ -63,7 +63,7 @@ def test_import_is_light():
         "import sys, esam_jax; esam_jax.load; "
         "heavy = {'torch', 'tensorflow', 'grain', 'orbax', 'optax', 'matplotlib'}; "
         "bad = heavy & set(sys.modules); "
-        "sys.exit(' '.join(bad))"
+        "sys.exit(' '.join(bad) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
 from esam_jax.errors import DataError
-from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
+from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, PADDING_XY, TOP_LEFT
 
 Prompt = tuple[Float32[np.ndarray, "2 2"], Int32[np.ndarray, " 2"]]
 
@@ -23,7 +23,7 @@ def first_prompt(
     """
     if rng.random() < 0.5:
         point = uniform_point(rng, mask)
-        points = np.stack([point, np.zeros(2, np.float32)])
+        points = np.stack([point, np.full(2, PADDING_XY, np.float32)])
         return points, np.array([FOREGROUND, PADDING], np.int32)
     box = noisy_box(rng, mask, share=box_noise, max_px=box_noise_max_px)
     return box.reshape(2, 2), np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32)

@@ -148,6 +148,6 @@ def _fill(
         )
     pad = ((0, 0), (0, 0), (0, missing))
     return (
-        jnp.pad(points_BQP2, (*pad, (0, 0)), constant_values=-1.0),
+        jnp.pad(points_BQP2, (*pad, (0, 0)), constant_values=legend.PADDING_XY),
         jnp.pad(labels_BQP, pad, constant_values=legend.PADDING),
     )

@@ -24,7 +24,7 @@ def test_first_prompts_fill_two_slots():
         points, labels = prompts.first_prompt(rng(seed), MASK, **NOISE)
         if labels[0] == 1:
             x, y = points[0].astype(int)
-            assert MASK[y, x] and (points[1] == 0).all()
+            assert MASK[y, x] and (points[1] == -1).all()  # as the released model pads
         else:
             assert (points[0] <= points[1]).all()
 
