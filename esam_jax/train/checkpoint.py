@@ -1,8 +1,9 @@
 """Checkpoints of a run: state by Orbax, and the config that it belongs to.
 
 `<workdir>/config.json` is the whole resolved config; `<workdir>/checkpoints/<step>/state` the
-parameters and moments after `step` updates. The position in the data is the step itself. Orbax
-writes in the background under a temporary name and renames last: a killed save leaves no step.
+parameters and moments after `step` updates, with a `checksums` item beside it. The position in the
+data is the step itself. Orbax writes in the background under a temporary name and renames last: a
+killed save leaves no step.
 """
 
 import dataclasses
@@ -13,8 +14,10 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train.state import TrainState
@@ -78,23 +81,35 @@ class Checkpoints:
     def restore(self, template: TrainState) -> TrainState:
         """The newest state, laid out as the abstract arrays of `template` are."""
         step = self.latest()
+        where = f"checkpoint {self._folder / str(step)}"
+        remedy = "move that folder away to go on from the one before"
         try:
             restored = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template))
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(template), checksums=ocp.args.JsonRestore()
+                ),
             )
         except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
             raise CheckpointError(
-                f"checkpoint {self._folder / str(step)} cannot be read ({_one_line(fault)}); "
-                "move that folder away to go on from the one before"
+                f"{where} cannot be read ({_one_line(fault)}); {remedy}"
             ) from fault
-        return restored["state"]
+        state, wanted = restored["state"], restored["checksums"]
+        found = checksums(state)
+        damaged = [path for path in found if found[path] != wanted.get(path)]
+        if damaged:
+            raise CheckpointError(f"{where} is damaged in {', '.join(damaged)}; {remedy}")
+        return state
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing in the background; the state is copied before this returns."""
         # Orbax moves arrays to the host by its own means, which the loop's guard would refuse.
         with jax.transfer_guard("allow"):
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardSave(state))
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    checksums=ocp.args.JsonSave(checksums(state)),
+                )
                 self._manager.save(step, args=args, force=True)
             except Exception as fault:
                 raise self._failed(fault) from fault
@@ -130,6 +145,23 @@ class Checkpoints:
                 )
         if jax.process_index() == 0:
             _write_whole(file, json.dumps(to_json(cfg), indent=2) + "\n")
+
+
+def checksums(state: TrainState) -> dict[str, int]:
+    """A number for every leaf that any single changed bit changes, whatever the mesh.
+
+    TensorStore guards its indices, but loads a flipped bit of a large array without a word.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    sums = jax.device_get([_word_sum(leaf) for _, leaf in leaves])
+    return {sharding.name(path): int(total) for (path, _), total in zip(leaves, sums)}
+
+
+@jax.jit
+def _word_sum(x: jax.Array) -> jax.Array:
+    """Sum of the bit patterns modulo 2 ** 32: integers, so that the order does not matter."""
+    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    return jnp.sum(words, dtype=jnp.uint32)
 
 
 def to_json(cfg: RunConfig) -> dict[str, Any]:

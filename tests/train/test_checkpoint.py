@@ -5,8 +5,10 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from esam_jax import sharding
 from esam_jax.config import DataConfig, MeshConfig, OptimConfig, SourceConfig, TeacherConfig
@@ -16,22 +18,22 @@ from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 
 
-def template(toy, mesh):
+def template(mesh):
     cfg = toy.config()
     return states.abstract(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
 
 
 @pytest.fixture(scope="module")
-def state(toy):
+def state():
     cfg, mesh = toy.config(), sharding.make_mesh(MeshConfig(data=1))
     return states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
 
 
-def test_comes_back_to_the_bit_on_another_mesh(toy, state, tmp_path):
+def test_comes_back_to_the_bit_on_another_mesh(state, tmp_path):
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         assert checkpoints.latest() is None
         checkpoints.save(3, state)
-    wanted = template(toy, sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    wanted = template(sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 3
         restored = checkpoints.restore(wanted)
@@ -40,7 +42,7 @@ def test_comes_back_to_the_bit_on_another_mesh(toy, state, tmp_path):
         assert found.sharding == abstract.sharding
 
 
-def test_only_the_newest_are_kept(toy, state, tmp_path):
+def test_only_the_newest_are_kept(state, tmp_path):
     with Checkpoints(toy.config(keep_checkpoints=2), tmp_path) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state)
@@ -48,7 +50,7 @@ def test_only_the_newest_are_kept(toy, state, tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
 
-def test_unfinished_save_is_no_checkpoint(toy, state, tmp_path):
+def test_unfinished_save_is_no_checkpoint(state, tmp_path):
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         checkpoints.save(2, state)
     (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
@@ -59,21 +61,56 @@ def test_unfinished_save_is_no_checkpoint(toy, state, tmp_path):
         assert checkpoints.latest() == 4
 
 
-def test_damaged_checkpoint_is_refused_by_name(toy, state, tmp_path):
+def test_damaged_checkpoint_is_refused_by_name(state, tmp_path):
     mesh = sharding.make_mesh(MeshConfig(data=1))
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         checkpoints.save(2, state)
-    for file in (tmp_path / "checkpoints" / "2" / "state").rglob("*"):
-        if file.is_file() and file.stat().st_size > 100 and "METADATA" not in file.name:
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    metadata = tmp_path / "checkpoints" / "2" / "state" / "_METADATA"
+    metadata.write_bytes(metadata.read_bytes()[:100])
     with (
-        pytest.raises(CheckpointError, match="checkpoints/2 cannot be read"),
         Checkpoints(toy.config(), tmp_path) as checkpoints,
+        pytest.raises(CheckpointError, match="checkpoints/2 cannot be read"),
     ):
-        checkpoints.restore(template(toy, mesh))
+        checkpoints.restore(template(mesh))
 
 
-def test_config_lies_beside_and_may_change_only_in_harmless_fields(toy, state, tmp_path):
+def test_one_flipped_bit_is_found(tmp_path):
+    # Large enough to lie in a file of its own, which TensorStore reads without a checksum.
+    place = sharding.replicated(sharding.make_mesh(MeshConfig(data=1)))
+    values = np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)
+    params = jax.device_put({"wide": values, "other": values[0]}, place)
+    state = states.TrainState(jax.device_put(jnp.int32(2), place), params, ())
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    with Checkpoints(toy.config(), tmp_path) as checkpoints:
+        checkpoints.save(2, state)
+        checkpoints.wait()
+        assert checkpoints.restore(wanted).params.keys() == params.keys()
+        files = (tmp_path / "checkpoints" / "2" / "state").rglob("*")
+        largest = max(files, key=lambda file: file.stat().st_size)
+        spoilt = bytearray(largest.read_bytes())
+        spoilt[len(spoilt) // 2] ^= 16
+        largest.write_bytes(spoilt)
+        with pytest.raises(CheckpointError, match="checkpoints/2 is damaged in params/wide; move"):
+            checkpoints.restore(wanted)
+
+
+def test_checksums_do_not_depend_on_the_mesh():
+    values = {"a": np.arange(64, dtype=np.float32).reshape(8, 8), "b": jnp.ones(8, jnp.bfloat16)}
+    sums = [
+        checkpoint.checksums(
+            states.TrainState(
+                jnp.int32(0), jax.device_put(values, sharding.batch(sharding.make_mesh(mesh))), ()
+            )
+        )
+        for mesh in (MeshConfig(data=1), MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2))
+    ]
+    assert sums[0] == sums[1] == sums[2]
+    assert sums[0]["params/b"] == 8 * 0x3F80
+
+
+def test_config_lies_beside_and_may_change_only_in_harmless_fields(state, tmp_path):
     cfg = toy.config()
     with Checkpoints(cfg, tmp_path) as checkpoints:
         checkpoints.save(2, state)
@@ -111,13 +148,13 @@ def test_config_lies_beside_and_may_change_only_in_harmless_fields(toy, state, t
     assert "threads" not in str(error.value)
 
 
-def test_without_a_checkpoint_the_config_may_still_change(toy, tmp_path):
+def test_without_a_checkpoint_the_config_may_still_change(tmp_path):
     Checkpoints(toy.config(seed=1), tmp_path).__exit__(None, None, None)
     Checkpoints(toy.config(seed=2), tmp_path).__exit__(None, None, None)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
 
 
-def test_missing_config_is_named(toy, state, tmp_path):
+def test_missing_config_is_named(state, tmp_path):
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         checkpoints.save(2, state)
     (tmp_path / "config.json").unlink()
@@ -125,7 +162,7 @@ def test_missing_config_is_named(toy, state, tmp_path):
         Checkpoints(toy.config(), tmp_path)
 
 
-def test_workdir_that_cannot_be_written(toy, tmp_path):
+def test_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(MissingError, match="file/run cannot be written"):
         Checkpoints(toy.config(), tmp_path / "file" / "run")
@@ -135,7 +172,7 @@ def test_workdir_that_cannot_be_written(toy, tmp_path):
             Checkpoints(toy.config(), tmp_path / "locked")
 
 
-def test_save_that_fails_in_the_background_surfaces(toy, state, tmp_path, monkeypatch):
+def test_save_that_fails_in_the_background_surfaces(state, tmp_path, monkeypatch):
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
 
         def full():

@@ -5,6 +5,7 @@ import math
 
 import jax.numpy as jnp
 import pytest
+import toy
 
 from esam_jax.errors import TrainingError
 from esam_jax.train import log
@@ -18,13 +19,13 @@ def lines(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def start(toy, folder, first_step=0, broken=None, every=2):
+def start(folder, first_step=0, broken=None, every=2):
     cfg = toy.config(log_every_steps=every)
     return log.Log(cfg, folder, first_step, lambda: broken or {}, progress=False)
 
 
-def test_lines_come_late_and_complete(toy, tmp_path):
-    with start(toy, tmp_path) as report:
+def test_lines_come_late_and_complete(tmp_path):
+    with start(tmp_path) as report:
         for step in range(1, 6):
             report.after(step, metrics(step / 10))
         assert [line["step"] for line in lines(tmp_path)] == [2]  # that of step 4 is not asked for
@@ -40,15 +41,15 @@ def test_lines_come_late_and_complete(toy, tmp_path):
     assert log.merged(tmp_path / "metrics.jsonl")["box_miou"] == 0.5
 
 
-def test_resumed_run_drops_what_it_does_anew(toy, tmp_path):
-    with start(toy, tmp_path, every=1) as report:
+def test_resumed_run_drops_what_it_does_anew(tmp_path):
+    with start(tmp_path, every=1) as report:
         for step in range(1, 6):
             report.after(step, metrics(step))
         report.flush(5)
         report.write(3, {"box_miou": 0.3})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
-    with start(toy, tmp_path, first_step=3, every=1) as report:
+    with start(tmp_path, first_step=3, every=1) as report:
         assert report.evaluated == {3}
         report.after(4, metrics(40.0))
         report.flush(4)
@@ -58,8 +59,8 @@ def test_resumed_run_drops_what_it_does_anew(toy, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}])
-def test_non_finite_numbers_name_their_step(toy, tmp_path, bad):
-    with start(toy, tmp_path, every=2) as report:
+def test_non_finite_numbers_name_their_step(tmp_path, bad):
+    with start(tmp_path, every=2) as report:
         report.after(1, metrics(1.0))
         report.after(2, metrics(1.0))
         report.after(3, metrics(**bad))
@@ -71,9 +72,9 @@ def test_non_finite_numbers_name_their_step(toy, tmp_path, bad):
     assert [line["step"] for line in lines(tmp_path)] == [2]
 
 
-def test_broken_records_are_named_once(toy, tmp_path):
+def test_broken_records_are_named_once(tmp_path):
     broken = {"a.jpg": "cut short"}
-    with start(toy, tmp_path, broken=broken, every=1) as report:
+    with start(tmp_path, broken=broken, every=1) as report:
         for step in range(1, 4):
             report.after(step, metrics(1.0))
             report.flush(step)
@@ -85,8 +86,8 @@ def test_broken_records_are_named_once(toy, tmp_path):
     assert (third["broken"], third["broken_names"]) == (2, ["b.jpg"])
 
 
-def test_quiet_unless_a_terminal(toy, tmp_path, capsys):
-    with start(toy, tmp_path) as report:
+def test_quiet_unless_a_terminal(tmp_path, capsys):
+    with start(tmp_path) as report:
         report.after(1, metrics(1.0))
         report.finish()
     log.say("hello", None)

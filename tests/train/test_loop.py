@@ -14,14 +14,21 @@ import time
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import toy
 
-from esam_jax.config import EvaluateConfig, SourceConfig
+from esam_jax.config import (
+    DataConfig,
+    EvaluateConfig,
+    PromptedConfig,
+    SegmentConfig,
+    SourceConfig,
+)
 from esam_jax.errors import CheckpointError, MissingError, TrainingError
 from esam_jax.train import log, loop
 
 
 @pytest.fixture
-def use_toy(toy, monkeypatch):
+def use_toy(monkeypatch):
     """Puts the toy task and its data in the place of the real ones; `spoil` makes a step NaN."""
 
     def use(spoil=None):
@@ -63,7 +70,7 @@ def assert_same_checkpoint(a, b, step):
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
-def test_runs_to_the_end_then_only_says_so(toy, use_toy, tmp_path, capsys, monkeypatch):
+def test_runs_to_the_end_then_only_says_so(use_toy, tmp_path, capsys, monkeypatch):
     result = loop.run(toy.config(), tmp_path)
     assert result["step"] == 6 and result["finished"] and result["loss"] > 0
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -77,7 +84,7 @@ def test_runs_to_the_end_then_only_says_so(toy, use_toy, tmp_path, capsys, monke
         loop.run(toy.config(seed=3), tmp_path)
 
 
-def test_stopped_run_goes_on_to_the_same_bits(toy, use_toy, tmp_path, capsys):
+def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
     loop.run(toy.config(), tmp_path / "whole")
     use_toy(spoil=3)  # the fourth batch is NaN: the run dies after checkpoint 2
     with pytest.raises(TrainingError, match="loss of step 4 is nan"):
@@ -97,21 +104,21 @@ def test_stopped_run_goes_on_to_the_same_bits(toy, use_toy, tmp_path, capsys):
     assert numbers[0] == numbers[1]
 
 
-def test_spoilt_state_is_not_saved_when_no_line_is_due(toy, use_toy, tmp_path):
+def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
     use_toy(spoil=2)
     with pytest.raises(TrainingError, match="loss of step 3 is nan"):
         loop.run(toy.config(log_every_steps=100, save_every_steps=4), tmp_path)
     assert saved(tmp_path) == []
 
 
-def test_folder_that_cannot_be_written_is_refused_first(toy, tmp_path, monkeypatch):
+def test_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.tasks, "build", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingError, match="cannot be written"):
         loop.run(toy.config(), tmp_path / "file" / "run")
 
 
-def test_failed_save_stops_the_run_at_the_next_step(toy, use_toy, tmp_path, monkeypatch):
+def test_failed_save_stops_the_run_at_the_next_step(use_toy, tmp_path, monkeypatch):
     def full(self):
         raise CheckpointError("a checkpoint could not be written: no space")
 
@@ -120,7 +127,7 @@ def test_failed_save_stops_the_run_at_the_next_step(toy, use_toy, tmp_path, monk
         loop.run(toy.config(), tmp_path)
 
 
-def test_sigterm_saves_the_update_under_way(toy, use_toy, tmp_path, monkeypatch):
+def test_sigterm_saves_the_update_under_way(use_toy, tmp_path, monkeypatch):
     class Terminating(toy.Stream):
         def __next__(self):
             if self._step == 2:
@@ -136,9 +143,7 @@ def test_sigterm_saves_the_update_under_way(toy, use_toy, tmp_path, monkeypatch)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the handler is put back
 
 
-def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(
-    toy, use_toy, tmp_path, monkeypatch
-):
+def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(use_toy, tmp_path, monkeypatch):
     calls = []
 
     def measure(cfg, task, params):
@@ -149,7 +154,11 @@ def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(
 
     monkeypatch.setattr(loop.runner, "run", measure)
     source = SourceConfig(kind="scenes", split="heldout")
-    cfg = toy.config(evaluate=EvaluateConfig(source=source, every_steps=2))
+    cfg = toy.config(
+        task=SegmentConfig(model="efficientsam_nano"),  # only what has masks may be measured
+        data=DataConfig(source=source, view=PromptedConfig(image_px=64)),
+        evaluate=EvaluateConfig(source=source, every_steps=2),
+    )
     with pytest.raises(KeyboardInterrupt):  # while measuring step 4, which is saved
         loop.run(cfg, tmp_path)
     loop.run(cfg, tmp_path)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from esam_jax import sharding
 from esam_jax.config import ComputeConfig, MeshConfig
@@ -16,12 +17,12 @@ from esam_jax.train import state as states
 MESH = sharding.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
 
 
-def create(toy, task=None, seed=0):
+def create(task=None, seed=0):
     cfg = toy.config(seed=seed)
     return states.create(task or toy.task(), optim.make(cfg.optim, cfg.steps), cfg, MESH)
 
 
-def starting_from(toy, start):
+def starting_from(start):
     return dataclasses.replace(toy.task(), initial=lambda: start)
 
 
@@ -29,8 +30,8 @@ def kernel(tree):
     return tree["toy"]["encoder"]["block_01"]["mlp"]["hidden"]["kernel"]
 
 
-def test_born_sharded_moments_and_all(toy):
-    state = create(toy)
+def test_born_sharded_moments_and_all():
+    state = create()
     assert int(state.step) == 0
     moment = kernel(state.opt_state[0].mu)
     for leaf in (kernel(state.params), moment):
@@ -38,17 +39,17 @@ def test_born_sharded_moments_and_all(toy):
     assert not np.any(moment)
 
 
-def test_sharding_does_not_change_what_is_drawn(toy):
+def test_sharding_does_not_change_what_is_drawn():
     alone = toy.task().init(states.init_key(5))
-    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(create(toy, seed=5).params)):
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(create(seed=5).params)):
         np.testing.assert_allclose(a, b, rtol=1e-6)  # compiled, the scaling rounds differently
-    assert np.any(kernel(alone) != kernel(create(toy, seed=6).params))
+    assert np.any(kernel(alone) != kernel(create(seed=6).params))
 
 
-def test_starts_from_a_subset_of_the_leaves(toy):
+def test_starts_from_a_subset_of_the_leaves():
     ones = np.ones((8, 16))
     start = {"toy": {"encoder": {"block_01": {"mlp": {"hidden": {"kernel": ones}}}}}}
-    plain, started = create(toy).params, create(toy, starting_from(toy, start)).params
+    plain, started = create().params, create(starting_from(start)).params
     np.testing.assert_array_equal(kernel(started), ones)
     assert kernel(started).dtype == jnp.float32
     assert kernel(started).sharding == kernel(plain).sharding
@@ -56,11 +57,11 @@ def test_starts_from_a_subset_of_the_leaves(toy):
     np.testing.assert_array_equal(other[0]["kernel"], other[1]["kernel"])
 
 
-def test_weights_that_do_not_fit_are_listed_together(toy):
+def test_weights_that_do_not_fit_are_listed_together():
     mlp = {"hidden": {"kernel": np.ones((8, 15)), "bias": {"oops": np.ones(1)}}, "odd": np.ones(2)}
     start = {"toy": {"encoder": {"block_01": {"mlp": mlp}}}, "other": {}}
     with pytest.raises(CheckpointError) as error:
-        create(toy, starting_from(toy, start))
+        create(starting_from(start))
     for fault in (
         "toy/encoder/block_01/mlp/hidden/kernel is (8, 15) instead of (8, 16)",
         "toy/encoder/block_01/mlp/hidden/bias is a branch instead of (16,)",
@@ -71,7 +72,7 @@ def test_weights_that_do_not_fit_are_listed_together(toy):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_frozen_weights_are_placed_in_the_type_of_the_computation(toy, dtype):
+def test_frozen_weights_are_placed_in_the_type_of_the_computation(dtype):
     host = {"mlp": {"hidden": {"kernel": np.full((8, 16), 1.001, np.float32)}}}
     task = dataclasses.replace(toy.task(), load_frozen=lambda: host)
     frozen = states.load_frozen(task, ComputeConfig(dtype=dtype), MESH)["mlp"]["hidden"]["kernel"]

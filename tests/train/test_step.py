@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
@@ -59,8 +60,8 @@ def test_padding_alone_has_no_gradient():
     assert float(metrics["loss"]) == 0.0
 
 
-def test_accumulation_changes_nothing_but_rounding(toy):
-    task, batch = toy.task(), toy.batch(0, 0, 24)
+def test_accumulation_changes_nothing_but_rounding():
+    task, batch = toy.task(), toy.batch_of(0, 0, 24)
     params = task.init(jax.random.key(1))
     whole, whole_metrics = gradient(task, params, batch, 1)
     parts, metrics = gradient(task, params, batch, 3)
@@ -94,7 +95,7 @@ def test_micro_batches_stay_where_they_are():
 
 
 @pytest.fixture(scope="module")
-def trained(toy):
+def trained():
     """Forty updates of the toy task; `trained()` runs the same compiled update from the start."""
     cfg, task = toy.config(steps=40, batch=16), toy.task(noise=0.1)
     optimiser = optim.make(cfg.optim, cfg.steps)

@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from esam_jax import sharding
 from esam_jax.config import (
@@ -22,7 +21,7 @@ from esam_jax.tasks.task import Task
 from esam_jax.typing import PerExample
 
 
-def toy_task(noise=0.0):
+def task(noise=0.0):
     """Regression of y on x; `noise` times a draw from the step's key is added to every loss."""
 
     def init(rng):
@@ -55,7 +54,7 @@ def toy_task(noise=0.0):
     )
 
 
-def toy_batch(seed, step, size):
+def batch_of(seed, step, size):
     """Host batch of one step: a pure function of its arguments."""
     rng = np.random.default_rng((seed, step))
     x = rng.normal(size=(size, 8)).astype(np.float32)
@@ -66,7 +65,7 @@ def toy_batch(seed, step, size):
     }
 
 
-class ToyStream:
+class Stream:
     """Stands for data.loader.stream; `spoil` replaces the batch of one step."""
 
     def __init__(self, cfg, mesh, first_step=0, spoil=None):
@@ -74,7 +73,7 @@ class ToyStream:
         self.broken, self.closed = {}, False
 
     def __next__(self):
-        batch = toy_batch(self._cfg.seed, self._step, self._cfg.batch)
+        batch = batch_of(self._cfg.seed, self._step, self._cfg.batch)
         if self._spoil == self._step:
             batch["y"][0] = np.nan
         self._step += 1
@@ -84,22 +83,7 @@ class ToyStream:
         self.closed = True
 
 
-@pytest.fixture(scope="session")
-def toy():
-    """`toy.task`, `toy.batch`, `toy.Stream`, `toy.config`."""
-
-    class Toy:
-        task, batch, Stream, config = (
-            staticmethod(toy_task),
-            staticmethod(toy_batch),
-            ToyStream,
-            staticmethod(toy_config),
-        )
-
-    return Toy
-
-
-def toy_config(**changes):
+def config(**changes):
     """A whole run config (the task in it is a stand-in) of six updates of eight examples."""
     config = RunConfig(
         name="toy",

@@ -1,0 +1,104 @@
+"""Eight pretend devices give the numbers of one: float rounding apart, whatever the mesh."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+import configs
+from esam_jax import sharding, tasks
+from esam_jax.config import MeshConfig, SamiConfig, SamiDecoderConfig, TeacherConfig
+from esam_jax.data import loader
+from esam_jax.train import optim, step
+from esam_jax.train import state as states
+
+ONE = MeshConfig(data=1)
+
+
+@functools.cache
+def train(mesh_config, accumulate=1):
+    """Three updates of the toy task: parameters and metrics, on the host."""
+    cfg = toy.config(batch=16, mesh=mesh_config, accumulate=accumulate)
+    mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1 if accumulate == 1 else 0.0)
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    state = states.create(task, optimiser, cfg, mesh)
+    update, batches = step.jit_step(task, optimiser, cfg, mesh, state, {}), toy.Stream(cfg, mesh)
+    history = []
+    for _ in range(3):
+        state, metrics = update(state, {}, next(batches))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+def assert_close(a, b, rtol, atol):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol, err_msg=sharding.name(path))
+
+
+@pytest.mark.parametrize(
+    "mesh, accumulate",
+    [
+        (MeshConfig(data=8), 1),
+        (MeshConfig(data=2, fsdp=2, tensor=2), 1),
+        (MeshConfig(fsdp=8), 1),
+        (MeshConfig(data=4, fsdp=2), 2),
+    ],
+)
+def test_three_updates_on_any_mesh(mesh, accumulate):
+    (state, history), (alone, alone_history) = train(mesh, accumulate), train(ONE, accumulate)
+    # Sums run in another order; Adam divides gradients by their own size, noise included.
+    assert_close(state.params, alone.params, rtol=1e-4, atol=1e-5)
+    assert_close(history, alone_history, rtol=1e-5, atol=1e-7)
+
+
+def sami():
+    config = configs.load("quickstart_sami")
+    task = SamiConfig(
+        students=("efficientsam_nano",),
+        teacher=TeacherConfig(model="sam_nano", weights="random"),
+        decoder=SamiDecoderConfig(width=32, depth=1, heads=2),
+    )
+    return dataclasses.replace(config, task=task, batch=8)
+
+
+def segment():
+    config = configs.load("quickstart_scratch")
+    view = dataclasses.replace(config.data.view, masks=3)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, view=view), batch=8)
+
+
+def loss_and_gradient(cfg, mesh_config):
+    """Of one real batch at the first parameters, which are the same on every mesh."""
+    mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    params = states.create(task, optimiser, cfg, mesh).params
+    frozen = states.load_frozen(task, cfg.compute, mesh)
+    with loader.stream(cfg, mesh) as batches:
+        batch = next(batches)
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    gradient = jax.jit(
+        lambda params, frozen, batch: step.mean_gradient(
+            task, params, frozen, batch, jax.random.key(1), 1, sharding.batch(mesh)
+        ),
+        compiler_options=quick,
+    )
+    return jax.device_get((params, gradient(params, frozen, batch)))
+
+
+@pytest.mark.parametrize(
+    "make, mesh",
+    [(sami, MeshConfig(data=2, fsdp=4)), (segment, MeshConfig(data=2, fsdp=2, tensor=2))],
+    ids=["sami", "segment"],
+)
+def test_real_tasks_on_a_mesh(make, mesh):
+    params, (grads, metrics) = loss_and_gradient(make(), mesh)
+    alone, (alone_grads, alone_metrics) = loss_and_gradient(make(), ONE)
+    assert_close(params, alone, rtol=1e-6, atol=1e-7)
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
