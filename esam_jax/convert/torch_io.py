@@ -1,4 +1,4 @@
-"""PyTorch state dicts, as `.pt`, `.pth` or `.safetensors`, to parameters and back; strict both ways.
+"""PyTorch state dicts (`.pt`, `.pth`, `.safetensors`) to parameters and back, strict both ways.
 
 Pickles are read with `weights_only=True` and never otherwise: nothing in a file is run.
 """
@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flax.traverse_util
 import numpy as np
@@ -22,6 +22,7 @@ from esam_jax.typing import Params
 OLDEST_TORCH = (2, 10)  # before it, weights_only has known holes (CVE-2025-32434, CVE-2026-24747)
 
 State = Mapping[str, np.ndarray]
+Wiring = Literal["efficientsam", "sam"]
 
 
 def read(path: str | Path, config: SamConfig | None = None) -> tuple[SamConfig, Params]:
@@ -127,6 +128,7 @@ def detect(state: State) -> SamConfig:
 
     Head counts leave no trace in the weights: they go by the encoder's width.
     """
+    wiring: Wiring
     if "prompt_encoder.invalid_points.weight" in state:
         wiring = "efficientsam"
     elif "prompt_encoder.not_a_point_embed.weight" in state:
@@ -176,7 +178,7 @@ def _sam_vit(state: State, unwritten: _Unwritten) -> SamVitConfig:
     )
 
 
-def _encoder(state: State, hidden: str, unwritten: _Unwritten) -> dict[str, int]:
+def _encoder(state: State, hidden: str, unwritten: _Unwritten) -> dict[str, Any]:
     width = _size(state, "image_encoder.pos_embed", -1)
     return {
         "width": width,
@@ -188,7 +190,7 @@ def _encoder(state: State, hidden: str, unwritten: _Unwritten) -> dict[str, int]
     }
 
 
-def _decoder(state: State, wiring: str, unwritten: _Unwritten) -> DecoderConfig:
+def _decoder(state: State, wiring: Wiring, unwritten: _Unwritten) -> DecoderConfig:
     first = "layers.0.0" if wiring == "efficientsam" else "layers.0"
     hidden = "layers.0.0" if wiring == "efficientsam" else "lin1"
     background = wiring == "sam" or "prompt_encoder.background_embeddings.weight" in state

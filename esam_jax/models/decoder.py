@@ -92,7 +92,7 @@ class Upscale(nn.Module):
 
 
 class TransposedConv(nn.Module):
-    """2x2 stride-2 transposed convolution, left as an axis of four sub-pixels (row, then column)."""
+    """2x2 stride-2 transposed convolution; each cell keeps its four sub-pixels, row by row."""
 
     features: int
     compute: ComputeConfig = ComputeConfig()

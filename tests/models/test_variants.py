@@ -1,0 +1,42 @@
+"""The named sizes are the published ones."""
+
+import math
+
+import pytest
+
+from esam_jax.convert import model_folder
+from esam_jax.errors import ConfigError
+from esam_jax.models import variants
+
+# Parameters without the Fourier matrix, a buffer of 2 x 128 in the originals.
+PUBLISHED = {
+    "efficientsam_ti": 10_223_204,
+    "efficientsam_s": 26_413_028,
+    "sam_b": 93_735_472,
+    "sam_l": 312_342_832,
+    "sam_h": 641_090_608,
+}
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_parameter_counts_are_the_published_ones(name, count):
+    shapes = dict(model_folder.expected_shapes(variants.sam(name)))
+    shapes.pop("prompt/fourier")
+    assert sum(math.prod(shape) for shape in shapes.values()) == count
+
+
+@pytest.mark.parametrize("name", variants.names())
+def test_names_say_the_wiring(name):
+    config = variants.sam(name)
+    assert config.decoder.wiring == name.split("_")[0]
+    assert config.encoder.kind == {"efficientsam": "vit", "sam": "sam_vit"}[config.decoder.wiring]
+    assert (config.image_px == 64) == ("nano" in name)
+
+
+def test_unknown_name_gets_a_suggestion():
+    with pytest.raises(
+        ConfigError, match=r"no model is called 'efficientsam_tiny'.*'efficientsam_ti'"
+    ):
+        variants.sam("efficientsam_tiny")
+    with pytest.raises(ConfigError, match="choose one of efficientsam_nano, "):
+        variants.sam("?")
