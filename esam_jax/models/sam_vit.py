@@ -33,8 +33,9 @@ class RelativeAttention(nn.Module):
     def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         if self.window is None:
             return self._whole(x_BhwD)
+        _, h, w, _ = x_BhwD.shape
         windows, padded = attention.to_windows(x_BhwD, self.window)
-        return attention.from_windows(self._whole(windows), padded, x_BhwD.shape[1:3])
+        return attention.from_windows(self._whole(windows), padded, (h, w))
 
     def _whole(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         (B, h, w, D), compute = x_BhwD.shape, self.compute

@@ -30,29 +30,33 @@ def choose(
     impl: str,
     *,
     backend: str,
-    tokens: int,
+    tokens: tuple[int, int],
     head_dim: int,
     dtype: jax.typing.DTypeLike,
     max_head_dim: int = 128,
 ) -> Impl:
-    """Name of the implementation to use; `tokens` is the shorter of the two sequences.
+    """Name of the implementation to use; `tokens` counts the queries and the keys.
 
-    `max_head_dim` is what the device's cuDNN kernel takes (128 before Hopper, then 256).
-    ConfigError for an implementation that was asked for and cannot run.
+    `max_head_dim` is what the device's cuDNN kernel takes (128 before Hopper, then 256). That
+    kernel is differentiable at even lengths only, so odd ones (a decoder's few tokens) never go
+    to it.
+    ConfigError for an implementation that does not exist or that can never run here.
     """
-    fused = backend == "gpu" and jnp.dtype(dtype).itemsize == 2 and head_dim <= max_head_dim
-    if impl == "auto":
-        if tokens <= PLAIN_TOKENS:
-            return "xla"
-        return "cudnn" if fused else "chunked"
-    if impl == "cudnn" and not fused:
+    if impl not in ("auto", "xla", "chunked", "cudnn"):
+        raise ConfigError(f"attention is {impl!r}, but must be auto, xla, chunked or cudnn")
+    takes = backend == "gpu" and jnp.dtype(dtype).itemsize == 2 and head_dim <= max_head_dim
+    if impl == "cudnn" and not takes:
         raise ConfigError(
             f"attention 'cudnn' cannot run {jnp.dtype(dtype).name} with head width {head_dim} on "
             f"{backend}: it needs a GPU, 16 bits and at most {max_head_dim}; use 'auto'"
         )
-    if impl not in ("xla", "chunked", "cudnn"):
-        raise ConfigError(f"attention is {impl!r}, but must be auto, xla, chunked or cudnn")
-    return impl
+    if impl in ("xla", "chunked"):
+        return impl
+    even = tokens[0] % 2 == 0 and tokens[1] % 2 == 0
+    short = min(tokens) <= PLAIN_TOKENS
+    if takes and even and (impl == "cudnn" or not short):
+        return "cudnn"
+    return "xla" if short else "chunked"
 
 
 def attend(
@@ -69,20 +73,20 @@ def attend(
     Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`.
     """
     head_dim = q.shape[-1]
-    scale = head_dim**-0.5 if scale is None else scale
+    factor = head_dim**-0.5 if scale is None else scale
     backend = jax.default_backend()
     chosen = choose(
         impl,
         backend=backend,
-        tokens=min(q.shape[-3], k.shape[-3]),
+        tokens=(q.shape[-3], k.shape[-3]),
         head_dim=max(head_dim, v.shape[-1]),
         dtype=q.dtype,
         max_head_dim=_cudnn_head_limit() if backend == "gpu" else 128,
     )
     if chosen == "cudnn":
-        return _cudnn(q, k, v, scale)
+        return _cudnn(q, k, v, factor)
     # Scaling the N x K queries is cheaper than scaling the N x S scores.
-    q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if scale == 1 else q * scale, k, v))
+    q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, k, v))
     attention = _chunked if chosen == "chunked" else _plain
     return jnp.swapaxes(attention(q, k, v, precision), -2, -3)
 
@@ -198,9 +202,10 @@ def to_windows(
     The grid is padded with zeros at the bottom and right to whole windows.
     """
     _, h, w, _ = x_BhwD.shape
-    x_BhwD = jnp.pad(x_BhwD, ((0, 0), (0, -h % window), (0, -w % window), (0, 0)))
+    padded = h + -h % window, w + -w % window
+    x_BhwD = jnp.pad(x_BhwD, ((0, 0), (0, padded[0] - h), (0, padded[1] - w), (0, 0)))
     windows = einops.rearrange(x_BhwD, "b (i p) (j q) d -> (b i j) p q d", p=window, q=window)
-    return windows, x_BhwD.shape[1:3]
+    return windows, padded
 
 
 def from_windows(

@@ -103,13 +103,15 @@ def test_softmax_is_float32_under_bfloat16():
 @pytest.mark.parametrize(
     ("backend", "tokens", "head_dim", "dtype", "limit", "expected"),
     [
-        ("cpu", 1024, 64, "float32", 128, "xla"),
-        ("cpu", 1025, 64, "float32", 128, "chunked"),
-        ("tpu", 4096, 64, "bfloat16", 128, "chunked"),
-        ("gpu", 196, 108, "bfloat16", 256, "xla"),
-        ("gpu", 4096, 208, "bfloat16", 256, "cudnn"),
-        ("gpu", 4096, 208, "bfloat16", 128, "chunked"),  # A100: the folded heads are too wide
-        ("gpu", 4096, 64, "float32", 256, "chunked"),
+        ("cpu", (1024, 1024), 64, "float32", 128, "xla"),
+        ("cpu", (1025, 1025), 64, "float32", 128, "chunked"),
+        ("cpu", (4096, 7), 64, "float32", 128, "xla"),  # few keys: a small score matrix
+        ("tpu", (4096, 4096), 64, "bfloat16", 128, "chunked"),
+        ("gpu", (196, 196), 108, "bfloat16", 256, "xla"),
+        ("gpu", (4096, 4096), 208, "bfloat16", 256, "cudnn"),
+        ("gpu", (4096, 4096), 208, "bfloat16", 128, "chunked"),  # A100: folded heads too wide
+        ("gpu", (4096, 4096), 64, "float32", 256, "chunked"),
+        ("gpu", (1089, 1089), 64, "bfloat16", 256, "chunked"),  # odd
     ],
 )
 def test_choice(backend, tokens, head_dim, dtype, limit, expected):
@@ -125,11 +127,20 @@ def test_choice(backend, tokens, head_dim, dtype, limit, expected):
     assert choose("xla") == "xla"
 
 
+def test_cudnn_by_name_leaves_odd_lengths_to_the_others():
+    choose = functools.partial(
+        attention.choose, "cudnn", backend="gpu", head_dim=64, dtype="bfloat16"
+    )
+    assert choose(tokens=(196, 196)) == "cudnn"
+    assert choose(tokens=(49, 49)) == "xla"
+    assert choose(tokens=(1089, 1089)) == "chunked"
+
+
 def test_impossible_choices_are_refused():
     with pytest.raises(ConfigError, match=r"cudnn.*cpu.*use 'auto'"):
-        attention.choose("cudnn", backend="cpu", tokens=9, head_dim=8, dtype=jnp.bfloat16)
+        attention.choose("cudnn", backend="cpu", tokens=(9, 9), head_dim=8, dtype="bfloat16")
     with pytest.raises(ConfigError, match="flash"):
-        attention.choose("flash", backend="cpu", tokens=9, head_dim=8, dtype=jnp.float32)
+        attention.choose("flash", backend="cpu", tokens=(9, 9), head_dim=8, dtype="float32")
 
 
 @pytest.mark.parametrize("size", [5, 14, 16, 64])
