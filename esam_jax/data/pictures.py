@@ -31,9 +31,9 @@ def read_rgb(path: str | Path, orientation: Orientation = "exif") -> UInt8[np.nd
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise MissingError(f"{path} cannot be read: {error.strerror}") from error
+        raise MissingError(f"{path} cannot be read ({error.strerror}): check the path") from error
     if len(data) > _MAX_BYTES:
-        raise DataError(f"{path} is larger than {_MAX_BYTES} bytes")
+        raise DataError(f"{path} is larger than {_MAX_BYTES} bytes: make it smaller first")
     try:
         return decode_rgb(data, orientation)
     except DataError as error:
@@ -51,9 +51,11 @@ def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarr
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"the header promises more than {MAX_PIXELS} pixels") from error
+        raise DataError(
+            f"the header promises more than {MAX_PIXELS} pixels; make it smaller first"
+        ) from error
     except Exception as error:  # decoders answer broken bytes with whatever they stumble over
-        raise DataError(f"broken {kind} picture ({error})") from error
+        raise DataError(f"broken {kind} picture ({error}): fetch it again") from error
     return _upright(rgb, turn)
 
 
@@ -64,7 +66,9 @@ def _kind(data: bytes) -> str:
         return "PNG"
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
-    raise DataError(f"not a JPEG, PNG or WebP picture (it starts with {data[:8]!r})")
+    raise DataError(
+        f"not a JPEG, PNG or WebP picture (it starts with {data[:8]!r}): convert it to one of these"
+    )
 
 
 def _check_size(width: int, height: int) -> None:
