@@ -16,9 +16,12 @@ Fit = Literal["stretch", "pad"]
 
 
 def longest_side(height: int, width: int, px: int) -> tuple[int, int]:
-    """Height and width after scaling the longer side to `px`, rounded half up as SAM does."""
+    """Height and width after scaling the longer side to `px`, rounded half up as SAM does.
+
+    Never less than 1, where SAM's own rule makes a line of one pixel vanish.
+    """
     scale = px / max(height, width)
-    return int(height * scale + 0.5), int(width * scale + 0.5)
+    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
 def _factors(height: int, width: int, px: int, fit: Fit) -> np.ndarray:

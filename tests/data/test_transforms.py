@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +8,9 @@ from esam_jax.config import CropConfig, PromptedConfig
 from esam_jax.data import transforms
 from esam_jax.data.records import Record
 from esam_jax.errors import ConfigError
+from esam_jax.models import variants
+from esam_jax.ops import images
+from esam_jax.predict import frames
 
 
 class Masks:
@@ -99,6 +103,24 @@ def test_padding_keeps_the_ratio_and_fills_with_the_mean_colour():
     assert (unpack(view)[0, :16, 16:]).all() and unpack(view)[0].sum() == 16 * 16
     assert (view["image"][16:] == [124, 116, 104]).all()
     assert (np.diff(view["image"][:16, :, 1].astype(int), axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("model", ["efficientsam_nano", "sam_nano"])
+@pytest.mark.parametrize("shape", [(130, 190), (190, 130), (20, 33), (3, 400)])
+def test_training_sees_the_pixels_of_inference(model: str, shape: tuple[int, int]):
+    config = variants.sam(model)
+    image = rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    masks = Masks(np.ones((1, *shape), bool))
+    view = transforms.view(
+        Record("x", image, masks),
+        PromptedConfig(image_px=config.image_px, fit=config.fit, min_area_px=1, max_area=1.0),
+        rng(),
+    )
+    found = np.asarray(images.normalise(jnp.asarray(view["image"])))
+    # Rounding to uint8 is half a level of 255; the padding's mean colour is rounded too.
+    half_a_level = 0.5 / 255 / images.STD.min()
+    difference = np.abs(found - frames.to_input(image, config)).max()
+    assert difference <= half_a_level * 1.01
 
 
 def test_masks_and_prompts_are_flipped_with_the_picture():

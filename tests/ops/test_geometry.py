@@ -24,6 +24,7 @@ GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ops.npz")
         ((1024, 1024), (1024, 1024)),
         ((534, 800), (684, 1024)),
         ((3000, 17), (1024, 6)),
+        ((1, 3000), (1, 1024)),  # SAM: no row at all
     ],
 )
 def test_longest_side_rounds_as_sam(size, expected):
