@@ -72,12 +72,18 @@ def segment():
     return dataclasses.replace(config, data=dataclasses.replace(config.data, view=view), batch=8)
 
 
+def drawn(shapes, mesh):
+    """Small random numbers in the place of parameters, without compiling their initialisers."""
+    rng = np.random.default_rng(3)
+    values = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes)
+    return jax.device_put(values, sharding.shardings(values, mesh))
+
+
 def loss_and_gradient(cfg, mesh_config):
-    """Of one real batch at the first parameters, which are the same on every mesh."""
+    """Of one real batch."""
     mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    params = states.create(task, optimiser, cfg, mesh).params
-    frozen = states.load_frozen(task, cfg.compute, mesh)
+    params = drawn(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+    frozen = drawn(jax.eval_shape(task.load_frozen), mesh)
     with loader.stream(cfg, mesh) as batches:
         batch = next(batches)
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -87,7 +93,7 @@ def loss_and_gradient(cfg, mesh_config):
         ),
         compiler_options=quick,
     )
-    return jax.device_get((params, gradient(params, frozen, batch)))
+    return jax.device_get(gradient(params, frozen, batch))
 
 
 @pytest.mark.parametrize(
@@ -96,9 +102,8 @@ def loss_and_gradient(cfg, mesh_config):
     ids=["sami", "segment"],
 )
 def test_real_tasks_on_a_mesh(make, mesh):
-    params, (grads, metrics) = loss_and_gradient(make(), mesh)
-    alone, (alone_grads, alone_metrics) = loss_and_gradient(make(), ONE)
-    assert_close(params, alone, rtol=1e-6, atol=1e-7)
+    grads, metrics = loss_and_gradient(make(), mesh)
+    alone_grads, alone_metrics = loss_and_gradient(make(), ONE)
     assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
     largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
     assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
