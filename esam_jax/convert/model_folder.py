@@ -83,6 +83,8 @@ def write(
         (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
         contiguous = {path: np.ascontiguousarray(x, np.float32) for path, x in tensors.items()}
         safetensors.numpy.save_file(contiguous, fresh / WEIGHTS_FILE)
+        # safetensors makes a file that only its owner may read; the config has the usual mode.
+        (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
         _replace(folder, fresh)
     except OSError as error:
         raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error
