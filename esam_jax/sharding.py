@@ -82,6 +82,11 @@ def batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """The whole arrays of a sharded tree on the host; every process must call it."""
+    return jax.device_get(jax.jit(_identity, out_shardings=replicated(mesh))(tree))
+
+
 def check_batch(size: int, accumulate: int, mesh: Mesh) -> None:
     """ConfigError unless every device gets equally many examples of each micro-batch."""
     parts = accumulate * mesh.shape["data"] * mesh.shape["fsdp"]
@@ -90,6 +95,10 @@ def check_batch(size: int, accumulate: int, mesh: Mesh) -> None:
             f"batch is {size}, but must be a multiple of {parts}: accumulate={accumulate} "
             f"micro-batches over data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']} devices"
         )
+
+
+def _identity(tree: Any) -> Any:
+    return tree
 
 
 def name(path: tuple[Any, ...]) -> str:

@@ -68,7 +68,7 @@ def batch_of(seed, step, size):
 class Stream:
     """Stands for data.loader.stream; `spoil` replaces the batch of one step."""
 
-    def __init__(self, cfg, mesh, first_step=0, spoil=None):
+    def __init__(self, cfg, mesh, first_step=0, source=None, spoil=None):
         self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_step, spoil
         self.broken, self.closed = {}, False
 

@@ -29,10 +29,15 @@ _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
 _REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentation
 
 
-def stream(cfg: RunConfig, mesh: Mesh, first_step: int = 0) -> "Stream":
-    """The endless batches of a run from `first_step` on; raises before reading any picture."""
+def stream(
+    cfg: RunConfig, mesh: Mesh, first_step: int = 0, source: Source | None = None
+) -> "Stream":
+    """The endless batches of a run from `first_step` on; raises before reading any picture.
+
+    `source` is `cfg.data.source` where that is open already.
+    """
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    source = sources.open_source(cfg.data.source)
+    source = sources.open_source(cfg.data.source) if source is None else source
     return Stream(source, cfg.data, cfg.seed, cfg.batch, sharding.batch(mesh), first_step)
 
 

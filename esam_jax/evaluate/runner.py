@@ -22,8 +22,7 @@ def run(cfg: RunConfig, task: Task, params: Params) -> dict[str, Any]:
     assert cfg.evaluate is not None
     source = sources.open_source(cfg.evaluate.source)
     mesh = jax.tree.leaves(params)[0].sharding.mesh
-    whole = jax.device_get(jax.device_put(params, sharding.replicated(mesh)))
-    models = task.models(whole)
+    models = task.models(sharding.gather(params, mesh))
     results = {}
     for name, model in models.items():
         result = prompts.evaluate(

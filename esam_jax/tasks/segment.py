@@ -22,13 +22,23 @@ from esam_jax.typing import Batch, Params, PerExample
 
 
 def build(config: RunConfig) -> Task:
-    """The segmentation task; ConfigError, CheckpointError or MissingError before any work."""
+    """The segmentation task; ConfigError before any work.
+
+    `initial` reads `init_from`, with MissingError or CheckpointError: a run that goes on from its
+    own checkpoint needs that no more.
+    """
     task = config.task
     assert isinstance(task, SegmentConfig)
     sam_config = variants.sam(task.model)
     _check_view(config, sam_config)
     model = Sam(sam_config, config.compute)
-    start = None if task.init_from is None else {task.model: _take_over(task.init_from, sam_config)}
+
+    def compare(logits: Array, scores: Array, packed: Array, valid: Array) -> PerExample:
+        return round_loss(task, logits, scores, images.unpack_bits(packed), valid)
+
+    if config.compute.remat == "blocks":
+        # A dozen maps as large as the logits would be kept for the backward pass.
+        compare = jax.checkpoint(compare)
 
     def init(rng: Array) -> Params:
         return {task.model: efficient_sam.init(sam_config, rng)}
@@ -42,12 +52,17 @@ def build(config: RunConfig) -> Task:
             variables, embedding, batch["points"], batch["labels"], method=Sam.decode
         )
         assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
-        return round_loss(task, logits, scores, images.unpack_bits(batch["masks"]), batch["valid"])
+        return compare(logits, scores, batch["masks"], batch["valid"])
+
+    def initial() -> Params | None:
+        if task.init_from is None:
+            return None
+        return {task.model: _take_over(task.init_from, sam_config)}
 
     def models(params: Params) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, params[task.model], ())}
 
-    return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: start, models=models)
+    return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=initial, models=models)
 
 
 def round_loss(
@@ -60,9 +75,11 @@ def round_loss(
     """Loss of one round of prompting, per query; interactive training sums it over its rounds.
 
     Weighted focal + dice of every candidate, the lowest taken; the predicted IoU is compared with
-    the true one (logits > 0 against the mask, without gradient).
+    the true one (logits > 0 against the mask, without gradient). A query weighs nothing when it is
+    not valid, or when its mask is too thin to cover half of any low-resolution cell.
     """
     logits, target = _bring_together(task, logits_BQMhw.astype(jnp.float32), masks_BQHW)
+    weight_BQ = valid_BQ * (target > 0.5).any((-2, -1))
     target = jnp.broadcast_to(target[:, :, None], logits.shape)
     focal, dice = losses.focal(logits, target), losses.dice(logits, target)
     mask_loss_BQM = task.focal_weight * focal + task.dice_weight * dice
@@ -75,7 +92,7 @@ def round_loss(
     chosen = jnp.argmax(scores_BQM, axis=-1, keepdims=True)
     return PerExample(
         loss=best(mask_loss_BQM) + task.iou_weight * score_loss,
-        weight=valid_BQ,
+        weight=weight_BQ,
         metrics={
             "focal": best(focal),
             "dice": best(dice),

@@ -28,7 +28,8 @@ class Task:
     init: key -> parameters. Traceable, so that they can be born sharded.
     loss: (parameters, frozen, batch, key) -> one value per example. Pure and traceable.
     load_frozen: weights that the loss reads but nothing changes, on the host; {} for none.
-    initial: host arrays to start from, a subset of init's leaves, or None to start from scratch.
+    initial: host arrays to start from, a subset of init's leaves, or None to start from scratch;
+        called for a fresh run only, and the first to read what the run starts from.
     models: parameters -> what is written to the run's `model/`, by name.
     """
 

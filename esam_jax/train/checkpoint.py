@@ -23,20 +23,25 @@ from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train.state import TrainState
 
 CONFIG_FILE = "config.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 
-# What a resumed run may change: how fast, how often and where, but not which numbers come out.
+# What a resumed run may change: how fast, how often and where, but not which numbers come out. A
+# path is allowed because a mount may move; whether the same files lie there cannot be told.
 # Another mesh or attention kernel changes the order of sums, which is float rounding.
 MAY_DIFFER = (
     "name",
     "log_every_steps",
     "save_every_steps",
     "keep_checkpoints",
+    "data.source.path",
     "data.threads",
     "data.prefetch_batches",
     "data.max_broken_share",
     "compute.remat",
     "compute.attention",
     "mesh",
+    "task.init_from",
+    "task.teacher.weights",
     "evaluate",
 )
 
@@ -47,7 +52,7 @@ class Checkpoints:
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
         """MissingError when the folder cannot be written, CheckpointError when the checkpoints in
         it belong to another config."""
-        self._folder = workdir.absolute() / "checkpoints"
+        self._folder = workdir.absolute() / CHECKPOINTS_FOLDER
         _probe(self._folder)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=cfg.keep_checkpoints, enable_async_checkpointing=True
@@ -147,6 +152,13 @@ class Checkpoints:
             _write_whole(file, json.dumps(to_json(cfg), indent=2) + "\n")
 
 
+def newest(workdir: Path) -> int:
+    """As `Checkpoints.latest`, or 0, of a run folder that need not be there; writes nothing."""
+    # A step that is not whole has a longer name.
+    names = [path.name for path in (workdir / CHECKPOINTS_FOLDER).glob("*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
 def checksums(state: TrainState) -> dict[str, int]:
     """A number for every leaf that any single changed bit changes, whatever the mesh.
 
@@ -182,7 +194,8 @@ def differences(saved: Any, current: Any, path: str = "") -> list[str]:
 
 def _probe(folder: Path) -> None:
     """MissingError, before anything expensive, if nothing can be written there."""
-    probe = folder / f".probe.{os.getpid()}"
+    # Hosts that share the folder may have the same process id.
+    probe = folder / f".probe.{jax.process_index()}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")

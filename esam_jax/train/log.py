@@ -50,16 +50,17 @@ class Log:
         self._mark: tuple[int, float] | None = None  # (step, time) from which the rate is taken
         self._compiled: float | None = None
         # Every host computes the same numbers; one of them writes.
-        file = workdir / METRICS_FILE if jax.process_index() == 0 else Path(os.devnull)
-        lines = _truncate(file, first_step) if jax.process_index() == 0 else []
+        main, file = jax.process_index() == 0, workdir / METRICS_FILE
+        lines = _truncate(file, first_step) if main else _until(file, first_step)
+        # Of every host, or they would disagree on what to measure after a resume.
         self.evaluated = {line["step"] for line in lines if "loss" not in line}
-        self._file = file.open("a")
+        self._file = (file if main else Path(os.devnull)).open("a")
         self._bar = tqdm(
             total=cfg.steps,
             initial=first_step,
             unit="step",
             desc=cfg.name,
-            disable=not talks(progress) or jax.process_index() != 0,
+            disable=not (main and talks(progress)),
             dynamic_ncols=True,
         )
 
@@ -104,7 +105,7 @@ class Log:
 
     def finish(self) -> None:
         """The last line of a run that is done; its mean rate leaves out only compilation."""
-        summary: dict[str, Any] = {"finished": True}
+        summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}
         if self._compiled is not None:
             examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
             rate = examples / (time.monotonic() - self._compiled)
@@ -125,10 +126,17 @@ class Log:
         for (done, _), metrics in zip(due, fetched):
             values = {name: float(value) for name, value in metrics.items()}
             require_finite(done, values)
-            if done % self._cfg.log_every_steps == 0:
-                self.write(done, values | rate | self._news_of_broken())
+            if self._is_due(done):
+                # The first update waited for the compiler: its line has no rate.
+                shared = {} if done == self._first_step + 1 else rate
+                self.write(done, values | shared | self._news_of_broken())
                 shown = {"loss": values["loss"], "examples/s": rate.get("examples_per_second", 0)}
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def _is_due(self, done: int) -> bool:
+        """Whether an update gets a line: the first and the last always, so that short runs talk."""
+        edges = (self._first_step + 1, self._cfg.steps)
+        return done % self._cfg.log_every_steps == 0 or done in edges
 
     def _rate(self, step: int) -> dict[str, float]:
         """Examples per second since this was last asked; the device is at most a line behind."""
@@ -182,11 +190,15 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def _truncate(file: Path, last_step: int) -> list[dict[str, Any]]:
     """Drops lines about updates after `last_step`, which a resumed run does anew; the others."""
-    kept = [line for line in read(file) if line["step"] <= last_step]
+    kept = _until(file, last_step)
     fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
     fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
     fresh.replace(file)
     return kept
+
+
+def _until(file: Path, last_step: int) -> list[dict[str, Any]]:
+    return [line for line in read(file) if line["step"] <= last_step]
 
 
 def merged(file: Path) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.convert import model_folder
-from esam_jax.data import loader
+from esam_jax.data import loader, sources
+from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import log, optim, plots
+from esam_jax.train import checkpoint, log, optim, plots
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.step import jit_step
@@ -41,33 +42,40 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     """Trains, and gives back the last value of every metric; a finished run only reads them.
 
     Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises
-    EsamError for what the user can mend, most of it before anything expensive, and Terminated on
-    SIGTERM.
+    EsamError for what the user can mend, most of it before anything is written or compiled, and
+    Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     workdir = Path(workdir)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated:
-        first_step = checkpoints.latest() or 0
-        so_far = log.merged(workdir / log.METRICS_FILE)
-        if first_step == cfg.steps and "finished" in so_far:
+    first_step = checkpoint.newest(workdir)
+    so_far = log.merged(workdir / log.METRICS_FILE)
+    if first_step == cfg.steps and "finished" in so_far:
+        with Checkpoints(cfg, workdir):  # only compares the configs: the data may be gone by now
             log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
-            return so_far
+        return so_far
 
-        task = tasks.build(cfg)
+    # What a typing error can break is opened here, before the folder is touched.
+    source = sources.open_source(cfg.data.source)
+    if cfg.evaluate is not None:
+        sources.open_source(cfg.evaluate.source)
+    task = tasks.build(cfg)
+    start = task.initial() if first_step == 0 else None
+
+    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated, _full_memory():
         optimiser = optim.make(cfg.optim, cfg.steps)
         template = states.abstract(task, optimiser, cfg, mesh)
         if first_step:
             state = checkpoints.restore(template)
             log.say(f"going on from step {first_step}", progress)
         else:
-            state = states.create(task, optimiser, cfg, mesh)
+            state = states.create(task, optimiser, cfg, mesh, start)
         frozen = states.load_frozen(task, cfg.compute, mesh)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
 
         with (
-            contextlib.closing(loader.stream(cfg, mesh, first_step)) as batches,
+            contextlib.closing(loader.stream(cfg, mesh, first_step, source)) as batches,
             log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
         ):
             # Nothing crosses between host and device unless it is asked for by name.
@@ -109,10 +117,10 @@ def _evaluates(cfg: RunConfig, done: int) -> bool:
 
 def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mesh: Mesh) -> None:
     """`model/` for one trained model, `model/NAME/` for each of several."""
-    whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(params)
+    whole = sharding.gather(params, mesh)
     if jax.process_index() != 0:
         return
-    models = task.models(jax.device_get(whole))
+    models = task.models(whole)
     for name, model in models.items():
         folder = workdir / "model" if len(models) == 1 else workdir / "model" / name
         model_folder.write(
@@ -129,6 +137,20 @@ def _agreed(terminated: threading.Event, done: int) -> bool:
     if jax.process_count() > 1:
         return multihost_utils.reached_preemption_sync_point(done)
     return terminated.is_set()
+
+
+@contextlib.contextmanager
+def _full_memory() -> Iterator[None]:
+    """TrainingError, with what to do about it, where the runtime says that memory ran out."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as fault:
+        if not any(sign in str(fault) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        raise TrainingError(
+            f"the memory of a device is full ({' '.join(str(fault).split())[:200]}): raise "
+            "--accumulate, lower --batch, or set --compute.remat blocks"
+        ) from fault
 
 
 @contextlib.contextmanager

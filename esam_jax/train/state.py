@@ -61,9 +61,16 @@ def abstract(
 
 
 def create(
-    task: Task, optimiser: optax.GradientTransformation, cfg: RunConfig, mesh: Mesh
+    task: Task,
+    optimiser: optax.GradientTransformation,
+    cfg: RunConfig,
+    mesh: Mesh,
+    start: Params | None = None,
 ) -> TrainState:
-    """The state before the first update, with the parameters that the task wants to start from."""
+    """The state before the first update; `start` takes the place of what was drawn (task.initial).
+
+    CheckpointError lists the leaves of `start` that fit nowhere.
+    """
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, cfg, mesh))
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     fresh = jax.jit(
@@ -73,19 +80,21 @@ def create(
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
     state = fresh(init_key(cfg.seed))
-    start = task.initial()
     return state if start is None else state.replace(params=_replace(state.params, start))
 
 
 def load_frozen(task: Task, compute: ComputeConfig, mesh: Mesh) -> Params:
-    """The weights that the loss reads but nothing changes, in the type of the computation."""
+    """The weights that the loss reads but nothing changes; kernels in the type of the computation.
+
+    Norms, biases and tables stay as they are, as they do in what is trained: they are small.
+    """
     frozen = task.load_frozen()
 
-    def put(leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jax.device_put(leaf.astype(compute.dtype) if floating else leaf, place)
+    def put(path: tuple[Any, ...], leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
+        kernel = sharding.name(path).endswith("/kernel")
+        return jax.device_put(leaf.astype(compute.dtype) if kernel else leaf, place)
 
-    return jax.tree.map(put, frozen, sharding.shardings(frozen, mesh))
+    return jax.tree_util.tree_map_with_path(put, frozen, sharding.shardings(frozen, mesh))
 
 
 def _replace(params: Params, start: Params) -> Params:

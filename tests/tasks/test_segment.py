@@ -4,14 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import nano
 import numpy as np
 import pytest
+import tiny
 
 import configs
 from esam_jax import tasks
 from esam_jax.config import SegmentConfig
 from esam_jax.convert import model_folder
-from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.tasks import segment
 
@@ -61,6 +63,19 @@ def test_round_loss_equals_the_slow_version(scored):
     assert set(fast.metrics) == {"focal", "dice", "score_mse", "best_iou", "chosen_iou"}
 
 
+def test_a_mask_that_vanishes_at_low_resolution_weighs_nothing():
+    masks = np.zeros((1, 3, 16, 16), bool)
+    masks[0, 0, 5] = True  # a line one pixel high: a quarter of the cells it crosses
+    masks[0, 1, 4:6] = True  # half of them
+    masks[0, 2, 4:8] = True
+    logits, scores = jnp.zeros((1, 3, 3, 4, 4)), jnp.zeros((1, 3, 3))
+    valid = jnp.asarray([[1.0, 1.0, 0.0]])
+    for loss_at, expected in (("low_res", [[0, 1, 0]]), ("image", [[1, 1, 0]])):
+        task = SegmentConfig(loss_at=loss_at)
+        out = segment.round_loss(task, logits, scores, jnp.asarray(masks), valid)
+        assert out.weight.tolist() == expected
+
+
 def test_only_the_best_mask_has_a_gradient():
     task = SegmentConfig(iou_weight=0.0)
     logits, scores, masks = map(jnp.asarray, _random_round(1))
@@ -83,23 +98,58 @@ def test_at_image_size_the_logits_are_enlarged():
     np.testing.assert_allclose(low.metrics["best_iou"], full.metrics["best_iou"], rtol=1e-6)
 
 
-def test_loss_runs_from_uint8_and_packed_bits():
-    config = configs.load("quickstart_scratch")
-    task = tasks.build(config)
-    params = jax.jit(task.init)(jax.random.key(0))
+def _batch():
     rng = np.random.default_rng(0)
     masks = rng.random((2, 3, 64, 64)) < 0.3
-    batch = {
+    return {
         "image": rng.integers(0, 256, (2, 64, 64, 3), np.uint8),
         "masks": np.packbits(masks, axis=-1),
         "points": rng.random((2, 3, 2, 2), np.float32) * 64,
         "labels": np.tile(np.array([[1, -1], [2, 3], [1, -1]], np.int32), (2, 1, 1)),
         "valid": np.array([[1, 1, 0], [1, 0, 0]], np.float32),
     }
+
+
+def test_loss_runs_from_uint8_and_packed_bits():
+    task, batch = tasks.build(configs.load("quickstart_scratch")), _batch()
+    params = jax.jit(task.init)(jax.random.key(0))
     out = jax.jit(task.loss)(params, {}, batch, jax.random.key(1))
     assert out.loss.shape == (2, 3) and np.isfinite(out.loss).all()
     assert np.array_equal(out.weight, batch["valid"])
     assert set(task.models(params)) == {"efficientsam_nano"}
+
+
+@pytest.mark.parametrize("wiring", ["efficientsam", "sam"])
+def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
+    model, rng, batch = f"{wiring}_nano", jax.random.key(0), _batch()
+    config = configs.load("quickstart_scratch")
+    view = dataclasses.replace(config.data.view, fit=variants.sam(model).fit)
+    config = dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, model=model),
+        data=dataclasses.replace(config.data, view=view),
+    )
+    params = {model: jax.tree.map(jnp.asarray, nano.params(variants.sam(model)))}
+    found, kept = {}, {}
+    for remat in ("none", "blocks"):
+        compute = dataclasses.replace(config.compute, remat=remat)
+        task = tasks.build(dataclasses.replace(config, compute=compute))
+        made = jax.eval_shape(task.init, rng)
+        assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)
+
+        def total(p, task=task):
+            out = task.loss(p, {}, batch, rng)
+            return (out.loss * out.weight).sum()
+
+        found[remat] = tiny.jit(jax.value_and_grad(total))(params)
+        backward = jax.eval_shape(lambda p, total=total: jax.vjp(total, p)[1], params)
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept["blocks"] < 0.35 * kept["none"]
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
+        found["blocks"],
+        found["none"],
+    )
 
 
 def _folder(tmp_path, name, untrained=()):
@@ -127,7 +177,13 @@ def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
 def test_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
     with pytest.raises(CheckpointError, match="another model"):
-        tasks.build(_with_init(path))
+        tasks.build(_with_init(path)).initial()
+
+
+def test_weights_to_start_from_are_only_read_when_asked_for(tmp_path):
+    task = tasks.build(_with_init(str(tmp_path / "gone")))  # a resumed run may have lost them
+    with pytest.raises(MissingError, match="gone"):
+        task.initial()
 
 
 def test_view_must_fit_the_model():

@@ -30,6 +30,7 @@ def state():
 
 
 def test_comes_back_to_the_bit_on_another_mesh(state, tmp_path):
+    assert checkpoint.newest(tmp_path) == 0 and not list(tmp_path.iterdir())
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         assert checkpoints.latest() is None
         checkpoints.save(3, state)
@@ -54,6 +55,7 @@ def test_unfinished_save_is_no_checkpoint(state, tmp_path):
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         checkpoints.save(2, state)
     (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir()
+    assert checkpoint.newest(tmp_path) == 2
     with Checkpoints(toy.config(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 2
         checkpoints.save(4, state)
@@ -122,7 +124,13 @@ def test_config_lies_beside_and_may_change_only_in_harmless_fields(state, tmp_pa
         save_every_steps=7,
         keep_checkpoints=9,
         mesh=MeshConfig(fsdp=8),
-        data=dataclasses.replace(cfg.data, threads=1, prefetch_batches=1),
+        data=dataclasses.replace(
+            cfg.data,
+            source=dataclasses.replace(cfg.data.source, path="moved"),
+            threads=1,
+            prefetch_batches=1,
+        ),
+        task=dataclasses.replace(cfg.task, teacher=TeacherConfig(weights="moved")),
     )
     Checkpoints(harmless, tmp_path).__exit__(None, None, None)
     assert json.loads((tmp_path / "config.json").read_text())["data"]["threads"] == 1

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import pytest
 import toy
@@ -28,16 +29,18 @@ def test_lines_come_late_and_complete(tmp_path):
     with start(tmp_path) as report:
         for step in range(1, 6):
             report.after(step, metrics(step / 10))
-        assert [line["step"] for line in lines(tmp_path)] == [2]  # that of step 4 is not asked for
+        # The first has a line of its own; that of step 4 is not asked for yet.
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2]
         report.flush(5)
-        assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2, 4]
         report.write(5, {"box_miou": 0.5})
         report.finish()
     found = lines(tmp_path)
-    assert found[0]["loss"] == pytest.approx(0.2)
-    assert found[0]["examples_per_second"] > 0
-    assert found[2] | {"seconds": 0} == {"step": 5, "box_miou": 0.5, "seconds": 0}
-    assert found[3]["finished"] and found[3]["compile_seconds"] >= 0
+    assert "examples_per_second" not in found[0]  # it waited for the compiler
+    assert found[1]["loss"] == pytest.approx(0.2)
+    assert found[1]["examples_per_second"] > 0
+    assert found[3] | {"seconds": 0} == {"step": 5, "box_miou": 0.5, "seconds": 0}
+    assert found[4]["finished"] and found[4]["compile_seconds"] >= 0
     assert log.merged(tmp_path / "metrics.jsonl")["box_miou"] == 0.5
 
 
@@ -65,11 +68,11 @@ def test_non_finite_numbers_name_their_step(tmp_path, bad):
         report.after(2, metrics(1.0))
         report.after(3, metrics(**bad))
         report.after(4, metrics(math.nan))
-        assert [line["step"] for line in lines(tmp_path)] == [2]
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2]
         name = list(bad)[-1]
         with pytest.raises(TrainingError, match=f"^{name} of step 3 is {list(bad.values())[-1]}"):
             report.flush(4)
-    assert [line["step"] for line in lines(tmp_path)] == [2]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
 def test_broken_records_are_named_once(tmp_path):
@@ -80,10 +83,25 @@ def test_broken_records_are_named_once(tmp_path):
             report.flush(step)
             if step == 2:
                 broken["b.jpg"] = "empty"
-    first, second, third = lines(tmp_path)
+        broken["c.jpg"] = "empty"
+        report.finish()
+    first, second, third, last = lines(tmp_path)
     assert (first["broken"], first["broken_names"]) == (1, ["a.jpg"])
     assert "broken" not in second
     assert (third["broken"], third["broken_names"]) == (2, ["b.jpg"])
+    assert (last["broken"], last["broken_names"]) == (3, ["c.jpg"])
+
+
+def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch):
+    with start(tmp_path, every=1) as report:
+        report.write(2, {"box_miou": 0.3})
+        report.write(4, {"box_miou": 0.4})
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with start(tmp_path, first_step=2, every=1) as report:
+        assert report.evaluated == {2}
+        report.write(3, {"box_miou": 0.5})
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_quiet_unless_a_terminal(tmp_path, capsys):

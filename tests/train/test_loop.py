@@ -4,6 +4,7 @@ In-process tests train the toy task; those that kill a process train a real one,
 scenes.
 """
 
+import dataclasses
 import functools
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -25,6 +27,12 @@ from esam_jax.config import (
 )
 from esam_jax.errors import CheckpointError, MissingError, TrainingError
 from esam_jax.train import log, loop
+
+SCENES = SourceConfig(kind="scenes", split="heldout")
+NANO_SEGMENT = toy.config(
+    task=SegmentConfig(model="efficientsam_nano"),
+    data=DataConfig(source=SCENES, view=PromptedConfig(image_px=64)),
+)
 
 
 @pytest.fixture
@@ -111,11 +119,61 @@ def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
     assert saved(tmp_path) == []
 
 
-def test_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.tasks, "build", None)
+def test_folder_that_cannot_be_written_is_refused_first(use_toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.states, "abstract", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingError, match="cannot be written"):
         loop.run(toy.config(), tmp_path / "file" / "run")
+
+
+def test_wrong_data_or_weights_are_refused_before_anything_is_written(tmp_path):
+    absent = SourceConfig(kind="sa1b", path=str(tmp_path / "absent"))
+    prompted = dataclasses.replace(NANO_SEGMENT.data, source=absent)
+    wrong = (
+        toy.config(data=dataclasses.replace(toy.config().data, source=absent)),
+        dataclasses.replace(NANO_SEGMENT, data=prompted),
+        dataclasses.replace(NANO_SEGMENT, evaluate=EvaluateConfig(source=absent)),
+        dataclasses.replace(
+            NANO_SEGMENT, task=dataclasses.replace(NANO_SEGMENT.task, init_from=absent.path)
+        ),
+    )
+    for cfg in wrong:
+        with pytest.raises(MissingError, match="absent"):
+            loop.run(cfg, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_needs_no_initial_weights(use_toy, tmp_path, monkeypatch):
+    use_toy(spoil=3)
+    with pytest.raises(TrainingError):
+        loop.run(toy.config(), tmp_path)
+
+    def vanished():
+        raise MissingError("no model any more")
+
+    task = dataclasses.replace(toy.task(noise=0.1), initial=vanished)
+    use_toy()
+    monkeypatch.setattr(loop.tasks, "build", lambda cfg: task)
+    assert loop.run(toy.config(), tmp_path)["finished"]
+    with pytest.raises(MissingError, match="no model any more"):
+        loop.run(toy.config(), tmp_path / "fresh")
+
+
+def test_a_short_run_leaves_its_losses(use_toy, tmp_path):
+    result = loop.run(
+        toy.config(steps=3, log_every_steps=100, save_every_steps=100), tmp_path / "run"
+    )
+    assert result["loss"] > 0 and result["step"] == 3
+    assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 3]
+
+
+def test_a_full_device_says_what_to_do(use_toy, tmp_path, monkeypatch):
+    def step(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+    monkeypatch.setattr(loop, "jit_step", lambda *args: step)
+    with pytest.raises(TrainingError, match=r"9 bytes\): raise --accumulate, lower --batch"):
+        loop.run(toy.config(), tmp_path)
 
 
 def test_failed_save_stops_the_run_at_the_next_step(use_toy, tmp_path, monkeypatch):
@@ -153,12 +211,8 @@ def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(use_toy, tmp_pat
         return {"box_miou": len(calls) / 10}
 
     monkeypatch.setattr(loop.runner, "run", measure)
-    source = SourceConfig(kind="scenes", split="heldout")
-    cfg = toy.config(
-        task=SegmentConfig(model="efficientsam_nano"),  # only what has masks may be measured
-        data=DataConfig(source=source, view=PromptedConfig(image_px=64)),
-        evaluate=EvaluateConfig(source=source, every_steps=2),
-    )
+    # Only what has masks may be measured.
+    cfg = dataclasses.replace(NANO_SEGMENT, evaluate=EvaluateConfig(source=SCENES, every_steps=2))
     with pytest.raises(KeyboardInterrupt):  # while measuring step 4, which is saved
         loop.run(cfg, tmp_path)
     loop.run(cfg, tmp_path)

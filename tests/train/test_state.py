@@ -17,13 +17,9 @@ from esam_jax.train import state as states
 MESH = sharding.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
 
 
-def create(task=None, seed=0):
+def create(start=None, seed=0):
     cfg = toy.config(seed=seed)
-    return states.create(task or toy.task(), optim.make(cfg.optim, cfg.steps), cfg, MESH)
-
-
-def starting_from(start):
-    return dataclasses.replace(toy.task(), initial=lambda: start)
+    return states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, MESH, start)
 
 
 def kernel(tree):
@@ -49,7 +45,7 @@ def test_sharding_does_not_change_what_is_drawn():
 def test_starts_from_a_subset_of_the_leaves():
     ones = np.ones((8, 16))
     start = {"toy": {"encoder": {"block_01": {"mlp": {"hidden": {"kernel": ones}}}}}}
-    plain, started = create().params, create(starting_from(start)).params
+    plain, started = create().params, create(start).params
     np.testing.assert_array_equal(kernel(started), ones)
     assert kernel(started).dtype == jnp.float32
     assert kernel(started).sharding == kernel(plain).sharding
@@ -61,7 +57,7 @@ def test_weights_that_do_not_fit_are_listed_together():
     mlp = {"hidden": {"kernel": np.ones((8, 15)), "bias": {"oops": np.ones(1)}}, "odd": np.ones(2)}
     start = {"toy": {"encoder": {"block_01": {"mlp": mlp}}}, "other": {}}
     with pytest.raises(CheckpointError) as error:
-        create(starting_from(start))
+        create(start)
     for fault in (
         "toy/encoder/block_01/mlp/hidden/kernel is (8, 15) instead of (8, 16)",
         "toy/encoder/block_01/mlp/hidden/bias is a branch instead of (16,)",
@@ -72,9 +68,13 @@ def test_weights_that_do_not_fit_are_listed_together():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_frozen_weights_are_placed_in_the_type_of_the_computation(dtype):
-    host = {"mlp": {"hidden": {"kernel": np.full((8, 16), 1.001, np.float32)}}}
+def test_frozen_kernels_are_placed_in_the_type_of_the_computation(dtype):
+    wide, norm = np.full((8, 16), 1.001, np.float32), {"scale": np.full(8, 1.001, np.float32)}
+    host = {"mlp": {"hidden": {"kernel": wide}}, "mlp_norm": norm, "positions": wide}
     task = dataclasses.replace(toy.task(), load_frozen=lambda: host)
-    frozen = states.load_frozen(task, ComputeConfig(dtype=dtype), MESH)["mlp"]["hidden"]["kernel"]
-    assert frozen.dtype == dtype
-    assert {shard.data.shape for shard in frozen.addressable_shards} == {(4, 8)}
+    frozen = states.load_frozen(task, ComputeConfig(dtype=dtype), MESH)
+    kernel = frozen["mlp"]["hidden"]["kernel"]
+    assert kernel.dtype == dtype
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(4, 8)}
+    np.testing.assert_array_equal(frozen["mlp_norm"]["scale"], norm["scale"])
+    np.testing.assert_array_equal(frozen["positions"], wide)
