@@ -197,3 +197,8 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path):
 def test_the_model_file_is_plain_data():
     names = [field.name for field in dataclasses.fields(model_folder.ModelFile)]
     assert names == ["config", "params", "source", "licence", "untrained"]
+
+
+def test_weights_can_be_read_by_whom_the_config_can(folder: Path):
+    modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
