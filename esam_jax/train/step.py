@@ -109,7 +109,7 @@ def micro_batches(
     return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
 
 
-def _norms(grads: Params, params: Params, updates: Params) -> Metrics:
+def _norms(grads: Params, params: Any, updates: Any) -> Metrics:
     """Global norms over all models, and of each gradient apart where there are several."""
     param_norm = optax.tree.norm(params)
     norms = {
