@@ -19,8 +19,7 @@ _BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|cla
 def make(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The optimiser of a run of `steps` updates; top-level keys of its trees are model names."""
     parts = [
-        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decays),
+        adam_with_decay(config),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
     if config.clip_norm is not None:
@@ -28,6 +27,29 @@ def make(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     if config.layer_decay is not None:
         parts.append(_stateless(lambda updates: scale_layers(updates, config.layer_decay)))
     return optax.chain(*parts)
+
+
+def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:
+    """AdamW's updates before the rate: Adam's, plus the decay of what has had a gradient.
+
+    A run of one round never reaches the mask-prompt stem or the single-mask head. PyTorch skips
+    parameters without a gradient; decay by path alone would wipe out weights that were taken over.
+    Adam's second moment is above zero exactly where a gradient has been.
+    """
+    adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
+
+    def update(
+        gradients: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
+        updates, state = adam.update(gradients, state, params)
+        assert params is not None and isinstance(state, optax.ScaleByAdamState)
+
+        def decay(update: Any, second_moment: Any, param: Any, kernel: bool) -> Any:
+            return update + config.weight_decay * param * (second_moment > 0) if kernel else update
+
+        return jax.tree.map(decay, updates, state.nu, params, decays(params)), state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:

@@ -100,6 +100,25 @@ def test_first_update_by_hand():
     np.testing.assert_allclose(hidden["kernel"], 0.5 * 0.1 * 0.5 * np.ones((3, 2)), rtol=2e-5)
 
 
+def test_what_never_had_a_gradient_stays_put():
+    config = OptimConfig(peak_lr=0.1, schedule="linear", weight_decay=0.5, eps=1e-8)
+    params = {"a": {"kernel": jnp.array([2.0, 3.0]), "other": {"kernel": jnp.array([5.0])}}}
+    grads = {"a": {"kernel": jnp.array([0.4, 0.0]), "other": {"kernel": jnp.zeros(1)}}}
+    optimiser = optim.make(config, 10)
+    state, by_hand = optimiser.init(params), 2.0
+    for step in range(2):
+        updates, state = optimiser.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        # Of a constant gradient both moments are the gradient's, so Adam's direction is its sign.
+        by_hand -= 0.1 * (1 - step / 10) * (1 + 0.5 * by_hand)
+    np.testing.assert_allclose(params["a"]["kernel"], [by_hand, 3.0], rtol=1e-5)
+    np.testing.assert_array_equal(params["a"]["other"]["kernel"], [5.0])
+    # Once touched, it decays also while the gradient is zero, as a parameter of PyTorch does.
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    updates, _ = optimiser.update(zeros, state, params)
+    assert float(updates["a"]["kernel"][0]) < 0 == float(updates["a"]["kernel"][1])
+
+
 def test_follows_torch_adamw():
     torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
     rng = np.random.default_rng(0)
