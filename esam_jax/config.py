@@ -263,7 +263,8 @@ class DataConfig:
     max_broken_share: float = 0.1  # of the records read so far, once ten are broken
 
     def __post_init__(self) -> None:
-        _require(self.threads > 0, "threads", self.threads, "at least one is needed")
+        for field in ("threads", "prefetch_batches"):
+            _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
         _require(
             0 <= self.max_broken_share <= 1,
             "max_broken_share",
@@ -343,8 +344,10 @@ TaskConfig = SamiConfig | SegmentConfig
 class OptimConfig:
     """AdamW with warm-up, then cosine or linear decay to `final_lr`.
 
-    Weight decay acts on kernels only, as in MAE. `layer_decay` multiplies the rate of encoder
-    block i by layer_decay ** (depth - i). Clipping is by the global norm of each model apart.
+    Weight decay acts on kernels only, and what never had a gradient is left alone. MAE's class and
+    mask tokens decay, for its rule goes by the number of axes; ours do not. `layer_decay`
+    multiplies the rate of encoder block i by layer_decay ** (depth - i). Clipping is by the global
+    norm of each model apart.
     """
 
     peak_lr: float
@@ -360,7 +363,18 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(self.peak_lr > 0, "peak_lr", self.peak_lr, "must be positive")
-        _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "must not be negative")
+        for field in ("warmup_steps", "final_lr", "weight_decay"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "must not be negative")
+        for field in ("beta1", "beta2"):
+            value = getattr(self, field)
+            _require(0 <= value < 1, field, value, "must lie in [0, 1)")
+        _require(self.eps > 0, "eps", self.eps, "must be positive")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0,
+            "clip_norm",
+            self.clip_norm,
+            "must be positive, or None for no clipping",
+        )
         if self.layer_decay is not None:
             _require(
                 0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must lie in (0, 1]"
@@ -386,6 +400,22 @@ class EvaluateConfig:
     every_steps: int | None = None  # None: at the end only
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for field in ("images", "masks_per_image"):
+            _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+        _require(
+            self.every_steps is None or self.every_steps > 0,
+            "every_steps",
+            self.every_steps,
+            "must be positive, or None for the end only",
+        )
+        _require(
+            self.source.kind != "image_folder",
+            "source.kind",
+            self.source.kind,
+            "a measurement needs masks: read scenes, coco or sa1b",
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -407,7 +437,8 @@ class RunConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for field in ("steps", "batch", "accumulate", "log_every_steps", "save_every_steps"):
+        counts = ("steps", "batch", "accumulate", "log_every_steps", "save_every_steps")
+        for field in (*counts, "keep_checkpoints"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         _require(
@@ -433,5 +464,5 @@ class RunConfig:
             self.optim.warmup_steps < self.steps,
             "optim.warmup_steps",
             self.optim.warmup_steps,
-            f"must be fewer than steps={self.steps}",
+            f"must be fewer than steps={self.steps}: lower --optim.warmup-steps",
         )

@@ -1,0 +1,51 @@
+"""A config value that breaks a rule is refused where it is written, by its name."""
+
+import dataclasses
+
+import pytest
+
+import configs
+from esam_jax.config import EvaluateConfig, SourceConfig
+from esam_jax.errors import ConfigError
+
+SCENES = SourceConfig(kind="scenes")
+RUN = dataclasses.replace(
+    configs.load("quickstart_scratch"), evaluate=EvaluateConfig(source=SCENES)
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("", "keep_checkpoints", 0),
+        ("data", "threads", 0),
+        ("data", "prefetch_batches", 0),
+        ("optim", "beta1", 1.0),
+        ("optim", "beta2", -0.1),
+        ("optim", "eps", 0.0),
+        ("optim", "weight_decay", -0.1),
+        ("optim", "final_lr", -1e-6),
+        ("optim", "clip_norm", 0.0),
+        ("evaluate", "every_steps", 0),
+        ("evaluate", "images", 0),
+        ("evaluate", "masks_per_image", 0),
+    ],
+)
+def test_a_number_out_of_its_range(part, field, value):
+    with pytest.raises(ConfigError, match=f"^{field} is {value!r}, but must"):
+        dataclasses.replace(getattr(RUN, part) if part else RUN, **{field: value})
+
+
+def test_none_switches_off():
+    assert dataclasses.replace(RUN.optim, clip_norm=None).clip_norm is None
+    assert dataclasses.replace(RUN.evaluate, every_steps=None).every_steps is None
+
+
+def test_a_warm_up_as_long_as_the_run_names_the_remedy():
+    with pytest.raises(ConfigError, match=r"steps=20: lower --optim\.warmup-steps$"):
+        dataclasses.replace(RUN, steps=20)
+
+
+def test_a_measurement_needs_masks():
+    with pytest.raises(ConfigError, match="needs masks"):
+        EvaluateConfig(source=SourceConfig(kind="image_folder", path="x"))
