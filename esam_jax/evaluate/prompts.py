@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from esam_jax.data import prompts as drawing
 from esam_jax.data.records import Record, Source
-from esam_jax.errors import DataError
+from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate.metrics import Mean
 from esam_jax.ops import regions
 from esam_jax.predict.prompt import Prompt
@@ -41,33 +41,44 @@ def evaluate(
     masks_per_image: int,
     seed: int,
     click: Click = "uniform",
+    broken: Literal["raise", "skip"] = "raise",
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """box_miou, point_miou, fill_box, masks, images, and the protocol in words.
 
-    A broken record is an error here, not left out: it would change what the numbers mean.
-    DataError also when no mask is large enough. `progress` forces the bar on stderr on or off.
+    A broken record is an error by default, for leaving it out changes what the numbers mean, and so
+    is data without a mask that is large enough: DataError or MissingError. With broken="skip", for
+    a run in training that must not end here, broken records are counted as `skipped`, and the means
+    are left out where nothing could be measured.
+    `progress` forces the bar on stderr on or off.
     """
     chosen = np.random.default_rng(seed).permutation(len(source))[:images].tolist()
     sums = {name: Mean() for name in ("box_miou", "point_miou", "fill_box")}
+    skipped, faults = 0, (DataError, MissingError) if broken == "skip" else ()
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     with tqdm(total=len(chosen), desc="evaluate prompts", unit="picture", disable=hidden) as bar:
         for first in range(0, len(chosen), _PICTURES_AT_ONCE):
             chunk = chosen[first : first + _PICTURES_AT_ONCE]
-            asked = [ask(source.read(i), masks_per_image, (seed, i), click) for i in chunk]
+            asked = []
+            for i in chunk:
+                try:
+                    asked.append(ask(source.read(i), masks_per_image, (seed, i), click))
+                except faults:
+                    skipped += 1
             for name, values in _measure(sam, [item for item in asked if item.boxes]).items():
                 sums[name] = sums[name].add(values)
             bar.update(len(chunk))
     masks = sums["fill_box"].count
-    if not masks:
+    if not masks and broken == "raise":
         raise DataError(
             f"none of {len(chosen)} pictures has a mask of {MIN_AREA_PX} pixels or more: "
             "name data with masks"
         )
     return {
-        **{name: round(mean.value, 6) for name, mean in sums.items()},
+        **{name: round(mean.value, 6) for name, mean in sums.items() if mean.count},
         "masks": masks,
-        "images": len(chosen),
+        "images": len(chosen) - skipped,
+        **({"skipped": skipped} if broken == "skip" else {}),
         "protocol": _protocol(sam, len(source), len(chosen), masks_per_image, seed, click),
     }
 

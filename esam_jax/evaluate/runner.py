@@ -18,6 +18,7 @@ def run(cfg: RunConfig, task: Task, params: Params) -> dict[str, Any]:
     """Box and one-point mIoU by `cfg.evaluate` of the model in training, ready for metrics.jsonl.
 
     Names start with the model's when the run trains several. Every host computes the same numbers.
+    A broken picture is counted as `skipped`: it must not end a run for good.
     """
     assert cfg.evaluate is not None
     source = sources.open_source(cfg.evaluate.source)
@@ -31,6 +32,7 @@ def run(cfg: RunConfig, task: Task, params: Params) -> dict[str, Any]:
             images=cfg.evaluate.images,
             masks_per_image=cfg.evaluate.masks_per_image,
             seed=cfg.evaluate.seed,
+            broken="skip",
         )
         prefix = f"{name}/" if len(models) > 1 else ""
         results |= {prefix + key: value for key, value in result.items()}

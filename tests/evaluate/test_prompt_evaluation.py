@@ -148,6 +148,14 @@ def test_a_picture_without_masks_is_an_error():
         evaluate(Pictures([THREE, None]), oracle)
 
 
+def test_broken_pictures_are_skipped_and_counted_when_asked():
+    result = evaluate(Pictures([THREE, None, LINE]), oracle, broken="skip")
+    assert (result["masks"], result["images"], result["skipped"]) == (4, 2, 1)
+    assert result["box_miou"] == 1
+    nothing = evaluate(Pictures([None]), oracle, broken="skip")
+    assert (nothing["masks"], nothing["skipped"]) == (0, 1) and "box_miou" not in nothing
+
+
 def test_the_nano_model_on_scenes():
     source = sources.open_source(SourceConfig(kind="scenes", split="heldout"))
     settings = {"images": 5, "masks_per_image": 3, "seed": 2}

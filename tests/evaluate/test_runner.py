@@ -43,7 +43,8 @@ def test_the_run_is_measured_like_a_loaded_model(cfg):
     result = runner.run(cfg, task(NAME), params)
     source = sources.open_source(cfg.evaluate.source)
     sam = nano.sam(NAME)
-    assert result == prompts.evaluate(sam, source, images=3, masks_per_image=2, seed=1)
+    alone = prompts.evaluate(sam, source, images=3, masks_per_image=2, seed=1)
+    assert result == alone | {"skipped": 0}
 
 
 def test_several_models_keep_their_names(cfg, monkeypatch):
