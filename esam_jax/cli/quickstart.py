@@ -31,5 +31,6 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(summary))
     else:
         print(quickstart.table(summary))
-        print(f"{summary['seconds']:.0f} seconds; look at {args.workdir / 'contact_sheet.png'}")
+        took = "" if summary["seconds"] is None else f"{summary['seconds']:.0f} seconds; "
+        print(f"{took}look at {args.workdir / 'contact_sheet.png'}")
     return 0

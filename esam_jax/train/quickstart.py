@@ -35,9 +35,10 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
     """Trains, measures, draws; gives back what it writes to `workdir/summary.json`.
 
     Keys `teacher`, `sami`, `scratch`: box_miou and point_miou; `fill_box`: box_miou; `seconds`: of
-    wall time, compilation included. Finished parts are not done again.
+    wall time, compilation included, or None when a part was there before: those are not done again.
     """
     workdir, begin = Path(workdir), time.monotonic()
+    whole = not any(log.read(workdir / name / log.METRICS_FILE) for name in plan(workdir, seed))
     for name, cfg in plan(workdir, seed).items():
         log.say(f"{name}: {cfg.steps} steps of {cfg.batch}", progress)
         loop.run(cfg, workdir / name, progress=progress)
@@ -57,7 +58,8 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
         workdir / "curves.png",
     )
     log.say(drawn, progress)
-    summary |= {"seed": seed, "seconds": round(time.monotonic() - begin, 1)}
+    seconds = round(time.monotonic() - begin, 1) if whole else None
+    summary |= {"seed": seed, "seconds": seconds}
     (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
