@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -82,8 +83,11 @@ def _in_one_line(box: str) -> str:
     title, *lines = [re.sub("[│╭╮╰╯─]", "", line).strip() for line in box.splitlines()]
     if "Required options" in title:
         # An option stands alone on its line, with what it takes; the lines between describe it.
-        alone = [line for line in lines if re.fullmatch(r"--\w[\w.-]*( \S+)?|[A-Z]+", line)]
+        # Options that tyro was not told of come after those that are missing; others read them.
+        needed = itertools.takewhile(lambda line: "Unrecognized options" not in line, lines)
+        alone = [line for line in needed if re.fullmatch(r"--\w[\w.-]*( \S+)?|[A-Z]+", line)]
         return f"missing: {', '.join(alone)}"
     body = " ".join(line for line in lines if not set(line) <= {"-"})
     body = re.split(r"Argument helptext:|For full helptext", body)[0]
-    return " ".join(body.split())
+    # An error of a config's own check names its field; the prefix would name our class.
+    return re.sub(r"^Error parsing (?:RunConfig: )?(?!--)", "", " ".join(body.split()))

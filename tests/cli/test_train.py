@@ -1,5 +1,6 @@
 """`esam train`: config, keys and folder are settled before JAX does anything."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 import configs
 from esam_jax import cli
+from esam_jax.cli import train
 from esam_jax.train import loop
 
 
@@ -44,6 +46,31 @@ def test_keys_change_the_config_and_nothing_else(runs, tmp_path, capsys):
     assert (cfg.batch, cfg.data.source, cfg.compute) == (base.batch, base.data.source, base.compute)
 
 
+def test_a_measurement_that_the_config_lacks_can_be_asked_for(runs, tmp_path):
+    argv = ["train", "quickstart_scratch", "--workdir", str(tmp_path / "run")]
+    assert configs.load("quickstart_scratch").evaluate is None
+    assert cli.main([*argv, "--evaluate.source.split", "heldout", "--evaluate.images", "7"]) == 0
+    ((cfg, _),) = runs
+    assert cfg.evaluate.images == 7
+    assert cfg.evaluate.source == dataclasses.replace(cfg.data.source, split="heldout")
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "8"}, False),  # a batch script, not a step of it
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, True),
+    ],
+)
+def test_one_of_several_processes_is_told_by_its_environment(environment, several):
+    assert train._has_peers(environment) == several
+
+
 def test_a_file_of_ones_own(runs, tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text(
@@ -64,13 +91,19 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
     [
         ([], "no config is named"),
         (["--workdir", "w"], "the config comes first"),
-        (["segment_ti"], "missing: --workdir"),
+        (["segment_ti"], "missing: --workdir PATH (esam"),
+        (["segment_ti", "--steps", "5"], "missing: --workdir PATH (esam"),
         (["segment_tii", "--workdir", "w"], "did you mean segment_ti?"),
         (["absent.py", "--workdir", "w"], "absent.py does not exist"),
         (["segment_ti", "--workdir", "w", "--optim.peek-lr", "1"], "did you mean --optim.peak-lr?"),
         (["segment_ti", "--workdir", "w", "--optim.peek_lr=1"], "did you mean --optim.peak-lr?"),
         (["segment_ti", "--workdir", "w", "--optim.peak-lr", "x"], "--optim.peak-lr"),
-        (["segment_ti", "--workdir", "w", "--steps", "0"], "steps is 0, but must be positive"),
+        (
+            ["segment_ti", "--workdir", "w", "--steps", "0"],
+            "esam: steps is 0, but must be positive",
+        ),
+        (["segment_ti", "--workdir", "w", "--optim.beta1", "2"], "esam: optim: beta1 is 2.0, but"),
+        (["sami_ti", "--workdir", "w", "--evaluate.images", "2"], "a measurement needs masks"),
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
         (["segment_ti", "--workdir", "w", "--data.source.kind", "scene"], "'scene'"),
         (["segment_ti", "--workdir", "w", "stray"], "stray"),
