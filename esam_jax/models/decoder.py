@@ -4,6 +4,8 @@ EfficientSAM's release (`efficient_sam_decoder.py`) differs from SAM in its acti
 ReLU) and in normalising the upscaled map as a whole instead of each cell.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,7 +44,8 @@ class MaskDecoder(nn.Module):
             image.reshape(B, -1, h * w, C).astype(dtype),
             position_hwC.reshape(h * w, C),
         )
-        features = Upscale(cfg, self.compute, name="upscale")(image)
+        upscale = layers.block_class(Upscale, self.compute)
+        features = upscale(cfg, self.compute, name="upscale")(image)
         heads = MaskHeads(cfg, self.compute, name="mask_heads")(
             tokens[:, :, 1 : 1 + cfg.mask_tokens]
         )
@@ -155,7 +158,9 @@ class IouHead(nn.Module):
         cfg, x = self.config, token_BQC
         for name in ("hidden_1", "hidden_2"):
             x = activation(cfg)(layers.linear(cfg.iou_width, self.compute, name)(x))
-        return layers.linear(cfg.mask_tokens, self.compute, "out")(x).astype(jnp.float32)
+        # The score itself is never rounded to 16 bits: candidates are ranked by it.
+        whole = dataclasses.replace(self.compute, dtype="float32")
+        return layers.linear(cfg.mask_tokens, whole, "out")(x)
 
 
 def _masks(

@@ -8,6 +8,8 @@ added once to both halves before the decoder, blocks of pre-norm cross-attention
 visible half that stays as it enters.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -54,7 +56,9 @@ class Sami(nn.Module):
         )
         x_BNE = decoder(x_BVE, visible_BV, masked_BM, (h, w))
         x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BM))
-        features = linear(self.target_width, self.compute, "head")(x_BNE)
+        # What is compared with the target is never rounded to 16 bits.
+        whole = dataclasses.replace(self.compute, dtype="float32")
+        features = linear(self.target_width, whole, "head")(x_BNE)
         return features.reshape(-1, h, w, self.target_width)
 
 

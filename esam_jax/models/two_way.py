@@ -36,8 +36,9 @@ class TwoWayTransformer(nn.Module):
         position_NE: Float[Array, "N E"],
     ) -> tuple[Float[Array, "B Q T E"], Float[Array, "B Q N E"]]:
         cfg, start_BQTE = self.config, tokens_BQTE  # the tokens are their own position code
+        block_class = layers.block_class(TwoWayBlock, self.compute)
         for i in range(cfg.depth):
-            block = TwoWayBlock(cfg, self.compute, first=i == 0, name=f"block_{i:02d}")
+            block = block_class(cfg, self.compute, first=i == 0, name=f"block_{i:02d}")
             tokens_BQTE, image_BqNE = block(tokens_BQTE, image_BqNE, start_BQTE, position_NE)
         attend = QueryAttention(cfg, cfg.width // 2, self.compute, name="final_attn")
         placed_BQTE = tokens_BQTE + start_BQTE
