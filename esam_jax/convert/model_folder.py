@@ -43,7 +43,8 @@ _LARGEST = (
 class ModelFile:
     """A model as it lies on disk: float32 numpy parameters in a nested dict.
 
-    `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values.
+    `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values;
+    "decoder/single_mask" stands for the output of mask token 0, which is no branch of its own.
     """
 
     config: SamConfig

@@ -3,8 +3,9 @@
 import dataclasses
 import pathlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from esam_jax.convert import model_folder, torch_io
 from esam_jax.convert.model_folder import ModelFile
@@ -58,6 +59,23 @@ def load(source: str | Path) -> ModelFile:
         return model_folder.read(found.path)
     config, params = torch_io.read(found.path)
     return ModelFile(config=config, params=params, source=found.path.name)
+
+
+def differences(found: Any, wanted: Any) -> str:
+    """The fields in which two configs differ: "encoder.depth 12 instead of 4, ..."."""
+    return ", ".join(_differences(found, wanted, ""))
+
+
+def _differences(found: Any, wanted: Any, prefix: str) -> Iterator[str]:
+    if type(found) is not type(wanted):
+        yield f"{prefix}kind {type(found).__name__} instead of {type(wanted).__name__}"
+        return
+    for field in dataclasses.fields(wanted):
+        a, b = getattr(found, field.name), getattr(wanted, field.name)
+        if dataclasses.is_dataclass(b):
+            yield from _differences(a, b, f"{prefix}{field.name}.")
+        elif a != b:
+            yield f"{prefix}{field.name} {a} instead of {b}"
 
 
 def _locate_in_folder(folder: Path) -> Location:

@@ -7,19 +7,18 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 def choose(
     rng: Key[Array, ""] | UInt32[Array, "2"], images: int, tokens: int, visible: int
-) -> tuple[Int[Array, "B V"], Int[Array, "B M"], Int[Array, "B N"]]:
-    """Indices of the visible and of the masked tokens, and the order for `restore`.
+) -> tuple[Int[Array, "B V"], Int[Array, "B M"]]:
+    """Indices of the visible and of the masked tokens.
 
     Each image gets its own uniformly random subset of exactly `visible` tokens.
     """
     noise = jax.random.uniform(rng, (images, tokens))
     shuffled = jnp.argsort(noise, axis=1)
-    visible_BV, masked_BM = shuffled[:, :visible], shuffled[:, visible:]
-    return visible_BV, masked_BM, order(visible_BV, masked_BM)
+    return shuffled[:, :visible], shuffled[:, visible:]
 
 
 def order(visible_BV: Int[Array, "B V"], masked_BM: Int[Array, "B M"]) -> Int[Array, "B N"]:
-    """Where each token of the image stands in [visible, masked]."""
+    """Where each token of the image stands in [visible, masked], for `restore`."""
     return jnp.argsort(jnp.concatenate([visible_BV, masked_BM], axis=1), axis=1)
 
 

@@ -9,21 +9,25 @@ from esam_jax.convert import source as sources
 from esam_jax.models import efficient_sam
 from esam_jax.predict.sam import Sam
 
+_NEEDED_ALWAYS = ("encoder", "encoder/neck", "prompt", "decoder")
+
 
 def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = None) -> Sam:
     """A model folder, a run folder, a .pt/.pth/.safetensors file or a preset, as a `Sam`.
 
     dtype: what the network computes in, float32 when None; parameters stay float32. No code from
-    the file is run. A UserWarning names the parts that were never trained. CheckpointError or
-    MissingError says what is accepted.
+    the file is run. A UserWarning names parts that every answer needs and that were never trained;
+    what only some prompts need is refused when it is asked for. CheckpointError or MissingError
+    says what is accepted.
     """
     file = sources.load(source)
-    if file.untrained:
+    hollow = [part for part in file.untrained if part in _NEEDED_ALWAYS]
+    if hollow:
         warnings.warn(
-            f"{source} holds parts that were never trained ({', '.join(file.untrained)}): "
+            f"{source} holds parts that were never trained ({', '.join(hollow)}): "
             "its masks mean nothing until a promptable training has filled them",
             UserWarning,
             stacklevel=2,
         )
     compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=dtype)
-    return Sam(efficient_sam.Sam(file.config, compute), file.params)
+    return Sam(efficient_sam.Sam(file.config, compute), file.params, file.untrained)

@@ -1,6 +1,7 @@
 """One question to the model: points, a box, a mask, or several of them together."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,17 @@ class Prompt:
         points = np.pad(points, ((0, spare), (0, 0)))
         return points, np.pad(labels, (0, spare), constant_values=PADDING).astype(np.int32)
 
-    def check(self, config: SamConfig, height: int, width: int) -> None:
-        """PromptError unless this fits a picture of that size and a model of that config."""
+    def check(
+        self, config: SamConfig, height: int, width: int, untrained: Sequence[str] = ()
+    ) -> None:
+        """PromptError unless this fits a picture of that size and a model of that config.
+
+        `untrained` names parts of the model whose answers mean nothing (`ModelFile.untrained`).
+        """
         self.check_inside(height, width)
         decoder = config.decoder
-        if decoder.background == "none" and (self.labels == BACKGROUND).any():
+        no_background = decoder.background == "none" or "prompt/background" in untrained
+        if no_background and (self.labels == BACKGROUND).any():
             raise PromptError(
                 f"labels has a {BACKGROUND} (background), which this checkpoint never learned: "
                 "leave that point out, or use a checkpoint with background points"
@@ -82,6 +89,11 @@ class Prompt:
         if decoder.mask_prompts == "none":
             raise PromptError(
                 "mask is given, but this checkpoint takes no mask prompts: "
+                "give its box instead, or use a checkpoint with mask prompts"
+            )
+        if "prompt/mask" in untrained:
+            raise PromptError(
+                "mask is given, but this checkpoint never learned mask prompts: "
                 "give its box instead, or use a checkpoint with mask prompts"
             )
         side = config.low_res_px

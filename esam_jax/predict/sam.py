@@ -39,11 +39,14 @@ class Embedding:
 class Sam:
     """A promptable model with its weights; `esam_jax.load` makes one.
 
-    `model` is the Linen module, `params` its plain nested dict, on the device.
+    `model` is the Linen module, `params` its plain nested dict, on the device. `untrained` names
+    parts that hold random values (`ModelFile.untrained`): what needs them is refused.
     """
 
-    def __init__(self, model: efficient_sam.Sam, params: Params) -> None:
-        self.model = model
+    def __init__(
+        self, model: efficient_sam.Sam, params: Params, untrained: Sequence[str] = ()
+    ) -> None:
+        self.model, self.untrained = model, tuple(untrained)
         self.params = jax.device_put(params)
 
     @property
@@ -85,6 +88,11 @@ class Sam:
         """
         lists = [prompts] if embedding.single else prompts
         self._check(embedding, lists)
+        if not multimask and "decoder/single_mask" in self.untrained:
+            raise PromptError(
+                "multimask is False, but this checkpoint never learned the single mask: "
+                "leave it True and take .best()"
+            )
         answers = [
             self._decode_one(embedding.features[i : i + 1], size, list(asked), multimask)
             for i, (size, asked) in enumerate(zip(embedding.sizes, lists, strict=True))
@@ -102,7 +110,7 @@ class Sam:
             if not asked:
                 raise PromptError("prompts is empty, but each picture needs at least one Prompt")
             for prompt in asked:
-                prompt.check(self.config, height, width)
+                prompt.check(self.config, height, width, self.untrained)
 
     def _decode_one(
         self, features: Array, size: tuple[int, int], prompts: list[Prompt], multimask: bool

@@ -4,7 +4,6 @@ arXiv:2312.00863, sections 3.2 and 4.1. What the paper leaves open (the teacher'
 layer whose features are the target) is a config value; `TeacherConfig` names the choices.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -58,7 +57,7 @@ def build(config: RunConfig) -> Task:
         pixels = images.normalise(batch["image"])
         target = _teacher_features(teacher, frozen["teacher"], pixels, grid, task)
         # One draw for all students: they see the same patches of the same pictures.
-        seen, masked, _ = masking.choose(rng, pixels.shape[0], grid * grid, visible)
+        seen, masked = masking.choose(rng, pixels.shape[0], grid * grid, visible)
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
         each: dict[str, Array] = {}
         for name, network in networks.items():
@@ -118,9 +117,9 @@ def _common_grid(
         sizes[task.teacher.model] = teacher.patch_px
     if len(set(sizes.values())) > 1:
         raise ConfigError(
-            f"patches are {', '.join(f'{px} px in {name}' for name, px in sizes.items())}, so their "
-            "tokens do not pair: choose models that agree, or --task.teacher.view enlarged for "
-            "a teacher that does not"
+            f"patches are {', '.join(f'{px} px in {name}' for name, px in sizes.items())}, so "
+            "their tokens do not pair: choose models that agree, or --task.teacher.view enlarged "
+            "for a teacher that does not"
         )
     return image_px // next(iter(sizes.values()))
 
@@ -140,18 +139,10 @@ def _open_teacher(task: SamiConfig, encoder: SamVitConfig) -> Params | None:
     if file.config.encoder != encoder:
         raise CheckpointError(
             f"{weights} holds another image encoder than task.teacher.model "
-            f"{task.teacher.model!r}: {_differences(file.config.encoder, encoder)}; name "
+            f"{task.teacher.model!r}: {source.differences(file.config.encoder, encoder)}; name "
             "the model that the file holds"
         )
     return file.params["encoder"]
-
-
-def _differences(found: object, wanted: object) -> str:
-    if type(found) is not type(wanted):
-        return f"kind {type(found).__name__} instead of {type(wanted).__name__}"
-    fields = dataclasses.fields(found)  # pyright: ignore[reportArgumentType]
-    pairs = [(f.name, getattr(found, f.name), getattr(wanted, f.name)) for f in fields]
-    return ", ".join(f"{name} {a} instead of {b}" for name, a, b in pairs if a != b)
 
 
 def _visible(tokens: int, mask_ratio: float) -> int:

@@ -5,6 +5,7 @@ section 4.1): three masks for one prompt, and only the best of them is trained.
 """
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,13 @@ from einops import reduce
 from jaxtyping import Array, Bool, Float
 
 from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
-from esam_jax.convert import source
-from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.convert import model_folder, source
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.ops import images, losses, positions
-from esam_jax.tasks.task import Task, TrainedModel
+from esam_jax.tasks.task import SINGLE_MASK, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 
@@ -57,10 +59,14 @@ def build(config: RunConfig) -> Task:
     def initial() -> Params | None:
         if task.init_from is None:
             return None
-        return {task.model: _take_over(task.init_from, sam_config)}
+        file = _start(task.init_from, task.model, sam_config)
+        return {task.model: _without(file.params, file.untrained)}
+
+    # Found once, when a model is first asked for: `initial` is not called when a run goes on.
+    untrained = functools.cache(lambda: _untrained(task, sam_config))
 
     def models(params: Params) -> dict[str, TrainedModel]:
-        return {task.model: TrainedModel(sam_config, params[task.model], ())}
+        return {task.model: TrainedModel(sam_config, params[task.model], untrained())}
 
     return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=initial, models=models)
 
@@ -144,15 +150,34 @@ def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
         )
 
 
-def _take_over(init_from: str, config: SamConfig) -> Params:
-    """What a run or model folder was trained for: the trunk alone after SAMI, else everything."""
-    file = source.load(init_from)
+def _start(init_from: str, model: str, config: SamConfig) -> ModelFile:
+    """The model of a run or folder to go on from; of a run with several, the one of this name."""
+    named = Path(init_from, "model", model)
+    file = source.load(named if model_folder.is_model_folder(named) else init_from)
     if file.config != config:
         raise CheckpointError(
-            f"task.init_from {init_from} holds another model than task.model names: "
-            f"{file.config} instead of {config}"
+            f"task.init_from {init_from} holds another model than task.model {model!r}: "
+            f"{source.differences(file.config, config)}; name the model that it holds, or other "
+            "weights to start from"
         )
-    return _without(file.params, file.untrained)
+    return file
+
+
+def _untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
+    """What first prompts never train, unless `init_from` brings it trained."""
+    parts = {
+        "prompt/background": config.decoder.background == "learned",
+        "prompt/mask": config.decoder.mask_prompts == "learned",
+        SINGLE_MASK: True,
+    }
+    here = tuple(part for part, exists in parts.items() if exists)
+    if task.init_from is None:
+        return here
+    try:
+        before = _start(task.init_from, task.model, config).untrained
+    except EsamError:
+        return here  # gone since the run began: claim nothing for it
+    return tuple(part for part in here if any(f"{part}/".startswith(f"{b}/") for b in before))
 
 
 def _without(params: Params, paths: tuple[str, ...], prefix: str = "") -> Params:

@@ -8,12 +8,16 @@ from jaxtyping import Array
 from esam_jax.config import SamConfig
 from esam_jax.typing import Batch, Params, PerExample
 
+# The output of mask token 0, whose parameters are slices of arrays shared with the candidates.
+SINGLE_MASK = "decoder/single_mask"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
     """One model that a run gives: its config, its parameters, and the branches never trained.
 
-    `untrained` holds parameter paths ("encoder/neck"); a later run starts those anew.
+    `untrained` holds parameter paths ("encoder/neck"); a later run starts those anew. One name is
+    no path: `SINGLE_MASK`.
     """
 
     config: SamConfig

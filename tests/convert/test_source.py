@@ -81,3 +81,13 @@ def test_damaged_single_files_are_refused(tmp_path: Path):
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError):
         source.load(path)
+
+
+def test_differences_name_the_fields_alone():
+    one, other = variants.sam("efficientsam_ti"), variants.sam("efficientsam_s")
+    found = source.differences(one, other)
+    assert found.startswith("encoder.width 192 instead of 384")
+    assert "decoder" not in found and source.differences(one, one) == ""
+    assert "encoder.kind VitConfig instead of SamVitConfig" in source.differences(
+        one, variants.sam("sam_b")
+    )

@@ -7,7 +7,7 @@ from esam_jax.ops import masking
 
 
 def test_each_token_is_visible_equally_often():
-    visible, _, _ = masking.choose(jax.random.key(0), 4000, 8, 2)
+    visible, _ = masking.choose(jax.random.key(0), 4000, 8, 2)
     share = np.bincount(np.asarray(visible).ravel(), minlength=8) / 4000
     # Each count is binomial with probability 1/4: five standard deviations.
     np.testing.assert_allclose(share, 0.25, atol=5 * np.sqrt(0.25 * 0.75 / 4000))

@@ -8,6 +8,7 @@ import pytest
 
 import esam_jax
 from esam_jax.convert import model_folder
+from esam_jax.errors import PromptError
 from esam_jax.models import variants
 
 
@@ -38,6 +39,22 @@ def test_untrained_parts_are_a_warning(tmp_path: Path):
     )
     with pytest.warns(UserWarning, match=r"never trained \(prompt, decoder\)"):
         esam_jax.load(tmp_path)
+
+
+def test_what_needs_an_untrained_part_is_refused_and_the_rest_answers(tmp_path: Path):
+    config = variants.sam("sam_nano")
+    untrained = ("prompt/background", "prompt/mask", "decoder/single_mask")
+    model_folder.write(tmp_path, config, nano.params(config), source="", untrained=untrained)
+    sam = esam_jax.load(tmp_path)  # without a warning
+    encoded, point = sam.encode(nano.picture(20, 30)), {"points": [[3, 4]]}
+    assert sam.decode(encoded, [esam_jax.Prompt(**point)]).scores.shape == (1, 3)
+    for prompt, multimask, message in (
+        (esam_jax.Prompt(**point, labels=[0]), True, "never learned: leave that point out"),
+        (esam_jax.Prompt(mask=np.ones((3, 4), bool)), True, "mask prompts: give its box"),
+        (esam_jax.Prompt(**point), False, "single mask: leave it True"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            sam.decode(encoded, [prompt], multimask=multimask)
 
 
 def test_the_public_names_are_there():

@@ -47,7 +47,7 @@ def test_loss_is_over_all_tokens_of_the_teacher(batch, loss):
     pixels = images.normalise(jnp.asarray(batch["image"]))
     encoder = variants.sam("sam_nano").encoder
     target = SamVitEncoder(encoder).apply({"params": frozen["teacher"]}, pixels)
-    visible, masked, _ = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    visible, masked = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
     student = Sami(variants.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
     variables = {"params": params["efficientsam_nano"]}
     found = np.asarray(student.apply(variables, pixels, visible, masked), np.float64)
@@ -111,7 +111,7 @@ def test_enlarged_input_is_pooled_to_the_students_grid(batch):
     doubled = jax.image.resize(pixels, (3, 128, 128, 3), "linear")
     cells = SamVitEncoder(big).apply({"params": frozen["teacher"]}, doubled)
     target = np.asarray(cells).reshape(3, 8, 2, 8, 2, -1).mean((2, 4))
-    visible, masked, _ = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    visible, masked = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
     student = Sami(original("efficientsam_nano").encoder, DECODER, 64)
     found = student.apply({"params": params["efficientsam_nano"]}, pixels, visible, masked)
     np.testing.assert_allclose(

@@ -174,9 +174,48 @@ def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
     assert np.array_equal(kernel, params["encoder"]["block_00"]["attn"]["query"]["kernel"])
 
 
+def test_parts_that_first_prompts_never_train_are_named(tmp_path):
+    def untrained(init_from):
+        config = _with_init(init_from)
+        task = dataclasses.replace(config.task, model="sam_nano", init_from=init_from)
+        view = dataclasses.replace(config.data.view, fit="pad")
+        data = dataclasses.replace(config.data, view=view)
+        built = tasks.build(dataclasses.replace(config, task=task, data=data))
+        return built.models({"sam_nano": {}})["sam_nano"].untrained
+
+    everything = ("prompt/background", "prompt/mask", "decoder/single_mask")
+    assert untrained(None) == untrained(str(tmp_path / "gone")) == everything
+    config = variants.sam("sam_nano")
+    for i, (before, after) in enumerate(
+        [
+            ((), ()),
+            (("prompt/mask", "decoder/single_mask"), ("prompt/mask", "decoder/single_mask")),
+            (("encoder/neck", "prompt"), ("prompt/background", "prompt/mask")),
+        ]
+    ):
+        folder = tmp_path / str(i)
+        model_folder.write(folder, config, nano.params(config), source="", untrained=before)
+        assert untrained(str(folder)) == after
+    released = tasks.build(configs.load("quickstart_scratch"))  # has no such prompts at all
+    assert released.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained == (
+        "decoder/single_mask",
+    )
+
+
+def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
+    for name in ("efficientsam_nano", "another"):
+        config = variants.sam("sam_nano" if name == "another" else name)
+        model_folder.write(
+            tmp_path / "model" / name, config, nano.params(config), source="", untrained=()
+        )
+    start = tasks.build(_with_init(str(tmp_path))).initial()
+    assert start is not None and set(start) == {"efficientsam_nano"}
+
+
 def test_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
-    with pytest.raises(CheckpointError, match="another model"):
+    expected = r"another model than task\.model 'efficientsam_nano': encoder\.kind SamVit.*; name"
+    with pytest.raises(CheckpointError, match=expected):
         tasks.build(_with_init(path)).initial()
 
 
