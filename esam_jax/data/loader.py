@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int32
 
 from esam_jax import sharding
-from esam_jax.config import DataConfig, RunConfig
+from esam_jax.config import DataConfig, PromptedConfig, RunConfig
 from esam_jax.data import sources, transforms
 from esam_jax.data.records import Source
 from esam_jax.data.transforms import View
@@ -26,6 +26,7 @@ from esam_jax.errors import DataError, MissingError, TrainingError
 from esam_jax.typing import Batch
 
 _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
+_MOST_EMPTY = 1000  # records read in a row without a usable mask before a run stops
 _REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentation
 
 
@@ -45,7 +46,7 @@ class Stream:
     """An iterator over global batches, each sharded over the mesh and one ahead of its use.
 
     `broken` names each record that could not be read, with the reason, and `empty` those without a
-    usable mask; both are replaced by other records. TrainingError once too many are broken.
+    usable mask; both are replaced by other records. TrainingError once too many are either.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class Examples:
         self._lock = threading.Lock()
         self._broken: dict[str, str] = {}
         self._empty: set[str] = set()
-        self._reads = self._failures = 0
+        self._reads = self._failures = self._empty_in_a_row = 0
 
     def __getitem__(self, position: int) -> View:
         epoch, index = self._order[position]
@@ -203,6 +204,10 @@ class Examples:
             self._reads += 1
             if view is None:
                 self._empty.add(name)
+            self._empty_in_a_row = self._empty_in_a_row + 1 if view is None else 0
+            stop = self._empty_in_a_row >= _MOST_EMPTY
+        if stop:
+            raise TrainingError(self._nothing_to_prompt_for())
         return view
 
     def _note_broken(self, name: str, reason: str) -> None:
@@ -218,6 +223,15 @@ class Examples:
                 f"max_broken_share={self._config.max_broken_share:.1%} may be; mend them or raise "
                 f"it. The last one is {name}: {reason}"
             )
+
+    def _nothing_to_prompt_for(self) -> str:
+        limits = self._config.view
+        assert isinstance(limits, PromptedConfig)  # a crop is never without a view
+        return (
+            f"{_MOST_EMPTY} records in a row have no usable mask: widen "
+            f"data.view.min_area_px={limits.min_area_px} and data.view.max_area={limits.max_area}, "
+            "or choose data with masks of that size"
+        )
 
     def _nothing_left(self) -> str:
         with self._lock:

@@ -20,7 +20,7 @@ from esam_jax.config import (
     SegmentConfig,
     SourceConfig,
 )
-from esam_jax.data import loader
+from esam_jax.data import loader, sources
 from esam_jax.errors import ConfigError, DataError, MissingError, TrainingError
 
 SCENES = SourceConfig(kind="scenes", scenes=11, scene_px=32)
@@ -212,3 +212,15 @@ def test_nothing_usable_at_all_stops_the_run(tmp_path: Path, write_picture, sa1b
         pytest.raises(TrainingError, match="3 have no usable mask"),
     ):
         next(batches)
+
+
+def test_many_records_in_a_row_without_a_usable_mask_stop_the_run(monkeypatch):
+    monkeypatch.setattr(loader, "_MOST_EMPTY", 5)
+    scenes = SourceConfig(kind="scenes", scenes=50, scene_px=32)
+    view = PromptedConfig(image_px=32, min_area_px=1024)  # all of the picture, and max_area less
+    examples = loader.Examples(sources.open_source(scenes), config(scenes, view=view).data, 0)
+    with pytest.raises(
+        TrainingError, match=r"5 records .*min_area_px=1024 and data\.view\.max_area"
+    ):
+        _ = examples[0]
+    assert len(examples.empty()) == 5
