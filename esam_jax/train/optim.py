@@ -1,5 +1,6 @@
 """AdamW with warm-up, decay of kernels only, layer-wise rates and clipping by model."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,9 @@ def make(config: OptimConfig, steps: int) -> optax.GradientTransformation:
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
     if config.clip_norm is not None:
-        parts.insert(0, _stateless(lambda updates: clip_each(updates, config.clip_norm)))
+        parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
     if config.layer_decay is not None:
-        parts.append(_stateless(lambda updates: scale_layers(updates, config.layer_decay)))
+        parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
     return optax.chain(*parts)
 
 
@@ -38,10 +39,8 @@ def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:
     """
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps)
 
-    def update(
-        gradients: Params, state: optax.OptState, params: Params | None = None
-    ) -> tuple[Params, optax.OptState]:
-        updates, state = adam.update(gradients, state, params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = adam.update(updates, state, params)
         assert params is not None and isinstance(state, optax.ScaleByAdamState)
 
         def decay(update: Any, second_moment: Any, param: Any, kernel: bool) -> Any:
@@ -118,5 +117,5 @@ def _layers_above(path: str, depth: int) -> int:
     return depth + 1 if _BEFORE_BLOCKS.search(path) else 0
 
 
-def _stateless(function: Callable[[Params], Params]) -> optax.GradientTransformation:
+def _stateless(function: Callable[[Any], Any]) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: function(updates))

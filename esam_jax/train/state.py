@@ -108,7 +108,7 @@ def _replace(params: Params, start: Params) -> Params:
                 name: merge(leaf, new[name], f"{path}{name}/") if name in new else leaf
                 for name, leaf in old.items()
             }
-        if np.shape(old) != np.shape(new) or isinstance(old, Mapping) or isinstance(new, Mapping):
+        if isinstance(old, Mapping) or isinstance(new, Mapping) or old.shape != np.shape(new):
             faults.append(f"{path.rstrip('/')} is {_kind(new)} instead of {_kind(old)}")
             return old
         return jax.device_put(np.asarray(new, old.dtype), old.sharding)
