@@ -22,7 +22,8 @@ def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[
     if config.fit == "stretch":
         return _stretch(image_HW3, config.image_px)
     # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
-    height, width = geometry.longest_side(*image_HW3.shape[:2], config.image_px)
+    H, W = image_HW3.shape[:2]
+    height, width = geometry.longest_side(H, W, config.image_px)
     resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
     pixels = images.normalise(jnp.asarray(np.asarray(resized)))
     # Padded after normalising, so that what is beside the picture has the mean colour.

@@ -24,7 +24,7 @@ def decoder(wiring, dtype="float32"):
     config = tiny.config(wiring)
     model = MaskDecoder(config, ComputeConfig(dtype=dtype))
     params = {"params": tiny.params(config)["decoder"]}
-    return jax.jit(functools.partial(model.apply, params))
+    return tiny.jit(functools.partial(model.apply, params))
 
 
 INPUTS = (

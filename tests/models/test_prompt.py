@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import nano
 import numpy as np
 import pytest
 import tiny
@@ -96,9 +95,11 @@ def test_masks_are_refused_where_the_model_has_none_or_of_another_size():
 
 def test_mask_stem_is_its_convolutions():
     config = tiny.config("sam")
-    params = nano.params(config)["prompt"]["mask"]
+    params = jax.tree.map(np.float64, tiny.params(config)["prompt"]["mask"])
     logits = np.random.default_rng(0).normal(size=(1, 2, 20, 20)).astype(np.float32)
-    got = MaskStem(config).apply({"params": params}, jnp.asarray(logits))
+    got = MaskStem(config).apply(
+        {"params": tiny.params(config)["prompt"]["mask"]}, jnp.asarray(logits)
+    )
 
     def layer(x_HWC, name):
         kernel = params[name]["kernel"].reshape(2, 2, x_HWC.shape[-1], -1)
