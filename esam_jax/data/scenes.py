@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 
 Split = Literal["train", "heldout"]
@@ -203,11 +203,6 @@ def _without_tiny(labels: UInt8[np.ndarray, "H W"], count: int) -> UInt8[np.ndar
     shown = np.bincount(labels.ravel(), minlength=count + 1) >= _SMALLEST_SHARE * labels.size
     shown[0] = False
     return (np.cumsum(shown) * shown).astype(np.uint8)[labels]
-
-
-def masks(labels: UInt8[np.ndarray, "H W"]) -> Bool[np.ndarray, "X H W"]:
-    """One boolean mask for each object of a label map, bottom to top."""
-    return labels == np.arange(1, int(labels.max()) + 1, dtype=np.uint8)[:, None, None]
 
 
 @functools.lru_cache(maxsize=8)

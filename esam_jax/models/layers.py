@@ -66,12 +66,10 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with biases everywhere: {query, key, value, out}.
 
-    `inner` is the width of all heads together, None for the width of the queries. Keys and values
-    default to the queries.
+    The heads together are as wide as the queries. Keys and values default to the queries.
     """
 
     heads: int
-    inner: int | None = None
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
@@ -84,7 +82,7 @@ class Attention(nn.Module):
         key = query if key is None else key
         value = key if value is None else value
         width, compute = query.shape[-1], self.compute
-        per_head = (self.heads, (self.inner or width) // self.heads)
+        per_head = (self.heads, width // self.heads)
         mixed = attention.attend(
             linear(per_head, compute, "query")(query),
             linear(per_head, compute, "key")(key),

@@ -1,4 +1,4 @@
-"""Image to patches and back; a patch is the flattened (row, column, channel) of its pixels."""
+"""Image to patches; a patch is the flattened (row, column, channel) of its pixels."""
 
 import einops
 from jaxtyping import Array, Shaped
@@ -20,10 +20,3 @@ def patchify(
             "resize, crop or pad it"
         )
     return einops.rearrange(image_BHWC, "b (h p) (w q) c -> b h w (p q c)", p=patch_px, q=patch_px)
-
-
-def unpatchify(patches_BhwF: Shaped[Array, "B h w F"], patch_px: int) -> Shaped[Array, "B H W C"]:
-    """The image that `patchify` cut up."""
-    return einops.rearrange(
-        patches_BhwF, "b h w (p q c) -> b (h p) (w q) c", p=patch_px, q=patch_px
-    )

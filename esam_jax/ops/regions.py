@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
-from pycocotools import mask as coco_mask
 
 from esam_jax.errors import DataError
 
@@ -22,6 +21,8 @@ _BYTES_PER_RUN = 7  # five bits a character: enough for 32 bits, whatever the si
 
 def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
     """COCO's compressed run lengths: {"size": [H, W], "counts": str}, ready for json."""
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
     rle: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
@@ -37,16 +38,13 @@ def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
     return np.repeat(values, runs).reshape(width, height).T
 
 
-def rle_area(rle: Mapping[str, Any]) -> int:
-    """Pixels inside, without decoding the mask; DataError as in `from_rle`."""
-    return int(_runs(rle)[1::2].sum())
-
-
 def from_polygons(polygons: Any, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """The union of a list of polygons [x0, y0, x1, y1, ...], rasterised by COCO's own rule.
 
     Raises DataError unless each has three points or more, finite and at most one frame outside.
     """
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
     height, width = _size({"size": [height, width]})
     if not isinstance(polygons, list | tuple) or not polygons:
         raise DataError("a polygon annotation must be a list of at least one polygon")
