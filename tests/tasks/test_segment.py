@@ -121,7 +121,8 @@ def test_loss_runs_from_uint8_and_packed_bits():
 
 @pytest.mark.parametrize("wiring", ["efficientsam", "sam"])
 def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
-    model, rng, batch = f"{wiring}_nano", jax.random.key(0), _batch()
+    model, rng = f"{wiring}_nano", jax.random.key(0)
+    batch = jax.tree.map(jnp.asarray, _batch())
     config = configs.load("quickstart_scratch")
     view = dataclasses.replace(config.data.view, fit=variants.sam(model).fit)
     config = dataclasses.replace(
@@ -146,7 +147,9 @@ def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
         kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
     assert kept["blocks"] < 0.35 * kept["none"]
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5),
+        lambda one, other: np.testing.assert_allclose(
+            one, other, rtol=1e-4, atol=1e-4
+        ),  # up to 100
         found["blocks"],
         found["none"],
     )
