@@ -30,7 +30,7 @@ def _config(**changes):
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    return {"image": rng.integers(0, 256, (3, PX, PX, 3), np.uint8)}
+    return {"image": jnp.asarray(rng.integers(0, 256, (3, PX, PX, 3), np.uint8))}
 
 
 def _run(config, batch):
@@ -44,7 +44,7 @@ def _run(config, batch):
 def test_loss_is_over_all_tokens_of_the_teacher(batch, loss):
     """Against the parts put together by hand: error of every token, visible ones too."""
     _, params, frozen, out = _run(_config(loss=loss), batch)
-    pixels = images.normalise(jnp.asarray(batch["image"]))
+    pixels = images.normalise(batch["image"])
     encoder = variants.sam("sam_nano").encoder
     target = SamVitEncoder(encoder).apply({"params": frozen["teacher"]}, pixels)
     visible, masked = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
@@ -106,7 +106,7 @@ def test_enlarged_input_is_pooled_to_the_students_grid(batch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "sam", lambda n: whole if n == "_test_big" else original(n))
         _, params, frozen, out = _run(_config(teacher=teacher), batch)
-    pixels = images.normalise(jnp.asarray(batch["image"]))
+    pixels = images.normalise(batch["image"])
     # torch's bilinear rule on an exact doubling, from the slow definition in one dimension twice
     doubled = jax.image.resize(pixels, (3, 128, 128, 3), "linear")
     cells = SamVitEncoder(big).apply({"params": frozen["teacher"]}, doubled)
