@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
     sam = load(args.model)
     for prompt in prompts:
-        prompt.check(sam.config, height, width)
+        prompt.check(sam.config, height, width, sam.untrained)
     masks = sam.decode(sam.encode(picture), prompts)
     report = _write(args, picture, prompts, masks)
     print(json.dumps(report) if args.json else f"{len(prompts)} masks in {args.out}")

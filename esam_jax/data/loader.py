@@ -63,9 +63,8 @@ class Stream:
         rows = local_rows(placement, batch)
         positions = grain.MapDataset.range(first_step * len(rows), sys.maxsize)
         # Threads work on single examples, so that all of them help with the next batch.
-        reading = grain.ReadOptions(
-            num_threads=config.threads, prefetch_buffer_size=config.prefetch_batches * len(rows)
-        )
+        examples = max(config.prefetch_batches * len(rows), config.threads)  # or threads would idle
+        reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=examples)
         dataset = positions.map(lambda i: self._examples[position(i, rows, batch)])
         self._host = iter(dataset.to_iter_dataset(reading).batch(len(rows)))
         self._ahead: Batch | None = None
