@@ -30,9 +30,8 @@ def quickstart_teacher() -> RunConfig:
     Command   esam train quickstart_teacher --workdir runs/quickstart_teacher
     Hardware  2 CPU cores, about half an hour.
     Expected  box mIoU 0.807 and one-point mIoU 0.745 on 200 held-out scenes (measured; both were
-              still rising). The shipped weights come from this config before two later changes: the
-              decay of parameters without a gradient, and scores computed in float32 throughout.
-              They were trained on one device, then, after a resume at step 4000, on two.
+              still rising). The shipped weights come from this config, trained on one device and,
+              after a resume at step 4000, on two; parameters without a gradient still decayed then.
     """
     return RunConfig(
         name="quickstart_teacher",
