@@ -5,18 +5,15 @@ the originals themselves. A relative error is the largest difference over the ro
 what is expected.
 """
 
-import dataclasses
 import functools
-import json
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from golden import weights
 
 from esam_jax.config import SamConfig
-from esam_jax.convert import torch_io
+from esam_jax.convert import families, golden, state_dict
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.models.prompt import PromptEncoder
 
@@ -27,34 +24,17 @@ LIMITS = {
     "full_sample": 3e-4,
     "mask_pixels": 2e-4,
 }
-RELATIVE_LIMIT = 5e-5  # of every other array; the same number, absolute, for IoU
+RELATIVE_LIMIT = 5e-5  # of every other array; the same number, absolute, for IoU and losses
 
 measured: dict[str, float] = {}  # the worst of each quantity so far, for a report
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One file: its arrays by name, and how it was made."""
-
-    meta: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-
-    def prompt(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of one prompt, without its name in front."""
-        start = f"{name}/"
-        return {k[len(start) :]: x for k, x in self.arrays.items() if k.startswith(start)}
-
-    @property
-    def network(self) -> "Network":
-        rules = tuple((pattern, factor) for pattern, factor in self.meta.get("scaled", []))
-        return network(self.meta["listing"], self.meta["seed"], rules)
+load = golden.load
 
 
-@functools.cache
-def load(name: str) -> Case:
-    with np.load(weights.FOLDER / f"{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    return Case(json.loads(str(arrays.pop("meta"))), arrays)
+def network_of(case: golden.Case) -> "Network":
+    """The network of a case, with its weights."""
+    return network(case.meta["listing"], case.meta["seed"], case.scaled)
 
 
 class Network:
@@ -66,7 +46,7 @@ class Network:
         self._decode = _watched(config, "_all_masks", _decoder_taps)
 
     def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
-        """The embedding, and {"patch_plus_pos", "after_block_0", ...}.
+        """The embedding, and {"patch_plus_pos", "after_block_0", ...}, or MobileSAM's stages.
 
         One picture at a time, so that a case with two needs no compilation of its own.
         """
@@ -112,7 +92,13 @@ def _watched(config: SamConfig, method: str, tap: Any) -> Any:
 
 def _encoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
     name = module.name or ""
-    if name.startswith("block_"):
+    if name.startswith("stage_"):
+        if name == "stage_0":
+            seen["patch_embed"] = args[0]
+        seen[f"after_layers_{int(name[6:])}"] = out
+    elif module.path[-2:] == ("stage_1", "block_00"):
+        seen["after_layers_1_block_0"] = out
+    elif name.startswith("block_") and module.path[-2] == "encoder":
         if name == "block_00":
             seen["patch_plus_pos"] = args[0]
         seen[f"after_block_{int(name[6:])}"] = out
@@ -128,16 +114,18 @@ def _decoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
 @functools.lru_cache(maxsize=1)
 def network(listing: str, seed: int, scaled: tuple) -> Network:
     """The last one is kept: tests go case by case, so no full-size weights are made twice."""
-    state = weights.state_dict(listing, seed, scaled)
-    config = torch_io.detect(state)
-    return Network(config, torch_io.from_state_dict(state, config))
+    state = golden.state_dict(listing, seed, scaled)
+    family = families.recognise(state)
+    config = state_dict.detect(state, family)
+    params, _ = state_dict.to_params(state, family, config)
+    return Network(config, params)
 
 
 # --------------------------------------------------------------------------------- comparing
 
 
 def limit(quantity: str) -> float:
-    """What an error may be: absolute for IoU, a share of pixels for masks, else relative."""
+    """What an error may be: absolute for IoU and losses, a share for masks, else relative."""
     return LIMITS.get(quantity, RELATIVE_LIMIT)
 
 
@@ -146,7 +134,8 @@ def check(name: str, got: Any, expected: np.ndarray) -> None:
     got, quantity = np.asarray(got), name.rsplit("/", 1)[-1]
     assert got.shape == expected.shape, (name, got.shape, expected.shape)
     worst = float(np.abs(got - expected).max(initial=0))
-    _hold(name, quantity, worst if quantity.endswith("iou") else worst / _rms(expected))
+    absolute = quantity.endswith("iou") or quantity.startswith("loss")
+    _hold(name, quantity, worst if absolute else worst / _rms(expected))
 
 
 def _hold(name: str, quantity: str, error: float) -> None:
@@ -188,14 +177,19 @@ def sample_tokens(x: Any, side: int, channel_step: int) -> np.ndarray:
     return x_BhwC[:, 3 % step :: step, 5 % step :: step, ::channel_step]
 
 
-def check_encoder(pixels: np.ndarray, embedding: Any, seen: dict[str, Any], case: Case) -> None:
+def check_encoder(
+    pixels: np.ndarray, embedding: Any, seen: dict[str, Any], case: golden.Case
+) -> None:
     """Asserts the input, every block that the file holds, and the embedding."""
     arrays, grid = case.arrays, embedding.shape[1]
     sample = pixels.transpose(0, 3, 1, 2)[:, :, 7::31, 11::29]
     check("encoder_input_sample", sample, arrays["encoder_input_sample"])
-    for key in ("patch_plus_pos", *(f"after_block_{i}" for i in case.meta["blocks"])):
-        tokens = sample_tokens(seen[key], grid, case.meta["token_channel_step"])
-        check(key, tokens, arrays[key])
+    if "patch_embed" in arrays:
+        check("patch_embed", sample_map(seen["patch_embed"]), arrays["patch_embed"])
+    # MobileSAM's maps are larger at first; in all others tokens lie as the embedding does.
+    for key in (key for key in arrays if key.startswith(("patch_plus_pos", "after_"))):
+        side = seen[key].shape[1] if "layers" in key else grid
+        check(key, sample_tokens(seen[key], side, case.meta["token_channel_step"]), arrays[key])
     x = np.asarray(embedding)
     check("embedding_sample", sample_map(x), arrays["embedding_sample"])
     for key, reduce in (
@@ -206,4 +200,4 @@ def check_encoder(pixels: np.ndarray, embedding: Any, seen: dict[str, Any], case
         check(
             f"embedding_channel_{key}", reduce(x, axis=(1, 2)), arrays[f"embedding_channel_{key}"]
         )
-    check("dense_pe_sample", sample_map(case.network.dense_position), arrays["dense_pe_sample"])
+    check("dense_pe_sample", sample_map(network_of(case).dense_position), arrays["dense_pe_sample"])

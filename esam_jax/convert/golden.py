@@ -1,25 +1,32 @@
-"""Weights that anyone can rebuild from a listing of names and shapes, bit for bit.
+"""Golden cases: what the PyTorch originals computed with weights that anyone can rebuild.
 
-Sums of raw PCG64 output stand in for normal samples, so that no library's sampler is involved. The
-golden cases beside this file were computed by the PyTorch originals with these weights.
+The weights come from a listing of names and shapes, bit for bit: sums of raw PCG64 output stand in
+for normal samples, so that no library's sampler is involved. `assets/golden` holds the listings and
+what the originals gave, so that a converted model can be checked where PyTorch is not installed.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
 import re
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-FOLDER = pathlib.Path(__file__).parent
+FOLDER = pathlib.Path(__file__).parents[1] / "assets" / "golden"
 
 # (what to search in the name, offset, scale); the first that is found wins.
 _RULES = (
+    (r"running_mean$", 0.0, 0.1),
+    (r"running_var$", 1.0, 0.2),
     (r"positional_encoding_gaussian_matrix$", 0.0, 1.0),
     (r"pos_embed$", 0.0, 0.3),
+    (r"(cls_token|mask_token)$", 0.0, 0.5),
     (r"rel_pos_[hw]$", 0.0, 0.1),
+    (r"attention_biases$", 0.0, 0.5),
     (r"bias$", 0.0, 0.1),
 )
 _TOKENS = (
@@ -28,10 +35,47 @@ _TOKENS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One file: its arrays by name, and how it was made."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def prompt(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of one prompt, without its name in front."""
+        start = f"{name}/"
+        return {k[len(start) :]: x for k, x in self.arrays.items() if k.startswith(start)}
+
+    @property
+    def scaled(self) -> tuple[tuple[str, float], ...]:
+        """(Regular expression, factor) pairs for `state_dict`."""
+        return tuple((pattern, factor) for pattern, factor in self.meta.get("scaled", []))
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """uint8 RGB, one [H, W, 3] or a batch: stored small and enlarged, where that says so."""
+        repeat = self.meta.get("repeat", 1)
+        return self.arrays["image"].repeat(repeat, axis=-3).repeat(repeat, axis=-2)
+
+
+@functools.cache
+def load(name: str) -> Case:
+    """The golden case of that name."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    return Case(json.loads(str(arrays.pop("meta"))), arrays)
+
+
 def listing(name: str) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape of a PyTorch model."""
     shapes = json.loads((FOLDER / f"{name}.json").read_text())
     return {tensor: tuple(shape) for tensor, shape in shapes.items()}
+
+
+def dtype(tensor: str) -> str:
+    """What a tensor of that name holds: floats, but for BatchNorm's counters."""
+    return "int64" if tensor.endswith("num_batches_tracked") else "float32"
 
 
 @functools.lru_cache(maxsize=4)
@@ -39,6 +83,9 @@ def state_dict(name: str, seed: int = 0, scaled: tuple = ()) -> Mapping[str, np.
     """Every tensor of a listing; `scaled` holds (regular expression, factor) pairs."""
     state = {}
     for tensor, shape in listing(name).items():
+        if dtype(tensor) == "int64":
+            state[tensor] = np.zeros(shape, np.int64)
+            continue
         offset, scale = _offset_and_scale(tensor, shape)
         noise = _noise(tensor, shape, seed)
         noise *= scale
