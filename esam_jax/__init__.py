@@ -29,6 +29,7 @@ from esam_jax.config import (
     SegmentConfig,
     SourceConfig,
     TeacherConfig,
+    TinyVitConfig,
     VitConfig,
 )
 from esam_jax.errors import (
@@ -84,6 +85,7 @@ __all__ = [
     "SegmentConfig",
     "SourceConfig",
     "TeacherConfig",
+    "TinyVitConfig",
     "TrainingError",
     "VitConfig",
     "load",

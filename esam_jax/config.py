@@ -1,13 +1,17 @@
 """Every configuration dataclass, its defaults and its checks.
 
-Model configs (`VitConfig`, `SamVitConfig`, `DecoderConfig`, `SamConfig`) say what a network is and
-travel with its weights; run configs say what to do with it. Keys end in their unit.
+Model configs (`SamConfig`, `MaeConfig` and what they hold) say what a network is and travel with
+its weights; run configs say what to do with it. Keys end in their unit.
 """
 
 import dataclasses
-from typing import Literal
+import types
+import typing
+from typing import Any, Literal, TypeVar
 
 from esam_jax.errors import ConfigError
+
+Config = TypeVar("Config")
 
 
 def _require(ok: bool, field: str, value: object, rule: str) -> None:
@@ -79,10 +83,61 @@ class SamVitConfig:
         return self.image_px // self.patch_px
 
 
-EncoderConfig = VitConfig | SamVitConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyVitConfig:
+    """MobileSAM's image encoder (arXiv:2306.14289; upstream tiny_vit_sam.py), one value a stage.
+
+    Stage 0 is convolutional, so its heads and window are not used. Between stages the grid halves,
+    except before the last.
+    """
+
+    kind: Literal["tiny_vit"] = "tiny_vit"
+    widths: tuple[int, ...] = (64, 128, 160, 320)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    all_heads: tuple[int, ...] = (2, 4, 5, 10)
+    windows: tuple[int, ...] = (7, 7, 14, 7)
+    mlp_ratio: int = 4
+    image_px: int = 1024
+    neck_width: int = 256
+
+    def __post_init__(self) -> None:
+        for field in ("depths", "all_heads", "windows"):
+            _require(
+                len(getattr(self, field)) == len(self.widths) >= 2,
+                field,
+                getattr(self, field),
+                f"must have one value for each of widths={self.widths}, at least two",
+            )
+        for field in ("widths", "depths", "all_heads", "windows"):
+            value = getattr(self, field)
+            _require(min(value) > 0, field, value, "each must be positive")
+        for width, heads in zip(self.widths, self.all_heads, strict=True):
+            _require(width % heads == 0, "widths", width, f"must divide by {heads}")
+        _require(
+            self.image_px % self.patch_px == 0,
+            "image_px",
+            self.image_px,
+            f"must be a multiple of {self.patch_px}",
+        )
+
+    @property
+    def patch_px(self) -> int:
+        """Pixels a side of a final cell: the stem divides by 4, each step but the last by 2."""
+        return 4 * 2 ** (len(self.widths) - 2)
+
+    @property
+    def grid(self) -> int:
+        return self.image_px // self.patch_px
+
+    @property
+    def depth(self) -> int:
+        return sum(self.depths)
 
 
-def _check_encoder(config: EncoderConfig) -> None:
+EncoderConfig = VitConfig | SamVitConfig | TinyVitConfig
+
+
+def _check_encoder(config: VitConfig | SamVitConfig) -> None:
     _require(
         config.width % config.heads == 0,
         "width",
@@ -163,6 +218,39 @@ class SamConfig:
     def low_res_px(self) -> int:
         """Side of the decoder's mask logits: four times the feature grid."""
         return 4 * self.encoder.grid
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaeDecoderConfig:
+    """Decoder of MAE pretraining (arXiv:2111.06377; upstream models_mae.py)."""
+
+    width: int = 512
+    depth: int = 8
+    heads: int = 16
+    mlp_ratio: int = 4
+
+    def __post_init__(self) -> None:
+        _require(
+            self.width % self.heads == 0,
+            "width",
+            self.width,
+            f"must divide into {self.heads} heads",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaeConfig:
+    """A pretrained ViT: class token, trunk, last norm; with `decoder`, the whole of MAE.
+
+    The encoder's neck is not part of it.
+    """
+
+    kind: Literal["mae"] = "mae"
+    encoder: VitConfig
+    decoder: MaeDecoderConfig | None = None
+
+
+ModelConfig = SamConfig | MaeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -466,3 +554,45 @@ class RunConfig:
             self.optim.warmup_steps,
             f"must be fewer than steps={self.steps}: lower --optim.warmup-steps",
         )
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+def parse(kind: type[Config], value: Any, where: str) -> Config:
+    """The config that `dataclasses.asdict` made plain JSON of; ConfigError for any other value.
+
+    Where a field takes several dataclasses, the value's `kind` tells which.
+    """
+    return _parse(kind, value, where)
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return _parse_one_of(typing.get_args(hint), value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            keys = sorted(value.keys() ^ hints.keys()) if isinstance(value, dict) else [repr(value)]
+            raise ConfigError(f"{where} is no {hint.__name__} of this release: {', '.join(keys)}")
+        fields = {key: _parse(hints[key], value[key], f"{where}.{key}") for key in hints}
+        return hint(**fields)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        (element, *_) = typing.get_args(hint)
+        return tuple(_parse(element, each, where) for each in value)
+    if typing.get_origin(hint) is Literal:
+        fits = value in typing.get_args(hint)
+    else:
+        fits = type(value) in ((int, float) if hint is float else (hint,))
+    _require(fits, where, value, "has another type in this release")
+    return value
+
+
+def _parse_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    rest = [hint for hint in hints if hint is not type(None)]
+    if len(rest) > 1 and isinstance(value, dict):
+        rest = [hint for hint in rest if getattr(hint, "kind", None) == value.get("kind")]
+    _require(len(rest) == 1, where, value, "has a kind that this release does not know")
+    return _parse(rest[0], value, where)

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from esam_jax import sharding
-from esam_jax.config import MeshConfig, SamiDecoderConfig
+from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SamiDecoderConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import ConfigError
 from esam_jax.models import variants
@@ -20,7 +20,11 @@ from esam_jax.models.sami import Sami
 
 @functools.cache
 def shapes(name):
-    """Path -> shape of a named model, by tracing alone; "sami" is a pretraining network."""
+    """Path -> shape of a named model, by tracing alone; "sami" and "mae" are for pretraining."""
+    if name == "mae":
+        encoder = variants.sam("efficientsam_nano").encoder
+        config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=2))
+        return dict(model_folder.expected_shapes(config))
     if name != "sami":
         return dict(model_folder.expected_shapes(variants.sam(name)))
     encoder = variants.sam("efficientsam_nano").encoder
@@ -36,7 +40,7 @@ def shapes(name):
     return {sharding.name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", [*variants.names(), "sami"])
+@pytest.mark.parametrize("name", [*variants.names(), "sami", "mae"])
 def test_every_parameter_has_one_row(name):
     abstract = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(name).items()
@@ -45,7 +49,8 @@ def test_every_parameter_has_one_row(name):
 
 
 def test_every_row_has_a_parameter():
-    paths = [path for name in ("sami", "sam_nano", "efficientsam_nano") for path in shapes(name)]
+    models = ("sami", "sam_nano", "efficientsam_nano", "mobile_sam")
+    paths = [path for name in models for path in shapes(name)]
     for pattern, _ in sharding.TABLE:
         assert any(re.search(rf"(?:^|/){pattern}$", path) for path in paths), pattern
 

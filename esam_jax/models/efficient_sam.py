@@ -1,7 +1,7 @@
 """A whole promptable model: image encoder, prompt encoder, mask decoder.
 
-`encode` once per picture, `decode` as often as there are prompts. The same module is EfficientSAM
-and SAM: its config says which encoder and which wiring of the decoder.
+`encode` once per picture, `decode` as often as there are prompts. The same module is EfficientSAM,
+SAM and MobileSAM: its config says which encoder and which wiring of the decoder.
 """
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.models.decoder import MaskDecoder
 from esam_jax.models.prompt import PromptEncoder
 from esam_jax.models.sam_vit import SamVitEncoder
+from esam_jax.models.tiny_vit import TinyVitEncoder
 from esam_jax.models.vit import VitEncoder
 from esam_jax.typing import Params
 
@@ -26,8 +27,10 @@ class Sam(nn.Module):
         cfg = self.config
         if cfg.encoder.kind == "vit":
             self.encoder = VitEncoder(cfg.encoder, self.compute)
-        else:
+        elif cfg.encoder.kind == "sam_vit":
             self.encoder = SamVitEncoder(cfg.encoder, self.compute)
+        else:
+            self.encoder = TinyVitEncoder(cfg.encoder, self.compute)
         self.prompt = PromptEncoder(cfg, self.compute)
         self.decoder = MaskDecoder(cfg, self.compute)
 

@@ -1,14 +1,22 @@
 """Named models: one table from a name to its config.
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
-arXiv:2304.02643. The `nano` pair is this project's own: 64-pixel models for demonstrations and
-tests that have to train in minutes on a laptop.
+arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` pair is this project's own:
+64-pixel models for demonstrations and tests that have to train in minutes on a laptop.
 """
 
 import difflib
 from collections.abc import Callable
 
-from esam_jax.config import DecoderConfig, SamConfig, SamVitConfig, VitConfig
+from esam_jax.config import (
+    DecoderConfig,
+    MaeConfig,
+    ModelConfig,
+    SamConfig,
+    SamVitConfig,
+    TinyVitConfig,
+    VitConfig,
+)
 from esam_jax.errors import ConfigError
 
 
@@ -21,9 +29,20 @@ def sam(name: str) -> SamConfig:
     return _BUILDERS[name]()
 
 
+def model(name: str) -> ModelConfig:
+    """As `sam`, of the pretrained encoders too: `mae_b`, `mae_l`, `mae_h`."""
+    return _MAE[name] if name in _MAE else sam(name)
+
+
 def names() -> tuple[str, ...]:
     """Every name that `sam` takes."""
     return tuple(_BUILDERS)
+
+
+def name_of(config: ModelConfig) -> str | None:
+    """The name of a config, or None."""
+    known = {name: build() for name, build in _BUILDERS.items()} | _MAE
+    return next((name for name, each in known.items() if each == config), None)
 
 
 def _efficientsam(width: int, heads: int) -> Callable[[], SamConfig]:
@@ -37,6 +56,13 @@ def _sam(
 ) -> Callable[[], SamConfig]:
     return lambda: SamConfig(
         encoder=SamVitConfig(width=width, heads=heads, depth=depth, global_blocks=global_blocks),
+        decoder=DecoderConfig(wiring="sam", background="learned", mask_prompts="learned"),
+    )
+
+
+def _mobile_sam() -> SamConfig:
+    return SamConfig(
+        encoder=TinyVitConfig(),
         decoder=DecoderConfig(wiring="sam", background="learned", mask_prompts="learned"),
     )
 
@@ -81,8 +107,25 @@ _BUILDERS: dict[str, Callable[[], SamConfig]] = {
     "efficientsam_ti": _efficientsam(width=192, heads=3),
     "efficientsam_s": _efficientsam(width=384, heads=6),
     "efficientsam_b": _efficientsam(width=768, heads=12),
+    "mobile_sam": _mobile_sam,
     "sam_nano": _sam_nano,
     "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),
     "sam_l": _sam(width=1024, heads=16, depth=24, global_blocks=(5, 11, 17, 23)),
     "sam_h": _sam(width=1280, heads=16, depth=32, global_blocks=(7, 15, 23, 31)),
+}
+
+
+def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> MaeConfig:
+    return MaeConfig(
+        encoder=VitConfig(
+            width=width, heads=heads, depth=depth, patch_px=patch_px, image_px=224, pretrain_px=224
+        )
+    )
+
+
+# The released files hold the encoder alone (arXiv:2111.06377).
+_MAE: dict[str, ModelConfig] = {
+    "mae_b": _mae(width=768, heads=12, depth=12),
+    "mae_l": _mae(width=1024, heads=16, depth=24),
+    "mae_h": _mae(width=1280, heads=16, depth=32, patch_px=14),
 }

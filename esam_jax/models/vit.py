@@ -33,7 +33,7 @@ class VitEncoder(nn.Module):
         block = block_class(Block, self.compute)
         self.patch_embed = linear(cfg.width, self.compute, "patch_embed")
         slots = 1 + cfg.pretrain_grid**2
-        self.positions = self.param("positions", _first_positions, (slots, cfg.width))
+        self.positions = self.param("positions", first_positions, (slots, cfg.width))
         self.blocks = [
             block(attention, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
             for i in range(cfg.depth)
@@ -75,7 +75,8 @@ class VitEncoder(nn.Module):
         return x_BND
 
 
-def _first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:
+def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:
+    """The sine-cosine code of a square grid, behind a slot of zeros for the class token."""
     slots, width = shape
     side = int((slots - 1) ** 0.5)
     return jnp.pad(jnp.asarray(positions.sincos(side, side, width)), ((1, 0), (0, 0)))

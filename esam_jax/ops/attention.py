@@ -1,4 +1,4 @@
-"""Dot-product attention behind one door, decomposed relative positions, windows.
+"""Dot-product attention behind one door, relative positions, windows.
 
 `attend` is the only place where the implementation is chosen, by `choose`:
 
@@ -64,13 +64,15 @@ def attend(
     k: Float[Array, "... S A K"],
     v: Float[Array, "... S A C"],
     *,
+    bias: Float[Array, "A N S"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "... N A C"]:
-    """Softmax(q k^T * scale) v per head; leading axes broadcast. `scale` None is K ** -0.5.
+    """Softmax(q k^T * scale + bias) v per head; leading axes broadcast. `scale` None is K ** -0.5.
 
-    Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`.
+    Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. A `bias` is
+    for few tokens: only `xla` takes one, and ConfigError comes of any other choice.
     """
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
@@ -83,12 +85,17 @@ def attend(
         dtype=q.dtype,
         max_head_dim=_cudnn_head_limit() if backend == "gpu" else 128,
     )
+    if bias is not None and chosen != "xla":
+        raise ConfigError(f"attention {chosen!r} takes no bias of the scores: use 'xla'")
     if chosen == "cudnn":
         return _cudnn(q, k, v, factor)
     # Scaling the N x K queries is cheaper than scaling the N x S scores.
     q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, k, v))
-    attention = _chunked if chosen == "chunked" else _plain
-    return jnp.swapaxes(attention(q, k, v, precision), -2, -3)
+    if chosen == "chunked":
+        out = _chunked(q, k, v, precision)
+    else:
+        out = _plain(q, k, v, precision, bias)
+    return jnp.swapaxes(out, -2, -3)
 
 
 def _plain(
@@ -96,9 +103,11 @@ def _plain(
     k: Float[Array, "... S K"],
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
+    bias: Float[Array, "A N S"] | None = None,
 ) -> Float[Array, "... N C"]:
     product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
     scores = product(q, jnp.swapaxes(k, -1, -2))
+    scores = scores if bias is None else scores + bias
     top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
     # Divide after the product with v: N x C numbers instead of N x S.
@@ -146,7 +155,7 @@ def _cudnn_head_limit() -> int:
     return 256 if float(jax.local_devices()[0].compute_capability) >= 9.0 else 128
 
 
-# ------------------------------------------------------------- decomposed relative positions
+# ------------------------------------------------------------------------ relative positions
 
 
 def relative_table(table_LK: Float[Array, "L K"], size: int) -> Float[Array, "{size} {size} K"]:
@@ -189,6 +198,18 @@ def fold_relative_positions(
     one_hot = jnp.concatenate([row_of, col_of], axis=-1)[:, None, :]
     one_hot = jnp.broadcast_to(one_hot, (*k.shape[:-1], h + w))
     return jnp.concatenate([q * scale, extra], axis=-1), jnp.concatenate([k, one_hot], axis=-1)
+
+
+def distance_biases(
+    biases_AL: Float[Array, "A L"], side: int
+) -> Float[Array, "A {side**2} {side**2}"]:
+    """One bias for each head, query and key of a square of `side` cells, raster order.
+
+    `biases_AL` holds one for each distance, at |rows| * side + |columns| (TinyViT's attention).
+    """
+    rows, cols = jnp.divmod(jnp.arange(side**2), side)
+    far_rows, far_cols = (jnp.abs(x[:, None] - x[None, :]) for x in (rows, cols))
+    return biases_AL[:, far_rows * side + far_cols]
 
 
 # ------------------------------------------------------------------------------------ windows

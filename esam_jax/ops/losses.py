@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from esam_jax.ops import masking
 
 
 def feature_mse(pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]) -> Float[Array, " B"]:
@@ -26,6 +28,17 @@ def feature_cosine(
 def _unit(x: Float[Array, "*X T"]) -> Float[Array, "*X T"]:
     # The floor is under the square root, so that a zero vector has a gradient of zero, not NaN.
     return x * jax.lax.rsqrt(jnp.maximum((x**2).sum(-1, keepdims=True), 1e-12))
+
+
+def masked_mse(
+    pred_BNF: Float[Array, "B N F"], target_BNF: Float[Array, "B N F"], masked_BM: Int[Array, "B M"]
+) -> Float[Array, " B"]:
+    """Squared error of the removed patches, mean over them and their values (MAE, forward_loss).
+
+    `masked_BM` holds their raster indices. The target is the pixels that `ops.patches.patchify`
+    gives, or with MAE's norm_pix_loss those that `ops.patches.standardise` makes of them.
+    """
+    return feature_mse(*(masking.gather(x, masked_BM) for x in (pred_BNF, target_BNF)))
 
 
 def focal(

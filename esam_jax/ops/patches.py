@@ -1,7 +1,9 @@
 """Image to patches; a patch is the flattened (row, column, channel) of its pixels."""
 
 import einops
-from jaxtyping import Array, Shaped
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Shaped
 
 from esam_jax.errors import ConfigError
 
@@ -20,3 +22,14 @@ def patchify(
             "resize, crop or pad it"
         )
     return einops.rearrange(image_BHWC, "b (h p) (w q) c -> b h w (p q c)", p=patch_px, q=patch_px)
+
+
+def standardise(patches_XF: Float[Array, "*X F"]) -> Float[Array, "*X F"]:
+    """Each patch less its mean, over its deviation, in float32 (MAE, norm_pix_loss).
+
+    The variance is the unbiased one, divided by F - 1, plus 1e-6.
+    """
+    patches_XF = patches_XF.astype(jnp.float32)
+    centred = patches_XF - patches_XF.mean(-1, keepdims=True)
+    variance = (centred**2).sum(-1, keepdims=True) / (patches_XF.shape[-1] - 1)
+    return centred * lax.rsqrt(variance + 1e-6)

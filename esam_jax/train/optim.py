@@ -11,9 +11,11 @@ import optax
 
 from esam_jax import sharding
 from esam_jax.config import OptimConfig
+from esam_jax.errors import ConfigError
 from esam_jax.typing import Params
 
 _BLOCK = re.compile(r"(?:^|/)encoder/block_(\d+)/")
+_STAGE = re.compile(r"(?:^|/)encoder/stage_\d+/")
 _BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
 
 
@@ -106,8 +108,13 @@ def scale_layers(updates: Params, decay: float) -> Params:
 
 
 def _depth(model: Params) -> int:
-    """Number of encoder blocks in one model's tree."""
+    """Number of encoder blocks in one model's tree; ConfigError when they lie in stages."""
     paths = [sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(model)]
+    if any(_STAGE.search(path) for path in paths):
+        raise ConfigError(
+            "optim.layer_decay is set, but counts the blocks of a plain ViT and this encoder has "
+            "stages: leave it out"
+        )
     return 1 + max((int(found[1]) for path in paths if (found := _BLOCK.search(path))), default=-1)
 
 

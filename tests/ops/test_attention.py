@@ -51,6 +51,30 @@ def test_attend_is_the_definition(impl, tokens):
     )
 
 
+def test_bias_is_added_to_scaled_scores():
+    q, k, v, bias = (
+        normal(0, 2, 5, 3, 4),
+        normal(1, 2, 7, 3, 4),
+        normal(2, 2, 7, 3, 6),
+        normal(3, 3, 5, 7),
+    )
+    expected = slow_attention(q, k, v, 0.5, bias)
+    for impl in ("auto", "xla"):
+        found = attention.attend(q, k, v, bias=bias, impl=impl)
+        np.testing.assert_allclose(found, expected, atol=2e-6)
+    with pytest.raises(ConfigError, match="'chunked' takes no bias"):
+        attention.attend(q, k, v, bias=bias, impl="chunked")
+
+
+def test_distance_biases_go_by_rows_and_columns_apart():
+    table = jnp.arange(2 * 9.0).reshape(2, 9)
+    biases = attention.distance_biases(table, 3)
+    for i in range(9):
+        for j in range(9):
+            far = abs(i // 3 - j // 3) * 3 + abs(i % 3 - j % 3)
+            np.testing.assert_array_equal(biases[:, i, j], table[:, far])
+
+
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
 def test_leading_axes_broadcast(impl):
     image, prompts = normal(0, 2, 1, 9, 3, 4), normal(1, 2, 5, 7, 3, 4)

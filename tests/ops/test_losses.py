@@ -33,6 +33,14 @@ def test_features_are_compared_in_float32():
     assert losses.feature_mse(pred, jnp.zeros_like(pred))[0] == 1.0
 
 
+def test_masked_mse_is_over_the_removed_patches_of_each_image():
+    pred, target = RNG.normal(size=(2, 2, 7, 4)).astype(np.float32)
+    masked = np.array([[6, 1, 3], [0, 5, 2]])
+    found = losses.masked_mse(jnp.asarray(pred), jnp.asarray(target), jnp.asarray(masked))
+    error = ((pred - target) ** 2).mean(-1)
+    np.testing.assert_allclose(found, [error[b, masked[b]].mean() for b in (0, 1)], rtol=1e-6)
+
+
 def test_focal_is_the_formula():
     logits = RNG.normal(size=(2, 3, 5, 7)).astype(np.float32) * 3
     target = RNG.random((2, 3, 5, 7)) > 0.5

@@ -32,9 +32,9 @@ def encoded(name):
     case = cases.load(name)
     repeat = case.meta.get("repeat", 1)
     pictures = case.arrays["image"].repeat(repeat, axis=1).repeat(repeat, axis=2)
-    config = case.network.config
+    config = cases.network_of(case).config
     pixels = np.stack([frames.to_input(picture, config) for picture in pictures])
-    return pictures.shape[1:3], pixels, *case.network.encode(pixels)
+    return pictures.shape[1:3], pixels, *cases.network_of(case).encode(pixels)
 
 
 def test_encoder(name):
@@ -51,9 +51,9 @@ def test_prompts(name):
 def check_prompt(name, prompt):
     case, wanted = cases.load(name), cases.load(name).prompt(prompt)
     (height, width), _, embedding, _ = encoded(name)
-    config = case.network.config
+    config = cases.network_of(case).config
     points, labels = slots(wanted["points"], wanted["labels"], config, height, width)
-    (logits, iou), seen = case.network.decode(embedding, points, labels)
+    (logits, iou), seen = cases.network_of(case).decode(embedding, points, labels)
     logits, iou = np.asarray(logits), np.asarray(iou)
 
     def check(key, got):

@@ -1,4 +1,4 @@
-"""SAM against segment-anything, called as its predictor calls it."""
+"""SAM and MobileSAM against their originals, called as the predictor of both calls them."""
 
 import functools
 import zlib
@@ -10,7 +10,13 @@ from golden import cases
 from esam_jax.ops import geometry
 from esam_jax.predict import frames
 
-CASES = ("sam_small_test", "epsilon_sam_small_test", "sam_vit_b_a")
+CASES = (
+    "sam_small_test",
+    "epsilon_sam_small_test",
+    "sam_vit_b_a",
+    "mobile_sam_a",
+    "epsilon_mobile_sam",
+)
 STRIDE = 7  # of the samples of logits
 
 
@@ -24,8 +30,8 @@ def name(request):
 def encoded(name):
     """The model's input, and what the encoder makes of it."""
     case = cases.load(name)
-    pixels = np.asarray(frames.to_input(case.arrays["image"], case.network.config))[None]
-    return pixels, *case.network.encode(pixels)
+    pixels = np.asarray(frames.to_input(case.arrays["image"], cases.network_of(case).config))[None]
+    return pixels, *cases.network_of(case).encode(pixels)
 
 
 def test_encoder(name):
@@ -35,7 +41,7 @@ def test_encoder(name):
 
 def test_input_is_resized_to_the_byte(name):
     arrays = cases.load(name).arrays
-    pixels, config = encoded(name)[0][0], cases.load(name).network.config
+    pixels, config = encoded(name)[0][0], cases.network_of(cases.load(name)).config
     height, width = geometry.longest_side(*arrays["image"].shape[:2], config.image_px)
     np.testing.assert_array_equal((height, width, 3), arrays["resized_shape"])
     # Undone, the normalisation gives the bytes back; what was padded is exactly zero.
@@ -54,11 +60,11 @@ def test_prompts(name):
 def check_prompt(name, prompt):
     case, wanted = cases.load(name), cases.load(name).prompt(prompt)
     _, embedding, _ = encoded(name)
-    (height, width), config = case.arrays["image"].shape[:2], case.network.config
+    (height, width), config = case.arrays["image"].shape[:2], cases.network_of(case).config
     points, labels = tokens(wanted)
     points = geometry.to_model(points, height, width, config.image_px, config.fit)
     mask = wanted["mask_input"][None] if "mask_input" in wanted else None
-    (logits, iou), seen = case.network.decode(embedding, points[None], labels[None], mask)
+    (logits, iou), seen = cases.network_of(case).decode(embedding, points[None], labels[None], mask)
     kept = slice(1, None) if wanted["multimask_output"] else slice(0, 1)
     logits, iou = np.asarray(logits)[0, :, kept], np.asarray(iou)[0, :, kept]
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from esam_jax.config import OptimConfig
+from esam_jax.errors import ConfigError
 from esam_jax.train import optim
 
 
@@ -72,6 +73,12 @@ def test_layer_decay_counts_encoder_blocks_from_the_top():
     assert {factor(x) for x in behind} == {1.0}
     # The depth is each model's own.
     assert factor(scaled["b"]["encoder"]["block_00"]["mlp"]["hidden"]["bias"]) == 0.5**2
+
+
+def test_layer_decay_is_refused_where_blocks_lie_in_stages():
+    tree = {"a": {"encoder": {"stage_0": {"block_00": {"kernel": jnp.ones(2)}}}}}
+    with pytest.raises(ConfigError, match=r"layer_decay is set.*has stages: leave it out"):
+        optim.scale_layers(tree, 0.5)
 
 
 def test_each_model_is_clipped_by_its_own_norm():

@@ -1,0 +1,97 @@
+"""MAE ViT-B against its PyTorch original: what both halves compute on the way, and both losses."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import cases
+
+from esam_jax.convert import golden, state_dict
+from esam_jax.convert import mae as layout
+from esam_jax.models.mae import Mae
+from esam_jax.ops import images, losses, masking, patches
+
+
+@pytest.fixture(scope="module")
+def case():
+    return cases.load("mae_vit_b_a")
+
+
+@functools.cache
+def network():
+    case = cases.load("mae_vit_b_a")
+    state = golden.state_dict(case.meta["listing"], case.meta["seed"])
+    config = state_dict.detect(state)
+    params, _ = state_dict.to_params(state, layout.FAMILY, config)
+    return Mae(config), jax.device_put(params)
+
+
+def split(case):
+    """Which patches are kept and which removed, both in the order of the noise."""
+    shuffled = np.argsort(case.arrays["noise"], axis=1, kind="stable")
+    kept = int(shuffled.shape[1] * (1 - case.meta["mask_ratio"]))
+    return jnp.asarray(shuffled[:, :kept]), jnp.asarray(shuffled[:, kept:])
+
+
+@functools.cache
+def outcome():
+    """The prediction, and {"encoder/block_00": (input, output), "norm": ..., ...}."""
+    case, (model, params) = cases.load("mae_vit_b_a"), network()
+
+    def run(params, pixels, visible, masked):
+        seen = {}
+
+        def intercept(call, args, kwargs, context):
+            out = call(*args, **kwargs)
+            path = "/".join(context.module.path)
+            if path.count("/") < 2 and context.method_name == "__call__" and path:
+                seen[path] = (args[0], out)
+            return out
+
+        with nn.intercept_methods(intercept):
+            out = model.apply({"params": params}, pixels, visible, masked)
+        return out, seen
+
+    pixels = images.normalise(jnp.asarray(case.arrays["image"]))
+    return jax.jit(run)(params, pixels, *split(case))
+
+
+def test_encoder(case):
+    _, seen = outcome()
+    found = {
+        "encoder_tokens": seen["encoder/block_00"][0][:, :, ::8],
+        "after_block_0": seen["encoder/block_00"][1][:, :, ::8],
+        "after_block_6": seen["encoder/block_06"][1][:, :, ::8],
+        "latent_sample": seen["norm"][1][:, :, ::4],
+    }
+    for key, got in found.items():
+        cases.check(key, got, case.arrays[key])
+
+
+def test_decoder(case):
+    prediction, seen = outcome()
+    first = seen["decoder/block_00"][1]
+    cases.check("after_decoder_block_0", first[:, ::4, ::8], case.arrays["after_decoder_block_0"])
+    cases.check("pred_sample", prediction[:, ::4, ::8], case.arrays["pred_sample"])
+
+
+def test_which_patches_are_removed(case):
+    visible, masked = split(case)
+    np.testing.assert_array_equal(masking.order(visible, masked), case.arrays["ids_restore"])
+    removed = np.zeros_like(case.arrays["mask"])
+    np.put_along_axis(removed, np.asarray(masked), 1, axis=1)
+    np.testing.assert_array_equal(removed, case.arrays["mask"])
+
+
+def test_losses(case):
+    prediction, _ = outcome()
+    pixels = images.normalise(jnp.asarray(case.arrays["image"]))
+    target = patches.patchify(pixels, 16).reshape(2, 196, -1)
+    cases.check("patchify_sample", target[:, ::4, ::8], case.arrays["patchify_sample"])
+    _, masked = split(case)
+    for key, goal in (("loss", target), ("loss_norm_pix", patches.standardise(target))):
+        loss = losses.masked_mse(prediction, goal, masked).mean(keepdims=True)
+        cases.check(key, loss, case.arrays[key])
