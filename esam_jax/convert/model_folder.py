@@ -2,38 +2,47 @@
 
 The tensors are named by their parameter path joined with "/". Reading runs no code from the file
 and is strict: what the config asks for is worked out by tracing `Sam.init` (no arithmetic is done),
-and a file that holds anything else is refused whole.
+and a file that holds anything else is refused whole. What no network of ours uses, but another
+layout needs, may lie beside them in `unused.safetensors`, under that layout's names.
 """
 
-import collections
 import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
-import struct
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from esam_jax.config import DecoderConfig, SamConfig, SamVitConfig, VitConfig
+from esam_jax.config import (
+    DecoderConfig,
+    MaeConfig,
+    MaeDecoderConfig,
+    ModelConfig,
+    SamConfig,
+    SamVitConfig,
+    TinyVitConfig,
+    VitConfig,
+)
+from esam_jax.convert import files
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
-from esam_jax.models.efficient_sam import Sam
+from esam_jax.models import efficient_sam, mae
 from esam_jax.typing import Params
 
 FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+UNUSED_FILE = "unused.safetensors"
 
-_ENCODERS = {"vit": VitConfig, "sam_vit": SamVitConfig}
+_ENCODERS = {"vit": VitConfig, "sam_vit": SamVitConfig, "tiny_vit": TinyVitConfig}
+_UNUSED_TYPES = (*files.FLOATS, "int64")
 _LARGEST = (
     16_384  # no size in a config may exceed this, so that a hostile one stays cheap to refuse
 )
@@ -45,32 +54,40 @@ class ModelFile:
 
     `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values;
     "decoder/single_mask" stands for the output of mask token 0, which is no branch of its own.
+    `unused` is what `write` was given, in its own dtypes.
     """
 
-    config: SamConfig
+    config: ModelConfig
     params: Params
     source: str
     licence: str = "unstated"
     untrained: tuple[str, ...] = ()
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def write(
     folder: str | Path,
-    config: SamConfig,
+    config: ModelConfig,
     params: Params,
     *,
     source: str,
     licence: str = "unstated",
     untrained: tuple[str, ...] = (),
+    unused: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Puts the folder in place whole, replacing one of that name.
 
-    `source` says where the weights came from, for people. CheckpointError when `params` are not
-    exactly those of `config`; MissingError when the folder cannot be written.
+    `source` says where the weights came from, for people. `unused` holds tensors of another layout
+    that belong to no parameter, by that layout's names: floats of 16 or 32 bits, or int64.
+    CheckpointError when it holds others, or when `params` are not exactly those of `config` or no
+    floats; MissingError when the folder cannot be written.
     """
     folder = Path(folder)
     tensors = {path: np.asarray(x) for path, x in _flatten(params).items()}
     check_shapes({path: x.shape for path, x in tensors.items()}, config, "these parameters")
+    _refuse_odd(tensors, files.FLOATS, "these parameters")
+    carried = {name: np.asarray(x) for name, x in (unused or {}).items()}
+    _refuse_odd(carried, _UNUSED_TYPES, "unused")
     header = {
         "format": FORMAT,
         "source": source,
@@ -82,13 +99,13 @@ def write(
     try:
         fresh.mkdir(parents=True)
         (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
-        contiguous = {path: np.ascontiguousarray(x, np.float32) for path, x in tensors.items()}
-        safetensors.numpy.save_file(contiguous, fresh / WEIGHTS_FILE)
-        # safetensors makes a file that only its owner may read; the config has the usual mode.
-        (fresh / WEIGHTS_FILE).chmod((fresh / CONFIG_FILE).stat().st_mode)
+        files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
+        if carried:
+            files.write_safetensors(fresh / UNUSED_FILE, carried)
         _replace(folder, fresh)
     except OSError as error:
-        raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error
+        why = error.__cause__ or error  # a MissingError names one file of ours
+        raise MissingError(f"{folder} cannot be written ({why}); name another folder") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
@@ -98,13 +115,15 @@ def read(folder: str | Path) -> ModelFile:
     folder = Path(folder)
     header = _read_header(folder / CONFIG_FILE)
     config = from_json(header["model"])
-    tensors = _read_tensors(folder / WEIGHTS_FILE, config)
+    tensors = _read_weights(folder / WEIGHTS_FILE, config)
+    unused = folder / UNUSED_FILE
     return ModelFile(
         config=config,
         params=flax.traverse_util.unflatten_dict(tensors, sep="/"),
         source=header["source"],
         licence=header["licence"],
         untrained=tuple(header["untrained"]),
+        unused=_read_unused(unused) if unused.exists() else {},
     )
 
 
@@ -116,21 +135,52 @@ def is_model_folder(folder: Path) -> bool:
 
 
 @functools.lru_cache(maxsize=16)
-def expected_shapes(config: SamConfig) -> Mapping[str, tuple[int, ...]]:
-    """Parameter path -> shape of a whole model, by tracing alone."""
-    px = config.image_px
-    variables = jax.eval_shape(
-        Sam(config).init,
-        jax.random.key(0),
-        jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32),
-        jax.ShapeDtypeStruct((1, 1, 2, 2), jnp.float32),
-        jax.ShapeDtypeStruct((1, 1, 2), jnp.int32),
-    )
-    shapes = {path: leaf.shape for path, leaf in _flatten(variables["params"]).items()}
+def expected_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
+    """Parameter path -> shape of a whole model, by tracing alone.
+
+    Blocks of a kind have the same shapes: one of each is traced, which for a large model is most of
+    the time that loading takes.
+    """
+    thin, stands_for = _one_block_of_a_kind(config)
+    init = efficient_sam.init if isinstance(config, SamConfig) else mae.init
+    params = jax.eval_shape(functools.partial(init, thin), jax.random.key(0))
+    shapes = {}
+    for path, leaf in _flatten(params).items():
+        found = re.fullmatch(r"(.*)/block_(\d\d)/(.+)", path)
+        if found is None or found[1] not in stands_for:
+            shapes[path] = leaf.shape
+            continue
+        for i, traced in enumerate(stands_for[found[1]]):
+            if traced == int(found[2]):
+                shapes[f"{found[1]}/block_{i:02d}/{found[3]}"] = leaf.shape
     return types.MappingProxyType(shapes)
 
 
-def check_shapes(found: Mapping[str, tuple[int, ...]], config: SamConfig, holder: str) -> None:
+def _one_block_of_a_kind(config: ModelConfig) -> tuple[ModelConfig, dict[str, list[int]]]:
+    """The config with few blocks, and for each run of blocks which of those stands for block i."""
+    encoder, decoder = config.encoder, config.decoder
+    thin: dict[str, Any] = {}
+    stands_for: dict[str, list[int]] = {}
+    if isinstance(encoder, SamVitConfig):  # a global block has longer tables of positions
+        is_global = [i in encoder.global_blocks for i in range(encoder.depth)]
+        kinds = sorted(set(is_global))
+        stands_for["encoder"] = [kinds.index(kind) for kind in is_global]
+        thin["encoder"] = dataclasses.replace(
+            encoder,
+            depth=len(kinds),
+            global_blocks=tuple(i for i, kind in enumerate(kinds) if kind),
+        )
+    elif isinstance(encoder, VitConfig):
+        stands_for["encoder"] = [0] * encoder.depth
+        thin["encoder"] = dataclasses.replace(encoder, depth=1)
+    if decoder is not None:
+        run = "decoder/two_way" if isinstance(config, SamConfig) else "decoder"
+        stands_for[run] = [0] * decoder.depth
+        thin["decoder"] = dataclasses.replace(decoder, depth=1)
+    return dataclasses.replace(config, **thin), stands_for
+
+
+def check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, holder: str) -> None:
     """CheckpointError listing every missing, unexpected and mis-shaped parameter of `holder`."""
     wanted = expected_shapes(config)
     wrong = [
@@ -152,41 +202,33 @@ def _flatten(params: Params) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _read_tensors(file: Path, config: SamConfig) -> dict[str, np.ndarray]:
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            _refuse_duplicates(file)
-            names = opened.keys()
-            if config.encoder.depth + config.decoder.depth > len(names):  # before it is traced
-                raise CheckpointError(f"{file} holds {len(names)} tensors, fewer than its layers")
-            slices = {name: opened.get_slice(name) for name in names}
-            check_shapes({n: tuple(s.get_shape()) for n, s in slices.items()}, config, f"{file}")
-            odd = sorted(
-                n for n, s in slices.items() if s.get_dtype() not in ("F32", "F16", "BF16")
-            )
-            if odd:
-                raise CheckpointError(
-                    f"{file} holds {', '.join(odd)} as something else than floats"
-                )
-            tensors = {name: opened.get_tensor(name).astype(np.float32) for name in names}
-    except (safetensors.SafetensorError, OSError) as error:
+def _read_weights(file: Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    found = files.read(file).tensors
+    layers = config.encoder.depth + (0 if config.decoder is None else config.decoder.depth)
+    if layers > len(found):  # before it is traced
+        raise CheckpointError(f"{file} holds {len(found)} tensors, fewer than its layers")
+    check_shapes({name: x.shape for name, x in found.items()}, config, f"{file}")
+    _refuse_odd(found, files.FLOATS, f"{file}")
+    return {name: np.asarray(x, np.float32) for name, x in found.items()}
+
+
+def _read_unused(file: Path) -> dict[str, np.ndarray]:
+    found = dict(files.read(file).tensors)
+    _refuse_odd(found, _UNUSED_TYPES, f"{file}")
+    return found
+
+
+def _refuse_odd(found: Mapping[str, np.ndarray], allowed: Collection[str], holder: str) -> None:
+    """CheckpointError for tensors of other dtypes, or with numbers that no model has."""
+    odd = sorted(name for name, x in found.items() if x.dtype.name not in allowed)
+    if odd:
+        integers = " or int64" if "int64" in allowed else ""
         raise CheckpointError(
-            f"{file} is no whole safetensors file ({error}); copy it anew"
-        ) from error
-    broken = sorted(name for name, x in tensors.items() if not np.isfinite(x).all())
+            f"{holder} holds {', '.join(odd)} as something else than floats{integers}"
+        )
+    broken = sorted(name for name, x in found.items() if not np.isfinite(x).all())
     if broken:
-        raise CheckpointError(f"{file} holds NaN or infinity in {', '.join(broken)}")
-    return tensors
-
-
-def _refuse_duplicates(file: Path) -> None:
-    """The library keeps one of two tensors of the same name without a word."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        pairs = json.loads(opened.read(length), object_pairs_hook=lambda pairs: pairs)
-    doubled = [name for name, n in collections.Counter(name for name, _ in pairs).items() if n > 1]
-    if doubled:
-        raise CheckpointError(f"{file} names {', '.join(sorted(doubled))} more than once")
+        raise CheckpointError(f"{holder} holds NaN or infinity in {', '.join(broken)}")
 
 
 def _replace(folder: Path, fresh: Path) -> None:
@@ -201,26 +243,37 @@ def _replace(folder: Path, fresh: Path) -> None:
 # ------------------------------------------------------------------------------ config.json
 
 
-def to_json(config: SamConfig) -> dict[str, Any]:
+def to_json(config: ModelConfig) -> dict[str, Any]:
     """The model config as plain JSON values; `from_json` gives it back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_json(value: Any) -> SamConfig:
+def from_json(value: Any) -> ModelConfig:
     """The model config that `to_json` wrote; CheckpointError names the first key that is off."""
-    _require_keys(value, {"encoder", "decoder"}, "model")
-    kind = value["encoder"].get("kind") if isinstance(value["encoder"], dict) else None
-    if kind not in list(_ENCODERS):  # a list in the file is not hashable
-        raise CheckpointError(
-            f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}"
-        )
     try:
+        if isinstance(value, dict) and value.get("kind") == "mae":
+            return _mae_from_json(value)
+        _require_keys(value, {"encoder", "decoder"}, "model")
+        kind = value["encoder"].get("kind") if isinstance(value["encoder"], dict) else None
+        if kind not in list(_ENCODERS):  # a list in the file is not hashable
+            raise CheckpointError(
+                f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}"
+            )
         return SamConfig(
             encoder=_parse(_ENCODERS[kind], value["encoder"], "model.encoder"),
             decoder=_parse(DecoderConfig, value["decoder"], "model.decoder"),
         )
     except ConfigError as error:
         raise CheckpointError(f"the model config breaks a rule: {error}") from error
+
+
+def _mae_from_json(value: dict[str, Any]) -> MaeConfig:
+    _require_keys(value, {"kind", "encoder", "decoder"}, "model")
+    decoder = value["decoder"]
+    return MaeConfig(
+        encoder=_parse(VitConfig, value["encoder"], "model.encoder"),
+        decoder=None if decoder is None else _parse(MaeDecoderConfig, decoder, "model.decoder"),
+    )
 
 
 def _parse(kind: type, value: Any, where: str) -> Any:
@@ -239,13 +292,17 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if hint is int:
         return type(value) is int and 0 < value <= _LARGEST
-    return isinstance(value, tuple) and all(type(x) is int for x in value)
+    return isinstance(value, tuple) and all(type(x) is int and x <= _LARGEST for x in value)
 
 
 def _wording(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return f"one of {list(typing.get_args(hint))}"
-    return f"a whole number from 1 to {_LARGEST}" if hint is int else "a list of whole numbers"
+    return (
+        f"a whole number from 1 to {_LARGEST}"
+        if hint is int
+        else f"a list of whole numbers, at most {_LARGEST}"
+    )
 
 
 def _require_keys(value: Any, wanted: set[str], where: str) -> None:

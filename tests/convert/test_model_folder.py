@@ -1,7 +1,9 @@
 """A model folder is read whole, as it was written, or refused with everything that is wrong."""
 
 import dataclasses
+import functools
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from esam_jax.config import SamConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.models import variants
+from esam_jax.models import efficient_sam, mae, variants
 
 CONFIG = variants.sam("efficientsam_nano")
 PARAMS = nano.params(CONFIG)
@@ -126,7 +129,7 @@ def test_a_name_that_stands_twice_is_refused(folder: Path):
     header = header[:-1] + "," + again + "}"
     whole = struct.pack("<Q", len(header)) + header.encode() + data[8 + length :]
     (folder / "model.safetensors").write_bytes(whole)
-    with pytest.raises(CheckpointError, match="prompt/fourier more than once"):
+    with pytest.raises(CheckpointError, match="'prompt/fourier' more than once"):
         model_folder.read(folder)
 
 
@@ -162,6 +165,24 @@ def test_hostile_configs_are_refused_early(folder: Path, path: tuple, value, mes
         model_folder.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("windows", [7, 7, 10**9, 7], "windows is .* list of whole numbers, at most"),
+        ("windows", [7, 7, 0, 7], "windows is .* must be positive"),
+        ("depths", [2, 2, 6.0, 2], "depths is .* list of whole numbers"),
+        ("depths", [2, 2, 6], "depths is .* one value for each"),
+        ("widths", 64, "widths is 64"),
+    ],
+)
+def test_hostile_stages_are_refused(key, value, message):
+    header = model_folder.to_json(variants.sam("mobile_sam"))
+    assert model_folder.from_json(header) == variants.sam("mobile_sam")
+    header["encoder"][key] = value
+    with pytest.raises(CheckpointError, match=message):
+        model_folder.from_json(header)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", "[" * 100_000, '{"format": 1}'])
 def test_a_config_that_is_none_is_refused(folder: Path, text: str):
     (folder / "config.json").write_text(text)
@@ -181,7 +202,7 @@ def test_a_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.
     def full_disk(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(MissingError, match="No space left"):
         model_folder.write(folder, CONFIG, PARAMS, source="again")
     assert model_folder.read(folder).source == "a test"
@@ -196,9 +217,18 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path):
 
 def test_the_model_file_is_plain_data():
     names = [field.name for field in dataclasses.fields(model_folder.ModelFile)]
-    assert names == ["config", "params", "source", "licence", "untrained"]
+    assert names == ["config", "params", "source", "licence", "untrained", "unused"]
 
 
 def test_weights_can_be_read_by_whom_the_config_can(folder: Path):
     modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("name", ["efficientsam_ti", "sam_b", "mobile_sam", "sam_nano", "mae_b"])
+def test_expected_shapes_are_those_of_the_whole_network(name):
+    config = variants.model(name)
+    init = efficient_sam.init if isinstance(config, SamConfig) else mae.init
+    traced = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+    flat = flax.traverse_util.flatten_dict(traced, sep="/")
+    assert model_folder.expected_shapes(config) == {path: x.shape for path, x in flat.items()}

@@ -62,7 +62,7 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pyte
     shipped = write(tmp_path / "shipped")
     (tmp_path / "preset").write_text("something else")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(source.PRESETS, "preset", shipped)
+    monkeypatch.setitem(source.SHIPPED, "preset", shipped)
     assert source.locate("preset").path == shipped
     with pytest.raises(CheckpointError, match="is no model"):
         source.locate("./preset")

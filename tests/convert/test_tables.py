@@ -5,10 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from golden import weights
 
-from esam_jax.config import SamConfig
-from esam_jax.convert import keymap, model_folder, torch_io
+from esam_jax.config import ModelConfig
+from esam_jax.convert import efficientsam, families, golden, model_folder, sam, state_dict
+from esam_jax.convert.family import Family
 from esam_jax.models import variants
 
 LISTINGS = (
@@ -17,34 +17,44 @@ LISTINGS = (
     "efficientsam_small_test",
     "sam_small_test",
     "sam_vit_b",
+    "sam_vit_l",
     "sam_vit_h",
+    "mobile_sam_vit_t",
+    "mae_vit_b_pretrain",
 )
 
 
 def hollow(listing: str) -> dict[str, np.ndarray]:
     """Tensors of a listing's names, shapes and dtype that take no memory."""
-    shapes = weights.listing(listing)
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    shapes = golden.listing(listing)
+    return {
+        name: np.broadcast_to(np.dtype(golden.dtype(name)).type(0), shape)
+        for name, shape in shapes.items()
+    }
 
 
-def config(listing: str) -> SamConfig:
-    return torch_io.detect(hollow(listing))
+def known(listing: str) -> tuple[Family, ModelConfig]:
+    family = families.recognise(hollow(listing))
+    return family, state_dict.detect(hollow(listing), family)
 
 
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_both_sides_are_covered_exactly_once(listing):
-    links = list(keymap.links(config(listing)))
+    family, config = known(listing)
+    links = list(family.links(config))
     torch = list(itertools.chain.from_iterable(link.torch for link in links))
+    torch += family.unused(config)
     ours = list(itertools.chain.from_iterable(link.params for link in links))
-    assert sorted(torch) == sorted(weights.listing(listing))
-    assert sorted(ours) == sorted(model_folder.expected_shapes(config(listing)))
+    assert sorted(torch) == sorted(golden.listing(listing))
+    assert sorted(ours) == sorted(model_folder.expected_shapes(config))
 
 
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_each_link_there_and_back_is_identity(listing):
     """Every value is told from every other, so that any wrong axis shows."""
-    shapes, ours = weights.listing(listing), model_folder.expected_shapes(config(listing))
-    for link in keymap.links(config(listing)):
+    family, config = known(listing)
+    shapes, ours = golden.listing(listing), model_folder.expected_shapes(config)
+    for link in family.links(config):
         if re.search(r"\.blocks\.[1-9]", link.torch[0]):
             continue  # the first block stands for all of them
         size = int(np.prod(shapes[link.torch[0]]))
@@ -60,7 +70,7 @@ def test_each_link_there_and_back_is_identity(listing):
 
 
 def test_query_key_and_value_come_in_this_order_and_head_by_head():
-    links = keymap.links(variants.sam("efficientsam_nano"))
+    links = efficientsam.FAMILY.links(variants.sam("efficientsam_nano"))
     link = next(x for x in links if x.torch == ("image_encoder.blocks.2.attn.qkv.weight",))
     assert link.params == tuple(
         f"encoder/block_02/attn/{part}/kernel" for part in ("query", "key", "value")
@@ -74,7 +84,7 @@ def test_query_key_and_value_come_in_this_order_and_head_by_head():
 
 
 def test_mask_heads_are_stacked_over_mask_tokens():
-    links = list(keymap.links(variants.sam("sam_nano")))
+    links = list(sam.FAMILY.links(variants.sam("sam_nano")))
     link = next(x for x in links if x.params == ("decoder/mask_heads/out/kernel",))
     assert link.torch == tuple(
         f"mask_decoder.output_hypernetworks_mlps.{m}.layers.2.weight" for m in range(4)

@@ -1,0 +1,134 @@
+"""State dict -> parameters -> state dict, exact and strict both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from esam_jax.config import ModelConfig
+from esam_jax.convert import families, model_folder
+from esam_jax.convert.family import Family, State
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.typing import Params
+
+_FLOATS = ("float32", "float16", "bfloat16")
+
+
+def detect(state: State, family: Family | None = None) -> ModelConfig:
+    """The config of a state dict, by its names and shapes; CheckpointError if it is no model."""
+    family = families.recognise(state) if family is None else family
+    try:
+        return family.detect(state)
+    except ConfigError as error:
+        raise CheckpointError(f"the shapes of this state dict contradict: {error}") from error
+
+
+def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params, State]:
+    """Nested float32 parameters, and what the networks do not use (as the file has it).
+
+    One CheckpointError lists all that does not fit the config. The arrays are views of the file's
+    tensors wherever that can be: a large file is not copied.
+    """
+    _refuse_deeper(config, len(state))
+    links = list(family.links(config))
+    unused = family.unused(config)
+    state, torn = _without_aliases(state, family.aliases)
+    _check(state, _shapes(links, config), unused, torn)
+    flat: dict[str, np.ndarray] = {}
+    for link in links:
+        arrays = link.forward([np.asarray(state[name], np.float32) for name in link.torch])
+        flat |= dict(zip(link.params, arrays, strict=True))
+    return nested(flat), {name: np.asarray(state[name]) for name in unused}
+
+
+def to_state_dict(
+    params: Params, family: Family, config: ModelConfig, unused: State | None = None
+) -> dict[str, np.ndarray]:
+    """The state dict that PyTorch's own model loads; exact inverse of `to_params`.
+
+    What the layout has and no network of ours uses is zero unless `unused` brings it.
+    CheckpointError when the layout cannot express the config.
+    """
+    reason = family.refuses(config)
+    if reason is not None:
+        raise CheckpointError(f"this model cannot be written as {family.name}: {reason}")
+    flat = {k: np.asarray(x) for k, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
+    model_folder.check_shapes({k: x.shape for k, x in flat.items()}, config, "these parameters")
+    state: dict[str, np.ndarray] = {}
+    for link in family.links(config):
+        tensors = link.backward([flat[name] for name in link.params])
+        # In the order of C, because safetensors.numpy writes a transposed view's memory as it lies.
+        state |= {k: np.asarray(x, order="C") for k, x in zip(link.torch, tensors, strict=True)}
+    # Copied, for safetensors.torch refuses to write two names of one piece of memory.
+    state |= {second: state[first].copy() for second, first in family.aliases.items()}
+    carried = {} if unused is None else unused
+    for name, (shape, dtype) in family.unused(config).items():
+        state[name] = carried[name] if name in carried else np.zeros(shape, dtype)
+        if state[name].shape != shape:
+            raise CheckpointError(
+                f"{name}, which the model carries along, is {state[name].shape}, not {shape}"
+            )
+    return state
+
+
+def nested(flat: Mapping[str, Any]) -> Params:
+    """Parameter path -> array, as the nested dict that modules take."""
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _refuse_deeper(config: ModelConfig, tensors: int) -> None:
+    """CheckpointError for more layers than tensors: tracing what a hostile config asks is slow."""
+    parts = (config.encoder, config.decoder)
+    layers = sum(part.depth for part in parts if part is not None)
+    if layers > tensors:
+        raise CheckpointError(
+            f"the config has {layers} layers, but the file only {tensors} tensors"
+        )
+
+
+def _without_aliases(state: State, aliases: Mapping[str, str]) -> tuple[State, list[str]]:
+    """The state by first names alone, and the second names whose tensor is another."""
+    by_first, torn = dict(state), []
+    for second in aliases.keys() & state.keys():
+        tensor = by_first.pop(second)
+        if not np.array_equal(by_first.setdefault(aliases[second], tensor), tensor):
+            torn.append(second)
+    return by_first, sorted(torn)
+
+
+def _shapes(links: list[Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    ours = model_folder.expected_shapes(config)
+    shapes = {}
+    for link in links:
+        shape = link.torch_shape([ours[name] for name in link.params])
+        shapes |= dict.fromkeys(link.torch, shape)
+    return shapes
+
+
+def _check(
+    state: State,
+    used: Mapping[str, tuple[int, ...]],
+    unused: Mapping[str, tuple[tuple[int, ...], str]],
+    torn: list[str],
+) -> None:
+    wanted = {**used, **{name: shape for name, (shape, _) in unused.items()}}
+    both = sorted(state.keys() & wanted.keys())
+    fitting = [name for name in both if tuple(state[name].shape) == wanted[name]]
+    floats = [name for name in fitting if state[name].dtype.name in _FLOATS]
+    integers = {name for name, (_, dtype) in unused.items() if dtype == "int64"}
+    faults = {
+        "missing": sorted(wanted.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)}, not {wanted[name]}"
+            for name in both
+            if tuple(state[name].shape) != wanted[name]
+        ],
+        "not of 16 or 32 bit floats": sorted(set(fitting) - set(floats) - integers),
+        "holding NaN or infinity": [n for n in floats if not np.isfinite(state[n]).all()],
+        "unlike the tensor that they name a second time": torn,
+    }
+    listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+    if listed:
+        raise CheckpointError(f"the state dict does not fit the model; {listed}")

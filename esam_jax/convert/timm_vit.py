@@ -1,0 +1,67 @@
+"""The trunk of one of our image encoders, as the ViT backbone that timm knows.
+
+The `mae` family writes it. A trunk alone is no ViT of timm's: that also has a class token and a
+last norm, which SAMI trains and no promptable model uses. A SAMI run keeps them beside its model.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
+
+from esam_jax.config import MaeConfig, SamConfig, VitConfig
+from esam_jax.convert import model_folder
+from esam_jax.errors import CheckpointError
+from esam_jax.typing import Params
+
+CLASS_TOKEN, NORM_WEIGHT, NORM_BIAS = NAMES = ("cls_token", "norm.weight", "norm.bias")
+
+
+def kept(sami: Params) -> dict[str, np.ndarray]:
+    """What `backbone` needs beside the trunk of a `Sami` network, in timm's names and shapes."""
+    return {
+        CLASS_TOKEN: np.asarray(sami["class_token"])[None, None],
+        NORM_WEIGHT: np.asarray(sami["norm"]["scale"]),
+        NORM_BIAS: np.asarray(sami["norm"]["bias"]),
+    }
+
+
+def backbone(
+    config: SamConfig, params: Params, unused: Mapping[str, np.ndarray]
+) -> tuple[MaeConfig, Params]:
+    """The pretrained ViT in a whole model: its trunk, with class token and last norm of `unused`.
+
+    It takes pictures of `pretrain_px`, which its position table was made for. CheckpointError when
+    the encoder is no plain ViT, or when `unused` lacks what timm needs.
+    """
+    encoder = config.encoder
+    if not isinstance(encoder, VitConfig):
+        raise CheckpointError(
+            f"this model cannot be written as a ViT of timm's: its image encoder is "
+            f"{encoder.kind!r}, but must be a plain ViT, as in the efficientsam_* models"
+        )
+    absent = [name for name in NAMES if name not in unused]
+    if absent:
+        raise CheckpointError(
+            f"this model cannot be written as a ViT of timm's: it lacks {', '.join(absent)}, which "
+            "only SAMI trains; give the model folder that a SAMI run wrote"
+        )
+    vit = MaeConfig(encoder=pretrained(encoder))
+    ours = {
+        "encoder": {name: part for name, part in params["encoder"].items() if name != "neck"},
+        "class_token": np.asarray(unused[CLASS_TOKEN]).reshape(-1),
+        "norm": {"scale": unused[NORM_WEIGHT], "bias": unused[NORM_BIAS]},
+    }
+    flat: dict[str, Any] = flax.traverse_util.flatten_dict(ours, sep="/")
+    shapes = {path: np.shape(x) for path, x in flat.items()}
+    model_folder.check_shapes(shapes, vit, "trunk, class token and last norm")
+    return vit, ours
+
+
+def pretrained(encoder: VitConfig) -> VitConfig:
+    """The encoder as a `MaeConfig` has it: in the size it was pretrained in, the neck left open."""
+    return dataclasses.replace(
+        encoder, image_px=encoder.pretrain_px, neck_width=VitConfig.neck_width
+    )
