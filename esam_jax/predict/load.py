@@ -4,8 +4,9 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-from esam_jax.config import ComputeConfig
+from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert import source as sources
+from esam_jax.errors import CheckpointError
 from esam_jax.models import efficient_sam
 from esam_jax.predict.sam import Sam
 
@@ -21,6 +22,11 @@ def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = N
     says what is accepted.
     """
     file = sources.load(source)
+    if not isinstance(file.config, SamConfig):
+        raise CheckpointError(
+            f"{source} holds a pretrained encoder, which answers no prompts: fine-tune it with "
+            "esam train segment_ti --task.init-from, or name a promptable model"
+        )
     hollow = [part for part in file.untrained if part in _NEEDED_ALWAYS]
     if hollow:
         warnings.warn(

@@ -11,19 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from esam_jax.config import RunConfig, SamConfig, SamiConfig, SamVitConfig, VitConfig
-from esam_jax.convert import source
+from esam_jax.convert import source, timm_vit
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.models.sam_vit import SamVitEncoder
 from esam_jax.models.sami import Sami
 from esam_jax.ops import images, losses, masking, positions
-from esam_jax.tasks.task import Task, TrainedModel
+from esam_jax.tasks.task import BEHIND_TRUNK, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 RANDOM_TEACHER_SEED = 1
 UNTRAINED_SEED = 2
-# SAMI ends with the encoder's trunk; everything behind it starts anew in fine-tuning.
-UNTRAINED = ("encoder/neck", "prompt", "decoder")
 
 
 def build(config: RunConfig) -> Task:
@@ -76,10 +74,7 @@ def build(config: RunConfig) -> Task:
         return {"teacher": jax.jit(teacher.init)(rng, pixels)["params"]}
 
     def models(params: Params) -> dict[str, TrainedModel]:
-        return {
-            name: TrainedModel(config, _whole_model(config, params[name]), UNTRAINED)
-            for name, config in ((name, variants.sam(name)) for name in students)
-        }
+        return {name: _trained_model(variants.sam(name), params[name]) for name in students}
 
     return Task(init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models)
 
@@ -169,8 +164,12 @@ def _teacher_features(
     return jax.lax.stop_gradient(features.astype(jnp.float32))
 
 
-def _whole_model(config: SamConfig, params: Params) -> Params:
-    """The trained trunk inside a whole model whose other parts are as initialised."""
+def _trained_model(config: SamConfig, params: Params) -> TrainedModel:
+    """The trained trunk inside a whole model whose other parts are as initialised.
+
+    The class token and the last norm have no place in it, but in a ViT of timm's.
+    """
     rng = jax.random.key(UNTRAINED_SEED)
     whole = jax.jit(functools.partial(efficient_sam.init, config))(rng)
-    return {**whole, "encoder": {**params["encoder"], "neck": whole["encoder"]["neck"]}}
+    whole = {**whole, "encoder": {**params["encoder"], "neck": whole["encoder"]["neck"]}}
+    return TrainedModel(config, whole, BEHIND_TRUNK, timm_vit.kept(params))

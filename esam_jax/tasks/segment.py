@@ -4,6 +4,7 @@ SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (ar
 section 4.1): three masks for one prompt, and only the best of them is trained.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -12,14 +13,21 @@ import jax.numpy as jnp
 from einops import reduce
 from jaxtyping import Array, Bool, Float
 
-from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
-from esam_jax.convert import model_folder, source
+from esam_jax.config import (
+    MaeConfig,
+    PromptedConfig,
+    RunConfig,
+    SamConfig,
+    SegmentConfig,
+    VitConfig,
+)
+from esam_jax.convert import model_folder, source, timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.ops import images, losses, positions
-from esam_jax.tasks.task import SINGLE_MASK, Task, TrainedModel
+from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 
@@ -151,15 +159,24 @@ def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
 
 
 def _start(init_from: str, model: str, config: SamConfig) -> ModelFile:
-    """The model of a run or folder to go on from; of a run with several, the one of this name."""
+    """The model of a run or folder to go on from; of a run with several, the one of this name.
+
+    Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
+    """
     named = Path(init_from, "model", model)
     file = source.load(named if model_folder.is_model_folder(named) else init_from)
-    if file.config != config:
+    found, wanted = file.config, config
+    if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
+        found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
+    if found != wanted:
         raise CheckpointError(
             f"task.init_from {init_from} holds another model than task.model {model!r}: "
-            f"{source.differences(file.config, config)}; name the model that it holds, or other "
+            f"{source.differences(found, wanted)}; name the model that it holds, or other "
             "weights to start from"
         )
+    if isinstance(file.config, MaeConfig):
+        trunk = {"encoder": file.params["encoder"]}
+        return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
     return file
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from jaxtyping import Array
 
 from esam_jax.config import SamConfig
@@ -10,6 +11,8 @@ from esam_jax.typing import Batch, Params, PerExample
 
 # The output of mask token 0, whose parameters are slices of arrays shared with the candidates.
 SINGLE_MASK = "decoder/single_mask"
+# Pretraining ends with the encoder's trunk; everything behind it starts anew in fine-tuning.
+BEHIND_TRUNK = ("encoder/neck", "prompt", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +20,14 @@ class TrainedModel:
     """One model that a run gives: its config, its parameters, and the branches never trained.
 
     `untrained` holds parameter paths ("encoder/neck"); a later run starts those anew. One name is
-    no path: `SINGLE_MASK`.
+    no path: `SINGLE_MASK`. `unused` holds what was trained beside the model and another layout
+    needs, by that layout's names (`convert.model_folder`).
     """
 
     config: SamConfig
     params: Params
     untrained: tuple[str, ...] = ()
+    unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

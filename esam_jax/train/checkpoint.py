@@ -86,25 +86,8 @@ class Checkpoints:
     def restore(self, template: TrainState) -> TrainState:
         """The newest state, laid out as the abstract arrays of `template` are."""
         step = self.latest()
-        where = f"checkpoint {self._folder / str(step)}"
-        remedy = "move that folder away to go on from the one before"
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(template), checksums=ocp.args.JsonRestore()
-                ),
-            )
-        except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
-            raise CheckpointError(
-                f"{where} cannot be read ({_one_line(fault)}); {remedy}"
-            ) from fault
-        state, wanted = restored["state"], restored["checksums"]
-        found = checksums(state)
-        damaged = [path for path in found if found[path] != wanted.get(path)]
-        if damaged:
-            raise CheckpointError(f"{where} is damaged in {', '.join(damaged)}; {remedy}")
-        return state
+        assert step is not None
+        return _restore(self._manager, self._folder, step, template)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing in the background; the state is copied before this returns."""
@@ -154,9 +137,44 @@ class Checkpoints:
 
 def newest(workdir: Path) -> int:
     """As `Checkpoints.latest`, or 0, of a run folder that need not be there; writes nothing."""
+    return max(steps(workdir), default=0)
+
+
+def steps(workdir: Path) -> list[int]:
+    """The steps that a run folder keeps, in order; writes nothing."""
     # A step that is not whole has a longer name.
     names = [path.name for path in (workdir / CHECKPOINTS_FOLDER).glob("*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def load(workdir: Path, step: int, template: TrainState) -> TrainState:
+    """One state that a run keeps, laid out as `template`; writes nothing."""
+    folder = workdir.absolute() / CHECKPOINTS_FOLDER
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        return _restore(manager, folder, step, template)
+
+
+def _restore(
+    manager: ocp.CheckpointManager, folder: Path, step: int, template: TrainState
+) -> TrainState:
+    where = f"checkpoint {folder / str(step)}"
+    remedy = "move that folder away to go on from the one before"
+    try:
+        restored = manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), checksums=ocp.args.JsonRestore()
+            ),
+        )
+    except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+        raise CheckpointError(f"{where} cannot be read ({_one_line(fault)}); {remedy}") from fault
+    state, wanted = restored["state"], restored["checksums"]
+    found = checksums(state)
+    damaged = [path for path in found if found[path] != wanted.get(path)]
+    if damaged:
+        raise CheckpointError(f"{where} is damaged in {', '.join(damaged)}; {remedy}")
+    return state
 
 
 def checksums(state: TrainState) -> dict[str, int]:

@@ -129,6 +129,7 @@ def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mes
             jax.device_get(model.params),
             source=f"esam_jax training run {cfg.name!r}, {cfg.steps} steps",
             untrained=model.untrained,
+            unused=model.unused,
         )
 
 

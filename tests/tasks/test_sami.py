@@ -10,7 +10,7 @@ import pytest
 import configs
 from esam_jax import tasks
 from esam_jax.config import SamiConfig, SamiDecoderConfig, TeacherConfig
-from esam_jax.convert import model_folder
+from esam_jax.convert import model_folder, timm_vit
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.models.sam_vit import SamVitEncoder
@@ -164,3 +164,12 @@ def test_the_model_left_behind_keeps_the_trunk(batch):
     trunk = dict(model.params["encoder"])
     trunk.pop("neck")
     jax.tree.map(np.testing.assert_array_equal, trunk, params["efficientsam_nano"]["encoder"])
+
+
+def test_the_model_left_behind_brings_what_timm_needs(batch):
+    task, params, _, _ = _run(_config(), batch)
+    model, sami = task.models(params)["efficientsam_nano"], params["efficientsam_nano"]
+    config, vit = timm_vit.backbone(model.config, model.params, model.unused)
+    assert config.decoder is None and config.encoder.pretrain_px == PX
+    wanted = {name: sami[name] for name in ("encoder", "class_token", "norm")}
+    jax.tree.map(np.testing.assert_array_equal, vit, wanted)

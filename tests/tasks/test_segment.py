@@ -11,7 +11,7 @@ import tiny
 
 import configs
 from esam_jax import tasks
-from esam_jax.config import SegmentConfig
+from esam_jax.config import MaeConfig, MaeDecoderConfig, SegmentConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import efficient_sam, variants
@@ -175,6 +175,31 @@ def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
     assert set(start) == {"encoder"} and "neck" not in start["encoder"]
     kernel = start["encoder"]["block_00"]["attn"]["query"]["kernel"]
     assert np.array_equal(kernel, params["encoder"]["block_00"]["attn"]["query"]["kernel"])
+
+
+@pytest.mark.parametrize("decoder", [None, MaeDecoderConfig(width=32, depth=1)])
+def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
+    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, neck_width=256)
+    config = MaeConfig(encoder=encoder, decoder=decoder)
+    params = nano.params(config)
+    model_folder.write(tmp_path / "vit", config, params, source="test")
+    task = tasks.build(_with_init(str(tmp_path / "vit")))
+    start = task.initial()
+    assert start is not None
+    assert set(start["efficientsam_nano"]) == {"encoder"}
+    trunk = start["efficientsam_nano"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, trunk, params["encoder"])
+    assert (
+        "encoder/neck" not in task.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained
+    )
+
+
+def test_a_pretrained_vit_of_another_size_is_refused(tmp_path):
+    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, depth=2)
+    config = MaeConfig(encoder=encoder)
+    model_folder.write(tmp_path / "vit", config, nano.params(config), source="test")
+    with pytest.raises(CheckpointError, match=r"another model than .*: depth 2 instead of 3; name"):
+        tasks.build(_with_init(str(tmp_path / "vit"))).initial()
 
 
 def test_parts_that_first_prompts_never_train_are_named(tmp_path):

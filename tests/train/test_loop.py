@@ -288,5 +288,6 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path):
     finish(start(killed, 15, cache))
     assert_same_checkpoint(whole, killed, 15)
     assert [line["step"] for line in lines(killed) if "loss" in line] == list(range(1, 16))
-    models = [folder / "model" / "model.safetensors" for folder in (whole, killed)]
-    assert models[0].read_bytes() == models[1].read_bytes()
+    for name in ("model.safetensors", "unused.safetensors"):
+        models = [folder / "model" / name for folder in (whole, killed)]
+        assert models[0].read_bytes() == models[1].read_bytes()
