@@ -16,7 +16,7 @@ ORDER = (
     "errors", "typing", "config", "ops", "sharding", "data", "models", "convert",
     "tasks", "predict", "evaluate", "train", "cli",
 )  # fmt: skip
-CONFIG_FIELDS = 113
+CONFIG_FIELDS = 128
 
 
 def _rank(module: str) -> int:
@@ -53,7 +53,11 @@ def test_no_tensorflow_and_torch_in_one_place(path):
     roots = {name.split(".")[0] for name in _imports(path)}
     assert "tensorflow" not in roots
     if "torch" in roots:
-        assert path.relative_to(PACKAGE).as_posix() == "convert/torch_io.py"
+        # One reads and writes its files, the other runs it beside our networks.
+        assert path.relative_to(PACKAGE).as_posix() in (
+            "convert/torch_file.py",
+            "evaluate/parity.py",
+        )
     if "orbax" in roots:
         assert path.relative_to(PACKAGE).as_posix() == "train/checkpoint.py"
 

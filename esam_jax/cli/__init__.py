@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",
     "segment": "masks of a picture for points, boxes and masks",
     "evaluate": "measure a model on data with masks",
+    "convert": "between PyTorch's files and ours, exactly, with the measured error",
+    "inspect": "what a file of weights is and holds",
     "quickstart": "teacher, SAMI and segmentation in small, on this machine",
 }
 

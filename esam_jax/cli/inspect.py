@@ -1,0 +1,117 @@
+"""`esam inspect FILE`: what a file of weights is, before anything is done with it."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+
+from esam_jax.cli import arguments
+from esam_jax.convert import describe, families, files, model_folder, source, state_dict
+from esam_jax.convert.source import Location
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import variants
+
+_SHOWN = 8  # names listed for people; --json has them all
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Family, sizes, dtypes, parameter count, unknown and missing names, provenance."""
+
+    file: tyro.conf.Positional[str]
+    """Anything that `esam convert` reads."""
+    json: bool = False
+    """Print the result as JSON, with every name."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints what can be said; a file of no known family is described, not refused."""
+    args = arguments.parse(Inspect, argv, prog="esam inspect")
+    found = source.locate(args.file)
+    result = _folder(found) if found.kind == "folder" else _file(found)
+    print(json.dumps(result) if args.json else _lines(result))
+    return 0
+
+
+def _folder(found: Location) -> dict[str, Any]:
+    file = source.load(found.path)
+    return {
+        "family": "model folder of esam_jax",
+        "model": variants.name_of(file.config),
+        "config": dataclasses.asdict(file.config),
+        "dtypes": _dtypes(files.read(found.path / model_folder.WEIGHTS_FILE).tensors),
+        "parameters": describe.parameters(file),
+        "sha256": describe.checksum(file.params),
+        "untrained": list(file.untrained),
+        "unused": sorted(file.unused),
+        "source": file.source,
+        "licence": file.licence,
+    }
+
+
+def _file(found: Location) -> dict[str, Any]:
+    read = files.read(source.weights(found))
+    tensors = read.tensors
+    result: dict[str, Any] = {
+        "family": None,
+        "format": read.format,
+        "wrapped_in": read.wrapped,
+        "tensors": len(tensors),
+        "values": sum(int(x.size) for x in tensors.values()),
+        "dtypes": _dtypes(tensors),
+        "metadata": dict(read.metadata),
+        "source": found.address or str(found.path),
+        "licence": found.licence,
+    }
+    try:
+        family, config = source.recognise(tensors, found)
+    except (CheckpointError, ConfigError) as error:
+        names = sorted(tensors)
+        return result | {"reason": str(error), "names": names}
+    result |= {
+        "family": f"{family.name} ({family.about})",
+        "model": variants.name_of(config),
+        "config": dataclasses.asdict(config),
+        "licence": found.licence or family.licence,
+    }
+    wanted = families.names(family, config)
+    result |= {
+        "unknown": sorted(tensors.keys() - wanted),
+        "missing": sorted(wanted - tensors.keys()),
+        "parameters": None,
+        "sha256": None,
+    }
+    try:
+        params, unused = state_dict.to_params(tensors, family, config)
+    except CheckpointError as error:
+        return result | {"reason": str(error)}
+    file = source.ModelFile(config=config, params=params, source="", unused=unused)
+    return result | {
+        "parameters": describe.parameters(file),
+        "sha256": describe.checksum(params),
+        "unused": sorted(unused),
+    }
+
+
+def _dtypes(tensors: state_dict.State) -> dict[str, int]:
+    """How many tensors there are of each dtype."""
+    return dict(collections.Counter(x.dtype.name for x in tensors.values()))
+
+
+def _lines(result: dict[str, Any]) -> str:
+    lines = []
+    for key, value in result.items():
+        if value in (None, [], {}, ()):
+            continue
+        if isinstance(value, list):
+            more = f" and {len(value) - _SHOWN} more" if len(value) > _SHOWN else ""
+            value = f"{len(value)}: {', '.join(value[:_SHOWN])}{more}"
+        elif isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, int):
+            value = f"{value:,}"
+        lines.append(f"{key.replace('_', ' '):<12}{value}")
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""`esam convert` and `esam inspect` as a user types them."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from esam_jax import cli
+from esam_jax.convert import families, files, golden, model_folder, source, state_dict
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A file in SAM's own layout, of the small golden network."""
+    path = tmp_path / "sam.safetensors"
+    safetensors.numpy.save_file(dict(golden.state_dict("sam_small_test")), path)
+    return path
+
+
+def run(capsys, *argv):
+    code = cli.main([str(x) for x in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def result(capsys, *argv):
+    code, out, err = run(capsys, *argv, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_there_and_back_is_the_same_file(release, tmp_path, capsys):
+    there = result(capsys, "convert", release, tmp_path / "model")
+    assert there["layout"] == "folder" and there["dropped"] == []
+    back = result(capsys, "convert", tmp_path / "model", tmp_path / "back.safetensors")
+    assert back["layout"] == "sam" and back["sha256"] == there["sha256"]
+    found, wanted = (
+        files.read(tmp_path / "back.safetensors").tensors,
+        golden.state_dict("sam_small_test"),
+    )
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        np.testing.assert_array_equal(found[name], tensor, strict=True)
+
+
+def test_verify_prints_measured_differences(release, tmp_path, capsys):
+    found = result(capsys, "convert", release, tmp_path / "model", "--verify")
+    assert found["round_trip"] == "bit-equal"
+    stages = {stage["name"]: stage for stage in found["stages"]}
+    assert set(stages) == {"embedding", "low-res masks", "IoU", "mask pixels"}
+    assert all(
+        0 <= stage["error"] <= stage["limit"] and stage["holds"] for stage in stages.values()
+    )
+    assert stages["embedding"]["error"] > 0
+    code, out, _ = run(capsys, "convert", release, tmp_path / "model", "--verify")
+    assert code == 0 and "embedding" in out and "SHA-256" in out
+
+
+def test_half_precision_is_written_and_said(release, tmp_path, capsys):
+    target = tmp_path / "half.safetensors"
+    found = result(capsys, "convert", release, target, "--dtype", "bfloat16", "--verify")
+    assert found["round_trip"] == "bit-equal to the parameters rounded to bfloat16"
+    assert {x.dtype.name for x in files.read(target).tensors.values()} == {"bfloat16"}
+
+
+def test_what_a_float16_cannot_hold_is_refused(tmp_path, capsys):
+    state = dict(golden.state_dict("sam_small_test"))
+    state["mask_decoder.iou_token.weight"] = state["mask_decoder.iou_token.weight"] * 1e6
+    safetensors.numpy.save_file(state, tmp_path / "large.safetensors")
+    target = tmp_path / "half.safetensors"
+    code, _, err = run(
+        capsys, "convert", tmp_path / "large.safetensors", target, "--dtype", "float16"
+    )
+    assert code == 2 and "iou_token" in err and "take bfloat16" in err and not target.exists()
+
+
+def trained_further(folder, *, background):
+    """EfficientSAM with a background point and mask prompts of its own."""
+    import dataclasses
+
+    state = golden.state_dict("efficientsam_small_test")
+    family = families.recognise(state)
+    config = state_dict.detect(state, family)
+    params, _ = state_dict.to_params(state, family, config)
+    decoder = dataclasses.replace(config.decoder, background="learned")
+    config = dataclasses.replace(config, decoder=decoder)
+    width = config.decoder.width
+    params["prompt"]["background"] = np.full((1, width), background, np.float32)
+    model_folder.write(folder, config, params, source="a test")
+
+
+def test_what_the_release_lacks_is_refused_or_named(tmp_path, capsys):
+    trained_further(tmp_path / "model", background=0.5)
+    target = tmp_path / "release.safetensors"
+    code, _, err = run(capsys, "convert", tmp_path / "model", target)
+    assert code == 2 and "prompt/background would be lost" in err and not target.exists()
+    found = result(capsys, "convert", tmp_path / "model", target, "--drop-extras")
+    assert found["dropped"] == ["prompt/background"]
+    assert files.read(target).tensors.keys() == golden.state_dict("efficientsam_small_test").keys()
+
+
+def test_extras_that_are_zero_are_no_loss(tmp_path, capsys):
+    trained_further(tmp_path / "model", background=0.0)
+    found = result(capsys, "convert", tmp_path / "model", tmp_path / "release.safetensors")
+    assert found["dropped"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--layout", "timm"), "must be a plain ViT"),
+        (("--layout", "folder"), "makes a folder"),
+        (("--model", "sam_hh"), "did you mean"),
+        (("--model", "efficientsam_ti"), "does not fit the model; missing: "),
+    ],
+)
+def test_wrong_wishes_are_two_and_one_line(release, tmp_path, capsys, options, message):
+    code, out, err = run(capsys, "convert", release, tmp_path / "x.safetensors", *options)
+    assert code == 2 and out == "" and message in err and err.count("\n") == 1, err
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+class _Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def test_hostile_files_are_two_and_run_nothing(tmp_path, capsys):
+    marker = tmp_path / "marker"
+    (tmp_path / "payload.pth").write_bytes(pickle.dumps({"model": _Payload(str(marker))}))
+    (tmp_path / "long.safetensors").write_bytes((2**31).to_bytes(8, "little") + b"{}")
+    for name in ("payload.pth", "long.safetensors"):
+        for command in (("inspect",), ("convert",)):
+            target = (tmp_path / "x",) if command == ("convert",) else ()
+            code, out, err = run(capsys, *command, tmp_path / name, *target)
+            assert code == 2 and out == "" and err.count("\n") == 1, err
+    assert not marker.exists() and not (tmp_path / "x").exists()
+
+
+def test_a_checkpoint_of_a_run(tmp_path, capsys):
+    """An earlier step, and a run that wrote no model yet."""
+    workdir = tmp_path / "run"
+    keys = ("--steps", "2", "--batch", "8", "--save-every-steps", "1", "--optim.warmup-steps", "0")
+    assert cli.main(["train", "quickstart_scratch", "--workdir", str(workdir), *keys]) == 0
+    capsys.readouterr()
+    last = result(capsys, "convert", workdir, tmp_path / "last")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = result(capsys, "convert", f"{workdir}@1", tmp_path / "one")
+        two = result(capsys, "convert", f"{workdir}@2", tmp_path / "two")
+    assert two["sha256"] == last["sha256"] != one["sha256"]
+    assert one["untrained"] == last["untrained"]
+    assert source.load(tmp_path / "one").source.endswith("step 1 of 2")
+    code, _, err = run(capsys, "convert", f"{workdir}@7", tmp_path / "seven")
+    assert code == 2 and "has no checkpoint 7: it keeps 1, 2" in err
+
+
+# -------------------------------------------------------------------------------------- inspect
+
+
+def test_inspect_says_what_a_file_is(release, capsys):
+    found = result(capsys, "inspect", release)
+    assert found["family"].startswith("sam (SAM ViT-B, L or H")
+    assert found["unknown"] == [] and found["missing"] == []
+    assert found["dtypes"] == {"float32": found["tensors"]}
+    assert found["config"]["encoder"]["depth"] == 3
+    code, out, _ = run(capsys, "inspect", release)
+    assert code == 0 and "Apache-2.0" in out
+
+
+def test_inspect_names_what_does_not_belong(tmp_path, capsys):
+    state = dict(golden.state_dict("sam_small_test"))
+    state["extra.weight"] = state.pop("mask_decoder.iou_token.weight")
+    state["mask_decoder.iou_token.weight"] = np.zeros((1, 64), np.float16)
+    del state["prompt_encoder.no_mask_embed.weight"]
+    safetensors.numpy.save_file(state, tmp_path / "odd.safetensors")
+    found = result(capsys, "inspect", tmp_path / "odd.safetensors")
+    assert found["unknown"] == ["extra.weight"]
+    assert found["missing"] == ["prompt_encoder.no_mask_embed.weight"]
+    assert found["parameters"] is None and "does not fit" in found["reason"]
+
+
+def test_inspect_describes_what_it_does_not_know(tmp_path, capsys):
+    safetensors.numpy.save_file({"a": np.zeros((2, 3), np.int8)}, tmp_path / "a.safetensors")
+    found = result(capsys, "inspect", tmp_path / "a.safetensors")
+    assert found["family"] is None and found["names"] == ["a"] and found["values"] == 6
+
+
+def test_inspect_takes_a_model_folder(capsys):
+    found = result(capsys, "inspect", "quickstart_teacher")
+    assert found["model"] == "sam_nano" and found["untrained"]
