@@ -19,9 +19,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable '.[plots,dev]'
 	touch $@
 
-# torch is only ever compared with; the pin is the version the comparisons were written against.
+# Both are only ever compared with; torch is pinned to what the comparisons were written against.
 $(VENV)/.installed-torch: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet torch==2.13.0 "transformers>=5.20,<6"
 	touch $@
 
 run: $(VENV)/.installed

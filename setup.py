@@ -27,6 +27,8 @@ setuptools.setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
+        "huggingface-hub>=0.30",
+        "ml_dtypes>=0.5",
         "numpy>=2.0",
         "einops>=0.8",
         "jaxtyping>=0.3",
