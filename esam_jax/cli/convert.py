@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if args.verify:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
-        back = source.load(args.dst, model=args.model)
+        back = source.load(args.dst, model=None if args.layout == "timm" else args.model)
         report = parity.measure(file)
         holds = report.holds
         result["round_trip"] = describe.round_trip(file, back, args.dtype)

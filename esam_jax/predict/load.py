@@ -4,6 +4,8 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert import source as sources
 from esam_jax.errors import CheckpointError
@@ -36,4 +38,6 @@ def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = N
             stacklevel=2,
         )
     compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=dtype)
-    return Sam(efficient_sam.Sam(file.config, compute), file.params, file.untrained)
+    # Arrays of a file are views of it: the model must not change when somebody writes there.
+    params = jax.device_put(file.params, may_alias=False)
+    return Sam(efficient_sam.Sam(file.config, compute), params, file.untrained)

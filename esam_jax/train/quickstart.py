@@ -80,6 +80,9 @@ def use_every_core(workdir: Path) -> None:
     )
     devices = max(n for n in range(1, cores + 1) if math.gcd(n, *batches) == n)
     jax.config.update("jax_num_cpu_devices", devices)
+    if devices > 1:  # then one thread each: more would only get in each other's way
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 

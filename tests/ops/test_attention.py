@@ -1,17 +1,17 @@
 """Attention against its definition, relative positions and windows against recorded results."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esam_jax.convert import golden
 from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ops.npz")
+GOLDEN = np.load(golden.FOLDER / "ops.npz")
 
 
 def slow_attention(q, k, v, scale, bias=0.0):

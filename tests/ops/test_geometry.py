@@ -1,14 +1,13 @@
 """Frames of points, against SAM's own numbers."""
 
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esam_jax.convert import golden
 from esam_jax.ops import geometry
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ops.npz")
+GOLDEN = np.load(golden.FOLDER / "ops.npz")
 
 
 @pytest.mark.parametrize(

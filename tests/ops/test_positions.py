@@ -1,15 +1,14 @@
 """Resampling against torch and its recorded results; position codes against their formulas."""
 
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from esam_jax.convert import golden
 from esam_jax.errors import ConfigError
 from esam_jax.ops import positions
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ops.npz")
+GOLDEN = np.load(golden.FOLDER / "ops.npz")
 RESIZE = {"bicubic": positions.bicubic_resize, "bilinear": positions.bilinear_resize}
 RELATIVE_LIMIT = 2e-5  # torch's own sampling coordinates are float32
 
