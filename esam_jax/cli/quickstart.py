@@ -26,7 +26,6 @@ def main(argv: Sequence[str]) -> int:
 
     from esam_jax.train import quickstart  # starts JAX, which a typing error need not wait for
 
-    quickstart.use_every_core(args.workdir)
     summary = quickstart.run(args.workdir, seed=args.seed)
     if args.json:
         print(json.dumps(summary))

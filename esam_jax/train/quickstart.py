@@ -6,14 +6,11 @@ is measured in that run; the only thing it brings along is the teacher (`quickst
 
 import dataclasses
 import json
-import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -65,25 +62,6 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
     summary |= {"seed": seed, "seconds": seconds}
     (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
-
-
-def use_every_core(workdir: Path) -> None:
-    """On a CPU, one device for each core (up to the batch), and programs compiled once.
-
-    The operations of so small a network are too short to share among threads: two devices, each
-    with half of the batch, are faster than one. Segmentation from SAMI and from scratch is the same
-    program. Call it before JAX looks for its devices.
-    """
-    batches = [configs.load(name).batch for name in ("quickstart_sami", "quickstart_segment")]
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    devices = max(n for n in range(1, cores + 1) if math.gcd(n, *batches) == n)
-    jax.config.update("jax_num_cpu_devices", devices)
-    if devices > 1:  # then one thread each: more would only get in each other's way
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
 
 
 def plan(workdir: Path, seed: int) -> dict[str, RunConfig]:
