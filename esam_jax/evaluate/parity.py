@@ -6,6 +6,7 @@ PyTorch original gave (`convert/golden.py`): it checks the code, not the weights
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from esam_jax.errors import CheckpointError
 from esam_jax.models import efficient_sam, mae
 from esam_jax.ops import geometry, images, losses, patches
 from esam_jax.predict import frames
-from esam_jax.typing import BOTTOM_RIGHT, PADDING, TOP_LEFT
+from esam_jax.typing import BOTTOM_RIGHT, PADDING, PADDING_XY, TOP_LEFT
 
 # Suggested with the golden measurements: some ten times the rounding floor of float32.
 LIMITS = {"embedding": 5e-5, "low-res masks": 1e-4, "IoU": 5e-5, "mask pixels": 2e-4}
@@ -245,27 +246,35 @@ def _mae_pairs(
         ("loss", "loss", target),
         ("loss on normalised pixels", "loss_norm_pix", patches.standardise(target)),
     ):
-        loss = losses.masked_mse(predicted, wanted, masked).mean()
-        yield name, np.asarray(loss), case.arrays[key]
+        loss = losses.masked_mse(jnp.asarray(predicted), wanted, masked).mean()
+        yield name, np.asarray(loss)[None], case.arrays[key]
 
 
 def _release_slots(
     given: np.ndarray, labels: np.ndarray, config: SamConfig, height: int, width: int
 ) -> tuple[Any, Any]:
-    """Points in the model's frame, cut to the slots it has as the original cuts them."""
+    """Points in the model's frame, in the slots it has: cut or padded as the original does it."""
     count = config.decoder.point_slots
     points = geometry.to_model(
         given, height, width, config.image_px, config.fit, negative="minus_one"
     )
+    free = ((0, 0), (0, 0), (0, max(0, count - labels.shape[2])))
+    points = np.pad(np.asarray(points), (*free, (0, 0)), constant_values=PADDING_XY)
+    labels = np.pad(labels, free, constant_values=PADDING)
     return (
         jnp.asarray(points[:, :, :count], jnp.float32),
         jnp.asarray(labels[:, :, :count], jnp.int32),
     )
 
 
-def _apply(model: Any, params: Any, method: str, *inputs: Any, **options: Any) -> Any:
-    run = jax.jit(lambda p, *x: model.apply({"params": p}, *x, method=method, **options))
+def _apply(model: Any, params: Any, method: str, *inputs: Any, **options: bool) -> Any:
+    run = _compiled(model, method, tuple(options.items()))
     return jax.tree.map(np.asarray, run(params, *inputs))
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(model: Any, method: str, options: tuple[tuple[str, bool], ...]) -> Any:
+    return jax.jit(lambda p, *x: model.apply({"params": p}, *x, method=method, **dict(options)))
 
 
 # --------------------------------------------------------------------------------- comparing

@@ -1,15 +1,21 @@
 """`esam convert` and `esam inspect` as a user types them."""
 
+import dataclasses
 import json
 import pickle
-import warnings
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from esam_jax import cli
-from esam_jax.convert import families, files, golden, model_folder, source, state_dict
+import configs
+from esam_jax import cli, sharding, tasks
+from esam_jax.config import MeshConfig
+from esam_jax.convert import describe, families, files, golden, model_folder, state_dict
+from esam_jax.train import optim
+from esam_jax.train import state as states
+from esam_jax.train.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -79,8 +85,6 @@ def test_what_a_float16_cannot_hold_is_refused(tmp_path, capsys):
 
 def trained_further(folder, *, background):
     """EfficientSAM with a background point and mask prompts of its own."""
-    import dataclasses
-
     state = golden.state_dict("efficientsam_small_test")
     family = families.recognise(state)
     config = state_dict.detect(state, family)
@@ -144,21 +148,24 @@ def test_hostile_files_are_two_and_run_nothing(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_a_run(tmp_path, capsys):
-    """An earlier step, and a run that wrote no model yet."""
-    workdir = tmp_path / "run"
-    keys = ("--steps", "2", "--batch", "8", "--save-every-steps", "1", "--optim.warmup-steps", "0")
-    assert cli.main(["train", "quickstart_scratch", "--workdir", str(workdir), *keys]) == 0
-    capsys.readouterr()
-    last = result(capsys, "convert", workdir, tmp_path / "last")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        one = result(capsys, "convert", f"{workdir}@1", tmp_path / "one")
-        two = result(capsys, "convert", f"{workdir}@2", tmp_path / "two")
-    assert two["sha256"] == last["sha256"] != one["sha256"]
-    assert one["untrained"] == last["untrained"]
-    assert source.load(tmp_path / "one").source.endswith("step 1 of 2")
-    code, _, err = run(capsys, "convert", f"{workdir}@7", tmp_path / "seven")
-    assert code == 2 and "has no checkpoint 7: it keeps 1, 2" in err
+    """A run that wrote no model yet: its last step, and an earlier one by number."""
+    cfg = dataclasses.replace(configs.load("quickstart_scratch"), mesh=MeshConfig(data=1))
+    mesh, task = sharding.make_mesh(cfg.mesh), tasks.build(cfg)
+    first = states.create(task, optim.make(cfg.optim, cfg.steps), cfg, mesh, None)
+    kept = {1: first, 2: first.replace(params=jax.tree.map(lambda x: x + 1, first.params))}
+    with Checkpoints(cfg, tmp_path / "run") as checkpoints:
+        for step, state in kept.items():
+            checkpoints.save(step, state)
+    run_folder = tmp_path / "run"
+    for source_name, step in ((f"{run_folder}@1", 1), (f"{run_folder}@2", 2), (run_folder, 2)):
+        found = result(capsys, "convert", source_name, tmp_path / "model")
+        (model,) = task.models(kept[step].params).values()
+        assert found["sha256"] == describe.checksum(jax.device_get(model.params))
+        assert found["untrained"] == list(model.untrained)
+        assert found["source"].endswith(f"step {step} of {cfg.steps}")
+    for name, message in (("7", "has no checkpoint 7: it keeps 1, 2"), ("x", "a whole number")):
+        code, _, err = run(capsys, "convert", f"{run_folder}@{name}", tmp_path / "other")
+        assert code == 2 and message in err
 
 
 # -------------------------------------------------------------------------------------- inspect

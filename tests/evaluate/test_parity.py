@@ -30,6 +30,14 @@ def test_golden_case_of_a_kind(listing):
     assert all(stage.error > 1e-8 for stage in report.stages[:3])
 
 
+def test_golden_case_of_mae():
+    report = parity.against_golden(variants.model("mae_b"))
+    assert report.holds and "another size of this kind" in report.against  # it has a decoder
+    names = [stage.name for stage in report.stages]
+    assert names == ["latent", "loss", "loss on normalised pixels"]
+    assert report.stages[0].error > 1e-8
+
+
 def test_a_wrong_network_is_noticed(monkeypatch):
     """The weights of the case are changed by a thousandth behind its back."""
     whole = golden.state_dict
