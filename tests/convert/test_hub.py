@@ -81,7 +81,7 @@ def test_a_hub_id_is_no_path_of_a_folder_that_is_there(tmp_path, monkeypatch):
     assert hub.is_hub_id("facebook/sam-vit-base")
     (tmp_path / "runs").mkdir()
     assert not hub.is_hub_id("runs/misspelt")
-    assert not any(hub.is_hub_id(x) for x in ("name", "a/b/c", "../x", "/tmp/x", "a b/c"))
+    assert not any(hub.is_hub_id(x) for x in ("name", "a/b/c", "../x", "/a/b", "a b/c"))
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch, tmp_path):
