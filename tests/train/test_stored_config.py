@@ -1,0 +1,34 @@
+"""Every shipped config comes back from its JSON; anything else is refused by name."""
+
+import pytest
+
+import configs
+from esam_jax.config import RunConfig
+from esam_jax.errors import ConfigError
+from esam_jax.train import checkpoint, stored_config
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_config_comes_back(name):
+    cfg = configs.load(name)
+    assert stored_config.parse(RunConfig, checkpoint.to_json(cfg), "run") == cfg
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("steps",), "many", "run.steps is 'many'"),
+        (("optim", "peak_lr"), True, "run.optim.peak_lr is True"),
+        (("task", "kind"), "other", "run.task is .*does not know"),
+        (("optim", "unheard"), 1, "run.optim is no OptimConfig of this release: unheard"),
+        (("data",), None, "run.data is no DataConfig"),
+    ],
+)
+def test_what_this_release_does_not_write_is_refused(path, value, message):
+    whole = checkpoint.to_json(configs.load("segment_ti"))
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        stored_config.parse(RunConfig, whole, "run")
