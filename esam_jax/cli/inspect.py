@@ -79,7 +79,7 @@ def _file(found: Location) -> dict[str, Any]:
     }
     wanted = families.names(family, config)
     result |= {
-        "unknown": sorted(tensors.keys() - wanted),
+        "unknown": sorted(tensors.keys() - wanted - family.aliases.keys()),
         "missing": sorted(wanted - tensors.keys()),
         "parameters": None,
         "sha256": None,

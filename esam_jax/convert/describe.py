@@ -13,6 +13,8 @@ from esam_jax.typing import Params
 # What PyTorch keeps as buffers, which its parameter counts leave out.
 _BUFFERS = ("fourier", "mean", "variance")
 
+DIFFERENT = "different"  # how `round_trip` begins when something went wrong
+
 
 def parameters(file: ModelFile) -> int:
     """Parameters as PyTorch counts those of the whole file: without buffers, with unused heads."""
@@ -55,5 +57,5 @@ def round_trip(written: ModelFile, back: ModelFile, dtype: str) -> str:
     ]
     unused = [name for name in written.unused if name not in back.unused]
     if differ or unused:
-        return f"DIFFERENT in {', '.join([*differ, *unused])}"
+        return f"{DIFFERENT} in {', '.join([*differ, *unused])}"
     return "bit-equal" if dtype == "float32" else f"bit-equal to the parameters rounded to {dtype}"

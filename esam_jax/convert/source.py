@@ -19,6 +19,8 @@ _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 SHIPPED = {"quickstart_teacher": _ASSETS / "quickstart_teacher"}
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".zip", ".json")
 
+_MOST_JSON_BYTES = 1_000_000  # a config has a few thousand
+
 _ACCEPTED = (
     "a model is a model folder (config.json, model.safetensors), a run folder of `esam train`, "
     "a .pt, .pth, .zip or .safetensors file, a folder of transformers' SamModel, a hub id "
@@ -115,13 +117,15 @@ def recognise(
 def read_json(file: Path) -> Any:
     """The contents of a JSON file that somebody else wrote; CheckpointError when it is none."""
     try:
-        if file.stat().st_size > 1_000_000:
-            raise CheckpointError(f"{file} has {file.stat().st_size} bytes, too many for a config")
-        return json.loads(file.read_text())
+        with file.open("rb") as opened:
+            text = opened.read(_MOST_JSON_BYTES + 1)
+        if len(text) > _MOST_JSON_BYTES:
+            raise ValueError(f"it has more than {_MOST_JSON_BYTES} bytes")
+        return json.loads(text)
     except OSError as error:
         raise MissingError(f"{file} cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error})") from error
+        raise CheckpointError(f"{file} is no config ({error})") from error
 
 
 def differences(found: Any, wanted: Any) -> str:

@@ -12,7 +12,7 @@ import safetensors.numpy
 import configs
 from esam_jax import cli, sharding, tasks
 from esam_jax.config import MeshConfig
-from esam_jax.convert import describe, families, files, golden, model_folder, state_dict
+from esam_jax.convert import describe, families, files, golden, model_folder, source, state_dict
 from esam_jax.train import optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
@@ -63,6 +63,20 @@ def test_verify_prints_measured_differences(release, tmp_path, capsys):
     assert stages["embedding"]["error"] > 0
     code, out, _ = run(capsys, "convert", release, tmp_path / "model", "--verify")
     assert code == 0 and "embedding" in out and "SHA-256" in out
+
+
+def test_a_file_that_came_out_different_is_one(release, tmp_path, capsys, monkeypatch):
+    whole = source.load
+
+    def damaged(path, **options):
+        file = whole(path, **options)
+        if str(path) != str(release):
+            file.params["decoder"]["iou_token"] = file.params["decoder"]["iou_token"] + 1
+        return file
+
+    monkeypatch.setattr(source, "load", damaged)
+    code, out, _ = run(capsys, "convert", release, tmp_path / "model", "--verify")
+    assert code == 1 and "read back: different in decoder/iou_token" in out
 
 
 def test_half_precision_is_written_and_said(release, tmp_path, capsys):
