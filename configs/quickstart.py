@@ -14,6 +14,7 @@ from esam_jax.config import (
     RunConfig,
     SamiConfig,
     SamiDecoderConfig,
+    SaveConfig,
     SegmentConfig,
     SourceConfig,
     TeacherConfig,
@@ -52,7 +53,7 @@ def quickstart_teacher() -> RunConfig:
         batch=16,
         evaluate=EvaluateConfig(source=_HELD_OUT, images=200, every_steps=3000),
         log_every_steps=100,
-        save_every_steps=1000,
+        save=SaveConfig(every_steps=1000),
     )
 
 
@@ -81,7 +82,7 @@ def quickstart_sami() -> RunConfig:
         steps=2000,
         batch=32,
         log_every_steps=50,
-        save_every_steps=500,
+        save=SaveConfig(every_steps=500),
     )
 
 
@@ -120,5 +121,5 @@ def quickstart_scratch() -> RunConfig:
         steps=1500,
         batch=16,
         log_every_steps=50,
-        save_every_steps=500,
+        save=SaveConfig(every_steps=500),
     )

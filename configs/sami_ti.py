@@ -7,6 +7,7 @@ from esam_jax.config import (
     OptimConfig,
     RunConfig,
     SamiConfig,
+    SaveConfig,
     SourceConfig,
 )
 
@@ -46,5 +47,5 @@ def sami_ti() -> RunConfig:
         batch=BATCH,
         compute=ComputeConfig(dtype="bfloat16"),
         log_every_steps=50,
-        save_every_steps=1000,
+        save=SaveConfig(every_steps=1000),
     )

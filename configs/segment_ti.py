@@ -6,6 +6,7 @@ from esam_jax.config import (
     OptimConfig,
     PromptedConfig,
     RunConfig,
+    SaveConfig,
     SegmentConfig,
     SourceConfig,
 )
@@ -43,5 +44,5 @@ def segment_ti() -> RunConfig:
         batch=128,
         compute=ComputeConfig(dtype="bfloat16", remat="blocks"),
         log_every_steps=50,
-        save_every_steps=1000,
+        save=SaveConfig(every_steps=1000),
     )

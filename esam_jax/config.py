@@ -380,6 +380,7 @@ class TeacherConfig:
     weights: str | None = None
     features: Literal["neck", "trunk"] = "neck"
     view: Literal["native", "enlarged"] = "native"
+    placement: Literal["replicated", "fsdp"] = "replicated"  # whole on every device, or in pieces
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -502,6 +503,71 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """When the state is written, what is kept, and what happens when it cannot be written or read.
+
+    `best` names a metric of the evaluation, such as "box_miou": the checkpoint with its highest
+    value is kept besides the newest ones.
+    """
+
+    every_steps: int = 1000
+    keep: int = 2  # newest checkpoints that were read back and found whole
+    best: str | None = None
+    full_disk: Literal["stop", "continue"] = "stop"
+    damaged: Literal["stop", "fallback"] = "stop"  # fallback: go on from the one before
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps > 0, "every_steps", self.every_steps, "must be positive")
+        _require(self.keep >= 2, "keep", self.keep, "must be at least 2: one may be damaged")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What is done about numbers that go wrong, and about steps that never end.
+
+    An update whose loss or gradient is not finite is skipped. `spike` answers a loss above that
+    many times its running mean by going back to the checkpoint before it and leaving out the
+    batches since (PaLM, arXiv:2204.02311, section 5.1).
+    """
+
+    max_skipped: int = 10  # updates skipped in a row before the run stops
+    spike: float | None = None
+    spike_horizon_steps: int = 100  # of the running mean; no spike is seen before so many updates
+    max_rollbacks: int = 3
+    checksum_every_steps: int | None = 1000  # compares the copies of each parameter
+    hang_seconds: float | None = 1800.0  # without a finished step, before all stacks are shown
+
+    def __post_init__(self) -> None:
+        for field in ("max_skipped", "spike_horizon_steps"):
+            value = getattr(self, field)
+            _require(value > 0, field, value, "must be positive")
+        _require(
+            self.max_rollbacks >= 0, "max_rollbacks", self.max_rollbacks, "must not be negative"
+        )
+        _require(
+            self.spike is None or self.spike > 1,
+            "spike",
+            self.spike,
+            "must be above 1, or None for no rollback",
+        )
+        for field in ("checksum_every_steps", "hang_seconds"):
+            value = getattr(self, field)
+            rule = "must be positive, or None to do without"
+            _require(value is None or value > 0, field, value, rule)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Which updates are traced to `<workdir>/profile` (read it with xprof or Perfetto)."""
+
+    first_step: int | None = None  # None: none
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        _require(self.steps > 0, "steps", self.steps, "must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run: a file in `configs/` returns one of these."""
 
@@ -517,12 +583,13 @@ class RunConfig:
     mesh: MeshConfig = MeshConfig()
     evaluate: EvaluateConfig | None = None
     log_every_steps: int = 10
-    save_every_steps: int = 1000
-    keep_checkpoints: int = 2
+    save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
+    profile: ProfileConfig = ProfileConfig()
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()  # beside metrics.jsonl
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "accumulate", "log_every_steps", "save_every_steps")
-        for field in (*counts, "keep_checkpoints"):
+        for field in ("steps", "batch", "accumulate", "log_every_steps"):
             _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must lie in [0, 2**32)")
         _require(

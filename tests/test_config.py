@@ -17,7 +17,7 @@ RUN = dataclasses.replace(
 @pytest.mark.parametrize(
     ("part", "field", "value"),
     [
-        ("", "keep_checkpoints", 0),
+        ("save", "keep", 1),
         ("data", "threads", 0),
         ("data", "prefetch_batches", 0),
         ("optim", "beta1", 1.0),
@@ -28,6 +28,10 @@ RUN = dataclasses.replace(
         ("optim", "clip_norm", 0.0),
         ("evaluate", "every_steps", 0),
         ("evaluate", "images", 0),
+        ("guard", "max_skipped", 0),
+        ("guard", "spike", 1.0),
+        ("guard", "hang_seconds", 0.0),
+        ("profile", "steps", 0),
         ("evaluate", "masks_per_image", 0),
     ],
 )

@@ -13,10 +13,10 @@ from esam_jax import config
 
 PACKAGE = pathlib.Path(config.__file__).parent
 ORDER = (
-    "errors", "typing", "config", "ops", "sharding", "data", "models", "convert",
-    "tasks", "predict", "evaluate", "train", "cli",
+    "errors", "typing", "config", "ops", "accelerators", "sharding", "data", "models", "convert",
+    "tasks", "predict", "evaluate", "train", "plan", "cli",
 )  # fmt: skip
-CONFIG_FIELDS = 128
+CONFIG_FIELDS = 144
 
 
 def _rank(module: str) -> int:

@@ -15,6 +15,7 @@ from esam_jax.config import (
     OptimConfig,
     RunConfig,
     SamiConfig,
+    SaveConfig,
     SourceConfig,
 )
 from esam_jax.tasks.task import Task
@@ -94,6 +95,6 @@ def config(**changes):
         batch=8,
         mesh=MeshConfig(data=1),
         log_every_steps=1,
-        save_every_steps=2,
+        save=SaveConfig(every_steps=2),
     )
     return dataclasses.replace(config, **changes)

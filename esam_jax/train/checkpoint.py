@@ -31,8 +31,11 @@ CHECKPOINTS_FOLDER = "checkpoints"
 MAY_DIFFER = (
     "name",
     "log_every_steps",
-    "save_every_steps",
-    "keep_checkpoints",
+    "save",
+    "guard.checksum_every_steps",
+    "guard.hang_seconds",
+    "profile",
+    "trackers",
     "data.source.path",
     "data.threads",
     "data.prefetch_batches",
@@ -42,6 +45,7 @@ MAY_DIFFER = (
     "mesh",
     "task.init_from",
     "task.teacher.weights",
+    "task.teacher.placement",
     "evaluate",
 )
 
@@ -55,7 +59,7 @@ class Checkpoints:
         self._folder = workdir.absolute() / CHECKPOINTS_FOLDER
         _probe(self._folder)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=cfg.keep_checkpoints, enable_async_checkpointing=True
+            max_to_keep=cfg.save.keep, enable_async_checkpointing=True
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         try:

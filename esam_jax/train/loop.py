@@ -87,7 +87,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                         report.after(done, metrics)
                         checkpoints.check()
                         stop = _agreed(terminated, done)
-                        if stop or done % cfg.save_every_steps == 0 or done == cfg.steps:
+                        if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
                             checkpoints.save(done, state)
                             report.restart_clock(done)

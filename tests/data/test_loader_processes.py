@@ -2,12 +2,10 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
+import processes
 
 from esam_jax import sharding
 from esam_jax.config import (
@@ -47,39 +45,15 @@ def sums(mesh: jax.sharding.Mesh) -> dict[int, int]:
     }
 
 
-def process(number: str, port: str) -> None:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", 2, int(number))
+def process() -> None:
+    number = int(os.environ["JAX_PROCESS_ID"])
+    jax.distributed.initialize(num_processes=2, process_id=number)
     for config in MESHES:
         print("rows", json.dumps(sorted(sums(sharding.make_mesh(config)).items())))
 
 
 def test_two_processes_read_what_one_reads():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(number), port],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    try:
-        outputs = [each.communicate(timeout=120) for each in running]
-    finally:
-        for each in running:
-            each.kill()
-    for each, (_, errors) in zip(running, outputs):
-        assert each.returncode == 0, errors
+    outputs = processes.finish(processes.start([__file__], 2, devices=2))
     alone = sums(sharding.make_mesh(MeshConfig(data=1)))
     found = [
         [json.loads(line[5:]) for line in output.splitlines() if line.startswith("rows")]
@@ -92,4 +66,4 @@ def test_two_processes_read_what_one_reads():
 
 
 if __name__ == "__main__":
-    process(*sys.argv[1:])
+    process()

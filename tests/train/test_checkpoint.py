@@ -11,7 +11,14 @@ import pytest
 import toy
 
 from esam_jax import sharding
-from esam_jax.config import DataConfig, MeshConfig, OptimConfig, SourceConfig, TeacherConfig
+from esam_jax.config import (
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    SaveConfig,
+    SourceConfig,
+    TeacherConfig,
+)
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train import checkpoint, optim
 from esam_jax.train import state as states
@@ -44,7 +51,7 @@ def test_comes_back_to_the_bit_on_another_mesh(state, tmp_path):
 
 
 def test_only_the_newest_are_kept(state, tmp_path):
-    with Checkpoints(toy.config(keep_checkpoints=2), tmp_path) as checkpoints:
+    with Checkpoints(toy.config(save=SaveConfig(keep=2)), tmp_path) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state)
             checkpoints.wait()
@@ -121,8 +128,7 @@ def test_config_lies_beside_and_may_change_only_in_harmless_fields(state, tmp_pa
     harmless = dataclasses.replace(
         cfg,
         log_every_steps=5,
-        save_every_steps=7,
-        keep_checkpoints=9,
+        save=SaveConfig(every_steps=7, keep=9),
         mesh=MeshConfig(fsdp=8),
         data=dataclasses.replace(
             cfg.data,

@@ -22,6 +22,7 @@ from esam_jax.config import (
     DataConfig,
     EvaluateConfig,
     PromptedConfig,
+    SaveConfig,
     SegmentConfig,
     SourceConfig,
 )
@@ -115,7 +116,7 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
 def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
     use_toy(spoil=2)
     with pytest.raises(TrainingError, match="loss of step 3 is nan"):
-        loop.run(toy.config(log_every_steps=100, save_every_steps=4), tmp_path)
+        loop.run(toy.config(log_every_steps=100, save=SaveConfig(every_steps=4)), tmp_path)
     assert saved(tmp_path) == []
 
 
@@ -161,7 +162,7 @@ def test_a_resumed_run_needs_no_initial_weights(use_toy, tmp_path, monkeypatch):
 
 def test_a_short_run_leaves_its_losses(use_toy, tmp_path):
     result = loop.run(
-        toy.config(steps=3, log_every_steps=100, save_every_steps=100), tmp_path / "run"
+        toy.config(steps=3, log_every_steps=100, save=SaveConfig(every_steps=100)), tmp_path / "run"
     )
     assert result["loss"] > 0 and result["step"] == 3
     assert [line["step"] for line in lines(tmp_path / "run") if "loss" in line] == [1, 3]
@@ -194,7 +195,7 @@ def test_sigterm_saves_the_update_under_way(use_toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.loader, "stream", Terminating)
     with pytest.raises(SystemExit) as stopped:
-        loop.run(toy.config(save_every_steps=100), tmp_path)
+        loop.run(toy.config(save=SaveConfig(every_steps=100)), tmp_path)
     assert stopped.value.code == 143
     assert saved(tmp_path) == [3]
     assert lines(tmp_path)[-1]["step"] == 3
@@ -240,7 +241,7 @@ cfg = c.RunConfig(
     steps=int(sys.argv[2]),
     batch=4,
     log_every_steps=1,
-    save_every_steps=5,
+    save=c.SaveConfig(every_steps=5),
 )
 loop.run(cfg, sys.argv[1])
 """

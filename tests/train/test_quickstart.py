@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import configs
+from esam_jax.config import SaveConfig
 from esam_jax.convert import source as models
 from esam_jax.data import sources
 from esam_jax.evaluate import prompts
@@ -46,7 +47,7 @@ def test_chain_in_two_steps_each(tmp_path, monkeypatch):
         cfg = whole(name)
         optim = dataclasses.replace(cfg.optim, warmup_steps=1)
         return dataclasses.replace(
-            cfg, steps=2, batch=8, optim=optim, log_every_steps=1, save_every_steps=2
+            cfg, steps=2, batch=8, optim=optim, log_every_steps=1, save=SaveConfig(every_steps=2)
         )
 
     monkeypatch.setattr(configs, "load", short)

@@ -1,0 +1,71 @@
+"""What the accelerators can do at most, by the vendors' data sheets: memory, peak rate, bandwidth."""
+
+import dataclasses
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """One device as JAX counts them; rates are peaks, which no program reaches."""
+
+    name: str
+    kinds: tuple[str, ...]  # how `device_kind` begins or what it holds, lower case
+    memory_bytes: int
+    flops: float  # bfloat16 matrix products a second, dense, float32 sums
+    bandwidth: float  # bytes a second of device memory
+
+
+_GIB = 2**30
+
+# NVIDIA's data sheets (SXM parts); cloud.google.com/tpu/docs for the chips.
+ACCELERATORS = (
+    Accelerator(
+        name="a100-40",
+        kinds=("a100-sxm4-40gb", "a100-pcie-40gb"),
+        memory_bytes=40 * _GIB,
+        flops=312e12,
+        bandwidth=1.555e12,
+    ),
+    Accelerator(
+        name="a100", kinds=("a100",), memory_bytes=80 * _GIB, flops=312e12, bandwidth=2.039e12
+    ),
+    Accelerator(
+        name="h100", kinds=("h100",), memory_bytes=80 * _GIB, flops=989e12, bandwidth=3.352e12
+    ),
+    Accelerator(
+        name="h200", kinds=("h200",), memory_bytes=141 * 10**9, flops=989e12, bandwidth=4.8e12
+    ),
+    # Two cores a chip, each a device of JAX unless they are joined (megacore): half of the chip's.
+    Accelerator(
+        name="v4", kinds=("tpu v4",), memory_bytes=16 * _GIB, flops=137.5e12, bandwidth=0.614e12
+    ),
+    Accelerator(
+        name="v5e",
+        kinds=("tpu v5 lite", "tpu v5e"),
+        memory_bytes=16 * _GIB,
+        flops=197e12,
+        bandwidth=0.82e12,
+    ),
+    Accelerator(
+        name="v5p",
+        kinds=("tpu v5p", "tpu v5"),
+        memory_bytes=95 * _GIB,
+        flops=459e12,
+        bandwidth=2.765e12,
+    ),
+    Accelerator(
+        name="v6e",
+        kinds=("tpu v6 lite", "tpu v6e"),
+        memory_bytes=32 * _GIB,
+        flops=918e12,
+        bandwidth=1.64e12,
+    ),
+)
+
+
+def of(device: jax.Device) -> Accelerator | None:
+    """The data sheet of a device, or None: of a CPU, or a part that is not listed."""
+    kind = device.device_kind.lower()
+    found = [each for each in ACCELERATORS if any(sign in kind for sign in each.kinds)]
+    return found[0] if found else None

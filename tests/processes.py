@@ -1,0 +1,49 @@
+"""Several real processes on this machine, joined over gloo, as launch/local.sh starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+
+
+def start(command, count, devices=1, environment=()):
+    """`count` running processes of `python *command`, each with that many pretend devices."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(number),
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            }
+            | dict(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+
+
+def finish(processes, codes=None, timeout=300):
+    """(stdout, stderr) of each; fails unless they end with `codes` (default: all 0)."""
+    try:
+        outputs = [each.communicate(timeout=timeout) for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+    for each, code, (_, errors) in zip(processes, codes or [0] * len(processes), outputs):
+        assert each.returncode == code, errors
+    return outputs
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
