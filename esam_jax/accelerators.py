@@ -1,4 +1,4 @@
-"""What the accelerators can do at most, by the vendors' data sheets: memory, peak rate, bandwidth."""
+"""What accelerators can do at most, by the vendors' data sheets: memory, rate, bandwidth."""
 
 import dataclasses
 
