@@ -1,72 +1,93 @@
-"""Checkpoints of a run: state by Orbax, and the config that it belongs to.
+"""Checkpoints of a run: its state by Orbax, checked on the way out and on the way back.
 
-`<workdir>/config.json` is the whole resolved config; `<workdir>/checkpoints/<step>/state` the
-parameters and moments after `step` updates, with a `checksums` item beside it. The position in the
-data is the step itself. Orbax writes in the background under a temporary name and renames last: a
-killed save leaves no step.
+`<workdir>/checkpoints/<step>/state` holds the parameters and moments after `step` updates, with a
+`checksums` item beside it. The position in the data is the step itself. Orbax writes in the
+background under a temporary name and renames last: a killed save leaves no step. What was written
+is read back, and only a step that came back whole counts when older ones are deleted.
 """
 
-import dataclasses
-import json
 import os
+import queue
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.train import checksums, compare, process_zero, shelf
+from esam_jax.train.keeper import Keeper
+from esam_jax.train.lease import Lease
 from esam_jax.train.state import TrainState
 
-CONFIG_FILE = "config.json"
-CHECKPOINTS_FOLDER = "checkpoints"
-
-# What a resumed run may change: how fast, how often and where, but not which numbers come out. A
-# path is allowed because a mount may move; whether the same files lie there cannot be told.
-# Another mesh or attention kernel changes the order of sums, which is float rounding.
-MAY_DIFFER = (
-    "name",
-    "log_every_steps",
-    "save",
-    "guard.checksum_every_steps",
-    "guard.hang_seconds",
-    "profile",
-    "trackers",
-    "data.source.path",
-    "data.threads",
-    "data.prefetch_batches",
-    "data.max_broken_share",
-    "compute.remat",
-    "compute.attention",
-    "mesh",
-    "task.init_from",
-    "task.teacher.weights",
-    "task.teacher.placement",
-    "evaluate",
-)
+_SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
+_COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
+_REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
 
 
 class Checkpoints:
-    """The saved steps of one run folder; a context manager that waits for the last save."""
+    """The saved steps of one run folder, which no other job may use meanwhile.
 
-    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        """MissingError when the folder cannot be written, CheckpointError when the checkpoints in
-        it belong to another config."""
-        self._folder = workdir.absolute() / CHECKPOINTS_FOLDER
+    A context manager that waits for the last save. Several processes call every method alike;
+    process 0 alone lists, verifies and deletes.
+    """
+
+    def __init__(self, cfg: RunConfig, workdir: Path, template: TrainState | None = None) -> None:
+        """MissingError when the folder cannot be written; CheckpointError when another job uses it,
+        has no room for two checkpoints, or holds those of another config or tree of `template`.
+        """
+        self._cfg, self._workdir = cfg, workdir.absolute()
+        self._folder = self._workdir / shelf.CHECKPOINTS_FOLDER
+        self._lease: Lease | None = None
+        self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._failures = 0
+        self._commit: Future[None] | None = None
+        self._pending_step = 0
         _probe(self._folder)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=cfg.save.keep, enable_async_checkpointing=True
-        )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
         try:
-            self._settle_config(cfg, workdir / CONFIG_FILE)
+            process_zero.decide(lambda: self._open(template))
         except BaseException:
-            self._manager.close()
+            if self._lease is not None:
+                self._lease.release()
             raise
+        self._keeper = Keeper(cfg.save, self._folder, _fault, self._tell)
+        self._committing = ThreadPoolExecutor(1, "commit")
+        self._checkpointer = ocp.AsyncCheckpointer(
+            _handler(), async_options=ocp.options.AsyncOptions(timeout_secs=_COMMIT_SECONDS)
+        )
+
+    def _open(self, template: TrainState | None) -> None:
+        """What process 0 sees to before anything is read or compiled."""
+        self._lease = Lease(self._workdir)
+        shelf.tidy(self._folder)
+        for step in shelf.unmarked(self._folder):
+            place = shelf.set_aside(self._folder, step, "uncommitted")
+            self._tell(f"checkpoint {step} has lost its commit marker: it is {place.name} now")
+        newest = self.latest()
+        if newest is not None:
+            found = compare.with_stored(self._cfg, self._workdir)
+            found += [] if template is None else self._tree_differences(newest, template)
+            if found:
+                raise CheckpointError(
+                    f"{self._workdir} belongs to another run: {'; '.join(found)}. Give these "
+                    "values, or another workdir"
+                )
+        if template is not None and (lack := self._lack(template, 2)):
+            raise CheckpointError(lack)
+        try:
+            compare.store(self._cfg, self._workdir)
+        except OSError as fault:
+            raise MissingError(
+                f"{self._workdir} cannot be written ({fault.strerror}): make room or name another "
+                "folder with --workdir"
+            ) from fault
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -78,65 +99,171 @@ class Checkpoints:
         at: TracebackType | None,
     ) -> None:
         try:
-            self._manager.close()  # waits for a save under way
-        except Exception as fault:
+            self.wait()
+            self.check()
+        except CheckpointError:
             if error is None:
-                raise self._failed(fault) from fault
+                raise
+        finally:
+            self._committing.shutdown()
+            self._keeper.close()
+            self._checkpointer.close()
+            if self._lease is not None:
+                self._lease.release()
 
     def latest(self) -> int | None:
         """Number of updates in the newest whole checkpoint."""
-        return self._manager.latest_step()
+        return max(shelf.steps(self._folder), default=None)
 
     def restore(self, template: TrainState) -> TrainState:
-        """The newest state, laid out as the abstract arrays of `template` are."""
-        step = self.latest()
-        assert step is not None
-        return _restore(self._manager, self._folder, step, template)
+        """The newest state, laid out as the abstract arrays of `template` are.
+
+        `latest` tells its step afterwards: by `save.damaged` it is an older one than before.
+        """
+        step = process_zero.decide(lambda: self._newest_good(template))
+        return _restore(self._checkpointer, self._folder / str(step), template)
+
+    def go_back(self, step: int) -> None:
+        """Drops what was saved after `step`, so that it is the newest."""
+        self.wait()
+
+        def drop() -> None:
+            for later in shelf.steps(self._folder):
+                if later > step:
+                    shelf.remove(self._folder, later)
+
+        process_zero.decide(drop)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts writing in the background; the state is copied before this returns."""
+        """Starts writing in the background; the state may be donated as soon as this returns.
+
+        A save that fails here is told as one that fails later: see `check`.
+        """
+        self._settle()
+        if refusal := process_zero.decide(lambda: self._refusal(step, state)):
+            return self._failed(step, refusal)
         # Orbax moves arrays to the host by its own means, which the loop's guard would refuse.
         with jax.transfer_guard("allow"):
+            args = ocp.args.Composite(
+                state=ocp.args.PyTreeSave(state),
+                checksums=ocp.args.JsonSave(checksums.on_devices(state)),
+            )
             try:
-                args = ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    checksums=ocp.args.JsonSave(checksums(state)),
-                )
-                self._manager.save(step, args=args, force=True)
-            except Exception as fault:
-                raise self._failed(fault) from fault
+                self._checkpointer.save(self._folder / str(step), args=args)
+            except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+                return self._failed(step, _one_line(fault), fault)
+        self._pending_step = step
+        self._commit = self._committing.submit(self._finish, step)
 
-    def check(self) -> None:
-        """CheckpointError if a save has failed in the background."""
-        try:
-            self._manager.check_for_errors()
-        except Exception as fault:
-            raise self._failed(fault) from fault
+    def check(self) -> list[dict[str, Any]]:
+        """What has happened since the last call, ready for metrics.jsonl; never waits.
+
+        CheckpointError if a save has failed in the background (unless `save.full_disk` says to
+        continue), or if another job has taken the folder. Later saves happen all the same.
+        """
+        if self._commit is not None and self._commit.done():
+            self._settle()
+        if self._lease is not None:
+            self._lease.check()
+        news = []
+        while not self._news.empty():
+            news.append(self._news.get())
+            warnings.warn(news[-1]["event"], UserWarning, stacklevel=2)
+        return news
 
     def wait(self) -> None:
-        """Returns when the last save is whole."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as fault:
-            raise self._failed(fault) from fault
+        """Returns when the last save is whole, and was read back."""
+        self._settle()
+        self._keeper.wait()
 
-    def _failed(self, fault: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"a checkpoint could not be written to {self._folder} ({_one_line(fault)}); make room "
-            "or mend the disk, then run the same command: it resumes from the last whole checkpoint"
+    def score(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes what the evaluation gave after `step` updates, for `save.best`."""
+        self._keeper.score(step, values)
+
+    # ------------------------------------------------------------------ before a save
+
+    def _refusal(self, step: int, state: TrainState) -> str | None:
+        """Why a save cannot even begin; CheckpointError where it would hide newer steps."""
+        newer = [there for there in shelf.steps(self._folder) if there >= step]
+        if newer:
+            raise CheckpointError(
+                f"{self._folder} holds step {newer[-1]}, which is not older than step {step} to be "
+                "saved: nothing is overwritten; move the newer ones away"
+            )
+        return self._lack(state, 1)
+
+    def _lack(self, state: TrainState, copies: int) -> str | None:
+        """A sentence, unless there is room for so many checkpoints."""
+        need = round(copies * _SLACK * sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
+        free = shelf.free_bytes(self._folder)
+        if free >= need:
+            return None
+        return (
+            f"{self._folder} has {free / 1e6:.1f} MB free, but {copies} checkpoint(s) need "
+            f"{need / 1e6:.1f} MB: make room, or name another folder with --workdir"
         )
 
-    def _settle_config(self, cfg: RunConfig, file: Path) -> None:
-        """Compares with the config of the run so far, if a checkpoint is left, and writes ours."""
-        if self.latest() is not None:
-            found = differences(_read_json(file), to_json(cfg))
-            if found:
-                raise CheckpointError(
-                    f"{file} belongs to another run: {'; '.join(found)}. Give these values, or "
-                    "another workdir"
-                )
+    # ------------------------------------------------------------------- after a save
+
+    def _settle(self) -> None:
+        """Waits until the last save is whole, and tells if it is not."""
+        commit, self._commit = self._commit, None
+        if commit is None:
+            return
+        try:
+            commit.result()
+        except Exception as fault:
+            self._failed(self._pending_step, _one_line(fault), fault)
+
+    def _finish(self, step: int) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception:
+            if jax.process_index() == 0:
+                shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
+            raise
         if jax.process_index() == 0:
-            _write_whole(file, json.dumps(to_json(cfg), indent=2) + "\n")
+            self._keeper.written(step)
+
+    def _failed(self, step: int, why: str, fault: Exception | None = None) -> None:
+        self._failures += 1
+        message = f"checkpoint {step} could not be written to {self._folder} ({why})"
+        if self._cfg.save.full_disk == "continue":
+            self._tell(f"{message}; training goes on", saves_failed=self._failures)
+            return
+        raise CheckpointError(
+            f"{message}; make room or mend the disk, then run the same command: it resumes from "
+            "the last whole checkpoint"
+        ) from fault
+
+    def _tell(self, event: str, **more: Any) -> None:
+        self._news.put({"event": event, **more})
+
+    # ---------------------------------------------------------------- before a restore
+
+    def _newest_good(self, template: TrainState) -> int:
+        """The newest step that reads as it was written; what is not is refused or set aside."""
+        while (step := self.latest()) is not None:
+            path = self._folder / str(step)
+            fault = _fault(path)
+            if fault is None:
+                if found := self._tree_differences(step, template):
+                    raise CheckpointError(f"{path} has another tree: {'; '.join(found)}")
+                shelf.mark_verified(self._folder, step)
+                return step
+            if self._cfg.save.damaged == "stop":
+                raise CheckpointError(f"checkpoint {path} {fault}; {_REMEDY}")
+            place = shelf.set_aside(self._folder, step, "damaged")
+            self._tell(f"checkpoint {step} {fault}: it is {place.name} now, the one before is used")
+        raise CheckpointError(f"{self._folder} holds no whole checkpoint any more: start anew")
+
+    def _tree_differences(self, step: int, template: TrainState) -> list[str]:
+        """[] also where the tree cannot be read, which is for `restore` to tell."""
+        try:
+            saved = compare.kinds(_tree(self._folder / str(step)))
+        except Exception:
+            return []
+        return compare.tree_differences(saved, compare.kinds(template))
 
 
 def newest(workdir: Path) -> int:
@@ -146,72 +273,75 @@ def newest(workdir: Path) -> int:
 
 def steps(workdir: Path) -> list[int]:
     """The steps that a run folder keeps, in order; writes nothing."""
-    # A step that is not whole has a longer name.
-    names = [path.name for path in (workdir / CHECKPOINTS_FOLDER).glob("*")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return shelf.steps(workdir / shelf.CHECKPOINTS_FOLDER)
 
 
 def load(workdir: Path, step: int, template: TrainState) -> TrainState:
     """One state that a run keeps, laid out as `template`; writes nothing."""
-    folder = workdir.absolute() / CHECKPOINTS_FOLDER
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        return _restore(manager, folder, step, template)
+    path = workdir.absolute() / shelf.CHECKPOINTS_FOLDER / str(step)
+    with ocp.Checkpointer(_handler()) as reader:
+        return _restore(reader, path, template)
 
 
-def _restore(
-    manager: ocp.CheckpointManager, folder: Path, step: int, template: TrainState
-) -> TrainState:
-    where = f"checkpoint {folder / str(step)}"
-    remedy = "move that folder away to go on from the one before"
+def _handler() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        # Compressing float32 weights saves a fifteenth and costs twice the time of writing them.
+        state=ocp.PyTreeCheckpointHandler(use_compression=False),
+        checksums=ocp.JsonCheckpointHandler(),
+    )
+
+
+def _restore(reader: ocp.Checkpointer, path: Path, template: TrainState) -> TrainState:
+    targets = ocp.checkpoint_utils.construct_restore_args(template)
+    args = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(template, restore_args=targets),
+        checksums=ocp.args.JsonRestore(),
+    )
     try:
-        restored = manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), checksums=ocp.args.JsonRestore()
-            ),
-        )
-    except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
-        raise CheckpointError(f"{where} cannot be read ({_one_line(fault)}); {remedy}") from fault
+        restored = reader.restore(path, args=args)
+    except Exception as fault:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({_one_line(fault)}); {_REMEDY}"
+        ) from fault
     state, wanted = restored["state"], restored["checksums"]
-    found = checksums(state)
-    damaged = [path for path in found if found[path] != wanted.get(path)]
-    if damaged:
-        raise CheckpointError(f"{where} is damaged in {', '.join(damaged)}; {remedy}")
+    if damaged := _unequal(checksums.on_devices(state), wanted):
+        raise CheckpointError(f"checkpoint {path} {damaged}; {_REMEDY}")
     return state
 
 
-def checksums(state: TrainState) -> dict[str, int]:
-    """A number for every leaf that any single changed bit changes, whatever the mesh.
-
-    TensorStore guards its indices, but loads a flipped bit of a large array without a word.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    sums = jax.device_get([_word_sum(leaf) for _, leaf in leaves])
-    return {sharding.name(path): int(total) for (path, _), total in zip(leaves, sums)}
-
-
-@jax.jit
-def _word_sum(x: jax.Array) -> jax.Array:
-    """Sum of the bit patterns modulo 2 ** 32: integers, so that the order does not matter."""
-    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-    return jnp.sum(words, dtype=jnp.uint32)
+def _fault(path: Path) -> str | None:
+    """What is wrong with a step on disk, or None. Reads it whole, by this process alone."""
+    try:
+        wanted = ocp.JsonCheckpointHandler().restore(epath.Path(path / shelf.CHECKSUMS))
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _tree(path))
+        args = ocp.args.PyTreeRestore(restore_args=plain)
+        arrays = _local_reader().restore(epath.Path(path / shelf.STATE), args=args)
+    except Exception as fault:
+        return f"cannot be read ({_one_line(fault)})"
+    return _unequal(checksums.on_host(arrays), wanted)
 
 
-def to_json(cfg: RunConfig) -> dict[str, Any]:
-    """The config as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+def _tree(path: Path) -> Any:
+    """Shape and type of what a step holds, in the place of its arrays."""
+    return _local_reader().metadata(epath.Path(path / shelf.STATE)).tree
 
 
-def differences(saved: Any, current: Any, path: str = "") -> list[str]:
-    """What a resumed run may not change, as "optim.peak_lr was 0.1, is 0.2", one for each value."""
-    if path in MAY_DIFFER or saved == current:
-        return []
-    if isinstance(saved, dict) and isinstance(current, dict):
-        keys = [*current, *(key for key in saved if key not in current)]
-        pairs = [(f"{path}.{key}".lstrip("."), saved.get(key), current.get(key)) for key in keys]
-        return [line for key, old, new in pairs for line in differences(old, new, key)]
-    return [f"{path} was {json.dumps(saved)}, is {json.dumps(current)}"]
+def _local_reader() -> ocp.PyTreeCheckpointHandler:
+    """Reads without waiting for the other processes, as a thread of one of them must."""
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+
+
+def _unequal(found: Mapping[str, int], wanted: Mapping[str, int]) -> str | None:
+    paths = [path for path in {**wanted, **found} if found.get(path) != wanted.get(path)]
+    return f"is damaged in {', '.join(paths)}" if paths else None
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.size * np.dtype(leaf.dtype).itemsize
 
 
 def _probe(folder: Path) -> None:
@@ -220,7 +350,7 @@ def _probe(folder: Path) -> None:
     probe = folder / f".probe.{jax.process_index()}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
+        probe.touch()
         probe.unlink()
     except OSError as fault:
         raise MissingError(
@@ -229,21 +359,5 @@ def _probe(folder: Path) -> None:
         ) from fault
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as fault:
-        raise CheckpointError(
-            f"{file} is missing or damaged ({fault}), so the checkpoints beside it cannot be "
-            "trusted: name another workdir"
-        ) from fault
-
-
-def _write_whole(file: Path, text: str) -> None:
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_text(text)
-    fresh.replace(file)
-
-
-def _one_line(fault: Exception) -> str:
+def _one_line(fault: BaseException) -> str:
     return f"{type(fault).__name__}: {' '.join(str(fault).split())[:500]}"

@@ -53,7 +53,7 @@ class Log:
         main, file = jax.process_index() == 0, workdir / METRICS_FILE
         lines = _truncate(file, first_step) if main else _until(file, first_step)
         # Of every host, or they would disagree on what to measure after a resume.
-        self.evaluated = {line["step"] for line in lines if "loss" not in line}
+        self.evaluated = {line["step"] for line in lines if not {"loss", "event"} & line.keys()}
         self._file = (file if main else Path(os.devnull)).open("a")
         self._bar = tqdm(
             total=cfg.steps,
@@ -205,5 +205,5 @@ def merged(file: Path) -> dict[str, Any]:
     """The last value of every metric in a file."""
     result: dict[str, Any] = {}
     for line in read(file):
-        result |= line
+        result |= {} if "event" in line else line
     return result

@@ -63,11 +63,16 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     task = tasks.build(cfg)
     start = task.initial() if first_step == 0 else None
 
-    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated, _full_memory():
-        optimiser = optim.make(cfg.optim, cfg.steps)
-        template = states.abstract(task, optimiser, cfg, mesh)
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    template = states.abstract(task, optimiser, cfg, mesh)
+    with (
+        Checkpoints(cfg, workdir, template) as checkpoints,
+        _sigterm() as terminated,
+        _full_memory(),
+    ):
         if first_step:
             state = checkpoints.restore(template)
+            first_step = checkpoints.latest() or 0  # older, if the newest is damaged
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
@@ -85,7 +90,8 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                     if done > first_step:
                         state, metrics = step_fn(state, frozen, next(batches))
                         report.after(done, metrics)
-                        checkpoints.check()
+                        for event in checkpoints.check():
+                            report.write(done, event)
                         stop = _agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
@@ -97,9 +103,13 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                     if _evaluates(cfg, done) and done not in report.evaluated:
                         report.flush(done)
                         with jax.transfer_guard("allow"):
-                            report.write(done, runner.run(cfg, task, state.params))
+                            measured = runner.run(cfg, task, state.params)
+                        report.write(done, measured)
+                        checkpoints.score(done, measured)
                         report.restart_clock(done)
             checkpoints.wait()
+            for event in checkpoints.check():
+                report.write(cfg.steps, event)
             _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
                 log.say(plots.loss(workdir), progress)

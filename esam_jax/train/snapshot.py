@@ -10,7 +10,7 @@ from esam_jax.config import MeshConfig, RunConfig, SamiConfig
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.convert.source import read_json
 from esam_jax.errors import CheckpointError
-from esam_jax.train import checkpoint, optim, stored_config
+from esam_jax.train import checkpoint, compare, optim, stored_config
 from esam_jax.train import state as states
 
 
@@ -20,7 +20,7 @@ def read(run: Path, step: int | None = None, *, name: str | None = None) -> Mode
     `name` picks one of several. MissingError or CheckpointError when the run, the step or the name
     is not there.
     """
-    cfg = stored_config.parse(RunConfig, read_json(run / checkpoint.CONFIG_FILE), str(run))
+    cfg = stored_config.parse(RunConfig, read_json(run / compare.CONFIG_FILE), str(run))
     there = checkpoint.steps(run)
     if not there or (step is not None and step not in there):
         listed = ", ".join(map(str, there)) or "none"

@@ -20,7 +20,7 @@ from esam_jax.config import (
     TeacherConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.train import checkpoint, optim
+from esam_jax.train import checkpoint, checksums, compare, optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 
@@ -108,7 +108,7 @@ def test_one_flipped_bit_is_found(tmp_path):
 def test_checksums_do_not_depend_on_the_mesh():
     values = {"a": np.arange(64, dtype=np.float32).reshape(8, 8), "b": jnp.ones(8, jnp.bfloat16)}
     sums = [
-        checkpoint.checksums(
+        checksums.on_devices(
             states.TrainState(
                 jnp.int32(0), jax.device_put(values, sharding.batch(sharding.make_mesh(mesh))), ()
             )
@@ -186,22 +186,10 @@ def test_workdir_that_cannot_be_written(tmp_path):
             Checkpoints(toy.config(), tmp_path / "locked")
 
 
-def test_save_that_fails_in_the_background_surfaces(state, tmp_path, monkeypatch):
-    with Checkpoints(toy.config(), tmp_path) as checkpoints:
-
-        def full():
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(checkpoints._manager, "check_for_errors", full)
-        with pytest.raises(CheckpointError, match=r"No space left on device.*make room"):
-            checkpoints.check()
-        checkpoints.save(2, state)
-
-
 def test_differences_walk_the_whole_config():
     saved = {"task": {"a": 1, "b": [1, 2]}, "gone": 3, "mesh": {"data": 1}}
     current = {"task": {"a": 1, "b": [1, 3]}, "new": "x", "mesh": {"data": 2}}
-    assert checkpoint.differences(saved, current) == [
+    assert compare.differences(saved, current) == [
         "task.b was [1, 2], is [1, 3]",
         'new was null, is "x"',
         "gone was 3, is null",

@@ -120,8 +120,9 @@ def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
     assert saved(tmp_path) == []
 
 
-def test_folder_that_cannot_be_written_is_refused_first(use_toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.states, "abstract", None)
+def test_f07_folder_that_cannot_be_written_is_refused_first(use_toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.states, "create", None)  # nothing is computed or compiled
+    monkeypatch.setattr(loop, "jit_step", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingError, match="cannot be written"):
         loop.run(toy.config(), tmp_path / "file" / "run")

@@ -5,13 +5,13 @@ import pytest
 import configs
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
-from esam_jax.train import checkpoint, stored_config
+from esam_jax.train import compare, stored_config
 
 
 @pytest.mark.parametrize("name", configs.names())
 def test_config_comes_back(name):
     cfg = configs.load(name)
-    assert stored_config.parse(RunConfig, checkpoint.to_json(cfg), "run") == cfg
+    assert stored_config.parse(RunConfig, compare.to_json(cfg), "run") == cfg
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_config_comes_back(name):
     ],
 )
 def test_what_this_release_does_not_write_is_refused(path, value, message):
-    whole = checkpoint.to_json(configs.load("segment_ti"))
+    whole = compare.to_json(configs.load("segment_ti"))
     inner = whole
     for key in path[:-1]:
         inner = inner[key]

@@ -1,0 +1,47 @@
+"""Decisions that only one process may take, made known to all of them."""
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from esam_jax import errors
+from esam_jax.errors import EsamError
+
+Value = TypeVar("Value")
+
+_BLOCK = 1024  # bytes; texts of like length share one compiled program
+
+
+def decide(make: Callable[[], Value]) -> Value:
+    """What `make` gives back on process 0, a JSON value, on every process; or its error.
+
+    Must be called by all processes alike: two hosts may see another state of the same folder.
+    """
+    if jax.process_count() == 1:
+        return make()
+    outcome, fault = {}, None
+    if jax.process_index() == 0:
+        try:
+            outcome = {"value": make()}
+        except Exception as error:
+            outcome, fault = {"error": type(error).__name__, "says": str(error)}, error
+    outcome = json.loads(_of_first(json.dumps(outcome)))
+    if "value" in outcome:
+        return outcome["value"]
+    kind = getattr(errors, outcome["error"], EsamError)
+    raise fault or kind(f"{outcome['says']} (on process 0)")
+
+
+def _of_first(text: str) -> str:
+    data = np.frombuffer(text.encode(), np.uint8)
+    with jax.transfer_guard("allow"):
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+        padded = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
+        if jax.process_index() == 0:
+            padded[:size] = data
+        told = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return told[:size].tobytes().decode()
