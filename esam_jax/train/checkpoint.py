@@ -146,7 +146,7 @@ class Checkpoints:
         with jax.transfer_guard("allow"):
             args = ocp.args.Composite(
                 state=ocp.args.PyTreeSave(state),
-                checksums=ocp.args.JsonSave(checksums.on_devices(state)),
+                checksums=ocp.args.JsonSave(checksums.of(state)),
             )
             try:
                 self._checkpointer.save(self._folder / str(step), args=args)
@@ -304,7 +304,7 @@ def _restore(reader: ocp.Checkpointer, path: Path, template: TrainState) -> Trai
             f"checkpoint {path} cannot be read ({_one_line(fault)}); {_REMEDY}"
         ) from fault
     state, wanted = restored["state"], restored["checksums"]
-    if damaged := _unequal(checksums.on_devices(state), wanted):
+    if damaged := _unequal(checksums.of(state), wanted):
         raise CheckpointError(f"checkpoint {path} {damaged}; {_REMEDY}")
     return state
 

@@ -12,15 +12,26 @@ import numpy as np
 from esam_jax import sharding
 
 
+def of(tree: Any) -> dict[str, int]:
+    """The number of every leaf by its path, wherever the leaves are."""
+    leaves = jax.tree.leaves(tree)
+    near = all(
+        leaf.is_fully_addressable and next(iter(leaf.devices())).platform == "cpu"
+        for leaf in leaves
+    )
+    # XLA takes ten times as long as NumPy for it on a CPU: 1.2 s for each GB.
+    return on_host(jax.device_get(tree)) if near else on_devices(tree)
+
+
 def on_devices(tree: Any) -> dict[str, int]:
-    """The number of every leaf by its path; each device reads its own pieces."""
+    """The numbers as `of`, where each device reads its own pieces."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     sums = jax.device_get([word_sum(leaf) for _, leaf in leaves])
     return {sharding.name(path): int(total) for (path, _), total in zip(leaves, sums)}
 
 
 def on_host(tree: Any) -> dict[str, int]:
-    """The same numbers, of NumPy arrays."""
+    """The numbers as `of`, of NumPy arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {sharding.name(path): _host_word_sum(leaf) for path, leaf in leaves}
 
