@@ -13,9 +13,11 @@ class Counts:
     hits: int = 0
 
     def since(self, before: "Counts") -> str:
-        """In a word what happened since: "off", "hit" (all were there) or "miss"."""
+        """What happened since: "off", "hit" (all were there) or "miss"."""
+        if jax.config.jax_compilation_cache_dir is None:
+            return "off"
         requests, hits = self.requests - before.requests, self.hits - before.hits
-        return "off" if not requests else "hit" if hits == requests else "miss"
+        return "hit" if hits == requests else "miss"
 
 
 _EVENTS = {

@@ -63,9 +63,14 @@ def read(file: Path) -> list[Line]:
 
 
 def merged(file: Path) -> Line:
-    """The last value of every metric in a file; events are none."""
+    """The last value of every metric in a file."""
+    return latest(read(file))
+
+
+def latest(lines: Iterable[Line]) -> Line:
+    """The last value of every metric; events are none."""
     result: Line = {}
-    for line in read(file):
+    for line in lines:
         if "event" not in line:
             result |= line
     return result
