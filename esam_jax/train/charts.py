@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
 _COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
 _MOST_POINTS = 600  # a chart has no more pixels than that
+Number = int | float  # JSON tells them apart
 _SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -17,7 +18,7 @@ class Series:
     """One curve: a value at each of some steps, in order."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[Number, Number]]
 
 
 def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
@@ -42,7 +43,7 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
     return f'<svg class="chart" {box} xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
 
 
-def ticks(low: float, high: float) -> list[float]:
+def ticks(low: Number, high: Number) -> list[float]:
     """Four to eight round numbers that hold [low, high] between the first and the last."""
     if high <= low:
         spread = abs(low) * 0.1 or 1.0
@@ -51,20 +52,20 @@ def ticks(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [round(float(i * step), 12) for i in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: Number, high: Number) -> list[float]:
     """Powers of ten around the range; round numbers where it is too short for those."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if last - first < 2:
         found = [tick for tick in ticks(low, high) if tick > 0]
-        return found or [low, high]
+        return found or [float(low), float(high)]
     every = max(1, (last - first) // 6)
     return [10.0**i for i in range(first, last + 1, every)]
 
 
-def short(value: float) -> str:
+def short(value: Number) -> str:
     """A number as it stands beside a tick: 1.5k, 0.02, 3e-05."""
     for size, letter in _SHORT:
         if abs(value) >= size:
@@ -76,28 +77,28 @@ def short(value: float) -> str:
 class _Axis:
     """Values from `low` to `high` laid out from pixel `start` to pixel `end`."""
 
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     log: bool = False
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         share = (value - low) / (high - low) if high > low else 0.5
         return round(self.start + share * (self.end - self.start), 1)
 
 
-def _drawable(points: Sequence[tuple[float, float]], log: bool) -> list[tuple[float, float]]:
+def _drawable(points: Sequence[tuple[Number, Number]], log: bool) -> list[tuple[Number, Number]]:
     return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
 
 
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thin(points: list[tuple[Number, Number]]) -> list[tuple[Number, Number]]:
     """At most that many points: the lowest and the highest of each stretch, in order."""
     if len(points) <= _MOST_POINTS:
         return points
     stretch = math.ceil(2 * len(points) / _MOST_POINTS)
-    kept: list[tuple[float, float]] = []
+    kept: list[tuple[Number, Number]] = []
     for i in range(0, len(points), stretch):
         part = points[i : i + stretch]
         ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}

@@ -42,7 +42,7 @@ class Ledger:
 
     def seconds(self) -> float:
         """Since the first start."""
-        return self._before + self._seconds
+        return float(self._before + self._seconds)
 
     def spent(self) -> dict[str, float]:
         """Seconds in each bucket; together they are all the time there was."""

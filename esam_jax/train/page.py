@@ -89,7 +89,7 @@ def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{whole}\n</body></html>\n'
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: charts.Number) -> str:
     """As people say it: 45.2 s, 12 min, 3 h 05 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.3g} s"
@@ -190,7 +190,7 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
     return f"<table>{head}{''.join(rows)}</table>{note}"
 
 
-def _clock(at: float | None) -> str:
+def _clock(at: charts.Number | None) -> str:
     if at is None:
         return ""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
