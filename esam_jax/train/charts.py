@@ -31,9 +31,7 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
     x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
     # Steps end where the data ends; values get whole ticks around them.
     x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis(
-        min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, _TOP, log
-    )
+    y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, _TOP, log)
     parts = [_grid(x_axis, y_axis, x_ticks, y_ticks)]
     for each, colour in zip(shown, _COLOURS * len(shown)):
         parts.append(_curve(each, colour, x_axis, y_axis))

@@ -95,9 +95,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                 for done in range(first_step, cfg.steps + 1):
                     if done > first_step:
                         with tracer.step(done):
-                            state, metrics = step_fn(
-                                state, frozen, report.await_batch(batches)
-                            )
+                            state, metrics = step_fn(state, frozen, report.await_batch(batches))
                         tracer.after(done, metrics)
                         report.after(done, metrics)
                         checkpoints.check()

@@ -86,7 +86,9 @@ def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     whole = "\n".join(body)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{whole}\n</body></html>\n'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{whole}\n</body></html>\n'
+    )
 
 
 def duration(seconds: charts.Number) -> str:
@@ -152,7 +154,9 @@ def _charts(curves: Mapping[str, Sequence[Series]]) -> str:
 
 def _spans_decades(title: str, series: Sequence[Series]) -> bool:
     values = [y for each in series for _, y in each.points if y > 0]
-    return title in ("Loss", "Gradient norm") and max(values, default=0) > 30 * min(values, default=1)
+    return title in ("Loss", "Gradient norm") and max(values, default=0) > 30 * min(
+        values, default=1
+    )
 
 
 def _time(summary: Mapping[str, Any]) -> str:

@@ -38,7 +38,9 @@ class Scalars(Mapping[str, Array]):
 
 def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
     """The same numbers as float32, in one vector; traceable."""
-    return Scalars(tuple(metrics), jnp.stack([jnp.asarray(x, jnp.float32) for x in metrics.values()]))
+    return Scalars(
+        tuple(metrics), jnp.stack([jnp.asarray(x, jnp.float32) for x in metrics.values()])
+    )
 
 
 def ready(metrics: Mapping[str, Array]) -> bool:

@@ -1,5 +1,6 @@
 """Charts: their ticks hold the data, and their curves lie where the numbers say."""
 
+import itertools
 import math
 import re
 import xml.etree.ElementTree as ET
@@ -17,7 +18,7 @@ def test_ticks_are_few_and_hold_the_range(low, high):
     found = charts.ticks(low, high)
     assert 3 <= len(found) <= 9
     assert found[0] <= low and high <= found[-1]
-    steps = [b - a for a, b in zip(found, found[1:])]
+    steps = [b - a for a, b in itertools.pairwise(found)]
     assert max(steps) == pytest.approx(min(steps))
 
 

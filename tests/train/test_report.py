@@ -81,7 +81,12 @@ def parsed(text):
 
 def test_summary(run):
     found = report.summary(run)
-    assert (found["step"], found["steps"], found["finished"], found["restarts"]) == (30, 30, True, 1)
+    assert (found["step"], found["steps"], found["finished"], found["restarts"]) == (
+        30,
+        30,
+        True,
+        1,
+    )
     # 39 s, then 11 s of nothing, then 13 s; 19 and 9 steps of a second, a tenth of it waiting.
     assert found["seconds"] == pytest.approx(63.0)
     assert found["goodput"] == pytest.approx(28 * 0.9 / 63, abs=1e-4)
@@ -137,5 +142,11 @@ def test_no_run(tmp_path, capsys):
 
 
 def test_durations():
-    wanted = {3.14159: "3.14 s", 99: "99 s", 720: "12 min", 11_100: "3 h 05 min", 187_200: "2 d 4 h"}
+    wanted = {
+        3.14159: "3.14 s",
+        99: "99 s",
+        720: "12 min",
+        11_100: "3 h 05 min",
+        187_200: "2 d 4 h",
+    }
     assert {seconds: page.duration(seconds) for seconds in wanted} == wanted
