@@ -40,6 +40,9 @@ setuptools.setup(
     ],
     extras_require={
         "plots": ["matplotlib>=3.9"],
+        "tensorboard": ["tensorboardX>=2.6.2"],
+        "wandb": ["wandb>=0.19"],
+        "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],
         "convert": ["torch>=2.10"],
         "dev": [
             "beartype>=0.20",

@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time of these tests goes into compiling tiny programs, few of which run for long.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["ESAM_COMPILE_CACHE"] = "off"  # of the user who runs the tests
 
 import hypothesis
 from jaxtyping import install_import_hook

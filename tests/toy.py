@@ -73,6 +73,9 @@ class Stream:
         self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_step, spoil
         self.broken, self.closed = {}, False
 
+    def __iter__(self):
+        return self
+
     def __next__(self):
         batch = batch_of(self._cfg.seed, self._step, self._cfg.batch)
         if self._spoil == self._step:

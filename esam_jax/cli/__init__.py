@@ -16,6 +16,7 @@ from esam_jax.errors import ConfigError, EsamError
 COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",
     "segment": "masks of a picture for points, boxes and masks",
+    "report": "a page about a run: curves, where its time went, what befell it",
     "evaluate": "measure a model on data with masks",
     "convert": "between PyTorch's files and ours, exactly, with the measured error",
     "inspect": "what a file of weights is and holds",

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from esam_jax.cli import arguments
+from esam_jax.cli import arguments, compile_cache
 from esam_jax.convert import source as models
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError
@@ -45,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--{key} is {getattr(args, name)}, but at least 1 is needed")
     models.locate(args.model)
     source = sources.open_source(sources.detect(args.data))
+    compile_cache.enable()
     result = prompts.evaluate(
         load(args.model),
         source,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax.cli import arguments
+from esam_jax.cli import arguments, compile_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the chain and prints what it measured."""
     args = arguments.parse(Quickstart, argv, prog="esam quickstart")
     arguments.require_writable(args.workdir)
+    compile_cache.enable()
 
     from esam_jax.train import quickstart  # starts JAX, which a typing error need not wait for
 

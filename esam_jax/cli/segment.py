@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from esam_jax.cli import arguments
+from esam_jax.cli import arguments, compile_cache
 from esam_jax.convert import source as models
 from esam_jax.data import pictures
 from esam_jax.errors import MissingError, PromptError
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
         prompt.check_inside(height, width)
     arguments.require_writable(args.out)
     models.locate(args.model)
+    compile_cache.enable()
 
     sam = load(args.model)
     for prompt in prompts:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import configs
-from esam_jax.cli import arguments
+from esam_jax.cli import arguments, compile_cache
 from esam_jax.config import EvaluateConfig, RunConfig
 from esam_jax.errors import ConfigError, EsamError
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
 
     if _has_peers(os.environ):
         _join_peers(os.environ)
+    compile_cache.enable()
     from esam_jax.train import loop  # starts JAX, which a typing error should not have to wait for
 
     metrics = loop.run(config, where.workdir)

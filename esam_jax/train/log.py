@@ -1,14 +1,15 @@
-"""Numbers out, late: metrics.jsonl, a progress bar on stderr, and a picture of the loss.
+"""Numbers out, late: metrics.jsonl, a progress bar on stderr, and trackers beside them.
 
-Metrics stay on the device until the next line is due, so that asking for them never makes it wait.
+The numbers of an update are read once the next one was handed to the device: so every one is seen,
+and the device never waits for the host.
 """
 
-import json
+import collections
+import contextlib
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,10 +17,20 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import TrainingError
+from esam_jax.tasks import flops
+from esam_jax.train import compilation, environment, memory, metrics_file, scalars
+from esam_jax.train.goodput import Ledger
+from esam_jax.train.metrics_file import METRICS_FILE, MetricsFile, merged, read
+from esam_jax.train.timing import StepClock
+from esam_jax.train.trackers import Trackers
+from esam_jax.typing import Batch
 
-METRICS_FILE = "metrics.jsonl"
+__all__ = ["METRICS_FILE", "Log", "merged", "read", "require_finite", "say", "talks"]
+
+Values = dict[str, float]
 
 
 class Log:
@@ -33,10 +44,12 @@ class Log:
         broken: Callable[[], Mapping[str, str]],
         *,
         progress: bool | None = None,
+        began: float | None = None,
     ) -> None:
         """Goes on with the file of an earlier part of the run, less what will be done anew.
 
-        `broken` gives the unusable records so far; `progress` forces the bar on or off.
+        `broken` gives the unusable records so far; `progress` forces the bar on or off; `began` is
+        the monotonic time from which this part of the run counts (default: now).
         """
         self._cfg, self._workdir, self._first_step, self._progress = (
             cfg,
@@ -45,22 +58,21 @@ class Log:
             progress,
         )
         self._broken, self._told = broken, 0
-        self._waiting: list[tuple[int, Any]] = []
-        self._begin = time.monotonic()
-        self._mark: tuple[int, float] | None = None  # (step, time) from which the rate is taken
+        self._waiting: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._begin = time.monotonic() if began is None else began
+        self._first_dispatch: float | None = None
+        self._programs = compilation.counts()
         self._compiled: float | None = None
-        # Every host computes the same numbers; one of them writes.
-        main, file = jax.process_index() == 0, workdir / METRICS_FILE
-        lines = _truncate(file, first_step) if main else _until(file, first_step)
-        # Of every host, or they would disagree on what to measure after a resume.
-        self.evaluated = {line["step"] for line in lines if not {"loss", "event"} & line.keys()}
-        self._file = (file if main else Path(os.devnull)).open("a")
+        self._clock = StepClock()
+        self._mesh = sharding.make_mesh(cfg.mesh)
+        self._flops, self._peak = flops.per_example(cfg), environment.peak_flops(self._mesh)
+        self._open(first_step)
         self._bar = tqdm(
             total=cfg.steps,
             initial=first_step,
             unit="step",
             desc=cfg.name,
-            disable=not (main and talks(progress)),
+            disable=not (jax.process_index() == 0 and talks(progress)),
             dynamic_ncols=True,
         )
 
@@ -73,79 +85,162 @@ class Log:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
+        if error is not None:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            self.event("stop", self._last_read, reason=reason.rstrip(": "))
         self._bar.close()
-        self._file.close()
+        self._trackers.close()
 
-    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of update `step`; when a line is due, writes the one before it.
+    def await_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, and the wait for it timed."""
+        self._clock.asked(self._busy())
+        batch = next(batches)
+        self._clock.batch_is_here(self._busy())
+        if self._first_dispatch is None:
+            self._first_dispatch, self._programs = time.monotonic(), compilation.counts()
+        return batch
 
-        TrainingError names the first update whose loss or gradient was not finite.
+    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> list[tuple[int, Values]]:
+        """Takes what update `step` gave before it is computed; (step, values) of the one before.
+
+        TrainingError names an update whose loss or gradient was not finite.
         """
+        self._clock.dispatched()
+        if self._compiled is None:  # the first update: its dispatch compiled
+            self._note_compilation(step)
         self._bar.update(1)
         self._waiting.append((step, metrics))
-        if self._mark is None:  # the first update: its dispatch compiled, so the rate starts here
-            self._compiled = time.monotonic()
-            self._mark = (step, self._compiled)
-        if step % self._cfg.log_every_steps == 0:
-            self._drain(step, step - self._cfg.log_every_steps)
+        return self._read(step - 1)
 
-    def flush(self, step: int) -> None:
-        """Waits for the device; afterwards every update up to `step` is known to be finite."""
-        self._drain(step, step)
+    def flush(self, step: int) -> list[tuple[int, Values]]:
+        """As `after`, of every update up to `step`, which the device is waited for."""
+        return self._read(step)
 
     def restart_clock(self, step: int) -> None:
-        """Leaves the time of an evaluation or a save out of examples_per_second."""
-        self._mark = (step, time.monotonic())
+        """Leaves the time since the last flush out of every rate."""
+        del step
+        self._clock.restart()
+
+    @contextlib.contextmanager
+    def timed(self, name: str, step: int) -> Iterator[None]:
+        """Around what is no update: an event says how long it took, and no rate counts it."""
+        begin = time.monotonic()
+        yield
+        self.event(name, step, took=round(time.monotonic() - begin, 6))
+        self.restart_clock(step)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
         line = {"step": step, **values, "seconds": round(time.monotonic() - self._begin, 3)}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._ledger.add(line)
+        if self._file is not None:
+            self._file.write(line)
+            if "event" not in line:
+                self._trackers.write(step, line)
+
+    def event(self, name: str, step: int, **values: Any) -> None:
+        """One line that tells of something that happened; its `took`, if any, is in seconds."""
+        self.write(step, {"event": name, **values})
+
+    def rewind(self, step: int) -> None:
+        """Forgets the updates after `step`, which this same run will do anew."""
+        self._waiting.clear()
+        self._clock.restart()
+        self._fold(step)
+        self._last_read = step
+        self._bar.n = step
+        self._bar.refresh()
 
     def finish(self) -> None:
-        """The last line of a run that is done; its mean rate leaves out only compilation."""
+        """The last line of a run that is done."""
         summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}
         if self._compiled is not None:
             examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
             rate = examples / (time.monotonic() - self._compiled)
-            compile_seconds = self._compiled - self._begin
-            summary |= {"compile_seconds": round(compile_seconds, 3)}
+            summary |= {"compile_seconds": self._compile_seconds}
             summary |= {"mean_examples_per_second": round(rate, 3)}
+        summary |= self._goodput()
         self.write(self._cfg.steps, summary)
         listed = ", ".join(f"{name} {value}" for name, value in summary.items())
         seconds = time.monotonic() - self._begin
         say(f"{self._workdir}: {self._cfg.steps} steps, {seconds:.1f} s, {listed}", self._progress)
 
-    def _drain(self, step: int, last: int) -> None:
-        """Checks the updates up to `last` and writes the lines among them; `step` is dispatched."""
-        due = [entry for entry in self._waiting if entry[0] <= last]
-        self._waiting = self._waiting[len(due) :]
-        fetched = jax.device_get([metrics for _, metrics in due])
-        rate = self._rate(step)
-        for (done, _), metrics in zip(due, fetched):
-            values = {name: float(value) for name, value in metrics.items()}
+    def _open(self, first_step: int) -> None:
+        """Every host computes the same numbers; one of them writes."""
+        main = jax.process_index() == 0
+        self._file = MetricsFile(self._workdir / METRICS_FILE, first_step) if main else None
+        self._trackers = Trackers(self._cfg, self._workdir)
+        self._fold(first_step)
+        self._last_read = first_step
+        stamp = time.time() - (time.monotonic() - self._begin)  # for people, and for goodput alone
+        self.event(
+            "start",
+            first_step,
+            time=round(stamp, 3),
+            batch=self._cfg.batch,
+            flops_per_example=self._flops,
+            **environment.describe(self._mesh),
+        )
+
+    def _fold(self, step: int) -> None:
+        if self._file is not None:
+            self._file.rewind(step)
+            lines = self._file.lines
+        else:
+            lines = metrics_file.folded(read(self._workdir / METRICS_FILE), step)
+        # Of every host, or they would disagree on what to measure after a resume.
+        self.evaluated = metrics_file.evaluated(lines)
+        self._ledger = Ledger(lines)
+
+    def _note_compilation(self, step: int) -> None:
+        self._compiled = time.monotonic()
+        begin = self._begin if self._first_dispatch is None else self._first_dispatch
+        self._compile_seconds = round(self._compiled - begin, 3)
+        cache = compilation.counts().since(self._programs)
+        self.event("compile", step, took=self._compile_seconds, cache=cache)
+
+    def _busy(self) -> bool:
+        """Whether the device still works on the update that it was given last."""
+        return bool(self._waiting) and not scalars.ready(self._waiting[-1][1])
+
+    def _read(self, last: int) -> list[tuple[int, Values]]:
+        """Fetches the updates up to `last`, checks them, and writes the lines among them."""
+        found = []
+        while self._waiting and self._waiting[0][0] <= last:
+            done, metrics = self._waiting.popleft()
+            values = scalars.fetch(metrics)
+            self._clock.finished()
             require_finite(done, values)
+            self._last_read = done
             if self._is_due(done):
-                # The first update waited for the compiler: its line has no rate.
-                shared = {} if done == self._first_step + 1 else rate
-                self.write(done, values | shared | self._news_of_broken())
-                shown = {"loss": values["loss"], "examples/s": rate.get("examples_per_second", 0)}
-                self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+                self._line(done, values)
+            found.append((done, values))
+        return found
+
+    def _line(self, done: int, values: Values) -> None:
+        speed = self._clock.take().metrics(self._cfg.batch)
+        if done == self._first_step + 1:
+            speed["first_step_seconds"] = round(time.monotonic() - self._begin, 3)
+        rate = speed.get("examples_per_second", 0.0)
+        if rate:
+            speed |= self._share_of_peak(rate)
+        more = memory.metrics() | self._goodput() | self._news_of_broken()
+        self.write(done, values | speed | more)
+        shown = {"loss": values["loss"], "examples/s": rate}
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def _share_of_peak(self, rate: float) -> dict[str, float]:
+        done = rate * self._flops
+        per_device = {"tflops_per_device": float(f"{done / self._mesh.devices.size / 1e12:.4g}")}
+        return per_device | ({} if self._peak is None else {"mfu": round(done / self._peak, 4)})
+
+    def _goodput(self) -> dict[str, float]:
+        return {"goodput": round(self._ledger.goodput(), 4)}
 
     def _is_due(self, done: int) -> bool:
         """Whether an update gets a line: the first and the last always, so that short runs talk."""
         edges = (self._first_step + 1, self._cfg.steps)
         return done % self._cfg.log_every_steps == 0 or done in edges
-
-    def _rate(self, step: int) -> dict[str, float]:
-        """Examples per second since this was last asked; the device is at most a line behind."""
-        now, (marked_step, marked_time) = time.monotonic(), self._mark or (step, 0.0)
-        self._mark = (step, now)
-        if step == marked_step:
-            return {}
-        rate = (step - marked_step) * self._cfg.batch / (now - marked_time)
-        return {"examples_per_second": round(rate, 3)}
 
     def _news_of_broken(self) -> dict[str, Any]:
         """How many records could not be used, and which are new, whenever the number changes."""
@@ -173,37 +268,3 @@ def require_finite(step: int, values: Mapping[str, float]) -> None:
                 f"{name} of step {step} is {values[name]}, but must be finite: the last checkpoint "
                 "is from before it; lower optim.peak_lr, set optim.clip_norm or look at the data"
             )
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file; [] where there is none."""
-    if not file.exists():
-        return []
-    lines = []
-    for text in file.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # a killed run may leave half a line, which is never read as whole
-            continue
-    return lines
-
-
-def _truncate(file: Path, last_step: int) -> list[dict[str, Any]]:
-    """Drops lines about updates after `last_step`, which a resumed run does anew; the others."""
-    kept = _until(file, last_step)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    fresh.replace(file)
-    return kept
-
-
-def _until(file: Path, last_step: int) -> list[dict[str, Any]]:
-    return [line for line in read(file) if line["step"] <= last_step]
-
-
-def merged(file: Path) -> dict[str, Any]:
-    """The last value of every metric in a file."""
-    result: dict[str, Any] = {}
-    for line in read(file):
-        result |= {} if "event" in line else line
-    return result

@@ -7,6 +7,7 @@ from the last whole checkpoint, to the same numbers as a run that was left alone
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from esam_jax.data import loader, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import checkpoint, log, optim, plots
+from esam_jax.train import checkpoint, log, optim, plots, trackers
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.step import jit_step
+from esam_jax.train.tracing import Tracer
 from esam_jax.typing import Params
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a process ended by SIGTERM
@@ -46,7 +48,8 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
-    workdir = Path(workdir)
+    workdir, began = Path(workdir), time.monotonic()
+    trackers.require(cfg)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     first_step = checkpoint.newest(workdir)
@@ -63,16 +66,11 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     task = tasks.build(cfg)
     start = task.initial() if first_step == 0 else None
 
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, mesh)
-    with (
-        Checkpoints(cfg, workdir, template) as checkpoints,
-        _sigterm() as terminated,
-        _full_memory(),
-    ):
+    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated, _full_memory():
+        optimiser = optim.make(cfg.optim, cfg.steps)
+        template = states.abstract(task, optimiser, cfg, mesh)
         if first_step:
             state = checkpoints.restore(template)
-            first_step = checkpoints.latest() or 0  # older, if the newest is damaged
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
@@ -81,35 +79,39 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
 
         with (
             contextlib.closing(loader.stream(cfg, mesh, first_step, source)) as batches,
-            log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
+            log.Log(
+                cfg,
+                workdir,
+                first_step,
+                lambda: batches.broken,
+                progress=progress,
+                began=began,
+            ) as report,
+            Tracer(cfg.profile, workdir) as tracer,
         ):
             # Nothing crosses between host and device unless it is asked for by name.
             with jax.transfer_guard("disallow"):
                 # The first round has no update: it makes up for an evaluation that was cut short.
                 for done in range(first_step, cfg.steps + 1):
                     if done > first_step:
-                        state, metrics = step_fn(state, frozen, next(batches))
+                        with tracer.step(done):
+                            state, metrics = step_fn(state, frozen, report.await_batch(batches))
+                        tracer.after(done, metrics)
                         report.after(done, metrics)
-                        for event in checkpoints.check():
-                            report.write(done, event)
+                        checkpoints.check()
                         stop = _agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
-                            checkpoints.save(done, state)
-                            report.restart_clock(done)
+                            with report.timed("save", done):
+                                checkpoints.save(done, state)
                         if stop:
                             checkpoints.wait()
                             raise Terminated
                     if _evaluates(cfg, done) and done not in report.evaluated:
                         report.flush(done)
-                        with jax.transfer_guard("allow"):
-                            measured = runner.run(cfg, task, state.params)
-                        report.write(done, measured)
-                        checkpoints.score(done, measured)
-                        report.restart_clock(done)
+                        with report.timed("evaluate", done), jax.transfer_guard("allow"):
+                            report.write(done, runner.run(cfg, task, state.params))
             checkpoints.wait()
-            for event in checkpoints.check():
-                report.write(cfg.steps, event)
             _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
                 log.say(plots.loss(workdir), progress)

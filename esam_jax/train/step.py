@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Shaped
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.tasks.task import Task
-from esam_jax.train import optim
+from esam_jax.train import optim, scalars
+from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
 from esam_jax.typing import Batch, Params
 
@@ -26,7 +27,7 @@ def jit_step(
     mesh: Mesh,
     state: TrainState,
     frozen: Params,
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Scalars]]:
     """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state.
 
     `state` and `frozen` may be abstract: only their shardings are read.
@@ -34,7 +35,7 @@ def jit_step(
     rate = optim.learning_rate(cfg.optim, cfg.steps)
     root_key = jax.random.key_data(jax.random.key(cfg.seed))
 
-    def update(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Scalars]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(root_key), state.step)
         grads, metrics = mean_gradient(
             task, state.params, frozen, batch, rng, cfg.accumulate, sharding.batch(mesh)
@@ -43,7 +44,7 @@ def jit_step(
         params = optax.apply_updates(state.params, updates)
         metrics |= _norms(grads, params, updates)
         metrics["learning_rate"] = rate(state.step)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state), scalars.pack(metrics)
 
     def places(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.sharding, tree)

@@ -1,0 +1,58 @@
+"""`esam report RUN`: one page about a run, under way or done."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from esam_jax.cli import arguments
+from esam_jax.errors import MissingError
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Curves, goodput, faults, versions and config of a run, as one HTML page that needs no net."""
+
+    run: tyro.conf.Positional[Path]
+    """The --workdir of a run."""
+    out: Path | None = None
+    """The page; default: report.html in the run's folder."""
+    json: bool = False
+    """Print the numbers as JSON instead; a page is written only where --out names one."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the page, or prints the summary."""
+    args = arguments.parse(Report, argv, prog="esam report")
+    from esam_jax.train import page, report  # imports JAX, which a typing error need not wait for
+
+    summary = report.summary(args.run)
+    out = args.out or (None if args.json else args.run / "report.html")
+    if out is not None:
+        _write(out, page.render(summary, report.curves(args.run)))
+    print(json.dumps(summary) if args.json else _for_people(summary, out))
+    return 0
+
+
+def _for_people(summary: dict, out: Path | None) -> str:
+    done = "finished" if summary["finished"] else "not finished"
+    return (
+        f"{summary['name']}: {done}, step {summary['step']} of {summary['steps']}, "
+        f"goodput {summary['goodput']:.1%}, {summary['restarts']} restarts; look at {out}"
+    )
+
+
+def _write(file: Path, text: str) -> None:
+    """Under another name first, then renamed, so that no reader sees half a page."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text)
+        fresh.replace(file)
+    except OSError as error:
+        raise MissingError(
+            f"{file} cannot be written ({error.strerror}): name another with --out"
+        ) from error

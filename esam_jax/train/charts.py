@@ -1,0 +1,140 @@
+"""Line charts as SVG text: for a page that must open anywhere, years later, without a network."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+
+WIDTH, HEIGHT = 460, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
+_COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
+_MOST_POINTS = 600  # a chart has no more pixels than that
+Number = int | float  # JSON tells them apart
+_SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One curve: a value at each of some steps, in order."""
+
+    name: str
+    points: Sequence[tuple[Number, Number]]
+
+
+def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
+    """An <svg> of all curves on common axes; values that no axis can show are left out."""
+    shown = [Series(each.name, _thin(_drawable(each.points, log))) for each in series]
+    xs = [x for each in shown for x, _ in each.points]
+    ys = [y for each in shown for _, y in each.points]
+    if not xs:
+        return ""
+    x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
+    # Steps end where the data ends; values get whole ticks around them.
+    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, _TOP, log)
+    parts = [_grid(x_axis, y_axis, x_ticks, y_ticks)]
+    for each, colour in zip(shown, _COLOURS * len(shown)):
+        parts.append(_curve(each, colour, x_axis, y_axis))
+    if len(shown) > 1:
+        parts.append(_legend(shown))
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+    return f'<svg class="chart" {box} xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+
+
+def ticks(low: Number, high: Number) -> list[float]:
+    """Four to eight round numbers that hold [low, high] between the first and the last."""
+    if high <= low:
+        spread = abs(low) * 0.1 or 1.0
+        low, high = low - spread, high + spread
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(m for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(float(i * step), 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: Number, high: Number) -> list[float]:
+    """Powers of ten around the range; round numbers where it is too short for those."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    if last - first < 2:
+        found = [tick for tick in ticks(low, high) if tick > 0]
+        return found or [float(low), float(high)]
+    every = max(1, (last - first) // 6)
+    return [10.0**i for i in range(first, last + 1, every)]
+
+
+def short(value: Number) -> str:
+    """A number as it stands beside a tick: 1.5k, 0.02, 3e-05."""
+    for size, letter in _SHORT:
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """Values from `low` to `high` laid out from pixel `start` to pixel `end`."""
+
+    low: Number
+    high: Number
+    start: Number
+    end: Number
+    log: bool = False
+
+    def __call__(self, value: Number) -> float:
+        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def _drawable(points: Sequence[tuple[Number, Number]], log: bool) -> list[tuple[Number, Number]]:
+    return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
+
+
+def _thin(points: list[tuple[Number, Number]]) -> list[tuple[Number, Number]]:
+    """At most that many points: the lowest and the highest of each stretch, in order."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    stretch = math.ceil(2 * len(points) / _MOST_POINTS)
+    kept: list[tuple[Number, Number]] = []
+    for i in range(0, len(points), stretch):
+        part = points[i : i + stretch]
+        ends = {min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])}
+        kept += sorted(ends)
+    return kept
+
+
+def _grid(x_axis: _Axis, y_axis: _Axis, x_ticks: list[float], y_ticks: list[float]) -> str:
+    parts = []
+    for tick in y_ticks:
+        y = y_axis(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 7}" y="{y + 4}" text-anchor="end">{short(tick)}</text>')
+    for tick in x_ticks:
+        if x_axis.low <= tick <= x_axis.high:
+            x, y = x_axis(tick), HEIGHT - _BOTTOM
+            parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{y}" y2="{y + 4}"/>')
+            label = f'<text x="{x}" y="{y + 18}" text-anchor="middle">{short(tick)}</text>'
+            parts.append(label)
+    y = HEIGHT - _BOTTOM
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+    return "".join(parts)
+
+
+def _curve(series: Series, colour: str, x_axis: _Axis, y_axis: _Axis) -> str:
+    placed = [(x_axis(x), y_axis(y)) for x, y in series.points]
+    if not placed:
+        return ""
+    last = f'<circle cx="{placed[-1][0]}" cy="{placed[-1][1]}" r="2.5" fill="{colour}"/>'
+    path = " ".join(f"{x},{y}" for x, y in placed)
+    return f'<polyline fill="none" stroke="{colour}" points="{path}"/>{last}'
+
+
+def _legend(series: Sequence[Series]) -> str:
+    parts, x = [], _LEFT + 8
+    for each, colour in zip(series, _COLOURS * len(series)):
+        parts.append(f'<rect x="{x}" y="{_TOP + 2}" width="10" height="3" fill="{colour}"/>')
+        name = html.escape(each.name)
+        parts.append(f'<text x="{x + 14}" y="{_TOP + 7}">{name}</text>')
+        x += 24 + 6.2 * len(each.name)
+    return "".join(parts)

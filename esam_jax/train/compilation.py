@@ -1,0 +1,40 @@
+"""Whether JAX found its compiled programs in the persistent cache (cli/compile_cache.py)."""
+
+import dataclasses
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Programs that were looked for in the cache, and those that were there."""
+
+    requests: int = 0
+    hits: int = 0
+
+    def since(self, before: "Counts") -> str:
+        """What happened since: "off", "hit" (all were there) or "miss"."""
+        if jax.config.jax_compilation_cache_dir is None:
+            return "off"
+        requests, hits = self.requests - before.requests, self.hits - before.hits
+        return "hit" if hits == requests else "miss"
+
+
+_EVENTS = {
+    "/jax/compilation_cache/compile_requests_use_cache": "requests",
+    "/jax/compilation_cache/cache_hits": "hits",
+}
+_seen = dict.fromkeys(_EVENTS.values(), 0)
+
+
+def counts() -> Counts:
+    """Of this process so far."""
+    return Counts(**_seen)
+
+
+def _listen(event: str, **details: object) -> None:
+    if event in _EVENTS:
+        _seen[_EVENTS[event]] += 1
+
+
+jax.monitoring.register_event_listener(_listen)

@@ -1,0 +1,34 @@
+"""Memory in use, of this process and of its devices: a leak is a slope in metrics.jsonl."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+import jax
+
+_STATM = Path("/proc/self/statm")  # Linux
+
+
+def resident_bytes() -> int:
+    """Of this process; where the system does not tell, the most that it ever was."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+
+
+def device_bytes() -> dict[str, int]:
+    """In use now and at most so far, on the fullest device of this host; {} where none tells."""
+    stats = [each.memory_stats() or {} for each in jax.local_devices()]
+    names = {"bytes_in_use": "device_bytes", "peak_bytes_in_use": "device_peak_bytes"}
+    found = {
+        ours: [each[theirs] for each in stats if theirs in each] for theirs, ours in names.items()
+    }
+    return {name: max(values) for name, values in found.items() if values}
+
+
+def metrics() -> dict[str, int]:
+    """What a line of metrics.jsonl says about memory."""
+    return {"host_bytes": resident_bytes(), **device_bytes()}

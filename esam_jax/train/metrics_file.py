@@ -1,0 +1,131 @@
+"""metrics.jsonl: one object a line, always with `step`; events beside them have an `event` too.
+
+A run that is resumed does some updates anew. Their lines go, so that each metric has one value a
+step, and a `redone` event takes their place, so that the time is not forgotten. Events stay: what
+happened has happened.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+METRICS_FILE = "metrics.jsonl"
+
+Line = dict[str, Any]
+
+
+class MetricsFile:
+    """The file of a run, open for more; a full disk costs lines and a warning, never the run."""
+
+    def __init__(self, file: Path, last_step: int) -> None:
+        """Goes on with what was said about updates up to `last_step`."""
+        self._file = file
+        self.rewind(last_step)
+
+    def rewind(self, last_step: int) -> None:
+        """Folds away the lines about later updates, which will be done anew."""
+        self.lines = folded(read(self._file), last_step)
+        fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}.new")
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        fresh.replace(self._file)
+        self._torn = False
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """One more line, whole or not at all for whoever reads it."""
+        text = ("\n" if self._torn else "") + json.dumps(line) + "\n"
+        try:
+            with self._file.open("ab", buffering=0) as out:
+                self._torn = out.write(text.encode()) != len(text)
+        except OSError as error:
+            self._torn = True
+            warnings.warn(
+                f"{self._file} takes no more lines ({error.strerror}), training goes on: make room",
+                stacklevel=2,
+            )
+
+
+def read(file: Path) -> list[Line]:
+    """Every whole line of a metrics file; [] where there is none."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # a killed run may leave half a line, which is never read as whole
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+def merged(file: Path) -> Line:
+    """The last value of every metric in a file."""
+    return latest(read(file))
+
+
+def latest(lines: Iterable[Line]) -> Line:
+    """The last value of every metric; events are none."""
+    result: Line = {}
+    for line in lines:
+        if "event" not in line:
+            result |= line
+    return result
+
+
+def evaluated(lines: Iterable[Line]) -> set[int]:
+    """The steps after which the model was measured."""
+    return {line["step"] for line in lines if "loss" not in line and "event" not in line}
+
+
+def folded(lines: Iterable[Line], last_step: int) -> list[Line]:
+    """The lines without metrics of later steps: of each part of a run a `redone` event is left."""
+    kept: list[Line] = []
+    redone: Line | None = None
+    part = Part()
+    for line in lines:
+        if line.get("event") == "start":
+            kept, redone = kept + ([redone] if redone else []), None
+        took, first = part.add(line)
+        if "event" in line or line["step"] <= last_step:
+            kept.append(line)
+            continue
+        redone = redone or _redone(last_step)
+        if "loss" in line:
+            lost = line["step"] - max(first, last_step)
+            share = lost / max(1, line["step"] - first)
+            redone["steps"] += lost
+            redone["took"] += took * share
+            redone["useful"] += took * (1 - share)  # of a line that began before `last_step`
+        redone["seconds"] = line.get("seconds", 0.0)
+    return kept + ([redone] if redone else [])
+
+
+def _redone(last_step: int) -> Line:
+    return {"step": last_step, "event": "redone", "steps": 0, "took": 0.0, "useful": 0.0}
+
+
+class Part:
+    """Reads the lines of a run in order, and tells the time of the steps behind each of them."""
+
+    def __init__(self) -> None:
+        self._step = self._batch = 0
+
+    def add(self, line: Line) -> tuple[float, int]:
+        """Seconds of the steps that this line stands for, and the step that they follow.
+
+        Saves, evaluations and the compiler are not in them; the first update of a part is not
+        either, for it cannot be told apart from compilation.
+        """
+        before = self._step
+        if line.get("event") == "start":
+            self._batch = line.get("batch", 0)
+        if "loss" in line or line.get("event") in ("start", "redone"):
+            self._step = line["step"]
+        rate = line.get("examples_per_second")
+        if "event" in line or "loss" not in line or not rate:
+            return 0.0, before
+        return (line["step"] - before) * self._batch / rate, before

@@ -1,0 +1,129 @@
+"""TensorBoard and Weights & Biases beside metrics.jsonl. A sink that fails never stops a run."""
+
+import dataclasses
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+
+from esam_jax.config import RunConfig
+from esam_jax.errors import ConfigError
+
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+_PATIENCE = 3  # failures in a row before a sink is left alone
+
+
+class Tracker(Protocol):
+    """Where numbers go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes the numbers of one line."""
+
+    def close(self) -> None:
+        """Sends what is left."""
+
+
+def require(cfg: RunConfig) -> None:
+    """ConfigError, before anything expensive, unless the packages of `cfg.trackers` are there."""
+    for name in cfg.trackers:
+        if importlib.util.find_spec(_PACKAGES[name]) is None:
+            raise ConfigError(
+                f"trackers names {name!r}, but {_PACKAGES[name]} is not installed: "
+                f'pip install "esam_jax[{name}]", or leave it out'
+            )
+
+
+class TensorBoard:
+    """Event files in `<workdir>/tensorboard`."""
+
+    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+        import tensorboardX
+
+        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A run of the service, the same one after each restart; its own WANDB_* variables apply."""
+
+    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+        import wandb
+
+        note = workdir / "wandb_id"
+        run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
+        note.write_text(run_id + "\n")
+        self._run = wandb.init(
+            project="esam_jax",
+            name=cfg.name,
+            id=run_id,
+            resume="allow",
+            dir=str(workdir),
+            config=dataclasses.asdict(cfg),
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_TRACKERS: dict[str, Callable[[RunConfig, Path], Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": Wandb,
+}
+
+
+class Trackers:
+    """The sinks of a run; each is dropped, with a warning, after failing three times in a row."""
+
+    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+        self._sinks: dict[str, Tracker] = {}
+        # Every host computes the same numbers; one of them tells.
+        names = cfg.trackers if jax.process_index() == 0 else ()
+        self._failures = dict.fromkeys(names, 0)
+        for name in names:
+            try:
+                self._sinks[name] = _TRACKERS[name](cfg, workdir)
+            except Exception as error:  # each has its own errors, and those of its network
+                _warn(f"tracker {name} does not start ({error!r}): the run goes on without it")
+
+    def write(self, step: int, line: Mapping[str, Any]) -> None:
+        """Hands the numbers of a line to every sink."""
+        numbers = {name: value for name, value in line.items() if type(value) in (int, float)}
+        for name, sink in list(self._sinks.items()):
+            try:
+                sink.write(step, numbers)
+                self._failures[name] = 0
+            except Exception as error:
+                self._note(name, error)
+
+    def close(self) -> None:
+        for name, sink in self._sinks.items():
+            try:
+                sink.close()
+            except Exception as error:
+                _warn(f"tracker {name} does not end well ({error!r}): its last lines may be lost")
+
+    def _note(self, name: str, error: Exception) -> None:
+        self._failures[name] += 1
+        if self._failures[name] < _PATIENCE:
+            return
+        del self._sinks[name]
+        _warn(
+            f"tracker {name} failed {_PATIENCE} times in a row ({error!r}): the run goes on "
+            "without it, and metrics.jsonl has everything"
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(" ".join(text.split()), stacklevel=3)

@@ -1,0 +1,156 @@
+"""A long run in small: whether memory grows, or files and threads are left behind.
+
+    python tests/bench/soak.py [--seconds 3600] [--workdir DIR]
+
+Trains the nano model on drawn scenes, with a checkpoint about every 10 seconds and an evaluation
+about every 60, and ends it by SIGTERM. Once a second the process is looked at; the first sixth
+counts as warm-up. Exit code 1 when resident memory grows by 1 MB an hour or more, or when file
+descriptors are not constant: as saving opens some for a moment, the fewest of each stretch count.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+
+from esam_jax.config import (
+    DataConfig,
+    EvaluateConfig,
+    MeshConfig,
+    OptimConfig,
+    PromptedConfig,
+    RunConfig,
+    SaveConfig,
+    SegmentConfig,
+    SourceConfig,
+)
+from esam_jax.train import log, loop, memory
+
+SAVE_SECONDS, EVALUATE_SECONDS = 10, 60
+MOST_MB_PER_HOUR = 1.0
+STRETCHES = 6  # of the time after warm-up, for what comes and goes with saves
+
+
+def config(steps, save_every, evaluate_every):
+    return RunConfig(
+        name="soak",
+        task=SegmentConfig(model="efficientsam_nano"),
+        data=DataConfig(
+            source=SourceConfig(kind="scenes"),
+            view=PromptedConfig(image_px=64, masks=4),
+            threads=2,
+        ),
+        optim=OptimConfig(peak_lr=1e-4),
+        steps=steps,
+        batch=8,
+        mesh=MeshConfig(data=1),
+        evaluate=EvaluateConfig(
+            source=SourceConfig(kind="scenes", split="heldout"),
+            images=8,
+            masks_per_image=4,
+            every_steps=evaluate_every,
+        ),
+        log_every_steps=10,
+        save=SaveConfig(every_steps=save_every),
+    )
+
+
+class Watch:
+    """Looks at this process once a second, from a thread."""
+
+    def __init__(self):
+        self.samples = []  # (seconds, resident bytes, file descriptors, threads)
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._end.set()
+        self._thread.join()
+
+    def _run(self):
+        begin = time.monotonic()
+        while not self._end.wait(1.0):
+            files = len(os.listdir("/proc/self/fd"))
+            sample = (memory.resident_bytes(), files, threading.active_count())
+            self.samples.append((time.monotonic() - begin, *sample))
+
+
+def steps_per_second(folder):
+    """Of a run of a few hundred steps, which also compiles what the long one needs."""
+    loop.run(config(300, 10**9, None), folder, progress=False)
+    lines = [line for line in log.read(folder / log.METRICS_FILE) if "step_seconds" in line]
+    return 1 / float(np.median([line["step_seconds"] for line in lines[-10:]]))
+
+
+def soak(folder, seconds, rate):
+    """The samples of a run that is told to end after so many seconds."""
+    cfg = config(10**8, max(1, round(SAVE_SECONDS * rate)), max(1, round(EVALUATE_SECONDS * rate)))
+    end = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    with Watch() as watch:
+        end.start()
+        with contextlib.suppress(loop.Terminated):
+            loop.run(cfg, folder, progress=False)
+    return watch.samples
+
+
+def verdict(samples):
+    """The figures after warm-up, and whether they pass."""
+    times, resident, files, threads = (np.array(column, float) for column in zip(*samples))
+    kept = times >= times[-1] / 6
+    slope = np.polyfit(times[kept] / 3600, resident[kept] / 1e6, 1)[0]
+    stretches = [int(part.min()) for part in np.array_split(files[kept], STRETCHES)]
+    passed = slope < MOST_MB_PER_HOUR and len(set(stretches)) == 1
+    return passed, {
+        "seconds": round(float(times[-1]), 1),
+        "samples": int(kept.sum()),
+        "mb_per_hour": round(float(slope), 3),
+        "resident_mb": [round(resident[kept][i] / 1e6, 1) for i in (0, -1)],
+        "file_descriptors": {
+            "first": int(files[kept][0]),
+            "last": int(files[kept][-1]),
+            "most": int(files[kept].max()),
+            "fewest_of_stretches": stretches,
+        },
+        "threads": {
+            "first": int(threads[kept][0]),
+            "last": int(threads[kept][-1]),
+            "most": int(threads[kept].max()),
+        },
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--workdir", type=Path, help="keeps the run; default: a folder that goes")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        rate = steps_per_second(Path(scratch) / "short")
+        folder = arguments.workdir or Path(scratch) / "soak"
+        samples = soak(folder, arguments.seconds, rate)
+        events = [line.get("event") for line in log.read(folder / log.METRICS_FILE)]
+        steps = log.merged(folder / log.METRICS_FILE)["step"]
+    passed, figures = verdict(samples)
+    figures |= {"steps": steps, "saves": events.count("save")}
+    figures |= {"evaluations": events.count("evaluate"), "jax": jax.__version__}
+    print(json.dumps(figures | {"passed": bool(passed)}))
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
