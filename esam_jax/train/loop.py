@@ -89,8 +89,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                         stop = hosts.stop_agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
-                            with watchdog.slow("a save"):
-                                checkpoints.save(done, state)
+                            checkpoints.save(done, state)
                             report.restart_clock(done)
                         if stop:
                             with watchdog.slow("the last save"):

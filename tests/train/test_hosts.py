@@ -84,11 +84,18 @@ def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
         raise AssertionError("must not start")
 
 
-def test_what_jax_cannot_find_out_must_be_given():
+def test_what_jax_cannot_find_out_must_be_given(monkeypatch):
     """Open MPI's own variables are there, but none of those in which JAX finds the coordinator."""
+
+    def initialize(coordinator, *, num_processes, process_id, **options):
+        assert (coordinator, num_processes, process_id) == (None, 2, 1)
+        assert options["heartbeat_timeout_seconds"] == 30
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
     environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     with (
-        pytest.raises(ConfigError, match=r"coordinator_address should be .* give --peers.coord"),
+        pytest.raises(ConfigError, match=r"coordinator_address should be .* give --peers\.coord"),
         hosts.joined(PeersConfig(), environment),
     ):
         raise AssertionError("must not start")
