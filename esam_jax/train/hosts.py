@@ -48,10 +48,12 @@ def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> I
 
     ConfigError when they do not come in time, or when JAX then sees other counts than were told.
     """
+    met = False
     try:
         told = told_processes(peers, environment)
         if is_one_of_several(peers, environment):
             _join(peers, environment)
+            met = True
             _require_processes(told)
         _require_devices(peers.devices)
         yield
@@ -61,7 +63,7 @@ def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> I
     except BaseException as error:
         if distributed.global_state.client is not None:
             # At exit JAX waits for peers that wait for this process. They notice when it is gone.
-            atexit.register(_leave, _exit_code(error))
+            atexit.register(_leave, _exit_code(error), met)
         raise
 
 
@@ -171,11 +173,11 @@ def _exit_code(error: BaseException) -> int:
     return 2 if isinstance(error, EsamError) else 1
 
 
-def _leave(code: int) -> None:
-    """Leaves with the others if they fail alike, else at once."""
+def _leave(code: int, met: bool) -> None:
+    """Leaves with the others if they were met and fail alike, else alone."""
     client = distributed.global_state.client
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        if client is not None:
+        if client is not None and met:
             client.wait_at_barrier("esam_jax/failed", 1000 * LEAVE_SECONDS)
             return  # JAX's own farewell will not have to wait
     sys.stdout.flush()
