@@ -5,6 +5,8 @@ its weights; run configs say what to do with it. Keys end in their unit.
 """
 
 import dataclasses
+import math
+import re
 from typing import Literal
 
 from esam_jax.errors import ConfigError
@@ -565,6 +567,40 @@ class ProfileConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps > 0, "steps", self.steps, "must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeersConfig:
+    """The processes of one run, and how long they wait for each other. Not part of the run: each
+    process has its own.
+
+    Slurm, Open MPI and Cloud TPU say by themselves who the first three are; elsewhere all three are
+    given here, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+
+    coordinator: str | None = None  # HOST:PORT on process 0, which listens there
+    processes: int | None = None  # in all
+    process: int | None = None  # the number of this one, from 0
+    devices: int | None = None  # that there must be in all; None: as many as are found
+    heartbeat_seconds: int = 30  # a process that is silent for so long ends the others
+    join_seconds: int = 300  # for all processes to have come
+
+    def __post_init__(self) -> None:
+        for field in ("processes", "devices", "heartbeat_seconds", "join_seconds"):
+            value = getattr(self, field)
+            _require(value is None or value > 0, field, value, "must be positive")
+        _require(
+            self.coordinator is None or re.fullmatch(r".+:\d+", self.coordinator) is not None,
+            "coordinator",
+            self.coordinator,
+            "must be HOST:PORT",
+        )
+        _require(
+            self.process is None or 0 <= self.process < (self.processes or math.inf),
+            "process",
+            self.process,
+            f"must lie in [0, processes={self.processes})",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

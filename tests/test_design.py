@@ -16,7 +16,7 @@ ORDER = (
     "errors", "typing", "config", "ops", "accelerators", "sharding", "data", "models", "convert",
     "tasks", "predict", "evaluate", "train", "plan", "cli",
 )  # fmt: skip
-CONFIG_FIELDS = 144
+CONFIG_FIELDS = 150
 
 
 def _rank(module: str) -> int:

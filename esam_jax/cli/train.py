@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import configs
 from esam_jax.cli import arguments, compile_cache
-from esam_jax.config import EvaluateConfig, RunConfig
+from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
 from esam_jax.errors import ConfigError, EsamError
 
 _USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--json]"
@@ -25,6 +24,8 @@ class Where:
     """The run's folder; a run that lies there already is continued."""
     json: bool = False
     """Print the last value of every metric as JSON."""
+    peers: PeersConfig = PeersConfig()  # noqa: RUF009  it is frozen
+    """The processes of this run, on one host or many."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,45 +47,16 @@ def main(argv: Sequence[str]) -> int:
     config = arguments.parse(RunConfig, keys, prog=prog, default=config)
     arguments.require_writable(where.workdir)
 
-    if _has_peers(os.environ):
-        _join_peers(os.environ)
     compile_cache.enable()
-    from esam_jax.train import loop  # starts JAX, which a typing error should not have to wait for
+    from esam_jax.train import hosts  # JAX, which a typing error should not have to wait for
 
-    metrics = loop.run(config, where.workdir)
+    with hosts.joined(where.peers):
+        from esam_jax.train import loop  # libraries that must not start JAX before its peers met
+
+        metrics = loop.run(config, where.workdir)
     if where.json:
         print(json.dumps(metrics))
     return 0
-
-
-def _has_peers(environment: Mapping[str, str]) -> bool:
-    """Whether this process is one of several, by what Slurm, a TPU pod or the user set."""
-    # SLURM_NTASKS is also there in a batch script that starts this command without srun.
-    return (
-        int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-        or "JAX_COORDINATOR_ADDRESS" in environment
-    )
-
-
-def _join_peers(environment: Mapping[str, str]) -> None:
-    """Meets the other processes, before JAX starts; it finds out about Slurm and TPU pods itself.
-
-    Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are.
-    """
-    import jax
-
-    count, number = (environment.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
-    try:
-        jax.distributed.initialize(
-            num_processes=None if count is None else int(count),
-            process_id=None if number is None else int(number),
-        )
-    except ValueError as error:
-        raise ConfigError(
-            f"the other processes cannot be met ({error}): set JAX_COORDINATOR_ADDRESS, "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-        ) from error
 
 
 def _load(name: str) -> RunConfig:

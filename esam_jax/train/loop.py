@@ -5,15 +5,11 @@ from the last whole checkpoint, to the same numbers as a run that was left alone
 """
 
 import contextlib
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from esam_jax import sharding, tasks
@@ -23,21 +19,13 @@ from esam_jax.data import loader, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import checkpoint, log, optim, plots, trackers
+from esam_jax.train import agreement, checkpoint, hosts, log, optim, plots
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.hosts import Terminated
 from esam_jax.train.step import jit_step
-from esam_jax.train.tracing import Tracer
+from esam_jax.train.watchdog import Watchdog
 from esam_jax.typing import Params
-
-EXIT_TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a process ended by SIGTERM
-
-
-class Terminated(SystemExit):
-    """SIGTERM came: the state is saved, and the process leaves with exit code 143."""
-
-    def __init__(self) -> None:
-        super().__init__(EXIT_TERMINATED)
 
 
 def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) -> dict[str, Any]:
@@ -48,13 +36,16 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
-    workdir, began = Path(workdir), time.monotonic()
-    trackers.require(cfg)
-    mesh = sharding.make_mesh(cfg.mesh)
-    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
+    workdir = Path(workdir)
     first_step = checkpoint.newest(workdir)
     so_far = log.merged(workdir / log.METRICS_FILE)
-    if first_step == cfg.steps and "finished" in so_far:
+    done_before = first_step == cfg.steps and "finished" in so_far
+    # Hosts with folders of their own would go on from different steps.
+    here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
+    agreement.agree(agreement.facts(checkpoint.to_json(cfg), **here))
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
+    if done_before:
         with Checkpoints(cfg, workdir):  # only compares the configs: the data may be gone by now
             log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
         return so_far
@@ -66,7 +57,12 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     task = tasks.build(cfg)
     start = task.initial() if first_step == 0 else None
 
-    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated, _full_memory():
+    with (
+        Checkpoints(cfg, workdir) as checkpoints,
+        hosts.sigterm() as terminated,
+        Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
+        _full_memory(),
+    ):
         optimiser = optim.make(cfg.optim, cfg.steps)
         template = states.abstract(task, optimiser, cfg, mesh)
         if first_step:
@@ -76,43 +72,37 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
             state = states.create(task, optimiser, cfg, mesh, start)
         frozen = states.load_frozen(task, cfg.compute, mesh)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
+        step_fn = watchdog.watching(agreement.agreeing(step_fn), first_step)
 
         with (
             contextlib.closing(loader.stream(cfg, mesh, first_step, source)) as batches,
-            log.Log(
-                cfg,
-                workdir,
-                first_step,
-                lambda: batches.broken,
-                progress=progress,
-                began=began,
-            ) as report,
-            Tracer(cfg.profile, workdir) as tracer,
+            log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
         ):
             # Nothing crosses between host and device unless it is asked for by name.
             with jax.transfer_guard("disallow"):
                 # The first round has no update: it makes up for an evaluation that was cut short.
                 for done in range(first_step, cfg.steps + 1):
                     if done > first_step:
-                        with tracer.step(done):
-                            state, metrics = step_fn(state, frozen, report.await_batch(batches))
-                        tracer.after(done, metrics)
+                        state, metrics = step_fn(state, frozen, next(batches))
                         report.after(done, metrics)
                         checkpoints.check()
-                        stop = _agreed(terminated, done)
+                        stop = hosts.stop_agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
-                            with report.timed("save", done):
-                                checkpoints.save(done, state)
+                            checkpoints.save(done, state)
+                            report.restart_clock(done)
                         if stop:
-                            checkpoints.wait()
+                            with watchdog.slow("the last save"):
+                                checkpoints.wait()
                             raise Terminated
                     if _evaluates(cfg, done) and done not in report.evaluated:
                         report.flush(done)
-                        with report.timed("evaluate", done), jax.transfer_guard("allow"):
+                        with watchdog.slow("an evaluation"), jax.transfer_guard("allow"):
                             report.write(done, runner.run(cfg, task, state.params))
-            checkpoints.wait()
-            _write_models(cfg, workdir, task, state.params, mesh)
+                        report.restart_clock(done)
+            with watchdog.slow("the end of the run"):
+                checkpoints.wait()
+                _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
                 log.say(plots.loss(workdir), progress)
             report.finish()
@@ -145,13 +135,6 @@ def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mes
         )
 
 
-def _agreed(terminated: threading.Event, done: int) -> bool:
-    """Whether to stop here; several hosts agree on one step."""
-    if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point(done)
-    return terminated.is_set()
-
-
 @contextlib.contextmanager
 def _full_memory() -> Iterator[None]:
     """TrainingError, with what to do about it, where the runtime says that memory ran out."""
@@ -164,17 +147,3 @@ def _full_memory() -> Iterator[None]:
             f"the memory of a device is full ({' '.join(str(fault).split())[:200]}): raise "
             "--accumulate, lower --batch, or set --compute.remat blocks"
         ) from fault
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the update under way can end. Threads cannot listen."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        yield event  # with several hosts jax.distributed listens
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)

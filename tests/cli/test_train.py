@@ -1,5 +1,6 @@
 """`esam train`: config, keys and folder are settled before JAX does anything."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -8,8 +9,8 @@ import pytest
 
 import configs
 from esam_jax import cli
-from esam_jax.cli import train
-from esam_jax.train import loop
+from esam_jax.config import PeersConfig
+from esam_jax.train import hosts, loop
 
 
 @pytest.fixture
@@ -55,20 +56,20 @@ def test_a_measurement_that_the_config_lacks_can_be_asked_for(runs, tmp_path):
     assert cfg.evaluate.source == dataclasses.replace(cfg.data.source, split="heldout")
 
 
-@pytest.mark.parametrize(
-    ("environment", "several"),
-    [
-        ({}, False),
-        ({"SLURM_NTASKS": "8"}, False),  # a batch script, not a step of it
-        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, True),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
-        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, True),
-    ],
-)
-def test_one_of_several_processes_is_told_by_its_environment(environment, several):
-    assert train._has_peers(environment) == several
+def test_peers_are_met_before_the_run_and_are_no_part_of_it(runs, tmp_path, capsys, monkeypatch):
+    met = []
+
+    @contextlib.contextmanager
+    def joined(peers):
+        met.append((peers, len(runs)))
+        yield
+
+    monkeypatch.setattr(hosts, "joined", joined)
+    argv = ["train", "segment_ti", "--workdir", str(tmp_path / "run"), "--peers.process", "1"]
+    argv += ["--peers.coordinator", "10.0.0.1:1234", "--peers.processes=2", "--steps", "70000"]
+    assert cli.main(argv) == 0
+    peers = PeersConfig(coordinator="10.0.0.1:1234", processes=2, process=1)
+    assert met == [(peers, 0)] and runs[0][0].steps == 70000
 
 
 def test_a_file_of_ones_own(runs, tmp_path, capsys):
@@ -107,6 +108,12 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
         (["segment_ti", "--workdir", "w", "--data.source.kind", "scene"], "'scene'"),
         (["segment_ti", "--workdir", "w", "stray"], "stray"),
+        (
+            ["segment_ti", "--workdir", "w", "--peers.processes=2", "--peers.process=2"],
+            "esam: peers: process is 2, but must lie in [0, processes=2)",
+        ),
+        (["segment_ti", "--workdir", "w", "--peers.coordinator", "here"], "must be HOST:PORT"),
+        (["segment_ti", "--workdir", "w", "--peers.proces", "2"], "--peers.proces"),
     ],
 )
 def test_wrong_usage(argv, message, runs, capsys):

@@ -1,0 +1,237 @@
+"""Hosts meet or say why not, agree before they start, and stop at one step.
+
+Runs of several real processes train the toy task in the real loop (tests/toy_run.py).
+"""
+
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import processes
+import pytest
+import toy_run
+
+from esam_jax.config import PeersConfig
+from esam_jax.errors import ConfigError
+from esam_jax.train import hosts, log
+
+STEPS = 60  # of a run that a signal must hit; each takes at least PAUSE
+PAUSE = 0.05
+
+
+@pytest.mark.parametrize(
+    ("environment", "told", "several"),
+    [
+        ({}, None, False),
+        ({"SLURM_NTASKS": "8"}, None, False),  # a batch script, not a step of it
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, 8, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, 1, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, 2, True),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "MEGASCALE_NUM_SLICES": "3"}, 6, True),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, None, True),
+        ({"JAX_NUM_PROCESSES": "2", "SLURM_STEP_NUM_TASKS": "8"}, 2, True),  # the user is right
+    ],
+)
+def test_one_of_several_processes_is_told_by_its_environment(environment, told, several):
+    assert hosts.told_processes(PeersConfig(), environment) == told
+    assert hosts.is_one_of_several(PeersConfig(), environment) == several
+    assert hosts.told_processes(PeersConfig(processes=3), environment) == 3
+    assert hosts.is_one_of_several(PeersConfig(processes=3), environment)
+
+
+def test_a_count_that_is_none():
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two' in the environment"):
+        hosts.told_processes(PeersConfig(), {"JAX_NUM_PROCESSES": "two"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "3"}, [0, 1, 2]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),  # a node without GPUs
+    ],
+)
+def test_one_task_on_a_node_uses_all_its_gpus(environment, devices):
+    assert hosts._local_devices(environment) == devices
+
+
+def test_other_devices_than_expected_are_refused():
+    with hosts.joined(PeersConfig(devices=jax.device_count()), {}):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"should be 5 devices, but JAX sees 8 cpu devices in 1 "),
+        hosts.joined(PeersConfig(devices=5), {}),
+    ):
+        raise AssertionError("must not start")
+
+
+def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: None)
+    with (
+        pytest.raises(ConfigError, match="should be 2 processes, but JAX sees 1: start each"),
+        hosts.joined(PeersConfig(), {"SLURM_STEP_NUM_TASKS": "2"}),
+    ):
+        raise AssertionError("must not start")
+
+
+def test_what_jax_cannot_find_out_must_be_given(monkeypatch):
+    """Open MPI's own variables are there, but none of those in which JAX finds the coordinator."""
+
+    def initialize(coordinator, *, num_processes, process_id, **options):
+        assert (coordinator, num_processes, process_id) == (None, 2, 1)
+        assert options["heartbeat_timeout_seconds"] == 30
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+    with (
+        pytest.raises(ConfigError, match=r"coordinator_address should be .* give --peers\.coord"),
+        hosts.joined(PeersConfig(), environment),
+    ):
+        raise AssertionError("must not start")
+
+
+def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
+    """Neither side waits for ever, JAX aborts nothing, and each says what it knows."""
+    script = "import sys; from esam_jax.cli import main; sys.exit(main())"
+    port, alone = processes.free_port(), processes.free_port()
+    command = ["-c", script, "train", "segment_ti", "--workdir", str(tmp_path / "run")]
+    command += ["--peers.processes", "2", "--peers.join-seconds", "2"]
+    (worker,) = processes.start(
+        [*command, "--peers.coordinator", f"localhost:{port}", "--peers.process", "1"], 1
+    )
+    (first,) = processes.start(
+        [*command, "--peers.coordinator", f"localhost:{alone}", "--peers.process", "0"], 1
+    )
+    outputs = processes.finish([worker, first], codes=[2, 2], timeout=120)
+    assert (
+        f"esam: process 1 of 2 waited 2 s, but the coordinator localhost:{port} cannot be reached: "
+        "check that process 0 runs there" in outputs[0][1]
+    )
+    assert (
+        f"esam: process 0 of 2 waited 2 s at localhost:{alone}, but not all others came"
+        in outputs[1][1]
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def run(count, cache, **wishes):
+    """Running processes of one toy run; they compile once for all tests."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    wishes = {"steps": STEPS, "save": 20, "peers": {"heartbeat_seconds": 10}} | wishes
+    return processes.start([toy_run.__file__, json.dumps(wishes)], count, environment=environment)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The folder and outputs of a run of two processes that was left alone."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, processes.finish(run(2, cache, workdir=str(folder)))
+
+
+def saved(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*[0-9]"))
+
+
+def parameters(folder):
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore((folder / "checkpoints" / str(STEPS) / "state").absolute())
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_end(a, b):
+    ours, theirs = parameters(a), parameters(b)
+    assert len(ours) == len(theirs) > 10
+    for mine, other in zip(ours, theirs):
+        np.testing.assert_array_equal(mine, other)
+
+
+def steps_done(folder):
+    return max((line["step"] for line in log.read(folder / "metrics.jsonl")), default=0)
+
+
+def wait_for_step(folder, step, started):
+    deadline = time.monotonic() + 300
+    while steps_done(folder) < step:
+        for each in started:
+            assert each.poll() is None, each.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_process_0_alone_writes(whole):
+    folder, ((out, errors), (other_out, other_errors)) = whole
+    ours, theirs = (json.loads(text.splitlines()[-1]) for text in (out, other_out))
+    names = " ".join(pathlib.Path(path).name for path in ours)
+    assert all(name in names for name in ("metrics.jsonl", "config.json", "loss")), names
+    # The other one opens only what makes its own part of a checkpoint, and a probe.
+    inside = [path for path in theirs if str(folder) in path]
+    assert inside and all("/checkpoints/" in path for path in inside), inside
+    assert f"{STEPS} steps" in errors and "steps" not in other_errors
+    steps = [line["step"] for line in log.read(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
+    wait_for_step(tmp_path, 5, started)
+    started[1].send_signal(signal.SIGTERM)  # a notice to one host only
+    processes.finish(started, codes=[143, 143], timeout=120)
+    first = max(saved(tmp_path))
+    assert 5 <= first < STEPS and first == steps_done(tmp_path)  # no update done is lost
+
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
+    wait_for_step(tmp_path, first + 2, started)
+    for each in started:
+        each.send_signal(signal.SIGTERM)
+    processes.finish(started, codes=[143, 143], timeout=120)
+    second = max(saved(tmp_path))
+    assert first < second < STEPS and second == steps_done(tmp_path)
+
+    processes.finish(run(2, cache, workdir=str(tmp_path)))
+    assert_same_end(whole[0], tmp_path)
+
+
+def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_path):
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
+    wait_for_step(tmp_path, 21, started)
+    started[1].kill()
+    # Within the heartbeat of 10 s and what a slow machine takes; without it JAX waits for 100 s.
+    _, errors = started[0].communicate(timeout=90)
+    assert started[0].returncode not in (0, 2), errors
+    processes.finish(run(2, cache, workdir=str(tmp_path)))
+    assert_same_end(whole[0], tmp_path)
+
+
+def test_f16_a_host_with_another_config_is_named_by_all(cache, tmp_path):
+    odd = {"host": 1, "rate": 0.5}
+    outputs = processes.finish(run(3, cache, workdir=str(tmp_path), lr=odd), codes=[2, 2, 2])
+    for _, errors in outputs:
+        assert "esam: host 1 (" in errors and ") differs from host 0 in " in errors
+        assert "config.optim.peak_lr: 0.5, not 0.01" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_f16_a_host_with_another_program_is_named_by_all(cache, tmp_path):
+    outputs = processes.finish(run(2, cache, workdir=str(tmp_path), constant=1), codes=[2, 2])
+    for _, errors in outputs:
+        assert "esam: host 1 (" in errors and ") differs from host 0 in program: " in errors
+    assert saved(tmp_path) == []
