@@ -22,7 +22,7 @@ ONE = MeshConfig(data=1)
 def train(mesh_config, accumulate=1):
     """Three updates of the toy task: parameters and metrics, on the host."""
     cfg = toy.config(batch=16, mesh=mesh_config, accumulate=accumulate)
-    mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1 if accumulate == 1 else 0.0)
+    mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1)
     optimiser = optim.make(cfg.optim, cfg.steps)
     state = states.create(task, optimiser, cfg, mesh)
     update, batches = step.jit_step(task, optimiser, cfg, mesh, state, {}), toy.Stream(cfg, mesh)
