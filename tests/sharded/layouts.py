@@ -136,12 +136,8 @@ def config(layout, steps=STEPS, every=10):
     )
 
 
-class Interrupted(Exception):
-    """The run has done what it was asked to do."""
-
-
 class Watched(loader.Stream):
-    """The stream of a run, which notes what each row of each batch holds, and may end."""
+    """The stream of a run, which notes what each row of a batch holds, and may end (EOFError)."""
 
     def __init__(self, *args, opened, batches):
         super().__init__(*args)
@@ -151,7 +147,7 @@ class Watched(loader.Stream):
 
     def __next__(self):
         if len(self.rows) == self._batches:
-            raise Interrupted
+            raise EOFError
         batch = super().__next__()
         rows = {}
         for shard in batch["image"].addressable_shards:
@@ -164,7 +160,7 @@ class Watched(loader.Stream):
 
 @contextlib.contextmanager
 def watch(batches=None):
-    """While it lasts, streams are `Watched` and end after that many batches; gives a list of them."""
+    """While it lasts, streams are `Watched`, and end after so many batches; gives their list."""
     opened = []
     watched = functools.partial(Watched, opened=opened, batches=batches)
     with mock.patch.object(loader, "Stream", watched):

@@ -1,6 +1,6 @@
 """Every mesh of eight devices, accumulation and rematerialisation, against one device alone.
 
-    PYTHONPATH=.:tests python tests/sharded/matrix.py [--task segment|toy] [--processes]
+    PYTHONPATH=.:tests:tests/sharded python tests/sharded/matrix.py [--task segment] [--processes]
 
 Trains each layout for twenty updates on real data and prints the largest relative difference of its
 losses; fails when one is above `BOUND`, or when a row of a batch holds another picture. With
@@ -11,16 +11,9 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import sys
-from pathlib import Path
 
-FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-if __name__ == "__main__":
-    os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
+import jax
 import layouts
 import processes
 from layouts import Layout
@@ -63,7 +56,7 @@ def over_processes(task, devices):
 def in_processes(runs, count, devices, steps=layouts.STEPS, timeout=3000):
     """What `layouts.train` gives for each run, in that many processes of so many devices."""
     request = json.dumps([steps, [dataclasses.asdict(run) for run in runs]])
-    started = processes.start([str(FOLDER / "layouts.py"), request], count, devices)
+    started = processes.start([layouts.__file__, request], count, devices)
     for told in layouts.told(processes.finish(started, timeout=timeout)):
         losses, rows = zip(*told)
         assert all(each == losses[0] for each in losses)
@@ -75,6 +68,8 @@ def main():
     parser.add_argument("--task", choices=("sami", "segment", "toy"), default="sami")
     parser.add_argument("--processes", action="store_true")
     options = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
     alone, rows = layouts.train(Layout(task=options.task))
     _, expected = layouts.expected_rows(layouts.config(Layout(task=options.task)), 0, layouts.STEPS)
     assert rows == expected

@@ -1,6 +1,6 @@
 """A run that changes its mesh and its number of processes at checkpoints: 2 x 2, another, 2 x 2.
 
-    PYTHONPATH=.:tests python tests/sharded/restore.py [--task sami|segment|toy]
+    PYTHONPATH=.:tests:tests/sharded python tests/sharded/restore.py [--task sami|segment|toy]
 
 Goes through the train loop in real processes, and prints how far the ten losses after each restore
 are from those of a run that stayed on 2 x 2. With other arguments it is one of those processes.
@@ -17,9 +17,6 @@ import tempfile
 import zlib
 from pathlib import Path
 from unittest import mock
-
-FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 
 import jax
 import layouts
@@ -67,7 +64,7 @@ def leg(workdir, layout, until, every=10):
         layouts.watch(until - first) as opened,
         mock.patch.object(loop.Checkpoints, "restore", restoring),
         mock.patch.object(loop.Checkpoints, "save", saving),
-        contextlib.suppress(layouts.Interrupted),
+        contextlib.suppress(EOFError),
     ):
         loop.run(cfg, workdir, progress=False)
     told["rows"] = opened[0].rows

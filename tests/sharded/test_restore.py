@@ -3,9 +3,8 @@
 import dataclasses
 import shutil
 
-import pytest
-
 import layouts
+import pytest
 import restore
 from layouts import Layout
 
