@@ -8,7 +8,7 @@ paths of its moments end in the same names.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -56,11 +56,12 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices` (default: all); ConfigError unless the axes fill them.
 
-    With `data` given, one process may use fewer devices than it has: the first ones.
+    With `data` given, one process may use fewer devices than it has: the first ones. Over several
+    TPU slices only `data` is split: ConfigError when the other axes do not fit into one.
     """
     devices = jax.devices() if devices is None else list(devices)
     rest = config.fsdp * config.tensor
-    data = len(devices) // rest if config.data is None else config.data
+    data = len(devices) // max(rest, 1) if config.data is None else config.data
     shape = (data, config.fsdp, config.tensor)
     wanted, fewer_is_fine = math.prod(shape), config.data is not None and jax.process_count() == 1
     if min(shape) < 1 or wanted > len(devices) or (wanted < len(devices) and not fewer_is_fine):
@@ -70,7 +71,36 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         )
     # Auto: the compiler derives every layout from those of the arguments and results.
     kinds = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices[:wanted])
+    return Mesh(_arrange(shape, devices[:wanted]), AXES, axis_types=kinds)
+
+
+def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices in the shape of the mesh: the last axes, which talk most, on the fastest links.
+
+    `jax.make_mesh` knows the wiring of one TPU slice and refuses several; it takes each GPU host
+    for a slice (jax pull request 37863), though over GPU hosts any axis may run.
+    """
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    parts = [slices[index] for index in sorted(slices)]
+    if devices[0].platform == "tpu":
+        inside = _inside_a_slice(shape, [len(part) for part in parts])
+        return np.concatenate([jax.make_mesh(inside, AXES, devices=p).devices for p in parts])
+    near = [sorted(part, key=lambda device: (device.process_index, device.id)) for part in parts]
+    return np.array([device for part in near for device in part], dtype=object).reshape(shape)
+
+
+def _inside_a_slice(shape: tuple[int, int, int], sizes: Sequence[int]) -> tuple[int, int, int]:
+    """The part of the mesh that one of the slices of these sizes holds; only `data` is cut."""
+    _, fsdp, tensor = shape
+    if len(set(sizes)) > 1 or sizes[0] % (fsdp * tensor):
+        raise ConfigError(
+            f"mesh fsdp={fsdp} x tensor={tensor} does not fit into each of {len(sizes)} slices of "
+            f"{', '.join(map(str, sizes))} devices: the network between them is slow and splits "
+            "only data, so choose fsdp and tensor whose product divides the devices of one slice"
+        )
+    return sizes[0] // (fsdp * tensor), fsdp, tensor
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -109,13 +139,31 @@ def name(path: tuple[Any, ...]) -> str:
 
 def spec(path: str) -> PartitionSpec:
     """The row of a parameter; ConfigError unless exactly one row of the table matches its path."""
-    rows = [row for row in TABLE if re.search(rf"(?:^|/){row[0]}$", path)]
+    rows = [row for row in TABLE if _matches(row[0], path)]
     if len(rows) != 1:
         found = " and ".join(repr(pattern) for pattern, _ in rows) or "none"
         raise ConfigError(
             f"parameter {path} must match exactly one row of sharding.TABLE, but matches {found}"
         )
     return rows[0][1]
+
+
+def check_rows(paths: Iterable[str]) -> None:
+    """ConfigError names each row of the table that matches none of `paths`.
+
+    One model leaves rows unused: give the parameters of every model there is.
+    """
+    paths = list(paths)
+    idle = [row for row, _ in TABLE if not any(_matches(row, path) for path in paths)]
+    if idle:
+        raise ConfigError(
+            f"no parameter matches {' and '.join(map(repr, idle))} of sharding.TABLE: mend or "
+            "delete the row"
+        )
+
+
+def _matches(pattern: str, path: str) -> bool:
+    return re.search(rf"(?:^|/){pattern}$", path) is not None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

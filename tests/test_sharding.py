@@ -1,7 +1,7 @@
 """Every parameter of every model has one row of the table, and every row a parameter."""
 
 import functools
-import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -48,11 +48,13 @@ def test_every_parameter_has_one_row(name):
     sharding.shardings(abstract, sharding.make_mesh(MeshConfig(fsdp=8)))
 
 
-def test_every_row_has_a_parameter():
-    models = ("sami", "sam_nano", "efficientsam_nano", "mobile_sam")
-    paths = [path for name in models for path in shapes(name)]
-    for pattern, _ in sharding.TABLE:
-        assert any(re.search(rf"(?:^|/){pattern}$", path) for path in paths), pattern
+def test_every_row_has_a_parameter(monkeypatch):
+    models = ("sami", "mae", *variants.names())
+    sharding.check_rows(path for name in models for path in shapes(name))
+    table = (*sharding.TABLE, ("gone/kernel", P()), ("left/bias", P()))
+    monkeypatch.setattr(sharding, "TABLE", table)
+    with pytest.raises(ConfigError, match="no parameter matches 'gone/kernel' and 'left/bias'"):
+        sharding.check_rows(path for name in models for path in shapes(name))
 
 
 def test_kernels_are_split_where_they_are_wide():
@@ -107,6 +109,73 @@ def test_mesh_fills_the_devices():
     for config in (MeshConfig(fsdp=3), MeshConfig(data=16), MeshConfig(fsdp=16)):
         with pytest.raises(ConfigError, match="does not fill 8 devices"):
             sharding.make_mesh(config)
+
+
+def test_every_shape_of_eight_devices():
+    shapes = [(d, f, 8 // (d * f)) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if 8 % (d * f) == 0]
+    assert len(shapes) == 10
+    for data, fsdp, tensor in shapes:
+        mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+        assert mesh.devices.shape == (data, fsdp, tensor)
+        assert mesh == sharding.make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor))
+        assert [device.id for device in mesh.devices.flat] == list(range(8))
+
+
+def pretended(**attributes):
+    """What a mesh is arranged by, of a device that is not here."""
+    return mock.Mock(spec=jax.Device, **attributes)
+
+
+def tpu_slices(count):
+    """Slices of 2 x 4 chips, listed in turn rather than one after the other."""
+    return [
+        pretended(
+            id=8 * part + i,
+            process_index=2 * part + i // 4,
+            slice_index=part,
+            coords=(i % 2, i // 2, 0),
+            core_on_chip=0,
+            platform="tpu",
+            device_kind="TPU v5 lite",
+        )
+        for i in range(8)
+        for part in range(count)
+    ]
+
+
+@pytest.mark.parametrize("fsdp, tensor", [(1, 1), (4, 1), (8, 1), (2, 4), (1, 8)])
+def test_only_data_runs_over_tpu_slices(fsdp, tensor):
+    mesh = sharding.make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor), tpu_slices(3))
+    assert mesh.devices.shape == (24 // (fsdp * tensor), fsdp, tensor)
+    assert len({device.id for device in mesh.devices.flat}) == 24
+    for group in mesh.devices:  # everything at one place of `data`
+        assert len({device.slice_index for device in group.flat}) == 1
+    # Replicas of one slice are neighbours along `data`, for sums inside it before those across.
+    order = [group.flat[0].slice_index for group in mesh.devices]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("config", [MeshConfig(fsdp=16), MeshConfig(fsdp=2, tensor=8)])
+def test_fsdp_and_tensor_do_not_leave_a_slice(config):
+    with pytest.raises(ConfigError, match=r"does not fit into each of 2 slices of 8, 8 devices"):
+        sharding.make_mesh(config, tpu_slices(2))
+
+
+def test_slices_of_two_sizes_are_refused():
+    with pytest.raises(ConfigError, match="2 slices of 8, 4 devices"):
+        sharding.make_mesh(MeshConfig(), sorted(tpu_slices(2), key=lambda d: d.id)[:12])
+
+
+def test_gpus_of_one_host_are_neighbours():
+    """One process for each GPU, dealt out to two hosts in turn; each host counts as a slice."""
+    gpus = [pretended(id=i, process_index=i, slice_index=i % 2, platform="gpu") for i in range(8)]
+    mesh = sharding.make_mesh(MeshConfig(tensor=4), gpus)
+    assert [[device.id for device in group.flat] for group in mesh.devices] == [
+        [0, 2, 4, 6],
+        [1, 3, 5, 7],
+    ]
+    # Unlike TPU slices, hosts may share the pieces of one parameter.
+    assert sharding.make_mesh(MeshConfig(fsdp=8), gpus).devices.shape == (1, 8, 1)
 
 
 def test_batch_is_split_over_data_and_fsdp():

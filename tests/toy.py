@@ -37,7 +37,10 @@ def task(noise=0.0):
         mlp = {"hidden": linear(3, (8, 16), 16), "out": linear(4, (16, 8), 8)}
         return {"toy": {"encoder": {"block_00": {"attn": attn}, "block_01": {"mlp": mlp}}}}
 
-    def loss(params, frozen, batch, rng):
+    def draw(rng, images):
+        return {"noise": noise * jax.random.normal(rng, (images,))} if noise else {}
+
+    def loss(params, frozen, batch):
         blocks = params["toy"]["encoder"]
         attn, mlp = blocks["block_00"]["attn"], blocks["block_01"]["mlp"]
         x = jnp.einsum("bd,dak->bak", batch["x"], attn["query"]["kernel"]) + attn["query"]["bias"]
@@ -45,13 +48,16 @@ def task(noise=0.0):
         x = jnp.tanh(x @ mlp["hidden"]["kernel"] + mlp["hidden"]["bias"])
         x = x @ mlp["out"]["kernel"] + mlp["out"]["bias"]
         error = jnp.square(x - frozen.get("scale", 1.0) * batch["y"]).mean(-1)
-        drawn = noise * jax.random.normal(rng, error.shape) if noise else 0.0
-        return PerExample(
-            error + drawn * x.mean(-1), batch["weight"], {"largest": jnp.abs(x).max(-1)}
-        )
+        error += batch.get("noise", 0.0) * x.mean(-1)
+        return PerExample(error, batch["weight"], {"largest": jnp.abs(x).max(-1)})
 
     return Task(
-        init=init, loss=loss, load_frozen=lambda: {}, initial=lambda: None, models=lambda _: {}
+        init=init,
+        loss=loss,
+        load_frozen=lambda: {},
+        initial=lambda: None,
+        models=lambda _: {},
+        draw=draw,
     )
 
 

@@ -51,15 +51,19 @@ def build(config: RunConfig) -> Task:
             for i, (name, network) in enumerate(networks.items())
         }
 
-    def loss(params: Params, frozen: Params, batch: Batch, rng: Array) -> PerExample:
+    def draw(rng: Array, images: int) -> Batch:
+        seen, masked = masking.choose(rng, images, grid * grid, visible)
+        return {"seen": seen, "masked": masked}
+
+    def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         pixels = images.normalise(batch["image"])
         target = _teacher_features(teacher, frozen["teacher"], pixels, grid, task)
-        # One draw for all students: they see the same patches of the same pictures.
-        seen, masked = masking.choose(rng, pixels.shape[0], grid * grid, visible)
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
         each: dict[str, Array] = {}
         for name, network in networks.items():
-            prediction = network.apply({"params": params[name]}, pixels, seen, masked)
+            # All students see the same patches of the same pictures.
+            split = batch["seen"], batch["masked"]
+            prediction = network.apply({"params": params[name]}, pixels, *split)
             assert isinstance(prediction, jax.Array)
             each[name] = compare(prediction, target)
         total = functools.reduce(jnp.add, each.values())
@@ -76,7 +80,14 @@ def build(config: RunConfig) -> Task:
     def models(params: Params) -> dict[str, TrainedModel]:
         return {name: _trained_model(variants.sam(name), params[name]) for name in students}
 
-    return Task(init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models)
+    return Task(
+        init=init,
+        loss=loss,
+        load_frozen=load_frozen,
+        initial=lambda: None,
+        models=models,
+        draw=draw,
+    )
 
 
 def _teacher_config(name: str) -> SamVitConfig:

@@ -53,8 +53,8 @@ def build(config: RunConfig) -> Task:
     def init(rng: Array) -> Params:
         return {task.model: efficient_sam.init(sam_config, rng)}
 
-    def loss(params: Params, frozen: Params, batch: Batch, rng: Array) -> PerExample:
-        del frozen, rng  # nothing is frozen, and the first prompts come with the batch
+    def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
+        del frozen  # nothing is, and the first prompts come with the batch
         variables = {"params": params[task.model]}
         pixels = images.normalise(batch["image"])
         embedding = model.apply(variables, pixels, method=Sam.encode)

@@ -35,7 +35,9 @@ class Task:
     """What is learned. Parameters are nested dicts whose top-level keys are model names.
 
     init: key -> parameters. Traceable, so that they can be born sharded.
-    loss: (parameters, frozen, batch, key) -> one value per example. Pure and traceable.
+    loss: (parameters, frozen, batch) -> one value per example. Pure and traceable.
+    draw: (key, images) -> every random choice of one update, one a row, which `loss` finds in its
+        batch: made before the batch is cut, so that micro-batches choose what the whole would.
     load_frozen: weights that the loss reads but nothing changes, on the host; {} for none.
     initial: host arrays to start from, a subset of init's leaves, or None to start from scratch;
         called for a fresh run only, and the first to read what the run starts from.
@@ -43,7 +45,8 @@ class Task:
     """
 
     init: Callable[[Array], Params]
-    loss: Callable[[Params, Params, Batch, Array], PerExample]
+    loss: Callable[[Params, Params, Batch], PerExample]
     load_frozen: Callable[[], Params]
     initial: Callable[[], Params | None]
     models: Callable[[Params], Mapping[str, TrainedModel]]
+    draw: Callable[[Array, int], Batch] = lambda key, images: {}

@@ -70,29 +70,31 @@ def mean_gradient(
 
     Sums are accumulated and divided once, so uneven weights count alike however the batch is cut.
     """
+    images = len(jax.tree.leaves(batch)[0])
+    drawn = jax.lax.with_sharding_constraint(task.draw(rng, images), place)
+    batch = {**batch, **drawn}
 
-    def weighted_sums(params: Params, part: Batch, rng: Array) -> tuple[Array, Metrics]:
-        each = task.loss(params, frozen, part, rng)
+    def weighted_sums(params: Params, part: Batch) -> tuple[Array, Metrics]:
+        each = task.loss(params, frozen, part)
         values = {"loss": each.loss, **each.metrics}
         sums = {name: jnp.sum(value * each.weight) for name, value in values.items()}
         return sums["loss"], sums | {"weight": jnp.sum(each.weight)}
 
-    def gradient_sums(part: Batch, rng: Array) -> tuple[Params, Metrics]:
-        grads, sums = jax.grad(weighted_sums, has_aux=True)(params, part, rng)
+    def gradient_sums(part: Batch) -> tuple[Params, Metrics]:
+        grads, sums = jax.grad(weighted_sums, has_aux=True)(params, part)
         return grads, sums
 
     if accumulate == 1:
-        grads, sums = gradient_sums(batch, rng)
+        grads, sums = gradient_sums(batch)
     else:
         parts = jax.tree.map(lambda x: micro_batches(x, accumulate, place), batch)
-        keys = jax.random.split(rng, accumulate)
 
-        def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient_sums(*part)), None
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, gradient_sums(part)), None
 
-        shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], parts), keys[0])
+        shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(add, zeros, (parts, keys))
+        (grads, sums), _ = jax.lax.scan(add, zeros, parts)
     # A batch of padding alone has no gradient, rather than one of 0/0.
     share = 1.0 / jnp.maximum(sums.pop("weight"), jnp.finfo(jnp.float32).tiny)
     return jax.tree.map(lambda x: x * share, (grads, sums))

@@ -78,6 +78,37 @@ def test_processes_read_together_what_one_reads_alone(
     assert loader.local_rows(placement, batch) == tuple(range(batch))
 
 
+@given(
+    seeds,
+    st.integers(1, 50),
+    st.lists(st.tuples(st.sampled_from([1, 2, 4, 8]), st.integers(1, 4)), min_size=1, max_size=4),
+)
+def test_f28_any_hosts_and_resume_steps_read_the_same_ids(
+    seed: int, records: int, parts: list[tuple[int, int]]
+):
+    """A run in parts, each of so many hosts and updates: in the end every id once an epoch."""
+    mesh, batch = sharding.make_mesh(MeshConfig()), 16
+    placement, devices = sharding.batch(mesh), list(mesh.devices.flat)
+    order, step, read = loader.Order(records, seed), 0, []
+    for hosts, updates in parts:
+        share = len(devices) // hosts
+        held = [
+            loader.local_rows(placement, batch, devices[i * share : (i + 1) * share])
+            for i in range(hosts)
+        ]
+        for done in range(step, step + updates):  # every host has a part of every batch
+            found = {
+                row: order[loader.position(done * len(rows) + slot, rows, batch)]
+                for rows in held
+                for slot, row in enumerate(rows)
+            }
+            read.extend(found[row] for row in range(batch))
+        step += updates
+    assert read == [order[position] for position in range(step * batch)]
+    for epoch in range(step * batch // records):
+        assert sorted(index for e, index in read if e == epoch) == list(range(records))
+
+
 @given(seeds, st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 30))
 def test_a_broken_record_is_replaced_by_the_same_other_one(
     seed: int, records: int, broken: set[int], position: int

@@ -4,9 +4,12 @@ import dataclasses
 import functools
 
 import jax
+import layouts
+import matrix
 import numpy as np
 import pytest
 import toy
+from layouts import Layout
 
 import configs
 from esam_jax import sharding, tasks
@@ -22,7 +25,7 @@ ONE = MeshConfig(data=1)
 def train(mesh_config, accumulate=1):
     """Three updates of the toy task: parameters and metrics, on the host."""
     cfg = toy.config(batch=16, mesh=mesh_config, accumulate=accumulate)
-    mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1 if accumulate == 1 else 0.0)
+    mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1)
     optimiser = optim.make(cfg.optim, cfg.steps)
     state = states.create(task, optimiser, cfg, mesh)
     update, batches = step.jit_step(task, optimiser, cfg, mesh, state, {}), toy.Stream(cfg, mesh)
@@ -107,3 +110,38 @@ def test_real_tasks_on_a_mesh(make, mesh):
     assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
     largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
     assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+
+
+alone = functools.cache(layouts.train)
+
+
+def test_twenty_updates_of_sami_whatever_the_layout():
+    """One layout that changes everything at once; `matrix.py` trains each."""
+    losses, rows = alone(Layout(task="sami"))
+    layout = Layout(task="sami", data=2, fsdp=2, tensor=2, accumulate=2, remat="blocks")
+    ours, seen = layouts.train(layout)
+    assert layouts.difference(ours, losses) <= matrix.BOUND
+    cfg = layouts.config(layout)
+    assert rows == seen == layouts.expected_rows(cfg, 0, layouts.STEPS)[1]
+
+
+def test_twenty_updates_of_sami_in_bfloat16():
+    """bfloat16 rounds by 2 ** -9; the parameters, their moments and every norm stay float32."""
+    losses, rows = alone(Layout(task="sami"))
+    ours, seen = layouts.train(Layout(task="sami", dtype="bfloat16"))
+    assert seen == rows
+    assert 2.0**-16 < layouts.difference(ours, losses) < 4 * 2.0**-9
+
+
+@pytest.mark.parametrize(
+    "count, devices, runs",
+    [
+        (2, 2, [Layout(data=2, fsdp=2, accumulate=2), Layout(tensor=4)]),
+        (4, 1, [Layout(fsdp=4, accumulate=4)]),
+    ],
+)
+def test_twenty_updates_in_real_processes(count, devices, runs):
+    losses, rows = alone(Layout())
+    for ours, seen in matrix.in_processes(runs, count, devices):
+        assert layouts.difference(ours, losses) <= matrix.BOUND
+        assert seen == rows

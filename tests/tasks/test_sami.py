@@ -37,7 +37,11 @@ def _run(config, batch):
     task = tasks.build(config)
     params = jax.jit(task.init)(jax.random.key(0))
     frozen = task.load_frozen()
-    return task, params, frozen, jax.jit(task.loss)(params, frozen, batch, jax.random.key(5))
+    return task, params, frozen, jax.jit(task.loss)(params, frozen, _with_choices(task, batch))
+
+
+def _with_choices(task, batch, seed=5):
+    return batch | task.draw(jax.random.key(seed), len(batch["image"]))
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
@@ -75,9 +79,8 @@ def test_students_from_one_teacher_pass_learn_as_apart(batch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "sam", lambda n: whole if n == "_test_small" else original(n))
         task, params, frozen, out = _run(both, batch)
-        alone = tasks.build(config).loss(
-            {"efficientsam_nano": params["efficientsam_nano"]}, frozen, batch, jax.random.key(5)
-        )
+        student = {"efficientsam_nano": params["efficientsam_nano"]}
+        alone = tasks.build(config).loss(student, frozen, _with_choices(task, batch))
         names = set(task.models(params))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
@@ -124,7 +127,7 @@ def test_no_gradient_reaches_the_teacher(batch):
     params, frozen = jax.jit(task.init)(jax.random.key(0)), task.load_frozen()
 
     def total(frozen):
-        return task.loss(params, frozen, batch, jax.random.key(1)).loss.sum()
+        return task.loss(params, frozen, _with_choices(task, batch)).loss.sum()
 
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(jax.grad(total)(frozen)))
 

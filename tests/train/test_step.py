@@ -19,7 +19,7 @@ MESH = sharding.make_mesh(MeshConfig(data=2))
 def linear_task():
     """loss = w * x per example, so that the gradient is the weighted mean of x."""
 
-    def loss(params, frozen, batch, rng):
+    def loss(params, frozen, batch):
         each = params["m"]["norm"]["scale"] * batch["x"]
         return PerExample(each, batch["weight"], {"twice": 2 * each})
 
@@ -71,16 +71,21 @@ def test_accumulation_changes_nothing_but_rounding():
         assert float(metrics[name]) == pytest.approx(float(value), rel=1e-5)
 
 
-def test_micro_batches_draw_apart():
-    def loss(params, frozen, batch, rng):
-        drawn = jax.random.normal(rng, batch["x"].shape)
-        return PerExample(params["m"] * drawn, jnp.ones(drawn.shape), {})
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_draws_do_not_depend_on_how_the_batch_is_cut(accumulate):
+    def loss(params, frozen, batch):
+        return PerExample(params["m"] * batch["x"] * batch["drawn"], batch["x"], {})
 
-    task = Task(loss=loss, init=dict, load_frozen=dict, initial=lambda: None, models=dict)
-    rng = jax.random.key(7)
-    grads, _ = gradient(task, {"m": 1.0}, {"x": np.ones(4, np.float32)}, 2, rng)
-    draws = [jax.random.normal(key, (2,)) for key in jax.random.split(rng)]
-    assert float(grads["m"]) == pytest.approx(float(jnp.mean(jnp.stack(draws))), rel=1e-6)
+    def draw(rng, images):
+        return {"drawn": jax.random.normal(rng, (images,))}
+
+    task = Task(
+        loss=loss, init=dict, load_frozen=dict, initial=lambda: None, models=dict, draw=draw
+    )
+    rng, x = jax.random.key(7), np.arange(1.0, 9.0, dtype=np.float32)
+    grads, _ = gradient(task, {"m": 1.0}, {"x": x}, accumulate, rng)
+    drawn = np.asarray(jax.random.normal(rng, (8,)))
+    assert float(grads["m"]) == pytest.approx(float(np.sum(x**2 * drawn) / x.sum()), rel=1e-5)
 
 
 def test_micro_batches_stay_where_they_are():
