@@ -3,7 +3,7 @@
 # One process a node by default; one a GPU with --ntasks-per-node=8 --gpus-per-task=1.
 # A run that dies is started again as launch/local.sh does it (RESTARTS, PAUSE). Before the time
 # limit and on preemption Slurm tells the processes alone to end: they save and the job is requeued.
-# `scancel --full --signal=TERM JOB` tells this script too: the state is saved, the job ends.
+# `scancel --batch --signal=TERM JOB` tells this script: the state is saved and the job ends.
 #SBATCH --job-name=esam
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -17,7 +17,7 @@ say() { echo "launch: $*" >&2; }
 newest() { printf '%s\n' "$workdir"/checkpoints/* | sed -n 's|.*/\([0-9][0-9]*\)$|\1|p' | sort -n | tail -n 1; }
 
 (($# >= 2)) || { say "write sbatch [OPTIONS] launch/slurm.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
-config=$1 workdir=$2 told='' code=0
+config=$1 workdir=$2 told=''
 # This script runs on the first node, where process 0 listens: there, on one INTERFACE only.
 if [[ ${INTERFACE-} ]]; then
     address=$(ip -4 -o addr show dev "$INTERFACE" | awk '{sub("/.*", "", $4); print $4; exit}')
@@ -32,7 +32,9 @@ until [[ $told ]]; do
     # When one process has ended the others may still save: they have a minute before they are killed.
     srun --kill-on-bad-exit=0 --wait=60 esam train "$config" --workdir "$workdir" "${@:3}" &
     step=$!
-    while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done
+    wait "$step"
+    code=$?
+    while kill -0 "$step" 2>/dev/null; do wait "$step"; code=$?; done # a signal had cut it short
     ((code != 0 && code != 2)) || exit "$code"
     [[ ! $told ]] || break
     if ((code == 143)); then # the time is over or somebody needs the nodes
