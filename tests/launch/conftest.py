@@ -53,21 +53,25 @@ sys.exit(plan(number, attempt))
 
 
 class Launcher:
-    """launch/local.sh over a fake `esam` that runs `plan(number, attempt)`, and what it noted."""
+    """A launcher over a fake `esam` that runs `plan(number, attempt)`, and what that noted."""
 
-    def __init__(self, folder, plan):
+    def __init__(self, folder, plan="def plan(number, attempt): pass", script="local.sh"):
         self.folder, self.workdir = folder, folder / "run"
-        script = folder / "bin" / "esam"
-        script.parent.mkdir()
-        script.write_text(_FAKE.format(python=sys.executable, folder=str(folder), plan=plan))
-        script.chmod(0o755)
-        self.process = None
+        self.script, self.process = LAUNCH / script, None
+        (folder / "bin").mkdir()
+        self.tool("esam", _FAKE.format(python=sys.executable, folder=str(folder), plan=plan))
+
+    def tool(self, name, text):
+        """Puts a command on its path."""
+        path = self.folder / "bin" / name
+        path.write_text(text)
+        path.chmod(0o755)
 
     def start(self, *arguments, **environment):
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         settings = {"PATH": path, "JAX_PLATFORMS": "cpu", "PAUSE": "0", "GRACE": "20"}
         self.process = subprocess.Popen(
-            [str(LAUNCH / "local.sh"), "toy", str(self.workdir), *arguments],
+            [str(self.script), "toy", str(self.workdir), *arguments],
             env=os.environ | settings | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -103,8 +107,8 @@ class Launcher:
 def launcher(tmp_path):
     made = []
 
-    def make(plan):
-        made.append(Launcher(tmp_path, plan))
+    def make(*arguments, **keywords):
+        made.append(Launcher(tmp_path, *arguments, **keywords))
         return made[-1]
 
     yield make

@@ -177,9 +177,7 @@ def test_gpus_are_split(launcher, how, monkeypatch):
     environment = {"JAX_PLATFORMS": "", "PROCESSES": "2"}
     if how == "nvidia-smi":
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        tool = local.folder / "bin" / how
-        tool.write_text("#!/bin/sh\nprintf '%s\\n' 0 1 2 3\n")
-        tool.chmod(0o755)
+        local.tool(how, "#!/bin/sh\nprintf '%s\\n' 0 1 2 3\n")
     else:
         environment[how] = "0,1,2,3"
     assert local.run(**environment) == 0
