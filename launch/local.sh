@@ -1,8 +1,59 @@
 #!/usr/bin/env bash
-# One machine, all its devices: launch/local.sh CONFIG WORKDIR [--field.name value ...]
-# Started again after a crash, the run resumes by itself.
-set -euo pipefail
-config=${1:?usage: launch/local.sh CONFIG WORKDIR [--field.name value ...]}
-workdir=${2:?usage: launch/local.sh CONFIG WORKDIR [--field.name value ...]}
-shift 2
-exec esam train "$config" --workdir "$workdir" "$@"
+# One machine: [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]
+# A run that dies is started again from its newest checkpoint: RESTARTS times in a row at most
+# without a newer one, after PAUSE seconds, twice as many each time, five minutes at most. It ends
+# for good when it is done (0), when the user must mend something (2), or when this script is told
+# to stop (143, the state was saved). GRACE: seconds between asking a process to end and killing it.
+set -uo pipefail
+set -m # each process leads a group, so that its data workers can be killed with it
+
+say() { echo "launch: $*" >&2; }
+newest() { printf '%s\n' "$workdir"/checkpoints/* | sed -n 's|.*/\([0-9][0-9]*\)$|\1|p' | sort -n | tail -n 1; }
+join() { # as process $1 of those that meet at port $2, which is open to this machine alone
+    export JAX_NUM_PROCESSES=$processes JAX_PROCESS_ID=$1 JAX_CPU_COLLECTIVES_IMPLEMENTATION=gloo
+    export JAX_COORDINATOR_ADDRESS=127.0.0.1:$2 JAX_COORDINATOR_BIND_ADDRESS=127.0.0.1:$2
+    local IFS=, share=$((${#gpus[@]} / processes))
+    ((share == 0)) || export CUDA_VISIBLE_DEVICES="${gpus[*]:$1*share:share}"
+}
+start() {
+    local port=$((20000 + RANDOM % 10000)) number
+    while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do ((port++)); done # somebody answers there
+    pids=()
+    for ((number = 0; number < processes; number++)); do
+        ( ((processes == 1)) || join "$number" "$port"; exec esam train "$config" --workdir "$workdir" "$@") &
+        pids+=($!)
+    done
+}
+terminate() { ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null; }
+end() { # every process, for none can go on alone; SIGKILL also reaches stopped ones
+    terminate
+    for ((tick = 0; tick < grace * 5; tick++)); do kill -0 "${pids[@]}" 2>/dev/null || break; sleep 0.2; done
+    for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
+    wait
+}
+
+(($# >= 2 && ${PROCESSES:-1} > 0)) || { say "write [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
+config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() told=
+if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != cpu ]]; then
+    all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
+    IFS=, read -ra gpus <<<"$all"
+    ((${#gpus[@]} % processes == 0)) || { say "PROCESSES=$processes must divide ${#gpus[@]} GPUs"; exit 2; }
+fi
+trap 'told=yes; terminate' TERM INT
+best=$(newest) failures=0 pause=${PAUSE:-5}
+until [[ $told ]]; do
+    start "${@:3}"
+    # The first failure decides: what the other processes leave with follows from it.
+    for ((left = processes, code = 0; left > 0 && code == 0; left--)); do wait -n; code=$?; done
+    end
+    ((code != 0 && code != 2)) || exit "$code"
+    [[ ! $told ]] || break
+    now=$(newest)
+    ((${now:-0} <= ${best:-0})) || best=$now failures=0 pause=${PAUSE:-5}
+    ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures starts without progress"; exit "$code"; }
+    say "the run left with $code and is started again"
+    sleep "$pause" & pids=($!)
+    wait
+    pause=$((pause * 2 < 300 ? pause * 2 : 300))
+done
+exit 143

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# NAME=esam ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite SPOT=yes \
+#   NFS=10.0.0.2:/runs IMAGE=... launch/tpu_vm.sh CONFIG WORKDIR [--field.name value ...]
+# Queues for a slice, runs launch/local.sh in IMAGE on each of its hosts with NFS as /runs, and asks
+# for a new slice when this one was taken away; WORKDIR lies in /runs. Run it where it can stay: a
+# small VM, in tmux. Started again it ends what runs there and goes on. Told to stop, so does the run.
+set -uo pipefail
+
+say() { echo "launch: $*" >&2; }
+
+(($# >= 2)) || { say "write launch/tpu_vm.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
+for setting in NAME ZONE ACCELERATOR RUNTIME NFS IMAGE; do
+    [[ ${!setting-} ]] || { say "$setting is not set: see the head of launch/tpu_vm.sh"; exit 2; }
+done
+told='' stop="sudo docker stop --time 150 esam 2>/dev/null; sudo docker rm --force esam 2>/dev/null"
+registry=${IMAGE%%/*}
+run="$stop
+sudo gcloud auth configure-docker --quiet ${registry@Q}
+sudo docker volume create --opt type=nfs --opt o=addr=${NFS%%:*} --opt device=:${NFS#*:} esam &&
+sudo docker pull --quiet ${IMAGE@Q} &&
+sudo docker run --name esam --user root --privileged --network host --volume esam:/runs ${IMAGE@Q} ${*@Q}"
+
+queue() { gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
+state() { queue describe --format='value(state.state)' 2>/dev/null; }
+everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }
+rest() { sleep "$1" & wait $!; }
+
+trap 'told=yes' TERM INT
+failures=0 pause=${PAUSE:-30}
+until [[ $told ]]; do
+    now=$(state)
+    case $now in
+    ACTIVE)
+        everywhere "$run" &
+        wait $!
+        code=$?
+        [[ ! $told ]] || break
+        ((code != 0)) || { say "done; delete the slice: gcloud compute tpus queued-resources delete $NAME"; exit 0; }
+        [[ $(state) == ACTIVE ]] || { failures=0; continue; } # the slice was lost, whatever the code
+        ((code != 2)) || exit 2
+        ((failures++ < ${RESTARTS:-3})) || { say "gave up after $failures starts"; exit "$code"; }
+        say "the hosts left with $code and are started again"
+        rest "$pause"
+        ;;
+    FAILED | SUSPENDED) say "the slice is $now" && queue delete --force --quiet || exit 1 ;;
+    '') queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR" \
+        --runtime-version="$RUNTIME" ${SPOT:+--spot} || exit 1 ;;
+    *) rest "$pause" ;;
+    esac
+done
+everywhere "$stop"
+exit 143

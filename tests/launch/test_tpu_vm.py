@@ -1,0 +1,96 @@
+"""launch/tpu_vm.sh: a slice is asked for, used, and asked for again. gcloud is a stand-in."""
+
+import signal
+
+import pytest
+
+SETTINGS = {
+    "NAME": "run1",
+    "ZONE": "us-west4-a",
+    "ACCELERATOR": "v5litepod-16",
+    "RUNTIME": "v2-alpha-tpuv5-lite",
+    "NFS": "10.0.0.2:/vol",
+    "IMAGE": "us-docker.pkg.dev/p/r/esam:1",
+    "SPOT": "yes",
+}
+
+# Knows one queued resource, and runs what ssh is given here; `docker run` leaves as plan says.
+_GCLOUD = r"""#!/bin/bash
+cd {folder} || exit 1
+for last; do :; done
+case "$*" in
+    *" describe "*) cat state 2>/dev/null; exit 0 ;;
+    *" create "*) echo create "$@" >>said; echo ACTIVE >state ;;
+    *" delete "*) echo delete >>said; rm state ;;
+    *" ssh "*) exec bash -c "${{last#--command=}}" ;;
+    *) exit 9 ;;
+esac
+"""
+_SUDO = r"""#!/bin/bash
+cd {folder} || exit 1
+[[ "$*" == "docker run "* ]] || {{ echo "${{*:1:2}}" >>said; exit 0; }}
+echo "docker run" >>said
+printf '%s\n' "$@" >run
+{plan}
+"""
+
+
+@pytest.fixture
+def tpu(launcher):
+    def make(plan):
+        made = launcher(script="tpu_vm.sh")
+        made.tool("gcloud", _GCLOUD.format(folder=made.folder))
+        made.tool("sudo", _SUDO.format(folder=made.folder, plan=plan))
+        return made
+
+    return make
+
+
+def said(tpu):
+    return [line.split(" compute")[0] for line in (tpu.folder / "said").read_text().splitlines()]
+
+
+START = ["docker stop", "docker rm", "gcloud auth", "docker volume", "docker pull", "docker run"]
+
+
+def test_a_slice_is_asked_for_and_used(tpu):
+    launcher = tpu("exit 0")
+    assert launcher.run("--name", "it's two words", **SETTINGS) == 0
+    assert said(launcher) == ["create", *START]
+    create = (launcher.folder / "said").read_text().splitlines()[0]
+    assert "--accelerator-type=v5litepod-16" in create and create.endswith("--spot")
+    words = (launcher.folder / "run").read_text().splitlines()
+    image = words.index("us-docker.pkg.dev/p/r/esam:1")
+    assert words[image + 1 :] == ["toy", str(launcher.workdir), "--name", "it's two words"]
+
+
+def test_a_slice_that_was_taken_away_is_replaced(tpu):
+    launcher = tpu("[[ -e again ]] && exit 0\ntouch again\necho SUSPENDED >state\nexit 2")
+    assert launcher.run(**SETTINGS) == 0
+    assert said(launcher) == ["create", *START, "delete", "create", *START]
+
+
+def test_hosts_that_leave_are_started_again_a_number_of_times(tpu):
+    launcher = tpu("exit 255")
+    assert launcher.run(RESTARTS="1", **SETTINGS) == 255
+    assert said(launcher) == ["create", *START, *START]
+
+
+def test_what_the_user_must_mend_is_not_tried_again(tpu):
+    launcher = tpu("exit 2")
+    assert launcher.run(**SETTINGS) == 2
+    assert said(launcher) == ["create", *START]
+
+
+def test_told_to_stop_it_stops_the_run(tpu):
+    launcher = tpu("touch ready.0.0\nexec sleep 1")
+    launcher.start(**SETTINGS).wait_for("ready")
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.finish() == 143
+    assert said(launcher) == ["create", *START, "docker stop", "docker rm"]
+
+
+def test_what_is_not_set_is_named(tpu):
+    launcher = tpu("exit 0")
+    assert launcher.run(**{**SETTINGS, "NFS": ""}) == 2
+    assert "NFS is not set" in launcher.errors
