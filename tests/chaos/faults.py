@@ -16,7 +16,7 @@ from chaos import hooks
 PAUSE_SECONDS = (0.5, 3.0)
 HOUR_SECONDS = 3600.0
 FULL_STEPS = (6, 12)  # how long a disk stays full
-_CHUNK = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,27 +126,31 @@ def _full_disk(scene):
     supervisor, ballast = scene.supervisor, scene.checkpoints.resolve().parent / "ballast"
     before, (_, start) = saved(scene.checkpoints), supervisor.step()
     steps = scene.rng.randrange(*FULL_STEPS)
+
+    def over():
+        fill(ballast)  # again, for older checkpoints may have gone
+        return supervisor.step()[1] >= start + steps
+
     try:
-        fill(ballast)
-        scene.wait(lambda: supervisor.step()[1] >= start + steps, "training on a full disk")
+        scene.wait(over, "training on a full disk")
         kept = saved(scene.checkpoints)
     finally:
         ballast.unlink(missing_ok=True)
-    if not set(before) & set(kept):
-        raise LostCheckpoints(f"checkpoints {before} were gone after the disk was full: {kept}")
-    newest = kept[-1]
-    scene.wait(lambda: saved(scene.checkpoints)[-1] > newest, "a save after the disk was freed")
-    return f"checkpoints' disk full for {steps} steps"
+    if before and not set(before) & set(kept):
+        raise LostCheckpointsError(f"of checkpoints {before} a full disk left none, but {kept}")
+    newest = max(kept, default=0)
+    scene.wait(lambda: saved(scene.checkpoints)[-1:] > [newest], "a save after the disk was freed")
+    return f"no room for checkpoints for {steps} steps"
 
 
-class LostCheckpoints(Exception):
+class LostCheckpointsError(Exception):
     """What must be kept is not there."""
 
 
 def fill(file):
-    """Writes zeros until the disk of `file` has no room."""
-    with file.open("wb", buffering=0) as ballast:
-        size = _CHUNK
+    """Appends zeros until the disk of `file` has no room."""
+    with file.open("ab", buffering=0) as ballast:
+        size = _CHUNK_BYTES
         while size:
             try:
                 ballast.write(b"\0" * size)
@@ -167,8 +171,8 @@ def _damage(change):
 
 
 def flip(checkpoint, rng):
-    """One bit of the largest file of the state: silent unless somebody compares checksums."""
-    file = _largest(checkpoint / "state")
+    """One bit: silent, in the arrays, unless somebody compares checksums."""
+    file = _some_file(checkpoint / "state", rng)
     data = bytearray(file.read_bytes())
     place = rng.randrange(len(data))
     data[place] ^= 1 << rng.randrange(8)
@@ -177,8 +181,8 @@ def flip(checkpoint, rng):
 
 
 def truncate(checkpoint, rng):
-    """The largest file ends early."""
-    file = _largest(checkpoint / "state")
+    """A file ends early."""
+    file = _some_file(checkpoint / "state", rng)
     size = rng.randrange(file.stat().st_size)
     with file.open("r+b") as handle:
         handle.truncate(size)
@@ -198,9 +202,10 @@ def delete_metadata(checkpoint, rng):
 
 
 def delete_shards(checkpoint, rng):
-    """All that the checkpoint holds."""
-    shutil.rmtree(checkpoint / "state" / "d")
-    return f"{checkpoint.name}/state/d deleted"
+    """All that one of the processes has written."""
+    folder = rng.choice(sorted((checkpoint / "state").glob("ocdbt.process_*")))
+    shutil.rmtree(folder)
+    return f"{_within(folder, checkpoint)} deleted"
 
 
 def _delete(file, checkpoint):
@@ -208,8 +213,10 @@ def _delete(file, checkpoint):
     return f"{_within(file, checkpoint)} deleted"
 
 
-def _largest(folder):
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+def _some_file(folder, rng):
+    """One of the files below a folder; every byte is as likely as any other to be in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return rng.choices(files, [path.stat().st_size for path in files])[0]
 
 
 def _within(file, checkpoint):

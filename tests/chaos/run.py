@@ -19,8 +19,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from chaos import disk, faults, plan, table, verdict
-from chaos.runner import Runner, Violation
+from chaos.runner import Runner, ViolationError
 from chaos.supervisor import Supervisor
+
 from esam_jax import config
 
 EVERY_STEPS = 4
@@ -79,7 +80,7 @@ def chaos(folder, seed, count, names, processes, seconds, say):
             violations = verdict.differences(
                 calm.workdir, stormy.workdir, calm.folder, stormy.folder, processes
             )
-        except Violation as violation:
+        except ViolationError as violation:
             violations = [str(violation)]
         if violations:
             say(f"last words:\n{running.tail()}")

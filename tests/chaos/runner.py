@@ -12,13 +12,13 @@ MOST_STARTS = 3  # in a row that end before their first update
 SURVIVED_STEPS = 3  # after a fault that must not end the run
 
 
-class Violation(Exception):
+class ViolationError(Exception):
     """The run broke a promise; the message says which."""
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What one fault did: the steps that were done twice, and the seconds until training went on."""
+    """What one fault did: steps that were done twice, and seconds until training went on."""
 
     fault: str
     step: int
@@ -43,7 +43,7 @@ class Runner:
         self.outcomes = []
 
     def run(self, strikes=()):
-        """Strikes one after the other, then waits for the end; Violation if a promise is broken."""
+        """Strikes one by one, then waits for the end; ViolationError if a promise is broken."""
         try:
             self._supervisor.start()
             for number, strike in enumerate(strikes):
@@ -77,8 +77,8 @@ class Runner:
         self._say(f"step {step}: {fault.name}")
         try:
             detail = fault.inject(scene)
-        except faults.LostCheckpoints as lost:
-            raise Violation(str(lost)) from lost
+        except faults.LostCheckpointsError as lost:
+            raise ViolationError(str(lost)) from lost
         if fault.ends:
             codes, lost = self._restart(fault)
         else:
@@ -97,11 +97,11 @@ class Runner:
         hung = supervisor.end(self._patience if fault.alone else 0)
         codes = supervisor.codes()
         if hung and fault.alone:
-            raise Violation(
+            raise ViolationError(
                 f"after {fault.name} processes {hung} did not end within {self._patience} s"
             )
         if fault.name.startswith("terminate") and set(codes) != {TERMINATED}:
-            raise Violation(f"{fault.name} ended the processes with {codes}, not {TERMINATED}")
+            raise ViolationError(f"{fault.name} ended the processes with {codes}, not {TERMINATED}")
         at = supervisor.last_step()
         supervisor.start()
         self._wait(lambda: supervisor.step()[0] is not None, "the first step after a restart")
@@ -109,7 +109,7 @@ class Runner:
         return codes, at - first
 
     def _wait(self, condition, what):
-        """Waits for `condition`; a life that ends meanwhile is followed by another, as by launch/."""
+        """Waits for `condition`; a life that ends meanwhile is followed by another."""
 
         def met():
             if condition():
@@ -129,9 +129,11 @@ class Runner:
         if set(codes) == {DONE}:
             return
         if MENDABLE in codes:
-            raise Violation(f"the run needed a hand: its processes left with {codes}")
+            raise ViolationError(f"the run needed a hand: its processes left with {codes}")
         if self._futile == MOST_STARTS:
-            raise Violation(f"{MOST_STARTS} starts in a row came to nothing: exit codes {codes}")
+            raise ViolationError(
+                f"{MOST_STARTS} starts in a row came to nothing: exit codes {codes}"
+            )
         self._say(f"    processes left with {codes} by themselves; starting again")
         self.unplanned += 1
         supervisor.start()
@@ -142,7 +144,7 @@ class Runner:
         def met():
             codes = self._supervisor.codes()
             if any(code is not None for code in codes):
-                raise Violation(f"processes left with {codes} while waiting for {what}")
+                raise ViolationError(f"processes left with {codes} while waiting for {what}")
             return condition()
 
         self._until(met, what)
@@ -152,7 +154,7 @@ class Runner:
         while not condition():
             now = time.monotonic()
             if now > self._deadline:
-                raise Violation(f"the time was over when {self._left}, waiting for {what}")
+                raise ViolationError(f"the time was over when {self._left}, waiting for {what}")
             if now > begin + STALL_SECONDS:
-                raise Violation(f"nothing happened in {STALL_SECONDS} s, waiting for {what}")
+                raise ViolationError(f"nothing happened in {STALL_SECONDS} s, waiting for {what}")
             time.sleep(0.02)

@@ -81,7 +81,7 @@ class Supervisor:
             self.processes[number].send_signal(kind)
 
     def end(self, patience):
-        """Waits so many seconds for all to end by themselves, then kills; the numbers of the killed.
+        """Waits so many seconds for all to end by themselves, then kills; who had to be killed.
 
         Stopped processes cannot end and are not waited for, nor counted; SIGKILL ends them too. The
         group takes whatever they have started.

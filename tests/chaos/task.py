@@ -6,6 +6,7 @@
 import dataclasses
 
 from chaos import hooks
+
 from esam_jax.config import (
     CropConfig,
     DataConfig,

@@ -1,17 +1,18 @@
 """Whether a disturbed run came to the same as the undisturbed one: a list of what differs."""
 
 import json
+import re
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
-
 from chaos import hooks
 from chaos.faults import saved
 from chaos.supervisor import read_journal
 
 NUMBERS = ("loss", "grad_norm", "param_norm", "update_ratio", "learning_rate")
-# Where processes that hung left their stacks: evidence, and meant to stay.
-MAY_REMAIN = ("stacks",)
+# What is meant to stay: checkpoints that were set aside, and the stacks of processes that hung.
+MAY_REMAIN = re.compile(r"checkpoints/\d+\.(damaged|uncommitted)(\.\d+)?|stacks(/.*)?")
 _MOST_NAMED = 5
 
 
@@ -42,18 +43,16 @@ def _parameters(calm, stormy):
 
 
 def _arrays(workdir, step):
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore((workdir / "checkpoints" / str(step) / "state").absolute())
-    return dict(_leaves(tree))
-
-
-def _leaves(tree, path=""):
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in items:
-        if isinstance(value, dict | list | tuple):
-            yield from _leaves(value, f"{path}{key}/")
-        elif value is not None:
-            yield f"{path}{key}", np.asarray(value)
+    """As plain arrays, whatever mesh they were saved from."""
+    folder = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        plain = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            reader.metadata(folder).item_metadata.tree,
+        )
+        tree = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def _same_bits(a, b):
@@ -81,14 +80,20 @@ def _metrics(calm, stormy):
     if len(ours) != len({step for step, _ in ours}):
         found.append("metrics.jsonl has several lines for one step")
     ours, theirs = dict(ours), dict(theirs)
-    wrong = sorted(step for step in ours.keys() | theirs.keys() if ours.get(step) != theirs.get(step))
-    return found + ([_listed("steps with other or no numbers in metrics.jsonl", wrong)] if wrong else [])
+    wrong = sorted(
+        step for step in ours.keys() | theirs.keys() if ours.get(step) != theirs.get(step)
+    )
+    return found + (
+        [_listed("steps with other or no numbers in metrics.jsonl", wrong)] if wrong else []
+    )
 
 
 def _lines(file):
     lines = map(json.loads, file.read_text().splitlines())
     return [
-        (line["step"], tuple(line.get(name) for name in NUMBERS)) for line in lines if "loss" in line
+        (line["step"], tuple(line.get(name) for name in NUMBERS))
+        for line in lines
+        if "loss" in line
     ]
 
 
@@ -104,14 +109,10 @@ def _batches(calm, stormy):
 
 def _names(calm, stormy):
     """Nothing is left over: no half-written file or checkpoint, no lease."""
-    left = sorted(_tree(stormy) - _tree(calm))
-    left = [name for name in left if name.split("/")[0] not in MAY_REMAIN]
-    inside = [
-        str(path.relative_to(stormy))
-        for path in (stormy / "checkpoints").rglob("*")
-        if "tmp" in path.name
-    ]
-    return [_listed("left over", left + inside)] if left or inside else []
+    left = sorted(name for name in _tree(stormy) - _tree(calm) if not MAY_REMAIN.fullmatch(name))
+    last = stormy / "checkpoints" / str(saved(stormy / "checkpoints")[-1])
+    left += [path.name for path in last.rglob("*") if "tmp" in path.name or path.name[0] == "."]
+    return [_listed("left over", left)] if left else []
 
 
 def _tree(workdir):
