@@ -1,10 +1,9 @@
 """Stands for `esam train` in tests of the runner: the same signs of life, in milliseconds.
 
-python pretender.py FOLDER WORKDIR NUMBER_OF_STEPS [how]: `deaf` ignores SIGTERM and dead peers,
+python pretender.py FOLDER WORKDIR NUMBER_OF_STEPS [how]: `deaf` never notices that a peer is gone,
 `mend` leaves with exit code 2 at once.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -13,53 +12,56 @@ import time
 from pathlib import Path
 
 folder, workdir, last, *how = sys.argv[1:]
+folder, checkpoints = Path(folder), Path(workdir) / "checkpoints"
 me, count = (int(os.environ[f"JAX_{name}"]) for name in ("PROCESS_ID", "NUM_PROCESSES"))
-checkpoints, over = Path(workdir) / "checkpoints", Path(folder) / "over"
+life = os.environ["JAX_COORDINATOR_ADDRESS"].rpartition(":")[2]  # every life has another port
+arrivals = [folder / f"arrivals-{life}-{number}" for number in range(count)]
+stop_file = folder / f"stop-{life}"
 told = []
-signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in how else lambda *_: told.append(True))
 
 
-def write(**line):
-    with (Path(folder) / f"journal-{me}.jsonl").open("a", buffering=1) as journal:
-        journal.write(json.dumps(line) + "\n")
+def tell(file, text):
+    with file.open("a") as handle:
+        handle.write(text)
 
 
-def alive(pid):
+def meet():
+    """A collective: nobody goes on before all have come as often."""
+    tell(arrivals[me], f"{os.getpid():<9}\n")
+    times = arrivals[me].stat().st_size
+    while not all(file.exists() and file.stat().st_size >= times for file in arrivals):
+        if "deaf" not in how and not all(map(alive, arrivals)):
+            sys.exit(134)
+        time.sleep(0.002)
+
+
+def alive(file):
+    """Whether the one who arrives there is still running, or yet to come."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        pid = file.read_text()[:9].strip()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return not file.exists()
+    return state not in "ZX"
 
 
-def peers():
-    """Who is there, by files that carry the coordinator's port: the name of this life."""
-    port = os.environ["JAX_COORDINATOR_ADDRESS"].rpartition(":")[2]
-    (Path(folder) / f"pid-{port}-{me}").write_text(str(os.getpid()))
-    files = [Path(folder) / f"pid-{port}-{number}" for number in range(count)]
-    while not all(file.exists() and file.read_text() for file in files):
-        time.sleep(0.005)
-    return [int(file.read_text()) for file in files]
-
-
+signal.signal(signal.SIGTERM, lambda *_: told.append(True))
 if "mend" in how:
     sys.exit(2)
-everyone = peers()
+meet()
 checkpoints.mkdir(parents=True, exist_ok=True)
 first = max((int(path.name) for path in checkpoints.glob("*")), default=0)
-write(life=os.getpid(), step=first)
+journal = folder / f"journal-{me}.jsonl"
+tell(journal, json.dumps({"life": os.getpid(), "step": first}) + "\n")
 for step in range(first + 1, int(last) + 1):
-    write(step=step, digest=step)
+    meet()
+    tell(journal, json.dumps({"step": step, "digest": step}) + "\n")
     time.sleep(0.02)
-    stop = bool(told)
-    if stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough, and not while it leaves
-        for pid in everyone:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)  # all stop, whoever was told
-    elif "deaf" not in how and not over.exists() and not all(map(alive, everyone)):
-        sys.exit(134)
+    if told and not stop_file.exists():
+        tell(stop_file, str(step + 2))  # by then, all have seen it
+    stop = stop_file.exists() and stop_file.read_text() == str(step)
     if me == 0 and (stop or step % 4 == 0):
         (checkpoints / str(step)).mkdir(exist_ok=True)
     if stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(143)
-over.touch()

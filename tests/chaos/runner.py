@@ -71,7 +71,7 @@ class Runner:
 
     def _strike(self, fault):
         supervisor, unplanned = self._supervisor, self.unplanned
-        _, step = supervisor.step()
+        (_, step), lives = supervisor.step(), supervisor.begun()
         begin = time.monotonic()
         scene = faults.Scene(supervisor, self._checkpoints, self._rng, self._wait_alive)
         self._say(f"step {step}: {fault.name}")
@@ -79,19 +79,20 @@ class Runner:
             detail = fault.inject(scene)
         except faults.LostCheckpointsError as lost:
             raise ViolationError(str(lost)) from lost
+        self._say(f"    {detail}")
         if fault.ends:
-            codes, lost = self._restart(fault)
+            codes = self._restart(fault)
         else:
             self._wait_alive(lambda: supervisor.step()[1] >= step + SURVIVED_STEPS, "the next step")
-            codes, lost = supervisor.codes(), 0
-        seconds = time.monotonic() - begin
+            codes = supervisor.codes()
+        seconds, lost = time.monotonic() - begin, supervisor.repeated(since=lives)
         outcome = Outcome(fault.name, step, detail, codes, lost, round(seconds, 2))
         outcome.unplanned_starts = self.unplanned - unplanned
-        self._say(f"    {detail}: exit codes {codes}, {lost} steps lost, {seconds:.1f} s")
+        self._say(f"    exit codes {codes}, {lost} steps lost, {seconds:.1f} s")
         return outcome
 
     def _restart(self, fault):
-        """The exit codes of the life that a fault ended, and the steps that the next does again."""
+        """The exit codes of the life that a fault ended; the next one has begun to train."""
         supervisor = self._supervisor
         self._until(lambda: any(code is not None for code in supervisor.codes()), "a process's end")
         hung = supervisor.end(self._patience if fault.alone else 0)
@@ -102,11 +103,9 @@ class Runner:
             )
         if fault.name.startswith("terminate") and set(codes) != {TERMINATED}:
             raise ViolationError(f"{fault.name} ended the processes with {codes}, not {TERMINATED}")
-        at = supervisor.last_step()
         supervisor.start()
         self._wait(lambda: supervisor.step()[0] is not None, "the first step after a restart")
-        first, _ = supervisor.step()
-        return codes, at - first
+        return codes
 
     def _wait(self, condition, what):
         """Waits for `condition`; a life that ends meanwhile is followed by another."""
@@ -115,7 +114,9 @@ class Runner:
             if condition():
                 return True
             codes = self._supervisor.codes()
-            if any(code is not None for code in codes) and set(codes) != {DONE}:
+            if set(codes) == {DONE}:
+                raise ViolationError(f"the run was done before its time, while waiting for {what}")
+            if any(code is not None for code in codes):
                 self._start_again()
             return False
 

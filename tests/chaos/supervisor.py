@@ -112,10 +112,19 @@ class Supervisor:
             return None, 0
         return lines[begun[-1]]["step"], lines[-1]["step"]
 
-    def last_step(self):
-        """The last update that any life has begun."""
-        lines = read_journal(hooks.journal(self.folder, 0))
-        return next((line["step"] for line in reversed(lines) if "digest" in line), 0)
+    def repeated(self, since):
+        """Updates that lives had to do again which began after so many lives."""
+        last, lives, total = 0, 0, 0
+        for line in read_journal(hooks.journal(self.folder, 0)):
+            if "life" in line:
+                lives += 1
+                total += last - line["step"] if lives > since else 0
+            last = line["step"]
+        return total
+
+    def begun(self):
+        """Lives so far that came to train."""
+        return sum("life" in line for line in read_journal(hooks.journal(self.folder, 0)))
 
     def tail(self, lines=15):
         """The last words of every process, for a report."""

@@ -44,7 +44,7 @@ def test_a_seed_draws_the_same_strikes_and_every_kind_before_any_twice():
 def test_an_undisturbed_run_ends_by_itself(tmp_path):
     watched = supervisor(tmp_path, 12)
     runner(watched).run()
-    assert watched.codes() == [0, 0] and watched.lives == 1 and watched.last_step() == 12
+    assert watched.codes() == [0, 0] and watched.lives == 1 and watched.step() == (0, 12)
 
 
 def test_every_signal_ends_or_spares_the_run_and_costs_what_the_journal_says(tmp_path):
