@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -20,9 +21,7 @@ if __name__ == "__main__":
 
 from chaos import disk, faults, plan, table, verdict
 from chaos.runner import Runner, ViolationError
-from chaos.supervisor import Supervisor
-
-from esam_jax import config
+from chaos.supervisor import TERMINATED, Supervisor
 
 EVERY_STEPS = 4
 HEARTBEAT_SECONDS = 10
@@ -45,6 +44,7 @@ def main(argv=None):
     print(json.dumps(result) if options.json else result["table"])
     if result["violations"]:
         again = f"--seed {options.seed} --faults {options.faults} --processes {options.processes}"
+        again += f" --kinds {options.kinds}" if options.kinds else ""
         for violation in result["violations"]:
             print(f"chaos: seed {options.seed}: {violation}", file=sys.stderr)
         print(f"chaos: see {folder}; once more: run.py {again}", file=sys.stderr)
@@ -84,6 +84,8 @@ def chaos(folder, seed, count, names, processes, seconds, say):
             violations = [str(violation)]
         if violations:
             say(f"last words:\n{running.tail()}")
+            # Before the disk goes.
+            shutil.copytree(folder / "disk" / "checkpoints", folder / "checkpoints_as_left")
     return {
         "seed": seed,
         "processes": processes,
@@ -102,8 +104,7 @@ def _supervisor(folder, name, processes, steps):
     data, fsdp = MESHES[processes]
     keys = ["--steps", steps, "--save.every-steps", EVERY_STEPS]
     keys += ["--mesh.data", data, "--mesh.fsdp", fsdp]
-    if hasattr(config, "PeersConfig"):
-        keys += ["--peers.heartbeat-seconds", HEARTBEAT_SECONDS]
+    keys += ["--peers.heartbeat-seconds", HEARTBEAT_SECONDS]
     place = folder / name
     return Supervisor(place, place / "run", folder / "cache", processes, list(map(str, keys)))
 
@@ -125,4 +126,6 @@ def _parse(argv):
 
 
 if __name__ == "__main__":
+    # Told to end, it leaves neither processes nor a disk behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(main())

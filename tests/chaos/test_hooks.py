@@ -44,7 +44,7 @@ def test_the_journal_tells_batches_apart_and_the_same_ones_as_the_same(folder):
     assert digests[3] == digests[5]
 
 
-def test_a_thread_of_the_loader_breaks_once_and_its_error_arrives(folder):
+def test_f27_a_thread_of_the_loader_breaks_once_and_its_error_arrives(folder):
     hooks.request(folder, hooks.READER, 1).write_text("")
     with pytest.raises(RuntimeError, match="broke this thread"):
         batches(0, 2)
