@@ -26,6 +26,8 @@ def draw(seed, count, names, every_steps):
     """
     rng = random.Random(seed)
     kinds = [fault for fault in FAULTS if fault.name in names]
+    if not kinds:
+        raise ValueError("no kind of fault is left to draw from")
     drawn = []
     while len(drawn) < count:
         drawn += rng.sample(kinds, len(kinds))

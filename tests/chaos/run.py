@@ -66,38 +66,48 @@ def chaos(folder, seed, count, names, processes, seconds, say):
         runs = [
             _supervisor(folder, name, processes, steps) for name in ("undisturbed", "disturbed")
         ]
-        calm, stormy = runs
-        stormy.workdir.mkdir()
-        (folder / "disk" / "checkpoints").mkdir()
-        (stormy.workdir / "checkpoints").symlink_to(folder / "disk" / "checkpoints")
-        runner = Runner(stormy, random.Random(seed), deadline, HEARTBEAT_SECONDS, say)
-        violations, running = [], calm
-        try:
-            Runner(calm, None, deadline, HEARTBEAT_SECONDS, say).run()
-            say(f"{steps} steps undisturbed")
-            running = stormy
-            runner.run(strikes)
-            violations = verdict.differences(
-                calm.workdir, stormy.workdir, calm.folder, stormy.folder, processes
-            )
-        except ViolationError as violation:
-            violations = [str(violation)]
+        _put_checkpoints_on(folder / "disk", runs[1].workdir)
+        runners = [
+            Runner(run, random.Random(seed), deadline, HEARTBEAT_SECONDS, say) for run in runs
+        ]
+        violations = _violations(runs, runners, strikes, say)
         if violations:
-            say(f"last words:\n{running.tail()}")
+            say(f"last words:\n{runs[1].tail() or runs[0].tail()}")
             # Before the disk goes.
             shutil.copytree(folder / "disk" / "checkpoints", folder / "checkpoints_as_left")
+    outcomes = runners[1].outcomes
     return {
         "seed": seed,
         "processes": processes,
         "steps": steps,
-        "injected": len(runner.outcomes),
-        "unplanned_starts": runner.unplanned,
+        "injected": len(outcomes),
+        "unplanned_starts": runners[1].unplanned,
         "seconds": round(seconds - (deadline - time.monotonic()), 1),
         "violations": violations,
-        "summary": table.summary(runner.outcomes),
-        "faults": table.plain(runner.outcomes),
-        "table": table.text(runner.outcomes),
+        "summary": table.summary(outcomes),
+        "faults": table.plain(outcomes),
+        "table": table.text(outcomes),
     }
+
+
+def _violations(runs, runners, strikes, say):
+    """What was promised and not kept, in words."""
+    calm, stormy = runs
+    try:
+        runners[0].run()
+        say(f"undisturbed: {calm.step()[1]} steps")
+        runners[1].run(strikes)
+    except ViolationError as violation:
+        return [str(violation)]
+    return verdict.differences(
+        calm.workdir, stormy.workdir, calm.folder, stormy.folder, stormy.count
+    )
+
+
+def _put_checkpoints_on(small_disk, workdir):
+    (small_disk / "checkpoints").mkdir()
+    workdir.mkdir()
+    (workdir / "checkpoints").symlink_to(small_disk / "checkpoints")
 
 
 def _supervisor(folder, name, processes, steps):
