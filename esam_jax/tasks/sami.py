@@ -51,9 +51,12 @@ def build(config: RunConfig) -> Task:
             for i, (name, network) in enumerate(networks.items())
         }
 
+    def features(frozen: Params, image: Array) -> Array:
+        return _teacher_features(teacher, frozen["teacher"], images.normalise(image), grid, task)
+
     def loss(params: Params, frozen: Params, batch: Batch, rng: Array) -> PerExample:
         pixels = images.normalise(batch["image"])
-        target = _teacher_features(teacher, frozen["teacher"], pixels, grid, task)
+        target = features(frozen, batch["image"])
         # One draw for all students: they see the same patches of the same pictures.
         seen, masked = masking.choose(rng, pixels.shape[0], grid * grid, visible)
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
@@ -76,7 +79,14 @@ def build(config: RunConfig) -> Task:
     def models(params: Params) -> dict[str, TrainedModel]:
         return {name: _trained_model(variants.sam(name), params[name]) for name in students}
 
-    return Task(init=init, loss=loss, load_frozen=load_frozen, initial=lambda: None, models=models)
+    return Task(
+        init=init,
+        loss=loss,
+        load_frozen=load_frozen,
+        initial=lambda: None,
+        models=models,
+        features=features,
+    )
 
 
 def _teacher_config(name: str) -> SamVitConfig:

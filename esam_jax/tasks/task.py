@@ -40,6 +40,7 @@ class Task:
     initial: host arrays to start from, a subset of init's leaves, or None to start from scratch;
         called for a fresh run only, and the first to read what the run starts from.
     models: parameters -> what is written to the run's `model/`, by name.
+    features: (frozen, uint8 pictures) -> what the teacher makes of them; None without a teacher.
     """
 
     init: Callable[[Array], Params]
@@ -47,3 +48,4 @@ class Task:
     load_frozen: Callable[[], Params]
     initial: Callable[[], Params | None]
     models: Callable[[Params], Mapping[str, TrainedModel]]
+    features: Callable[[Params, Array], Array] | None = None

@@ -1,9 +1,9 @@
 """Checkpoints of a run: state by Orbax, and the config that it belongs to.
 
 `<workdir>/config.json` is the whole resolved config; `<workdir>/checkpoints/<step>/state` the
-parameters and moments after `step` updates, with a `checksums` item beside it. The position in the
-data is the step itself. Orbax writes in the background under a temporary name and renames last: a
-killed save leaves no step.
+parameters, moments and position in the data after `step` updates, with a `checksums` item beside
+it. Orbax writes in the background under a temporary name and renames last: a killed save leaves no
+step.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.train import replicas
 from esam_jax.train.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -32,6 +32,8 @@ MAY_DIFFER = (
     "name",
     "log_every_steps",
     "save",
+    "guard.max_skipped",
+    "guard.max_rollbacks",
     "guard.checksum_every_steps",
     "guard.hang_seconds",
     "profile",
@@ -92,6 +94,12 @@ class Checkpoints:
         step = self.latest()
         assert step is not None
         return _restore(self._manager, self._folder, step, template)
+
+    def go_back(self, step: int) -> None:
+        """Drops what was saved after `step`, so that it is the newest."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing in the background; the state is copied before this returns."""
@@ -187,15 +195,8 @@ def checksums(state: TrainState) -> dict[str, int]:
     TensorStore guards its indices, but loads a flipped bit of a large array without a word.
     """
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    sums = jax.device_get([_word_sum(leaf) for _, leaf in leaves])
+    sums = jax.device_get([replicas.word_sum(leaf) for _, leaf in leaves])
     return {sharding.name(path): int(total) for (path, _), total in zip(leaves, sums)}
-
-
-@jax.jit
-def _word_sum(x: jax.Array) -> jax.Array:
-    """Sum of the bit patterns modulo 2 ** 32: integers, so that the order does not matter."""
-    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-    return jnp.sum(words, dtype=jnp.uint32)
 
 
 def to_json(cfg: RunConfig) -> dict[str, Any]:

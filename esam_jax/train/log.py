@@ -17,7 +17,7 @@ import jax
 from tqdm import tqdm
 
 from esam_jax.config import RunConfig
-from esam_jax.errors import TrainingError
+from esam_jax.train import guard
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -53,7 +53,8 @@ class Log:
         main, file = jax.process_index() == 0, workdir / METRICS_FILE
         lines = _truncate(file, first_step) if main else _until(file, first_step)
         # Of every host, or they would disagree on what to measure after a resume.
-        self.evaluated = {line["step"] for line in lines if "loss" not in line}
+        self.evaluated = {line["step"] for line in lines if not {"loss", "event"} & line.keys()}
+        self._events = [line for line in lines if "event" in line]
         self._file = (file if main else Path(os.devnull)).open("a")
         self._bar = tqdm(
             total=cfg.steps,
@@ -79,7 +80,7 @@ class Log:
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of update `step`; when a line is due, writes the one before it.
 
-        TrainingError names the first update whose loss or gradient was not finite.
+        TrainingError or guard.RollBack where the numbers say that the run must not go on.
         """
         self._bar.update(1)
         self._waiting.append((step, metrics))
@@ -90,7 +91,7 @@ class Log:
             self._drain(step, step - self._cfg.log_every_steps)
 
     def flush(self, step: int) -> None:
-        """Waits for the device; afterwards every update up to `step` is known to be finite."""
+        """Waits for the device; afterwards every update up to `step` has passed the guard."""
         self._drain(step, step)
 
     def restart_clock(self, step: int) -> None:
@@ -100,8 +101,16 @@ class Log:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
         line = {"step": step, **values, "seconds": round(time.monotonic() - self._begin, 3)}
-        self._file.write(json.dumps(line) + "\n")
+        # JSON has no word for NaN and infinity.
+        odd = {name for name, x in line.items() if isinstance(x, float) and not math.isfinite(x)}
+        self._file.write(json.dumps(line | dict.fromkeys(odd)) + "\n")
         self._file.flush()
+
+    def event(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line about what happened; none if a run that resumed before it comes by again."""
+        told = [{name: line.get(name) for name in values} for line in self._events]
+        if dict(values) not in told:
+            self.write(step, values)
 
     def finish(self) -> None:
         """The last line of a run that is done; its mean rate leaves out only compilation."""
@@ -125,13 +134,13 @@ class Log:
         rate = self._rate(step)
         for (done, _), metrics in zip(due, fetched):
             values = {name: float(value) for name, value in metrics.items()}
-            require_finite(done, values)
-            if self._is_due(done):
+            if self._is_due(done) or values["skipped"]:
                 # The first update waited for the compiler: its line has no rate.
                 shared = {} if done == self._first_step + 1 else rate
                 self.write(done, values | shared | self._news_of_broken())
                 shown = {"loss": values["loss"], "examples/s": rate.get("examples_per_second", 0)}
                 self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+            guard.after(self._cfg.guard, done, values)
 
     def _is_due(self, done: int) -> bool:
         """Whether an update gets a line: the first and the last always, so that short runs talk."""
@@ -165,16 +174,6 @@ def say(text: str, progress: bool | None) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
-def require_finite(step: int, values: Mapping[str, float]) -> None:
-    """TrainingError unless the loss and the gradient of this update were finite."""
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(values[name]):
-            raise TrainingError(
-                f"{name} of step {step} is {values[name]}, but must be finite: the last checkpoint "
-                "is from before it; lower optim.peak_lr, set optim.clip_norm or look at the data"
-            )
-
-
 def read(file: Path) -> list[dict[str, Any]]:
     """Every whole line of a metrics file; [] where there is none."""
     if not file.exists():
@@ -205,5 +204,5 @@ def merged(file: Path) -> dict[str, Any]:
     """The last value of every metric in a file."""
     result: dict[str, Any] = {}
     for line in read(file):
-        result |= line
+        result |= {} if "event" in line else line
     return result

@@ -22,9 +22,11 @@ from esam_jax.data import loader, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import checkpoint, log, optim, plots
+from esam_jax.train import checkpoint, guard, log, optim, plots, teacher_check
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.replicas import Replicas
+from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
 from esam_jax.typing import Params
 
@@ -46,10 +48,32 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
-    workdir = Path(workdir)
+    back = None
+    with _sigterm() as terminated:
+        while True:
+            try:
+                return _run(cfg, Path(workdir), back, terminated, progress)
+            except guard.RollBack as spike:
+                # Less its frames, which hold the old state in the memory of the devices.
+                back = spike.with_traceback(None)
+
+
+def _run(
+    cfg: RunConfig,
+    workdir: Path,
+    back: guard.RollBack | None,
+    terminated: threading.Event,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """A run from where it stands to its end; `back` is the spike to go back from first.
+
+    Going back is starting anew in place: the one way that a killed run takes too.
+    """
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     first_step = checkpoint.newest(workdir)
+    if back is not None:
+        first_step = guard.target(back, checkpoint.steps(workdir), cfg.save.every_steps)
     so_far = log.merged(workdir / log.METRICS_FILE)
     if first_step == cfg.steps and "finished" in so_far:
         with Checkpoints(cfg, workdir):  # only compares the configs: the data may be gone by now
@@ -63,7 +87,9 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     task = tasks.build(cfg)
     start = task.initial() if first_step == 0 else None
 
-    with Checkpoints(cfg, workdir) as checkpoints, _sigterm() as terminated, _full_memory():
+    with Checkpoints(cfg, workdir) as checkpoints, _full_memory():
+        if back is not None:
+            checkpoints.go_back(first_step)
         optimiser = optim.make(cfg.optim, cfg.steps)
         template = states.abstract(task, optimiser, cfg, mesh)
         if first_step:
@@ -71,13 +97,18 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
+        state, event = (state, None) if back is None else guard.skip_ahead(back, state)
         frozen = states.load_frozen(task, cfg.compute, mesh)
+        teacher_check.check(task, cfg, mesh, frozen, workdir, resumed=first_step > 0)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
+        copies = Replicas(_copied(template, frozen), mesh, trusted=first_step)
 
         with (
-            contextlib.closing(loader.stream(cfg, mesh, first_step, source)) as batches,
+            contextlib.closing(loader.stream(cfg, mesh, int(state.batches), source)) as batches,
             log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
         ):
+            if event is not None:
+                report.event(first_step, event)
             # Nothing crosses between host and device unless it is asked for by name.
             with jax.transfer_guard("disallow"):
                 # The first round has no update: it makes up for an evaluation that was cut short.
@@ -86,6 +117,8 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
                         state, metrics = step_fn(state, frozen, next(batches))
                         report.after(done, metrics)
                         checkpoints.check()
+                        if _is_due(cfg.guard.checksum_every_steps, done):
+                            copies.compare(done, _copied(state, frozen))
                         stop = _agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             report.flush(done)  # raises rather than let a non-finite state be saved
@@ -111,8 +144,16 @@ def _evaluates(cfg: RunConfig, done: int) -> bool:
     """Whether the model is measured after `done` updates: as asked, and at the end."""
     if cfg.evaluate is None or done == 0:
         return False
-    every = cfg.evaluate.every_steps
-    return done == cfg.steps or (every is not None and done % every == 0)
+    return done == cfg.steps or _is_due(cfg.evaluate.every_steps, done)
+
+
+def _is_due(every_steps: int | None, done: int) -> bool:
+    return every_steps is not None and done % every_steps == 0
+
+
+def _copied(state: TrainState, frozen: Params) -> dict[str, Any]:
+    """What several devices hold copies of."""
+    return {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}
 
 
 def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mesh: Mesh) -> None:

@@ -27,20 +27,41 @@ _COMPILE_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensiv
 
 
 @flax.struct.dataclass
+class GuardState:
+    """What train/guard.py goes by: scalars in the state, so that a resumed run decides alike."""
+
+    skipped: Any  # int32: updates that were skipped so far, which the learning rate waits for
+    skipped_in_a_row: Any  # int32
+    losses: Any  # int32: finite ones so far
+    loss_mean: Any  # float32: their running mean
+    rollbacks: Any  # int32
+
+
+@flax.struct.dataclass
 class TrainState:
     """What an update changes and a checkpoint holds; `step` is the number of updates done.
 
-    The fields also hold the abstract arrays and shardings of the same tree.
+    `batches` is the position in the data: how many global batches were used or left out. The
+    fields also hold the abstract arrays and shardings of the same tree.
     """
 
     step: Any  # int32 scalar
     params: Any
     opt_state: Any
+    batches: Any  # int32 scalar
+    guard: Any  # GuardState
 
 
 def _fresh(task: Task, optimiser: optax.GradientTransformation, rng: Array) -> TrainState:
     params = task.init(rng)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        opt_state=optimiser.init(params),
+        batches=zero,
+        guard=GuardState(zero, zero, zero, jnp.zeros((), jnp.float32), zero),
+    )
 
 
 def init_key(seed: int) -> Array:

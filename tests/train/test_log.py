@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a line, in order, never twice, never after a non-finite loss."""
+"""metrics.jsonl: one object a line, in order, never twice, no update missing that was skipped."""
 
 import json
 import math
@@ -8,20 +8,27 @@ import jax.numpy as jnp
 import pytest
 import toy
 
+from esam_jax.config import GuardConfig
 from esam_jax.errors import TrainingError
 from esam_jax.train import log
 
 
-def metrics(loss, grad_norm=1.0):
-    return {"loss": jnp.float32(loss), "grad_norm": jnp.float32(grad_norm)}
+def metrics(loss, grad_norm=1.0, in_a_row=0):
+    """Of an update; `in_a_row` is how many were skipped up to this one."""
+    return {
+        "loss": jnp.float32(loss),
+        "grad_norm": jnp.float32(grad_norm),
+        "skipped": jnp.int32(in_a_row > 0),
+        "skipped_in_a_row": jnp.int32(in_a_row),
+    }
 
 
 def lines(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def start(folder, first_step=0, broken=None, every=2):
-    cfg = toy.config(log_every_steps=every)
+def start(folder, first_step=0, broken=None, every=2, max_skipped=10):
+    cfg = toy.config(log_every_steps=every, guard=GuardConfig(max_skipped=max_skipped))
     return log.Log(cfg, folder, first_step, lambda: broken or {}, progress=False)
 
 
@@ -63,16 +70,38 @@ def test_resumed_run_drops_what_it_does_anew(tmp_path):
 
 @pytest.mark.parametrize("bad", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}])
 def test_non_finite_numbers_name_their_step(tmp_path, bad):
-    with start(tmp_path, every=2) as report:
+    with start(tmp_path, every=2, max_skipped=1) as report:
         report.after(1, metrics(1.0))
         report.after(2, metrics(1.0))
-        report.after(3, metrics(**bad))
-        report.after(4, metrics(math.nan))
+        report.after(3, metrics(**bad, in_a_row=1))
+        report.after(4, metrics(math.nan, in_a_row=2))
         assert [line["step"] for line in lines(tmp_path)] == [1, 2]
         name = list(bad)[-1]
         with pytest.raises(TrainingError, match=f"^{name} of step 3 is {list(bad.values())[-1]}"):
             report.flush(4)
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_every_skipped_update_has_a_line_of_valid_json(tmp_path):
+    with start(tmp_path, every=4) as report:
+        for step, row in enumerate((0, 1, 2, 0, 0), 1):
+            report.after(step, metrics(math.nan if row else 1.0, in_a_row=row))
+        report.flush(5)
+    assert [(line["step"], line["skipped"]) for line in lines(tmp_path)] == [
+        (1, 0), (2, 1), (3, 1), (4, 0),
+    ]  # fmt: skip
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert lines(tmp_path)[1]["loss"] is None
+
+
+def test_events_are_told_once_and_are_no_evaluation(tmp_path):
+    for _ in range(2):  # the second run resumes and comes by the same
+        with start(tmp_path, first_step=2) as report:
+            report.event(2, {"event": "rollback", "from": 4})
+            report.event(2, {"event": "rollback", "from": 6})
+            assert report.evaluated == set()
+    assert [line["from"] for line in lines(tmp_path)] == [4, 6]
+    assert log.merged(tmp_path / "metrics.jsonl") == {}
 
 
 def test_broken_records_are_named_once(tmp_path):
