@@ -4,6 +4,7 @@
 answer is the same answer, because it names the update it is about and the position of its data.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
@@ -18,7 +19,7 @@ from esam_jax.errors import TrainingError
 from esam_jax.train.state import GuardState, TrainState
 
 
-class RollBack(Exception):  # noqa: N818: it is no error
+class RollBack(Exception):  # noqa: N818 (it is no error)
     """Update `step` was a spike: go back to before it, and on with the batch at `next_batch`.
 
     No fault, but a signal from where metrics are read to where a run begins.
@@ -120,5 +121,7 @@ def skip_ahead(back: RollBack, state: TrainState) -> tuple[TrainState, dict[str,
         "spike_loss": back.loss,
         "loss_mean": back.mean,
     }
-    guarded = state.guard.replace(rollbacks=put(back.rollbacks, state.guard.rollbacks))
-    return state.replace(batches=put(back.next_batch, state.batches), guard=guarded), event
+    rollbacks = put(back.rollbacks, state.guard.rollbacks)
+    guarded = dataclasses.replace(state.guard, rollbacks=rollbacks)
+    batches = put(back.next_batch, state.batches)
+    return dataclasses.replace(state, batches=batches, guard=guarded), event
