@@ -21,10 +21,6 @@ from esam_jax.typing import Params
 # Step s draws from fold_in(key, s); the parameters from a number that no step has.
 _INIT_STREAM = 2**32 - 1
 
-# The first parameters are drawn once. On the CPU, compiling those draws at full effort takes
-# longer than anything else before the first update: 21 s against 6 s for the nano model.
-_COMPILE_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 @flax.struct.dataclass
 class GuardState:
@@ -69,6 +65,17 @@ def init_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
 
 
+def compile_once(mesh: Mesh) -> dict[str, Any] | None:
+    """Compiler options for what runs a single time.
+
+    On the CPU, compiling the draws of the first parameters at full effort takes longer than
+    anything else before the first update: 21 s against 6 s for the nano model.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return quick if on_cpu else None
+
+
 def abstract(
     task: Task, optimiser: optax.GradientTransformation, cfg: RunConfig, mesh: Mesh
 ) -> TrainState:
@@ -93,11 +100,10 @@ def create(
     CheckpointError lists the leaves of `start` that fit nowhere.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, cfg, mesh))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
     fresh = jax.jit(
         functools.partial(_fresh, task, optimiser),
         out_shardings=places,
-        compiler_options=_COMPILE_ONCE if on_cpu else None,
+        compiler_options=compile_once(mesh),
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
     state = fresh(init_key(cfg.seed))

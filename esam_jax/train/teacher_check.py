@@ -25,6 +25,7 @@ from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, TrainingError
 from esam_jax.tasks.task import Task
 from esam_jax.train import replicas
+from esam_jax.train import state as states
 from esam_jax.typing import Params
 
 ANSWER_FILE = "teacher_answer.json"
@@ -97,7 +98,12 @@ def ask(task: Task, cfg: RunConfig, mesh: Mesh, frozen: Params) -> Answer:
             },
         }
 
-    found = jax.device_get(jax.jit(look, out_shardings=sharding.replicated(mesh))(frozen, pictures))
+    answer = jax.jit(
+        look,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=states.compile_once(mesh),
+    )
+    found = jax.device_get(answer(frozen, pictures))
     teacher = cfg.task.teacher
     if not found["finite"] or found["spread"] == 0:
         fault = "the same everywhere" if found["finite"] else "not finite"

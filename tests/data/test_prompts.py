@@ -3,6 +3,7 @@ import pytest
 
 from esam_jax.data import prompts
 from esam_jax.errors import DataError
+from esam_jax.typing import PADDING, PADDING_XY
 
 MASK = np.zeros((9, 14), bool)
 MASK[2:7, 3:12] = True

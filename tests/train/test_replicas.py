@@ -17,7 +17,7 @@ MESH = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
 
 def tree(mesh):
     """A state with moments, and a teacher in half precision."""
-    cfg = toy.config(mesh=mesh)
+    cfg = toy.config()
     made = states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
     frozen = {"teacher": {"mlp": {"hidden": {"kernel": jnp.full((8, 16), 0.3, jnp.bfloat16)}}}}
     return {
