@@ -73,10 +73,11 @@ def batch_of(seed, step, size):
 
 
 class Stream:
-    """Stands for data.loader.stream; `spoil` replaces the batch of one step."""
+    """Stands for data.loader.stream; `spoil` names a batch with a NaN, `edit` changes any."""
 
-    def __init__(self, cfg, mesh, first_step=0, source=None, spoil=None):
+    def __init__(self, cfg, mesh, first_step=0, source=None, spoil=None, edit=None):
         self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_step, spoil
+        self._edit = edit or (lambda number, batch: None)
         self.broken, self.closed = {}, False
 
     def __iter__(self):
@@ -86,6 +87,7 @@ class Stream:
         batch = batch_of(self._cfg.seed, self._step, self._cfg.batch)
         if self._spoil == self._step:
             batch["y"][0] = np.nan
+        self._edit(self._step, batch)
         self._step += 1
         return jax.device_put(batch, sharding.batch(self._mesh))
 

@@ -6,7 +6,6 @@ What is downloaded stays in the cache folder, and what somebody put there by han
 
 import contextlib
 import dataclasses
-import hashlib
 import http.client
 import os
 import re
@@ -15,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from esam_jax.convert import on_disk
 from esam_jax.errors import CheckpointError, MissingError
 
 _TIMEOUT_S = 30
@@ -149,8 +149,7 @@ def _download(release: Release) -> None:
 def _check(file: Path, release: Release) -> None:
     if release.sha256 is None or _seen_whole(file, release.sha256):
         return
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = on_disk.sha256(file)
     if found != release.sha256:
         raise CheckpointError(
             f"{file} is not the file released at {release.address}: its SHA-256 is {found}, not "

@@ -3,7 +3,8 @@
 The tensors are named by their parameter path joined with "/". Reading runs no code from the file
 and is strict: what the config asks for is worked out by tracing `Sam.init` (no arithmetic is done),
 and a file that holds anything else is refused whole. What no network of ours uses, but another
-layout needs, may lie beside them in `unused.safetensors`, under that layout's names.
+layout needs, may lie beside them in `unused.safetensors`, under that layout's names. `config.json`
+holds the SHA-256 of both, so that a damaged file is found out; older folders lack it.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from esam_jax.config import (
     TinyVitConfig,
     VitConfig,
 )
-from esam_jax.convert import files
+from esam_jax.convert import files, on_disk
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import efficient_sam, mae
 from esam_jax.typing import Params
@@ -88,7 +89,7 @@ def write(
     _refuse_odd(tensors, files.FLOATS, "these parameters")
     carried = {name: np.asarray(x) for name, x in (unused or {}).items()}
     _refuse_odd(carried, _UNUSED_TYPES, "unused")
-    header = {
+    header: dict[str, Any] = {
         "format": FORMAT,
         "source": source,
         "licence": licence,
@@ -98,10 +99,11 @@ def write(
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
         fresh.mkdir(parents=True)
-        (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
         files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
         if carried:
             files.write_safetensors(fresh / UNUSED_FILE, carried)
+        header["sha256"] = {file.name: on_disk.sha256(file) for file in sorted(fresh.iterdir())}
+        (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
         _replace(folder, fresh)
     except OSError as error:
         why = error.__cause__ or error  # a MissingError names one file of ours
@@ -111,19 +113,24 @@ def write(
 
 
 def read(folder: str | Path) -> ModelFile:
-    """The model in a folder; CheckpointError unless config and weights agree exactly."""
+    """The model in a folder; CheckpointError unless config and weights agree exactly.
+
+    Where the config knows their SHA-256, files of other bits are refused: a second for 1 to 2 GB.
+    """
     folder = Path(folder)
     header = _read_header(folder / CONFIG_FILE)
     config = from_json(header["model"])
     tensors = _read_weights(folder / WEIGHTS_FILE, config)
     unused = folder / UNUSED_FILE
+    carried = _read_unused(unused) if unused.exists() else {}
+    _check_sha256(folder, header["sha256"])
     return ModelFile(
         config=config,
         params=flax.traverse_util.unflatten_dict(tensors, sep="/"),
         source=header["source"],
         licence=header["licence"],
         untrained=tuple(header["untrained"]),
-        unused=_read_unused(unused) if unused.exists() else {},
+        unused=carried,
     )
 
 
@@ -216,6 +223,23 @@ def _read_unused(file: Path) -> dict[str, np.ndarray]:
     found = dict(files.read(file).tensors)
     _refuse_odd(found, _UNUSED_TYPES, f"{file}")
     return found
+
+
+def _check_sha256(folder: Path, known: Mapping[str, str]) -> None:
+    """CheckpointError unless the files that are known have the bits that were written."""
+    for name, wanted in known.items():
+        try:
+            found = on_disk.sha256(folder / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{folder / name} cannot be read ({error}), but {CONFIG_FILE} lists it; copy the "
+                "folder anew"
+            ) from error
+        if found != wanted:
+            raise CheckpointError(
+                f"{folder / name} is damaged or not the file that {CONFIG_FILE} was written for: "
+                f"its SHA-256 is {found}, not {wanted}; copy the folder anew"
+            )
 
 
 def _refuse_odd(found: Mapping[str, np.ndarray], allowed: Collection[str], holder: str) -> None:
@@ -320,7 +344,9 @@ def _read_header(file: Path) -> dict[str, Any]:
         raise MissingError(f"{file} cannot be read ({error}); a model folder needs it") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON ({error})") from error
-    _require_keys(header, {"format", "source", "licence", "untrained", "model"}, str(file))
+    wanted = {"format", "source", "licence", "untrained", "model"}
+    header = {"sha256": {}, **header} if isinstance(header, dict) else header
+    _require_keys(header, wanted | {"sha256"}, str(file))
     if header["format"] != FORMAT:
         raise CheckpointError(
             f"{file} has format {header['format']!r}; this release reads {FORMAT}"
@@ -331,4 +357,13 @@ def _read_header(file: Path) -> dict[str, Any]:
         isinstance(x, str) for x in (header["source"], header["licence"], *header["untrained"])
     ):
         raise CheckpointError(f"{file}: source, licence and each of untrained must be text")
+    _check_listing(header["sha256"], str(file))
     return header
+
+
+def _check_listing(value: Any, where: str) -> None:
+    """CheckpointError unless it gives a text for nothing but files of a model folder."""
+    if not isinstance(value, dict) or not value.keys() <= {WEIGHTS_FILE, UNUSED_FILE}:
+        raise CheckpointError(f"{where}: sha256 may list {WEIGHTS_FILE} and {UNUSED_FILE} alone")
+    if not all(isinstance(digest, str) for digest in value.values()):
+        raise CheckpointError(f"{where}: each of sha256 must be text")

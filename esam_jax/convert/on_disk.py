@@ -1,6 +1,7 @@
 """What the weight file formats share: short messages, sane names and shapes, whole writes."""
 
 import contextlib
+import hashlib
 import math
 import os
 import secrets
@@ -64,6 +65,12 @@ def count(shape: Any, where: str) -> int:
             f"{where} has a shape of more than {MOST_DIMENSIONS} dimensions or 2**40 values"
         )
     return math.prod(shape)
+
+
+def sha256(path: Path) -> str:
+    """Of a file of any size, read in small pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

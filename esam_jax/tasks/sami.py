@@ -55,9 +55,12 @@ def build(config: RunConfig) -> Task:
         seen, masked = masking.choose(rng, images, grid * grid, visible)
         return {"seen": seen, "masked": masked}
 
+    def features(frozen: Params, image: Array) -> Array:
+        return _teacher_features(teacher, frozen["teacher"], images.normalise(image), grid, task)
+
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         pixels = images.normalise(batch["image"])
-        target = _teacher_features(teacher, frozen["teacher"], pixels, grid, task)
+        target = features(frozen, batch["image"])
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
         each: dict[str, Array] = {}
         for name, network in networks.items():
@@ -87,6 +90,7 @@ def build(config: RunConfig) -> Task:
         initial=lambda: None,
         models=models,
         draw=draw,
+        features=features,
     )
 
 

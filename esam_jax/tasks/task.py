@@ -42,6 +42,7 @@ class Task:
     initial: host arrays to start from, a subset of init's leaves, or None to start from scratch;
         called for a fresh run only, and the first to read what the run starts from.
     models: parameters -> what is written to the run's `model/`, by name.
+    features: (frozen, uint8 pictures) -> what the teacher makes of them; None without a teacher.
     """
 
     init: Callable[[Array], Params]
@@ -50,3 +51,4 @@ class Task:
     initial: Callable[[], Params | None]
     models: Callable[[Params], Mapping[str, TrainedModel]]
     draw: Callable[[Array, int], Batch] = lambda key, images: {}
+    features: Callable[[Params, Array], Array] | None = None

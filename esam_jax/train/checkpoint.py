@@ -1,9 +1,9 @@
 """Checkpoints of a run: its state by Orbax, checked on the way out and on the way back.
 
-`<workdir>/checkpoints/<step>/state` holds the parameters and moments after `step` updates, with a
-`checksums` item beside it. The position in the data is the step itself. Orbax writes in the
-background under a temporary name and renames last: a killed save leaves no step. What was written
-is read back, and only a step that came back whole counts when older ones are deleted.
+`<workdir>/checkpoints/<step>/state` holds parameters, moments and position in the data after `step`
+updates, with a `checksums` item beside it. Orbax writes in the background under a temporary name
+and renames last: a killed save leaves no step. What was written is read back, and only a step that
+came back whole counts when older ones are deleted.
 """
 
 import os

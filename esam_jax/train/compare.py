@@ -28,6 +28,8 @@ MAY_DIFFER = (
     "save",
     "save_every_steps",  # what `save.every_steps` and `save.keep` were called at first
     "keep_checkpoints",
+    "guard.max_skipped",
+    "guard.max_rollbacks",
     "guard.checksum_every_steps",
     "guard.hang_seconds",
     "profile",

@@ -6,10 +6,9 @@ and the device never waits for the host.
 
 import collections
 import contextlib
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +18,6 @@ from tqdm import tqdm
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig
-from esam_jax.errors import TrainingError
 from esam_jax.tasks import flops
 from esam_jax.train import compilation, environment, memory, metrics_file, scalars
 from esam_jax.train.goodput import Ledger
@@ -28,7 +26,7 @@ from esam_jax.train.timing import StepClock
 from esam_jax.train.trackers import Trackers
 from esam_jax.typing import Batch
 
-__all__ = ["METRICS_FILE", "Log", "merged", "read", "require_finite", "say", "talks"]
+__all__ = ["METRICS_FILE", "Log", "merged", "read", "say", "talks"]
 
 Values = dict[str, float]
 
@@ -101,10 +99,7 @@ class Log:
         return batch
 
     def after(self, step: int, metrics: Mapping[str, jax.Array]) -> list[tuple[int, Values]]:
-        """Takes what update `step` gave before it is computed; (step, values) of the one before.
-
-        TrainingError names an update whose loss or gradient was not finite.
-        """
+        """Takes what update `step` gave before it is computed; (step, values) of the one before."""
         self._clock.dispatched()
         if self._compiled is None:  # the first update: its dispatch compiled
             self._note_compilation(step)
@@ -142,14 +137,16 @@ class Log:
         """One line that tells of something that happened; its `took`, if any, is in seconds."""
         self.write(step, {"event": name, **values})
 
-    def rewind(self, step: int) -> None:
-        """Forgets the updates after `step`, which this same run will do anew."""
-        self._waiting.clear()
-        self._clock.restart()
-        self._fold(step)
-        self._last_read = step
-        self._bar.n = step
-        self._bar.refresh()
+    def events(self, step: int, found: Iterable[Mapping[str, Any]]) -> None:
+        """One line for each."""
+        for each in found:
+            self.write(step, each)
+
+    def event(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line about what happened; none if a run that resumed before it comes by again."""
+        told = [{name: line.get(name) for name in values} for line in self._events]
+        if dict(values) not in told:
+            self.write(step, values)
 
     def finish(self) -> None:
         """The last line of a run that is done."""
@@ -210,9 +207,8 @@ class Log:
             done, metrics = self._waiting.popleft()
             values = scalars.fetch(metrics)
             self._clock.finished()
-            require_finite(done, values)
             self._last_read = done
-            if self._is_due(done):
+            if self._is_due(done) or values["skipped"]:
                 self._line(done, values)
             found.append((done, values))
         return found
@@ -258,13 +254,3 @@ def say(text: str, progress: bool | None) -> None:
     """One line for people on stderr."""
     if jax.process_index() == 0 and talks(progress):
         tqdm.write(text, file=sys.stderr)
-
-
-def require_finite(step: int, values: Mapping[str, float]) -> None:
-    """TrainingError unless the loss and the gradient of this update were finite."""
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(values[name]):
-            raise TrainingError(
-                f"{name} of step {step} is {values[name]}, but must be finite: the last checkpoint "
-                "is from before it; lower optim.peak_lr, set optim.clip_norm or look at the data"
-            )

@@ -5,6 +5,8 @@ from the last whole checkpoint, to the same numbers as a run that was left alone
 """
 
 import contextlib
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,25 @@ from esam_jax.data import loader, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import agreement, checkpoint, hosts, log, optim, plots
+from esam_jax.train import (
+    agreement,
+    checkpoint,
+    compare,
+    guard,
+    hosts,
+    log,
+    optim,
+    plots,
+    teacher_check,
+    trackers,
+)
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.hosts import Terminated
+from esam_jax.train.replicas import Replicas
+from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
+from esam_jax.train.tracing import Tracer
 from esam_jax.train.watchdog import Watchdog
 from esam_jax.typing import Params
 
@@ -36,13 +52,37 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
-    workdir = Path(workdir)
+    back = None
+    with hosts.sigterm() as terminated:
+        while True:
+            try:
+                return _run(cfg, Path(workdir), back, terminated, progress)
+            except guard.RollBack as spike:
+                # Less its frames, which hold the old state in the memory of the devices.
+                back = spike.with_traceback(None)
+
+
+def _run(
+    cfg: RunConfig,
+    workdir: Path,
+    back: guard.RollBack | None,
+    terminated: threading.Event,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """A run from where it stands to its end; `back` is the spike to go back from first.
+
+    Going back is starting anew in place: the one way that a killed run takes too.
+    """
+    began = time.monotonic()
+    trackers.require(cfg)
     first_step = checkpoint.newest(workdir)
+    if back is not None:
+        first_step = guard.target(back, checkpoint.steps(workdir), cfg.save.every_steps)
     so_far = log.merged(workdir / log.METRICS_FILE)
     done_before = first_step == cfg.steps and "finished" in so_far
     # Hosts with folders of their own would go on from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
-    agreement.agree(agreement.facts(checkpoint.to_json(cfg), **here))
+    agreement.agree(agreement.facts(compare.to_json(cfg), **here))
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     if done_before:
@@ -57,51 +97,71 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     task = tasks.build(cfg)
     start = task.initial() if first_step == 0 else None
 
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    template = states.abstract(task, optimiser, cfg, mesh)
     with (
-        Checkpoints(cfg, workdir) as checkpoints,
-        hosts.sigterm() as terminated,
+        Checkpoints(cfg, workdir, template) as checkpoints,
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
         _full_memory(),
     ):
-        optimiser = optim.make(cfg.optim, cfg.steps)
-        template = states.abstract(task, optimiser, cfg, mesh)
+        if back is not None:
+            checkpoints.go_back(first_step)
         if first_step:
             state = checkpoints.restore(template)
+            first_step = checkpoints.latest() or 0  # older, if the newest is damaged
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
+        state, rollback = (state, None) if back is None else guard.skip_ahead(back, state)
         frozen = states.load_frozen(task, cfg.compute, mesh)
+        teacher_check.check(task, cfg, mesh, frozen, workdir, resumed=first_step > 0)
+        copies = Replicas(_copied(template, frozen), mesh, trusted=first_step)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
         step_fn = watchdog.watching(agreement.agreeing(step_fn), first_step)
 
         with (
-            contextlib.closing(loader.stream(cfg, mesh, first_step, source)) as batches,
-            log.Log(cfg, workdir, first_step, lambda: batches.broken, progress=progress) as report,
+            contextlib.closing(loader.stream(cfg, mesh, int(state.batches), source)) as batches,
+            log.Log(
+                cfg, workdir, first_step, lambda: batches.broken, progress=progress, began=began
+            ) as report,
+            Tracer(cfg.profile, workdir) as tracer,
         ):
+            if rollback is not None:
+                report.event("rollback", first_step, **rollback)
             # Nothing crosses between host and device unless it is asked for by name.
             with jax.transfer_guard("disallow"):
                 # The first round has no update: it makes up for an evaluation that was cut short.
                 for done in range(first_step, cfg.steps + 1):
                     if done > first_step:
-                        state, metrics = step_fn(state, frozen, next(batches))
-                        report.after(done, metrics)
-                        checkpoints.check()
+                        with tracer.step(done):
+                            state, metrics = step_fn(state, frozen, report.await_batch(batches))
+                        tracer.after(done, metrics)
+                        guard.judge(cfg.guard, report.after(done, metrics))
+                        report.events(done, checkpoints.check())
+                        if _is_due(cfg.guard.checksum_every_steps, done):
+                            copies.compare(done, _copied(state, frozen))
                         stop = hosts.stop_agreed(terminated, done)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
-                            report.flush(done)  # raises rather than let a non-finite state be saved
-                            checkpoints.save(done, state)
-                            report.restart_clock(done)
+                            guard.judge(cfg.guard, report.flush(done))  # before it can be saved
+                            with report.timed("save", done):
+                                checkpoints.save(done, state)
                         if stop:
                             with watchdog.slow("the last save"):
                                 checkpoints.wait()
                             raise Terminated
                     if _evaluates(cfg, done) and done not in report.evaluated:
-                        report.flush(done)
-                        with watchdog.slow("an evaluation"), jax.transfer_guard("allow"):
-                            report.write(done, runner.run(cfg, task, state.params))
-                        report.restart_clock(done)
+                        guard.judge(cfg.guard, report.flush(done))
+                        with (
+                            watchdog.slow("an evaluation"),
+                            report.timed("evaluate", done),
+                            jax.transfer_guard("allow"),
+                        ):
+                            measured = runner.run(cfg, task, state.params)
+                            report.write(done, measured)
+                            checkpoints.score(done, measured)
             with watchdog.slow("the end of the run"):
                 checkpoints.wait()
+                report.events(cfg.steps, checkpoints.check())
                 _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
                 log.say(plots.loss(workdir), progress)
@@ -113,8 +173,16 @@ def _evaluates(cfg: RunConfig, done: int) -> bool:
     """Whether the model is measured after `done` updates: as asked, and at the end."""
     if cfg.evaluate is None or done == 0:
         return False
-    every = cfg.evaluate.every_steps
-    return done == cfg.steps or (every is not None and done % every == 0)
+    return done == cfg.steps or _is_due(cfg.evaluate.every_steps, done)
+
+
+def _is_due(every_steps: int | None, done: int) -> bool:
+    return every_steps is not None and done % every_steps == 0
+
+
+def _copied(state: TrainState, frozen: Params) -> dict[str, Any]:
+    """What several devices hold copies of."""
+    return {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}
 
 
 def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mesh: Mesh) -> None:

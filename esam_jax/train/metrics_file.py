@@ -6,6 +6,7 @@ happened has happened.
 """
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,10 @@ class MetricsFile:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """One more line, whole or not at all for whoever reads it."""
-        text = ("\n" if self._torn else "") + json.dumps(line) + "\n"
+        # JSON has no word for NaN and infinity.
+        odd = {name for name, x in line.items() if isinstance(x, float) and not math.isfinite(x)}
+        told = {**line, **dict.fromkeys(odd)}
+        text = ("\n" if self._torn else "") + json.dumps(told) + "\n"
         try:
             with self._file.open("ab", buffering=0) as out:
                 self._torn = out.write(text.encode()) != len(text)

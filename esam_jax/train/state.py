@@ -21,31 +21,59 @@ from esam_jax.typing import Params
 # Step s draws from fold_in(key, s); the parameters from a number that no step has.
 _INIT_STREAM = 2**32 - 1
 
-# The first parameters are drawn once. On the CPU, compiling those draws at full effort takes
-# longer than anything else before the first update: 21 s against 6 s for the nano model.
-_COMPILE_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+@flax.struct.dataclass
+class GuardState:
+    """What train/guard.py goes by: scalars in the state, so that a resumed run decides alike."""
+
+    skipped: Any  # int32: updates that were skipped so far, which the learning rate waits for
+    skipped_in_a_row: Any  # int32
+    losses: Any  # int32: finite ones so far
+    loss_mean: Any  # float32: their running mean
+    rollbacks: Any  # int32
 
 
 @flax.struct.dataclass
 class TrainState:
     """What an update changes and a checkpoint holds; `step` is the number of updates done.
 
-    The fields also hold the abstract arrays and shardings of the same tree.
+    `batches` is the position in the data: how many global batches were used or left out. The
+    fields also hold the abstract arrays and shardings of the same tree.
     """
 
     step: Any  # int32 scalar
     params: Any
     opt_state: Any
+    batches: Any  # int32 scalar
+    guard: Any  # GuardState
 
 
 def _fresh(task: Task, optimiser: optax.GradientTransformation, rng: Array) -> TrainState:
     params = task.init(rng)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        opt_state=optimiser.init(params),
+        batches=zero,
+        guard=GuardState(zero, zero, zero, jnp.zeros((), jnp.float32), zero),
+    )
 
 
 def init_key(seed: int) -> Array:
     """What the first parameters of a run are drawn from."""
     return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
+
+
+def compile_once(mesh: Mesh) -> dict[str, Any] | None:
+    """Compiler options for what runs a single time.
+
+    On the CPU, compiling the draws of the first parameters at full effort takes longer than
+    anything else before the first update: 21 s against 6 s for the nano model.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return quick if on_cpu else None
 
 
 def abstract(
@@ -72,11 +100,10 @@ def create(
     CheckpointError lists the leaves of `start` that fit nowhere.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, cfg, mesh))
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
     fresh = jax.jit(
         functools.partial(_fresh, task, optimiser),
         out_shardings=places,
-        compiler_options=_COMPILE_ONCE if on_cpu else None,
+        compiler_options=compile_once(mesh),
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
     state = fresh(init_key(cfg.seed))

@@ -1,5 +1,6 @@
 """One update, as the maths: gradient of the weighted mean loss, AdamW, apply."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Num, Shaped
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.tasks.task import Task
-from esam_jax.train import optim, scalars
+from esam_jax.train import guard, optim, scalars
 from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
 from esam_jax.typing import Batch, Params
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Num[Array, ""]]
 
 
 def jit_step(
@@ -30,7 +31,9 @@ def jit_step(
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Scalars]]:
     """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state.
 
-    `state` and `frozen` may be abstract: only their shardings are read.
+    `state` and `frozen` may be abstract: only their shardings are read. An update whose loss or
+    gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
+    models are skipped together, because they share a batch and the optimiser's count.
     """
     rate = optim.learning_rate(cfg.optim, cfg.steps)
     root_key = jax.random.key_data(jax.random.key(cfg.seed))
@@ -40,11 +43,20 @@ def jit_step(
         grads, metrics = mean_gradient(
             task, state.params, frozen, batch, rng, cfg.accumulate, sharding.batch(mesh)
         )
+        metrics |= _gradient_norms(grads)
+        # Of what was summed over all devices, so that every host finds the same.
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics |= _norms(grads, params, updates)
-        metrics["learning_rate"] = rate(state.step)
-        return TrainState(state.step + 1, params, opt_state), scalars.pack(metrics)
+        changed = optax.apply_updates(state.params, updates), opt_state
+        # A select fuses into the update and works in place, where a branch would copy the state.
+        params, opt_state = jax.tree.map(
+            functools.partial(jnp.where, good), changed, (state.params, state.opt_state)
+        )
+        metrics |= _sizes(params, updates, good)
+        metrics["learning_rate"] = rate(state.step - state.guard.skipped)
+        guarded, findings = guard.watch(cfg.guard, state, metrics["loss"], good)
+        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, guarded)
+        return after, scalars.pack(metrics | findings)
 
     def places(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.sharding, tree)
@@ -112,14 +124,18 @@ def micro_batches(
     return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
 
 
-def _norms(grads: Params, params: Any, updates: Any) -> Metrics:
-    """Global norms over all models, and of each gradient apart where there are several."""
-    param_norm = optax.tree.norm(params)
-    norms = {
-        "grad_norm": optax.tree.norm(grads),
-        "param_norm": param_norm,
-        "update_ratio": optax.tree.norm(updates) / param_norm,
-    }
+def _gradient_norms(grads: Params) -> Metrics:
+    """Global norm over all models, and of each apart where there are several."""
+    norms = {"grad_norm": optax.tree.norm(grads)}
     if len(grads) > 1:
         norms |= {f"grad_norm/{name}": optax.tree.norm(model) for name, model in grads.items()}
     return norms
+
+
+def _sizes(params: Any, updates: Any, good: Array) -> Metrics:
+    """Global norm of the parameters after the update, and of the update as a share of it."""
+    norm = optax.tree.norm(params)
+    return {
+        "param_norm": norm,
+        "update_ratio": jnp.where(good, optax.tree.norm(updates) / norm, 0.0),
+    }

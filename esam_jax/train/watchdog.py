@@ -20,6 +20,8 @@ from typing import Any
 import jax
 from jax._src import distributed  # its key-value store has no public name
 
+from esam_jax.train import scalars
+
 EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
 STACKS_FOLDER = "stacks"
 # On top of the limit for what is no update: compilation, evaluation, saving. The longest
@@ -76,7 +78,7 @@ class Watchdog:
             self._begun += 1
             state, metrics = step_fn(*args)
             if self._seconds is not None:
-                self._waiting.append((self._begun, metrics["loss"]))
+                self._waiting.append((self._begun, metrics))
             return state, metrics
 
         return step
@@ -106,7 +108,7 @@ class Watchdog:
 
     def _notice(self) -> None:
         """Takes note of the updates that the device has finished; waits for nothing."""
-        while self._waiting and self._waiting[0][1].is_ready():
+        while self._waiting and scalars.ready(self._waiting[0][1]):
             self._finished, _ = self._waiting.popleft()
             self._started, self._quiet = True, 0.0
 

@@ -46,7 +46,15 @@ def test_every_config_survives_json(name: str):
     assert model_folder.from_json(json.loads(json.dumps(model_folder.to_json(config)))) == config
 
 
+def forget_sha256(folder: Path) -> None:
+    """As the folders of earlier releases, or of people who make them by hand."""
+    header = json.loads((folder / "config.json").read_text())
+    del header["sha256"]
+    (folder / "config.json").write_text(json.dumps(header))
+
+
 def test_half_precision_becomes_single(folder: Path):
+    forget_sha256(folder)
     halves = {path: x.astype(np.float16) for path, x in flat(PARAMS).items()}
     safetensors.numpy.save_file(halves, folder / "model.safetensors")
     params = flat(model_folder.read(folder).params)
@@ -90,6 +98,28 @@ def test_values_are_checked(folder: Path, change, message: str):
     tensors["prompt/fourier"] = change(tensors["prompt/fourier"])
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
+        model_folder.read(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "unused.safetensors"])
+def test_f22_a_flipped_bit_is_found_where_the_hash_is_known(tmp_path: Path, name: str):
+    """The lowest bit of one weight: nothing else could tell."""
+    folder, unused = tmp_path / "m", {"head": np.ones(3, np.float32)}
+    model_folder.write(folder, CONFIG, PARAMS, source="a test", unused=unused)
+    assert model_folder.read(folder).unused.keys() == {"head"}
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged .* SHA-256 is .*; copy the"):
+        model_folder.read(folder)
+    forget_sha256(folder)
+    assert model_folder.read(folder).source == "a test"
+
+
+def test_a_file_that_is_listed_must_be_there(tmp_path: Path):
+    folder, unused = tmp_path / "m", {"head": np.ones(3, np.float32)}
+    model_folder.write(folder, CONFIG, PARAMS, source="a test", unused=unused)
+    (folder / "unused.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"unused\.safetensors cannot be read .* lists it"):
         model_folder.read(folder)
 
 
@@ -140,6 +170,9 @@ def test_a_name_that_stands_twice_is_refused(folder: Path):
         (("source",), 3, "must be text"),
         (("untrained",), "prompt", "untrained must be a list"),
         (("extra",), 1, "has unknown extra"),
+        (("sha256",), ["model.safetensors"], "sha256 may list model.safetensors and"),
+        (("sha256",), {"../secret": ""}, "sha256 may list model.safetensors and"),
+        (("sha256",), {"model.safetensors": 3}, "each of sha256 must be text"),
         (("model", "encoder", "kind"), "resnet", "kind is 'resnet'"),
         (("model", "encoder", "kind"), ["vit"], "kind is"),
         (("model", "encoder"), 3, "kind is None"),

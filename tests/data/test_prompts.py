@@ -3,6 +3,7 @@ import pytest
 
 from esam_jax.data import prompts
 from esam_jax.errors import DataError
+from esam_jax.typing import PADDING, PADDING_XY
 
 MASK = np.zeros((9, 14), bool)
 MASK[2:7, 3:12] = True
@@ -83,3 +84,16 @@ def test_an_empty_mask_has_no_prompt():
     ):
         with pytest.raises(DataError, match="empty"):
             draw()
+
+
+@pytest.mark.parametrize("area", ["one pixel", "full"])
+def test_f23_extreme_masks_have_prompts_inside_the_frame(area):
+    mask = np.full((5, 7), area == "full")
+    mask[4, 6] = True  # the last pixel of all
+    for seed in range(50):
+        points, labels = prompts.first_prompt(
+            np.random.default_rng(seed), mask, box_noise=0.1, box_noise_max_px=20.0
+        )
+        used = points[labels != PADDING]
+        assert (used >= 0).all() and (used <= [6, 4]).all()
+        assert (points[labels == PADDING] == PADDING_XY).all()

@@ -76,6 +76,35 @@ def test_a_mask_that_vanishes_at_low_resolution_weighs_nothing():
         assert out.weight.tolist() == expected
 
 
+@pytest.mark.parametrize("loss_at", ["low_res", "image"])
+@pytest.mark.parametrize("case", ["empty", "full", "one pixel", "equal"])
+def test_f23_extreme_masks_have_a_finite_loss_and_gradient(loss_at, case):
+    """Also where the prediction is certain and right, so that no region is in error."""
+    task, (side, px) = SegmentConfig(loss_at=loss_at), (4, 16)
+    masks = np.zeros((1, 1, px, px), bool)
+    if case == "full":
+        masks[:] = True
+    elif case == "one pixel":
+        masks[0, 0, 7, 3] = True
+    elif case == "equal":
+        masks[0, 0, :8] = True
+    cells = masks[:, :, :: px // side, :: px // side][:, :, None]
+    scores = jnp.full((1, 1, 3), 0.5)
+    for size in (0.0, 100.0, 1e4):  # undecided; certain; beyond what a sigmoid can hold
+        logits = jnp.broadcast_to(jnp.where(cells, size, -size), (1, 1, 3, side, side))
+
+        def total(logits, scores):
+            out = segment.round_loss(task, logits, scores, jnp.asarray(masks), jnp.ones((1, 1)))
+            return (out.loss * out.weight).sum(), out
+
+        (_, out), grads = jax.value_and_grad(total, (0, 1), has_aux=True)(logits, scores)
+        for value in jax.tree.leaves((out, grads)):
+            assert np.isfinite(value).all()
+        if case == "equal" and size:
+            assert out.metrics["focal"].item() == pytest.approx(0, abs=1e-6)
+            assert (loss_at == "image") or out.metrics["best_iou"].item() == 1
+
+
 def test_only_the_best_mask_has_a_gradient():
     task = SegmentConfig(iou_weight=0.0)
     logits, scores, masks = map(jnp.asarray, _random_round(1))

@@ -88,7 +88,7 @@ def test_one_flipped_bit_is_found(tmp_path):
     place = sharding.replicated(sharding.make_mesh(MeshConfig(data=1)))
     values = np.random.default_rng(0).normal(size=(128, 128)).astype(np.float32)
     params = jax.device_put({"wide": values, "other": values[0]}, place)
-    state = states.TrainState(jax.device_put(jnp.int32(2), place), params, ())
+    state = states.TrainState(jax.device_put(jnp.int32(2), place), params, (), (), ())
     wanted = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
@@ -110,7 +110,11 @@ def test_checksums_do_not_depend_on_the_mesh():
     sums = [
         checksums.on_devices(
             states.TrainState(
-                jnp.int32(0), jax.device_put(values, sharding.batch(sharding.make_mesh(mesh))), ()
+                jnp.int32(0),
+                jax.device_put(values, sharding.batch(sharding.make_mesh(mesh))),
+                (),
+                (),
+                (),
             )
         )
         for mesh in (MeshConfig(data=1), MeshConfig(fsdp=8), MeshConfig(data=2, fsdp=2, tensor=2))

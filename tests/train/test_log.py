@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a line, in order, never twice, never after a non-finite loss."""
+"""metrics.jsonl: one object a line, in order, never twice, no update missing that was skipped."""
 
 import itertools
 import json
@@ -9,13 +9,20 @@ import jax.numpy as jnp
 import pytest
 import toy
 
+from esam_jax.config import GuardConfig
 from esam_jax.errors import TrainingError
 from esam_jax.tasks import flops
-from esam_jax.train import log
+from esam_jax.train import guard, log
 
 
-def metrics(loss, grad_norm=1.0):
-    return {"loss": jnp.float32(loss), "grad_norm": jnp.float32(grad_norm)}
+def metrics(loss, grad_norm=1.0, in_a_row=0):
+    """Of an update; `in_a_row` is how many were skipped up to this one."""
+    return {
+        "loss": jnp.float32(loss),
+        "grad_norm": jnp.float32(grad_norm),
+        "skipped": jnp.int32(in_a_row > 0),
+        "skipped_in_a_row": jnp.int32(in_a_row),
+    }
 
 
 def all_lines(folder):
@@ -41,7 +48,9 @@ def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
         seen = [report.after(step, metrics(step / 10)) for step in range(1, 6)]
         # Nothing is asked of an update before the next one is on its way.
         assert [[step for step, _ in each] for each in seen] == [[], [1], [2], [3], [4]]
-        assert seen[2][0][1] == {"loss": pytest.approx(0.2), "grad_norm": 1.0}
+        assert seen[2][0][1] == {
+            "loss": pytest.approx(0.2), "grad_norm": 1.0, "skipped": 0, "skipped_in_a_row": 0,
+        }  # fmt: skip
         # The first has a line of its own.
         assert [line["step"] for line in lines(tmp_path)] == [1, 2, 4]
         assert [step for step, _ in report.flush(5)] == [5]
@@ -127,20 +136,6 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, monkeypatch):
     assert [line["step"] for line in log.read(tmp_path / "metrics.jsonl")] == [0, 2]
 
 
-def test_a_rollback_forgets_what_came_after(tmp_path):
-    with start(tmp_path, every=1) as report:
-        for step in range(1, 6):
-            report.after(step, metrics(step))
-        report.rewind(2)
-        for step in range(3, 5):
-            report.after(step, metrics(10 * step))
-        report.flush(4)
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
-        (1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0),
-    ]  # fmt: skip
-    assert events(tmp_path, "redone")[0]["steps"] == 2
-
-
 def test_resumed_run_drops_what_it_does_anew(tmp_path):
     with start(tmp_path, every=1) as report:
         for step in range(1, 6):
@@ -161,16 +156,37 @@ def test_resumed_run_drops_what_it_does_anew(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [{"loss": math.nan}, {"loss": 1.0, "grad_norm": math.inf}])
-def test_non_finite_numbers_name_their_step(tmp_path, bad):
+def test_non_finite_numbers_have_a_line_before_the_guard_names_their_step(tmp_path, bad):
     with start(tmp_path, every=2) as report:
         report.after(1, metrics(1.0))
         report.after(2, metrics(1.0))
-        report.after(3, metrics(**bad))
-        assert [line["step"] for line in lines(tmp_path)] == [1, 2]
-        name = list(bad)[-1]
-        with pytest.raises(TrainingError, match=f"^{name} of step 3 is {list(bad.values())[-1]}"):
-            report.after(4, metrics(math.nan))
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+        report.after(3, metrics(**bad, in_a_row=1))
+        found = report.flush(3)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    name = list(bad)[-1]
+    with pytest.raises(TrainingError, match=f"^{name} of step 3 is {list(bad.values())[-1]}"):
+        guard.judge(GuardConfig(max_skipped=1), found)
+
+
+def test_every_skipped_update_has_a_line_of_valid_json(tmp_path):
+    with start(tmp_path, every=4) as report:
+        for step, row in enumerate((0, 1, 2, 0, 0), 1):
+            report.after(step, metrics(math.nan if row else 1.0, in_a_row=row))
+        report.flush(5)
+    assert [(line["step"], line["skipped"]) for line in lines(tmp_path)] == [
+        (1, 0), (2, 1), (3, 1), (4, 0),
+    ]  # fmt: skip
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+    assert lines(tmp_path)[1]["loss"] is None
+
+
+def test_events_are_no_evaluation_and_no_metric(tmp_path):
+    with start(tmp_path, first_step=2) as report:
+        report.event("rollback", 2, come_from=4)
+    with start(tmp_path, first_step=2) as report:
+        assert report.evaluated == set()
+    assert events(tmp_path, "rollback")[0]["come_from"] == 4
+    assert log.merged(tmp_path / "metrics.jsonl") == {}
 
 
 def test_broken_records_are_named_once(tmp_path):

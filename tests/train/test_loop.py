@@ -21,6 +21,7 @@ import toy
 from esam_jax.config import (
     DataConfig,
     EvaluateConfig,
+    GuardConfig,
     PromptedConfig,
     SaveConfig,
     SegmentConfig,
@@ -30,6 +31,7 @@ from esam_jax.errors import CheckpointError, MissingError, TrainingError
 from esam_jax.train import log, loop
 
 SCENES = SourceConfig(kind="scenes", split="heldout")
+STRICT = GuardConfig(max_skipped=1)  # the first update that is not finite stops the run
 NANO_SEGMENT = toy.config(
     task=SegmentConfig(model="efficientsam_nano"),
     data=DataConfig(source=SCENES, view=PromptedConfig(image_px=64)),
@@ -97,7 +99,7 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
     loop.run(toy.config(), tmp_path / "whole")
     use_toy(spoil=3)  # the fourth batch is NaN: the run dies after checkpoint 2
     with pytest.raises(TrainingError, match="loss of step 4 is nan"):
-        loop.run(toy.config(), tmp_path / "broken")
+        loop.run(toy.config(guard=STRICT), tmp_path / "broken")
     assert saved(tmp_path / "broken") == [2]  # never a state from after it
     assert all(np.isfinite(x).all() for x in parameters(tmp_path / "broken", 2).values())
 
@@ -116,7 +118,9 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
 def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
     use_toy(spoil=2)
     with pytest.raises(TrainingError, match="loss of step 3 is nan"):
-        loop.run(toy.config(log_every_steps=100, save=SaveConfig(every_steps=4)), tmp_path)
+        loop.run(
+            toy.config(guard=STRICT, log_every_steps=100, save=SaveConfig(every_steps=4)), tmp_path
+        )
     assert saved(tmp_path) == []
 
 
@@ -148,7 +152,7 @@ def test_wrong_data_or_weights_are_refused_before_anything_is_written(tmp_path):
 def test_a_resumed_run_needs_no_initial_weights(use_toy, tmp_path, monkeypatch):
     use_toy(spoil=3)
     with pytest.raises(TrainingError):
-        loop.run(toy.config(), tmp_path)
+        loop.run(toy.config(guard=STRICT), tmp_path)
 
     def vanished():
         raise MissingError("no model any more")
