@@ -15,7 +15,7 @@ def slurm(launcher):
             "srun",
             '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
         )
-        made.tool("scontrol", f'#!/bin/sh\necho "$@" >>{notes}/scontrol\nkill $PPID\n')
+        made.tool("scontrol", f'#!/bin/sh\necho "$@" >>{notes}/scontrol\nkill -KILL $PPID\n')
         made.tool(
             "scancel",
             f'#!/bin/sh\necho "$@" >>{notes}/scancel\nkill -TERM $(head -qn 1 {notes}/start.*)\n',

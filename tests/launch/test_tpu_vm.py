@@ -18,11 +18,11 @@ SETTINGS = {
 _GCLOUD = r"""#!/bin/bash
 cd {folder} || exit 1
 for last; do :; done
-case "$*" in
-    *" describe "*) cat state 2>/dev/null; exit 0 ;;
-    *" create "*) echo create "$@" >>said; echo ACTIVE >state ;;
-    *" delete "*) echo delete >>said; rm state ;;
-    *" ssh "*) exec bash -c "${{last#--command=}}" ;;
+case $4 in
+    describe) cat state 2>/dev/null; exit 0 ;;
+    create) echo create "$@" >>said; echo ACTIVE >state ;;
+    delete) echo delete >>said; rm state ;;
+    ssh) exec bash -c "${{last#--command=}}" ;;
     *) exit 9 ;;
 esac
 """
