@@ -3,7 +3,7 @@
 What a run of any number of processes leaves with, so that a launcher knows what to do:
 
     0    finished
-    1    a defect of ours: do not start again
+    1    a defect, of ours or of the machine: start again, a few times
     2    something to mend first, said in one line: do not start again
     75   no update finished in time (watchdog.py; EX_TEMPFAIL): start again
     130  interrupted from the keyboard

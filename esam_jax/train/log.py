@@ -142,12 +142,6 @@ class Log:
         for each in found:
             self.write(step, each)
 
-    def event(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line about what happened; none if a run that resumed before it comes by again."""
-        told = [{name: line.get(name) for name in values} for line in self._events]
-        if dict(values) not in told:
-            self.write(step, values)
-
     def finish(self) -> None:
         """The last line of a run that is done."""
         summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}

@@ -8,7 +8,7 @@ from typing import Any
 from esam_jax.errors import MissingError
 from esam_jax.train import metrics_file
 from esam_jax.train.charts import Series
-from esam_jax.train.checkpoint import CONFIG_FILE
+from esam_jax.train.compare import CONFIG_FILE
 from esam_jax.train.goodput import Ledger
 from esam_jax.train.metrics_file import METRICS_FILE, Line
 

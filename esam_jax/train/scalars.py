@@ -46,7 +46,7 @@ def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
 def ready(metrics: Mapping[str, Array]) -> bool:
     """Whether they are computed; asks without waiting."""
     leaf = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
-    return leaf.is_ready()
+    return bool(leaf.is_ready())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def fetch(metrics: Mapping[str, Array]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from esam_jax.config import RunConfig, SamiConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, TrainingError
 from esam_jax.tasks.task import Task
-from esam_jax.train import replicas
+from esam_jax.train import checksums
 from esam_jax.train import state as states
 from esam_jax.typing import Params
 
@@ -89,11 +89,11 @@ def ask(task: Task, cfg: RunConfig, mesh: Mesh, frozen: Params) -> Answer:
         places = np.linspace(0, flat.shape[1] - 1, _NUMBERS).astype(np.int32)
         return {
             "numbers": flat[:, places],
-            "digests": jax.vmap(replicas.word_sum)(flat),
+            "digests": jax.vmap(checksums.word_sum)(flat),
             "finite": jnp.isfinite(seen).all(),
             "spread": seen.std((1, 2)).max(),  # over positions
             "weights": {
-                sharding.name(path): replicas.word_sum(leaf)
+                sharding.name(path): checksums.word_sum(leaf)
                 for path, leaf in jax.tree_util.tree_leaves_with_path(frozen)
             },
         }

@@ -40,7 +40,7 @@ class TensorBoard:
     """Event files in `<workdir>/tensorboard`."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import tensorboardX
+        import tensorboardX  # pyright: ignore[reportMissingImports]
 
         self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
 
@@ -56,7 +56,7 @@ class Wandb:
     """A run of the service, the same one after each restart; its own WANDB_* variables apply."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         note = workdir / "wandb_id"
         run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
@@ -90,7 +90,7 @@ class Trackers:
         self._sinks: dict[str, Tracker] = {}
         # Every host computes the same numbers; one of them tells.
         names = cfg.trackers if jax.process_index() == 0 else ()
-        self._failures = dict.fromkeys(names, 0)
+        self._failures: dict[str, int] = dict.fromkeys(names, 0)
         for name in names:
             try:
                 self._sinks[name] = _TRACKERS[name](cfg, workdir)
