@@ -1,10 +1,11 @@
 """Checkpoints of two processes: one decides, both agree, and one process reads what two wrote."""
 
 import pathlib
+import shutil
 
 import processes
 import pytest
-import test_checkpoint_faults as one
+import steps
 
 from esam_jax.train import shelf
 from esam_jax.train.checkpoint import Checkpoints
@@ -15,26 +16,26 @@ import jax
 jax.distributed.initialize()
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/train"]
-import test_checkpoint_faults as one
+sys.path.insert(0, sys.argv[1])
+import steps
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.train.checkpoint import Checkpoints
 
 folder, mesh = pathlib.Path(sys.argv[2]), sharding.make_mesh(MeshConfig(fsdp=2))
-one.place = lambda: NamedSharding(mesh, P())
+steps.place = lambda: NamedSharding(mesh, P())
 
 def state(step):
     split = NamedSharding(mesh, P("fsdp"))
-    host = jax.tree.map(np.asarray, one.state(step))
+    host = jax.tree.map(np.asarray, steps.state(step))
     def put(x):
-        where = split if x.ndim == 2 else one.place()
+        where = split if x.ndim == 2 else steps.place()
         return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
     return jax.tree.map(put, host)
 
 def saves(first, last):
-    with Checkpoints(one.config(best="miou"), folder, one.template(state(0))) as checkpoints:
+    with Checkpoints(steps.config(best="miou"), folder, steps.template(state(0))) as checkpoints:
         for step in range(first, last + 1):
             checkpoints.save(step, state(step))
             checkpoints.score(step, {"miou": -step})
@@ -42,8 +43,8 @@ def saves(first, last):
         print(checkpoints.check(), flush=True)
 
 def restored(**save):
-    with Checkpoints(one.config(**save), folder, one.template(state(0))) as checkpoints:
-        found = checkpoints.restore(one.template(state(0)))
+    with Checkpoints(steps.config(**save), folder, steps.template(state(0))) as checkpoints:
+        found = checkpoints.restore(steps.template(state(0)))
         for ours, theirs in zip(*map(jax.tree.leaves, (state(checkpoints.latest()), found))):
             for a, b in zip(ours.addressable_shards, theirs.addressable_shards):
                 np.testing.assert_array_equal(a.data, b.data)
@@ -76,14 +77,14 @@ def test_two_processes_save_verify_keep_and_read(run, tmp_path):
     assert run(SAVES) == ["[]\n4\n"] * 2
     folder = tmp_path / "checkpoints"
     assert shelf.steps(folder) == shelf.verified(folder) == [1, 3, 4]  # 1 has the best score
-    one.assert_restores(tmp_path, 4)  # by one process
+    steps.assert_restores(tmp_path, 4)  # by one process
 
-    # F09: what the second process wrote is gone.
-    one.shutil.rmtree(folder / "4" / "state" / "ocdbt.process_1")
+    # F09: what the second process wrote is gsteps.
+    shutil.rmtree(folder / "4" / "state" / "ocdbt.process_1")
     outputs = run(FAULTS)
     for output in outputs:
         first, second = output.splitlines()
         assert "checkpoints/4 cannot be read in" in first and second == "3"
     assert (folder / "4.damaged").is_dir()
-    with Checkpoints(one.config(), tmp_path) as checkpoints:
+    with Checkpoints(steps.config(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 3
