@@ -6,6 +6,7 @@ background under a temporary name and renames last: a killed save leaves no step
 is read back, and only a step that came back whole counts when older ones are deleted.
 """
 
+import contextlib
 import os
 import queue
 import warnings
@@ -31,6 +32,7 @@ from esam_jax.train.state import TrainState
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
 _INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read
+_THREADS = 4  # more than Orbax has that can fail in one save
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
 
@@ -154,6 +156,7 @@ class Checkpoints:
             try:
                 self._checkpointer.save(self._folder / str(step), args=args)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+                self._clear(step)
                 return self._failed(step, _one_line(fault), fault)
         self._pending_step = step
         self._commit = self._committing.submit(self._finish, step)
@@ -222,11 +225,18 @@ class Checkpoints:
         try:
             self._checkpointer.wait_until_finished()
         except Exception:
-            if jax.process_index() == 0:
-                shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
+            self._clear(step)
             raise
+        self._keeper.written(step)
+
+    def _clear(self, step: int) -> None:
+        """Leaves nothing of a failed save: neither on the disk, nor for the next save to fail of."""
+        for _ in range(_THREADS):  # each tells its error once, to whoever waits next
+            with contextlib.suppress(Exception):
+                self._checkpointer.wait_until_finished()
+                break
         if jax.process_index() == 0:
-            self._keeper.written(step)
+            shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
 
     def _failed(self, step: int, why: str, fault: Exception | None = None) -> None:
         self._failures += 1
