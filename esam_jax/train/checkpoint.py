@@ -230,7 +230,7 @@ class Checkpoints:
         self._keeper.written(step)
 
     def _clear(self, step: int) -> None:
-        """Leaves nothing of a failed save: neither on the disk, nor for the next save to fail of."""
+        """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
         for _ in range(_THREADS):  # each tells its error once, to whoever waits next
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
