@@ -6,6 +6,7 @@ and renames last: a killed save leaves no step. What was written is read back, a
 came back whole counts when older ones are deleted.
 """
 
+import contextlib
 import os
 import queue
 import warnings
@@ -18,8 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore as ts
 from etils import epath
 
+from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train import checksums, compare, process_zero, shelf
@@ -28,6 +31,8 @@ from esam_jax.train.lease import Lease
 from esam_jax.train.state import TrainState
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
+_INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read
+_THREADS = 4  # more than Orbax has that can fail in one save
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
 
@@ -151,6 +156,7 @@ class Checkpoints:
             try:
                 self._checkpointer.save(self._folder / str(step), args=args)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+                self._clear(step)
                 return self._failed(step, _one_line(fault), fault)
         self._pending_step = step
         self._commit = self._committing.submit(self._finish, step)
@@ -219,11 +225,18 @@ class Checkpoints:
         try:
             self._checkpointer.wait_until_finished()
         except Exception:
-            if jax.process_index() == 0:
-                shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
+            self._clear(step)
             raise
+        self._keeper.written(step)
+
+    def _clear(self, step: int) -> None:
+        """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
+        for _ in range(_THREADS):  # each tells its error once, to whoever waits next
+            with contextlib.suppress(Exception):
+                self._checkpointer.wait_until_finished()
+                break
         if jax.process_index() == 0:
-            self._keeper.written(step)
+            shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
 
     def _failed(self, step: int, why: str, fault: Exception | None = None) -> None:
         self._failures += 1
@@ -311,14 +324,28 @@ def _restore(reader: ocp.Checkpointer, path: Path, template: TrainState) -> Trai
 
 def _fault(path: Path) -> str | None:
     """What is wrong with a step on disk, or None. Reads it whole, by this process alone."""
+    found, unreadable, why = {}, [], ""
     try:
         wanted = ocp.JsonCheckpointHandler().restore(epath.Path(path / shelf.CHECKSUMS))
-        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _tree(path))
-        args = ocp.args.PyTreeRestore(restore_args=plain)
-        arrays = _local_reader().restore(epath.Path(path / shelf.STATE), args=args)
+        leaves = jax.tree_util.tree_leaves_with_path(_tree(path))
     except Exception as fault:
         return f"cannot be read ({_one_line(fault)})"
-    return _unequal(checksums.on_host(arrays), wanted)
+    # One by one: memory for one is enough, and Orbax, where one of many cannot be read, names that
+    # one only and leaves the others' threads to complain on stderr.
+    database = {"driver": "ocdbt", "base": f"file://{path / shelf.STATE}/"}
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
+    for at, leaf in leaves:
+        spec = {"driver": "zarr", "kvstore": {**database, "path": f"{leaf.name}/"}}
+        try:
+            array = ts.open(spec, context=context, open=True, read=True).result().read().result()
+        except Exception as fault:
+            unreadable.append(sharding.name(at))
+            why = why or _one_line(fault)
+        else:
+            found[sharding.name(at)] = checksums.of_array(array)
+    if unreadable:
+        return f"cannot be read in {', '.join(unreadable)} ({why})"
+    return _unequal(found, wanted)
 
 
 def _tree(path: Path) -> Any:

@@ -33,7 +33,7 @@ def on_devices(tree: Any) -> dict[str, int]:
 def on_host(tree: Any) -> dict[str, int]:
     """The numbers as `of`, of NumPy arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {sharding.name(path): _host_word_sum(leaf) for path, leaf in leaves}
+    return {sharding.name(path): of_array(leaf) for path, leaf in leaves}
 
 
 @jax.jit
@@ -43,6 +43,7 @@ def word_sum(x: jax.Array) -> jax.Array:
     return jnp.sum(words, dtype=jnp.uint32)
 
 
-def _host_word_sum(x: np.ndarray) -> int:
+def of_array(x: np.ndarray) -> int:
+    """As `word_sum`, of a NumPy array."""
     words = np.ascontiguousarray(x).view(f"uint{8 * x.dtype.itemsize}")
     return int(np.sum(words, dtype=np.uint32))

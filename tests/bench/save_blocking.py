@@ -67,8 +67,7 @@ def main(folder, saves=5):
             whole, _ = seconds(checkpoints.wait)
             print(
                 f"save {step}: blocks {blocking:.3f} s, of which sums {summing:.3f} s; next update "
-                f"{after:.3f} s (without a save {alone:.3f} s); whole and read back after "
-                f"{whole:.1f} s",
+                f"{after:.3f} s (without a save {alone:.3f} s); read back after {whole:.1f} s",
                 flush=True,
             )
 
