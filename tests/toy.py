@@ -75,8 +75,8 @@ def batch_of(seed, step, size):
 class Stream:
     """Stands for data.loader.stream; `spoil` names a batch with a NaN, `edit` changes any."""
 
-    def __init__(self, cfg, mesh, first_step=0, source=None, spoil=None, edit=None):
-        self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_step, spoil
+    def __init__(self, cfg, mesh, first_batch=0, source=None, spoil=None, edit=None):
+        self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_batch, spoil
         self._edit = edit or (lambda number, batch: None)
         self.broken, self.closed = {}, False
 

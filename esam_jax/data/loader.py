@@ -1,4 +1,4 @@
-"""Records to global, sharded batches. The data position is one integer: the step.
+"""Records to global, sharded batches. The data position is one integer.
 
 Batch b holds positions b * batch onwards of an endless sequence: one shuffle of all records after
 the other. Which record stands at a position, and how it is augmented, depends on the seed alone, so
@@ -31,15 +31,15 @@ _REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentatio
 
 
 def stream(
-    cfg: RunConfig, mesh: Mesh, first_step: int = 0, source: Source | None = None
+    cfg: RunConfig, mesh: Mesh, first_batch: int = 0, source: Source | None = None
 ) -> "Stream":
-    """The endless batches of a run from `first_step` on; raises before reading any picture.
+    """The endless batches of a run from `first_batch` on; raises before reading any picture.
 
     `source` is `cfg.data.source` where that is open already.
     """
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     source = sources.open_source(cfg.data.source) if source is None else source
-    return Stream(source, cfg.data, cfg.seed, cfg.batch, sharding.batch(mesh), first_step)
+    return Stream(source, cfg.data, cfg.seed, cfg.batch, sharding.batch(mesh), first_batch)
 
 
 class Stream:
@@ -56,12 +56,12 @@ class Stream:
         seed: int,
         batch: int,
         placement: NamedSharding,
-        first_step: int = 0,
+        first_batch: int = 0,
     ) -> None:
         self._batch, self._placement = batch, placement
         self._examples = Examples(source, config, seed)
         rows = local_rows(placement, batch)
-        positions = grain.MapDataset.range(first_step * len(rows), sys.maxsize)
+        positions = grain.MapDataset.range(first_batch * len(rows), sys.maxsize)
         # Threads work on single examples, so that all of them help with the next batch.
         examples = max(config.prefetch_batches * len(rows), config.threads)  # or threads would idle
         reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=examples)

@@ -84,9 +84,9 @@ def test_crop_views_hold_pictures_only():
 def test_resuming_gives_the_batches_of_an_undisturbed_run():
     with loader.stream(config(), mesh()) as batches:
         undisturbed = [next(batches) for _ in range(5)]
-    for first_step in (1, 4):
-        with loader.stream(config(), mesh(), first_step=first_step) as batches:
-            for step in range(first_step, 5):
+    for first_batch in (1, 4):
+        with loader.stream(config(), mesh(), first_batch=first_batch) as batches:
+            for step in range(first_batch, 5):
                 assert equal(next(batches), undisturbed[step])
 
 
@@ -151,7 +151,7 @@ def test_broken_pictures_are_replaced_and_named(tmp_path: Path, write_picture):
         first = [next(batches) for _ in range(3)]
         assert set(batches.broken) == {"bad_000.png", "bad_001.png"}
         assert "PNG" in batches.broken["bad_000.png"] and batches.empty == ()
-    with loader.stream(run, mesh(), first_step=2) as batches:
+    with loader.stream(run, mesh(), first_batch=2) as batches:
         assert equal(next(batches), first[2])
 
 

@@ -36,7 +36,7 @@ RUN = RunConfig(
 
 def sums(mesh: jax.sharding.Mesh) -> dict[int, int]:
     """Sum of the pixels of each row of batch 3 that this process holds."""
-    with jax.transfer_guard("disallow"), loader.stream(RUN, mesh, first_step=3) as batches:
+    with jax.transfer_guard("disallow"), loader.stream(RUN, mesh, first_batch=3) as batches:
         shards = next(batches)["image"].addressable_shards
     return {
         shard.index[0].indices(RUN.batch)[0] + i: int(np.asarray(row).sum(dtype=np.int64))

@@ -134,9 +134,11 @@ def test_f22_the_shipped_teacher_gives_its_shipped_answer():
 
 
 def test_f22_a_run_asks_before_anything_is_compiled(tmp_path, monkeypatch):
-    load = {"teacher": {"head": {"kernel": np.full((3, 6), np.inf, np.float32)}}}
+    load = {"teacher": {"head": {"kernel": np.full((3, 6), np.nan, np.float32)}}}
     task = dataclasses.replace(TASK, load_frozen=lambda: load)
     monkeypatch.setattr(loop.tasks, "build", lambda cfg: task)
     monkeypatch.setattr(loop, "jit_step", None)
-    with pytest.raises(CheckpointError, match=r"the teacher teacher\.pt are not finite"):
+    with pytest.raises(
+        CheckpointError, match=r"the features of the teacher teacher\.pt are not finite"
+    ):
         loop.run(config("teacher.pt"), tmp_path)
