@@ -21,7 +21,7 @@ CONFIG_FILE = "config.json"
 
 # What a resumed run may change: how fast, how often and where, but not which numbers come out. A
 # path is allowed because a mount may move; whether the same files lie there cannot be told.
-# Another mesh or attention kernel changes the order of sums, which is float rounding.
+# Another mesh, accumulation or attention kernel changes the order of sums: that is float rounding.
 MAY_DIFFER = (
     "name",
     "log_every_steps",
@@ -41,6 +41,7 @@ MAY_DIFFER = (
     "compute.remat",
     "compute.attention",
     "mesh",
+    "accumulate",
     "task.init_from",
     "task.teacher.weights",
     "task.teacher.placement",

@@ -27,8 +27,8 @@ from layouts import Layout
 from esam_jax import sharding
 from esam_jax.train import log, loop
 
-# Losses here are about one, where 1e-6 is some ten roundings of float32 (layouts differ by the
-# order of their sums).
+# Of a loss, absolute and relative: some ten roundings of float32, since layouts differ by the order
+# of their sums.
 BOUND = 1e-6
 TOTAL = 100  # updates that no leg reaches: what it leaves is a checkpoint and no model
 HOME = Layout(data=2, fsdp=2)  # on two processes of two devices
@@ -144,7 +144,7 @@ def journey(folder, task):
         again = compare(run, folder / "stayed", 20)
         shown = [f"{a:.1e} ({r:.1e} of it)" for a, r in (there, again)]
         print(f"| 2x2 to {count}x{devices} | {shown[0]} | {count}x{devices} to 2x2 | {shown[1]} |")
-        worst = max(worst, there[0], again[0])
+        worst = max(worst, *there, *again)
     print(f"\nbit-equal at every restore, same records; largest {worst:.1e}, bound {BOUND:.0e}")
     return int(worst > BOUND)
 
