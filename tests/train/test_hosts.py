@@ -19,8 +19,8 @@ from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError
 from esam_jax.train import hosts, log
 
-STEPS = 60  # of a run that a signal must hit; each takes at least PAUSE
-PAUSE = 0.05
+STEPS = 300  # of a run that a signal must hit; JAX takes seconds to tell all hosts of one
+PAUSE = 0.1  # before each update of such a run
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def run(count, cache, **wishes):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    wishes = {"steps": STEPS, "save": 20, "peers": {"heartbeat_seconds": 10}} | wishes
+    wishes = {"steps": STEPS, "save": 1000, "peers": {"heartbeat_seconds": 10}} | wishes
     return processes.start([toy_run.__file__, json.dumps(wishes)], count, environment=environment)
 
 
@@ -211,8 +211,8 @@ def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
 
 
 def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_path):
-    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
-    wait_for_step(tmp_path, 21, started)
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE, save=20)
+    wait_for_step(tmp_path, 22, started)
     started[1].kill()
     # Within the heartbeat of 10 s and what a slow machine takes; without it JAX waits for 100 s.
     _, errors = started[0].communicate(timeout=90)
