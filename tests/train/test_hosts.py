@@ -10,14 +10,16 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import processes
 import pytest
+import toy
 import toy_run
 
+from esam_jax import sharding
 from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError
-from esam_jax.train import hosts, log
+from esam_jax.train import checkpoint, hosts, log, optim
+from esam_jax.train import state as states
 
 STEPS = 300  # of a run that a signal must hit; JAX takes seconds to tell all hosts of one
 PAUSE = 0.1  # before each update of such a run
@@ -152,9 +154,11 @@ def saved(folder):
 
 
 def parameters(folder):
-    with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore((folder / "checkpoints" / str(STEPS) / "state").absolute())
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    """Every number of the last checkpoint, read by one process."""
+    cfg = toy.config(steps=STEPS)
+    optimiser = optim.make(cfg.optim, STEPS)
+    template = states.abstract(toy.task(), optimiser, cfg, sharding.make_mesh(cfg.mesh))
+    return jax.tree.leaves(jax.device_get(checkpoint.load(folder, STEPS, template)))
 
 
 def assert_same_end(a, b):
