@@ -218,6 +218,7 @@ def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_p
     started = run(2, cache, workdir=str(tmp_path), pause=PAUSE, save=20)
     wait_for_step(tmp_path, 22, started)
     started[1].kill()
+    started[1].communicate()
     # Within the heartbeat of 10 s and what a slow machine takes; without it JAX waits for 100 s.
     _, errors = started[0].communicate(timeout=90)
     assert started[0].returncode not in (0, 2), errors
