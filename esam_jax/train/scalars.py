@@ -1,6 +1,7 @@
 """The metrics of one update as a single array: one copy to the host instead of a dozen."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ class Scalars(Mapping[str, Array]):
     def __init__(self, names: tuple[str, ...], vector: Float[Array, " X"]) -> None:
         self.names, self.vector = names, vector
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> Any:
         if name not in self.names:
             raise KeyError(name)
         return self.vector[self.names.index(name)]
@@ -26,11 +27,11 @@ class Scalars(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self.names)
 
-    def tree_flatten(self) -> tuple[tuple[Array], tuple[str, ...]]:
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
         return (self.vector,), self.names
 
     @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], leaves: tuple[Array]) -> "Scalars":
+    def tree_unflatten(cls, names: tuple[str, ...], leaves: Any) -> "Scalars":
         fresh = object.__new__(cls)  # JAX also builds trees of what is no array
         fresh.names, (fresh.vector,) = names, leaves
         return fresh
