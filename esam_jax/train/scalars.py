@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 
 @jax.tree_util.register_pytree_node_class
-class Scalars(Mapping[str, Array]):
-    """Named float32 numbers in one vector; reads like the mapping that it was packed from."""
+class Scalars:
+    """Named float32 numbers in one vector, to be read by name."""
 
     def __init__(self, names: tuple[str, ...], vector: Float[Array, " X"]) -> None:
         self.names, self.vector = names, vector
@@ -24,8 +24,8 @@ class Scalars(Mapping[str, Array]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def __len__(self) -> int:
-        return len(self.names)
+    def keys(self) -> tuple[str, ...]:
+        return self.names
 
     def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
         return (self.vector,), self.names
@@ -37,6 +37,9 @@ class Scalars(Mapping[str, Array]):
         return fresh
 
 
+Metrics = Scalars | Mapping[str, Array]
+
+
 def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
     """The same numbers as float32, in one vector; traceable."""
     return Scalars(
@@ -44,13 +47,13 @@ def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
     )
 
 
-def ready(metrics: Mapping[str, Array]) -> bool:
+def ready(metrics: Metrics) -> bool:
     """Whether they are computed; asks without waiting."""
     leaf = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
     return leaf.is_ready()
 
 
-def fetch(metrics: Mapping[str, Array]) -> dict[str, float]:
+def fetch(metrics: Metrics) -> dict[str, float]:
     """The numbers on the host; waits until they are computed, and for nothing that came after."""
     if isinstance(metrics, Scalars):
         # Asked for by name, as jax.device_get is, and several times as fast for one small array.

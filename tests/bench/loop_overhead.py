@@ -102,12 +102,20 @@ def whole(cfg, folder):
     return last - first
 
 
-def calibrate(cfg, wanted):
-    """How many products make an update last that many seconds."""
-    products = 64
+def calibrate(wanted):
+    """How many products take that many seconds."""
+
+    @jax.jit
+    def chain(x, products):
+        return jax.lax.fori_loop(0, products, lambda i, x: jnp.tanh(x @ x), x)
+
+    products, start = 64, jnp.full((WIDTH, WIDTH), 1e-6)
+    chain(start, products).block_until_ready()
     for _ in range(4):
-        took = bare(*setup(cfg, slow_task(products)), 100) / 100
-        products = max(1, round(products * wanted / took))
+        begin = time.perf_counter()
+        for _ in range(20):
+            chain(start, products).block_until_ready()
+        products = max(1, round(products * wanted * 20 / (time.perf_counter() - begin)))
     return products
 
 
@@ -125,7 +133,7 @@ def main():
         save=SaveConfig(every_steps=10**9),
         optim=dataclasses.replace(toy.config().optim, warmup_steps=2),
     )
-    task = slow_task(calibrate(cfg, arguments.milliseconds / 1e3))
+    task = slow_task(calibrate(arguments.milliseconds / 1e3))
     step_fn, batches, fresh = setup(cfg, task)
     # The loop builds what it runs: it is given what the bare loop runs, compiled once.
     loop.tasks.build = lambda cfg: task
