@@ -27,6 +27,11 @@ class Scalars:
     def keys(self) -> tuple[str, ...]:
         return self.names
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scalars):
+            return NotImplemented
+        return self.names == other.names and np.array_equal(self.vector, other.vector)
+
     def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
         return (self.vector,), self.names
 
