@@ -102,20 +102,13 @@ def whole(cfg, folder):
     return last - first
 
 
-def calibrate(wanted):
-    """How many products take that many seconds."""
-
-    @jax.jit
-    def chain(x, products):
-        return jax.lax.fori_loop(0, products, lambda i, x: jnp.tanh(x @ x), x)
-
-    products, start = 64, jnp.full((WIDTH, WIDTH), 1e-6)
-    chain(start, products).block_until_ready()
-    for _ in range(4):
-        begin = time.perf_counter()
-        for _ in range(20):
-            chain(start, products).block_until_ready()
-        products = max(1, round(products * wanted * 20 / (time.perf_counter() - begin)))
+def calibrate(cfg, wanted):
+    """How many products make an update last that many seconds."""
+    products = 64
+    for _ in range(3):
+        step_fn, batches, fresh = setup(cfg, slow_task(products))
+        took = statistics.median(bare(step_fn, batches, fresh, 20) / 20 for _ in range(5))
+        products = max(1, round(products * wanted / took))
     return products
 
 
@@ -133,7 +126,7 @@ def main():
         save=SaveConfig(every_steps=10**9),
         optim=dataclasses.replace(toy.config().optim, warmup_steps=2),
     )
-    task = slow_task(calibrate(arguments.milliseconds / 1e3))
+    task = slow_task(calibrate(cfg, arguments.milliseconds / 1e3))
     step_fn, batches, fresh = setup(cfg, task)
     # The loop builds what it runs: it is given what the bare loop runs, compiled once.
     loop.tasks.build = lambda cfg: task
