@@ -54,7 +54,7 @@ def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
 
 def ready(metrics: Metrics) -> bool:
     """Whether they are computed; asks without waiting."""
-    leaf = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
+    leaf: Any = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
     return leaf.is_ready()
 
 

@@ -1,6 +1,7 @@
 """TensorBoard and Weights & Biases beside metrics.jsonl. A sink that fails never stops a run."""
 
 import dataclasses
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -40,9 +41,8 @@ class TensorBoard:
     """Event files in `<workdir>/tensorboard`."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import tensorboardX
-
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        tensorboard = importlib.import_module(_PACKAGES["tensorboard"])
+        self._writer = tensorboard.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -56,8 +56,7 @@ class Wandb:
     """A run of the service, the same one after each restart; its own WANDB_* variables apply."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import wandb
-
+        wandb = importlib.import_module(_PACKAGES["wandb"])
         note = workdir / "wandb_id"
         run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
         note.write_text(run_id + "\n")
@@ -90,7 +89,7 @@ class Trackers:
         self._sinks: dict[str, Tracker] = {}
         # Every host computes the same numbers; one of them tells.
         names = cfg.trackers if jax.process_index() == 0 else ()
-        self._failures = dict.fromkeys(names, 0)
+        self._failures: dict[str, int] = dict.fromkeys(names, 0)
         for name in names:
             try:
                 self._sinks[name] = _TRACKERS[name](cfg, workdir)
