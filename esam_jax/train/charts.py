@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 WIDTH, HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
+_LEGEND = 16  # pixels above the curves, where there are several
 _COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
 _MOST_POINTS = 600  # a chart has no more pixels than that
 Number = int | float  # JSON tells them apart
@@ -29,9 +30,10 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
     if not xs:
         return ""
     x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
+    top = _TOP + (_LEGEND if len(shown) > 1 else 0)
     # Steps end where the data ends; values get whole ticks around them.
     x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
-    y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, _TOP, log)
+    y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, top, log)
     parts = [_grid(x_axis, y_axis, x_ticks, y_ticks)]
     for each, colour in zip(shown, _COLOURS * len(shown)):
         parts.append(_curve(each, colour, x_axis, y_axis))
@@ -133,8 +135,8 @@ def _curve(series: Series, colour: str, x_axis: _Axis, y_axis: _Axis) -> str:
 def _legend(series: Sequence[Series]) -> str:
     parts, x = [], _LEFT + 8
     for each, colour in zip(series, _COLOURS * len(series)):
-        parts.append(f'<rect x="{x}" y="{_TOP + 2}" width="10" height="3" fill="{colour}"/>')
+        parts.append(f'<rect x="{x}" y="{_TOP - 3}" width="10" height="3" fill="{colour}"/>')
         name = html.escape(each.name)
-        parts.append(f'<text x="{x + 14}" y="{_TOP + 7}">{name}</text>')
+        parts.append(f'<text x="{x + 14}" y="{_TOP + 2}">{name}</text>')
         x += 24 + 6.2 * len(each.name)
     return "".join(parts)

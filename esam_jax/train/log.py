@@ -56,7 +56,7 @@ class Log:
             progress,
         )
         self._broken, self._told = broken, 0
-        self._waiting: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
+        self._waiting: collections.deque[tuple[int, scalars.Metrics]] = collections.deque()
         self._begin = time.monotonic() if began is None else began
         self._first_dispatch: float | None = None
         self._programs = compilation.counts()
@@ -98,7 +98,7 @@ class Log:
             self._first_dispatch, self._programs = time.monotonic(), compilation.counts()
         return batch
 
-    def after(self, step: int, metrics: Mapping[str, jax.Array]) -> list[tuple[int, Values]]:
+    def after(self, step: int, metrics: scalars.Metrics) -> list[tuple[int, Values]]:
         """Takes what update `step` gave before it is computed; (step, values) of the one before."""
         self._clock.dispatched()
         if self._compiled is None:  # the first update: its dispatch compiled

@@ -43,7 +43,7 @@ body { margin: 0 auto; padding: 32px 20px 64px; max-width: 1000px; background: v
 h1 { font-size: 26px; margin: 0; } h2 { font-size: 17px; margin: 36px 0 12px; }
 h3 { font-size: 13px; font-weight: 600; margin: 0 0 4px; }
 p.sub { margin: 2px 0 22px; color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 12px; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(105px, 1fr)); gap: 12px; }
 .tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 12px 14px; }
 .tile b { display: block; font-size: 21px; font-weight: 600; }
@@ -96,6 +96,8 @@ def duration(seconds: charts.Number) -> str:
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
+    if minutes < 10:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
     if minutes < 100:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)

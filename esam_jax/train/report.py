@@ -72,7 +72,7 @@ def curves(run: Path) -> dict[str, list[Series]]:
         "Gradient norm": _series(updates, lambda name: name.startswith("grad_norm")),
         "Learning rate": _series(updates, lambda name: name == "learning_rate"),
         "Examples per second": _series(updates, lambda name: name == "examples_per_second"),
-        "Share of a step's time": _series(updates, lambda name: name.endswith("_share")),
+        "Share of a step's time": _shares(updates),
         "MFU": _series(updates, lambda name: name == "mfu"),
         "Goodput": _series(updates, lambda name: name == "goodput"),
         "Memory, GB": _memory(updates),
@@ -93,6 +93,13 @@ def _series(lines: Sequence[Line], wanted: Any, scale: float = 1.0) -> list[Seri
         for name in names
     }
     return [Series(name, points) for name, points in curves.items() if points]
+
+
+def _shares(lines: Sequence[Line]) -> list[Series]:
+    named = _series(lines, lambda name: name.endswith("_share"))
+    return [
+        Series(each.name.removesuffix("_share").replace("_", " "), each.points) for each in named
+    ]
 
 
 def _memory(lines: Sequence[Line]) -> list[Series]:

@@ -1,6 +1,7 @@
 """The metrics of one update as a single array: one copy to the host instead of a dozen."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,13 @@ from jaxtyping import Array, Float
 
 
 @jax.tree_util.register_pytree_node_class
-class Scalars(Mapping[str, Array]):
-    """Named float32 numbers in one vector; reads like the mapping that it was packed from."""
+class Scalars:
+    """Named float32 numbers in one vector, to be read by name."""
 
     def __init__(self, names: tuple[str, ...], vector: Float[Array, " X"]) -> None:
         self.names, self.vector = names, vector
 
-    def __getitem__(self, name: str) -> Array:
+    def __getitem__(self, name: str) -> Any:
         if name not in self.names:
             raise KeyError(name)
         return self.vector[self.names.index(name)]
@@ -23,17 +24,25 @@ class Scalars(Mapping[str, Array]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def __len__(self) -> int:
-        return len(self.names)
+    def keys(self) -> tuple[str, ...]:
+        return self.names
 
-    def tree_flatten(self) -> tuple[tuple[Array], tuple[str, ...]]:
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scalars):
+            return NotImplemented
+        return self.names == other.names and np.array_equal(self.vector, other.vector)
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[str, ...]]:
         return (self.vector,), self.names
 
     @classmethod
-    def tree_unflatten(cls, names: tuple[str, ...], leaves: tuple[Array]) -> "Scalars":
+    def tree_unflatten(cls, names: tuple[str, ...], leaves: Any) -> "Scalars":
         fresh = object.__new__(cls)  # JAX also builds trees of what is no array
         fresh.names, (fresh.vector,) = names, leaves
         return fresh
+
+
+Metrics = Scalars | Mapping[str, Array]
 
 
 def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
@@ -43,13 +52,13 @@ def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
     )
 
 
-def ready(metrics: Mapping[str, Array]) -> bool:
+def ready(metrics: Metrics) -> bool:
     """Whether they are computed; asks without waiting."""
-    leaf = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
-    return bool(leaf.is_ready())  # pyright: ignore[reportAttributeAccessIssue]
+    leaf: Any = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
+    return leaf.is_ready()
 
 
-def fetch(metrics: Mapping[str, Array]) -> dict[str, float]:
+def fetch(metrics: Metrics) -> dict[str, float]:
     """The numbers on the host; waits until they are computed, and for nothing that came after."""
     if isinstance(metrics, Scalars):
         # Asked for by name, as jax.device_get is, and several times as fast for one small array.

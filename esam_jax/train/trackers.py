@@ -1,6 +1,7 @@
 """TensorBoard and Weights & Biases beside metrics.jsonl. A sink that fails never stops a run."""
 
 import dataclasses
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
@@ -40,9 +41,8 @@ class TensorBoard:
     """Event files in `<workdir>/tensorboard`."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import tensorboardX  # pyright: ignore[reportMissingImports]
-
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        tensorboard = importlib.import_module(_PACKAGES["tensorboard"])
+        self._writer = tensorboard.SummaryWriter(str(workdir / "tensorboard"))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -56,8 +56,7 @@ class Wandb:
     """A run of the service, the same one after each restart; its own WANDB_* variables apply."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
-        import wandb  # pyright: ignore[reportMissingImports]
-
+        wandb = importlib.import_module(_PACKAGES["wandb"])
         note = workdir / "wandb_id"
         run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
         note.write_text(run_id + "\n")

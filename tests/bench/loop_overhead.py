@@ -105,8 +105,9 @@ def whole(cfg, folder):
 def calibrate(cfg, wanted):
     """How many products make an update last that many seconds."""
     products = 64
-    for _ in range(4):
-        took = bare(*setup(cfg, slow_task(products)), 100) / 100
+    for _ in range(3):
+        step_fn, batches, fresh = setup(cfg, slow_task(products))
+        took = statistics.median(bare(step_fn, batches, fresh, 20) / 20 for _ in range(5))
         products = max(1, round(products * wanted / took))
     return products
 
