@@ -146,17 +146,27 @@ def test_shellcheck_is_content_with_skypilots_blocks(tmp_path, block):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Enough of a configuration for Slurm's commands to say what they know."""
+    """A configuration that names a controller where none listens."""
     path = tmp_path / "slurm.conf"
-    path.write_text("ClusterName=none\nSlurmctldHost=localhost\nNodeName=localhost\n")
+    path.write_text(
+        "ClusterName=none\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n"
+        "NodeName=localhost\nAuthType=auth/none\n"
+    )
     return {"SLURM_CONF": str(path)}
 
 
-def test_sbatch_knows_every_option(slurm):
-    told = run("sbatch", "--help", environment=slurm)
-    options = re.findall(r"^#SBATCH (--[a-z-]+)", (LAUNCH / "slurm.sh").read_text(), re.MULTILINE)
-    assert len(options) == 7
-    assert set(options) <= set(re.findall(r"--[a-z-]+", told))
+def test_sbatch_understands_every_option(slurm):
+    """It reads them all before it asks the controller (its --help does not list them all)."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("sbatch is not installed")
+    done = subprocess.run(
+        ["sbatch", "--test-only", LAUNCH / "slurm.sh", "toy", "run"],
+        capture_output=True,
+        text=True,
+        env=os.environ | slurm,
+        timeout=300,
+    )
+    assert "Unable to contact slurm controller" in done.stderr, done.stderr
 
 
 def test_srun_knows_every_option(slurm):
@@ -166,13 +176,6 @@ def test_srun_knows_every_option(slurm):
     )
     options = re.findall(r"--[a-z-]+", line)
     assert options and set(options) <= set(re.findall(r"--[a-z-]+", told))
-
-
-def test_sbatch_would_take_it():
-    """Where a controller answers."""
-    if shutil.which("scontrol") is None or subprocess.run(["scontrol", "ping"]).returncode:
-        pytest.skip("no Slurm controller answers")
-    run("sbatch", "--test-only", LAUNCH / "slurm.sh", "toy", "run")
 
 
 @pytest.mark.parametrize(
