@@ -15,6 +15,7 @@ from esam_jax.errors import ConfigError, EsamError
 
 COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",
+    "plan": "what a run will need on a machine that need not be there: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "evaluate": "measure a model on data with masks",
     "convert": "between PyTorch's files and ours, exactly, with the measured error",

@@ -32,7 +32,7 @@ def build(config: RunConfig) -> Task:
     teacher_config = _teacher_config(task.teacher.model)
     students = {name: _student_config(name, image_px) for name in task.students}
     grid = _common_grid(students, teacher_config, image_px, task)
-    visible = _visible(grid * grid, task.mask_ratio)
+    visible = visible_tokens(grid * grid, task.mask_ratio)
     teacher = SamVitEncoder(teacher_config, config.compute)
     neck = task.teacher.features == "neck"
     target_width = teacher_config.neck_width if neck else teacher_config.width
@@ -140,7 +140,7 @@ def _open_teacher(task: SamiConfig, encoder: SamVitConfig) -> Params | None:
     return file.params["encoder"]
 
 
-def _visible(tokens: int, mask_ratio: float) -> int:
+def visible_tokens(tokens: int, mask_ratio: float) -> int:
     """MAE's rounding (models_mae.py, random_masking): 49 of 196 at a ratio of 0.75."""
     return max(1, int(tokens * (1 - mask_ratio)))
 

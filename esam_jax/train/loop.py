@@ -71,7 +71,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
-        frozen = states.load_frozen(task, cfg.compute, mesh)
+        frozen = states.load_frozen(task, cfg, mesh)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
 
         with (
