@@ -9,6 +9,7 @@ from esam_jax.plan.compiled import Compiled
 
 Compile = Callable[[RunConfig, str], Compiled]  # the config, and the options that made it
 
+_HELPS = 0.95  # a remedy that leaves more than this share of the peak is not worth repeating
 _HOST = 8  # pieces of the parameters that stay close together on every machine known here
 
 
@@ -24,74 +25,80 @@ class Change:
 def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
     """Each remedy alone, then all together if none is enough.
 
-    Accumulation doubles until it fits. A remedy that the config does not admit is left out.
+    Accumulation doubles until it fits, or no longer helps. A remedy that the config does not admit
+    is left out.
     """
     found: list[Change] = []
 
-    def fits(options: str, changed: RunConfig) -> bool:
+    def attempt(changed: RunConfig) -> Change | None:
+        options = _options(cfg, changed)
         try:
             result = compile_step(changed, options)
         except ConfigError:  # a size that does not divide
-            return False
+            return None
         found.append(Change(options, result.peak, result.fits))
-        return result.fits is True
+        return found[-1]
 
-    for options, changed in remedies(cfg, devices):
-        fits(options, changed)
-    for options, changed in accumulations(cfg, devices):
-        if fits(options, changed):
-            break
+    def accumulate(configs: Iterator[RunConfig]) -> None:
+        peak = float("inf")
+        for changed in configs:
+            change = attempt(changed)
+            if change is None or change.fits or change.peak > _HELPS * peak:
+                return
+            peak = change.peak
+
+    for changed in remedies(cfg, devices):
+        attempt(changed)
+    accumulate(accumulations(cfg, devices))
     if not any(change.fits for change in found):
-        options, everything = together(cfg, devices)
-        for more, changed in accumulations(everything, devices, first=cfg.accumulate):
-            if fits(f"{options} {more}".strip(), changed):
-                break
+        *_, everything = [cfg, *_one_on_another(cfg, devices)]
+        attempt(everything)
+        accumulate(accumulations(everything, devices))
     return found
 
 
-def remedies(cfg: RunConfig, devices: int) -> Iterator[tuple[str, RunConfig]]:
+def remedies(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
     """Recomputation; parameters in pieces; the teacher in pieces too."""
     if cfg.compute.remat == "none":
         compute = dataclasses.replace(cfg.compute, remat="blocks")
-        yield "--compute.remat blocks", dataclasses.replace(cfg, compute=compute)
+        yield dataclasses.replace(cfg, compute=compute)
     pieces = _pieces(cfg, devices)
     if pieces > cfg.mesh.fsdp:
-        mesh = dataclasses.replace(cfg.mesh, fsdp=pieces)
-        cfg = dataclasses.replace(cfg, mesh=mesh)
-        yield f"--mesh.fsdp {pieces}", cfg
+        cfg = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, fsdp=pieces))
+        yield cfg
     if cfg.mesh.fsdp > 1 and cfg.task.kind == "sami" and cfg.task.teacher.placement != "fsdp":
-        options = f"--mesh.fsdp {cfg.mesh.fsdp} --task.teacher.placement fsdp"
-        yield options, _teacher_in_pieces(cfg)
+        teacher = dataclasses.replace(cfg.task.teacher, placement="fsdp")
+        yield dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
 
 
-def accumulations(
-    cfg: RunConfig, devices: int, first: int | None = None
-) -> Iterator[tuple[str, RunConfig]]:
+def accumulations(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
     """Twice as many micro-batches, and so on while every device has an example of each."""
-    accumulate = 2 * cfg.accumulate if first is None else first
+    accumulate = 2 * cfg.accumulate
     while cfg.batch % (accumulate * devices // cfg.mesh.tensor) == 0:
-        yield f"--accumulate {accumulate}", dataclasses.replace(cfg, accumulate=accumulate)
+        yield dataclasses.replace(cfg, accumulate=accumulate)
         accumulate *= 2
 
 
-def together(cfg: RunConfig, devices: int) -> tuple[str, RunConfig]:
-    """Every remedy but accumulation at once."""
-    options = []
-    for _ in range(3):
-        option, changed = next(remedies(cfg, devices), ("", cfg))
-        if not option or option in options:
-            break
-        options.append(option)
-        cfg = changed
-    return " ".join(options), cfg
+def _one_on_another(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
+    while (changed := next(remedies(cfg, devices), None)) is not None:
+        yield (cfg := changed)
+
+
+def _options(cfg: RunConfig, changed: RunConfig) -> str:
+    """What to add to the command that gave `cfg`."""
+    options = {
+        "--compute.remat": lambda c: c.compute.remat,
+        "--mesh.fsdp": lambda c: c.mesh.fsdp,
+        "--task.teacher.placement": lambda c: c.task.kind == "sami" and c.task.teacher.placement,
+        "--accumulate": lambda c: c.accumulate,
+    }
+    return " ".join(
+        f"{name} {value(changed)}"
+        for name, value in options.items()
+        if value(changed) != value(cfg)
+    )
 
 
 def _pieces(cfg: RunConfig, devices: int) -> int:
     spare = devices // cfg.mesh.tensor if cfg.mesh.data is None else cfg.mesh.fsdp
     return max(n for n in range(1, min(spare, _HOST) + 1) if spare % n == 0)
-
-
-def _teacher_in_pieces(cfg: RunConfig) -> RunConfig:
-    assert cfg.task.kind == "sami"
-    teacher = dataclasses.replace(cfg.task.teacher, placement="fsdp")
-    return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import toy
 
+import configs
 from esam_jax import sharding
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
@@ -107,7 +108,10 @@ def test_all_together_when_none_is_enough():
         "--compute.remat blocks --mesh.fsdp 8 --task.teacher.placement fsdp --accumulate 4"
     )
     assert last.fits and last.peak == 125 + 50 + 25
-    assert "--accumulate 512" in seen  # one example a device: no more than that
+    # Twice as many micro-batches have to help: 600 stay however many there are.
+    assert [each for each in seen if each.startswith("--accumulate")] == [
+        f"--accumulate {n}" for n in (2, 4, 8, 16, 32)
+    ]
 
 
 def test_a_remedy_that_does_not_divide_is_left_out():
@@ -121,8 +125,6 @@ def test_a_remedy_that_does_not_divide_is_left_out():
 
 
 def test_time_and_money():
-    import configs
-
     cfg, pod = configs.load("sami_s"), topologies.parse("v5e:8x8")
     bill = costs.bill(cfg, pod, 64, mfu=0.5, price=2.0)
     work = sum(bill.flops.values())
@@ -134,7 +136,7 @@ def test_time_and_money():
     with pytest.raises(ConfigError, match="mfu is 1.5"):
         costs.bill(cfg, pod, 64, mfu=1.5)
     with pytest.raises(ConfigError, match="price is -1"):
-        costs.bill(cfg, pod, 64, price=-1)
+        costs.bill(cfg, pod, 64, price=-1.0)
 
 
 def test_every_accelerator_has_a_price():
