@@ -20,7 +20,7 @@ _GIB = 2**30
 
 
 def plan(config: str, topology: str, folder: Path) -> None:
-    """Writes the plan of one cell to the folder, whole or not at all; a fault is left for stderr."""
+    """Writes the plan of one cell to the folder, whole or not at all; faults go to stderr."""
     command = [sys.executable, "-c", "import sys; from esam_jax.cli import main; sys.exit(main())"]
     command += ["plan", config, "--topology", topology, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)

@@ -99,6 +99,7 @@ def devices(topology: Topology) -> list[Any]:
 def _tpu(topology: Topology) -> list[Any]:
     # libtpu would ask the cloud for metadata that a machine elsewhere does not have, for minutes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is locked: no TPU is used
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # only silences a warning
     shape = "x".join(map(str, topology.shape))

@@ -133,7 +133,7 @@ def test_time_and_money():
     assert bill.hours == pytest.approx(cfg.steps * 2 * bill.floor_seconds / 3600)
     assert bill.dollars == pytest.approx(bill.hours * 64 * 2.0)
     assert costs.bill(cfg, CPU, 8).hours is None
-    with pytest.raises(ConfigError, match="mfu is 1.5"):
+    with pytest.raises(ConfigError, match=r"mfu is 1\.5"):
         costs.bill(cfg, pod, 64, mfu=1.5)
     with pytest.raises(ConfigError, match="price is -1"):
         costs.bill(cfg, pod, 64, price=-1.0)
