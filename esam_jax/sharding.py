@@ -113,6 +113,11 @@ def batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def without(place: NamedSharding, axis: str) -> NamedSharding:
+    """The same placement, but not split over that mesh axis."""
+    return NamedSharding(place.mesh, P(*(None if each == axis else each for each in place.spec)))
+
+
 def gather(tree: Any, mesh: Mesh) -> Any:
     """The whole arrays of a sharded tree on the host; every process must call it."""
     return jax.device_get(jax.jit(_identity, out_shardings=replicated(mesh))(tree))

@@ -16,6 +16,7 @@ from esam_jax.errors import ConfigError, EsamError
 
 COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",
+    "plan": "what a run will need on a machine that need not be there: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "report": "a page about a run: curves, where its time went, what befell it",
     "evaluate": "measure a model on data with masks",

@@ -42,6 +42,15 @@ def stream(
     return Stream(source, cfg.data, cfg.seed, cfg.batch, sharding.batch(mesh), first_batch)
 
 
+def abstract(cfg: RunConfig, mesh: Mesh) -> Batch:
+    """Shapes, types and shardings of the batches of a run, without opening its source."""
+    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
+    return {
+        name: jax.ShapeDtypeStruct((cfg.batch, *shape), dtype, sharding=sharding.batch(mesh))
+        for name, (shape, dtype) in transforms.shapes(cfg.data.view).items()
+    }
+
+
 class Stream:
     """An iterator over global batches, each sharded over the mesh and one ahead of its use.
 

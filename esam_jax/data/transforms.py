@@ -41,6 +41,21 @@ def view(
     return prompted_view(record, config, rng)
 
 
+def shapes(config: CropConfig | PromptedConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of every array of a view, without its batch axis."""
+    px = config.image_px
+    image = {"image": ((px, px, 3), np.dtype(np.uint8))}
+    if isinstance(config, CropConfig):
+        return image
+    slots = config.masks
+    return image | {
+        "masks": ((slots, px, px // 8), np.dtype(np.uint8)),
+        "points": ((slots, 2, 2), np.dtype(np.float32)),
+        "labels": ((slots, 2), np.dtype(np.int32)),
+        "valid": ((slots,), np.dtype(np.float32)),
+    }
+
+
 def crop_view(record: Record, config: CropConfig, rng: np.random.Generator) -> View:
     """{"image": uint8 [p, p, 3]}: random resized crop, bicubic, then flip (arXiv:2312.00863)."""
     height, width, _ = record.image.shape

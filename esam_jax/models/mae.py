@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from esam_jax.config import ComputeConfig, MaeConfig, MaeDecoderConfig
 from esam_jax.errors import ConfigError
-from esam_jax.models.layers import Attention, Block, LayerNorm, block_class, linear
+from esam_jax.models import stack
+from esam_jax.models.layers import Attention, Block, LayerNorm, linear
 from esam_jax.models.vit import VitEncoder, first_positions
 from esam_jax.ops import masking, positions
 from esam_jax.typing import Params
@@ -96,10 +97,11 @@ class MaeDecoder(nn.Module):
         patches_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width)
         x_BTE = x_BTE + jnp.concatenate([table_SE[:1], patches_NE]).astype(x_BTE.dtype)
         attention = functools.partial(Attention, cfg.heads, compute=compute)
-        block = block_class(Block, compute)
         mlp_width = cfg.mlp_ratio * cfg.width
-        for i in range(cfg.depth):
-            x_BTE = block(attention, mlp_width, compute, name=f"block_{i:02d}")(x_BTE)
+        blocks = [
+            Block(attention, mlp_width, compute, name=f"block_{i:02d}") for i in range(cfg.depth)
+        ]
+        x_BTE = stack.through(blocks, x_BTE, compute=compute)
         return LayerNorm(1e-6, compute, name="norm")(x_BTE)
 
 

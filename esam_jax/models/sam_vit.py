@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, SamVitConfig
-from esam_jax.models.layers import Block, Neck, block_class, linear, precision
+from esam_jax.models import stack
+from esam_jax.models.layers import Block, Neck, linear, precision
 from esam_jax.ops import attention, patches, positions
 
 
@@ -76,8 +77,7 @@ class SamVitEncoder(nn.Module):
         attend = functools.partial(
             RelativeAttention, cfg.heads, window, window or cfg.grid, self.compute
         )
-        block = block_class(Block, self.compute)
-        return block(attend, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
+        return Block(attend, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
 
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
         """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
@@ -89,9 +89,8 @@ class SamVitEncoder(nn.Module):
         x_BhwD = self.patch_embed(patches_BhwF)
         table_hwD = positions.bicubic_resize(self.positions, *x_BhwD.shape[1:3])
         x_BhwD = x_BhwD + table_hwD.astype(x_BhwD.dtype)
-        for block in self.blocks:
-            x_BhwD = block(x_BhwD)
-        return x_BhwD
+        kinds = [i in self.config.global_blocks for i in range(self.config.depth)]
+        return stack.through(self.blocks, x_BhwD, compute=self.compute, kinds=kinds)
 
 
 def _first_positions(rng: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "h w D"]:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from esam_jax.config import ComputeConfig, SamiDecoderConfig, VitConfig
-from esam_jax.models.layers import Attention, LayerNorm, Mlp, block_class, linear
+from esam_jax.models import stack
+from esam_jax.models.layers import Attention, LayerNorm, Mlp, linear
 from esam_jax.models.vit import VitEncoder
 from esam_jax.ops import masking, positions
 
@@ -87,9 +88,8 @@ class SamiDecoder(nn.Module):
         token_E = self.param("mask_token", nn.initializers.normal(0.02), (cfg.width,))
         visible_BVE = visible_BVE + position_NE[visible_BV]
         masked_BME = token_E.astype(dtype) + position_NE[masked_BM]
-        block = block_class(CrossBlock, self.compute)
-        for i in range(cfg.depth):
-            masked_BME = block(cfg, self.compute, name=f"block_{i:02d}")(masked_BME, visible_BVE)
+        blocks = [CrossBlock(cfg, self.compute, name=f"block_{i:02d}") for i in range(cfg.depth)]
+        masked_BME = stack.through(blocks, masked_BME, visible_BVE, compute=self.compute)
         merged_BNE = jnp.concatenate([visible_BVE, masked_BME], axis=1)
         return LayerNorm(1e-6, self.compute, name="norm")(merged_BNE)
 

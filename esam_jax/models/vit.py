@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from esam_jax.config import ComputeConfig, VitConfig
-from esam_jax.models.layers import Attention, Block, Neck, block_class, linear
+from esam_jax.models import stack
+from esam_jax.models.layers import Attention, Block, Neck, linear
 from esam_jax.ops import masking, patches, positions
 
 
@@ -30,12 +31,11 @@ class VitEncoder(nn.Module):
     def setup(self) -> None:
         cfg = self.config
         attention = functools.partial(Attention, cfg.heads, compute=self.compute)
-        block = block_class(Block, self.compute)
         self.patch_embed = linear(cfg.width, self.compute, "patch_embed")
         slots = 1 + cfg.pretrain_grid**2
         self.positions = self.param("positions", first_positions, (slots, cfg.width))
         self.blocks = [
-            block(attention, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
+            Block(attention, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
             for i in range(cfg.depth)
         ]
         self.neck = Neck(cfg.neck_width, self.compute, name="neck")
@@ -70,9 +70,7 @@ class VitEncoder(nn.Module):
             token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
             first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
             x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
-        for block in self.blocks:
-            x_BND = block(x_BND)
-        return x_BND
+        return stack.through(self.blocks, x_BND, compute=self.compute)
 
 
 def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:

@@ -8,7 +8,10 @@
 - `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Iterator
 from typing import Literal
 
 import einops
@@ -24,6 +27,21 @@ Impl = Literal["xla", "chunked", "cudnn"]
 
 PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
 CHUNK_QUERIES = 256
+
+# (backend, widest head of its cuDNN kernel) of the machine that is compiled for, when not this one.
+_TARGET: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
+    "target", default=None
+)
+
+
+@contextlib.contextmanager
+def target(backend: str, max_head_dim: int = 128) -> Iterator[None]:
+    """Within it, `attend` chooses as it would on that backend, which need not be there."""
+    token = _TARGET.set((backend, max_head_dim))
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
 
 
 def choose(
@@ -76,14 +94,14 @@ def attend(
     """
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
-    backend = jax.default_backend()
+    backend, max_head_dim = _TARGET.get() or _here()
     chosen = choose(
         impl,
         backend=backend,
         tokens=(q.shape[-3], k.shape[-3]),
         head_dim=max(head_dim, v.shape[-1]),
         dtype=q.dtype,
-        max_head_dim=_cudnn_head_limit() if backend == "gpu" else 128,
+        max_head_dim=max_head_dim,
     )
     if bias is not None and chosen != "xla":
         raise ConfigError(f"attention {chosen!r} takes no bias of the scores: use 'xla'")
@@ -151,8 +169,10 @@ def _cudnn(
     return out[..., :value_width].reshape(*lead, *out.shape[1:-1], value_width)
 
 
-def _cudnn_head_limit() -> int:
-    return 256 if float(jax.local_devices()[0].compute_capability) >= 9.0 else 128
+def _here() -> tuple[str, int]:
+    backend = jax.default_backend()
+    hopper = backend == "gpu" and float(jax.local_devices()[0].compute_capability) >= 9.0
+    return backend, 256 if hopper else 128
 
 
 # ------------------------------------------------------------------------ relative positions

@@ -113,7 +113,7 @@ def _run(
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
         state, rollback = (state, None) if back is None else guard.skip_ahead(back, state)
-        frozen = states.load_frozen(task, cfg.compute, mesh)
+        frozen = states.load_frozen(task, cfg, mesh)
         teacher_check.check(task, cfg, mesh, frozen, workdir, resumed=first_step > 0)
         copies = Replicas(_copied(template, frozen), mesh, trusted=first_step)
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)

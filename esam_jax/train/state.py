@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from esam_jax import sharding
-from esam_jax.config import ComputeConfig, RunConfig
+from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.tasks.task import Task
 from esam_jax.typing import Params
@@ -110,18 +110,35 @@ def create(
     return state if start is None else state.replace(params=_replace(state.params, start))
 
 
-def load_frozen(task: Task, compute: ComputeConfig, mesh: Mesh) -> Params:
+def load_frozen(task: Task, cfg: RunConfig, mesh: Mesh) -> Params:
     """The weights that the loss reads but nothing changes; kernels in the type of the computation.
 
     Norms, biases and tables stay as they are, as they do in what is trained: they are small.
     """
     frozen = task.load_frozen()
 
-    def put(path: tuple[Any, ...], leaf: Any, place: jax.sharding.Sharding) -> jax.Array:
-        kernel = sharding.name(path).endswith("/kernel")
-        return jax.device_put(leaf.astype(compute.dtype) if kernel else leaf, place)
+    def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jax.device_put(leaf.astype(like.dtype), like.sharding)
 
-    return jax.tree_util.tree_map_with_path(put, frozen, sharding.shardings(frozen, mesh))
+    return jax.tree.map(put, frozen, _like_frozen(frozen, cfg, mesh))
+
+
+def abstract_frozen(task: Task, cfg: RunConfig, mesh: Mesh) -> Params:
+    """Shapes, types and shardings of `load_frozen`; a random teacher is not drawn for them."""
+    return _like_frozen(jax.eval_shape(task.load_frozen), cfg, mesh)
+
+
+def _like_frozen(frozen: Params, cfg: RunConfig, mesh: Mesh) -> Params:
+    """In pieces by the table of parameters, or whole on every device but for its split heads."""
+    pieces = cfg.task.kind == "sami" and cfg.task.teacher.placement == "fsdp"
+
+    def like(path: tuple[Any, ...], leaf: Any, place: jax.sharding.NamedSharding) -> Any:
+        kernel = sharding.name(path).endswith("/kernel")
+        dtype = jnp.dtype(cfg.compute.dtype) if kernel else leaf.dtype
+        place = place if pieces else sharding.without(place, "fsdp")
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
+
+    return jax.tree_util.tree_map_with_path(like, frozen, sharding.shardings(frozen, mesh))
 
 
 def _replace(params: Params, start: Params) -> Params:

@@ -1,0 +1,92 @@
+"""`esam plan CONFIG --topology T`: what a run will need, on a machine that need not be there."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import configs
+from esam_jax.cli import arguments
+from esam_jax.config import RunConfig
+from esam_jax.errors import ConfigError, EsamError
+
+_USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """Compiles the training step of CONFIG for a topology: memory, operations, time and money.
+
+    No accelerator is needed, no weights or pictures are read. `esam train CONFIG --help` lists
+    every key of that config.
+    """
+
+    topology: str
+    """v5e:4x4, v5p:4x4x4, 2*v6e:8x8 (two slices), h100:2x8 (hosts x GPUs), a100:8x8 or cpu:8."""
+    mfu: float | None = None
+    """Share of the peak rate that is expected; by default a usual one of the accelerator."""
+    price: float | None = None
+    """Dollars a chip and hour."""
+    memory_gib: float | None = None
+    """Memory of one device, where it is not what the data sheet says."""
+    try_changes: Literal["if-needed", "always", "never"] = "if-needed"
+    """Compile what could be changed: if-needed (when it does not fit), always or never."""
+    json: bool = False
+    """Print the plan as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the plan; exit code 0 whether or not it fits."""
+    if not argv:
+        raise ConfigError(f"no config is named: write {_USAGE}")
+    if argv[0].startswith("-"):
+        arguments.parse(Where, argv, prog="esam plan CONFIG")
+        raise ConfigError(f"the config comes first: write {_USAGE}")
+    name, *rest = argv
+    if "-h" in rest or "--help" in rest:
+        arguments.parse(Where, ["--help"], prog=f"esam plan {name}")
+    where, keys = arguments.parse_known(Where, rest, prog=f"esam plan {name}")
+    config = arguments.parse(RunConfig, keys, prog=f"esam plan {name}", default=_load(name))
+    _prepare(where.topology)
+    from esam_jax.plan import report, topologies  # starts JAX
+
+    topology = topologies.parse(where.topology)
+    if where.memory_gib is not None:
+        size = int(where.memory_gib * 2**30)
+        topology = dataclasses.replace(topology, memory_bytes=size)
+    plan = report.make(
+        config,
+        topology,
+        mfu=where.mfu,
+        price=where.price,
+        try_changes=where.try_changes,
+        say=_say,
+    )
+    found = report.for_programs(plan) if where.json else None
+    print(json.dumps(found) if found else report.for_people(plan))
+    return 0
+
+
+def _prepare(topology: str) -> None:
+    """Settings that JAX reads once, when it starts: no accelerator, and pretend devices."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    kind, _, count = topology.partition(":")
+    flag = "--xla_force_host_platform_device_count"
+    if kind == "cpu" and count.isdigit() and flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={count}".strip()
+
+
+def _say(message: str) -> None:
+    if sys.stderr.isatty():
+        print("esam:", message, file=sys.stderr)
+
+
+def _load(name: str) -> RunConfig:
+    try:
+        return configs.load(name)
+    except EsamError:
+        raise
+    except Exception as error:  # whatever the user's own file raises
+        raise ConfigError(f"{name} cannot be planned: {type(error).__name__}: {error}") from error

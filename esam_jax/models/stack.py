@@ -1,0 +1,93 @@
+"""A stack of blocks as one loop: compiled once, however deep the network is.
+
+Parameters keep one name a block (`block_07/...`); inside the forward pass those of equal blocks are
+laid one on another and scanned. docs/plan.md, "Scanned or unrolled", has the reasons in figures.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from esam_jax.config import ComputeConfig
+from esam_jax.typing import Params
+
+
+def through(
+    blocks: Sequence[nn.Module],
+    x: Float[Array, "*X"],
+    *context: Array,
+    compute: ComputeConfig,
+    kinds: Sequence[Hashable] | None = None,
+) -> Float[Array, "*X"]:
+    """`x` through all bound `blocks` in turn, each called as block(x, *context).
+
+    Blocks of one kind must differ by their parameters alone; by default all are of one kind.
+    """
+    if any(block.is_initializing() for block in blocks):
+        for block in blocks:
+            x = block(x, *context)  # makes the parameters
+        return x
+    params = [block.variables["params"] for block in blocks]
+    pure = [block.clone(parent=None, name=None) for block in blocks]
+    return _through(pure, params, list(kinds or [None] * len(blocks)), x, context, compute)
+
+
+def _through(
+    blocks: Sequence[nn.Module],
+    params: Sequence[Params],
+    kinds: Sequence[Hashable],
+    x: Array,
+    context: tuple[Array, ...],
+    compute: ComputeConfig,
+) -> Array:
+    depth, period = len(blocks), _period(kinds)
+    if depth == 1:
+        return _one(blocks[0], compute)(params[0], x, context)
+    if period == depth:  # no pattern as a whole: runs of equal neighbours, one after the other
+        for i, j in _runs(kinds):
+            x = _through(blocks[i:j], params[i:j], kinds[i:j], x, context, compute)
+        return x
+    rounds = [
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[i::period]) for i in range(period)
+    ]
+
+    def one_round(x: Array, params: list[Params]) -> tuple[Array, None]:
+        return _through(blocks[:period], params, kinds[:period], x, context, compute), None
+
+    return lax.scan(one_round, x, rounds)[0]
+
+
+def _one(block: nn.Module, compute: ComputeConfig) -> Any:
+    """(params, x, context) -> x of one block.
+
+    With remat it is recomputed whole in the backward pass. Without, products are kept and what
+    lies between them is recomputed: a loop would store all of it, which the compiler spares itself
+    where it sees every block.
+    """
+
+    def apply(params: Params, x: Array, context: tuple[Array, ...]) -> Any:
+        return block.apply({"params": params}, x, *context)
+
+    policy = None if compute.remat == "blocks" else jax.checkpoint_policies.dots_saveable
+    return jax.checkpoint(apply, prevent_cse=False, policy=policy)
+
+
+def _period(kinds: Sequence[Hashable]) -> int:
+    """Length of the shortest pattern that, repeated, gives all of `kinds`."""
+    depth = len(kinds)
+    return next(
+        p
+        for p in range(1, depth + 1)
+        if depth % p == 0 and all(kinds[i] == kinds[i % p] for i in range(depth))
+    )
+
+
+def _runs(kinds: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """(begin, end) of each longest run of equal neighbours."""
+    starts = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
+    return list(zip(starts, [*starts[1:], len(kinds)], strict=True))

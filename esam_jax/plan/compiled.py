@@ -1,0 +1,113 @@
+"""The real training step, compiled for a topology from shapes alone: no weight, no picture."""
+
+import contextlib
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from esam_jax import sharding, tasks
+from esam_jax.config import RunConfig
+from esam_jax.data import loader
+from esam_jax.ops import attention
+from esam_jax.plan import collectives, topologies
+from esam_jax.plan.collectives import Collective
+from esam_jax.plan.topologies import Topology
+from esam_jax.train import optim
+from esam_jax.train import state as states
+from esam_jax.train.step import jit_step
+
+# The tiler gives up on the teacher's products when there is no card to try tiles on. Machine code
+# is thrown away: making it without optimisation takes minutes less and moves no buffer.
+_CUDA_OPTIONS = {
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_gpu_disable_gpuasm_optimizations": True,
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+# "Used 31.29G of 15.75G hbm"; "total memory required for HLO temporaries (31.29G) exceeds ...".
+_NEEDED = re.compile(r"(?:Used |memory required[^(]*\()(\d+(?:\.\d+)?)([KMGT]?)")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of one update on one device. Bytes; `peak` is what must fit.
+
+    When the compiler itself refused for lack of memory, `peak` is what it said it would need, and
+    there are no collectives to count.
+    """
+
+    peak: int
+    fits: bool | None  # None: the device's memory is not known
+    arguments: int = 0
+    temporaries: int = 0
+    collectives: tuple[Collective, ...] = ()
+    compile_seconds: float = 0.0
+
+
+def step(cfg: RunConfig, topology: Topology, devices: list[Any]) -> Compiled:
+    """One update of `cfg` on those devices; ConfigError where config and mesh do not agree."""
+    began = time.monotonic()
+    lowered = _lower(cfg, topology, devices)
+    options = _CUDA_OPTIONS if topology.platform == "cuda" else None
+    try:
+        compiled = lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_bytes(str(error))
+        if needed is None:
+            raise
+        return Compiled(needed, fits=False, compile_seconds=time.monotonic() - began)
+    memory = compiled.memory_analysis()
+    peak, usable = _peak(memory, topology), topology.usable_bytes
+    return Compiled(
+        peak=peak,
+        fits=None if usable is None else peak <= usable,
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        collectives=collectives.parse(compiled.as_text()),
+        compile_seconds=time.monotonic() - began,
+    )
+
+
+def _peak(memory: Any, topology: Topology) -> int:
+    """Arguments, temporaries and results together; the CPU's own figure leaves temporaries out."""
+    if topology.platform != "cpu":
+        return memory.peak_memory_in_bytes
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+
+
+def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.Lowered:
+    cfg = without_weights(cfg)
+    mesh = sharding.make_mesh(cfg.mesh, devices)
+    task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
+    state = states.abstract(task, optimiser, cfg, mesh)
+    frozen = states.abstract_frozen(task, cfg, mesh)
+    update = jit_step(task, optimiser, cfg, mesh, state, frozen)
+    with _choices_of(topology):
+        return update.lower(state, frozen, loader.abstract(cfg, mesh))
+
+
+def without_weights(cfg: RunConfig) -> RunConfig:
+    """The same run from random weights: their shapes are the same, and no file is needed."""
+    if cfg.task.kind == "sami":
+        teacher = dataclasses.replace(cfg.task.teacher, weights="random")
+        return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
+    return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, init_from=None))
+
+
+def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
+    """Attention kernels are chosen as on the machine that is planned."""
+    if topology.platform == "cuda":
+        card = topologies.CARDS[topology.kind]
+        return attention.target("gpu", card.cudnn_head_dim)
+    return attention.target(topology.platform)
+
+
+def needed_bytes(message: str) -> int | None:
+    """What a compiler that ran out of memory says it needs; None for another failure."""
+    found = _NEEDED.search(message)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else None

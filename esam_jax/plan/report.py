@@ -1,0 +1,135 @@
+"""A plan: everything known of a run before a machine is rented, for programs and for people."""
+
+import dataclasses
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, Literal
+
+import jax
+
+from esam_jax.config import RunConfig
+from esam_jax.plan import changes, compiled, costs, topologies
+from esam_jax.plan.changes import Change
+from esam_jax.plan.compiled import Compiled
+from esam_jax.plan.costs import Bill
+from esam_jax.plan.topologies import Topology
+
+Changes = Literal["if-needed", "always", "never"]
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One config on one topology."""
+
+    config: str
+    topology: Topology
+    devices: int
+    compiled: Compiled
+    bill: Bill
+    changes: list[Change]
+    versions: dict[str, str]
+
+
+def make(
+    cfg: RunConfig,
+    topology: Topology,
+    *,
+    mfu: float | None = None,
+    price: float | None = None,
+    try_changes: Changes = "if-needed",
+    say: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Compiles the step, and what could be changed where it does not fit; `say` hears of progress.
+
+    ConfigError where config and topology do not agree, MissingError for a compiler that is not
+    installed.
+    """
+    devices = topologies.devices(topology)
+    used = len(devices)
+    bill = costs.bill(cfg, topology, used, mfu=mfu, price=price)
+
+    def compile_step(changed: RunConfig, what: str) -> Compiled:
+        say(f"compiling {what} for {topology.name}")
+        result = compiled.step(changed, topology, devices)
+        jax.clear_caches()
+        return result
+
+    first = compile_step(cfg, cfg.name)
+    wanted = try_changes == "always" or (try_changes == "if-needed" and first.fits is False)
+    tried = changes.tried(cfg, used, compile_step) if wanted else []
+    return Plan(cfg.name, topology, used, first, bill, tried, versions(topology))
+
+
+def versions(topology: Topology) -> dict[str, str]:
+    """Of what compiled: the figures change with it."""
+    packages = ["jax", "jaxlib"]
+    packages += {"tpu": ["libtpu"], "cuda": ["jax-cuda13-plugin"], "cpu": []}[topology.platform]
+    return {name: metadata.version(name) for name in packages}
+
+
+def for_programs(plan: Plan) -> dict[str, Any]:
+    """All of it as plain JSON; sizes in bytes, times in seconds and hours, money in dollars."""
+    found = dataclasses.asdict(plan)
+    found["topology"] |= {"chips": plan.topology.chips, "usable_bytes": plan.topology.usable_bytes}
+    return found
+
+
+def for_people(plan: Plan) -> str:
+    """The same on one screen."""
+    result = plan.compiled
+    lines = [
+        f"{plan.config} on {plan.topology.name}: {plan.devices} devices",
+        f"memory       {_memory(result.peak, result.fits, plan.topology)}",
+    ]
+    lines += [f"{'' if i else 'collectives':<13}{line}" for i, line in enumerate(_traffic(result))]
+    lines += [f"{'' if i else 'operations':<13}{line}" for i, line in enumerate(_work(plan.bill))]
+    lines += _time(plan)
+    if plan.changes:
+        width = max(len(change.options) for change in plan.changes)
+        lines += ["", "what to change"]
+        lines += [
+            f"  {change.options:<{width}}  {_memory(change.peak, change.fits, plan.topology)}"
+            for change in plan.changes
+        ]
+    return "\n".join([*lines, "", ", ".join(f"{k} {v}" for k, v in plan.versions.items())])
+
+
+def _memory(peak: int, fits: bool | None, topology: Topology) -> str:
+    usable = topology.usable_bytes
+    if fits is None or usable is None:
+        return f"peak {peak / _GIB:.2f} GiB a device (its memory is not known)"
+    verdict = "fits" if fits else "DOES NOT FIT"
+    of = f"{usable / _GIB:.1f} GiB"
+    if topology.platform == "cuda":
+        of += f" that JAX takes of {(topology.memory_bytes or 0) / _GIB:.0f}"
+    return f"{verdict}: peak {peak / _GIB:.2f} GiB of {of} a device"
+
+
+def _traffic(result: Compiled) -> list[str]:
+    if not result.collectives:
+        return ["none" if result.fits is not False else "not counted"]
+    return [
+        f"{each.kind} x {each.count}: {each.bytes / _GIB:.3f} GiB"
+        + (f" ({each.loops_unknown} in loops of unknown length)" if each.loops_unknown else "")
+        for each in result.collectives
+    ]
+
+
+def _work(bill: Bill) -> list[str]:
+    parts = [f"{name} {value / 1e12:.4g} TFLOP" for name, value in bill.flops.items()]
+    return [*parts, f"together {sum(bill.flops.values()) / 1e12:.4g} TFLOP an update"]
+
+
+def _time(plan: Plan) -> list[str]:
+    bill = plan.bill
+    if bill.floor_seconds is None or bill.hours is None:
+        return ["time         not known: there is no data sheet of this processor"]
+    return [
+        f"floor        {bill.floor_seconds:.4g} s an update at the full peak",
+        f"at {bill.mfu:.0%} MFU   {bill.step_seconds:.4g} s an update, "
+        f"{bill.examples_per_second:.0f} examples/s, {bill.hours:.1f} hours in all",
+        f"cost         ${bill.dollars:,.0f} at ${bill.price:.2f} a chip and hour"
+        f" ({plan.topology.chips} chips; the defaults are of {costs.PRICES_OF})",
+    ]

@@ -1,0 +1,40 @@
+"""`esam plan`: a real config of a nano model, compiled for pretend devices."""
+
+import json
+
+import pytest
+
+from esam_jax.cli import main
+
+
+def test_a_real_config_that_does_not_fit(capsys):
+    argv = "plan quickstart_sami --topology cpu:4 --memory-gib 0.01 --try-changes never --json"
+    assert main(argv.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"] == "quickstart_sami" and found["devices"] == 4
+    assert found["compiled"]["fits"] is False
+    assert found["compiled"]["peak"] > 0.01 * 2**30
+    assert set(found["bill"]["flops"]) >= {"teacher", "student/efficientsam_nano"}
+    # Gradients of all parameters are summed over the four devices, each at least once.
+    kinds = {each["kind"]: each["bytes"] for each in found["compiled"]["collectives"]}
+    assert kinds["all-reduce"] > 4 * 100_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        ("plan", "no config is named"),
+        ("plan --topology cpu:1", "the config comes first"),
+        ("plan quickstart_sami", "topology"),
+        ("plan quickstart_samy --topology cpu:1", "did you mean 'quickstart_sami'"),
+        ("plan quickstart_sami --topology cpu", "is written like"),
+        ("plan quickstart_sami --topology cpu:1 --optim.peak-lrr 1", "did you mean"),
+        ("plan quickstart_sami --topology cpu:3", "batch is 32, but must be a multiple of 3"),
+        ("plan quickstart_sami --topology cpu:1 --mfu 2", "--mfu is 2.0"),
+        ("plan quickstart_sami --topology cpu:4 --mesh.fsdp 3", "does not fill 4 devices"),
+    ],
+)
+def test_what_the_user_can_mend(capsys, argv, reason):
+    assert main(argv.split()) == 2
+    said = capsys.readouterr().err
+    assert reason in said and said.count("\n") == 1

@@ -1,0 +1,160 @@
+"""A toy run, planned on pretend devices whose memory is said to be small."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import toy
+
+import configs
+from esam_jax import sharding
+from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
+from esam_jax.errors import ConfigError
+from esam_jax.plan import changes, compiled, costs, report, topologies
+from esam_jax.plan.changes import Change
+from esam_jax.plan.compiled import Compiled
+
+CPU = topologies.parse("cpu:8")
+
+
+def config(**more):
+    cfg = toy.config(batch=4096, mesh=MeshConfig(), **more)
+    students = SamiConfig(students=("efficientsam_nano",), teacher=TeacherConfig(model="sam_nano"))
+    return dataclasses.replace(cfg, task=students)
+
+
+@pytest.fixture
+def as_toy(monkeypatch):
+    """Everything is real but the task and its batch."""
+
+    def batch(cfg, mesh):
+        place = sharding.batch(mesh)
+        host = toy.batch_of(0, 0, cfg.batch)
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype), sharding=place)
+            for name, x in host.items()
+        }
+
+    monkeypatch.setattr(compiled.tasks, "build", lambda cfg: toy.task())
+    monkeypatch.setattr(compiled.loader, "abstract", batch)
+
+
+def with_memory(size):
+    return dataclasses.replace(CPU, memory_bytes=size)
+
+
+def test_a_step_that_fits_and_one_that_does_not(as_toy):
+    roomy = report.make(config(), with_memory(2**30))
+    assert roomy.compiled.fits is True and roomy.changes == []
+    # The gradient of every parameter is summed over all devices.
+    shapes = jax.eval_shape(toy.task().init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    (sent,) = [each for each in roomy.compiled.collectives if each.kind == "all-reduce"]
+    assert 4 * parameters <= sent.bytes <= 4 * parameters + 64  # and the metrics
+
+    small = report.make(config(), with_memory(roomy.compiled.peak - 1))
+    assert small.compiled.fits is False
+    assert small.compiled.peak == roomy.compiled.peak
+    tried = {change.options: change for change in small.changes}
+    assert tried["--accumulate 2"].peak < small.compiled.peak
+    assert tried["--accumulate 2"].fits is True
+    assert "--accumulate 4" not in tried  # two are enough
+    assert {"--compute.remat blocks", "--mesh.fsdp 8"} < set(tried)
+    assert tried["--mesh.fsdp 8"].peak != small.compiled.peak
+
+    page = report.for_people(small)
+    assert "DOES NOT FIT" in page and "--accumulate 2" in page and "all-reduce" in page
+    found = json.loads(json.dumps(report.for_programs(small)))
+    assert found["compiled"]["fits"] is False
+    assert found["topology"]["chips"] == 8
+    assert found["versions"]["jax"] == jax.__version__
+
+
+def compile_as(peaks, limit):
+    """Stands for the compiler: a peak by what the config asks for."""
+    seen = []
+
+    def compile_step(cfg, options):
+        seen.append(options)
+        peak = peaks(cfg)
+        return Compiled(peak, fits=peak <= limit)
+
+    return compile_step, seen
+
+
+def size(cfg):
+    activations = 1000 // cfg.accumulate // (2 if cfg.compute.remat == "blocks" else 1)
+    teacher = 400 // (cfg.mesh.fsdp if cfg.task.teacher.placement == "fsdp" else 1)
+    return activations + teacher + 200 // cfg.mesh.fsdp
+
+
+def test_every_remedy_is_tried_alone():
+    compile_step, _ = compile_as(size, 900)
+    assert changes.tried(config(), 8, compile_step) == [
+        Change("--compute.remat blocks", 1100, False),
+        Change("--mesh.fsdp 8", 1425, False),
+        Change("--mesh.fsdp 8 --task.teacher.placement fsdp", 1075, False),
+        Change("--accumulate 2", 1100, False),
+        Change("--accumulate 4", 850, True),
+    ]
+
+
+def test_all_together_when_none_is_enough():
+    compile_step, seen = compile_as(size, 200)
+    last = changes.tried(config(), 8, compile_step)[-1]
+    assert last.options == (
+        "--compute.remat blocks --mesh.fsdp 8 --task.teacher.placement fsdp --accumulate 4"
+    )
+    assert last.fits and last.peak == 125 + 50 + 25
+    # Twice as many micro-batches have to help: 600 stay however many there are.
+    assert [each for each in seen if each.startswith("--accumulate")] == [
+        f"--accumulate {n}" for n in (2, 4, 8, 16, 32)
+    ]
+
+
+def test_a_remedy_that_does_not_divide_is_left_out():
+    def compile_step(cfg, options):
+        if cfg.mesh.fsdp > 1:
+            raise ConfigError("an axis does not divide")
+        return Compiled(size(cfg), fits=size(cfg) <= 1200)
+
+    tried = [change.options for change in changes.tried(config(), 8, compile_step)]
+    assert tried == ["--compute.remat blocks", "--accumulate 2"]
+
+
+def test_time_and_money():
+    cfg, pod = configs.load("sami_s"), topologies.parse("v5e:8x8")
+    bill = costs.bill(cfg, pod, 64, mfu=0.5, price=2.0)
+    work = sum(bill.flops.values())
+    assert 4096 * 254e9 < work < 4096 * 300e9  # the teacher's forward pass, and a little more
+    assert bill.floor_seconds == pytest.approx(work / (64 * 197e12))
+    assert bill.hours == pytest.approx(cfg.steps * 2 * bill.floor_seconds / 3600)
+    assert bill.dollars == pytest.approx(bill.hours * 64 * 2.0)
+    assert costs.bill(cfg, CPU, 8).hours is None
+    with pytest.raises(ConfigError, match=r"mfu is 1\.5"):
+        costs.bill(cfg, pod, 64, mfu=1.5)
+    with pytest.raises(ConfigError, match="price is -1"):
+        costs.bill(cfg, pod, 64, price=-1.0)
+
+
+def test_every_accelerator_has_a_price():
+    assert set(costs.ASSUMPTIONS) == set(topologies.TPU_AXES) | set(topologies.CARDS)
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (31.29G) exceeds available HBM (15.75G)",
+            31.29 * 2**30,
+        ),
+        ("Ran out of memory in memory space hbm. Used 700.50M of 15.75G hbm.", 700.5 * 2**20),
+        ("INTERNAL: Couldn't find output tile sizes that satisfy hlo", None),
+    ],
+)
+def test_what_a_compiler_says_it_needs(message, needed):
+    found = compiled.needed_bytes(message)
+    assert found == (None if needed is None else int(needed))
