@@ -140,6 +140,8 @@ def main():
     parser.add_argument("--workdir", type=Path, help="keeps the run; default: a folder that goes")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        # The short run compiles for the long one, whose time is for training.
+        jax.config.update("jax_compilation_cache_dir", str(Path(scratch) / "compiled"))
         rate = steps_per_second(Path(scratch) / "short")
         folder = arguments.workdir or Path(scratch) / "soak"
         samples = soak(folder, arguments.seconds, rate)
