@@ -60,14 +60,15 @@ def step(cfg: RunConfig, topology: Topology, devices: list[Any]) -> Compiled:
         if needed is None:
             raise
         return Compiled(needed, fits=False, compile_seconds=time.monotonic() - began)
-    memory = compiled.memory_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None  # every compiler used here tells
     peak, usable = _peak(memory, topology), topology.usable_bytes
     return Compiled(
         peak=peak,
         fits=None if usable is None else peak <= usable,
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        collectives=collectives.parse(compiled.as_text()),
+        collectives=collectives.parse(text),
         compile_seconds=time.monotonic() - began,
     )
 
@@ -88,7 +89,9 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
     frozen = states.abstract_frozen(task, cfg, mesh)
     update = jit_step(task, optimiser, cfg, mesh, state, frozen)
     with _choices_of(topology):
-        return update.lower(state, frozen, loader.abstract(cfg, mesh))
+        return update.lower(  # pyright: ignore[reportFunctionMemberAccess]
+            state, frozen, loader.abstract(cfg, mesh)
+        )
 
 
 def without_weights(cfg: RunConfig) -> RunConfig:

@@ -142,7 +142,7 @@ def _batch():
 def test_loss_runs_from_uint8_and_packed_bits():
     task, batch = tasks.build(configs.load("quickstart_scratch")), _batch()
     params = jax.jit(task.init)(jax.random.key(0))
-    out = jax.jit(task.loss)(params, {}, batch, jax.random.key(1))
+    out = jax.jit(task.loss)(params, {}, batch)
     assert out.loss.shape == (2, 3) and np.isfinite(out.loss).all()
     assert np.array_equal(out.weight, batch["valid"])
     assert set(task.models(params)) == {"efficientsam_nano"}
