@@ -1,7 +1,7 @@
 """Communication of a compiled program: what its text says is sent between devices, and how often.
 
 XLA's own count leaves loops out (a scanned body counts once); here a loop multiplies by its trip
-count, where the compiler wrote one down.
+count, where the text tells it.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def parse(text: str) -> tuple[Collective, ...]:
                 sizes[each.kind] += times * _payload(each, shapes)
                 unknown[each.kind] += 0 if certain else times
             elif not each.opcode.endswith(("-done", "-update")):
-                trips = _trips(each)
+                trips = _trips(each, computations)
                 for called in _called(each):
                     if called in computations:
                         visit(called, times * (trips or 1), certain and trips is not None)
@@ -93,12 +93,23 @@ def _called(instruction: _Instruction) -> Iterator[str]:
         yield from re.findall(r"[\w.-]+", branches)
 
 
-def _trips(instruction: _Instruction) -> int | None:
-    """How often what it calls runs; None for a loop of unknown length."""
-    if instruction.opcode != "while":
+def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
+    """How often what an instruction calls runs; None for a loop of unknown length.
+
+    A TPU's compiler writes no length down: its loops, which count from 0, go on while i < length.
+    """
+    if loop.opcode != "while":
         return 1
-    found = _TRIPS.search(instruction.rest)
-    return int(found[1]) if found else None
+    if found := _TRIPS.search(loop.rest):
+        return int(found[1])
+    named = re.search(r"condition=%?([\w.-]+)", loop.rest)
+    condition = computations.get(named[1], []) if named else []
+    lengths = {each.name: each.rest for each in condition if each.opcode == "constant"}
+    if not condition or "direction=LT" not in condition[-1].rest:
+        return None
+    operands = re.findall(r"%([\w.-]+)", condition[-1].rest.split(")", 1)[0])
+    length = re.match(r"(\d+)\)", lengths.get(operands[-1], ""))
+    return int(length[1]) if length else None
 
 
 def _payload(instruction: _Instruction, shapes: dict[str, str]) -> int:

@@ -26,7 +26,7 @@ def test_a_real_config_that_does_not_fit(capsys):
         ("plan", "no config is named"),
         ("plan --topology cpu:1", "the config comes first"),
         ("plan quickstart_sami", "topology"),
-        ("plan quickstart_samy --topology cpu:1", "did you mean 'quickstart_sami'"),
+        ("plan quickstart_samy --topology cpu:1", "did you mean quickstart_sami?"),
         ("plan quickstart_sami --topology cpu", "is written like"),
         ("plan quickstart_sami --topology cpu:1 --optim.peak-lrr 1", "did you mean"),
         ("plan quickstart_sami --topology cpu:3", "batch is 32, but must be a multiple of 3"),

@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from esam_jax.plan import collectives
 from esam_jax.plan.collectives import Collective
 
-# What XLA writes, cut down: a loop of known and one of unknown length, synchronous and
+# What XLA writes, cut down: loops whose length is written down (GPU, CPU), or follows from their
+# condition (TPU), and one of unknown length; synchronous and
 # asynchronous operations, a tuple, and a collective inside a fusion.
 TEXT = """\
 HloModule jit_update, is_scheduled=true, num_partitions=8
@@ -34,6 +35,13 @@ HloModule jit_update, is_scheduled=true, num_partitions=8
   ROOT %next.1 = (s32[], f32[16,4]{1,0}) tuple(%state.1, %moved)
 }
 
+%short (state: (s32[], f32[16,4])) -> pred[] {
+  %length = s32[]{:T(128)} constant(3)
+  %state.3 = (s32[], f32[16,4]{1,0:T(8,128)S(1)}) parameter(0)
+  %i.3 = s32[]{:T(128)} get-tuple-element(%state.3), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i.3, %length), direction=LT
+}
+
 %condition (state: (s32[], f32[16,4])) -> pred[] {
   %state.2 = (s32[], f32[16,4]{1,0}) parameter(0)
   ROOT %more = pred[] constant(true)
@@ -53,6 +61,7 @@ ENTRY %main (a: f32[16,4], b: bf16[64,3]) -> f32[16,4] {
   %start = (s32[], f32[16,4]{1,0}) tuple(%scalar, %a)
   %loop = (s32[], f32[16,4]{1,0}) while(%start), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %loop.1 = (s32[], f32[16,4]{1,0}) while(%loop), condition=%condition, body=%endless
+  %loop.2 = (s32[], f32[16,4]{1,0}) while(%loop.1), condition=%short, body=%body
   %fused = bf16[8,3]{1,0} fusion(%b), kind=kCustom, calls=%scattered
   %gather-start = (bf16[8,3]{1,0}, bf16[64,3]{1,0}) all-gather-start(%fused), dimensions={0}
   %gather-done = bf16[64,3]{1,0} all-gather-done(%gather-start)
@@ -64,7 +73,7 @@ ENTRY %main (a: f32[16,4], b: bf16[64,3]) -> f32[16,4] {
 def test_loops_fusions_and_halves_are_counted_once_each():
     assert collectives.parse(TEXT) == (
         Collective("all-reduce", 1, 16 * 4 * 4 + 4),
-        Collective("all-gather", 5 + 1, 5 * 16 * 4 * 4 + 64 * 3 * 2),
+        Collective("all-gather", 5 + 3 + 1, (5 + 3) * 16 * 4 * 4 + 64 * 3 * 2),
         Collective("reduce-scatter", 1, 64 * 3 * 2),
         Collective("collective-permute", 1, 4 + 16 * 4 * 4, loops_unknown=1),
     )
