@@ -7,7 +7,7 @@ import toy
 from esam_jax import sharding
 from esam_jax.config import MeshConfig, SaveConfig
 from esam_jax.train.checkpoint import Checkpoints
-from esam_jax.train.state import TrainState
+from esam_jax.train.state import GuardState, TrainState
 
 WIDE = 128  # large enough for a file of its own, which TensorStore reads without a checksum
 
@@ -18,7 +18,14 @@ def place():
 
 def state(step, width=WIDE, dtype=np.float32):
     values = np.random.default_rng(step).normal(size=(WIDE, width)).astype(dtype)
-    fresh = TrainState(np.int32(step), {"wide": values, "narrow": values[0]}, (values * 2,))
+    number, score = np.int32(step), np.float32(step)
+    fresh = TrainState(
+        step=number,
+        params={"wide": values, "narrow": values[0]},
+        opt_state=(values * 2,),
+        batches=number,
+        guard=GuardState(number, number, number, score, number),
+    )
     return jax.device_put(fresh, place())
 
 

@@ -105,7 +105,7 @@ def _tpu(topology: Topology) -> list[Any]:
     shape = "x".join(map(str, topology.shape))
     options = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
-        import libtpu  # noqa: F401
+        import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingError(
             f"topology {topology.name} needs TPU's compiler: pip install 'esam_jax[plan-tpu]', or "
@@ -126,7 +126,7 @@ def _tpu(topology: Topology) -> list[Any]:
 def _cuda(topology: Topology) -> list[Any]:
     hosts, gpus = topology.shape
     try:
-        import jax_plugins.xla_cuda13  # noqa: F401
+        import jax_plugins.xla_cuda13  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingError(
             f"topology {topology.name} needs NVIDIA's compiler: pip install 'esam_jax[plan-gpu]', "

@@ -78,8 +78,7 @@ def after(config: GuardConfig, step: int, values: Mapping[str, float]) -> None:
     """
     row = int(values["skipped_in_a_row"])
     if row >= config.max_skipped:
-        names = [name for name in values if name.split("/")[0] in ("loss", "grad_norm")]
-        bad = next(name for name in reversed(names) if not math.isfinite(values[name]))
+        bad = min((name for name in values if _is_bad(name, values)), key=_first_cause)
         since = f", like those since step {step - row + 1}" if row > 1 else ""
         raise TrainingError(
             f"{bad} of step {step} is {values[bad]}{since}, but must be finite: the last good "
@@ -95,6 +94,15 @@ def after(config: GuardConfig, step: int, values: Mapping[str, float]) -> None:
                 "are used up: lower optim.peak_lr, set optim.clip_norm or look at the data"
             )
         raise back
+
+
+def _is_bad(name: str, values: Mapping[str, float]) -> bool:
+    return name.split("/")[0] in ("loss", "grad_norm") and not math.isfinite(values[name])
+
+
+def _first_cause(name: str) -> tuple[bool, bool]:
+    """Losses come before their gradients, and one model's before the sum over all."""
+    return not name.startswith("loss"), "/" not in name
 
 
 def judge(config: GuardConfig, found: Iterable[tuple[int, Mapping[str, float]]]) -> None:

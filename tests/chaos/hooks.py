@@ -56,7 +56,7 @@ def _keep_journal(file):
     @functools.wraps(open_stream)
     def stream(*args, **keys):
         result = open_stream(*args, **keys)
-        done[id(result)] = signature.bind(*args, **keys).arguments.get("first_step", 0)
+        done[id(result)] = signature.bind(*args, **keys).arguments.get("first_batch", 0)
         write(life=os.getpid(), step=done[id(result)])
         return result
 

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import unrolled
 
 from esam_jax.config import SamConfig
 from esam_jax.convert import families, golden, state_dict
@@ -42,15 +43,21 @@ class Network:
 
     def __init__(self, config: SamConfig, params: Any) -> None:
         self.config, self.params = config, jax.device_put(params)
-        self._encode = _watched(config, "encode", _encoder_taps)
+        self._look = _watched(config, "encode", _encoder_taps)
+        self._encode = jax.jit(functools.partial(Sam(config).apply, method="encode"))
         self._decode = _watched(config, "_all_masks", _decoder_taps)
 
     def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
         """The embedding, and {"patch_plus_pos", "after_block_0", ...}, or MobileSAM's stages.
 
-        One picture at a time, so that a case with two needs no compilation of its own.
+        The embedding is of the model as everybody runs it, its blocks in a loop, which lets nobody
+        look inside; the rest is of the same blocks in a row. One picture at a time, so that a case
+        with two needs no compilation of its own.
         """
-        each = [self._encode(self.params, pixels[None]) for pixels in pixels_BHWC]
+        each = [
+            (self._encode({"params": self.params}, image), self._look(self.params, image)[1])
+            for image in (pixels[None] for pixels in pixels_BHWC)
+        ]
         return jax.tree.map(lambda *x: np.concatenate(x), *each)
 
     def decode(
@@ -81,7 +88,7 @@ def _watched(config: SamConfig, method: str, tap: Any) -> Any:
                 tap(seen, context.module, args, out)
             return out
 
-        with nn.intercept_methods(intercept):
+        with nn.intercept_methods(intercept), unrolled.blocks():
             out = model.apply({"params": params}, *inputs, method=method)
         return out, seen
 

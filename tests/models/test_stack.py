@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import unrolled
 
 from esam_jax.config import ComputeConfig, SamVitConfig, VitConfig
 from esam_jax.models import stack
@@ -12,12 +13,6 @@ from esam_jax.models.sam_vit import SamVitEncoder
 from esam_jax.models.vit import VitEncoder
 
 SIZES = {"width": 12, "heads": 3, "patch_px": 8, "image_px": 40, "neck_width": 16, "depth": 4}
-
-
-def one_by_one(blocks, x, *context, compute, kinds=None):
-    for block in blocks:
-        x = block(x, *context)
-    return x
 
 
 def drawn(model, pixels):
@@ -51,7 +46,7 @@ def test_values_and_gradients_are_those_of_single_blocks(monkeypatch, model, loo
 
     assert str(jax.make_jaxpr(loss)(params)).count("scan[") == loops
     value, grads = tiny.jit(jax.value_and_grad(loss))(params)
-    monkeypatch.setattr(stack, "through", one_by_one)
+    monkeypatch.setattr(stack, "through", unrolled.through)
     again = lambda params: loss(params)  # noqa: E731  (JAX remembers what it traced of `loss`)
     assert "scan[" not in str(jax.make_jaxpr(again)(params))
     expected, expected_grads = tiny.jit(jax.value_and_grad(again))(params)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import unrolled
 from golden import cases
 
 from esam_jax.convert import golden, state_dict
@@ -51,7 +52,7 @@ def outcome():
                 seen[path] = (args[0], out)
             return out
 
-        with nn.intercept_methods(intercept):
+        with nn.intercept_methods(intercept), unrolled.blocks():
             out = model.apply({"params": params}, pixels, visible, masked)
         return out, seen
 

@@ -199,7 +199,7 @@ def start(task, optimiser, cfg, mesh):
     state = jax.device_put(zeros.replace(params=params), places)
     frozen = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(task.load_frozen))
     drawn = dataclasses.replace(task, load_frozen=lambda: frozen)
-    return state, states.load_frozen(drawn, cfg.compute, mesh)
+    return state, states.load_frozen(drawn, cfg, mesh)
 
 
 def expected_rows(cfg, first_step, steps):

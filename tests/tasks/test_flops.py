@@ -1,22 +1,22 @@
 """The formulas of MFU, against what XLA counts, against products counted one by one, and on paper.
 
 XLA counts every operation, the formulas products alone, so that small networks differ by more than
-large ones. Bodies of scans it counts once: nothing here is scanned, nor run: see `unrolled`.
+large ones. Bodies of scans it counts once: nothing here is scanned, nor run: see `unrolled_blocks`.
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import pytest
+import unrolled
 from jax.extend import core
 
 import configs
 from esam_jax import sharding, tasks
 from esam_jax.config import ComputeConfig, MeshConfig, TeacherConfig
-from esam_jax.models import efficient_sam, stack, variants
+from esam_jax.models import efficient_sam, variants
 from esam_jax.models import flops as networks
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.tasks import flops
@@ -27,13 +27,10 @@ GIGA = 1e9
 
 
 @pytest.fixture(autouse=True)
-def unrolled(monkeypatch):
+def unrolled_blocks():
     """Blocks one after the other, as the formulas count them."""
-
-    def through(blocks, x, *context, compute, kinds=None):
-        return functools.reduce(lambda x, block: block(x, *context), blocks, x)
-
-    monkeypatch.setattr(stack, "through", through)
+    with unrolled.blocks():
+        yield
 
 
 def _shape(*shape, dtype=jnp.float32):

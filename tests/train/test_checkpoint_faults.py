@@ -86,8 +86,8 @@ def test_checkpoints_of_earlier_releases_resume(tmp_path):
     for field in ("save", "guard", "profile", "trackers"):
         del values[field]
     file.write_text(json.dumps(values | {"save_every_steps": 7, "keep_checkpoints": 2}))
-    with pytest.raises(CheckpointError, match=r"guard\.max_skipped was 10, is 3"):
-        Checkpoints(dataclasses.replace(config(), guard=GuardConfig(max_skipped=3)), tmp_path)
+    with pytest.raises(CheckpointError, match=r"guard\.spike was None, is 2\.0"):
+        Checkpoints(dataclasses.replace(config(), guard=GuardConfig(spike=2.0)), tmp_path)
     assert_restores(tmp_path, 2)
 
 

@@ -83,7 +83,7 @@ def test_two_processes_save_verify_keep_and_read(run, tmp_path):
     assert shelf.steps(folder) == shelf.verified(folder) == [1, 3, 4]  # 1 has the best score
     steps.assert_restores(tmp_path, 4)  # by one process
 
-    # F09: what the second process wrote is gsteps.
+    # F09: what the second process wrote is gone.
     shutil.rmtree(folder / "4" / "state" / "ocdbt.process_1")
     for first, second in run(FAULTS):
         assert "checkpoints/4 cannot be read in" in first and second == "3"

@@ -14,7 +14,7 @@ from esam_jax import sharding, tasks
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, TrainingError
-from esam_jax.train import loop, replicas, teacher_check
+from esam_jax.train import loop, teacher_check
 from esam_jax.train import state as states
 
 ONE, FOUR = (sharding.make_mesh(MeshConfig(data=data)) for data in (1, 4))
@@ -115,7 +115,7 @@ def test_a_file_that_is_no_answer_is_refused(tmp_path, text):
 
 
 def test_the_picture_has_not_changed():
-    assert int(replicas.word_sum(jnp.asarray(teacher_check.picture(64)))) == 1351126
+    assert int(checksums.word_sum(jnp.asarray(teacher_check.picture(64)))) == 1351126
     assert teacher_check.picture(224).std() > 50
 
 
@@ -124,7 +124,7 @@ def test_f22_the_shipped_teacher_gives_its_shipped_answer():
     cfg = configs.load("quickstart_sami")
     cfg = dataclasses.replace(cfg, compute=dataclasses.replace(cfg.compute, dtype="bfloat16"))
     task, mesh = tasks.build(cfg), sharding.make_mesh(MeshConfig(data=2))
-    weights = states.load_frozen(task, cfg.compute, mesh)
+    weights = states.load_frozen(task, cfg, mesh)
     answer = teacher_check.ask(task, cfg, mesh, weights)
     file = source.SHIPPED["quickstart_teacher"] / teacher_check.ANSWER_FILE
     known = json.loads(file.read_text())
