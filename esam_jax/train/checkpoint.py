@@ -7,6 +7,7 @@ came back whole counts when older ones are deleted.
 """
 
 import contextlib
+import json
 import os
 import queue
 import warnings
@@ -328,6 +329,8 @@ def _fault(path: Path) -> str | None:
     try:
         wanted = ocp.JsonCheckpointHandler().restore(epath.Path(path / shelf.CHECKSUMS))
         leaves = jax.tree_util.tree_leaves_with_path(_tree(path))
+        for file in (path / shelf.STATE / "array_metadatas").glob("*"):
+            json.loads(file.read_text())  # Orbax reads them, and ends of one that is cut short
     except Exception as fault:
         return f"cannot be read ({_one_line(fault)})"
     # One by one: memory for one is enough, and Orbax, where one of many cannot be read, names that

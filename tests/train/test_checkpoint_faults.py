@@ -214,6 +214,24 @@ def test_f08_damaged_array_is_refused_by_step_and_leaf(tmp_path, damage):
     assert (folder / "2.damaged").is_dir()
 
 
+@pytest.mark.filterwarnings("ignore:checkpoint 2 ")
+def test_f08_whichever_file_is_cut_short_the_run_goes_on(tmp_path):
+    """From that step, where the file holds nothing it needs, else from the one before."""
+    whole = tmp_path / "whole"
+    folder, used = saved(whole, 1, 2) / "2", set()
+    for file in [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size]:
+        copy = tmp_path / "copy"
+        shutil.copytree(whole, copy)
+        cut(copy / file.relative_to(whole))
+        with Checkpoints(config(damaged="fallback"), copy) as checkpoints:
+            found, step = checkpoints.restore(template()), checkpoints.latest()
+        for ours, theirs in zip(*map(jax.tree.leaves, (state(step), found)), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=str(file.relative_to(whole)))
+        used.add(step)
+        shutil.rmtree(copy)
+    assert used == {1, 2}
+
+
 def test_f08_a_run_falls_back_and_does_the_steps_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
