@@ -42,8 +42,7 @@ fi
 trap 'told=yes; terminate' TERM INT
 best=$(newest) failures=0 pause=${PAUSE:-5}
 until [[ $told ]]; do
-    start "${@:3}"
-    [[ ! $told ]] || terminate # told while they were started
+    start "${@:3}"; [[ ! $told ]] || terminate # told while they were started
     # The first failure decides: what the other processes leave with follows from it.
     for ((left = processes, code = 0; left > 0 && code == 0; left--)); do wait -n; code=$?; done
     end
@@ -54,8 +53,7 @@ until [[ $told ]]; do
     ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures starts without progress"; exit "$code"; }
     say "the run left with $code and is started again"
     sleep "$pause" & pids=($!)
-    [[ ! $told ]] || terminate
-    wait
+    [[ ! $told ]] || terminate; wait
     pause=$((pause * 2 < 300 ? pause * 2 : 300))
 done
 exit 143

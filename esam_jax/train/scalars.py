@@ -42,7 +42,7 @@ class Scalars:
         return fresh
 
 
-Metrics = Scalars | Mapping[str, Array]
+Metrics = Scalars | Mapping[str, Any]
 
 
 def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:

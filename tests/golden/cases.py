@@ -44,20 +44,24 @@ class Network:
     def __init__(self, config: SamConfig, params: Any) -> None:
         self.config, self.params = config, jax.device_put(params)
         self._look = _watched(config, "encode", _encoder_taps)
-        self._encode = jax.jit(functools.partial(Sam(config).apply, method="encode"))
+        self._encode = None
+        if config.image_px < 1024:  # two programs of a full-size model would take minutes
+            self._encode = jax.jit(functools.partial(Sam(config).apply, method="encode"))
         self._decode = _watched(config, "_all_masks", _decoder_taps)
 
     def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
         """The embedding, and {"patch_plus_pos", "after_block_0", ...}, or MobileSAM's stages.
 
-        The embedding is of the model as everybody runs it, its blocks in a loop, which lets nobody
-        look inside; the rest is of the same blocks in a row. One picture at a time, so that a case
-        with two needs no compilation of its own.
+        Of the same blocks as everybody runs in a loop, which lets nobody look inside, in a row; the
+        embedding of a small model is that of the loop. One picture at a time, so that a case with
+        two needs no compilation of its own.
         """
-        each = [
-            (self._encode({"params": self.params}, image), self._look(self.params, image)[1])
-            for image in (pixels[None] for pixels in pixels_BHWC)
-        ]
+        each = []
+        for pixels in pixels_BHWC:
+            embedding, seen = self._look(self.params, pixels[None])
+            if self._encode is not None:
+                embedding = self._encode({"params": self.params}, pixels[None])
+            each.append((embedding, seen))
         return jax.tree.map(lambda *x: np.concatenate(x), *each)
 
     def decode(

@@ -3,10 +3,12 @@
 import functools
 import zlib
 
+import jax
 import numpy as np
 import pytest
 from golden import cases
 
+from esam_jax.models.efficient_sam import Sam
 from esam_jax.ops import geometry
 from esam_jax.predict import frames
 
@@ -103,3 +105,14 @@ def tokens(wanted):
         last, marks = np.zeros_like(points[:, :1]), [-1]
     labels = np.concatenate([labels, np.tile(marks, (len(points), 1))], axis=1)
     return np.concatenate([points, last], axis=1), labels.astype(np.int32)
+
+
+@pytest.mark.nightly
+def test_full_size_encoder_with_its_blocks_in_a_loop():
+    """As everybody runs it; the tests above look at each block and so call them one by one."""
+    case = cases.load("sam_vit_b_a")
+    network = cases.network_of(case)
+    pixels = np.asarray(frames.to_input(case.arrays["image"], network.config))[None]
+    encode = jax.jit(functools.partial(Sam(network.config).apply, method="encode"))
+    embedding = encode({"params": network.params}, pixels)
+    cases.check("embedding_sample", cases.sample_map(embedding), case.arrays["embedding_sample"])

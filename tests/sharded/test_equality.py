@@ -137,7 +137,7 @@ def test_twenty_updates_of_sami_in_bfloat16():
     "count, devices, runs",
     [
         (2, 2, [Layout(data=2, fsdp=2, accumulate=2), Layout(tensor=4)]),
-        (4, 1, [Layout(fsdp=4, accumulate=4)]),
+        pytest.param(4, 1, [Layout(fsdp=4, accumulate=4)], marks=pytest.mark.nightly),
     ],
 )
 def test_twenty_updates_in_real_processes(count, devices, runs):

@@ -41,6 +41,7 @@ def test_f10_two_processes_to_one(start, stayed, tmp_path, other):
     assert max(restore.compare(tmp_path / "run", stayed[0], 0)) <= restore.BOUND
 
 
+@pytest.mark.nightly
 def test_f10_two_processes_to_four_and_back(start, stayed, tmp_path):
     folder, told = start
     shutil.copytree(folder, tmp_path / "run")

@@ -86,7 +86,7 @@ def test_checkpoints_of_earlier_releases_resume(tmp_path):
     for field in ("save", "guard", "profile", "trackers"):
         del values[field]
     file.write_text(json.dumps(values | {"save_every_steps": 7, "keep_checkpoints": 2}))
-    with pytest.raises(CheckpointError, match=r"guard\.spike was None, is 2\.0"):
+    with pytest.raises(CheckpointError, match=r"guard\.spike was null, is 2\.0"):
         Checkpoints(dataclasses.replace(config(), guard=GuardConfig(spike=2.0)), tmp_path)
     assert_restores(tmp_path, 2)
 

@@ -17,7 +17,7 @@ import toy
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
 from esam_jax.errors import TrainingError
-from esam_jax.train import checkpoint, guard, log, loop, optim, step
+from esam_jax.train import checkpoint, checksums, guard, log, loop, optim, step
 from esam_jax.train import state as states
 from esam_jax.typing import PerExample
 
@@ -228,6 +228,7 @@ def test_f20_before_the_first_checkpoint_the_run_starts_again(train, tmp_path):
     assert_same_numbers(state, plain)
 
 
+@pytest.mark.nightly
 def test_f20_a_run_killed_around_the_rollback_ends_with_the_same_bits(train, tmp_path):
     """Just before the spike, and after going back but before anything new is saved."""
     spike = spoil(9, by=30.0)
