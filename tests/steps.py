@@ -6,8 +6,8 @@ import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig, SaveConfig
-from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.state import GuardState, TrainState
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 WIDE = 128  # large enough for a file of its own, which TensorStore reads without a checksum
 

@@ -59,7 +59,7 @@ def test_no_tensorflow_and_torch_in_one_place(path):
             "evaluate/parity.py",
         )
     if "orbax" in roots:
-        assert path.relative_to(PACKAGE).as_posix() == "train/checkpoint.py"
+        assert path.relative_to(PACKAGE).as_posix() == "train/storage/checkpoint.py"
 
 
 def test_import_is_light():

@@ -18,7 +18,8 @@ import toy
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig, OptimConfig, PeersConfig, SaveConfig
 from esam_jax.errors import EsamError
-from esam_jax.train import hosts, loop
+from esam_jax.train import loop
+from esam_jax.train.multihost import hosts
 
 
 def stream(wishes):

@@ -1,7 +1,7 @@
 """The `esam` command: finds the sub-command, and turns whatever goes wrong into an exit code.
 
 0 when done; 2 for what the user can mend, with one line on stderr; 1 for a defect of ours. Training
-has more of them: see train/hosts.py.
+has more of them: see train/multihost/hosts.py.
 """
 
 import difflib

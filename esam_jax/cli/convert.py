@@ -81,7 +81,7 @@ def _read(args: Convert) -> ModelFile:
     if asked and not step.isdecimal():
         raise ConfigError(f"{args.src!r} names step {step!r}, but a step is a whole number")
     if asked or _is_unfinished(folder):
-        from esam_jax.train import snapshot
+        from esam_jax.train.storage import snapshot
 
         return snapshot.read(folder, int(step) if asked else None, name=args.model)
     return source.load(args.src, model=args.model)

@@ -21,26 +21,18 @@ from esam_jax.data import loader, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
-from esam_jax.train import (
-    agreement,
-    checkpoint,
-    compare,
-    guard,
-    hosts,
-    log,
-    optim,
-    plots,
-    teacher_check,
-    trackers,
-)
+from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
-from esam_jax.train.checkpoint import Checkpoints
-from esam_jax.train.hosts import Terminated
+from esam_jax.train.metrics import log, plots, trackers
+from esam_jax.train.metrics.tracing import Tracer
+from esam_jax.train.multihost import agreement, hosts
+from esam_jax.train.multihost.hosts import Terminated
+from esam_jax.train.multihost.watchdog import Watchdog
 from esam_jax.train.replicas import Replicas
 from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
-from esam_jax.train.tracing import Tracer
-from esam_jax.train.watchdog import Watchdog
+from esam_jax.train.storage import checkpoint, compare
+from esam_jax.train.storage.checkpoint import Checkpoints
 from esam_jax.typing import Params
 
 

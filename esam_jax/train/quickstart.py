@@ -23,7 +23,8 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
-from esam_jax.train import log, loop, plots
+from esam_jax.train import loop
+from esam_jax.train.metrics import log, plots
 
 TEACHER = "quickstart_teacher"
 IMAGES = 200  # held-out scenes that are measured

@@ -24,8 +24,8 @@ from esam_jax.config import RunConfig, SamiConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, TrainingError
 from esam_jax.tasks.task import Task
-from esam_jax.train import checksums
 from esam_jax.train import state as states
+from esam_jax.train.storage import checksums
 from esam_jax.typing import Params
 
 ANSWER_FILE = "teacher_answer.json"

@@ -20,9 +20,9 @@ import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.train import checksums
-from esam_jax.train.checkpoint import Checkpoints
 from esam_jax.train.state import TrainState
+from esam_jax.train.storage import checksums
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 
 def state():

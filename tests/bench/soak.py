@@ -35,7 +35,8 @@ from esam_jax.config import (
     SegmentConfig,
     SourceConfig,
 )
-from esam_jax.train import log, loop, memory
+from esam_jax.train import loop
+from esam_jax.train.metrics import log, memory
 
 SAVE_SECONDS, EVALUATE_SECONDS = 10, 60
 MOST_MB_PER_HOUR = 1.0

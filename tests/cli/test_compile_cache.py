@@ -99,7 +99,7 @@ import sys
 from esam_jax.cli import compile_cache
 compile_cache.enable()
 import jax, jax.numpy as jnp
-from esam_jax.train import compilation
+from esam_jax.train.metrics import compilation
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 x = jnp.arange(3.0)
 before = compilation.counts()

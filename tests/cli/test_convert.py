@@ -15,7 +15,7 @@ from esam_jax.config import MeshConfig
 from esam_jax.convert import describe, families, files, golden, model_folder, source, state_dict
 from esam_jax.train import optim
 from esam_jax.train import state as states
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 
 @pytest.fixture

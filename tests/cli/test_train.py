@@ -10,7 +10,8 @@ import pytest
 import configs
 from esam_jax import cli
 from esam_jax.config import PeersConfig
-from esam_jax.train import hosts, loop
+from esam_jax.train import loop
+from esam_jax.train.multihost import hosts
 
 
 @pytest.fixture

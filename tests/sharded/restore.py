@@ -25,7 +25,8 @@ import processes
 from layouts import Layout
 
 from esam_jax import sharding
-from esam_jax.train import log, loop
+from esam_jax.train import loop
+from esam_jax.train.metrics import log
 
 # Of a loss, absolute and relative: some ten roundings of float32, since layouts differ by the order
 # of their sums.

@@ -8,7 +8,8 @@ import pytest
 import toy
 
 from esam_jax.errors import ConfigError
-from esam_jax.train import agreement, compare
+from esam_jax.train.multihost import agreement
+from esam_jax.train.storage import compare
 
 
 def test_one_process_agrees_with_itself(monkeypatch):

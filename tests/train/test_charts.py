@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from esam_jax.train import charts
-from esam_jax.train.charts import Series
+from esam_jax.train.metrics import charts
+from esam_jax.train.metrics.charts import Series
 
 
 @pytest.mark.parametrize(

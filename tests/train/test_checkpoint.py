@@ -20,9 +20,10 @@ from esam_jax.config import (
     TeacherConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.train import checkpoint, checksums, compare, optim
+from esam_jax.train import optim
 from esam_jax.train import state as states
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.storage import checkpoint, checksums, compare
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 
 def template(mesh):

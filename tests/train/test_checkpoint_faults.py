@@ -18,8 +18,9 @@ from steps import assert_restores, config, cut, flip, saved, spoil, state, templ
 
 from esam_jax.config import GuardConfig
 from esam_jax.errors import CheckpointError
-from esam_jax.train import checkpoint, loop, shelf
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train import loop
+from esam_jax.train.storage import checkpoint, shelf
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 # ------------------------------------------------------------------------- kills and markers
 
@@ -27,7 +28,7 @@ SAVING = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 from steps import config, state, template
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 with Checkpoints(config(keep=2), pathlib.Path(sys.argv[2])) as checkpoints:
     step = checkpoints.latest() or 0

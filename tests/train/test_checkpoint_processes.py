@@ -7,8 +7,8 @@ import processes
 import pytest
 import steps
 
-from esam_jax.train import shelf
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.storage import shelf
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 TWO = """
 import os, pathlib, sys, warnings
@@ -21,7 +21,7 @@ import steps
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
 from esam_jax.errors import CheckpointError
-from esam_jax.train.checkpoint import Checkpoints
+from esam_jax.train.storage.checkpoint import Checkpoints
 
 folder, mesh = pathlib.Path(sys.argv[2]), sharding.make_mesh(MeshConfig(fsdp=2))
 steps.place = lambda: NamedSharding(mesh, P())

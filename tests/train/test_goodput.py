@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from esam_jax.train import metrics_file
-from esam_jax.train.goodput import Ledger
+from esam_jax.train.metrics import metrics_file
+from esam_jax.train.metrics.goodput import Ledger
 
 
 def start(step, time):

@@ -17,8 +17,10 @@ import toy
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
 from esam_jax.errors import TrainingError
-from esam_jax.train import checkpoint, checksums, guard, log, loop, optim, step
+from esam_jax.train import guard, loop, optim, step
 from esam_jax.train import state as states
+from esam_jax.train.metrics import log
+from esam_jax.train.storage import checkpoint, checksums
 from esam_jax.typing import PerExample
 
 EIGHT = MeshConfig(data=8)

@@ -18,8 +18,11 @@ import toy_run
 from esam_jax import sharding
 from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError
-from esam_jax.train import checkpoint, hosts, log, optim
+from esam_jax.train import optim
 from esam_jax.train import state as states
+from esam_jax.train.metrics import log
+from esam_jax.train.multihost import hosts
+from esam_jax.train.storage import checkpoint
 
 STEPS = 300  # of a run that a signal must hit; JAX takes seconds to tell all hosts of one
 PAUSE = 0.1  # before each update of such a run

@@ -10,13 +10,13 @@ import pytest
 import toy
 
 from esam_jax.errors import CheckpointError
-from esam_jax.train import lease
-from esam_jax.train.checkpoint import Checkpoints
-from esam_jax.train.lease import Lease
+from esam_jax.train.storage import lease
+from esam_jax.train.storage.checkpoint import Checkpoints
+from esam_jax.train.storage.lease import Lease
 
 HOLD = """
 import pathlib, sys
-from esam_jax.train.lease import Lease
+from esam_jax.train.storage.lease import Lease
 Lease(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

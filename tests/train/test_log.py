@@ -12,7 +12,8 @@ import toy
 from esam_jax.config import GuardConfig
 from esam_jax.errors import TrainingError
 from esam_jax.tasks import flops
-from esam_jax.train import guard, log
+from esam_jax.train import guard
+from esam_jax.train.metrics import log
 
 
 def metrics(loss, grad_norm=1.0, in_a_row=0):

@@ -28,7 +28,8 @@ from esam_jax.config import (
     SourceConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError, TrainingError
-from esam_jax.train import log, loop
+from esam_jax.train import loop
+from esam_jax.train.metrics import log
 
 SCENES = SourceConfig(kind="scenes", split="heldout")
 STRICT = GuardConfig(max_skipped=1)  # the first update that is not finite stops the run

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from esam_jax.train import log, plots
+from esam_jax.train.metrics import log, plots
 
 
 def _run(folder, values):

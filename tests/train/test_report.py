@@ -7,7 +7,7 @@ import pytest
 
 from esam_jax.cli import main
 from esam_jax.errors import MissingError
-from esam_jax.train import page, report
+from esam_jax.train.metrics import page, report
 
 
 def lines_of_a_run():

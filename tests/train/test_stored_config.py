@@ -5,7 +5,7 @@ import pytest
 import configs
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
-from esam_jax.train import compare, stored_config
+from esam_jax.train.storage import compare, stored_config
 
 
 @pytest.mark.parametrize("name", configs.names())

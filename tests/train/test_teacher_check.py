@@ -14,8 +14,9 @@ from esam_jax import sharding, tasks
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.convert import source
 from esam_jax.errors import CheckpointError, TrainingError
-from esam_jax.train import checksums, loop, teacher_check
+from esam_jax.train import loop, teacher_check
 from esam_jax.train import state as states
+from esam_jax.train.storage import checksums
 
 ONE, FOUR = (sharding.make_mesh(MeshConfig(data=data)) for data in (1, 4))
 

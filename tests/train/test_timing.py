@@ -2,7 +2,7 @@
 
 import pytest
 
-from esam_jax.train.timing import StepClock, usual
+from esam_jax.train.metrics.timing import StepClock, usual
 
 
 class Hand:

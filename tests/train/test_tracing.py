@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from esam_jax.config import ProfileConfig
-from esam_jax.train.tracing import Tracer
+from esam_jax.train.metrics.tracing import Tracer
 
 
 def run(config, folder, steps, fail=None):

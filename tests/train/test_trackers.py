@@ -7,7 +7,8 @@ import pytest
 import toy
 
 from esam_jax.errors import ConfigError
-from esam_jax.train import log, loop, trackers
+from esam_jax.train import loop
+from esam_jax.train.metrics import log, trackers
 
 
 class Sink:

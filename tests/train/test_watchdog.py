@@ -9,8 +9,9 @@ import processes
 import pytest
 import toy_run
 
-from esam_jax.train import log, watchdog
-from esam_jax.train.watchdog import Watchdog
+from esam_jax.train.metrics import log
+from esam_jax.train.multihost import watchdog
+from esam_jax.train.multihost.watchdog import Watchdog
 
 TICK = 0.1  # seconds without an update that these watchdogs allow
 

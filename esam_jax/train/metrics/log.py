@@ -19,11 +19,11 @@ from tqdm import tqdm
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.tasks import flops
-from esam_jax.train import compilation, environment, memory, metrics_file, scalars
-from esam_jax.train.goodput import Ledger
-from esam_jax.train.metrics_file import METRICS_FILE, MetricsFile, merged, read
-from esam_jax.train.timing import StepClock
-from esam_jax.train.trackers import Trackers
+from esam_jax.train.metrics import compilation, environment, memory, metrics_file, scalars
+from esam_jax.train.metrics.goodput import Ledger
+from esam_jax.train.metrics.metrics_file import METRICS_FILE, MetricsFile, merged, read
+from esam_jax.train.metrics.timing import StepClock
+from esam_jax.train.metrics.trackers import Trackers
 from esam_jax.typing import Batch
 
 __all__ = ["METRICS_FILE", "Log", "merged", "read", "say", "talks"]

@@ -26,10 +26,11 @@ from etils import epath
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.train import checksums, compare, process_zero, shelf
-from esam_jax.train.keeper import Keeper
-from esam_jax.train.lease import Lease
+from esam_jax.train.multihost import process_zero
 from esam_jax.train.state import TrainState
+from esam_jax.train.storage import checksums, compare, shelf
+from esam_jax.train.storage.keeper import Keeper
+from esam_jax.train.storage.lease import Lease
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
 _INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read

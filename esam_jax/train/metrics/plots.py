@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from esam_jax.train import log
+from esam_jax.train.metrics import log
 
 MISSING = 'no {}: pip install "esam_jax[plots]" brings matplotlib'
 

@@ -12,7 +12,7 @@ import jax
 
 from esam_jax.config import SaveConfig
 from esam_jax.errors import ConfigError
-from esam_jax.train import shelf
+from esam_jax.train.storage import shelf
 
 
 class Keeper:

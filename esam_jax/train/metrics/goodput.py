@@ -7,7 +7,7 @@ clock, and nothing is ever decided by it.
 
 from collections.abc import Iterable
 
-from esam_jax.train.metrics_file import Line, Part
+from esam_jax.train.metrics.metrics_file import Line, Part
 
 # What is always told, in this order. Any other event that says how long it took is told by name.
 BUCKETS = ("steps", "data", "redone", "compile", "save", "evaluate", "start", "down", "other")

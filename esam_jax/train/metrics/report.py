@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax.errors import MissingError
-from esam_jax.train import metrics_file
-from esam_jax.train.charts import Series
-from esam_jax.train.compare import CONFIG_FILE
-from esam_jax.train.goodput import Ledger
-from esam_jax.train.metrics_file import METRICS_FILE, Line
+from esam_jax.train.metrics import metrics_file
+from esam_jax.train.metrics.charts import Series
+from esam_jax.train.metrics.goodput import Ledger
+from esam_jax.train.metrics.metrics_file import METRICS_FILE, Line
+from esam_jax.train.storage.compare import CONFIG_FILE
 
 _ROUTINE = ("start", "compile", "save", "evaluate")
 _NEVER_SHOWN = ("step", "event", "seconds", "time")

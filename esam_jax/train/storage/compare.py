@@ -15,7 +15,7 @@ import numpy as np
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError
-from esam_jax.train import shelf
+from esam_jax.train.storage import shelf
 
 CONFIG_FILE = "config.json"
 

@@ -10,8 +10,9 @@ from esam_jax.config import MeshConfig, RunConfig, SamiConfig
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.convert.source import read_json
 from esam_jax.errors import CheckpointError
-from esam_jax.train import checkpoint, compare, optim, stored_config
+from esam_jax.train import optim
 from esam_jax.train import state as states
+from esam_jax.train.storage import checkpoint, compare, stored_config
 
 
 def read(run: Path, step: int | None = None, *, name: str | None = None) -> ModelFile:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esam_jax.train import charts
-from esam_jax.train.charts import Series
+from esam_jax.train.metrics import charts
+from esam_jax.train.metrics.charts import Series
 
 # Colours of the parts of wall time; whatever else is told is grey.
 _COLOURS = {

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from jax._src import distributed  # its key-value store has no public name
 
-from esam_jax.train import scalars
+from esam_jax.train.metrics import scalars
 
 EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
 STACKS_FOLDER = "stacks"

@@ -17,7 +17,7 @@ from jax._src import distributed  # its key-value store has no public name
 
 import esam_jax
 from esam_jax.errors import ConfigError
-from esam_jax.train import hosts
+from esam_jax.train.multihost import hosts
 
 _agreements = itertools.count()  # every host asks for the same ones in the same order
 

@@ -1,0 +1,1 @@
+"""What a run tells: metrics, their file, and pages made of them."""

@@ -1,0 +1,1 @@
+"""Many processes as one run: joined, of one mind, watched."""
