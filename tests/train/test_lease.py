@@ -35,7 +35,7 @@ def test_f14_second_job_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(pathlib.Path(lease.__file__).parents[2])},
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(lease.__file__).parents[3])},
         text=True,
     )
     with process:
