@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import pathlib
 import random
@@ -21,6 +22,16 @@ from esam_jax.errors import CheckpointError
 from esam_jax.train import loop
 from esam_jax.train.storage import checkpoint, shelf
 from esam_jax.train.storage.checkpoint import Checkpoints
+
+# Where a write fails, Orbax leaves threads behind whose loops are closed under them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def rubbish_goes_with_its_test():
+    yield
+    gc.collect()
+
 
 # ------------------------------------------------------------------------- kills and markers
 
