@@ -48,9 +48,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(where.workdir)
 
     compile_cache.enable()
-    from esam_jax.train.multihost import (
-        hosts,  # JAX, which a typing error should not have to wait for
-    )
+    from esam_jax.train.multihost import hosts  # JAX, which a typing error need not wait for
 
     with hosts.joined(where.peers):
         from esam_jax.train import loop  # libraries that must not start JAX before its peers met

@@ -111,18 +111,13 @@ class Log:
         """As `after`, of every update up to `step`, which the device is waited for."""
         return self._read(step)
 
-    def restart_clock(self, step: int) -> None:
-        """Leaves the time since the last flush out of every rate."""
-        del step
-        self._clock.restart()
-
     @contextlib.contextmanager
     def timed(self, name: str, step: int) -> Iterator[None]:
         """Around what is no update: an event says how long it took, and no rate counts it."""
         begin = time.monotonic()
         yield
         self.event(name, step, took=round(time.monotonic() - begin, 6))
-        self.restart_clock(step)
+        self._clock.restart()
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
