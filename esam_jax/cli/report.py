@@ -27,10 +27,7 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Writes the page, or prints the summary."""
     args = arguments.parse(Report, argv, prog="esam report")
-    from esam_jax.train.metrics import (
-        page,
-        report,  # imports JAX, which a typing error need not wait for
-    )
+    from esam_jax.train.metrics import page, report  # JAX, which a typing error need not wait for
 
     summary = report.summary(args.run)
     out = args.out or (None if args.json else args.run / "report.html")
