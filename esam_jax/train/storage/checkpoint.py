@@ -26,6 +26,7 @@ from etils import epath
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train.multihost import process_zero
+from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
 from esam_jax.train.storage import checksums, compare, shelf
 from esam_jax.train.storage.keeper import Keeper
@@ -65,8 +66,12 @@ class Checkpoints:
             raise
         self._keeper = Keeper(cfg.save, self._folder, _fault, self._tell)
         self._committing = ThreadPoolExecutor(1, "commit")
+        self._rendezvous = Rendezvous(_COMMIT_SECONDS)
         self._checkpointer = ocp.AsyncCheckpointer(
-            _handler(), async_options=ocp.options.AsyncOptions(timeout_secs=_COMMIT_SECONDS)
+            _handler(),
+            async_options=ocp.options.AsyncOptions(
+                timeout_secs=_COMMIT_SECONDS, barrier_sync_fn=self._rendezvous
+            ),
         )
 
     def _open(self, template: TrainState | None) -> None:
@@ -148,6 +153,7 @@ class Checkpoints:
         self._settle()
         if refusal := process_zero.decide(lambda: self._refusal(step, state)):
             return self._failed(step, refusal)
+        self._rendezvous.begin()
         # Orbax moves arrays to the host by its own means, which the loop's guard would refuse.
         with jax.transfer_guard("allow"):
             args = ocp.args.Composite(
@@ -157,7 +163,7 @@ class Checkpoints:
             try:
                 self._checkpointer.save(self._folder / str(step), args=args)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
-                self._clear(step)
+                self._clear(step, fault)
                 return self._failed(step, _one_line(fault), fault)
         self._pending_step = step
         self._commit = self._committing.submit(self._finish, step)
@@ -225,13 +231,15 @@ class Checkpoints:
     def _finish(self, step: int) -> None:
         try:
             self._checkpointer.wait_until_finished()
-        except Exception:
-            self._clear(step)
+        except Exception as fault:
+            self._clear(step, fault)
             raise
         self._keeper.written(step)
 
-    def _clear(self, step: int) -> None:
+    def _clear(self, step: int, fault: Exception) -> None:
         """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # a host that is lost ends all anyway
+            self._rendezvous.call_off(_one_line(fault))
         for _ in range(_THREADS):  # each tells its error once, to whoever waits next
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
