@@ -34,6 +34,7 @@ setuptools.setup(
         "jaxtyping>=0.3",
         "pillow>=11.0",
         "pycocotools>=2.0.11",
+        "scipy>=1.13",
         "simplejpeg>=1.8",
         "tqdm>=4.66",
         "tyro>=1.0",

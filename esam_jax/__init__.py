@@ -43,22 +43,27 @@ from esam_jax.errors import (
 )
 
 if TYPE_CHECKING:
+    from esam_jax.predict.automatic import AutomaticMaskGenerator
     from esam_jax.predict.load import load
     from esam_jax.predict.masks import Masks
+    from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Embedding, Sam
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AutomaticMaskGenerator": "esam_jax.predict.automatic",
     "Embedding": "esam_jax.predict.sam",
     "Masks": "esam_jax.predict.masks",
+    "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",
     "Sam": "esam_jax.predict.sam",
     "load": "esam_jax.predict.load",
 }
 
 __all__ = [
+    "AutomaticMaskGenerator",
     "CheckpointError",
     "ComputeConfig",
     "ConfigError",
@@ -73,6 +78,7 @@ __all__ = [
     "MeshConfig",
     "MissingError",
     "OptimConfig",
+    "Predictor",
     "Prompt",
     "PromptError",
     "PromptedConfig",

@@ -6,7 +6,7 @@ C code only sees masks that exist and polygons that were checked.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -25,6 +25,24 @@ def to_rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
 
     rle: Any = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def to_runs(mask: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+    """Plain run lengths {"size": [H, W], "counts": [int, ...]}, column by column, outside first."""
+    flat = mask.ravel(order="F")
+    turns = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], turns, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *runs] if flat[0] else runs}
+
+
+def compress(rle: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain run lengths in COCO's compressed form, as `to_rle` gives it."""
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
+    plain: Any = rle  # the stub leaves this form out
+    height, width = rle["size"]
+    packed: Any = coco_mask.frPyObjects(plain, height, width)
+    return {"size": [height, width], "counts": packed["counts"].decode("ascii")}
 
 
 def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
@@ -59,6 +77,30 @@ def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+
+
+def without_small(
+    mask: Bool[np.ndarray, "H W"], area: int, kind: Literal["holes", "islands"]
+) -> tuple[Bool[np.ndarray, "H W"], bool]:
+    """The mask less its holes or islands of fewer than `area` pixels, and whether any was there.
+
+    Pixels that touch at a corner belong together, in holes too. When all islands are small the
+    largest stays. Source: segment-anything, `utils/amg.py`, `remove_small_regions`.
+    """
+    from scipy import ndimage  # here, since few need it and it is slow to import
+
+    # The stub knows `label` by its overload with an output array alone.
+    labelled: Any = ndimage.label(mask if kind == "islands" else ~mask, np.ones((3, 3), int))
+    parts, count = labelled
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    small = np.flatnonzero(sizes < area) + 1
+    if not small.size:
+        return mask, False
+    if kind == "holes":
+        return mask | np.isin(parts, small), True
+    large = np.flatnonzero(sizes >= area) + 1
+    kept = large if large.size else [int(sizes.argmax()) + 1]
+    return np.isin(parts, kept), True
 
 
 def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:

@@ -40,6 +40,16 @@ def to_original(
     return _unpad(low_res, height, width, config.image_px)
 
 
+def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
+    """Rows and columns of the decoder's logits that lie on the picture, not on its padding."""
+    side = config.low_res_px
+    if config.fit == "stretch":
+        return side, side
+    inner = geometry.longest_side(height, width, config.image_px)
+    rows, columns = (max(1, round(n * side / config.image_px)) for n in inner)
+    return rows, columns
+
+
 @functools.partial(jax.jit, static_argnames="px")
 def _stretch(image_HW3: UInt8[Array, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
     return images.normalise(images.stretch(image_HW3[None], px)[0])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from esam_jax.config import SamConfig
 from esam_jax.ops import geometry
+from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import PADDING
 
@@ -62,10 +63,7 @@ def mask_logits(
     if mask.dtype.kind == "f":
         return mask
     side = config.low_res_px
-    cells_high, cells_wide = side, side
-    if config.fit == "pad":
-        inner = geometry.longest_side(height, width, config.image_px)
-        cells_high, cells_wide = (max(1, round(n * side / config.image_px)) for n in inner)
+    cells_high, cells_wide = frames.valid(height, width, config)
     picture = Image.fromarray(mask.astype(np.float32))
     share = np.asarray(picture.resize((cells_wide, cells_high), Image.Resampling.BOX))
     covered = np.zeros((side, side), np.float32)

@@ -1,7 +1,9 @@
 """Run lengths, polygons, boxes and overlap, with pycocotools as the judge on valid input."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +108,34 @@ def test_box_and_overlap():
 def test_importing_needs_no_pycocotools():
     code = "import sys; sys.modules['pycocotools'] = None; from esam_jax.ops import regions"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ------------------------------------------------------ segment-anything's numbers (utils/amg.py)
+
+FOLDER = Path(__file__).parents[1] / "golden"
+ARRAYS = np.load(FOLDER / "everything.npz")
+CASES = json.loads((FOLDER / "everything.json").read_text())
+
+
+def test_runs_are_those_of_segment_anything():
+    for mask, rle, area, coco in zip(
+        ARRAYS["masks"], CASES["rle"], CASES["rle_area"], CASES["coco_rle"], strict=True
+    ):
+        assert regions.to_runs(mask) == rle
+        assert sum(rle["counts"][1::2]) == area
+        assert regions.compress(rle) == coco
+        np.testing.assert_array_equal(regions.from_rle(rle), mask)
+
+
+@pytest.mark.parametrize("case", CASES["regions"], ids=lambda case: case["name"])
+def test_small_regions_go_as_in_segment_anything(case: dict):
+    name, kind, area = case["name"].rsplit("_", 2)
+    masks = {
+        "regions/all_true": np.ones((40, 50), bool),
+        "regions/all_false": np.zeros((40, 50), bool),
+    }
+    mask = masks[name] if name in masks else ARRAYS[name]
+    got, changed = regions.without_small(mask, int(area), kind)
+    assert changed == case["changed"] and got.sum() == case["area"]
+    wanted = np.unpackbits(ARRAYS[case["name"]], axis=-1, count=50).astype(bool)
+    np.testing.assert_array_equal(got, wanted)

@@ -1,0 +1,67 @@
+"""Which of many masks to keep: how stable each is, its box, and non-maximum suppression.
+
+Traceable, in fixed shapes. Source: segment-anything, `utils/amg.py`, and the CPU algorithm of
+torchvision's `nms`, both to the last bit in float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+def stability(
+    logits: Float[Array, "*X H W"], threshold: float = 0.0, offset: float = 1.0
+) -> Float[Array, "*X"]:
+    """IoU of the masks at threshold + offset and threshold - offset; NaN where both are empty.
+
+    The first lies within the second, so that two counts do.
+    """
+    high = jnp.sum(logits > threshold + offset, axis=(-2, -1), dtype=jnp.int32)
+    low = jnp.sum(logits > threshold - offset, axis=(-2, -1), dtype=jnp.int32)
+    return high / low
+
+
+def boxes(masks: Bool[Array, "*X H W"]) -> Int[Array, "*X 4"]:
+    """First and last column and row of each mask, (x0, y0, x1, y1) inclusive; zeros where empty."""
+    x0, x1 = _ends(masks.any(-2))
+    y0, y1 = _ends(masks.any(-1))
+    box = jnp.stack([x0, y0, x1, y1], axis=-1)
+    return jnp.where(masks.any((-2, -1))[..., None], box, 0)
+
+
+def nms(
+    boxes: Float[Array, "N 4"], scores: Float[Array, " N"], threshold: float
+) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
+    """The order by falling score, and which in that order survive.
+
+    A box goes when its IoU with a better survivor is above `threshold`; equal scores keep their
+    order. Rows with a score of -inf are padding: they never survive and suppress nothing.
+    """
+    order = jnp.argsort(-scores, stable=True)
+    x0, y0, x1, y1 = boxes[order].T
+    areas, places = (x1 - x0) * (y1 - y0), jnp.arange(len(scores))
+    limit = _at_most(threshold)
+
+    def visit(i: Array, alive: Array) -> Array:
+        wide = jnp.minimum(x1, x1[i]) - jnp.maximum(x0, x0[i])
+        high = jnp.minimum(y1, y1[i]) - jnp.maximum(y0, y0[i])
+        inside = jnp.maximum(wide, 0) * jnp.maximum(high, 0)
+        # 0 / 0 of two empty boxes is NaN, which is above nothing: both stay, as in the original.
+        beaten = inside / (areas[i] + areas - inside) > limit
+        return alive & ~(alive[i] & beaten & (places > i))
+
+    return order, jax.lax.fori_loop(0, len(scores), visit, scores[order] > -jnp.inf)
+
+
+def _at_most(threshold: float) -> np.float32:
+    """The largest float32 that is not above it: x > this as float32 is x > threshold as float64."""
+    rounded = np.float32(threshold)
+    return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
+
+
+def _ends(line: Bool[Array, "*X L"]) -> tuple[Int[Array, "*X"], Int[Array, "*X"]]:
+    """Index of the first and of the last true one."""
+    first = jnp.argmax(line, axis=-1)
+    last = line.shape[-1] - 1 - jnp.argmax(line[..., ::-1], axis=-1)
+    return first, last

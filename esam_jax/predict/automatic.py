@@ -1,0 +1,337 @@
+"""Segment everything: a grid of clicks, and what is worth keeping of what they give.
+
+The fully automatic stage of SAM's data engine (arXiv:2304.02643, section 4), with the names and
+the results of segment-anything's `automatic_mask_generator.py`, so that its users change one line.
+
+Masks stay at the decoder's size until they are measured, a few at a time; only the low-resolution
+logits of those that pass are kept, and only what survives is enlarged once more and turned into
+run lengths. So memory does not grow with picture size times number of clicks, as the original's
+does.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from esam_jax.errors import PromptError
+from esam_jax.ops import grids, regions, selection
+from esam_jax.predict import frames
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Sam
+
+MASK_THRESHOLD = 0.0  # of the logits, in every SAM
+_PIXELS_AT_ONCE = 2**24  # of full-size logits: 64 MB
+_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+_RULES = ("full_size", "low_res")
+Record = dict[str, Any]
+
+
+class AutomaticMaskGenerator:
+    """Every mask of a picture: `generate(image)`.
+
+    Arguments are segment-anything's. `stability_rule` is where stability is counted: "full_size",
+    on logits of the picture's size as the original does; or "low_res", on the decoder's own
+    logits, which spares the enlarging of every mask that fails and gives slightly other scores.
+    """
+
+    def __init__(
+        self,
+        model: Sam,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: list[np.ndarray] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        *,
+        stability_rule: str = "full_size",
+    ) -> None:
+        """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
+        if (points_per_side is None) == (point_grids is None):
+            raise PromptError("give points_per_side or point_grids: exactly one of them")
+        if output_mode not in _MODES:
+            raise PromptError(f"output_mode is {output_mode!r}, but must be one of {_MODES}")
+        if stability_rule not in _RULES:
+            raise PromptError(f"stability_rule is {stability_rule!r}, but must be one of {_RULES}")
+        if points_per_batch < 1:
+            raise PromptError(f"points_per_batch is {points_per_batch}, but must be at least 1")
+        if point_grids is not None:
+            self.point_grids = [_checked_grid(grid) for grid in point_grids]
+            if len(self.point_grids) <= crop_n_layers:
+                raise PromptError(
+                    f"point_grids has {len(point_grids)} grids for {crop_n_layers} layers of "
+                    "crops and the picture itself: give one for each"
+                )
+        else:
+            try:
+                self.point_grids = grids.layers(
+                    points_per_side or 0, crop_n_layers, crop_n_points_downscale_factor
+                )
+            except ValueError as error:
+                raise PromptError(f"points_per_side: {error}") from error
+        self.model = model
+        self.points_per_batch = points_per_batch
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.stability_score_offset = stability_score_offset
+        self.box_nms_thresh = box_nms_thresh
+        self.crop_n_layers = crop_n_layers
+        self.crop_nms_thresh = crop_nms_thresh
+        self.crop_overlap_ratio = crop_overlap_ratio
+        self.min_mask_region_area = min_mask_region_area
+        self.output_mode = output_mode
+        self.stability_rule = stability_rule
+
+    def generate(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Record]:
+        """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
+        stability_score, crop_box. `segmentation` is what `output_mode` asks for.
+
+        image: uint8 RGB. As in the original, a box is measured between its outermost pixels.
+        """
+        height, width = image.shape[:2]
+        boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
+        found = [
+            mask
+            for crop, layer in zip(boxes, layer_of, strict=True)
+            for mask in self._of_crop(image, crop, layer)
+        ]
+        if len(boxes) > 1 and found:
+            # The smaller the crop, the sharper the mask.
+            crops = np.array([mask.crop for mask in found], np.float32)
+            sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
+            found = _suppressed(found, 1 / sizes, self.crop_nms_thresh)
+        if self.min_mask_region_area > 0 and found:
+            limit = max(self.box_nms_thresh, self.crop_nms_thresh)
+            found = _cleaned(found, self.min_mask_region_area, limit)
+        return [self._record(mask) for mask in found]
+
+    def _of_crop(
+        self, image: UInt8[np.ndarray, "H W 3"], crop: Int[np.ndarray, " 4"], layer: int
+    ) -> "list[_Mask]":
+        """What one crop gives, less duplicates, in the frame of the picture."""
+        height, width = image.shape[:2]
+        x0, y0, x1, y1 = crop.tolist()
+        embedding = self.model.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
+        points = self.point_grids[layer] * [x1 - x0, y1 - y0]
+        parts = [
+            self._of_batch(embedding, points[i : i + self.points_per_batch], crop, height, width)
+            for i in range(0, len(points), self.points_per_batch)
+        ]
+        found = _Candidates.joined(parts)
+        kept = _survivors(found.boxes, found.scores, self.box_nms_thresh)
+        masks = []
+        for i in kept.tolist():
+            inside = np.zeros((height, width), bool)
+            inside[y0:y1, x0:x1] = self._enlarged(found.logits[i][None], crop)[0] > MASK_THRESHOLD
+            masks.append(
+                _Mask(
+                    rle=regions.to_runs(inside),
+                    box=found.boxes[i] + np.array([x0, y0, x0, y0]),
+                    score=float(found.scores[i]),
+                    stability=float(found.stability[i]),
+                    point=found.points[i] + np.array([x0, y0]),
+                    crop=crop,
+                )
+            )
+        return masks
+
+    def _of_batch(
+        self,
+        embedding: Any,
+        points: Float[np.ndarray, "Q 2"],
+        crop: Int[np.ndarray, " 4"],
+        height: int,
+        width: int,
+    ) -> "_Candidates":
+        """The candidates of some clicks that pass every test, in the frame of the crop."""
+        answer = self.model.decode(embedding, [Prompt(points=[point]) for point in points])
+        Q, M = answer.scores.shape
+        found = _Candidates(
+            logits=answer.low_res.reshape(Q * M, *answer.low_res.shape[2:]),
+            scores=answer.scores.reshape(-1),
+            points=np.repeat(points, M, axis=0),
+            stability=np.zeros(Q * M, np.float32),
+            boxes=np.zeros((Q * M, 4), np.int32),
+        )
+        if self.pred_iou_thresh > 0:
+            found = found.only(found.scores > np.float32(self.pred_iou_thresh))
+        if self.stability_rule == "low_res":
+            found = self._stable(dataclasses.replace(found, stability=self._low_res(found, crop)))
+            found = dataclasses.replace(found, boxes=self._measured(found, crop)[1])
+        else:
+            stability, boxes = self._measured(found, crop)
+            found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
+        return found.only(~grids.cut_by_crop(found.boxes, crop, height, width))
+
+    def _stable(self, found: "_Candidates") -> "_Candidates":
+        if self.stability_score_thresh <= 0:
+            return found
+        # NaN, of a mask that is empty at both thresholds, is not stable.
+        return found.only(found.stability >= np.float32(self.stability_score_thresh))
+
+    def _low_res(
+        self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
+    ) -> Float[np.ndarray, " N"]:
+        """Stability on the part of the decoder's logits that lies on the picture."""
+        rows, columns = frames.valid(*_size(crop), self.model.config)
+        logits = found.logits[:, :rows, :columns]
+        with np.errstate(invalid="ignore"):
+            high = (logits > MASK_THRESHOLD + self.stability_score_offset).sum((1, 2))
+            low = (logits > MASK_THRESHOLD - self.stability_score_offset).sum((1, 2))
+            return (high / low).astype(np.float32)
+
+    def _measured(
+        self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
+    ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 4"]]:
+        """Stability and box of each at full size, a few at a time."""
+        height, width = _size(crop)
+        stability, boxes = np.zeros(len(found), np.float32), np.zeros((len(found), 4), np.int32)
+        # Always the same number, so that one program is compiled for a size of crop.
+        at_once = 1 << max(0, (_PIXELS_AT_ONCE // (height * width)).bit_length() - 1)
+        at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length(), 16)
+        for first in range(0, len(found), at_once):
+            part = found.logits[first : first + at_once]
+            padded = np.concatenate([part, np.repeat(part[:1], at_once - len(part), axis=0)])
+            measured = _measure(
+                self._enlarged(padded, crop), offset=float(self.stability_score_offset)
+            )
+            here = slice(first, first + len(part))
+            stability[here], boxes[here] = (np.asarray(each)[: len(part)] for each in measured)
+        return stability, boxes
+
+    def _enlarged(
+        self, logits: Float[np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
+    ) -> Float[Array, "N H W"]:
+        return frames.to_original(logits, *_size(crop), self.model.config)
+
+    def _record(self, mask: "_Mask") -> Record:
+        x0, y0, x1, y1 = mask.box.tolist()
+        left, top, right, bottom = mask.crop.tolist()
+        return {
+            "segmentation": _FORMS[self.output_mode](mask.rle),
+            "area": sum(mask.rle["counts"][1::2]),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "predicted_iou": mask.score,
+            "point_coords": [mask.point.tolist()],
+            "stability_score": mask.stability,
+            "crop_box": [left, top, right - left, bottom - top],
+        }
+
+
+_FORMS = {
+    "binary_mask": lambda rle: np.ascontiguousarray(regions.from_rle(rle)),
+    "uncompressed_rle": lambda rle: rle,
+    "coco_rle": regions.compress,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidates:
+    """Masks of one crop that may still fall: logits at the decoder's size, frame of the crop."""
+
+    logits: Float[np.ndarray, "N h w"]
+    scores: Float[np.ndarray, " N"]
+    points: Float[np.ndarray, "N 2"]
+    stability: Float[np.ndarray, " N"]
+    boxes: Int[np.ndarray, "N 4"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def only(self, keep: Bool[np.ndarray, " N"]) -> "_Candidates":
+        """Those for which `keep` is true."""
+        return _Candidates(*(getattr(self, field.name)[keep] for field in _fields()))
+
+    @staticmethod
+    def joined(parts: "list[_Candidates]") -> "_Candidates":
+        """All of them, in order."""
+        names = [field.name for field in _fields()]
+        return _Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+
+
+def _fields() -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(_Candidates)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mask:
+    """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
+
+    rle: dict[str, Any]
+    box: Int[np.ndarray, " 4"]
+    score: float
+    stability: float
+    point: Float[np.ndarray, " 2"]
+    crop: Int[np.ndarray, " 4"]
+
+
+@functools.partial(jax.jit, static_argnames="offset")
+def _measure(
+    logits: Float[Array, "N H W"], offset: float
+) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
+    stable = selection.stability(logits, MASK_THRESHOLD, offset)
+    return stable, selection.boxes(logits > MASK_THRESHOLD)
+
+
+def _survivors(
+    boxes: Int[np.ndarray, "N 4"], scores: Float[np.ndarray, " N"], threshold: float
+) -> Int[np.ndarray, " K"]:
+    """Places of those that non-maximum suppression leaves, best first."""
+    if not len(scores):
+        return np.zeros(0, np.int64)
+    # To a power of two, so that few programs are compiled.
+    spare = (1 << (len(scores) - 1).bit_length()) - len(scores)
+    padded_boxes = np.pad(np.asarray(boxes, np.float32), ((0, spare), (0, 0)))
+    padded_scores = np.pad(np.asarray(scores, np.float32), (0, spare), constant_values=-np.inf)
+    order, alive = _nms(padded_boxes, padded_scores, threshold=threshold)
+    return np.asarray(order)[np.asarray(alive)]
+
+
+_nms = jax.jit(selection.nms, static_argnames="threshold")
+
+
+def _suppressed(
+    masks: list[_Mask], scores: Float[np.ndarray, " N"], threshold: float
+) -> list[_Mask]:
+    boxes = np.stack([mask.box for mask in masks])
+    return [masks[i] for i in _survivors(boxes, scores, threshold)]
+
+
+def _cleaned(masks: list[_Mask], area: int, threshold: float) -> list[_Mask]:
+    """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
+    cleaned, untouched = [], []
+    for mask in masks:
+        whole, filled = regions.without_small(regions.from_rle(mask.rle), area, "holes")
+        whole, dropped = regions.without_small(whole, area, "islands")
+        changed = filled or dropped
+        if changed:
+            x, y, width, height = regions.mask_box(whole)
+            box = np.array([x, y, x + width - 1, y + height - 1])
+            mask = dataclasses.replace(mask, rle=regions.to_runs(whole), box=box)
+        cleaned.append(mask)
+        untouched.append(float(not changed))
+    return _suppressed(cleaned, np.array(untouched), threshold)
+
+
+def _size(crop: Int[np.ndarray, " 4"]) -> tuple[int, int]:
+    """Height and width."""
+    x0, y0, x1, y1 = crop.tolist()
+    return y1 - y0, x1 - x0
+
+
+def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
+    array = np.asarray(grid, np.float64)
+    if array.ndim != 2 or array.shape[1] != 2 or not ((array >= 0) & (array < 1)).all():
+        raise PromptError("point_grids must hold arrays [N, 2] of (x, y), each from 0 to below 1")
+    return array

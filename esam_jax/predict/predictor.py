@@ -1,0 +1,102 @@
+"""The predictor that people know from segment-anything: `set_image`, then `predict`.
+
+Source of names, arguments and results: segment-anything, `predictor.py`, `SamPredictor`. One
+picture and one query at a time; `Sam.encode` and `Sam.decode` answer many of both.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from esam_jax.errors import PromptError
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Embedding, Sam
+
+_FORMATS = ("RGB", "BGR")
+
+
+class Predictor:
+    """Holds the features of one picture, and answers prompts about it."""
+
+    def __init__(self, sam_model: Sam) -> None:
+        self.model = sam_model
+        self._embedding: Embedding | None = None
+
+    def set_image(self, image: Any, image_format: str = "RGB") -> None:
+        """Encodes a uint8 picture [H, W, 3]; `image_format` is "RGB" or "BGR".
+
+        DataError says what is wrong with the picture; the one set before is then gone.
+        """
+        self.reset_image()
+        if image_format not in _FORMATS:
+            raise PromptError(f"image_format is {image_format!r}, but must be one of {_FORMATS}")
+        if image_format == "BGR" and isinstance(image, np.ndarray):
+            image = image[..., ::-1]
+        self._embedding = self.model.encode([image])
+
+    def predict(
+        self,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        box: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[
+        Bool[np.ndarray, "M H W"] | Float[np.ndarray, "M H W"],
+        Float[np.ndarray, " M"],
+        Float[np.ndarray, "M l l"],
+    ]:
+        """Masks, predicted IoU and low-resolution logits of one query, in the model's own order.
+
+        point_coords: (x, y) in pixels [P, 2]; point_labels: 1 foreground, 0 background [P]; box:
+        (x0, y0, x1, y1); mask_input: low-resolution logits of an earlier answer [1, l, l].
+        `return_logits` gives the masks as float logits. PromptError names
+        what is wrong.
+        """
+        if point_coords is not None and point_labels is None:
+            raise PromptError("point_labels is missing: give a 1 or a 0 for each point")
+        if point_coords is None and point_labels is not None:
+            raise PromptError("point_labels is given without point_coords: give both or neither")
+        prompt = Prompt(
+            points=point_coords, labels=point_labels, box=_one_box(box), mask=_one_mask(mask_input)
+        )
+        [masks] = self.model.decode(self._set(), [[prompt]], multimask=multimask_output)
+        full = masks.logits[0] if return_logits else masks.binary()[0]
+        return full, masks.scores[0], masks.low_res[0]
+
+    def get_image_embedding(self) -> Float[Array, "1 C h w"]:
+        """Features of the picture with the channels first, as PyTorch users expect them."""
+        return self._set().features.transpose(0, 3, 1, 2)
+
+    def reset_image(self) -> None:
+        """Forgets the picture."""
+        self._embedding = None
+
+    @property
+    def is_image_set(self) -> bool:
+        """Whether there is a picture to ask about."""
+        return self._embedding is not None
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self._set().sizes[0]
+
+    def _set(self) -> Embedding:
+        if self._embedding is None:
+            raise PromptError("no picture is set: call set_image(image) before asking")
+        return self._embedding
+
+
+def _one_box(box: Any) -> Any:
+    """SAM takes a box [4] and also [1, 4]."""
+    array = None if box is None else np.asarray(box)
+    return array[0] if array is not None and array.shape == (1, 4) else box
+
+
+def _one_mask(mask: Any) -> Any:
+    """SAM's mask has a leading axis of one; a plain [H, W] is taken too."""
+    array = None if mask is None else np.asarray(mask)
+    return array[0] if array is not None and array.ndim == 3 and len(array) == 1 else mask

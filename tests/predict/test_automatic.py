@@ -1,0 +1,207 @@
+"""Segment everything: the original's results on a stand-in model, and the plain algorithm's."""
+
+import functools
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esam_jax.data import scenes
+from esam_jax.errors import PromptError
+from esam_jax.ops import geometry, grids, regions
+from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.load import load
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Sam
+
+CASES = json.loads((Path(__file__).parents[1] / "golden" / "everything.json").read_text())
+SIDE = 1024
+EXACT = ("area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box")
+
+
+class StandIn(Sam):
+    """The model of the golden cases: masks are discs around the click, of exact arithmetic."""
+
+    def __init__(self) -> None:
+        pass
+
+    def encode(self, images: Any) -> Any:
+        return images.shape[:2]
+
+    def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
+        height, width = embedding
+        answers = [self._one(prompt.points[0], height, width) for prompt in prompts]
+        logits, scores = zip(*answers, strict=True)
+        return SimpleNamespace(low_res=np.stack(logits), scores=np.stack(scores))
+
+    def _one(self, point: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        scaled = geometry.to_model(point[None], height, width, SIDE, "pad")[0]
+        new_height, new_width = geometry.longest_side(height, width, SIDE)
+        back = scaled.astype(np.float64) * [width / new_width, height / new_height]
+        x, y = np.round(4 * back) / 4
+        k = (7 * int(x) + 13 * int(y)) % 37
+        rows, columns = np.mgrid[:height, :width]
+        distance = np.hypot(columns - x, rows - y)
+        discs = ((5 + k % 4, 4 + 60 * (k % 2)), (11 + k % 7, 0.5 + k % 3), (23 + k % 5, 40))
+        logits = np.stack([(radius - distance) * slope for radius, slope in discs])
+        scores = [0.80 + 0.005 * ((k + 11 * j) % 37) for j in range(3)]
+        return logits.astype(np.float32), np.array(scores, np.float32)
+
+
+class OnStandIn(AutomaticMaskGenerator):
+    """The stand-in answers at full size: nothing is left to enlarge."""
+
+    def _enlarged(self, logits: Any, crop: Any) -> Any:
+        return logits
+
+
+@pytest.mark.parametrize("case", CASES["generator"], ids=lambda case: case["name"])
+def test_records_are_those_of_the_original(case: dict):
+    generator = OnStandIn(StandIn(), **case["options"], output_mode="uncompressed_rle")
+    records = generator.generate(np.zeros((*case["image_size"], 3), np.uint8))
+    assert len(records) == len(case["records"])
+    for got, wanted in zip(records, case["records"], strict=True):
+        assert {key: got[key] for key in EXACT} == {key: wanted[key] for key in EXACT}
+        for key in set(wanted) - set(EXACT):
+            assert got[key] == wanted[key], key
+
+
+PICTURES = [(64, 64), (48, 80), (90, 50)]
+# So loose that hundreds of masks are ranked and compared, good ones and bad ones.
+LOOSE = {"points_per_side": 8, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
+
+
+@functools.cache
+def model() -> Sam:
+    """The trained network that ships: its masks are masks of things."""
+    return load("quickstart_teacher")
+
+
+@functools.cache
+def picture(size: tuple[int, int], seed: int) -> np.ndarray:
+    pixels = scenes.draw(seed, 64, split="heldout")[0]
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1]))
+
+
+@functools.cache
+def records(size: tuple[int, int] = (64, 64), seed: int = 0, **options: Any) -> list[dict]:
+    return AutomaticMaskGenerator(model(), **{**LOOSE, **options}).generate(picture(size, seed))
+
+
+def plain(size: tuple[int, int], seed: int) -> list[tuple[float, float, np.ndarray]]:
+    """Every mask of every click at full size, then one rule after another, as first written."""
+    height, width = size
+    embedding = model().encode(picture(size, seed))
+    found = []
+    for point in grids.points(8) * [width, height]:
+        masks = model().decode(embedding, [Prompt(points=[point])])
+        for logits, score in zip(masks.logits[0], masks.scores[0], strict=True):
+            if score <= 0.5 or not (logits > -1).any():
+                continue
+            stability = (logits > 1).sum() / (logits > -1).sum()
+            if stability >= 0.5:
+                x, y, wide, high = regions.mask_box(logits > 0)
+                box = np.array([x, y, x + wide - 1, y + high - 1], np.float32)
+                found.append((float(score), float(stability), logits > 0, box))
+    found.sort(key=lambda item: -item[0])
+    kept: list[Any] = []
+    for item in found:
+        if all(overlap(item[3], other[3]) <= 0.7 for other in kept):
+            kept.append(item)
+    return [item[:3] for item in kept]
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    wide, high = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    with np.errstate(invalid="ignore"):
+        return float(np.float32(wide * high / (sum(areas) - wide * high)))
+
+
+@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("size", PICTURES)
+def test_masks_are_those_of_the_plain_algorithm(size: tuple[int, int], seed: int):
+    got, wanted = records(size, seed), plain(size, seed)
+    assert len(got) == len(wanted) >= 3
+    for record, (score, stability, mask) in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(record["predicted_iou"], score, rtol=1e-5)
+        # A pixel may lie on a threshold to within rounding.
+        assert abs(record["stability_score"] - stability) <= 1.5 / max(1, mask.sum())
+        assert (record["segmentation"] != mask).sum() <= 1
+
+
+def test_the_number_of_clicks_at_once_changes_nothing():
+    few, many = records(points_per_batch=3), records()
+    assert len(few) == len(many)
+    for a, b in zip(few, many, strict=True):
+        assert a["point_coords"] == b["point_coords"] and a["bbox"] == b["bbox"]
+        np.testing.assert_array_equal(a["segmentation"], b["segmentation"])
+
+
+def test_the_three_forms_are_one_mask():
+    modes = ("binary_mask", "uncompressed_rle", "coco_rle")
+    forms = [records((48, 80), output_mode=mode) for mode in modes]
+    for binary, runs, coco in zip(*forms, strict=True):
+        mask = binary["segmentation"]
+        assert mask.shape == (48, 80) and mask.sum() == binary["area"] > 0
+        np.testing.assert_array_equal(regions.from_rle(runs["segmentation"]), mask)
+        assert regions.to_rle(mask) == coco["segmentation"]
+
+
+@pytest.mark.parametrize("size", PICTURES)
+def test_stability_on_the_decoders_logits_is_close_to_that_at_full_size(size: tuple[int, int]):
+    options = {"box_nms_thresh": 1.0, "stability_score_thresh": 0.0}
+    full, low = records(size, **options), records(size, stability_rule="low_res", **options)
+    assert len(full) == len(low) > 20
+    pairs = list(zip(full, low, strict=True))
+    assert all(a["bbox"] == b["bbox"] and a["area"] == b["area"] for a, b in pairs)
+    apart = [abs(a["stability_score"] - b["stability_score"]) for a, b in pairs]
+    assert np.median(apart) < 0.03  # of logits of 32 x 32 cells: the finer, the closer
+
+
+def test_crops_find_what_is_small():
+    """Every mask of a crop lies in it, and masks come from crops of both layers."""
+    found = records((64, 64), crop_n_layers=1)
+    crops = {tuple(record["crop_box"]) for record in found}
+    assert (0, 0, 64, 64) in crops and len(crops) > 1
+    for record in found:
+        x, y, wide, high = record["crop_box"]
+        outside = record["segmentation"].copy()
+        outside[y : y + high, x : x + wide] = False
+        assert not outside.any()
+
+
+def test_small_holes_and_islands_are_gone():
+    for record in records((90, 50), min_mask_region_area=12):
+        mask = record["segmentation"]
+        assert mask.sum() == record["area"]
+        for part, small in ((mask, "islands"), (mask, "holes")):
+            assert not regions.without_small(part, 12, small)[1] or mask.sum() < 12
+
+
+def test_nothing_good_enough_is_an_empty_list():
+    assert records(pred_iou_thresh=1e9) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points_per_side": None}, "exactly one"),
+        ({"output_mode": "png"}, "output_mode is 'png'"),
+        ({"stability_rule": "none"}, "stability_rule is 'none'"),
+        ({"points_per_batch": 0}, "points_per_batch is 0"),
+        ({"points_per_side": 0}, "points_per_side"),
+        ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),
+        (
+            {"points_per_side": None, "point_grids": [np.zeros((2, 2))], "crop_n_layers": 1},
+            "1 grids for 1 layers",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(options: dict[str, Any], message: str):
+    with pytest.raises(PromptError, match=message):
+        AutomaticMaskGenerator(model(), **options)
