@@ -145,6 +145,23 @@ def test_f05_failure_of_the_last_save_is_not_lost(tmp_path, monkeypatch):
         checkpoints.save(2, state(2))
 
 
+def test_f06_what_comes_late_of_a_failed_save_does_not_stay(tmp_path, monkeypatch):
+    """Arrays that were on their way when the first one failed make the folder anew."""
+    late = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "state"
+    with Checkpoints(config(full_disk="continue"), tmp_path) as checkpoints:
+        with monkeypatch.context() as broken:
+            broken.setattr(checkpoints._checkpointer.handler, "finalize", full)
+            checkpoints.save(2, state(2))
+            checkpoints.wait()
+        late.mkdir(parents=True)
+        checkpoints.save(3, state(3))
+        assert not late.exists()
+        late.mkdir(parents=True)
+        with pytest.warns(UserWarning, match="training goes on"):
+            checkpoints.check()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_f06_full_disk_by_policy(tmp_path, monkeypatch, policy):
     monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())

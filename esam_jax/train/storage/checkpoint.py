@@ -111,6 +111,7 @@ class Checkpoints:
     ) -> None:
         try:
             self.wait()
+            self._sweep()
             self.check()
         except CheckpointError:
             if error is None:
@@ -151,6 +152,7 @@ class Checkpoints:
         A save that fails here is told as one that fails later: see `check`.
         """
         self._settle()
+        self._sweep()
         if refusal := process_zero.decide(lambda: self._refusal(step, state)):
             return self._failed(step, refusal)
         self._rendezvous.begin()
@@ -246,6 +248,14 @@ class Checkpoints:
                 break
         if jax.process_index() == 0:
             shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
+
+    def _sweep(self) -> None:
+        """Between two saves: what late writers of a failed save have put there after `_clear`.
+
+        The first array that fails ends a save, while others are still on their way to the disk.
+        """
+        if self._failures and jax.process_index() == 0:
+            shelf.tidy(self._folder)
 
     def _failed(self, step: int, why: str, fault: Exception | None = None) -> None:
         self._failures += 1
