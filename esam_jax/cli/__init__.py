@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",
     "plan": "what a run will need on a machine that need not be there: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
+    "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
     "report": "a page about a run: curves, where its time went, what befell it",
     "evaluate": "measure a model on data with masks",
     "convert": "between PyTorch's files and ours, exactly, with the measured error",

@@ -1,0 +1,199 @@
+"""Every mask of every picture of an album, in the layout of SA-1B, which `esam train` reads.
+
+`sa_<number>.jpg` and, written last, `sa_<number>.json`: a picture whose json is there is done, so
+the same command goes on after a kill. The number follows from the picture's name alone, so that any
+number of hosts share an album without speaking to each other, and it may grow between two calls.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+from esam_jax.data import pictures
+from esam_jax.data.albums import Album
+from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.ops import regions
+from esam_jax.predict import draw
+from esam_jax.predict.automatic import AutomaticMaskGenerator
+
+SETTINGS_FILE = "everything.json"
+COCO_FILE = "instances.json"
+OVERLAYS_FOLDER = "overlays"
+_OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
+_JPEG_QUALITY = 95
+
+
+def number(name: str) -> int:
+    """The number of a picture: SA-1B's own where the name has one, else from a hash of the name."""
+    own = re.fullmatch(r"sa_(\d{1,15})", PurePosixPath(name).stem)
+    if own:
+        return int(own[1])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
+
+def settle(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder and keeps the settings; ConfigError where it holds masks of other ones."""
+    file = out / SETTINGS_FILE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            put(file, (json.dumps(settings, indent=1) + "\n").encode())
+        stored = json.loads(file.read_text())
+    except OSError as error:
+        raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
+    except ValueError as error:
+        raise DataError(f"{file} is no JSON ({error}): name another folder") from error
+    odd = [
+        f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
+        for key in sorted({*stored, *settings})
+        if stored.get(key) != settings.get(key)
+    ]
+    if odd:
+        raise ConfigError(
+            f"{out} holds masks made otherwise ({'; '.join(odd)}): give the same settings, or "
+            "another folder"
+        )
+
+
+def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """The names that are still to be done by host `part[0]` of `part[1]`."""
+    index, count = part
+    seen: dict[int, str] = {}
+    for name in album.names:
+        other = seen.setdefault(number(name), name)
+        if other != name:
+            raise DataError(f"{name} and {other} would be one file: rename one of them")
+    mine = album.names[index::count]
+    return [name for name in mine if not _file(out, name, ".json").exists()]
+
+
+def run(
+    generator: AutomaticMaskGenerator,
+    album: Album,
+    names: list[str],
+    out: Path,
+    *,
+    overlays: bool = False,
+) -> Iterator[tuple[str, int | str]]:
+    """(name, number of masks) for each picture once its files are whole, or (name, what is wrong).
+
+    `generator` must give COCO's run lengths. A broken picture is told and left out.
+    """
+    for name in names:
+        try:
+            data = album.read(name)
+            picture = pictures.decode_rgb(data)
+        except DataError as error:
+            yield name, str(error)
+            continue
+        records = generator.generate(picture)
+        try:
+            put(_file(out, name, ".jpg"), _jpeg(data, picture))
+            if overlays:
+                place = out / OVERLAYS_FOLDER / f"{_file(out, name, '').name}.png"
+                place.parent.mkdir(exist_ok=True)
+                put(place, _png(overlay(picture, records)))
+            text = json.dumps(_annotations(name, picture, records))
+            put(_file(out, name, ".json"), text.encode())
+        except OSError as error:
+            raise MissingError(
+                f"{out} cannot be written ({error}): make room, then run the same command"
+            ) from error
+        yield name, len(records)
+
+
+def merge(album: Album, out: Path) -> int:
+    """Writes one COCO json of all pictures that are done; how many there are.
+
+    Pictures lie beside it, under the names that it gives.
+    """
+    images, annotations = [], []
+    for name in album.names:
+        file = _file(out, name, ".json")
+        if not file.exists():
+            continue
+        content = json.loads(file.read_text())
+        image = content["image"]
+        images.append({"id": image["image_id"], **{k: image[k] for k in _COCO_IMAGE_KEYS}})
+        for each in content["annotations"]:
+            more = {"id": len(annotations) + 1, "image_id": image["image_id"]}
+            annotations.append({**each, **more, "category_id": 1, "iscrowd": 0})
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
+    }
+    put(out / COCO_FILE, json.dumps(coco).encode())
+    return len(images)
+
+
+_COCO_IMAGE_KEYS = ("width", "height", "file_name")
+
+
+def overlay(
+    picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture with its masks, at most 1024 pixels on its long side."""
+    scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    size = (width, height)
+    small = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    masks = np.zeros((len(records), *small.shape[:2]), bool)
+    for slot, record in zip(masks, records, strict=True):
+        mask = Image.fromarray(np.ascontiguousarray(regions.from_rle(record["segmentation"])))
+        slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+    return draw.overlay(small, masks)
+
+
+def put(file: Path, content: bytes) -> None:
+    """The file, whole or not at all."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
+def _file(out: Path, name: str, suffix: str) -> Path:
+    return out / f"sa_{number(name)}{suffix}"
+
+
+def _annotations(
+    name: str, picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """SA-1B's json, with the name that the picture came under."""
+    height, width = picture.shape[:2]
+    image = {
+        "image_id": number(name),
+        "width": width,
+        "height": height,
+        "file_name": _file(Path(), name, ".jpg").name,
+        "source": name,
+    }
+    return {
+        "image": image,
+        "annotations": [{"id": i + 1, **record} for i, record in enumerate(records)],
+    }
+
+
+def _jpeg(data: bytes, picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """The bytes as they came where they are a JPEG in the frame of the masks, else a new one."""
+    if data.startswith(b"\xff\xd8\xff"):
+        stored = pictures.decode_rgb(data, "stored")
+        if stored.shape == picture.shape and (stored == picture).all():
+            return data
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=_JPEG_QUALITY)
+
+
+def _png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,211 @@
+"""`esam everything`: every picture once, whole, and in a form that training reads."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esam_jax import cli
+from esam_jax.config import SourceConfig
+from esam_jax.data import pictures, scenes, sources
+from esam_jax.ops import regions
+from esam_jax.predict import everything
+
+LOOSE = ["--points-per-side", "8", "--pred-iou-thresh", "0.7", "--stability-score-thresh", "0.7"]
+
+
+def call(path: Path, out: Path, *more: str) -> int:
+    argv = [str(path), "--model", "quickstart_teacher", "--out", str(out), *LOOSE, *more]
+    return cli.main(["everything", *argv])
+
+
+def draw(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        pixels = scenes.draw(i, 64, split="heldout")[0]
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    return draw(tmp_path / "album", 4)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}
+
+
+def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert call(album, out, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 4 and report["masks"] >= 8 and report["broken"] == {}
+    source = sources.open_source(sources.detect(str(out)))
+    assert len(source) == 4
+    total = 0
+    for i in range(4):
+        record = source.read(i)
+        content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
+        given = pictures.read_rgb(album / content["image"]["source"])
+        assert np.abs(record.image.astype(int) - given).mean() < 4  # a JPEG of a PNG
+        masks = record.masks.decode(range(len(record.masks)))
+        for mask, annotation in zip(masks, content["annotations"], strict=True):
+            assert mask.sum() == annotation["area"] > 0
+            x, y, wide, high = regions.mask_box(mask)
+            assert annotation["bbox"] == [x, y, wide - 1, high - 1]
+        total += len(masks)
+    assert total == report["masks"]
+
+
+def test_coco_lists_every_picture(album: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert call(album, out, "--format", "coco") == 0
+    source = sources.open_source(SourceConfig(kind="coco", path=str(out / "instances.json")))
+    assert len(source) == 4
+    for i in range(4):
+        record = source.read(i)
+        assert record.image.shape == (64, 64, 3)
+        assert record.masks.decode(range(len(record.masks))).any((1, 2)).all()
+
+
+def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, capsys, monkeypatch):
+    out, put = tmp_path / "out", everything.put
+
+    def killed(file: Path, content: bytes) -> None:
+        if file.suffix == ".json" and len(list(out.glob("sa_*.json"))) == 2:
+            raise KeyboardInterrupt  # the picture lies there, its json does not
+        put(file, content)
+
+    monkeypatch.setattr(everything, "put", killed)
+    assert call(album, out) == 130
+    before = contents(out)
+    assert len(before) == 2 * 2 + 1 + 1
+    monkeypatch.setattr(everything, "put", put)
+    capsys.readouterr()
+    assert call(album, out) == 0
+    assert capsys.readouterr().out.startswith("2 pictures, ")
+    after = contents(out)
+    assert len(after) == 4 * 2 + 1
+    assert {name: after[name] for name in before} == before
+    assert call(album, out) == 0 and contents(out) == after
+    assert capsys.readouterr().out.startswith("0 pictures, 0 masks")
+
+
+def test_hosts_share_the_work(album: Path, tmp_path: Path):
+    for host in ("0/3", "1/3", "2/3"):
+        assert call(album, tmp_path / "shared", "--part", host) == 0
+    assert call(album, tmp_path / "alone") == 0
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+def test_a_tar_is_read_where_it_lies(album: Path, tmp_path: Path):
+    with tarfile.open(tmp_path / "album.tar.gz", "w:gz") as archive:
+        for path in sorted(album.iterdir()):
+            archive.add(path, path.name)
+        archive.addfile(tarfile.TarInfo("../outside.txt"))
+    assert call(tmp_path / "album.tar.gz", tmp_path / "out") == 0
+    assert call(album, tmp_path / "alone") == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+    assert not (tmp_path / "outside.txt").exists()
+
+
+def test_one_picture_gets_an_overlay(album: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert call(album / "000.png", out) == 0
+    (drawn,) = (out / "overlays").iterdir()
+    assert np.asarray(Image.open(drawn)).shape == (384, 384, 3)
+    assert drawn.stem == f"sa_{everything.number('000.png')}"
+
+
+def test_a_broken_picture_is_named_and_left_out(album: Path, tmp_path: Path, capsys):
+    whole = (album / "001.png").read_bytes()
+    (album / "001.png").write_bytes(whole[: len(whole) // 2])
+    assert call(album, tmp_path / "out", "--json") == 0
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert report["pictures"] == 3 and list(report["broken"]) == ["001.png"]
+    assert "001.png" in warned
+    (album / "001.png").write_bytes(whole)  # mended, it is done by the same command
+    assert call(album, tmp_path / "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == 1
+
+
+def test_a_turned_picture_is_stored_upright(tmp_path: Path):
+    """Training reads SA-1B in the frame of the stored pixels; the masks are in the upright one."""
+    image = Image.fromarray(scenes.draw(0, 64)[0]).resize((96, 48))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "album").mkdir()
+    image.save(tmp_path / "album" / "turned.jpg", exif=exif)
+    assert call(tmp_path / "album", tmp_path / "out") == 0
+    record = sources.open_source(sources.detect(str(tmp_path / "out"))).read(0)
+    assert record.image.shape == (96, 48, 3)
+
+
+def test_a_plain_jpeg_is_kept_to_the_byte(tmp_path: Path):
+    (tmp_path / "album").mkdir()
+    given = tmp_path / "album" / "sa_77.jpg"
+    Image.fromarray(scenes.draw(0, 64)[0]).save(given)
+    assert call(tmp_path / "album", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "sa_77.jpg").read_bytes() == given.read_bytes()
+
+
+def test_other_settings_need_another_folder(album: Path, tmp_path: Path, capsys):
+    assert call(album, tmp_path / "out") == 0
+    assert call(album, tmp_path / "out", "--box-nms-thresh", "0.5") == 2
+    assert "box_nms_thresh was 0.7, is 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["1", "2/2", "-1/2", "a/b", "0/0"])
+def test_a_part_that_is_none_is_refused(album: Path, tmp_path: Path, part: str, capsys):
+    assert call(album, tmp_path / "out", f"--part={part}") == 2
+    assert "--part" in capsys.readouterr().err
+
+
+def test_nothing_to_read_is_said(tmp_path: Path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no picture")
+    for path in ("empty", "text.png", "missing"):
+        assert call(tmp_path / path, tmp_path / "out") == 2
+        assert path in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+def test_killed_ten_times_over_a_hundred_pictures(tmp_path: Path):
+    """None twice, none missing, every file whole; and `esam train` takes 20 steps on them."""
+    album, out, rng = draw(tmp_path / "album", 100), tmp_path / "out", random.Random(5)
+    command = [sys.executable, "-c", "import sys; from esam_jax.cli import main; sys.exit(main())"]
+    argv = [*command, "everything", str(album), "--model", "quickstart_teacher", *LOOSE]
+    kills = 0
+    while kills < 10:
+        done, count = len(list(out.glob("sa_*.json"))), rng.randint(1, 8)
+        running = subprocess.Popen([*argv, "--out", str(out)])
+        while len(list(out.glob("sa_*.json"))) < done + count and running.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        assert running.poll() is None
+        running.kill()
+        running.wait()
+        kills += 1
+    assert len(list(out.glob("sa_*.json"))) < 100
+    subprocess.run([*argv, "--out", str(out)], check=True)
+    names = [json.loads(path.read_text())["image"]["source"] for path in out.glob("sa_*.json")]
+    assert sorted(names) == sorted(path.name for path in album.iterdir())
+    source = sources.open_source(sources.detect(str(out)))
+    assert len(source) == 100
+    for i in range(100):
+        record = source.read(i)
+        assert record.masks.decode(range(len(record.masks))).shape[1:] == (64, 64)
+    train = ["train", "quickstart_scratch", "--workdir", str(tmp_path / "run"), "--steps", "20"]
+    train += ["--data.source.kind", "sa1b", "--data.source.path", str(out), "--batch", "8"]
+    train += ["--optim.warmup-steps", "2"]
+    subprocess.run([*command, *train], check=True, env=os.environ)
