@@ -63,6 +63,23 @@ def separable(
     return out.astype(x.dtype)
 
 
+def enlarge(
+    x: Float[Array, "*X H W"], rows: Float[np.ndarray, "h H"], cols: Float[np.ndarray, "w W"]
+) -> Float[Array, "*X h w"]:
+    """`separable` of maps without channels, for matrices with few entries a row.
+
+    The second axis is the one that costs, since the first has made the map large: there it adds
+    the few rows that matter, where a product would multiply hundreds by zero.
+    """
+    wide = jnp.einsum("...HW,wW->...Hw", x, cols, precision=lax.Precision.HIGHEST)
+    taps = int((rows != 0).sum(axis=1).max())
+    # Sorted, so that sums go from left to right; what is beyond a row's entries has weight zero.
+    places = np.sort(np.argsort(-np.abs(rows), axis=1, kind="stable")[:, :taps], axis=1)
+    weights = np.take_along_axis(rows, places, axis=1)
+    parts = (weights[:, i, None] * wide[..., places[:, i], :] for i in range(taps))
+    return functools.reduce(jnp.add, parts)
+
+
 def _resize(x: Array, height: int, width: int, kind: Kind) -> Array:
     sizes = zip(x.shape[-3:-1], (height, width), strict=True)
     rows, cols = (None if old == new else _weights(old, new, kind) for old, new in sizes)
@@ -81,6 +98,14 @@ def bicubic_resize(
 ) -> Float[Array, "*X {height} {width} C"]:
     """Bicubic, half-pixel, no antialias: torch's interpolate(mode="bicubic")."""
     return _resize(x, height, width, "cubic")
+
+
+def bicubic_enlarge(
+    x: Float[Array, "*X H W"], height: int, width: int
+) -> Float[Array, "*X {height} {width}"]:
+    """`bicubic_resize` of maps without channels, several times as fast where they become large."""
+    H, W = x.shape[-2:]
+    return enlarge(x, _weights(H, height, "cubic"), _weights(W, width, "cubic"))
 
 
 def linear_resize(table_LK: Float[Array, "L K"], length: int) -> Float[Array, "{length} K"]:

@@ -59,8 +59,7 @@ def _stretch(image_HW3: UInt8[Array, "H W 3"], px: int) -> Float[Array, "{px} {p
 def _bicubic(
     low_res: Float[Array, "*X l l"], height: int, width: int
 ) -> Float[Array, "*X {height} {width}"]:
-    logits = low_res.astype(jnp.float32)[..., None]
-    return positions.bicubic_resize(logits, height, width)[..., 0]
+    return positions.bicubic_enlarge(low_res.astype(jnp.float32), height, width)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width", "px"))
@@ -70,7 +69,7 @@ def _unpad(
     side, inner = low_res.shape[-1], geometry.longest_side(height, width, px)
     rows = _through_input(side, px, inner[0], height)
     cols = _through_input(side, px, inner[1], width)
-    return positions.separable(low_res.astype(jnp.float32)[..., None], rows, cols)[..., 0]
+    return positions.enlarge(low_res.astype(jnp.float32), rows, cols)
 
 
 @functools.lru_cache(maxsize=64)

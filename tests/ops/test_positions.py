@@ -99,3 +99,12 @@ def test_sincos_tells_cells_apart_and_columns_from_rows():
 def test_sincos_leaves_channels_beyond_a_multiple_of_4_at_zero():
     table = positions.sincos(2, 3, 10)
     assert table.shape == (6, 10) and (table[:, 8:] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(9, 11), (14, 14), (37, 20), (3, 50)])
+def test_enlarging_by_taps_is_the_product(size):
+    """Larger, smaller and alike, with replicated edges where taps fall together."""
+    x = np.random.default_rng(1).normal(size=(2, 3, 14, 14)).astype(np.float32)
+    plain = positions.bicubic_resize(jnp.asarray(x)[..., None], *size)[..., 0]
+    taps = positions.bicubic_enlarge(jnp.asarray(x), *size)
+    np.testing.assert_allclose(taps, plain, atol=2e-6)
