@@ -76,8 +76,10 @@ def enlarge(
     # Sorted, so that sums go from left to right; what is beyond a row's entries has weight zero.
     places = np.sort(np.argsort(-np.abs(rows), axis=1, kind="stable")[:, :taps], axis=1)
     weights = np.take_along_axis(rows, places, axis=1)
-    parts = (weights[:, i, None] * wide[..., places[:, i], :] for i in range(taps))
-    return functools.reduce(jnp.add, parts)
+    out = jnp.zeros((), x.dtype)
+    for i in range(taps):
+        out += weights[:, i, None] * wide[..., places[:, i], :]
+    return out
 
 
 def _resize(x: Array, height: int, width: int, kind: Kind) -> Array:
