@@ -5,23 +5,20 @@ own. For each query the candidate with the highest predicted IoU is written.
 """
 
 import dataclasses
-import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
-from PIL import Image
 
 from esam_jax.cli import arguments, compile_cache
 from esam_jax.convert import source as models
 from esam_jax.data import pictures
 from esam_jax.errors import MissingError, PromptError
 from esam_jax.ops import regions
-from esam_jax.predict import draw
+from esam_jax.predict import draw, everything
 from esam_jax.predict.load import load
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -101,11 +98,11 @@ def _write(
 ) -> dict[str, Any]:
     """masks.json comes last: where it lies, the rest is whole."""
     indices, chosen = masks.best()
-    files = {"overlay.png": _png(draw.overlay(picture, chosen, prompts))}
+    files = {"overlay.png": draw.png(draw.overlay(picture, chosen, prompts))}
     entries = []
     for i, (index, mask, prompt) in enumerate(zip(indices, chosen, prompts, strict=True)):
         name = f"mask_{i:02d}.png"
-        files[name] = _png(mask.astype(np.uint8) * 255)
+        files[name] = draw.png(mask.astype(np.uint8) * 255)
         entries.append(
             {
                 "file": name,
@@ -138,19 +135,11 @@ def _describe(prompt: Prompt, mask_file: Path | None) -> dict[str, Any]:
     }
 
 
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _put(folder: Path, files: dict[str, bytes]) -> None:
     """Each file under a temporary name, then renamed, so that none is ever half there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            fresh = folder / f".{name}.{os.getpid()}.new"
-            fresh.write_bytes(content)
-            fresh.replace(folder / name)
+            everything.put(folder / name, content)
     except OSError as error:
         raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error

@@ -105,7 +105,7 @@ def bicubic_resize(
 def bicubic_enlarge(
     x: Float[Array, "*X H W"], height: int, width: int
 ) -> Float[Array, "*X {height} {width}"]:
-    """`bicubic_resize` of maps without channels, several times as fast where they become large."""
+    """`bicubic_resize` of maps without channels, by `enlarge`."""
     H, W = x.shape[-2:]
     return enlarge(x, _weights(H, height, "cubic"), _weights(W, width, "cubic"))
 

@@ -21,7 +21,7 @@ from esam_jax.errors import PromptError
 from esam_jax.ops import grids, regions, selection
 from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Sam
+from esam_jax.predict.sam import Sam, check_picture
 
 MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 _PIXELS_AT_ONCE = 2**24  # of full-size logits: 64 MB
@@ -93,12 +93,14 @@ class AutomaticMaskGenerator:
         self.output_mode = output_mode
         self.stability_rule = stability_rule
 
-    def generate(self, image: UInt8[np.ndarray, "H W 3"]) -> list[Record]:
+    def generate(self, image: Any) -> list[Record]:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
         stability_score, crop_box. `segmentation` is what `output_mode` asks for.
 
-        image: uint8 RGB. As in the original, a box is measured between its outermost pixels.
+        image: uint8 RGB [H, W, 3]; DataError for anything else. As in the original, a box is
+        measured between its outermost pixels.
         """
+        check_picture(image, "image")
         height, width = image.shape[:2]
         boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
         found = [

@@ -6,6 +6,7 @@ with a white rim. Small pictures are enlarged by whole factors so that the marks
 
 import colorsys
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -72,6 +73,13 @@ def overlay(
     for i, prompt in enumerate(prompts):
         _paint_points(canvas, prompt, factor, colour(i), 2.5 * line_px + 1.5)
     return canvas.round().astype(np.uint8)
+
+
+def png(array: UInt8[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]) -> bytes:
+    """The bytes of a PNG file, in colour or grey."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

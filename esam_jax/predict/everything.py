@@ -6,7 +6,6 @@ number of hosts share an album without speaking to each other, and it may grow b
 """
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -102,7 +101,7 @@ def run(
             if overlays:
                 place = out / OVERLAYS_FOLDER / f"{_file(out, name, '').name}.png"
                 place.parent.mkdir(exist_ok=True)
-                put(place, _png(overlay(picture, records)))
+                put(place, draw.png(overlay(picture, records)))
             text = json.dumps(_annotations(name, picture, records))
             put(_file(out, name, ".json"), text.encode())
         except OSError as error:
@@ -191,9 +190,3 @@ def _jpeg(data: bytes, picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
         if stored.shape == picture.shape and (stored == picture).all():
             return data
     return simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=_JPEG_QUALITY)
-
-
-def _png(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -52,8 +52,7 @@ class Predictor:
 
         point_coords: (x, y) in pixels [P, 2]; point_labels: 1 foreground, 0 background [P]; box:
         (x0, y0, x1, y1); mask_input: low-resolution logits of an earlier answer [1, l, l].
-        `return_logits` gives the masks as float logits. PromptError names
-        what is wrong.
+        `return_logits` gives the masks as float logits. PromptError names what is wrong.
         """
         if point_coords is not None and point_labels is None:
             raise PromptError("point_labels is missing: give a 1 or a 0 for each point")

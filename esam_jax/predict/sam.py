@@ -68,7 +68,7 @@ class Sam:
         if not pictures:
             raise DataError("images is empty, but at least one picture is needed")
         for i, picture in enumerate(pictures):
-            _check_picture(picture, "images" if single else f"images[{i}]")
+            check_picture(picture, "images" if single else f"images[{i}]")
         features = []
         for chunk in _powers_of_two(pictures, self._pictures_at_once):
             pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
@@ -150,7 +150,8 @@ def _decode(
     return answer
 
 
-def _check_picture(picture: Any, name: str) -> None:
+def check_picture(picture: Any, name: str) -> None:
+    """DataError, which calls it `name`, unless it is uint8 RGB [height, width, 3]."""
     if not isinstance(picture, np.ndarray):
         raise DataError(
             f"{name} is a {type(picture).__name__}, but must be a numpy array: np.asarray it"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from esam_jax.data import scenes
-from esam_jax.errors import PromptError
+from esam_jax.errors import DataError, PromptError
 from esam_jax.ops import geometry, grids, regions
 from esam_jax.predict.automatic import AutomaticMaskGenerator
 from esam_jax.predict.load import load
@@ -205,3 +205,9 @@ def test_nothing_good_enough_is_an_empty_list():
 def test_a_wrong_argument_is_named(options: dict[str, Any], message: str):
     with pytest.raises(PromptError, match=message):
         AutomaticMaskGenerator(model(), **options)
+
+
+@pytest.mark.parametrize("image", [[[1, 2]], np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3))])
+def test_what_is_no_picture_is_named(image: Any):
+    with pytest.raises(DataError, match="image"):
+        AutomaticMaskGenerator(model(), 4).generate(image)
