@@ -7,7 +7,8 @@ T teacher width     F MLP width                     A attention heads     K widt
 L labels or layers  X any leading shape
 
 Point labels, everywhere inside the package: -1 padding, 0 background, 1 foreground,
-2 top-left box corner, 3 bottom-right box corner. Coordinates are (x, y), in pixels of the frame
+2 top-left box corner, 3 bottom-right box corner; -2 nothing, a slot that nothing attends to and
+that only fills a fixed shape (padding is a token of the originals, and is seen). Coordinates are (x, y), in pixels of the frame
 that the docstring names; the centre of the top-left pixel is (0, 0) + 0.5 only inside the
 position code (SAM adds the half pixel there).
 """
@@ -21,7 +22,7 @@ from jaxtyping import Array, Float
 Params = Mapping[str, Any]  # nested dict of arrays, names joined by "/" in files
 Batch = Mapping[str, Any]  # name -> array with a leading batch axis
 
-PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
+NOTHING, PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -2, -1, 0, 1, 2, 3
 PADDING_XY = -1.0  # both coordinates of a padded point: EfficientSAM encodes its position too
 
 

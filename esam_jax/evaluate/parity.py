@@ -218,9 +218,9 @@ def _sam_pairs(
             stride, kept = 7, (0, 0)
         else:
             continue  # points will do: the other prompts have their own tests
-        multimask = bool(wanted.get("multimask_output", True))
-        logits, iou = _apply(ours, params, "decode", embedding, points, labels, multimask=multimask)
-        logits, iou = logits[kept], iou[kept]
+        tokens = slice(1, None) if wanted.get("multimask_output", True) else slice(0, 1)
+        answer = _apply(ours, params, "decode", embedding, points, labels)
+        logits, iou = (each[:, :, tokens][kept] for each in answer)
         yield "low-res masks", logits[..., 2::stride, 3::stride], wanted["low_res_sample"]
         yield "IoU", iou, wanted["iou"]
         full = np.asarray(frames.to_original(jnp.asarray(logits), H, W, config))

@@ -18,7 +18,6 @@ from esam_jax.predict.sam import Sam
 
 MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
 _PICTURES_AT_ONCE = 4
-_FEWEST_QUERIES = 16  # a picture is filled up to this: copies cost less than compiling each count
 
 Click = Literal["uniform", "centre"]
 
@@ -115,7 +114,7 @@ def _measure(sam: Sam, questions: list[Question]) -> dict[str, list[float]]:
     if not questions:
         return ious
     embedding = sam.encode([question.image for question in questions])
-    answers = sam.decode(embedding, [_together(question) for question in questions])
+    answers = sam.decode(embedding, [question.boxes + question.clicks for question in questions])
     for question, answer in zip(questions, answers, strict=True):
         _, found = answer.best()
         for i, mask in enumerate(question.masks):
@@ -124,12 +123,6 @@ def _measure(sam: Sam, questions: list[Question]) -> dict[str, list[float]]:
             _, _, width, height = regions.mask_box(mask)
             ious["fill_box"].append(float(mask.sum()) / (width * height))
     return ious
-
-
-def _together(question: Question) -> list[Prompt]:
-    """Boxes, then clicks, then copies: few and full calls of the decoder."""
-    prompts = question.boxes + question.clicks
-    return prompts + prompts[:1] * (_FEWEST_QUERIES - len(prompts))
 
 
 def _box(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:

@@ -8,7 +8,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from esam_jax.config import ComputeConfig, DecoderConfig, SamConfig
 from esam_jax.models import layers
@@ -20,6 +20,7 @@ class MaskDecoder(nn.Module):
 
     Mask 0 is the single-mask output, the others are the candidates. The embedding is never
     repeated for the queries: what does not depend on the prompt is computed once per image.
+    Sparse tokens that are not `seen` only fill the shape.
     """
 
     config: SamConfig
@@ -32,6 +33,7 @@ class MaskDecoder(nn.Module):
         position_hwC: Float[Array, "h w C"],
         sparse_BQPC: Float[Array, "B Q P C"],
         dense_BqhwC: Float[Array, "B q h w C"] | None = None,
+        seen_BQP: Bool[Array, "B Q P"] | None = None,
     ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
         cfg = self.config.decoder
         B, h, w, C = embedding_BhwC.shape
@@ -43,6 +45,7 @@ class MaskDecoder(nn.Module):
             self._tokens(sparse_BQPC).astype(dtype),
             image.reshape(B, -1, h * w, C).astype(dtype),
             position_hwC.reshape(h * w, C),
+            self._seen(seen_BQP),
         )
         upscale = layers.block_class(Upscale, self.compute)
         features = upscale(cfg, self.compute, name="upscale")(image)
@@ -61,6 +64,12 @@ class MaskDecoder(nn.Module):
         learned = jnp.concatenate([iou, masks])
         learned = jnp.broadcast_to(learned, (B, Q, *learned.shape))
         return jnp.concatenate([learned, sparse_BQPC], axis=2)
+
+    def _seen(self, seen_BQP: Bool[Array, "B Q P"] | None) -> Bool[Array, "B Q T"] | None:
+        if seen_BQP is None:
+            return None
+        learned = ((0, 0), (0, 0), (1 + self.config.decoder.mask_tokens, 0))
+        return jnp.pad(seen_BQP, learned, constant_values=True)
 
 
 class Upscale(nn.Module):

@@ -14,7 +14,7 @@ from esam_jax.models.prompt import PromptEncoder
 from esam_jax.models.sam_vit import SamVitEncoder
 from esam_jax.models.tiny_vit import TinyVitEncoder
 from esam_jax.models.vit import VitEncoder
-from esam_jax.typing import Params
+from esam_jax.typing import NOTHING, Params
 
 
 class Sam(nn.Module):
@@ -44,17 +44,17 @@ class Sam(nn.Module):
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
-        *,
-        multimask: bool = True,
     ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-        """Low-resolution mask logits and predicted IoU: the candidates, or the single mask.
+        """Low-resolution logits and predicted IoU of all mask tokens: the single mask, candidates.
 
-        Points, labels and mask prompts as `PromptEncoder` takes them; which tokens the sam wiring
-        sees is exactly which slots are given, padding included.
+        Points, labels and mask prompts as `PromptEncoder` takes them. The sam wiring sees every
+        slot that is given, padding included, except those labelled NOTHING; the efficientsam
+        wiring sees its `point_slots` slots.
         """
-        logits, iou = self._all_masks(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQll)
-        kept = slice(1, None) if multimask else slice(0, 1)
-        return logits[:, :, kept], iou[:, :, kept]
+        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
+        # EfficientSAM fills its slots with padding, and sees that.
+        seen = labels_BQP != NOTHING if self.config.decoder.wiring == "sam" else None
+        return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
 
     def __call__(
         self,
@@ -63,23 +63,13 @@ class Sam(nn.Module):
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
     ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-        """Both at once, all mask tokens: the single mask first, then the candidates."""
+        """Both at once."""
         cfg = self.config
         if self.is_initializing() and cfg.decoder.mask_prompts == "learned":
             # Every parameter is made, whether or not the example prompt has a mask.
             side = cfg.low_res_px
             mask_logits_BQll = jnp.zeros((*labels_BQP.shape[:2], side, side))
-        return self._all_masks(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQll)
-
-    def _all_masks(
-        self,
-        embedding_BhwC: Float[Array, "B h w C"],
-        points_BQP2: Float[Array, "B Q P 2"],
-        labels_BQP: Int[Array, "B Q P"],
-        mask_logits_BQll: Float[Array, "B Q l l"] | None,
-    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
-        return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense)
+        return self.decode(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQll)
 
 
 def init(config: SamConfig, rng: Key[Array, ""]) -> Params:

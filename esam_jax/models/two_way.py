@@ -9,7 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from esam_jax.config import ComputeConfig, DecoderConfig
 from esam_jax.models import layers
@@ -22,7 +22,8 @@ class TwoWayTransformer(nn.Module):
     """Tokens and image cells after `depth` rounds and a last look of the tokens at the image.
 
     The image may come with a query axis of 1: it stays 1 until the first update that depends on
-    the prompt, so that what all queries share is computed once.
+    the prompt, so that what all queries share is computed once. Tokens that are not `seen` only
+    fill the shape: nothing attends to them, and what becomes of them means nothing.
     """
 
     config: DecoderConfig
@@ -34,12 +35,15 @@ class TwoWayTransformer(nn.Module):
         tokens_BQTE: Float[Array, "B Q T E"],
         image_BqNE: Float[Array, "B q N E"],
         position_NE: Float[Array, "N E"],
+        seen_BQT: Bool[Array, "B Q T"] | None = None,
     ) -> tuple[Float[Array, "B Q T E"], Float[Array, "B Q N E"]]:
         cfg, start_BQTE = self.config, tokens_BQTE  # the tokens are their own position code
         block_class = layers.block_class(TwoWayBlock, self.compute)
         for i in range(cfg.depth):
             block = block_class(cfg, self.compute, first=i == 0, name=f"block_{i:02d}")
-            tokens_BQTE, image_BqNE = block(tokens_BQTE, image_BqNE, start_BQTE, position_NE)
+            tokens_BQTE, image_BqNE = block(
+                tokens_BQTE, image_BqNE, start_BQTE, position_NE, seen_BQT
+            )
         attend = QueryAttention(cfg, cfg.width // 2, self.compute, name="final_attn")
         placed_BQTE = tokens_BQTE + start_BQTE
         tokens_BQTE += attend(placed_BQTE, image_BqNE, image_BqNE, key_position=position_NE)
@@ -65,13 +69,14 @@ class TwoWayBlock(nn.Module):
         image_BqNE: Float[Array, "B q N E"],
         start_BQTE: Float[Array, "B Q T E"],
         position_NE: Float[Array, "N E"],
+        seen_BQT: Bool[Array, "B Q T"] | None = None,
     ) -> tuple[Float[Array, "B Q T E"], Float[Array, "B Q N E"]]:
         cfg, half = self.config, self.config.width // 2
 
         def norm(name: str) -> layers.LayerNorm:
             return layers.LayerNorm(NORM_EPS, self.compute, name=name)
 
-        x_BQTE = self._self_attention(tokens_BQTE, start_BQTE)
+        x_BQTE = self._self_attention(tokens_BQTE, start_BQTE, seen_BQT)
         x_BQTE = norm("self_norm")(x_BQTE)
 
         attend = QueryAttention(cfg, half, self.compute, name="token_to_image")
@@ -85,21 +90,24 @@ class TwoWayBlock(nn.Module):
         attend = QueryAttention(cfg, half, self.compute, name="image_to_token")
         placed_BQTE = x_BQTE + start_BQTE
         image_BQNE = image_BqNE + attend(
-            image_BqNE, placed_BQTE, x_BQTE, query_position=position_NE
+            image_BqNE, placed_BQTE, x_BQTE, query_position=position_NE, seen_BqN=seen_BQT
         )
         return x_BQTE, norm("image_to_token_norm")(image_BQNE)
 
     def _self_attention(
-        self, x_BQTE: Float[Array, "B Q T E"], start_BQTE: Float[Array, "B Q T E"]
+        self,
+        x_BQTE: Float[Array, "B Q T E"],
+        start_BQTE: Float[Array, "B Q T E"],
+        seen_BQT: Bool[Array, "B Q T"] | None,
     ) -> Float[Array, "B Q T E"]:
         attend = QueryAttention(self.config, self.config.width, self.compute, name="self_attn")
         if self.config.wiring == "efficientsam":
             x_BQTE = x_BQTE if self.first else x_BQTE + start_BQTE
-            return x_BQTE + attend(x_BQTE, x_BQTE, x_BQTE)
+            return x_BQTE + attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
         if self.first:
-            return attend(x_BQTE, x_BQTE, x_BQTE)
+            return attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
         placed_BQTE = x_BQTE + start_BQTE
-        return x_BQTE + attend(placed_BQTE, placed_BQTE, x_BQTE)
+        return x_BQTE + attend(placed_BQTE, placed_BQTE, x_BQTE, seen_BqN=seen_BQT)
 
 
 class QueryAttention(nn.Module):
@@ -121,12 +129,13 @@ class QueryAttention(nn.Module):
         *,
         query_position: Float[Array, "T E"] | None = None,
         key_position: Float[Array, "N E"] | None = None,
+        seen_BqN: Bool[Array, "B q N"] | None = None,
     ) -> Float[Array, "B _ T E"]:
         heads = (self.config.heads, self.inner // self.config.heads)
         q = Projection(heads, self.compute, name="query")(query_BQTE, query_position)
         k = Projection(heads, self.compute, name="key")(key_BqNE, key_position)
         v = Projection(heads, self.compute, name="value")(value_BqNE)
-        mixed = _attend(q, k, v, self.compute)
+        mixed = _attend(q, k, v, seen_BqN, self.compute)
         return layers.linear(self.config.width, self.compute, "out", axis=(-2, -1))(mixed)
 
 
@@ -167,6 +176,7 @@ def _attend(
     q: Float[Array, "B Q T A K"],
     k: Float[Array, "B q N A K"],
     v: Float[Array, "B q N A K"],
+    seen_BqN: Bool[Array, "B q N"] | None,
     compute: ComputeConfig,
 ) -> Float[Array, "B _ T A K"]:
     """Attention with the query axis folded away, so that each product has one batch axis.
@@ -183,5 +193,6 @@ def _attend(
         Q = folded
         q = jnp.broadcast_to(q, (B, Q, *q.shape[2:])).reshape(B * Q, *q.shape[2:])
     k, v = (x.reshape(B * folded, *x.shape[2:]) for x in (k, v))
-    out = attention.attend(q, k, v, impl="xla", precision=layers.precision(compute))
+    seen = None if seen_BqN is None else seen_BqN.reshape(B * folded, -1)
+    out = attention.attend(q, k, v, seen=seen, impl="xla", precision=layers.precision(compute))
     return out.reshape(B, Q, T, *out.shape[2:])

@@ -18,7 +18,7 @@ import einops
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from esam_jax.errors import ConfigError
 from esam_jax.ops import positions
@@ -83,14 +83,16 @@ def attend(
     v: Float[Array, "... S A C"],
     *,
     bias: Float[Array, "A N S"] | None = None,
+    seen: Bool[Array, "... S"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
     precision: lax.PrecisionLike = None,
 ) -> Float[Array, "... N A C"]:
     """Softmax(q k^T * scale + bias) v per head; leading axes broadcast. `scale` None is K ** -0.5.
 
-    Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. A `bias` is
-    for few tokens: only `xla` takes one, and ConfigError comes of any other choice.
+    Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. `seen` says
+    which keys count, at least one of each row. A `bias` and `seen` are for few tokens: only `xla`
+    takes them, and ConfigError comes of any other choice.
     """
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
@@ -103,8 +105,8 @@ def attend(
         dtype=q.dtype,
         max_head_dim=max_head_dim,
     )
-    if bias is not None and chosen != "xla":
-        raise ConfigError(f"attention {chosen!r} takes no bias of the scores: use 'xla'")
+    if (bias is not None or seen is not None) and chosen != "xla":
+        raise ConfigError(f"attention {chosen!r} takes no bias or mask of the scores: use 'xla'")
     if chosen == "cudnn":
         return _cudnn(q, k, v, factor)
     # Scaling the N x K queries is cheaper than scaling the N x S scores.
@@ -112,7 +114,7 @@ def attend(
     if chosen == "chunked":
         out = _chunked(q, k, v, precision)
     else:
-        out = _plain(q, k, v, precision, bias)
+        out = _plain(q, k, v, precision, bias, seen)
     return jnp.swapaxes(out, -2, -3)
 
 
@@ -122,10 +124,13 @@ def _plain(
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
     bias: Float[Array, "A N S"] | None = None,
+    seen: Bool[Array, "... S"] | None = None,
 ) -> Float[Array, "... N C"]:
     product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
     scores = product(q, jnp.swapaxes(k, -1, -2))
     scores = scores if bias is None else scores + bias
+    if seen is not None:
+        scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
     top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
     # Divide after the product with v: N x C numbers instead of N x S.

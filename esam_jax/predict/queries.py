@@ -1,12 +1,20 @@
-"""Prompts of one picture -> arrays for the decoder, in few shapes so that little is compiled.
+"""Prompts of some pictures -> calls of the decoder, of at most eight shapes.
 
-Queries do not see each other, so their count may be padded freely. Tokens of one query do: in the
-"efficientsam" wiring every query has all its slots anyway, but in the "sam" wiring a padding token
-changes the answer, so queries go together only when they have as many tokens.
+A compilation costs as much as hundreds of answers, so queries and points are filled up to a few
+sizes. Queries do not see each other: a copy more changes nothing. Tokens of one query do, so what
+fills them up is labelled NOTHING, and seen by none ("sam" wiring; in the "efficientsam" wiring
+every query has all its slots anyway).
+
+    tokens of a query   mask   (pictures, queries of each) of one call
+    up to 4             no     (1, 1) (1, 8) (1, 32) (8, 1)
+    up to 16            no     (1, 1) (1, 8)
+    up to 16            yes    (1, 1) (1, 8)
+
+More tokens than 16 go to 64, then 256, and so on, each as the last two rows say.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,41 +24,44 @@ from esam_jax.config import SamConfig
 from esam_jax.ops import geometry
 from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
-from esam_jax.typing import PADDING
+from esam_jax.typing import NOTHING, PADDING, PADDING_XY
 
 LARGEST = 32  # queries in one call; at 1024 px each holds tens of MB while it is decoded
+_SOME = 8
+_PICTURES = 8
+_FEW_TOKENS, _MANY_TOKENS = 4, 16
 _CERTAIN = 10.0  # logit of a pixel that a 0/1 mask covers, minus that where it does not
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Queries for one call of the decoder: X = Q padded to a power of two with copies of the first.
+class Call:
+    """Queries for one call of the decoder.
 
-    `indices` are the places of the Q in the list. Points are in pixels of the square model input,
-    mask logits at the decoder's own size.
+    `pictures` are places in the list of pictures; `asked` are the (picture, query) that are
+    answered, row by row, and the rest of B x Q are copies. Points are in pixels of the square model
+    input, mask logits at the decoder's own size.
     """
 
-    indices: Int[np.ndarray, " Q"]
-    points: Float[np.ndarray, "X P 2"]
-    labels: Int[np.ndarray, "X P"]
-    masks: Float[np.ndarray, "X l l"] | None
-
-    def batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Points, labels and masks with a leading axis of one picture."""
-        masks = None if self.masks is None else self.masks[None]
-        return self.points[None], self.labels[None], masks
+    pictures: Int[np.ndarray, " B"]
+    asked: Sequence[tuple[int, int]]
+    points: Float[np.ndarray, "B Q P 2"]
+    labels: Int[np.ndarray, "B Q P"]
+    masks: Float[np.ndarray, "B Q l l"] | None
 
 
-def groups(prompts: list[Prompt], config: SamConfig, height: int, width: int) -> Iterator[Group]:
-    """Covers every prompt once; query counts are powers of two up to `LARGEST`."""
-    kinds: dict[tuple[int, bool], list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        slots = _slots(prompt, config)
-        kinds.setdefault((slots, prompt.mask is not None), []).append(i)
+def calls(
+    lists: Sequence[Sequence[Prompt]], config: SamConfig, sizes: Sequence[tuple[int, int]]
+) -> Iterator[Call]:
+    """Covers every prompt of every picture once; sizes are (height, width) of the pictures."""
+    kinds: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+    for picture, prompts in enumerate(lists):
+        for i, prompt in enumerate(prompts):
+            masked = prompt.mask is not None
+            kinds.setdefault((_slots(prompt, config), masked), []).append((picture, i))
     for (slots, masked), members in kinds.items():
-        for first in range(0, len(members), LARGEST):
-            chunk = members[first : first + LARGEST]
-            yield _group([prompts[i] for i in chunk], chunk, slots, masked, config, height, width)
+        plain = not masked and slots <= _few(config)
+        for asked, shape in _cut(members, plain):
+            yield _call(lists, asked, shape, slots, masked, config, sizes)
 
 
 def mask_logits(
@@ -71,32 +82,88 @@ def mask_logits(
     return _CERTAIN * (2 * covered - 1)
 
 
+def _few(config: SamConfig) -> int:
+    decoder = config.decoder
+    return decoder.point_slots if decoder.wiring == "efficientsam" else _FEW_TOKENS
+
+
 def _slots(prompt: Prompt, config: SamConfig) -> int:
-    return config.decoder.point_slots if config.decoder.wiring == "efficientsam" else prompt.tokens
+    """Tokens of the query as they are decoded: one of few numbers."""
+    if config.decoder.wiring == "efficientsam":
+        return config.decoder.point_slots
+    if prompt.tokens <= _FEW_TOKENS and prompt.mask is None:
+        return _FEW_TOKENS
+    slots = _MANY_TOKENS
+    while slots < prompt.tokens:
+        slots *= 4
+    return slots
 
 
-def _group(
-    prompts: list[Prompt],
-    indices: list[int],
+def _cut(
+    members: list[tuple[int, int]], plain: bool
+) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
+    """Members of one kind, in order of pictures, as (asked, (pictures, queries of each))."""
+    alone = []
+    for picture in dict.fromkeys(picture for picture, _ in members):
+        own = [member for member in members if member[0] == picture]
+        for run, size in _runs(own, (1, _SOME, LARGEST) if plain else (1, _SOME)):
+            if size == 1:
+                alone += run
+            else:
+                yield run, (1, size)
+    several = plain and len({picture for picture, _ in alone}) > 1
+    for run, size in _runs(alone, (1, _PICTURES) if several else (1,)):
+        yield run, (size, 1)
+
+
+def _runs(
+    items: list[tuple[int, int]], sizes: tuple[int, ...]
+) -> Iterator[tuple[list[tuple[int, int]], int]]:
+    """Runs of the given sizes, longest first; one is filled up only when more than half full."""
+    first = 0
+    while first < len(items):
+        left = len(items) - first
+        size = max(size for size in sizes if size == 1 or size < 2 * left)
+        yield items[first : first + size], size
+        first += size
+
+
+def _call(
+    lists: Sequence[Sequence[Prompt]],
+    asked: list[tuple[int, int]],
+    shape: tuple[int, int],
     slots: int,
     masked: bool,
     config: SamConfig,
-    height: int,
-    width: int,
-) -> Group:
-    prompts = prompts + prompts[:1] * (_power_of_two(len(prompts)) - len(prompts))
-    pairs = [prompt.padded(slots) for prompt in prompts]
-    labels = np.stack([labels for _, labels in pairs])
-    points = np.stack([points for points, _ in pairs]).reshape(-1, 2)
-    points = geometry.to_model(points, height, width, config.image_px, config.fit)
-    points = np.asarray(points, np.float32).reshape(*labels.shape, 2)
-    # EfficientSAM keeps the position code of an empty slot, and its place is (-1, -1) of the input.
-    points = np.where(labels[..., None] == PADDING, np.float32(-1), points)
+    sizes: Sequence[tuple[int, int]],
+) -> Call:
+    spare = shape[0] * shape[1] - len(asked)
+    filled = asked + asked[:1] * spare
+    rows = [(lists[picture][i], *sizes[picture]) for picture, i in filled]
+    pairs = [_input(prompt, slots, config, height, width) for prompt, height, width in rows]
+    points, labels = (np.stack(each) for each in zip(*pairs, strict=True))
     masks = None
     if masked:
-        masks = np.stack([mask_logits(prompt.mask, config, height, width) for prompt in prompts])
-    return Group(np.asarray(indices), points, labels, masks)
+        masks = np.stack([mask_logits(prompt.mask, config, *size) for prompt, *size in rows])
+        masks = masks.reshape(*shape, *masks.shape[1:])
+    return Call(
+        pictures=np.array([picture for picture, _ in filled[:: shape[1]]]),
+        asked=asked,
+        points=points.reshape(*shape, slots, 2),
+        labels=labels.reshape(*shape, slots),
+        masks=masks,
+    )
 
 
-def _power_of_two(count: int) -> int:
-    return 1 << (count - 1).bit_length()
+def _input(
+    prompt: Prompt, slots: int, config: SamConfig, height: int, width: int
+) -> tuple[Float[np.ndarray, "P 2"], Int[np.ndarray, " P"]]:
+    """Points and labels of one query, in the frame of the model input."""
+    sam = config.decoder.wiring == "sam"
+    points, labels = prompt.padded(prompt.tokens if sam else slots)
+    points = geometry.to_model(points, height, width, config.image_px, config.fit)
+    # EfficientSAM keeps the position code of an empty slot, and its place is (-1, -1) of the input.
+    points = np.where(labels[:, None] == PADDING, PADDING_XY, points).astype(np.float32)
+    spare = slots - len(labels)
+    points = np.pad(points, ((0, spare), (0, 0)))
+    return points, np.pad(labels, (0, spare), constant_values=NOTHING)

@@ -93,10 +93,7 @@ class Sam:
                 "multimask is False, but this checkpoint never learned the single mask: "
                 "leave it True and take .best()"
             )
-        answers = [
-            self._decode_one(embedding.features[i : i + 1], size, list(asked), multimask)
-            for i, (size, asked) in enumerate(zip(embedding.sizes, lists, strict=True))
-        ]
+        answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
 
     def _check(self, embedding: Embedding, lists: Any) -> None:
@@ -112,20 +109,31 @@ class Sam:
             for prompt in asked:
                 prompt.check(self.config, height, width, self.untrained)
 
-    def _decode_one(
-        self, features: Array, size: tuple[int, int], prompts: list[Prompt], multimask: bool
-    ) -> Masks:
+    def _answers(
+        self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
+    ) -> list[Masks]:
         side, candidates = self.config.low_res_px, self.config.decoder.mask_tokens - 1
-        shape = (len(prompts), candidates if multimask else 1)
-        low_res, scores = np.empty((*shape, side, side), np.float32), np.empty(shape, np.float32)
-        for group in queries.groups(prompts, self.config, *size):
+        masks = []
+        for size, prompts in zip(embedding.sizes, lists, strict=True):
+            shape = (len(prompts), candidates if multimask else 1)
+            low_res = np.empty((*shape, side, side), np.float32)
+            masks.append(Masks(low_res, np.empty(shape, np.float32), *size, self.config))
+        for call in queries.calls(lists, self.config, embedding.sizes):
+            # One picture, the commonest case by far, is no copy.
+            features = embedding.features
+            features = features if len(embedding) == 1 else features[call.pictures]
             logits, iou = _decode(
-                self.model, self.params, features, *group.batch(), multimask=multimask
+                self.model, self.params, features, call.points, call.labels, call.masks
             )
-            count = len(group.indices)
-            low_res[group.indices] = np.asarray(logits, np.float32)[0, :count]
-            scores[group.indices] = np.asarray(iou, np.float32)[0, :count]
-        return Masks(low_res, scores, *size, self.config)
+            # The single mask, or the candidates: the same program gives both.
+            kept = slice(1, None) if multimask else slice(0, 1)
+            logits, iou = (np.asarray(x[:, :, kept], np.float32) for x in (logits, iou))
+            queries_first = zip(
+                logits.reshape(-1, *logits.shape[2:]), iou.reshape(-1, iou.shape[2])
+            )
+            for (picture, i), (low_res, scores) in zip(call.asked, queries_first, strict=False):
+                masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
+        return masks
 
     @property
     def _pictures_at_once(self) -> int:
@@ -142,11 +150,12 @@ def _encode(
     return features
 
 
-@functools.partial(jax.jit, static_argnames=("model", "multimask"))
+@functools.partial(jax.jit, static_argnames="model")
 def _decode(
-    model: efficient_sam.Sam, params: Params, *arrays: Array | None, multimask: bool
+    model: efficient_sam.Sam, params: Params, *arrays: Array | None
 ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-    answer: Any = model.apply({"params": params}, *arrays, multimask=multimask, method="decode")
+    """Every mask token's, the single mask first."""
+    answer: Any = model.apply({"params": params}, *arrays, method="decode")
     return answer
 
 

@@ -47,7 +47,7 @@ class Network:
         self._encode = None
         if config.image_px < 1024:  # two programs of a full-size model would take minutes
             self._encode = jax.jit(functools.partial(Sam(config).apply, method="encode"))
-        self._decode = _watched(config, "_all_masks", _decoder_taps)
+        self._decode = _watched(config, "decode", _decoder_taps)
 
     def encode(self, pixels_BHWC: Any) -> tuple[Any, dict[str, Any]]:
         """The embedding, and {"patch_plus_pos", "after_block_0", ...}, or MobileSAM's stages.

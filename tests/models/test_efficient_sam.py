@@ -11,6 +11,7 @@ import tiny
 
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.models.prompt import PromptEncoder
+from esam_jax.typing import NOTHING
 
 B, Q = 2, 3
 PIXELS = np.random.default_rng(0).normal(size=(B, 40, 40, 3)).astype(np.float32)
@@ -26,14 +27,10 @@ def compiled(wiring):
 
     def run(variables, pixels, points, labels):
         embedding = model.apply(variables, pixels, method="encode")
-        decode = functools.partial(
-            model.apply, variables, embedding, points, labels, method="decode"
-        )
         return {
             "whole": model.apply(variables, pixels, points, labels),
             "embedding": embedding,
-            "many": decode(),
-            "single": decode(multimask=False),
+            "apart": model.apply(variables, embedding, points, labels, method="decode"),
         }
 
     variables = {"params": tiny.params(model.config)}
@@ -46,9 +43,22 @@ def test_decoding_an_embedding_is_calling_the_model(wiring):
     logits, iou = out["whole"]
     assert out["embedding"].shape == (B, 5, 5, 16)
     assert logits.shape == (B, Q, 4, 20, 20) and iou.shape == (B, Q, 4)
-    for part, kept in (("many", slice(1, None)), ("single", slice(0, 1))):
-        np.testing.assert_allclose(out[part][0], logits[:, :, kept], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(out[part][1], iou[:, :, kept], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out["apart"][0], logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out["apart"][1], iou, rtol=1e-5, atol=1e-5)
+
+
+def test_slots_of_nothing_change_nothing():
+    """However many there are, wherever they lie, and wherever their points are."""
+    config = tiny.config("sam")
+    run = tiny.jit(functools.partial(Sam(config).apply, method="decode"))
+    expected = run({"params": tiny.params(config)}, EMBEDDING, POINTS, LABELS)
+    points = np.full((B, Q, 5, 2), 7.0, np.float32)
+    labels = np.full((B, Q, 5), NOTHING, np.int32)
+    points[:, :, 1::2], labels[:, :, 1::2] = POINTS, LABELS
+    for one, other in zip(
+        expected, run({"params": tiny.params(config)}, EMBEDDING, points, labels), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("wiring", tiny.WIRINGS)
@@ -70,7 +80,7 @@ def test_every_parameter_behind_the_encoder_has_a_gradient(wiring):
 
     def total(params, *inputs):
         whole = {"params": {**tiny.params(config), **params}}
-        logits, iou = Sam(config).apply(whole, *inputs, method="_all_masks")
+        logits, iou = Sam(config).apply(whole, *inputs, method="decode")
         return (logits**2).mean() + (iou**2).mean()
 
     params = {part: tiny.params(config)[part] for part in ("prompt", "decoder")}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from esam_jax.models import variants
 from esam_jax.predict import queries
 from esam_jax.predict.prompt import Prompt
-from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
+from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, NOTHING, PADDING, TOP_LEFT
 
 EFFICIENTSAM, SAM = variants.sam("efficientsam_nano"), variants.sam("sam_nano")
 HEIGHT, WIDTH = 30, 60
@@ -15,52 +15,77 @@ HEIGHT, WIDTH = 30, 60
 PROMPTS = st.lists(
     st.builds(
         Prompt,
-        points=st.lists(st.tuples(st.floats(0, 59), st.floats(0, 29)), min_size=1, max_size=3),
+        points=st.lists(st.tuples(st.floats(0, 59), st.floats(0, 29)), min_size=1, max_size=4),
         box=st.none() | st.just([1.0, 2.0, 30.0, 20.0]),
+        mask=st.none() | st.just(np.ones((4, 4), bool)),
     ),
     min_size=1,
     max_size=70,
 )
+PLAIN = {(1, 1), (1, 8), (1, 32), (8, 1)}
+OTHER = {(1, 1), (1, 8)}
+MASK = np.ones((4, 4), bool)
 
 
-@given(PROMPTS, st.sampled_from([EFFICIENTSAM, SAM]))
-def test_every_query_is_in_one_group_of_a_bounded_shape(prompts, config):
-    groups = list(queries.groups(prompts, config, HEIGHT, WIDTH))
-    together = np.concatenate([group.indices for group in groups])
-    assert sorted(together.tolist()) == list(range(len(prompts)))
-    for group in groups:
-        size = len(group.points)
-        assert size & (size - 1) == 0 and len(group.indices) <= size <= queries.LARGEST
-        assert size < 2 * len(group.indices)
-        if config is SAM:
-            # No token more than the original gives: padding would change the answer.
-            assert {prompts[i].tokens for i in group.indices} == {group.labels.shape[1]}
-        else:
-            assert group.labels.shape[1] == config.decoder.point_slots
+def calls(lists, config):
+    return list(queries.calls(lists, config, [(HEIGHT, WIDTH)] * len(lists)))
+
+
+@given(st.lists(PROMPTS, min_size=1, max_size=12), st.sampled_from([EFFICIENTSAM, SAM]))
+def test_every_query_is_asked_once_in_few_shapes(lists, config):
+    found = calls(lists, config)
+    asked = sorted(pair for call in found for pair in call.asked)
+    assert asked == [(b, i) for b, prompts in enumerate(lists) for i in range(len(prompts))]
+    for call in found:
+        pictures, count, slots = call.labels.shape
+        masked = call.masks is not None
+        plain = not masked and slots in (4, EFFICIENTSAM.decoder.point_slots)
+        assert (pictures, count) in (PLAIN if plain else OTHER)
+        assert slots in ((4, 16) if config is SAM else (EFFICIENTSAM.decoder.point_slots,))
+        assert pictures * count == 1 or pictures * count < 2 * len(call.asked)
+        for place, (picture, i) in enumerate(call.asked):
+            row, column = divmod(place, count)
+            assert call.pictures[row] == picture
+            tokens = call.labels[row, column]
+            wanted = lists[picture][i]
+            assert masked == (wanted.mask is not None)
+            if config is SAM:
+                assert (tokens != NOTHING).sum() == wanted.tokens
+                assert (tokens[wanted.tokens :] == NOTHING).all()
 
 
 def test_sam_tokens_of_a_point_and_of_a_box():
     prompts = [Prompt(points=[[15, 10]]), Prompt(box=[15, 10, 30, 20])]
-    (group,) = queries.groups(prompts, SAM, HEIGHT, WIDTH)
-    assert group.labels.tolist() == [[FOREGROUND, PADDING], [TOP_LEFT, BOTTOM_RIGHT]]
+    point, box = calls([prompts], SAM)
+    assert point.labels.tolist() == [[[FOREGROUND, PADDING, NOTHING, NOTHING]]]
+    assert box.labels.tolist() == [[[TOP_LEFT, BOTTOM_RIGHT, NOTHING, NOTHING]]]
     scale = 64 / 60  # the longer side fills the input
-    np.testing.assert_allclose(group.points[0, 0], [15 * scale, 10 * scale], rtol=1e-6)
-    np.testing.assert_allclose(group.points[1, 1], [30 * scale, 20 * scale], rtol=1e-6)
+    np.testing.assert_allclose(point.points[0, 0, 0], [15 * scale, 10 * scale], rtol=1e-6)
+    np.testing.assert_allclose(box.points[0, 0, 1], [30 * scale, 20 * scale], rtol=1e-6)
+
+
+def test_many_points_go_to_the_next_size():
+    prompts = [Prompt(points=[[1, 1]] * count) for count in (3, 4, 15, 16, 63, 64)]
+    assert [call.labels.shape[2] for call in calls([prompts], SAM)] == [4, 16, 16, 64, 64, 256]
 
 
 def test_efficientsam_scales_the_axes_apart_and_leaves_empty_slots_at_minus_one():
-    (group,) = queries.groups([Prompt(points=[[15, 10]])], EFFICIENTSAM, HEIGHT, WIDTH)
+    (call,) = calls([[Prompt(points=[[15, 10]])]], EFFICIENTSAM)
     expected = [[15 * 64 / 60, 10 * 64 / 30], *[[-1, -1]] * 5]
-    np.testing.assert_allclose(group.points[0], expected, rtol=1e-6)
-    assert group.labels[0].tolist() == [FOREGROUND, *[PADDING] * 5]
+    np.testing.assert_allclose(call.points[0, 0], expected, rtol=1e-6)
+    assert call.labels[0, 0].tolist() == [FOREGROUND, *[PADDING] * 5]
 
 
 def test_prompts_with_a_mask_go_apart():
-    mask = np.ones((4, 4), bool)
-    prompts = [Prompt(box=[1, 1, 9, 9]), Prompt(box=[1, 1, 9, 9], mask=mask)]
-    without, masked = queries.groups(prompts, SAM, HEIGHT, WIDTH)
-    assert without.masks is None and without.batch()[2] is None
-    assert masked.masks.shape == (1, 32, 32) and masked.indices.tolist() == [1]
+    prompts = [Prompt(box=[1, 1, 9, 9]), Prompt(box=[1, 1, 9, 9], mask=MASK)]
+    without, masked = calls([prompts], SAM)
+    assert without.masks is None
+    assert masked.masks.shape == (1, 1, 32, 32) and list(masked.asked) == [(0, 1)]
+
+
+def test_single_questions_about_several_pictures_go_together():
+    (call,) = calls([[Prompt(points=[[b, 1]])] for b in range(6)], SAM)
+    assert call.pictures.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
 
 
 def test_a_mask_covers_the_picture_and_not_the_padding():

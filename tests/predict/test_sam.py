@@ -63,12 +63,10 @@ def test_the_network_called_by_hand_agrees():
     sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
     points = np.array([[[[10 * 64 / 56, 12 * 46 / 40], [0, 0]]]], np.float32)
     labels = np.array([[[1, -1]]], np.int32)
-    logits, iou = predict_sam._decode(
-        sam.model, sam.params, encoded.features, points, labels, None, multimask=True
-    )
+    logits, iou = predict_sam._decode(sam.model, sam.params, encoded.features, points, labels, None)
     masks = sam.decode(encoded, PROMPTS[:1])
-    np.testing.assert_allclose(masks.low_res[0], logits[0, 0], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(masks.scores[0], iou[0, 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(masks.low_res[0], logits[0, 0, 1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(masks.scores[0], iou[0, 0, 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_pictures_of_any_sizes_together_or_apart(name: str):
