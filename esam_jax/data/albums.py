@@ -1,27 +1,48 @@
 """Pictures without annotations, in a fixed order: a file, a folder at any depth, a tar archive."""
 
+import collections
 import dataclasses
 import tarfile
-from collections.abc import Callable
+import unicodedata
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from esam_jax.data import pictures
 from esam_jax.data.image_folder import list_pictures
 from esam_jax.errors import DataError, MissingError
 
-_MAX_BYTES = 2**29  # of one member of an archive
+_MAX_HEADER_BYTES = 2**16  # of a name with what belongs to it; the longest path has 2**12
+_MAX_MEMBERS = 2**20  # an archive's table of contents lies in memory
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Album:
-    """Names of pictures, relative to where they lie; `read(name)` gives the bytes of one."""
+    """Names of pictures, relative to where they lie; `read(name)` gives the bytes of one.
+
+    `read` raises DataError for what is no picture by its first bytes or cannot be unpacked.
+    `left_out` counts members of an archive with a picture's ending that are not read, by reason.
+    """
 
     names: tuple[str, ...]
     read: Callable[[str], bytes]
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def open_album(path: Path) -> Album:
-    """MissingError or DataError unless there is at least one picture; none is decoded yet."""
+    """MissingError or DataError unless there is at least one picture; none is decoded yet.
+
+    A UserWarning tells what is left out of an archive.
+    """
     if path.is_dir():
         found = tuple(list_pictures(path))
         if not found:
@@ -29,35 +50,120 @@ def open_album(path: Path) -> Album:
         return Album(found, lambda name: _bytes(path / name))
     if not path.exists():
         raise MissingError(f"{path} does not exist: name a picture, a folder or a tar archive")
-    if tarfile.is_tarfile(path):
-        return _archive(path)
-    return Album((path.name,), lambda name: _bytes(path))
+    if not path.is_file():
+        raise DataError(f"{path} is no plain file: name a picture, a folder or a tar archive")
+    archive = _opened(path)
+    if archive is None:
+        return Album((path.name,), lambda name: _bytes(path))
+    return _archive(path, archive)
 
 
-def _archive(path: Path) -> Album:
-    """Regular files with a picture's ending; nothing is unpacked, and no name is used as a path."""
+class _Member(tarfile.TarInfo):
+    """An entry of an archive; DataError for a size that would fill the memory or never end.
+
+    `tarfile` reads long names whole, whatever their size, and in older Pythons goes round for ever
+    over a negative one (CVE-2025-8194). It asks this method for every size.
+    """
+
+    def _block(self, count: int) -> int:
+        if count < 0 or (self.type in _HEADERS and count > _MAX_HEADER_BYTES):
+            raise DataError(f"the archive has a header of {count} bytes: make it anew")
+        return super()._block(count)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _opened(path: Path) -> tarfile.TarFile | None:
+    """The archive, or None where the file is none."""
     try:
-        archive = tarfile.open(path)  # noqa: SIM115 - read from for as long as the album lives
-        members = {member.name: member for member in archive if member.isfile()}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} is no whole tar archive ({error}): fetch it again") from error
-    names = [n for n in members if PurePosixPath(n).suffix.lower() in pictures.SUFFIXES]
-    if not names:
-        raise DataError(f"{path} holds no {', '.join(pictures.SUFFIXES)} file")
+        return tarfile.open(path, tarinfo=_Member)
+    except tarfile.ReadError:
+        return None
+    except OSError as error:
+        raise MissingError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except Exception as error:  # each way of compression has errors of its own
+        raise _unusable(path, error) from error
+
+
+def _archive(path: Path, archive: tarfile.TarFile) -> Album:
+    """Nothing is unpacked, and no name is used as a path."""
+    try:
+        members, left_out = _listed(archive)
+    except Exception as error:
+        archive.close()
+        raise _unusable(path, error) from error
 
     def read(name: str) -> bytes:
-        if members[name].size > _MAX_BYTES:
-            raise DataError(f"{name} is larger than {_MAX_BYTES} bytes: make it smaller first")
-        file = archive.extractfile(members[name])
-        return b"" if file is None else file.read()
+        try:
+            file = archive.extractfile(members[name])
+            return b"" if file is None else pictures.read_bytes(file.read)
+        except DataError:
+            raise
+        except Exception as error:
+            raise _unusable(path, error) from error
 
-    return Album(tuple(sorted(names)), read)
+    weakref.finalize(read, archive.close)
+    if left_out:
+        told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        warnings.warn(f"{path}: not read are {told}", UserWarning, stacklevel=3)
+    return Album(tuple(sorted(members)), read, left_out)
+
+
+def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mapping[str, int]]:
+    """Plain files with a picture's ending by name, and how many others have one, by reason."""
+    members: dict[str, tarfile.TarInfo] = {}
+    left_out: collections.Counter[str] = collections.Counter()
+    for count, member in enumerate(archive):
+        if count == _MAX_MEMBERS:
+            raise DataError(f"the archive has more than {_MAX_MEMBERS} entries: split it")
+        name = PurePosixPath(member.name)
+        if member.isdir() or name.suffix.lower() not in pictures.SUFFIXES:
+            continue
+        reason = _oddity(member)
+        if reason is None:
+            if str(name) in members:
+                left_out["older files of the same name"] += 1
+            members[str(name)] = member
+        else:
+            left_out[reason] += 1
+    _require_end(archive)
+    if not members:
+        raise DataError(f"the archive holds no {', '.join(pictures.SUFFIXES)} file")
+    return members, left_out
+
+
+def _oddity(member: tarfile.TarInfo) -> str | None:
+    """Why an entry is not read: a picture needs no link, no device and no way out of a folder."""
+    name = PurePosixPath(member.name)
+    if member.issym() or member.islnk():
+        return "links"
+    if not member.isfile() or member.issparse():
+        return "special files"
+    if name.is_absolute() or ".." in name.parts:
+        return "names that lead out of the archive"
+    # "Cs" stands for bytes that are no UTF-8, "Cc" for what a terminal would obey.
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in member.name):
+        return "names that cannot be shown"
+    return None
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """DataError unless the archive ends as it should: `tarfile` stops at a bad header silently."""
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise DataError("the archive breaks off: fetch it again")
+
+
+def _unusable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return DataError(f"{path}: {error}")
+    return DataError(f"{path} is no whole tar archive ({error}): fetch it again")
 
 
 def _bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} is no plain file")
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path} is larger than {_MAX_BYTES} bytes: make it smaller first")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return pictures.read_bytes(file.read)
     except OSError as error:
         raise MissingError(f"{path} cannot be read ({error.strerror}): check the path") from error

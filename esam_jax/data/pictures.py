@@ -1,12 +1,13 @@
 """Pictures on disk to RGB. Files are hostile: type and size are checked first."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from esam_jax.errors import DataError, MissingError
@@ -16,6 +17,7 @@ Orientation = Literal["exif", "stored"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 
 _MAX_BYTES = 2**29
+_HEAD_BYTES = 2**16
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -27,27 +29,56 @@ def read_rgb(path: str | Path, orientation: Orientation = "exif") -> UInt8[np.nd
     file cannot be opened, DataError when it is broken, cut short, of another type or too large
     (64 megapixels, 16384 a side). A flipped bit inside the pixels cannot be noticed.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise MissingError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError(f"{path} is larger than {_MAX_BYTES} bytes: make it smaller first")
-    try:
-        return decode_rgb(data, orientation)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    return _read(path, lambda data: decode_rgb(data, orientation))
+
+
+def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
+    """Where a picture, upright, is not black; otherwise as `read_rgb`.
+
+    16-bit pictures hold numbers of objects, most of which would be black as a colour.
+    """
+    return _read(path, lambda data: _decode(data, "exif", _inside))
 
 
 def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarray, "H W 3"]:
     """`read_rgb` for the bytes of a file."""
+    return _decode(data, orientation, _rgb)
+
+
+def read_bytes(read: Callable[[int], bytes]) -> bytes:
+    """A picture file, whole and not decoded, by the `read` of an open one.
+
+    DataError, before the rest is read, when its first bytes are those of no picture, or of one that
+    is too large: an archive may hold gigabytes of zeros in a few kilobytes.
+    """
+    head = read(_HEAD_BYTES)
+    _check_head(head, _kind(head))
+    data = head + read(_MAX_BYTES + 1 - len(head))
+    if len(data) > _MAX_BYTES:
+        raise DataError(f"it is larger than {_MAX_BYTES} bytes: make it smaller first")
+    return data
+
+
+def _read(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return decode(read_bytes(file.read))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError for a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise MissingError(f"{path} cannot be read ({reason}): check the path") from error
+
+
+def _decode(data: bytes, orientation: Orientation, convert: Callable[..., Any]) -> Any:
+    """What `convert(data, image, kind)` makes of the picture, upright."""
     kind = _kind(data)
+    _check_head(data, kind)
     try:
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(*image.size)
             turn = _orientation(image) if orientation == "exif" else 1
-            rgb = _pixels(data, image, kind)
+            pixels = convert(data, image, kind)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -56,7 +87,7 @@ def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarr
         ) from error
     except Exception as error:  # decoders answer broken bytes with whatever they stumble over
         raise DataError(f"broken {kind} picture ({error}): fetch it again") from error
-    return _upright(rgb, turn)
+    return _upright(pixels, turn)
 
 
 def _kind(data: bytes) -> str:
@@ -71,6 +102,37 @@ def _kind(data: bytes) -> str:
     )
 
 
+def _check_head(data: bytes, kind: str) -> None:
+    """DataError for a size that Pillow would warn of, or make room for, before it is asked."""
+    size = _promised(data, kind)
+    if size is not None:
+        _check_size(*size)
+
+
+def _promised(data: bytes, kind: str) -> tuple[int, int] | None:
+    """Width and height by the first bytes of a file; None where they do not tell.
+
+    Sources: PNG (W3C), section 11.2.1; WebP (RFC 9649), sections 2.5 to 2.7.
+    """
+    if kind == "JPEG":
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            return None
+        return int(width), int(height)
+    if len(data) < 30:
+        return None
+    if kind == "PNG":
+        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data[12:16] == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = (int.from_bytes(data[i : i + 2], "little") & 0x3FFF for i in (26, 28))
+    return width, height
+
+
 def _check_size(width: int, height: int) -> None:
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
         raise DataError(
@@ -79,18 +141,24 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _pixels(data: bytes, image: Image.Image, kind: str) -> UInt8[np.ndarray, "H W 3"]:
+def _rgb(data: bytes, image: Image.Image, kind: str) -> UInt8[np.ndarray, "H W 3"]:
     if kind == "JPEG" and image.mode in ("L", "RGB"):
         try:
             return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
         except ValueError:
             # simplejpeg also refuses harmless oddities; Pillow still refuses what is cut short.
             pass
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "P":  # Pillow warns on the direct way when the palette has transparency
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def _inside(data: bytes, image: Image.Image, kind: str) -> Bool[np.ndarray, "H W"]:
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(bool)
+    return np.asarray(_rgb(data, image, kind).any(axis=2))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -101,9 +169,9 @@ def _orientation(image: Image.Image) -> int:
     return turn if turn in range(1, 9) else 1
 
 
-def _upright(rgb: UInt8[np.ndarray, "H W 3"], turn: int) -> UInt8[np.ndarray, "H2 W2 3"]:
+def _upright(pixels: np.ndarray, turn: int) -> np.ndarray:
     """Undo an EXIF orientation: 5 to 8 are transposed, and then each of 1 to 4 is a flip."""
     if turn >= 5:
-        rgb, turn = rgb.transpose(1, 0, 2), turn - 4
+        pixels, turn = pixels.swapaxes(0, 1), turn - 4
     down, right = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1)}[turn]
-    return np.ascontiguousarray(rgb[::down, ::right])
+    return np.ascontiguousarray(pixels[::down, ::right])
