@@ -6,14 +6,11 @@ from typing import Any
 import nano
 import numpy as np
 import pytest
-from golden import cases
 
 import esam_jax
 from esam_jax.errors import DataError, PromptError
-from esam_jax.models.efficient_sam import Sam as Network
 from esam_jax.predict.predictor import Predictor
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Sam
 
 HEIGHT, WIDTH = 40, 56
 PICTURE = nano.picture(HEIGHT, WIDTH)
@@ -121,34 +118,3 @@ def test_a_wrong_argument_is_named(call: dict[str, Any], message: str):
 def test_an_unknown_format_is_named():
     with pytest.raises(PromptError, match="image_format is 'HSV'"):
         Predictor(nano.sam("sam_nano")).set_image(PICTURE, image_format="HSV")
-
-
-@functools.cache
-def original() -> Predictor:
-    case = cases.load("sam_small_test")
-    network = cases.network_of(case)
-    asked = Predictor(Sam(Network(network.config), network.params))
-    asked.set_image(case.arrays["image"])
-    return asked
-
-
-GOLDEN = sorted(
-    prompt
-    for prompt in cases.load("sam_small_test").meta["prompts"]
-    if prompt != "nothing"  # which is refused here: see the test above
-)
-
-
-@pytest.mark.parametrize("prompt", GOLDEN)
-def test_golden_answers_of_sams_own_predictor(prompt: str):
-    """The same call gives the same masks, from the picture as given."""
-    wanted = cases.load("sam_small_test").prompt(prompt)
-    names = ("point_coords", "point_labels", "box", "mask_input")
-    call: dict[str, Any] = {name: wanted[name] for name in names if name in wanted}
-    call["multimask_output"] = bool(wanted["multimask_output"])
-    masks, scores, low_res = original().predict(**call)
-    logits, _, _ = original().predict(**call, return_logits=True)
-    cases.check(f"{prompt}/iou", scores, wanted["iou"])
-    cases.check(f"{prompt}/low_res_sample", low_res[:, 2::7, 3::7], wanted["low_res_sample"])
-    cases.check(f"{prompt}/full_sample", logits[:, 2::7, 3::7], wanted["full_sample"])
-    cases.check_masks(prompt, logits, masks, wanted)
