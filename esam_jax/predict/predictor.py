@@ -4,6 +4,8 @@ Source of names, arguments and results: segment-anything, `predictor.py`, `SamPr
 picture and one query at a time; `Sam.encode` and `Sam.decode` answer many of both.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,15 @@ from jaxtyping import Array, Bool, Float
 
 from esam_jax.errors import PromptError
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Embedding, Sam
+from esam_jax.predict.sam import Embedding, Sam, check_picture
 
 _FORMATS = ("RGB", "BGR")
+_NAMES = {
+    "points": "point_coords",
+    "labels": "point_labels",
+    "mask": "mask_input",
+    "multimask": "multimask_output",
+}
 
 
 class Predictor:
@@ -31,7 +39,8 @@ class Predictor:
         self.reset_image()
         if image_format not in _FORMATS:
             raise PromptError(f"image_format is {image_format!r}, but must be one of {_FORMATS}")
-        if image_format == "BGR" and isinstance(image, np.ndarray):
+        check_picture(image, "image")
+        if image_format == "BGR":
             image = image[..., ::-1]
         self._embedding = self.model.encode([image])
 
@@ -58,10 +67,11 @@ class Predictor:
             raise PromptError("point_labels is missing: give a 1 or a 0 for each point")
         if point_coords is None and point_labels is not None:
             raise PromptError("point_labels is given without point_coords: give both or neither")
-        prompt = Prompt(
-            points=point_coords, labels=point_labels, box=_one_box(box), mask=_one_mask(mask_input)
-        )
-        [masks] = self.model.decode(self._set(), [[prompt]], multimask=multimask_output)
+        with _named_as_here():
+            prompt = Prompt(
+                points=point_coords, labels=point_labels, box=_one(box, 1), mask=_one(mask_input, 2)
+            )
+            [masks] = self.model.decode(self._set(), [[prompt]], multimask=multimask_output)
         full = masks.logits[0] if return_logits else masks.binary()[0]
         return full, masks.scores[0], masks.low_res[0]
 
@@ -89,13 +99,20 @@ class Predictor:
         return self._embedding
 
 
-def _one_box(box: Any) -> Any:
-    """SAM takes a box [4] and also [1, 4]."""
-    array = None if box is None else np.asarray(box)
-    return array[0] if array is not None and array.shape == (1, 4) else box
+def _one(value: Any, axes: int) -> Any:
+    """The box or mask of so many axes: SAM takes it with a leading axis of one, too."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # told by what takes it
+        return value
+    return array[0] if array.ndim == axes + 1 and len(array) == 1 else value
 
 
-def _one_mask(mask: Any) -> Any:
-    """SAM's mask has a leading axis of one; a plain [H, W] is taken too."""
-    array = None if mask is None else np.asarray(mask)
-    return array[0] if array is not None and array.ndim == 3 and len(array) == 1 else mask
+@contextlib.contextmanager
+def _named_as_here() -> Iterator[None]:
+    """Errors of `Prompt` and `Sam.decode` under the names of this class's arguments."""
+    try:
+        yield
+    except PromptError as error:
+        name, _, rest = str(error).partition(" ")
+        raise PromptError(f"{_NAMES.get(name, name)} {rest}") from error

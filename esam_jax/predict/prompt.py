@@ -11,6 +11,8 @@ from esam_jax.errors import PromptError
 from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 
 _LABELS = (BACKGROUND, FOREGROUND)
+# What NumPy answers to ragged lists and huge integers, and PyTorch when it will not give an array.
+_NO_ARRAY = (TypeError, ValueError, OverflowError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,10 +118,15 @@ class Prompt:
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
+    """A copy in float64: the prompt stays what was checked when the caller's array changes."""
     try:
-        array = np.asarray(value, np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise PromptError(f"{name} is {value!r:.80}, but must be numbers ({error})") from error
+        array = np.asarray(value)
+        if array.dtype.kind in "cmMSU":  # NumPy would make numbers of them
+            raise TypeError(f"they are {array.dtype}")
+        array = np.array(array, np.float64)
+    except _NO_ARRAY as error:
+        shown = " ".join(repr(value).split())[:80]
+        raise PromptError(f"{name} is {shown}, but must be numbers ({error})") from error
     if not np.isfinite(array).all():
         raise PromptError(f"{name} is {_text(array)}, but must be finite: replace NaN and infinity")
     return array
@@ -163,16 +170,18 @@ def _checked_box(box: np.ndarray) -> np.ndarray:
 def _checked_mask(value: Any) -> np.ndarray:
     try:
         mask = np.asarray(value)
-    except ValueError as error:
+    except _NO_ARRAY as error:
         raise PromptError(f"mask must be one array [height, width] ({error})") from error
     if mask.ndim != 2 or mask.size == 0:
         raise PromptError(
             f"mask has shape {mask.shape}, but must be one mask: pass [height, width]"
         )
     if mask.dtype.kind == "f":
-        if not np.isfinite(mask).all():
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+            logits = mask.astype(np.float32)
+        if not np.isfinite(logits).all():
             raise PromptError("mask has NaN or infinity, but logits must be finite: replace them")
-        return mask.astype(np.float32)
+        return logits
     if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
         raise PromptError(
             f"mask has {mask.dtype} values other than 0 and 1: pass `mask > 0`, or logits as floats"
