@@ -29,5 +29,9 @@ class PromptError(EsamError, ValueError):
     """A point, box, label or mask prompt breaks a rule."""
 
 
+class DeviceMemoryError(EsamError, MemoryError):
+    """The device has no room for what was asked; it has for less."""
+
+
 class TrainingError(EsamError, RuntimeError):
     """Training cannot go on: a non-finite loss, or too many broken examples."""

@@ -1,0 +1,36 @@
+"""Running out of memory is told with what helps, and leaves room for a smaller call."""
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+import jax
+
+from esam_jax.errors import DeviceMemoryError
+
+_SIGNS = ("resource_exhausted", "out of memory")
+_REMEDY = (
+    "ask about fewer pictures or prompts at once (for masks of everything, a smaller "
+    'points_per_batch), or load the model with dtype="bfloat16"'
+)
+
+
+@contextlib.contextmanager
+def advice() -> Iterator[None]:
+    """What JAX and NumPy raise inside for want of memory becomes a DeviceMemoryError.
+
+    Every other error passes. JAX computes while Python goes on, so what is computed here must also
+    be waited for here, or its error comes up elsewhere.
+    """
+    try:
+        yield
+    except DeviceMemoryError:
+        raise
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        said = str(error).strip() or type(error).__name__
+        if not isinstance(error, MemoryError) and not any(x in said.lower() for x in _SIGNS):
+            raise
+        # A notebook keeps the last error, its frames, and so every array of the failed call.
+        traceback.clear_frames(error.__traceback__)
+        first = said.splitlines()[0]
+        raise DeviceMemoryError(f"there is no memory left ({first:.200}): {_REMEDY}") from error
