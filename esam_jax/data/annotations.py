@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 from esam_jax.errors import DataError, MissingError
 
+_MAX_MASKS = 10_000  # of one picture
+
 
 def read_json(path: Path, max_bytes: int) -> Mapping[str, Any]:
     """The object in a json file; DataError for anything else, NaN and infinity included."""
@@ -33,6 +35,22 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{where} has a {key!r} of type {type(value).__name__}")
     return value
+
+
+def segmentations(annotations: list[Any], kind: type | tuple[type, ...], name: str) -> list[Any]:
+    """What each mask of the picture `name` is made of; DataError where they cannot all be meant."""
+    if len(annotations) > _MAX_MASKS:
+        raise DataError(f"{name} has {len(annotations)} masks, but at most {_MAX_MASKS} are read")
+    seen: set[int] = set()
+    found = []
+    for number, annotation in enumerate(annotations):
+        found.append(field(annotation, "segmentation", kind, f"{name}: mask {number}"))
+        identity = annotation.get("id")
+        if isinstance(identity, int):
+            if identity in seen:
+                raise DataError(f"{name}: the mask id {identity} is there twice")
+            seen.add(identity)
+    return found
 
 
 def _refuse(constant: str) -> NoReturn:

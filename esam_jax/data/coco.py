@@ -1,11 +1,12 @@
 """COCO instance annotations: one json for all pictures, polygons or run lengths for each object."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from esam_jax.data import pictures
-from esam_jax.data.annotations import field, read_json
+from esam_jax.data.annotations import field, read_json, segmentations
 from esam_jax.data.records import CocoMasks, Record
 from esam_jax.errors import DataError, MissingError
 
@@ -52,11 +53,8 @@ class CocoInstances:
         declared = (field(entry, "height", int, name), field(entry, "width", int, name))
         if declared != (height, width):
             raise DataError(f"{name} is {height} x {width}, but {self._json.name} says {declared}")
-        segmentations = [
-            field(annotation, "segmentation", (list, Mapping), f"{name}: an annotation")
-            for annotation in self._objects[entry["id"]]
-        ]
-        return Record(name, image, CocoMasks(segmentations, height, width))
+        found = segmentations(self._objects[entry["id"]], (list, Mapping), name)
+        return Record(name, image, CocoMasks(name, found, height, width))
 
 
 def find_json(path: Path) -> Path:
@@ -80,7 +78,7 @@ def _picture_folder(json: Path, first: str) -> Path:
     parent, above = json.parent, json.resolve().parent.parent
     folders = (parent / split, above / split, parent / "images", above / "images", parent)
     for folder in folders:
-        if (folder / first).is_file():
+        if os.path.isfile(folder / first):  # which says no to a name that no file can have
             return folder
     raise MissingError(f"{first} of {json} is in none of {', '.join(map(str, folders))}")
 

@@ -53,8 +53,9 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CocoMasks:
-    """COCO segmentations as they stand in the json: polygons or run lengths."""
+    """COCO segmentations of the picture `name` as the json has them: polygons or run lengths."""
 
+    name: str
     segmentations: Sequence[Any]
     height: int
     width: int
@@ -76,7 +77,7 @@ class CocoMasks:
             try:
                 mask = self._one(self.segmentations[index])
             except DataError as error:
-                raise DataError(f"mask {index}: {error}") from error
+                raise DataError(f"{self.name}: mask {index}: {error}") from error
             # COCO's forms decode column by column, so columns are picked first.
             masks[slot] = mask.T.take(columns, 0).take(rows, 1).T
         return masks

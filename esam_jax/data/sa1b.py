@@ -3,13 +3,12 @@
 from pathlib import Path, PurePosixPath
 
 from esam_jax.data import pictures
-from esam_jax.data.annotations import field, read_json
+from esam_jax.data.annotations import field, read_json, segmentations
 from esam_jax.data.image_folder import list_pictures
 from esam_jax.data.records import CocoMasks, Record
 from esam_jax.errors import DataError
 
 _MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
-_MAX_MASKS = 10_000
 
 
 class Sa1b:
@@ -32,17 +31,10 @@ class Sa1b:
         path = self._root / name
         content = read_json(path.with_suffix(".json"), _MAX_JSON_BYTES)
         annotations = field(content, "annotations", list, name)
-        if len(annotations) > _MAX_MASKS:
-            raise DataError(
-                f"{name} has {len(annotations)} masks, but at most {_MAX_MASKS} are read"
-            )
-        segmentations = [
-            field(annotation, "segmentation", dict, f"{name}: mask {number}")
-            for number, annotation in enumerate(annotations)
-        ]
+        found = segmentations(annotations, dict, name)
         image = pictures.read_rgb(path, orientation="stored")
         height, width, _ = image.shape
-        return Record(name, image, CocoMasks(segmentations, height, width))
+        return Record(name, image, CocoMasks(name, found, height, width))
 
 
 def is_sa1b(name: str) -> bool:
