@@ -1,9 +1,11 @@
 """Where segment-everything asks and looks: grids of points, and overlapping crops of a picture.
 
-Source: segment-anything, `segment_anything/utils/amg.py`. NumPy, float64, host side.
+Source: segment-anything, `segment_anything/utils/amg.py`; for corners, the notebook
+`EfficientSAM_segment_everything_example.ipynb` of EfficientSAM. NumPy, float64, host side.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
@@ -18,7 +20,19 @@ def points(side: int) -> Float[np.ndarray, "{side}*{side} 2"]:
     return np.stack([x, y], axis=-1).reshape(-1, 2)
 
 
-def layers(side: int, crop_layers: int, shrink: int) -> list[Float[np.ndarray, "N 2"]]:
+def corners(side: int) -> Float[np.ndarray, "{side}*{side} 2"]:
+    """Upper left corners (x, y) of the same cells, column by column."""
+    steps = np.arange(side) / side
+    x, y = np.meshgrid(steps, steps, indexing="ij")
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
+
+
+def layers(
+    side: int,
+    crop_layers: int,
+    shrink: int,
+    grid: Callable[[int], Float[np.ndarray, "N 2"]] = points,
+) -> list[Float[np.ndarray, "N 2"]]:
     """The grid of each layer of crops: layer i has side / shrink^i points a side, rounded down.
 
     ValueError where a layer would have none.
@@ -29,7 +43,7 @@ def layers(side: int, crop_layers: int, shrink: int) -> list[Float[np.ndarray, "
             f"{side} points a side divided by {shrink}^{crop_layers} leaves none for the last "
             "layer of crops: use more points, fewer layers or a smaller downscale factor"
         )
-    return [points(each) for each in sides]
+    return [grid(each) for each in sides]
 
 
 def crops(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
 from esam_jax.errors import DataError
 
@@ -51,9 +51,12 @@ def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
     Raises DataError unless the runs are whole numbers >= 0 that sum to exactly H * W.
     """
     (height, width), runs = _size(rle), _runs(rle)
-    values = np.zeros(len(runs), bool)
-    values[1::2] = True
-    return np.repeat(values, runs).reshape(width, height).T
+    return fill(runs, height, width)
+
+
+def fill(runs: Int[np.ndarray, " L"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    """The mask of run lengths that are known to be right; column-major in memory."""
+    return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(width, height).T
 
 
 def from_polygons(polygons: Any, height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -89,18 +92,47 @@ def without_small(
     """
     from scipy import ndimage  # here, since few need it and it is slow to import
 
+    height, width = mask.shape
+    x, y, wide, high = mask_box(mask) if mask.any() else (0, 0, width, height)
+    rows, row_pixels = _with_border(y, high, (height, width), area)
+    columns, column_pixels = _with_border(x, wide, (width, height), area)
+    inner = mask[rows, columns]
     # The stub knows `label` by its overload with an output array alone.
-    labelled: Any = ndimage.label(mask if kind == "islands" else ~mask, np.ones((3, 3), int))
+    labelled: Any = ndimage.label(inner if kind == "islands" else ~inner, np.ones((3, 3), int))
     parts, count = labelled
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    small = np.flatnonzero(sizes < area) + 1
-    if not small.size:
+    pixels = np.outer(row_pixels, column_pixels)
+    sizes = np.bincount(parts.ravel(), pixels.ravel(), minlength=count + 1)
+    small = sizes < area
+    small[0] = False
+    if not small.any():
         return mask, False
+    changed = mask.copy(order="K")  # run lengths go down the columns
     if kind == "holes":
-        return mask | np.isin(parts, small), True
-    large = np.flatnonzero(sizes >= area) + 1
-    kept = large if large.size else [int(sizes.argmax()) + 1]
-    return np.isin(parts, kept), True
+        changed[rows, columns] |= small[parts]
+        return changed, True
+    if small[1:].all():
+        small[1 + sizes[1:].argmax()] = False
+    changed[rows, columns] &= ~small[parts]
+    return changed, True
+
+
+def _with_border(
+    first: int, length: int, shape: tuple[int, int], area: int
+) -> tuple[slice, Float[np.ndarray, " L"]]:
+    """The lines of a box and one more either way; how many lines of the picture each stands for.
+
+    `shape` is how many lines the picture has, and pixels a line. All lines beyond a mask's box are
+    alike, so that one has the same neighbours as all of them, unless they are too few to stay.
+    """
+    lines, line_px = shape
+    beyond = first, lines - first - length
+    before, after = (n if n * line_px < area else min(n, 1) for n in beyond)
+    stands_for = np.ones(before + length + after)
+    if before < beyond[0]:
+        stands_for[0] = beyond[0]
+    if after < beyond[1]:
+        stands_for[-1] = beyond[1]
+    return slice(first - before, first + length + after), stands_for
 
 
 def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:

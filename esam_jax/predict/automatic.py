@@ -11,31 +11,49 @@ does.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from esam_jax.errors import PromptError
-from esam_jax.ops import grids, regions, selection
+from esam_jax.ops import bits, grids, regions, selection
 from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
 MASK_THRESHOLD = 0.0  # of the logits, in every SAM
-_PIXELS_AT_ONCE = 2**24  # of full-size logits: 64 MB
+_PIXELS_AT_ONCE = 2**22  # of full-size logits: 16 MB, which a CPU keeps near
+_ON_ACCELERATOR = 2**26
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-_RULES = ("full_size", "low_res")
+_STABILITY_RULES = ("full_size", "low_res")
 Record = dict[str, Any]
+
+# What the originals set, by name. EfficientSAM's are those of its notebook
+# `EfficientSAM_segment_everything_example.ipynb`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "segment_anything": {},
+    "efficientsam": {
+        "pred_iou_thresh": 0.7,
+        "stability_score_thresh": 0.9,
+        "min_mask_region_area": 100,
+        "rules": "efficientsam",
+    },
+}
 
 
 class AutomaticMaskGenerator:
     """Every mask of a picture: `generate(image)`.
 
-    Arguments are segment-anything's. `stability_rule` is where stability is counted: "full_size",
-    on logits of the picture's size as the original does; or "low_res", on the decoder's own
-    logits, which spares the enlarging of every mask that fails and gives slightly other scores.
+    Arguments are segment-anything's, and two more. `stability_rule` is where stability is counted:
+    "full_size", on logits of the picture's size as the original does; or "low_res", on the
+    decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
+    other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
+    thresholds: clicks at corners of cells, column by column; of each click the best mask alone;
+    stability above the threshold, not at it; a logit of 0 is inside; nothing is suppressed before
+    small regions are gone, and then by order of clicks.
     """
 
     def __init__(
@@ -56,14 +74,19 @@ class AutomaticMaskGenerator:
         output_mode: str = "binary_mask",
         *,
         stability_rule: str = "full_size",
+        rules: str = "segment_anything",
     ) -> None:
         """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
         if (points_per_side is None) == (point_grids is None):
             raise PromptError("give points_per_side or point_grids: exactly one of them")
         if output_mode not in _MODES:
             raise PromptError(f"output_mode is {output_mode!r}, but must be one of {_MODES}")
-        if stability_rule not in _RULES:
-            raise PromptError(f"stability_rule is {stability_rule!r}, but must be one of {_RULES}")
+        if stability_rule not in _STABILITY_RULES:
+            raise PromptError(
+                f"stability_rule is {stability_rule!r}, but must be one of {_STABILITY_RULES}"
+            )
+        if rules not in PRESETS:
+            raise PromptError(f"rules is {rules!r}, but must be one of {tuple(PRESETS)}")
         if points_per_batch < 1:
             raise PromptError(f"points_per_batch is {points_per_batch}, but must be at least 1")
         if point_grids is not None:
@@ -76,7 +99,10 @@ class AutomaticMaskGenerator:
         else:
             try:
                 self.point_grids = grids.layers(
-                    points_per_side or 0, crop_n_layers, crop_n_points_downscale_factor
+                    points_per_side or 0,
+                    crop_n_layers,
+                    crop_n_points_downscale_factor,
+                    grids.corners if rules == "efficientsam" else grids.points,
                 )
             except ValueError as error:
                 raise PromptError(f"points_per_side: {error}") from error
@@ -92,6 +118,12 @@ class AutomaticMaskGenerator:
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self.stability_rule = stability_rule
+        self.rules = rules
+
+    @classmethod
+    def efficientsam(cls, model: Sam, **options: Any) -> "AutomaticMaskGenerator":
+        """With the settings of EfficientSAM's notebook, and those of `options` instead of them."""
+        return cls(model, **{**PRESETS["efficientsam"], **options})
 
     def generate(self, image: Any) -> list[Record]:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
@@ -113,10 +145,11 @@ class AutomaticMaskGenerator:
             crops = np.array([mask.crop for mask in found], np.float32)
             sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
             found = _suppressed(found, 1 / sizes, self.crop_nms_thresh)
-        if self.min_mask_region_area > 0 and found:
+        if found and (self.min_mask_region_area > 0 or self.rules == "efficientsam"):
             limit = max(self.box_nms_thresh, self.crop_nms_thresh)
-            found = _cleaned(found, self.min_mask_region_area, limit)
-        return [self._record(mask) for mask in found]
+            limit = self.box_nms_thresh if self.rules == "efficientsam" else limit
+            found = _cleaned(found, self.min_mask_region_area, limit, (height, width))
+        return [self._record(mask, (height, width)) for mask in found]
 
     def _of_crop(
         self, image: UInt8[np.ndarray, "H W 3"], crop: Int[np.ndarray, " 4"], layer: int
@@ -125,28 +158,34 @@ class AutomaticMaskGenerator:
         height, width = image.shape[:2]
         x0, y0, x1, y1 = crop.tolist()
         embedding = self.model.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
-        points = self.point_grids[layer] * [x1 - x0, y1 - y0]
+        points = self._points(layer, x1 - x0, y1 - y0)
         parts = [
             self._of_batch(embedding, points[i : i + self.points_per_batch], crop, height, width)
             for i in range(0, len(points), self.points_per_batch)
         ]
         found = _Candidates.joined(parts)
-        kept = _survivors(found.boxes, found.scores, self.box_nms_thresh)
-        masks = []
-        for i in kept.tolist():
-            inside = np.zeros((height, width), bool)
-            inside[y0:y1, x0:x1] = self._enlarged(found.logits[i][None], crop)[0] > MASK_THRESHOLD
-            masks.append(
-                _Mask(
-                    rle=regions.to_runs(inside),
-                    box=found.boxes[i] + np.array([x0, y0, x0, y0]),
-                    score=float(found.scores[i]),
-                    stability=float(found.stability[i]),
-                    point=found.points[i] + np.array([x0, y0]),
-                    crop=crop,
-                )
+        if self.rules == "segment_anything":
+            kept = _survivors(found.boxes, found.scores, self.box_nms_thresh)
+            found = found.only(kept)
+        return [
+            _Mask(
+                runs=runs,
+                box=found.boxes[i] + np.array([x0, y0, x0, y0]),
+                score=float(found.scores[i]),
+                stability=float(found.stability[i]),
+                point=found.points[i] + np.array([x0, y0]),
+                crop=crop,
             )
-        return masks
+            for i, runs in enumerate(self._runs(found, crop, height, width))
+        ]
+
+    def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "N 2"]:
+        """The clicks of a crop, in its frame."""
+        points = self.point_grids[layer] * [width, height]
+        if self.rules == "segment_anything":
+            return points
+        # A picture of a few pixels would be missed by the last click.
+        return np.minimum(points + 0.5, np.nextafter([width, height], 0))
 
     def _of_batch(
         self,
@@ -158,10 +197,16 @@ class AutomaticMaskGenerator:
     ) -> "_Candidates":
         """The candidates of some clicks that pass every test, in the frame of the crop."""
         answer = self.model.decode(embedding, [Prompt(points=[point]) for point in points])
-        Q, M = answer.scores.shape
+        logits, scores = answer.low_res, answer.scores
+        if self.rules == "efficientsam":
+            # The first of equal ones, as in the original.
+            best = scores.argmax(axis=1)[:, None]
+            scores = np.take_along_axis(scores, best, axis=1)
+            logits = np.take_along_axis(logits, best[..., None, None], axis=1)
+        Q, M = scores.shape
         found = _Candidates(
-            logits=answer.low_res.reshape(Q * M, *answer.low_res.shape[2:]),
-            scores=answer.scores.reshape(-1),
+            logits=logits.reshape(Q * M, *logits.shape[2:]),
+            scores=scores.reshape(-1),
             points=np.repeat(points, M, axis=0),
             stability=np.zeros(Q * M, np.float32),
             boxes=np.zeros((Q * M, 4), np.int32),
@@ -177,10 +222,11 @@ class AutomaticMaskGenerator:
         return found.only(~grids.cut_by_crop(found.boxes, crop, height, width))
 
     def _stable(self, found: "_Candidates") -> "_Candidates":
-        if self.stability_score_thresh <= 0:
-            return found
         # NaN, of a mask that is empty at both thresholds, is not stable.
-        return found.only(found.stability >= np.float32(self.stability_score_thresh))
+        threshold = np.float32(self.stability_score_thresh)
+        if self.rules == "efficientsam":
+            return found.only(found.stability > threshold)
+        return found if threshold <= 0 else found.only(found.stability >= threshold)
 
     def _low_res(
         self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
@@ -197,32 +243,56 @@ class AutomaticMaskGenerator:
         self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
     ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 4"]]:
         """Stability and box of each at full size, a few at a time."""
+        measured = _each_behind(
+            _measure(enlarged, offset=float(self.stability_score_offset), rules=self.rules)
+            for enlarged in self._in_parts(found.logits, crop)
+        )
+        stability, boxes = zip(*measured, strict=True) if len(found) else ((), ())
+        return (
+            np.concatenate([np.zeros(0, np.float32), *stability])[: len(found)],
+            np.concatenate([np.zeros((0, 4), np.int32), *boxes])[: len(found)],
+        )
+
+    def _runs(
+        self, found: "_Candidates", crop: Int[np.ndarray, " 4"], height: int, width: int
+    ) -> list[Int[np.ndarray, " L"]]:
+        """Run lengths of each in the whole picture."""
+        parts = self._in_parts(found.logits, crop)
+        x, y = crop[:2].tolist()
+        runs = [
+            each
+            for turns in _each_behind(_turns(enlarged, rules=self.rules) for enlarged in parts)
+            for each in bits.runs(turns, x, y, height, width)
+        ]
+        return runs[: len(found)]
+
+    def _in_parts(
+        self, logits: Float[np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
+    ) -> Iterator[Float[Array, "N H W"]]:
+        """All of them at full size, a few at a time; the last part is filled up with copies.
+
+        Always the same number, so that one program is compiled for a size of crop.
+        """
         height, width = _size(crop)
-        stability, boxes = np.zeros(len(found), np.float32), np.zeros((len(found), 4), np.int32)
-        # Always the same number, so that one program is compiled for a size of crop.
-        at_once = 1 << max(0, (_PIXELS_AT_ONCE // (height * width)).bit_length() - 1)
+        most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+        at_once = 1 << max(0, (most // (height * width)).bit_length() - 1)
         at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length(), 16)
-        for first in range(0, len(found), at_once):
-            part = found.logits[first : first + at_once]
+        for first in range(0, len(logits), at_once):
+            part = logits[first : first + at_once]
             padded = np.concatenate([part, np.repeat(part[:1], at_once - len(part), axis=0)])
-            measured = _measure(
-                self._enlarged(padded, crop), offset=float(self.stability_score_offset)
-            )
-            here = slice(first, first + len(part))
-            stability[here], boxes[here] = (np.asarray(each)[: len(part)] for each in measured)
-        return stability, boxes
+            yield self._enlarged(padded, crop)
 
     def _enlarged(
         self, logits: Float[np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
     ) -> Float[Array, "N H W"]:
         return frames.to_original(logits, *_size(crop), self.model.config)
 
-    def _record(self, mask: "_Mask") -> Record:
+    def _record(self, mask: "_Mask", size: tuple[int, int]) -> Record:
         x0, y0, x1, y1 = mask.box.tolist()
         left, top, right, bottom = mask.crop.tolist()
         return {
-            "segmentation": _FORMS[self.output_mode](mask.rle),
-            "area": sum(mask.rle["counts"][1::2]),
+            "segmentation": _FORMS[self.output_mode](mask.runs, size),
+            "area": int(mask.runs[1::2].sum()),
             "bbox": [x0, y0, x1 - x0, y1 - y0],
             "predicted_iou": mask.score,
             "point_coords": [mask.point.tolist()],
@@ -231,10 +301,14 @@ class AutomaticMaskGenerator:
         }
 
 
+def _plain(runs: Int[np.ndarray, " L"], size: tuple[int, int]) -> dict[str, Any]:
+    return {"size": list(size), "counts": runs.tolist()}
+
+
 _FORMS = {
-    "binary_mask": lambda rle: np.ascontiguousarray(regions.from_rle(rle)),
-    "uncompressed_rle": lambda rle: rle,
-    "coco_rle": regions.compress,
+    "binary_mask": lambda runs, size: np.ascontiguousarray(regions.fill(runs, *size)),
+    "uncompressed_rle": _plain,
+    "coco_rle": lambda runs, size: regions.compress(_plain(runs, size)),
 }
 
 
@@ -251,8 +325,8 @@ class _Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def only(self, keep: Bool[np.ndarray, " N"]) -> "_Candidates":
-        """Those for which `keep` is true."""
+    def only(self, keep: Bool[np.ndarray, " N"] | Int[np.ndarray, " K"]) -> "_Candidates":
+        """Those for which `keep` is true, or those at the places `keep`."""
         return _Candidates(*(getattr(self, field.name)[keep] for field in _fields()))
 
     @staticmethod
@@ -270,7 +344,7 @@ def _fields() -> tuple[dataclasses.Field[Any], ...]:
 class _Mask:
     """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
 
-    rle: dict[str, Any]
+    runs: Int[np.ndarray, " L"]
     box: Int[np.ndarray, " 4"]
     score: float
     stability: float
@@ -278,12 +352,35 @@ class _Mask:
     crop: Int[np.ndarray, " 4"]
 
 
-@functools.partial(jax.jit, static_argnames="offset")
+@functools.partial(jax.jit, static_argnames=("offset", "rules"))
 def _measure(
-    logits: Float[Array, "N H W"], offset: float
+    logits: Float[Array, "N H W"], offset: float, rules: str
 ) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
     stable = selection.stability(logits, MASK_THRESHOLD, offset)
-    return stable, selection.boxes(logits > MASK_THRESHOLD)
+    return stable, selection.boxes(_inside(logits, rules))
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def _turns(logits: Float[Array, "N H W"], rules: str) -> UInt8[Array, "N W L"]:
+    return bits.turns(bits.pack(_inside(logits, rules)))
+
+
+def _inside(logits: Float[Array, "N H W"], rules: str) -> Bool[Array, "N H W"]:
+    return logits >= MASK_THRESHOLD if rules == "efficientsam" else logits > MASK_THRESHOLD
+
+
+_T = TypeVar("_T")
+
+
+def _each_behind(results: Iterable[_T]) -> Iterator[_T]:
+    """Each as NumPy, when the next is on its way: the device does not wait for the host."""
+    behind = None
+    for result in results:
+        if behind is not None:
+            yield jax.device_get(behind)
+        behind = result
+    if behind is not None:
+        yield jax.device_get(behind)
 
 
 def _survivors(
@@ -310,17 +407,18 @@ def _suppressed(
     return [masks[i] for i in _survivors(boxes, scores, threshold)]
 
 
-def _cleaned(masks: list[_Mask], area: int, threshold: float) -> list[_Mask]:
+def _cleaned(masks: list[_Mask], area: int, threshold: float, size: tuple[int, int]) -> list[_Mask]:
     """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
     cleaned, untouched = [], []
     for mask in masks:
-        whole, filled = regions.without_small(regions.from_rle(mask.rle), area, "holes")
+        whole, filled = regions.without_small(regions.fill(mask.runs, *size), area, "holes")
         whole, dropped = regions.without_small(whole, area, "islands")
         changed = filled or dropped
         if changed:
             x, y, width, height = regions.mask_box(whole)
             box = np.array([x, y, x + width - 1, y + height - 1])
-            mask = dataclasses.replace(mask, rle=regions.to_runs(whole), box=box)
+            runs = np.array(regions.to_runs(whole)["counts"])
+            mask = dataclasses.replace(mask, runs=runs, box=box)
         cleaned.append(mask)
         untouched.append(float(not changed))
     return _suppressed(cleaned, np.array(untouched), threshold)

@@ -18,6 +18,15 @@ def test_points_are_the_centres_of_cells_row_by_row(side: int):
     np.testing.assert_array_equal(grids.points(side), ARRAYS[f"grid/{side}"])
 
 
+def test_corners_go_down_the_columns():
+    np.testing.assert_array_equal(grids.corners(2), [[0, 0], [0, 0.5], [0.5, 0], [0.5, 0.5]])
+    width, height, found = 90, 50, []
+    for i in range(32):  # as EfficientSAM's notebook has it
+        for j in range(32):
+            found.append([0.5 + i / 32 * width, 0.5 + j / 32 * height])
+    np.testing.assert_array_equal(grids.corners(32) * [width, height] + 0.5, found)
+
+
 @pytest.mark.parametrize("case", CASES["layer_grid_lengths"], ids=lambda case: str(case["args"]))
 def test_deeper_layers_have_fewer_points(case: dict):
     assert [len(grid) for grid in grids.layers(*case["args"])] == case["points"]

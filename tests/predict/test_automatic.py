@@ -13,7 +13,7 @@ from PIL import Image
 from esam_jax.data import scenes
 from esam_jax.errors import DataError, PromptError
 from esam_jax.ops import geometry, grids, regions
-from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
@@ -134,6 +134,57 @@ def test_masks_are_those_of_the_plain_algorithm(size: tuple[int, int], seed: int
         assert (record["segmentation"] != mask).sum() <= 1
 
 
+def notebook(size: tuple[int, int], seed: int) -> list[tuple[np.ndarray, float, np.ndarray]]:
+    """EfficientSAM's notebook, line by line: (click, score, mask) of what it draws."""
+    height, width = size
+    embedding, side = model().encode(picture(size, seed)), 8
+    points = [[0.5 + i / side * width, 0.5 + j / side * height] for i, j in np.ndindex(side, side)]
+    found = []
+    for point in points:
+        masks = model().decode(embedding, [Prompt(points=[point])])
+        best = masks.scores[0].argsort(kind="stable")[::-1][0]
+        logits, score = masks.logits[0, best], masks.scores[0, best]
+        if score > 0.5 and (logits > -1).any() and (logits > 1).sum() / (logits > -1).sum() > 0.5:
+            found.append((np.array(point), float(score), logits >= 0))
+    cleaned = []
+    for _, _, mask in found:
+        whole, filled = regions.without_small(mask, 12, "holes")
+        whole, dropped = regions.without_small(whole, 12, "islands")
+        x, y, wide, high = regions.mask_box(whole)
+        box = np.array([x, y, x + wide - 1, y + high - 1], np.float32)
+        cleaned.append((whole, box, filled or dropped))
+    order = sorted(range(len(found)), key=lambda i: cleaned[i][2])  # the untouched ones first
+    kept: list[int] = []
+    for i in order:
+        if all(overlap(cleaned[i][1], cleaned[j][1]) <= 0.7 for j in kept):
+            kept.append(i)
+    return [(found[i][0], found[i][1], cleaned[i][0]) for i in kept]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", PICTURES)
+def test_masks_are_those_of_efficientsams_notebook(size: tuple[int, int], seed: int):
+    got = records(size, seed, **{**PRESETS["efficientsam"], **LOOSE, "min_mask_region_area": 12})
+    wanted = notebook(size, seed)
+    assert len(got) == len(wanted) >= 3
+    for record, (point, score, mask) in zip(got, wanted, strict=True):
+        assert record["point_coords"] == [point.tolist()]
+        np.testing.assert_allclose(record["predicted_iou"], score, rtol=1e-5)
+        assert (record["segmentation"] != mask).sum() <= 1
+
+
+def test_the_preset_is_the_notebooks_and_can_be_changed():
+    generator = AutomaticMaskGenerator.efficientsam(model(), box_nms_thresh=0.6)
+    assert generator.pred_iou_thresh == 0.7 and generator.stability_score_thresh == 0.9
+    assert generator.min_mask_region_area == 100 and generator.box_nms_thresh == 0.6
+    assert len(generator.point_grids[0]) == 1024
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40)])
+def test_the_clicks_of_efficientsam_stay_in_a_tiny_picture(size: tuple[int, int]):
+    AutomaticMaskGenerator.efficientsam(model()).generate(np.zeros((*size, 3), np.uint8))
+
+
 def test_the_number_of_clicks_at_once_changes_nothing():
     few, many = records(points_per_batch=3), records()
     assert len(few) == len(many)
@@ -193,6 +244,7 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"points_per_side": None}, "exactly one"),
         ({"output_mode": "png"}, "output_mode is 'png'"),
         ({"stability_rule": "none"}, "stability_rule is 'none'"),
+        ({"rules": "none"}, "rules is 'none'"),
         ({"points_per_batch": 0}, "points_per_batch is 0"),
         ({"points_per_side": 0}, "points_per_side"),
         ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),

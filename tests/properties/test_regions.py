@@ -1,16 +1,25 @@
 """Run lengths there and back, and no mask ever from runs that do not fill the picture."""
 
+from typing import Any, Literal
+
 import hypothesis.extra.numpy as hnp
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 
 from esam_jax.errors import DataError
-from esam_jax.ops import regions
+from esam_jax.ops import bits, regions
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 23)))
+# Heights about those of one, two and three words of 32 rows; few shapes, since each is compiled.
+batches = st.sampled_from(
+    [(1, 1, 1), (3, 31, 5), (2, 32, 4), (4, 33, 1), (2, 64, 3), (1, 70, 9)]
+).flatmap(lambda shape: hnp.arrays(bool, shape))
+_turns = jax.jit(lambda batch: bits.turns(bits.pack(batch)))
 
 
 @given(masks)
@@ -56,3 +65,50 @@ def test_any_text_gives_a_full_mask_or_an_error(counts: str | bytes):
         return
     assert mask.shape == (4, 6) and mask.dtype == bool
     assert set(np.unique(mask.view(np.uint8))) <= {0, 1}
+
+
+@given(batches)
+def test_runs_found_on_a_device_are_those_of_the_host(batch: np.ndarray):
+    _, height, width = batch.shape
+    found = bits.runs(np.asarray(_turns(batch)), 0, 0, height, width)
+    assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in batch]
+
+
+@given(batches, st.tuples(*[st.integers(0, 3)] * 4))
+def test_runs_of_a_crop_are_those_of_the_whole_picture(
+    batch: np.ndarray, margins: tuple[int, int, int, int]
+):
+    left, above, right, below = margins
+    whole = np.pad(batch, ((0, 0), (above, below), (left, right)))
+    found = bits.runs(np.asarray(_turns(batch)), left, above, *whole.shape[1:])
+    assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in whole]
+
+
+@given(masks, st.integers(0, 60), st.sampled_from(["holes", "islands"]))
+def test_small_regions_are_those_of_the_whole_picture(
+    mask: np.ndarray, area: int, kind: Literal["holes", "islands"]
+):
+    got, changed = regions.without_small(mask, area, kind)  # which looks about the mask alone
+    wanted = plain_without_small(mask, area, kind)
+    np.testing.assert_array_equal(got, wanted)
+    assert changed == any(part.sum() < area for part in parts(mask ^ (kind == "holes")))
+
+
+def plain_without_small(
+    mask: np.ndarray, area: int, kind: Literal["holes", "islands"]
+) -> np.ndarray:
+    found = parts(mask ^ (kind == "holes"))
+    small = [part for part in found if part.sum() < area]
+    if kind == "holes":
+        return mask | np.any([np.zeros_like(mask), *small], axis=0)
+    kept = [part for part in found if part.sum() >= area] or (
+        found and [max(found, key=lambda part: part.sum())]
+    )
+    return np.any([np.zeros_like(mask), *kept], axis=0)
+
+
+def parts(mask: np.ndarray) -> list[np.ndarray]:
+    """Its 8-connected parts, in order of their first pixel row by row."""
+    labelled: Any = ndimage.label(mask, np.ones((3, 3), int))
+    labels, count = labelled
+    return [labels == i + 1 for i in range(count)]
