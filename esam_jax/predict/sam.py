@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from esam_jax.config import SamConfig
 from esam_jax.errors import DataError, PromptError
 from esam_jax.models import efficient_sam
-from esam_jax.predict import frames, queries
+from esam_jax.predict import frames, memory, queries
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import Params
@@ -57,7 +57,8 @@ class Sam:
         """The image encoder's features.
 
         images: uint8 RGB [H, W, 3] of any size; or a list of such, of different sizes; or a batch
-        [B, H, W, 3]. DataError names the first that is something else.
+        [B, H, W, 3]. DataError names the first that is something else; DeviceMemoryError tells what
+        helps when the device is full.
         """
         single = isinstance(images, np.ndarray) and images.ndim == 3
         if not isinstance(images, np.ndarray | Sequence):
@@ -69,12 +70,15 @@ class Sam:
             raise DataError("images is empty, but at least one picture is needed")
         for i, picture in enumerate(pictures):
             check_picture(picture, "images" if single else f"images[{i}]")
-        features = []
-        for chunk in _powers_of_two(pictures, self._pictures_at_once):
-            pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
-            features.append(_encode(self.model, self.params, pixels))
+        with memory.advice():
+            features = []
+            for chunk in _powers_of_two(pictures, self._pictures_at_once):
+                pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
+                features.append(_encode(self.model, self.params, pixels))
+            together = jnp.concatenate(features) if len(features) > 1 else features[0]
+            jax.block_until_ready(together)
         return Embedding(
-            features=jnp.concatenate(features) if len(features) > 1 else features[0],
+            features=together,
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
             single=single,
         )
@@ -85,6 +89,7 @@ class Sam:
         prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
         multimask: three candidates a query, or the one that the model gives for clear prompts.
         Everything is checked before anything is computed; PromptError says what is wrong.
+        DeviceMemoryError tells what helps when the device is full.
         """
         lists = [prompts] if embedding.single else prompts
         self._check(embedding, lists)
@@ -93,7 +98,8 @@ class Sam:
                 "multimask is False, but this checkpoint never learned the single mask: "
                 "leave it True and take .best()"
             )
-        answers = self._answers(embedding, lists, multimask)
+        with memory.advice():
+            answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
 
     def _check(self, embedding: Embedding, lists: Any) -> None:

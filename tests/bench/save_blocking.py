@@ -39,7 +39,7 @@ def state():
         }
 
     place = sharding.replicated(sharding.make_mesh(MeshConfig(data=1)))
-    fresh = TrainState(np.int32(0), weights(), (weights(), weights()))
+    fresh = TrainState(np.int32(0), weights(), (weights(), weights()), (), ())
     return jax.device_put(fresh, place)
 
 
