@@ -53,10 +53,11 @@ def test_no_tensorflow_and_torch_in_one_place(path):
     roots = {name.split(".")[0] for name in _imports(path)}
     assert "tensorflow" not in roots
     if "torch" in roots:
-        # One reads and writes its files, the other runs it beside our networks.
+        # One reads and writes its files, the others run it beside our networks.
         assert path.relative_to(PACKAGE).as_posix() in (
             "convert/torch_file.py",
             "evaluate/parity.py",
+            "evaluate/against_torch.py",
         )
     if "orbax" in roots:
         assert path.relative_to(PACKAGE).as_posix() == "train/storage/checkpoint.py"
