@@ -21,6 +21,7 @@ COMMANDS = {
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
     "report": "a page about a run: curves, where its time went, what befell it",
     "evaluate": "measure a model on data with masks",
+    "bench": "what a model costs on this machine, beside PyTorch or whatever you name",
     "convert": "between PyTorch's files and ours, exactly, with the measured error",
     "inspect": "what a file of weights is and holds",
     "quickstart": "teacher, SAMI and segmentation in small, on this machine",

@@ -1,0 +1,111 @@
+"""`esam bench`: what it prints and writes, and what it refuses; no assertion is about time."""
+
+import json
+from pathlib import Path
+
+import nano
+import pytest
+from PIL import Image
+
+from esam_jax import cli
+from esam_jax.evaluate import bench_everything, parity
+
+ROW_KEYS = {
+    "part", "dtype", "pictures", "prompts", "median_seconds", "p90_seconds", "compile_seconds",
+    "first_seconds", "seconds", "per_second", "flops", "floor_seconds", "floor_share", "against",
+    "ratio",
+}  # fmt: skip
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> str:
+    path = tmp_path / "toy.py"
+    path.write_text("def make(sam):\n    return lambda pictures, points, labels: points.sum()\n")
+    return f"{path}:make"
+
+
+def test_predict_writes_all_that_it_measures(tmp_path: Path, toy: str, capsys):
+    file = tmp_path / "new" / "bench.json"
+    argv = ["bench", "predict", "random:efficientsam_nano", "--runs", "2", "--prompts", "1", "3"]
+    argv += ["--parts", "decoder", "end-to-end", "--batch", "2", "--dtype", "float32", "bfloat16"]
+    assert cli.main([*argv, "--against", toy, "--json", str(file)]) == 0
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert {
+        "command", "model", "against", "runs", "warm_up", "device", "platform", "devices",
+        "data_sheet", "cores", "versions", "rows",
+    } == set(report)  # fmt: skip
+    assert {"python", "esam_jax", "jax", "jaxlib", "numpy"} <= set(report["versions"])
+    assert (report["platform"], report["data_sheet"], report["runs"]) == ("cpu", None, 2)
+    rows = report["rows"]
+    assert all(set(row) == ROW_KEYS and len(row["seconds"]) == 2 for row in rows)
+    assert [row["part"] for row in rows] == ["decoder", "decoder", "end-to-end"] * 2
+    assert [row["dtype"] for row in rows] == ["float32"] * 3 + ["bfloat16"] * 3
+    for row in rows:
+        assert (row["against"] is not None) == (row["part"] == "end-to-end")
+        if row["against"]:
+            wanted = row["median_seconds"] / row["against"]["median_seconds"]
+            assert row["ratio"] == pytest.approx(wanted)
+    for word in ("median", "p90", "compile", "ratio", "prompts/s", "images/s", "end-to-end"):
+        assert word in printed
+
+
+def test_predict_of_a_model_that_is_shipped(capsys):
+    argv = ["bench", "predict", "quickstart_teacher", "--parts", "encoder", "--runs", "1"]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("quickstart_teacher on cpu") and len(lines) == 4
+
+
+def test_predict_against_transformers(capsys):
+    if not parity.has_transformers():
+        pytest.skip("needs torch and transformers")
+    argv = ["bench", "predict", "random:sam_nano", "--against", "torch", "--runs", "1"]
+    assert cli.main([*argv, "--parts", "encoder", "decoder", "--prompts", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch " in printed and "transformers " in printed
+
+
+def test_everything_of_several_pictures(tmp_path: Path, capsys):
+    for name, seed in (("a.png", 0), ("b.png", 1)):
+        Image.fromarray(nano.picture(40, 56, seed)).save(tmp_path / name)
+    file = tmp_path / "bench.json"
+    argv = ["bench", "everything", "random:efficientsam_nano"]
+    argv += [str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--all", "--points-per-side", "4"]
+    assert cli.main([*argv, "--json", str(file)]) == 0
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert report["peak_bytes"]["host"] > 0 and report["runs"] == 1
+    assert [Path(each["picture"]).name for each in report["pictures"]] == ["a.png", "b.png"]
+    for each in report["pictures"]:
+        assert (each["height"], each["width"], each["clicks"]) == (40, 56, 16)
+        assert each["masks"] > 0 and len(each["seconds"]) == 1
+        assert set(each["parts_seconds"]) == set(bench_everything.PARTS)
+    for word in ("a.png 56x40", "b.png", "peak memory: host", *bench_everything.PARTS):
+        assert word in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "nothing is named to measure"),
+        (["train"], "measures no 'train'"),
+        (["predict"], "missing: STR"),
+        (["predict", "random:efficientsam_nan"], "did you mean 'efficientsam_nano'?"),
+        (["predict", "no/such/model"], "no model at"),
+        (["predict", "random:sam_nano", "--runs", "0"], "--runs is 0"),
+        (["predict", "random:sam_nano", "--batch", "1", "-1"], "--batch is -1"),
+        (["predict", "random:sam_nano", "--prompts", "0"], "--prompts is 0"),
+        (["predict", "random:sam_nano", "--dtype", "float16"], "float16"),
+        (["predict", "random:sam_nano", "--parts", "middle"], "middle"),
+        (["predict", "random:sam_nano", "--against", "nothing"], "--against is 'nothing'"),
+        (["predict", "random:sam_nano", "--against", "no_such:f"], "no_such:f cannot be imported"),
+        (["predict", "random:efficientsam_nano", "--against", "torch"], "name a SAM model"),
+        (["predict", "random:sam_nano", "--json", __file__ + "/a.json"], "cannot be made"),
+        (["everything", "random:sam_nano"], "no picture is named"),
+        (["everything", "random:sam_nano", "none.png"], "none.png"),
+        (["everything", "random:sam_nano", __file__], "test_bench.py"),
+    ],
+)
+def test_what_cannot_be_measured_is_two_and_one_line(argv: list[str], message: str, capsys):
+    assert cli.main(["bench", *argv]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and out == ""
