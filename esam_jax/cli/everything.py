@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from esam_jax.convert import source as models
 from esam_jax.data import albums
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.predict import everything
-from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 
 
@@ -37,40 +37,33 @@ class Everything:
     format: Literal["sa1b", "coco"] = "sa1b"
     """coco writes instances.json of all pictures, too."""
     overlays: bool = False
-    """Draw the masks of each picture; those of a single picture always are."""
+    """Draw the masks of each picture, and a sheet of all; a single picture's always are drawn."""
     part: str = "0/1"
     """I/N: of N hosts that share the work, this is host I, from 0."""
+    preset: Literal["segment_anything", "efficientsam"] = "segment_anything"
+    """Whose thresholds and algorithm: SAM's, or those of EfficientSAM's notebook."""
     points_per_side: int = 32
     """Clicks along each side of the grid."""
     points_per_batch: int = 64
     """Clicks decoded at once."""
-    pred_iou_thresh: float = 0.88
-    """Keep masks whose predicted IoU is above this."""
-    stability_score_thresh: float = 0.95
-    """Keep masks that are at least so stable."""
+    pred_iou_thresh: float | None = None
+    """Keep masks whose predicted IoU is above this: 0.88, by EfficientSAM's preset 0.7."""
+    stability_score_thresh: float | None = None
+    """Keep masks that are at least so stable: 0.95; above 0.9 by EfficientSAM's preset."""
     box_nms_thresh: float = 0.7
     """Of two masks whose boxes overlap more, the better one stays."""
     crop_n_layers: int = 0
     """Look at 4, then 16, ... enlarged crops, too."""
-    min_mask_region_area: int = 0
-    """Fill smaller holes and drop smaller islands, in pixels."""
+    min_mask_region_area: int | None = None
+    """Fill smaller holes and drop smaller islands, in pixels: 0; 100 by EfficientSAM's preset."""
     stability_rule: Literal["full_size", "low_res"] = "full_size"
     """Count stability at the picture's size, as SAM does, or on the decoder's logits."""
     json: bool = False
     """Print what was done as JSON."""
 
 
-# What decides about the masks: other values need another folder.
-_SETTINGS = (
-    "model",
-    "points_per_side",
-    "pred_iou_thresh",
-    "stability_score_thresh",
-    "box_nms_thresh",
-    "crop_n_layers",
-    "min_mask_region_area",
-    "stability_rule",
-)
+# What decides about the masks, with the preset's: other values need another folder.
+_SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_rule")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,14 +73,21 @@ def main(argv: Sequence[str]) -> int:
     album = albums.open_album(args.path)
     arguments.require_writable(args.out)
     models.locate(args.model)
-    everything.settle(args.out, {name: getattr(args, name) for name in _SETTINGS})
+    settings = _settings(args)
+    everything.settle(args.out, {"model": args.model, **settings})
     names = everything.waiting(album, args.out, part)
     masks, broken = 0, {}
     if names:
         single = args.path.is_file() and len(album.names) == 1
-        found = everything.run(
-            _generator(args), album, names, args.out, overlays=args.overlays or single
+        overlays = args.overlays or single
+        compile_cache.enable()
+        generator = AutomaticMaskGenerator(
+            load(args.model),
+            points_per_batch=args.points_per_batch,
+            output_mode="coco_rle",
+            **settings,
         )
+        found = everything.run(generator, album, names, args.out, overlays=overlays)
         shown = tqdm(found, total=len(names), unit="picture", disable=not sys.stderr.isatty())
         for name, outcome in shown:
             if isinstance(outcome, str):
@@ -102,29 +102,25 @@ def main(argv: Sequence[str]) -> int:
             )
     done = len(names) - len(broken)
     report = {"pictures": done, "masks": masks, "broken": broken, "out": str(args.out)}
+    if args.overlays:
+        everything.sheet(album, args.out)
     if args.format == "coco":
         report["listed"] = everything.merge(album, args.out)
     already = len(album.names[part[0] :: part[1]]) - len(names)
     text = f"{done} pictures, {masks} masks in {args.out}; {already} were done before"
     text += f"; {len(broken)} could not be read" if broken else ""
+    if args.format == "coco":
+        text += f"; {everything.COCO_FILE} lists {report['listed']} of {len(album.names)}"
     print(json.dumps(report) if args.json else text)
     return 0
 
 
-def _generator(args: Everything) -> AutomaticMaskGenerator:
-    compile_cache.enable()
-    return AutomaticMaskGenerator(
-        load(args.model),
-        points_per_side=args.points_per_side,
-        points_per_batch=args.points_per_batch,
-        pred_iou_thresh=args.pred_iou_thresh,
-        stability_score_thresh=args.stability_score_thresh,
-        box_nms_thresh=args.box_nms_thresh,
-        crop_n_layers=args.crop_n_layers,
-        min_mask_region_area=args.min_mask_region_area,
-        output_mode="coco_rle",
-        stability_rule=args.stability_rule,
-    )
+def _settings(args: Everything) -> dict[str, Any]:
+    """Arguments of the generator: the preset's, unless others are given."""
+    preset = PRESETS[args.preset]
+    given = {name: getattr(args, name) for name in preset if hasattr(args, name)}
+    given = {name: value for name, value in given.items() if value is not None}
+    return {**{name: getattr(args, name) for name in _SETTINGS}, **preset, **given}
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -34,7 +34,12 @@ Record = dict[str, Any]
 # What the originals set, by name. EfficientSAM's are those of its notebook
 # `EfficientSAM_segment_everything_example.ipynb`.
 PRESETS: dict[str, dict[str, Any]] = {
-    "segment_anything": {},
+    "segment_anything": {
+        "pred_iou_thresh": 0.88,
+        "stability_score_thresh": 0.95,
+        "min_mask_region_area": 0,
+        "rules": "segment_anything",
+    },
     "efficientsam": {
         "pred_iou_thresh": 0.7,
         "stability_score_thresh": 0.9,

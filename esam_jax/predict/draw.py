@@ -1,4 +1,4 @@
-"""Pictures of results: masks and prompts over a picture, and sheets that compare models.
+"""Pictures of results: masks and prompts over a picture, sheets that compare models, galleries.
 
 One style throughout: every query keeps its colour, masks are tinted and outlined, clicks are dots
 with a white rim. Small pictures are enlarged by whole factors so that the marks stay legible.
@@ -8,8 +8,8 @@ import colorsys
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -21,6 +21,7 @@ from esam_jax.typing import BACKGROUND
 _SMALLEST_PX = 384  # long side of an overlay is at least about this
 _SHEET_STROKE = 1 / 110  # of the long side: cells of a sheet are small
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_MARGIN, _FOOT, _SMALL_PX = 12, 30, 13  # of a page: between cells, below them, their captions
 _TINT = 0.45  # share of the mask's colour in its inside
 _WHITE, _INK, _GREY, _RED = (255, 255, 255), (33, 37, 41), (108, 117, 125), (224, 49, 49)
 # Chosen to stay apart on photographs; further queries go round the colour wheel.
@@ -100,8 +101,8 @@ def contact_sheet(
 
     `titles` head the columns; captions stand below the cells.
     """
-    margin, head, foot = 12, 34, 30
-    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
+    margin, head, foot = _MARGIN, 34, _FOOT
+    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=_SMALL_PX)
     table = [_cells(row, cell_px) for row in rows]
     heights = [max(cell.height for cell in cells) for cells in table]
     width = margin + (cell_px + margin) * len(titles)
@@ -120,15 +121,55 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
+def gallery(
+    pictures: Iterable[UInt8[np.ndarray, "_ _ 3"]],
+    names: Sequence[str],
+    *,
+    columns: int = 5,
+    cell_px: int = 288,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pictures row by row on one page, each with its name below; one at a time is in memory."""
+    columns = min(columns, len(names))
+    font = ImageFont.load_default(size=_SMALL_PX)
+    cells = [_fitted(Image.fromarray(picture), cell_px) for picture in pictures]
+    rows = [
+        range(first, min(first + columns, len(cells))) for first in range(0, len(cells), columns)
+    ]
+    heights = [max(cells[i].height for i in row) for row in rows]
+    width = _MARGIN + (cell_px + _MARGIN) * columns
+    page = Image.new("RGB", (width, _MARGIN + sum(heights) + _FOOT * len(rows)), _WHITE)
+    pen, top = ImageDraw.Draw(page), _MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, i in enumerate(row):
+            middle = _MARGIN + cell_px / 2 + (cell_px + _MARGIN) * column
+            page.paste(cells[i], (round(middle - cells[i].width / 2), top))
+            name = _shortened(names[i], font, cell_px)
+            pen.text((middle, top + height + 6), name, _GREY, font, anchor="mt")
+        top += height + _FOOT
+    return np.asarray(page)
+
+
+def _fitted(image: Image.Image, cell_px: int) -> Image.Image:
+    """The image with a long side of a cell's."""
+    scale = cell_px / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _shortened(text: str, font: Any, width_px: int) -> str:
+    """The text, or its end where it is too wide."""
+    shown = text
+    while len(shown) > 2 and font.getlength(shown) > width_px:
+        shown = "…" + shown[2:]
+    return shown
+
+
 def _cells(row: Row, cell_px: int) -> list[Image.Image]:
     drawn = [overlay(row.picture, None, row.prompts, stroke=_SHEET_STROKE)]
     drawn += [
         overlay(row.picture, masks, stroke=_SHEET_STROKE, ground="grey") for masks in row.masks
     ]
-    cells = [Image.fromarray(array) for array in drawn]
-    scale = cell_px / max(cells[0].size)
-    size = (round(cells[0].width * scale), round(cells[0].height * scale))
-    return [cell.resize(size, Image.Resampling.LANCZOS) for cell in cells]
+    return [_fitted(Image.fromarray(array), cell_px) for array in drawn]
 
 
 def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:

@@ -3,16 +3,27 @@
 `sa_<number>.jpg` and, written last, `sa_<number>.json`: a picture whose json is there is done, so
 the same command goes on after a kill. The number follows from the picture's name alone, so that any
 number of hosts share an album without speaking to each other, and it may grow between two calls.
+The devices of one host take the next picture each.
 """
 
+import collections
+import copy
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
+import platform
+import queue
 import re
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import jax
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
@@ -24,12 +35,18 @@ from esam_jax.errors import ConfigError, DataError, MissingError
 from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.sam import Sam
 
 SETTINGS_FILE = "everything.json"
 COCO_FILE = "instances.json"
 OVERLAYS_FOLDER = "overlays"
+SHEET_FILE = "sheet.png"  # in the folder of overlays
 _OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
+_ON_SHEET = 60  # pictures at most
 _JPEG_QUALITY = 95
+_HOST = re.sub(r"\W", "_", platform.node())
+_UNFINISHED = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `put` names them
+_FORGOTTEN_SECONDS = 86_400  # of an unfinished file of another host
 
 
 def number(name: str) -> int:
@@ -41,10 +58,15 @@ def number(name: str) -> int:
 
 
 def settle(out: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder and keeps the settings; ConfigError where it holds masks of other ones."""
+    """Makes the folder and keeps the settings; ConfigError where it holds masks of other ones.
+
+    What a killed call left unfinished is removed.
+    """
     file = out / SETTINGS_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        _sweep(out / OVERLAYS_FOLDER)
         if not file.exists():
             put(file, (json.dumps(settings, indent=1) + "\n").encode())
         stored = json.loads(file.read_text())
@@ -86,20 +108,68 @@ def run(
 ) -> Iterator[tuple[str, int | str]]:
     """(name, number of masks) for each picture once its files are whole, or (name, what is wrong).
 
-    `generator` must give COCO's run lengths. A broken picture is told and left out.
+    `generator` must give COCO's run lengths. A broken picture is told and left out. Each local
+    device of JAX has its own copy of the weights; answers come in the order of names all the same.
     """
-    for name in names:
+    work = _Work(album, out, overlays)
+    devices = jax.local_devices()[: max(1, len(names))]
+    if len(devices) == 1:
+        for name in names:
+            yield name, work.on(generator, name)
+        return
+    idle: queue.SimpleQueue[tuple[jax.Device, AutomaticMaskGenerator]] = queue.SimpleQueue()
+    for device in devices:
+        idle.put((device, _copied(generator, device)))
+
+    def next_one(name: str) -> int | str:
+        device, copied = idle.get()
         try:
-            data = album.read(name)
+            with jax.default_device(device):
+                return work.on(copied, name)
+        finally:
+            idle.put((device, copied))
+
+    begun: collections.deque[tuple[str, Any]] = collections.deque()
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for name in names:
+                begun.append((name, pool.submit(next_one, name)))
+                # So far ahead that a hard picture keeps no other device waiting, and no further:
+                # an album may have millions.
+                if len(begun) == 4 * len(devices):
+                    first, answer = begun.popleft()
+                    yield first, answer.result()
+            while begun:
+                first, answer = begun.popleft()
+                yield first, answer.result()
+        finally:
+            for _, answer in begun:
+                answer.cancel()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What becomes of a picture; from any thread."""
+
+    album: Album
+    out: Path
+    overlays: bool
+    _reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
+        """Writes the files of a picture; the number of masks, or what is wrong with it."""
+        out = self.out
+        try:
+            with self._reading:  # an archive has one place that it reads from
+                data = self.album.read(name)
             picture = pictures.decode_rgb(data)
         except DataError as error:
-            yield name, str(error)
-            continue
+            return str(error)
         records = generator.generate(picture)
         try:
             put(_file(out, name, ".jpg"), _jpeg(data, picture))
-            if overlays:
-                place = out / OVERLAYS_FOLDER / f"{_file(out, name, '').name}.png"
+            if self.overlays:
+                place = _overlay_file(out, name)
                 place.parent.mkdir(exist_ok=True)
                 put(place, draw.png(overlay(picture, records)))
             text = json.dumps(_annotations(name, picture, records))
@@ -108,7 +178,14 @@ def run(
             raise MissingError(
                 f"{out} cannot be written ({error}): make room, then run the same command"
             ) from error
-        yield name, len(records)
+        return len(records)
+
+
+def _copied(generator: AutomaticMaskGenerator, device: jax.Device) -> AutomaticMaskGenerator:
+    """The same with its weights on a device."""
+    copied, sam = copy.copy(generator), generator.model
+    copied.model = Sam(sam.model, jax.device_put(sam.params, device), sam.untrained)
+    return copied
 
 
 def merge(album: Album, out: Path) -> int:
@@ -139,6 +216,16 @@ def merge(album: Album, out: Path) -> int:
 _COCO_IMAGE_KEYS = ("width", "height", "file_name")
 
 
+def sheet(album: Album, out: Path) -> None:
+    """Writes one picture of the first overlays, under the names of their pictures."""
+    drawn = ((name, _overlay_file(out, name)) for name in album.names)
+    found = list(itertools.islice(((n, file) for n, file in drawn if file.exists()), _ON_SHEET))
+    if found:
+        overlays = (pictures.read_rgb(file) for _, file in found)
+        page = draw.gallery(overlays, [name for name, _ in found])
+        put(out / OVERLAYS_FOLDER / SHEET_FILE, draw.png(page))
+
+
 def overlay(
     picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -156,13 +243,43 @@ def overlay(
 
 def put(file: Path, content: bytes) -> None:
     """The file, whole or not at all."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    fresh = file.with_name(f".{file.name}.{_HOST}-{os.getpid()}.new")
     fresh.write_bytes(content)
     fresh.replace(file)
 
 
+def _sweep(folder: Path) -> None:
+    """Removes what no living call is writing: of this host, or of another a day ago."""
+    for file in folder.glob(".*.new"):
+        parts = _UNFINISHED.fullmatch(file.name)
+        if not parts:
+            continue
+        host, pid = parts[1], int(parts[2])
+        try:
+            old = time.time() - file.stat().st_mtime > _FORGOTTEN_SECONDS
+            if old or (host == _HOST and not _lives(pid)):
+                file.unlink()
+        except FileNotFoundError:
+            pass  # it was finished, or another call swept, too
+
+
+def _lives(pid: int) -> bool:
+    """Whether it is another process that runs; this one has nothing unfinished yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()
+
+
 def _file(out: Path, name: str, suffix: str) -> Path:
     return out / f"sa_{number(name)}{suffix}"
+
+
+def _overlay_file(out: Path, name: str) -> Path:
+    return out / OVERLAYS_FOLDER / _file(out, name, ".png").name
 
 
 def _annotations(

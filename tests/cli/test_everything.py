@@ -88,7 +88,7 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
     monkeypatch.setattr(everything, "put", killed)
     assert call(album, out) == 130
     before = contents(out)
-    assert len(before) == 2 * 2 + 1 + 1
+    assert len(before) > 2 * 2 + 1
     monkeypatch.setattr(everything, "put", put)
     capsys.readouterr()
     assert call(album, out) == 0
@@ -98,6 +98,65 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
     assert {name: after[name] for name in before} == before
     assert call(album, out) == 0 and contents(out) == after
     assert capsys.readouterr().out.startswith("0 pictures, 0 masks")
+
+
+def test_what_a_dead_call_left_unfinished_is_removed(album: Path, tmp_path: Path):
+    out, host = tmp_path / "out", everything._HOST
+    (out / "overlays").mkdir(parents=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    gone = [
+        out / f".sa_1.json.{host}-{dead.pid}.new",
+        out / "overlays" / f".sa_1.png.{host}-{os.getpid()}.new",  # of an earlier process
+        out / ".sa_1.jpg.elsewhere-7.new",
+    ]
+    stay = [
+        out / f".sa_2.json.{host}-{os.getppid()}.new",
+        out / ".sa_2.jpg.elsewhere-7.new",
+        out / ".notes.new",
+    ]
+    for file in gone + stay:
+        file.write_bytes(b"half")
+    os.utime(gone[2], (0, 0))
+    assert call(album, out) == 0
+    assert not any(file.exists() for file in gone) and all(file.exists() for file in stay)
+
+
+def test_two_devices_write_what_one_writes(album: Path, tmp_path: Path):
+    (album / "002.png").write_bytes(b"no picture")
+    argv = ["everything", str(album), "--model", "quickstart_teacher", "--overlays", "--json"]
+    reports = []
+    for count in (1, 2):
+        code = (
+            "import sys, jax; from esam_jax import cli; "
+            f"assert len(jax.local_devices()) == {count}; sys.exit(cli.main(sys.argv[1:]))"
+        )
+        flags = f"--xla_force_host_platform_device_count={count}"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *argv, *LOOSE, "--out", str(tmp_path / str(count))],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        reports.append({**json.loads(done.stdout), "out": None})
+    one, two = (
+        {file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+        for out in (tmp_path / "1", tmp_path / "2")
+    )
+    assert one == two and len(one) == 1 + 3 * 3 + 1
+    assert reports[0] == reports[1] and reports[0]["pictures"] == 3
+
+
+def test_the_preset_of_efficientsam_has_its_own_settings(album: Path, tmp_path: Path, capsys):
+    out, preset = tmp_path / "out", ["--preset", "efficientsam"]
+    argv = [str(album), "--model", "quickstart_teacher", "--out", str(out), *preset]
+    assert cli.main(["everything", *argv, "--points-per-side", "4"]) == 0
+    stored = json.loads((out / "everything.json").read_text())
+    wanted = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.9, "min_mask_region_area": 100}
+    assert stored.items() >= {**wanted, "rules": "efficientsam"}.items()
+    assert call(album, out, "--points-per-side", "4") == 2
+    assert "rules was 'efficientsam', is 'segment_anything'" in capsys.readouterr().err
 
 
 def test_hosts_share_the_work(album: Path, tmp_path: Path):
@@ -116,6 +175,24 @@ def test_a_tar_is_read_where_it_lies(album: Path, tmp_path: Path):
     assert call(album, tmp_path / "alone") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
     assert not (tmp_path / "outside.txt").exists()
+
+
+def test_hosts_that_share_an_album_are_listed_by_one_more_call(album: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    assert call(album, out, "--format", "coco", "--part", "0/2") == 0
+    assert "instances.json lists 2 of 4" in capsys.readouterr().out
+    assert call(album, out, "--part", "1/2") == 0
+    assert call(album, out, "--format", "coco") == 0
+    assert "instances.json lists 4 of 4" in capsys.readouterr().out
+    assert len(json.loads((out / "instances.json").read_text())["images"]) == 4
+
+
+def test_overlays_come_with_a_sheet(album: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert call(album, out, "--overlays") == 0
+    assert len(list((out / "overlays").glob("sa_*.png"))) == 4
+    sheet = np.asarray(Image.open(out / "overlays" / "sheet.png"))
+    assert sheet.shape == (12 + 288 + 30, 12 + 4 * (288 + 12), 3)
 
 
 def test_one_picture_gets_an_overlay(album: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Segment everything: the original's results on a stand-in model, and the plain algorithm's."""
 
 import functools
+import inspect
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,6 +179,11 @@ def test_the_preset_is_the_notebooks_and_can_be_changed():
     assert generator.pred_iou_thresh == 0.7 and generator.stability_score_thresh == 0.9
     assert generator.min_mask_region_area == 100 and generator.box_nms_thresh == 0.6
     assert len(generator.point_grids[0]) == 1024
+
+
+def test_the_preset_of_segment_anything_is_what_needs_no_naming():
+    defaults = inspect.signature(AutomaticMaskGenerator).parameters
+    assert all(defaults[key].default == value for key, value in PRESETS["segment_anything"].items())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40)])

@@ -81,3 +81,18 @@ def test_a_contact_sheet_has_a_cell_for_every_column():
     assert sheet.shape == (34 + 2 * (75 + 30), 12 + 3 * 112, 3) and sheet.dtype == np.uint8
     inside = sheet[34 : 34 + 75]
     assert (inside[20, 12 + 112 + 35] != inside[2, 12 + 112 + 2]).any()
+
+
+def test_a_gallery_holds_every_picture_in_its_shape_with_its_name():
+    tall = np.full((300, 100, 3), 90, np.uint8)
+    names = ["a.jpg", "b.jpg", "a/name/that/is/far/too/long/for/its/cell.jpg"]
+    page = draw.gallery([PHOTO, tall, PHOTO], names, columns=2, cell_px=100)
+    assert page.shape == (12 + (100 + 30) + (75 + 30), 12 + 2 * 112, 3)
+    assert (page[12 + 40, 12 + 50] == 128).all() and (page[12 + 50, 12 + 112 + 50] == 90).all()
+    assert (page[12 + 50, 12 + 112 + 5] == 255).all()  # beside the narrow one
+    assert (page[12 + 130 + 40, 12 + 50] == 128).all()
+    assert (page[12 + 130 + 75 :, :12] == 255).all() and (page[12 + 130 + 80 :] < 255).any()
+
+
+def test_a_gallery_is_as_wide_as_its_pictures():
+    assert draw.gallery([PHOTO], ["a"], columns=5, cell_px=100).shape == (12 + 75 + 30, 124, 3)
