@@ -70,7 +70,9 @@ def main(argv: Sequence[str]) -> int:
 def _prompts(args: Segment) -> list[Prompt]:
     points = [_floats("--point", text, (2, 3)) for text in args.point]
     boxes = [_floats("--box", text, (4,)) for text in args.box]
-    mask = None if args.mask is None else pictures.read_rgb(args.mask).any(axis=2)
+    mask = None if args.mask is None else pictures.read_mask(args.mask)
+    if mask is not None and not mask.any():
+        raise PromptError(f"--mask {args.mask} is black everywhere: make the object any other")
     if not (points or boxes or mask is not None):
         raise PromptError("nothing is asked: give --point X,Y, --box X0,Y0,X1,Y1 or --mask FILE")
     first = Prompt(
