@@ -6,10 +6,10 @@ C code only sees masks that exist and polygons that were checked.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 from esam_jax.errors import DataError
 
@@ -80,59 +80,6 @@ def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
-
-
-def without_small(
-    mask: Bool[np.ndarray, "H W"], area: int, kind: Literal["holes", "islands"]
-) -> tuple[Bool[np.ndarray, "H W"], bool]:
-    """The mask less its holes or islands of fewer than `area` pixels, and whether any was there.
-
-    Pixels that touch at a corner belong together, in holes too. When all islands are small the
-    largest stays. Source: segment-anything, `utils/amg.py`, `remove_small_regions`.
-    """
-    from scipy import ndimage  # here, since few need it and it is slow to import
-
-    height, width = mask.shape
-    x, y, wide, high = mask_box(mask) if mask.any() else (0, 0, width, height)
-    rows, row_pixels = _with_border(y, high, (height, width), area)
-    columns, column_pixels = _with_border(x, wide, (width, height), area)
-    inner = mask[rows, columns]
-    # The stub knows `label` by its overload with an output array alone.
-    labelled: Any = ndimage.label(inner if kind == "islands" else ~inner, np.ones((3, 3), int))
-    parts, count = labelled
-    pixels = np.outer(row_pixels, column_pixels)
-    sizes = np.bincount(parts.ravel(), pixels.ravel(), minlength=count + 1)
-    small = sizes < area
-    small[0] = False
-    if not small.any():
-        return mask, False
-    changed = mask.copy(order="K")  # run lengths go down the columns
-    if kind == "holes":
-        changed[rows, columns] |= small[parts]
-        return changed, True
-    if small[1:].all():
-        small[1 + sizes[1:].argmax()] = False
-    changed[rows, columns] &= ~small[parts]
-    return changed, True
-
-
-def _with_border(
-    first: int, length: int, shape: tuple[int, int], area: int
-) -> tuple[slice, Float[np.ndarray, " L"]]:
-    """The lines of a box and one more either way; how many lines of the picture each stands for.
-
-    `shape` is how many lines the picture has, and pixels a line. All lines beyond a mask's box are
-    alike, so that one has the same neighbours as all of them, unless they are too few to stay.
-    """
-    lines, line_px = shape
-    beyond = first, lines - first - length
-    before, after = (n if n * line_px < area else min(n, 1) for n in beyond)
-    stands_for = np.ones(before + length + after)
-    if before < beyond[0]:
-        stands_for[0] = beyond[0]
-    if after < beyond[1]:
-        stands_for[-1] = beyond[1]
-    return slice(first - before, first + length + after), stands_for
 
 
 def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from esam_jax.errors import PromptError
-from esam_jax.ops import bits, grids, regions, selection
+from esam_jax.ops import bits, grids, islands, regions, selection
 from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
@@ -153,7 +153,7 @@ class AutomaticMaskGenerator:
         if found and (self.min_mask_region_area > 0 or self.rules == "efficientsam"):
             limit = max(self.box_nms_thresh, self.crop_nms_thresh)
             limit = self.box_nms_thresh if self.rules == "efficientsam" else limit
-            found = _cleaned(found, self.min_mask_region_area, limit, (height, width))
+            found = _cleaned(found, self.min_mask_region_area, limit, height)
         return [self._record(mask, (height, width)) for mask in found]
 
     def _of_crop(
@@ -412,17 +412,15 @@ def _suppressed(
     return [masks[i] for i in _survivors(boxes, scores, threshold)]
 
 
-def _cleaned(masks: list[_Mask], area: int, threshold: float, size: tuple[int, int]) -> list[_Mask]:
+def _cleaned(masks: list[_Mask], area: int, threshold: float, height: int) -> list[_Mask]:
     """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
     cleaned, untouched = [], []
     for mask in masks:
-        whole, filled = regions.without_small(regions.fill(mask.runs, *size), area, "holes")
-        whole, dropped = regions.without_small(whole, area, "islands")
+        runs, filled = islands.without_small(mask.runs, height, area, "holes")
+        runs, dropped = islands.without_small(runs, height, area, "islands")
         changed = filled or dropped
         if changed:
-            x, y, width, height = regions.mask_box(whole)
-            box = np.array([x, y, x + width - 1, y + height - 1])
-            runs = np.array(regions.to_runs(whole)["counts"])
+            box = np.array(islands.box(runs, height))
             mask = dataclasses.replace(mask, runs=runs, box=box)
         cleaned.append(mask)
         untouched.append(float(not changed))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_regions
 from PIL import Image
 
 from esam_jax.data import scenes
@@ -149,8 +150,8 @@ def notebook(size: tuple[int, int], seed: int) -> list[tuple[np.ndarray, float, 
             found.append((np.array(point), float(score), logits >= 0))
     cleaned = []
     for _, _, mask in found:
-        whole, filled = regions.without_small(mask, 12, "holes")
-        whole, dropped = regions.without_small(whole, 12, "islands")
+        whole, filled = small_regions.without(mask, 12, "holes")
+        whole, dropped = small_regions.without(whole, 12, "islands")
         x, y, wide, high = regions.mask_box(whole)
         box = np.array([x, y, x + wide - 1, y + high - 1], np.float32)
         cleaned.append((whole, box, filled or dropped))
@@ -237,7 +238,7 @@ def test_small_holes_and_islands_are_gone():
         mask = record["segmentation"]
         assert mask.sum() == record["area"]
         for part, small in ((mask, "islands"), (mask, "holes")):
-            assert not regions.without_small(part, 12, small)[1] or mask.sum() < 12
+            assert not small_regions.without(part, 12, small)[1] or mask.sum() < 12
 
 
 def test_nothing_good_enough_is_an_empty_list():
