@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import tarfile
+import threading
 import unicodedata
 import warnings
 import weakref
@@ -29,7 +30,8 @@ _HEADERS = (
 class Album:
     """Names of pictures, relative to where they lie; `read(name)` gives the bytes of one.
 
-    `read` raises DataError for what is no picture by its first bytes or cannot be unpacked.
+    `read` may be called from many threads. It raises DataError for what is no picture by its first
+    bytes or cannot be unpacked.
     `left_out` counts members of an archive with a picture's ending that are not read, by reason.
     """
 
@@ -91,10 +93,13 @@ def _archive(path: Path, archive: tarfile.TarFile) -> Album:
         archive.close()
         raise _unusable(path, error) from error
 
+    lock = threading.Lock()  # all members are read by one file, which has one position
+
     def read(name: str) -> bytes:
         try:
-            file = archive.extractfile(members[name])
-            return b"" if file is None else pictures.read_bytes(file.read)
+            with lock:
+                file = archive.extractfile(members[name])
+                return b"" if file is None else pictures.read_bytes(file.read)
         except DataError:
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """Albums: every picture of a file, a folder or an archive, and nothing that only looks like one."""
 
+import concurrent.futures
 import io
 import os
 import random
@@ -15,8 +16,8 @@ from esam_jax.data import albums, pictures
 from esam_jax.errors import DataError, EsamError, MissingError
 
 
-def png(seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (9, 7, 3), np.uint8)
+def png(seed: int = 0, height: int = 9) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, 7, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -43,6 +44,15 @@ def test_an_archive_is_what_it_was_made_of(tmp_path: Path, mode: str):
     album = albums.open_album(path)
     assert album.names == ("a.PNG", "b/2.png") and album.left_out == {}
     assert [album.read(name) for name in album.names] == [png(1), png(0)]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_may_be_read_by_many_threads(tmp_path: Path, mode: str):
+    members = [(entry(f"{i:02}.png"), png(i, 200)) for i in range(12)]
+    album = albums.open_album(pack(tmp_path / "album.tar", *members, mode=mode))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(album.read, album.names * 8))
+    assert read == [content for _, content in members] * 8
 
 
 def test_f33_only_plain_members_are_read_and_the_others_are_counted(
