@@ -64,6 +64,7 @@ def test_f36_a_device_out_of_memory_gives_advice_and_the_next_call_works():
     assert plain.startswith("JaxRuntimeError there is no memory left (RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.parametrize("part", ["_encode", "_decode"])
 @pytest.mark.parametrize(
     "said",
     [
@@ -72,21 +73,20 @@ def test_f36_a_device_out_of_memory_gives_advice_and_the_next_call_works():
     ],
 )
 def test_f36_a_device_that_was_full_once_answers_the_next_call(
-    monkeypatch: pytest.MonkeyPatch, said: str
+    monkeypatch: pytest.MonkeyPatch, part: str, said: str
 ):
     sam, picture = nano.sam("sam_nano"), nano.picture(40, 56)
     prompts = [esam_jax.Prompt(points=[[9, 12]])]
-    wanted, decode = sam.decode(sam.encode(picture), prompts), predict_sam._decode
+    wanted = sam.decode(sam.encode(picture), prompts)
 
     def full(*args: object, **kwargs: object) -> None:
         raise jax.errors.JaxRuntimeError(said)
 
-    monkeypatch.setattr(predict_sam, "_decode", full)
-    advised = pytest.raises(DeviceMemoryError, match="fewer pictures or prompts")
-    with advised as told, memory.advice():
-        sam.decode(sam.encode(picture), prompts)
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_sam, part, full)
+        with pytest.raises(DeviceMemoryError, match="fewer pictures or prompts") as told:
+            sam.decode(sam.encode(picture), prompts)
     assert isinstance(told.value, EsamError) and "\n" not in str(told.value)
-    monkeypatch.setattr(predict_sam, "_decode", decode)
     again = sam.decode(sam.encode(picture), prompts)
     np.testing.assert_array_equal(again.low_res, wanted.low_res)
 
