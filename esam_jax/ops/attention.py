@@ -5,6 +5,8 @@
 - `xla`: plain batched products, with the whole N x S score matrix;
 - `chunked`: the same in a loop over 256 queries at a time, so that no N x S matrix is stored.
   Images and heads stay batch axes, so that splitting them over devices needs no communication;
+  on a CPU they are looped over as well, since its cache holds the scores of one head and few
+  queries;
 - `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
 """
 
@@ -26,7 +28,7 @@ from esam_jax.ops import positions
 Impl = Literal["xla", "chunked", "cudnn"]
 
 PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
-CHUNK_QUERIES = 256
+CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 128
 
 # (backend, widest head of its cuDNN kernel) of the machine that is compiled for, when not this one.
 _TARGET: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
@@ -112,7 +114,7 @@ def attend(
     # Scaling the N x K queries is cheaper than scaling the N x S scores.
     q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, k, v))
     if chosen == "chunked":
-        out = _chunked(q, k, v, precision)
+        out = (_by_head if backend == "cpu" else _chunked)(q, k, v, precision)
     else:
         out = _plain(q, k, v, precision, bias, seen)
     return jnp.swapaxes(out, -2, -3)
@@ -143,15 +145,29 @@ def _chunked(
     k: Float[Array, "... S K"],
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
+    most: int = CHUNK_QUERIES,
 ) -> Float[Array, "... N C"]:
     tokens = q.shape[-2]
-    chunk = min(CHUNK_QUERIES, tokens)
+    chunk = min(most, tokens)
     padding = [(0, 0)] * (q.ndim - 2) + [(0, -tokens % chunk), (0, 0)]
     chunks = einops.rearrange(jnp.pad(q, padding), "... (n c) k -> n ... c k", c=chunk)
     # Without the checkpoint, differentiation would store every chunk's scores: the matrix again.
     one = jax.checkpoint(lambda q_chunk: _plain(q_chunk, k, v, precision))
     out = einops.rearrange(lax.map(one, chunks), "n ... c j -> ... (n c) j")
     return out[..., :tokens, :]
+
+
+def _by_head(
+    q: Float[Array, "... N K"],
+    k: Float[Array, "... S K"],
+    v: Float[Array, "... S C"],
+    precision: lax.PrecisionLike,
+) -> Float[Array, "... N C"]:
+    lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+    each = [jnp.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v)]
+    heads = [x.reshape(-1, *x.shape[-2:]) for x in each]
+    out = lax.map(lambda head: _chunked(*head, precision, CPU_CHUNK_QUERIES), heads)
+    return out.reshape(*lead, *out.shape[-2:])
 
 
 def _cudnn(

@@ -39,9 +39,16 @@ def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request):
+    """Chunks are cut in another way for a CPU; that of the others runs on it as well."""
+    with attention.target(request.param):
+        yield
+
+
 @pytest.mark.parametrize("impl", ["auto", "xla", "chunked"])
 @pytest.mark.parametrize("tokens", [5, 300])  # under and over one chunk of queries
-def test_attend_is_the_definition(impl, tokens):
+def test_attend_is_the_definition(impl, tokens, backend):
     q, k, v = normal(0, 2, tokens, 3, 4), normal(1, 2, 7, 3, 4), normal(2, 2, 7, 3, 6)
     np.testing.assert_allclose(
         attention.attend(q, k, v, impl=impl), slow_attention(q, k, v, 4**-0.5), atol=2e-6
@@ -66,6 +73,17 @@ def test_bias_is_added_to_scaled_scores():
         attention.attend(q, k, v, bias=bias, impl="chunked")
 
 
+def test_keys_that_are_not_seen_might_as_well_not_be_there():
+    q, k, v = normal(0, 2, 5, 3, 4), normal(1, 2, 7, 3, 4), normal(2, 2, 7, 3, 6)
+    seen = np.array([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 1, 1, 1, 0]], bool)
+    found = attention.attend(q, k, v, seen=jnp.asarray(seen))
+    for i, kept in enumerate(seen):
+        alone = slow_attention(q[i : i + 1], k[i : i + 1, kept], v[i : i + 1, kept], 0.5)
+        np.testing.assert_allclose(found[i : i + 1], alone, atol=2e-6)
+    with pytest.raises(ConfigError, match="'chunked' takes no bias or mask"):
+        attention.attend(q, k, v, seen=jnp.asarray(seen), impl="chunked")
+
+
 def test_distance_biases_go_by_rows_and_columns_apart():
     table = jnp.arange(2 * 9.0).reshape(2, 9)
     biases = attention.distance_biases(table, 3)
@@ -76,7 +94,7 @@ def test_distance_biases_go_by_rows_and_columns_apart():
 
 
 @pytest.mark.parametrize("impl", ["xla", "chunked"])
-def test_leading_axes_broadcast(impl):
+def test_leading_axes_broadcast(impl, backend):
     image, prompts = normal(0, 2, 1, 9, 3, 4), normal(1, 2, 5, 7, 3, 4)
     for q, k in ((image, prompts), (prompts, image)):
         found = attention.attend(q, k, k, impl=impl)
@@ -88,7 +106,7 @@ def test_large_scores_do_not_overflow():
     np.testing.assert_allclose(attention.attend(q, q, q), q)
 
 
-def test_gradients_agree_between_implementations():
+def test_gradients_agree_between_implementations(backend):
     q, k, v = normal(0, 1, 600, 2, 4), normal(1, 1, 5, 2, 4), normal(2, 1, 5, 2, 4)
 
     def loss(impl, q, k, v):
@@ -102,7 +120,7 @@ def test_gradients_agree_between_implementations():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_chunks_store_no_score_matrix():
+def test_chunks_store_no_score_matrix(backend):
     tokens = 2048
     x = jax.ShapeDtypeStruct((1, tokens, 1, 8), jnp.float32)
 
