@@ -10,21 +10,20 @@ does.
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from esam_jax.errors import PromptError
-from esam_jax.ops import bits, grids, islands, regions, selection
-from esam_jax.predict import frames
+from esam_jax.ops import bits, grids, regions
+from esam_jax.predict import candidates, frames, memory
+from esam_jax.predict.candidates import Candidates, Mask
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
-MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 _PIXELS_AT_ONCE = 2**22  # of full-size logits: 16 MB, which a CPU keeps near
 _ON_ACCELERATOR = 2**26
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
@@ -130,12 +129,13 @@ class AutomaticMaskGenerator:
         """With the settings of EfficientSAM's notebook, and those of `options` instead of them."""
         return cls(model, **{**PRESETS["efficientsam"], **options})
 
+    @memory.advice()
     def generate(self, image: Any) -> list[Record]:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
         stability_score, crop_box. `segmentation` is what `output_mode` asks for.
 
-        image: uint8 RGB [H, W, 3]; DataError for anything else. As in the original, a box is
-        measured between its outermost pixels.
+        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError tells what helps
+        when the device is full. As in the original, a box is measured between its outermost pixels.
         """
         check_picture(image, "image")
         height, width = image.shape[:2]
@@ -149,16 +149,16 @@ class AutomaticMaskGenerator:
             # The smaller the crop, the sharper the mask.
             crops = np.array([mask.crop for mask in found], np.float32)
             sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
-            found = _suppressed(found, 1 / sizes, self.crop_nms_thresh)
+            found = candidates.suppressed(found, 1 / sizes, self.crop_nms_thresh)
         if found and (self.min_mask_region_area > 0 or self.rules == "efficientsam"):
             limit = max(self.box_nms_thresh, self.crop_nms_thresh)
             limit = self.box_nms_thresh if self.rules == "efficientsam" else limit
-            found = _cleaned(found, self.min_mask_region_area, limit, height)
+            found = candidates.cleaned(found, self.min_mask_region_area, limit, height)
         return [self._record(mask, (height, width)) for mask in found]
 
     def _of_crop(
         self, image: UInt8[np.ndarray, "H W 3"], crop: Int[np.ndarray, " 4"], layer: int
-    ) -> "list[_Mask]":
+    ) -> list[Mask]:
         """What one crop gives, less duplicates, in the frame of the picture."""
         height, width = image.shape[:2]
         x0, y0, x1, y1 = crop.tolist()
@@ -168,12 +168,12 @@ class AutomaticMaskGenerator:
             self._of_batch(embedding, points[i : i + self.points_per_batch], crop, height, width)
             for i in range(0, len(points), self.points_per_batch)
         ]
-        found = _Candidates.joined(parts)
+        found = Candidates.joined(parts)
         if self.rules == "segment_anything":
-            kept = _survivors(found.boxes, found.scores, self.box_nms_thresh)
+            kept = candidates.survivors(found.boxes, found.scores, self.box_nms_thresh)
             found = found.only(kept)
         return [
-            _Mask(
+            Mask(
                 runs=runs,
                 box=found.boxes[i] + np.array([x0, y0, x0, y0]),
                 score=float(found.scores[i]),
@@ -199,7 +199,7 @@ class AutomaticMaskGenerator:
         crop: Int[np.ndarray, " 4"],
         height: int,
         width: int,
-    ) -> "_Candidates":
+    ) -> Candidates:
         """The candidates of some clicks that pass every test, in the frame of the crop."""
         answer = self.model.decode(embedding, [Prompt(points=[point]) for point in points])
         logits, scores = answer.low_res, answer.scores
@@ -209,7 +209,7 @@ class AutomaticMaskGenerator:
             scores = np.take_along_axis(scores, best, axis=1)
             logits = np.take_along_axis(logits, best[..., None, None], axis=1)
         Q, M = scores.shape
-        found = _Candidates(
+        found = Candidates(
             logits=logits.reshape(Q * M, *logits.shape[2:]),
             scores=scores.reshape(-1),
             points=np.repeat(points, M, axis=0),
@@ -226,30 +226,30 @@ class AutomaticMaskGenerator:
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
         return found.only(~grids.cut_by_crop(found.boxes, crop, height, width))
 
-    def _stable(self, found: "_Candidates") -> "_Candidates":
+    def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
         threshold = np.float32(self.stability_score_thresh)
         if self.rules == "efficientsam":
             return found.only(found.stability > threshold)
         return found if threshold <= 0 else found.only(found.stability >= threshold)
 
-    def _low_res(
-        self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
-    ) -> Float[np.ndarray, " N"]:
+    def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " N"]:
         """Stability on the part of the decoder's logits that lies on the picture."""
         rows, columns = frames.valid(*_size(crop), self.model.config)
         logits = found.logits[:, :rows, :columns]
         with np.errstate(invalid="ignore"):
-            high = (logits > MASK_THRESHOLD + self.stability_score_offset).sum((1, 2))
-            low = (logits > MASK_THRESHOLD - self.stability_score_offset).sum((1, 2))
+            high = (logits > candidates.MASK_THRESHOLD + self.stability_score_offset).sum((1, 2))
+            low = (logits > candidates.MASK_THRESHOLD - self.stability_score_offset).sum((1, 2))
             return (high / low).astype(np.float32)
 
     def _measured(
-        self, found: "_Candidates", crop: Int[np.ndarray, " 4"]
+        self, found: Candidates, crop: Int[np.ndarray, " 4"]
     ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 4"]]:
         """Stability and box of each at full size, a few at a time."""
-        measured = _each_behind(
-            _measure(enlarged, offset=float(self.stability_score_offset), rules=self.rules)
+        measured = candidates.each_behind(
+            candidates.measure(
+                enlarged, offset=float(self.stability_score_offset), rules=self.rules
+            )
             for enlarged in self._in_parts(found.logits, crop)
         )
         stability, boxes = zip(*measured, strict=True) if len(found) else ((), ())
@@ -259,14 +259,16 @@ class AutomaticMaskGenerator:
         )
 
     def _runs(
-        self, found: "_Candidates", crop: Int[np.ndarray, " 4"], height: int, width: int
+        self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
     ) -> list[Int[np.ndarray, " L"]]:
         """Run lengths of each in the whole picture."""
         parts = self._in_parts(found.logits, crop)
         x, y = crop[:2].tolist()
         runs = [
             each
-            for turns in _each_behind(_turns(enlarged, rules=self.rules) for enlarged in parts)
+            for turns in candidates.each_behind(
+                candidates.turns(enlarged, rules=self.rules) for enlarged in parts
+            )
             for each in bits.runs(turns, x, y, height, width)
         ]
         return runs[: len(found)]
@@ -292,7 +294,7 @@ class AutomaticMaskGenerator:
     ) -> Float[Array, "N H W"]:
         return frames.to_original(logits, *_size(crop), self.model.config)
 
-    def _record(self, mask: "_Mask", size: tuple[int, int]) -> Record:
+    def _record(self, mask: Mask, size: tuple[int, int]) -> Record:
         x0, y0, x1, y1 = mask.box.tolist()
         left, top, right, bottom = mask.crop.tolist()
         return {
@@ -315,116 +317,6 @@ _FORMS = {
     "uncompressed_rle": _plain,
     "coco_rle": lambda runs, size: regions.compress(_plain(runs, size)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Candidates:
-    """Masks of one crop that may still fall: logits at the decoder's size, frame of the crop."""
-
-    logits: Float[np.ndarray, "N h w"]
-    scores: Float[np.ndarray, " N"]
-    points: Float[np.ndarray, "N 2"]
-    stability: Float[np.ndarray, " N"]
-    boxes: Int[np.ndarray, "N 4"]
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def only(self, keep: Bool[np.ndarray, " N"] | Int[np.ndarray, " K"]) -> "_Candidates":
-        """Those for which `keep` is true, or those at the places `keep`."""
-        return _Candidates(*(getattr(self, field.name)[keep] for field in _fields()))
-
-    @staticmethod
-    def joined(parts: "list[_Candidates]") -> "_Candidates":
-        """All of them, in order."""
-        names = [field.name for field in _fields()]
-        return _Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
-
-
-def _fields() -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(_Candidates)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mask:
-    """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
-
-    runs: Int[np.ndarray, " L"]
-    box: Int[np.ndarray, " 4"]
-    score: float
-    stability: float
-    point: Float[np.ndarray, " 2"]
-    crop: Int[np.ndarray, " 4"]
-
-
-@functools.partial(jax.jit, static_argnames=("offset", "rules"))
-def _measure(
-    logits: Float[Array, "N H W"], offset: float, rules: str
-) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
-    stable = selection.stability(logits, MASK_THRESHOLD, offset)
-    return stable, selection.boxes(_inside(logits, rules))
-
-
-@functools.partial(jax.jit, static_argnames="rules")
-def _turns(logits: Float[Array, "N H W"], rules: str) -> UInt8[Array, "N W L"]:
-    return bits.turns(bits.pack(_inside(logits, rules)))
-
-
-def _inside(logits: Float[Array, "N H W"], rules: str) -> Bool[Array, "N H W"]:
-    return logits >= MASK_THRESHOLD if rules == "efficientsam" else logits > MASK_THRESHOLD
-
-
-_T = TypeVar("_T")
-
-
-def _each_behind(results: Iterable[_T]) -> Iterator[_T]:
-    """Each as NumPy, when the next is on its way: the device does not wait for the host."""
-    behind = None
-    for result in results:
-        if behind is not None:
-            yield jax.device_get(behind)
-        behind = result
-    if behind is not None:
-        yield jax.device_get(behind)
-
-
-def _survivors(
-    boxes: Int[np.ndarray, "N 4"], scores: Float[np.ndarray, " N"], threshold: float
-) -> Int[np.ndarray, " K"]:
-    """Places of those that non-maximum suppression leaves, best first."""
-    if not len(scores):
-        return np.zeros(0, np.int64)
-    # To a power of two, so that few programs are compiled.
-    spare = (1 << (len(scores) - 1).bit_length()) - len(scores)
-    padded_boxes = np.pad(np.asarray(boxes, np.float32), ((0, spare), (0, 0)))
-    padded_scores = np.pad(np.asarray(scores, np.float32), (0, spare), constant_values=-np.inf)
-    order, alive = _nms(padded_boxes, padded_scores, threshold=threshold)
-    return np.asarray(order)[np.asarray(alive)]
-
-
-_nms = jax.jit(selection.nms, static_argnames="threshold")
-
-
-def _suppressed(
-    masks: list[_Mask], scores: Float[np.ndarray, " N"], threshold: float
-) -> list[_Mask]:
-    boxes = np.stack([mask.box for mask in masks])
-    return [masks[i] for i in _survivors(boxes, scores, threshold)]
-
-
-def _cleaned(masks: list[_Mask], area: int, threshold: float, height: int) -> list[_Mask]:
-    """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
-    cleaned, untouched = [], []
-    for mask in masks:
-        runs, filled = islands.without_small(mask.runs, height, area, "holes")
-        runs, dropped = islands.without_small(runs, height, area, "islands")
-        changed = filled or dropped
-        if changed:
-            box = np.array(islands.box(runs, height))
-            mask = dataclasses.replace(mask, runs=runs, box=box)
-        cleaned.append(mask)
-        untouched.append(float(not changed))
-    return _suppressed(cleaned, np.array(untouched), threshold)
 
 
 def _size(crop: Int[np.ndarray, " 4"]) -> tuple[int, int]:

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import small_regions
 from PIL import Image
 
 from esam_jax.data import scenes
-from esam_jax.errors import DataError, PromptError
+from esam_jax.errors import DataError, DeviceMemoryError, PromptError
 from esam_jax.ops import geometry, grids, regions
 from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
@@ -264,6 +265,18 @@ def test_nothing_good_enough_is_an_empty_list():
 def test_a_wrong_argument_is_named(options: dict[str, Any], message: str):
     with pytest.raises(PromptError, match=message):
         AutomaticMaskGenerator(model(), **options)
+
+
+def test_a_full_device_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    generator = AutomaticMaskGenerator(model(), **LOOSE)
+    with monkeypatch.context() as patch:
+        patch.setattr(generator, "_enlarged", full)
+        with pytest.raises(DeviceMemoryError, match="points_per_batch"):
+            generator.generate(picture((64, 64), 0))
+    assert generator.generate(picture((64, 64), 0))  # the next call works
 
 
 @pytest.mark.parametrize("image", [[[1, 2]], np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3))])
