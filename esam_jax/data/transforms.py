@@ -28,7 +28,8 @@ _ROWS_AT_ONCE = 8  # so few that a picture's floats stay in the processor's cach
 
 def generator(seed: int, epoch: int, name: str, purpose: int = 0) -> np.random.Generator:
     """The source of randomness for one record in one epoch; each purpose has its own."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    # A file's name may be no UTF-8.
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
     return np.random.default_rng((seed, epoch, int.from_bytes(digest, "big"), purpose))
 
 

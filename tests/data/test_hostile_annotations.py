@@ -24,6 +24,13 @@ def open_coco(path: Path) -> sources.Source:
     return sources.open_source(SourceConfig(kind="coco", path=str(path)))
 
 
+def examples_of(source: sources.Source) -> loader.Examples:
+    """As a run in training reads them."""
+    view = PromptedConfig(image_px=32, masks=3, min_area_px=1)
+    config = DataConfig(source=SourceConfig(kind="sa1b", path="unused"), view=view)
+    return loader.Examples(source, config, seed=0)
+
+
 # What is written in place of a SA-1B json, from its content; and what is said of it.
 BAD_JSON: dict[str, tuple[Callable[[dict], Any], str]] = {
     "no annotations": (lambda c: c.pop("annotations") and c, "has no 'annotations'"),
@@ -74,8 +81,7 @@ def test_f31_a_bad_annotation_is_skipped_in_training_and_an_error_in_evaluation(
     source = open_sa1b(sa1b_folder)
     with pytest.raises(DataError, match=rf"sa_1\.(jpg|json).*{message}"):
         prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
-    view = PromptedConfig(image_px=32, masks=3, min_area_px=1)
-    examples = loader.Examples(source, DataConfig(source=SourceConfig(kind="sa1b"), view=view), 0)
+    examples = examples_of(source)
     for position in range(3):
         assert examples[position]["valid"].any()
     broken = examples.broken()
@@ -111,6 +117,9 @@ def test_f31_a_name_that_no_file_can_have_is_missing(coco_json: Path, name: str)
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="cannot be read"):
         open_coco(coco_json).read(1)
+    examples = examples_of(open_coco(coco_json))
+    assert all(examples[position]["valid"].any() for position in range(2))
+    assert list(examples.broken()) == [name]
     content["images"][0]["file_name"] = name
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="is in none of"):
