@@ -7,6 +7,7 @@ with random weights: time does not depend on them, but how many masks `everythin
 import dataclasses
 import importlib.metadata
 import json
+import os
 import re
 import resource
 import sys
@@ -133,7 +134,7 @@ def _predict(args: Predict) -> int:
         same = _in(dtype, sam)
         rival = None if args.against is None else rivals.load(args.against, same)
         if not rows:  # the rival has loaded what versions are told of
-            about["versions"] = _versions()
+            about |= {"versions": _versions(), "torch_threads": _torch_threads()}
             print(_heading(about))
             print(_columns(_HEADS))
         measured = bench.predict(
@@ -148,6 +149,7 @@ def _predict(args: Predict) -> int:
         for row in measured:
             rows.append(row)
             print(_columns(_cells(row)), flush=True)
+    about["load_after"] = os.getloadavg()[0]
     _write(args.json, {**about, "rows": [row.as_json() for row in rows]})
     return 0
 
@@ -189,7 +191,8 @@ def _heading(about: dict[str, Any]) -> str:
     ratio = f"; ratio: our median over that of {about['against']}" if about["against"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
-        f"{about['model']} on {about['device']} ({about['cores']} cores of the host); {versions}\n"
+        f"{about['model']} on {about['device']} ({about['cores']} cores of the host, load "
+        f"{about['load']:.1f}); {versions}\n"
         f"{about['runs']} runs in turn after {1 + about['warm_up']} that do not count; "
         f"{floor}{ratio}"
     )
@@ -226,7 +229,7 @@ def _everything(args: Everything) -> int:
         "versions": _versions(),
     }
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    print(f"{args.model}, {args.dtype}, on {about['device']}; {versions}")
+    print(f"{args.model}, {args.dtype}, on {about['device']}, load {about['load']:.1f}; {versions}")
     results = []
     for path, picture in zip(args.pictures, album, strict=True):
         result = bench_everything.measure(generator, picture, runs=runs)
@@ -283,7 +286,13 @@ def _machine() -> dict[str, Any]:
         "devices": jax.device_count(),
         "data_sheet": None if sheet is None else sheet.name,
         "cores": rivals.cores(),
+        "load": os.getloadavg()[0],  # of the last minute: above the cores, times are too long
     }
+
+
+def _torch_threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.get_num_threads()
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,9 @@ back a callable, or an object with any of these (B pictures, Q boxes each, px =
   which takes what `encode` gave for one picture. They get what `rival.put(array)` made of each
   array, which is not timed: where it has `put`, that brings an array to its device.
 
-PyTorch gets as many threads as there are cores, and on a GPU TF32 where ours uses it.
+PyTorch gets as many threads as there are cores, or what OMP_NUM_THREADS says; and on a GPU TF32
+where ours uses it. On a machine with other work try OMP_NUM_THREADS=1, too: its threads wait for
+each other at the end of every operation, so that one without a core makes all of them slow.
 """
 
 import dataclasses
@@ -76,11 +78,12 @@ def load(name: str, sam: Sam) -> Rival:
 
 
 def give_torch_its_share(sam: Sam) -> None:
-    """Where PyTorch is loaded: as many threads as JAX has, and TF32 where JAX uses it."""
+    """Where PyTorch is loaded: a thread for each core, and TF32 where JAX uses it."""
     torch = sys.modules.get("torch")
     if torch is None:
         return
-    torch.set_num_threads(cores())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
     if torch.cuda.is_available():
         plain = sam.model.compute.precision == "default"
         torch.set_float32_matmul_precision("high" if plain else "highest")

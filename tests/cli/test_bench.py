@@ -32,7 +32,7 @@ def test_predict_writes_all_that_it_measures(tmp_path: Path, toy: str, capsys):
     report, printed = json.loads(file.read_text()), capsys.readouterr().out
     assert {
         "command", "model", "against", "runs", "warm_up", "device", "platform", "devices",
-        "data_sheet", "cores", "versions", "rows",
+        "data_sheet", "cores", "load", "load_after", "torch_threads", "versions", "rows",
     } == set(report)  # fmt: skip
     assert {"python", "esam_jax", "jax", "jaxlib", "numpy"} <= set(report["versions"])
     assert (report["platform"], report["data_sheet"], report["runs"]) == ("cpu", None, 2)
