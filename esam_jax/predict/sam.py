@@ -83,7 +83,7 @@ class Sam:
             single=single,
         )
 
-    def decode(self, embedding: Embedding, prompts: Any, *, multimask: bool = True) -> Any:
+    def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
         """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
 
         prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
@@ -91,6 +91,10 @@ class Sam:
         Everything is checked before anything is computed; PromptError says what is wrong.
         DeviceMemoryError tells what helps when the device is full.
         """
+        if not isinstance(embedding, Embedding):
+            raise PromptError(
+                f"embedding is a {type(embedding).__name__}, but must be what encode gives"
+            )
         lists = [prompts] if embedding.single else prompts
         self._check(embedding, lists)
         if not multimask and "decoder/single_mask" in self.untrained:

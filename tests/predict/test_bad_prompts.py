@@ -191,3 +191,9 @@ def test_f34_more_points_than_a_checkpoint_has_are_refused():
     embedding = sam.encode(nano.picture(HEIGHT, WIDTH))
     with pytest.raises(PromptError, match=r"^points takes 7 slots"):
         sam.decode(embedding, [esam_jax.Prompt(points=POINT * 7)])
+
+
+@pytest.mark.parametrize("embedding", [None, np.zeros((1, 8, 8, 64), np.float32), "features"])
+def test_f34_what_is_no_embedding_is_refused_by_name(sam: esam_jax.Sam, embedding: Any):
+    with pytest.raises(PromptError, match=r"^embedding is a "):
+        sam.decode(embedding, [esam_jax.Prompt(points=POINT)])
