@@ -26,6 +26,7 @@ from esam_jax.predict.sam import Sam, check_picture
 
 _PIXELS_AT_ONCE = 2**22  # of full-size logits: 16 MB, which a CPU keeps near
 _ON_ACCELERATOR = 2**26
+_LOW_RES_AT_ONCE = 64
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _STABILITY_RULES = ("full_size", "low_res")
 Record = dict[str, Any]
@@ -81,6 +82,25 @@ class AutomaticMaskGenerator:
         rules: str = "segment_anything",
     ) -> None:
         """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
+        for name, value, least in (
+            ("points_per_side", points_per_side, 1),
+            ("points_per_batch", points_per_batch, 1),
+            ("crop_n_layers", crop_n_layers, 0),
+            ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
+        ):
+            if value is not None and (not isinstance(value, int | np.integer) or value < least):
+                raise PromptError(f"{name} is {value!r}, but must be a whole number from {least}")
+        for name, value in (
+            ("pred_iou_thresh", pred_iou_thresh),
+            ("stability_score_thresh", stability_score_thresh),
+            ("stability_score_offset", stability_score_offset),
+            ("box_nms_thresh", box_nms_thresh),
+            ("crop_nms_thresh", crop_nms_thresh),
+            ("crop_overlap_ratio", crop_overlap_ratio),
+            ("min_mask_region_area", min_mask_region_area),
+        ):
+            if not np.isfinite(value):
+                raise PromptError(f"{name} is {value!r}, but must be a finite number")
         if (points_per_side is None) == (point_grids is None):
             raise PromptError("give points_per_side or point_grids: exactly one of them")
         if output_mode not in _MODES:
@@ -91,8 +111,6 @@ class AutomaticMaskGenerator:
             )
         if rules not in PRESETS:
             raise PromptError(f"rules is {rules!r}, but must be one of {tuple(PRESETS)}")
-        if points_per_batch < 1:
-            raise PromptError(f"points_per_batch is {points_per_batch}, but must be at least 1")
         if point_grids is not None:
             self.point_grids = [_checked_grid(grid) for grid in point_grids]
             if len(self.point_grids) <= crop_n_layers:
@@ -201,21 +219,20 @@ class AutomaticMaskGenerator:
         width: int,
     ) -> Candidates:
         """The candidates of some clicks that pass every test, in the frame of the crop."""
-        answer = self.model.decode(embedding, [Prompt(points=[point]) for point in points])
-        logits, scores = answer.low_res, answer.scores
-        if self.rules == "efficientsam":
-            # The first of equal ones, as in the original.
-            best = scores.argmax(axis=1)[:, None]
-            scores = np.take_along_axis(scores, best, axis=1)
-            logits = np.take_along_axis(logits, best[..., None, None], axis=1)
+        prompts = [Prompt(points=[point]) for point in points]
+        logits, scores = self.model.candidates(embedding, prompts)
         Q, M = scores.shape
         found = Candidates(
             logits=logits.reshape(Q * M, *logits.shape[2:]),
+            rows=np.arange(Q * M),
             scores=scores.reshape(-1),
             points=np.repeat(points, M, axis=0),
             stability=np.zeros(Q * M, np.float32),
             boxes=np.zeros((Q * M, 4), np.int32),
         )
+        if self.rules == "efficientsam":
+            # The first of equal ones, as in the original.
+            found = found.only(np.arange(Q) * M + scores.argmax(axis=1))
         if self.pred_iou_thresh > 0:
             found = found.only(found.scores > np.float32(self.pred_iou_thresh))
         if self.stability_rule == "low_res":
@@ -224,7 +241,7 @@ class AutomaticMaskGenerator:
         else:
             stability, boxes = self._measured(found, crop)
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
-        return found.only(~grids.cut_by_crop(found.boxes, crop, height, width))
+        return found.only(~grids.cut_by_crop(found.boxes, crop, height, width)).fetched()
 
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
@@ -235,12 +252,13 @@ class AutomaticMaskGenerator:
 
     def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " N"]:
         """Stability on the part of the decoder's logits that lies on the picture."""
-        rows, columns = frames.valid(*_size(crop), self.model.config)
-        logits = found.logits[:, :rows, :columns]
-        with np.errstate(invalid="ignore"):
-            high = (logits > candidates.MASK_THRESHOLD + self.stability_score_offset).sum((1, 2))
-            low = (logits > candidates.MASK_THRESHOLD - self.stability_score_offset).sum((1, 2))
-            return (high / low).astype(np.float32)
+        valid = frames.valid(*_size(crop), self.model.config)
+        offset = float(self.stability_score_offset)
+        parts = [
+            np.asarray(candidates.low_res_stability(logits, valid, offset))
+            for logits in found.in_parts(_LOW_RES_AT_ONCE)
+        ]
+        return np.concatenate([np.zeros(0, np.float32), *parts])[: len(found)]
 
     def _measured(
         self, found: Candidates, crop: Int[np.ndarray, " 4"]
@@ -250,7 +268,7 @@ class AutomaticMaskGenerator:
             candidates.measure(
                 enlarged, offset=float(self.stability_score_offset), rules=self.rules
             )
-            for enlarged in self._in_parts(found.logits, crop)
+            for enlarged in self._in_parts(found, crop)
         )
         stability, boxes = zip(*measured, strict=True) if len(found) else ((), ())
         return (
@@ -262,7 +280,7 @@ class AutomaticMaskGenerator:
         self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
     ) -> list[Int[np.ndarray, " L"]]:
         """Run lengths of each in the whole picture."""
-        parts = self._in_parts(found.logits, crop)
+        parts = self._in_parts(found, crop)
         x, y = crop[:2].tolist()
         runs = [
             each
@@ -274,23 +292,18 @@ class AutomaticMaskGenerator:
         return runs[: len(found)]
 
     def _in_parts(
-        self, logits: Float[np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
+        self, found: Candidates, crop: Int[np.ndarray, " 4"]
     ) -> Iterator[Float[Array, "N H W"]]:
-        """All of them at full size, a few at a time; the last part is filled up with copies.
-
-        Always the same number, so that one program is compiled for a size of crop.
-        """
+        """All of them at full size, as many at a time as may be; the last are copies."""
         height, width = _size(crop)
         most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
         at_once = 1 << max(0, (most // (height * width)).bit_length() - 1)
         at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length(), 16)
-        for first in range(0, len(logits), at_once):
-            part = logits[first : first + at_once]
-            padded = np.concatenate([part, np.repeat(part[:1], at_once - len(part), axis=0)])
-            yield self._enlarged(padded, crop)
+        for logits in found.in_parts(at_once):
+            yield self._enlarged(logits, crop)
 
     def _enlarged(
-        self, logits: Float[np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
+        self, logits: Float[Array | np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
     ) -> Float[Array, "N H W"]:
         return frames.to_original(logits, *_size(crop), self.model.config)
 
@@ -326,7 +339,13 @@ def _size(crop: Int[np.ndarray, " 4"]) -> tuple[int, int]:
 
 
 def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
-    array = np.asarray(grid, np.float64)
+    rule = "point_grids must hold arrays [N, 2] of (x, y), each from 0 to below 1"
+    try:
+        array = np.asarray(grid, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{rule} ({error})") from error
     if array.ndim != 2 or array.shape[1] != 2 or not ((array >= 0) & (array < 1)).all():
-        raise PromptError("point_grids must hold arrays [N, 2] of (x, y), each from 0 to below 1")
+        raise PromptError(rule)
+    if not len(array):
+        raise PromptError("point_grids has an empty grid: give at least one point")
     return array

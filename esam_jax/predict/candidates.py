@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -16,9 +16,14 @@ MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Masks of one crop that may still fall: logits at the decoder's size, frame of the crop."""
+    """Masks of one crop that may still fall, in the frame of the crop.
 
-    logits: Float[np.ndarray, "N h w"]
+    The logits of each, at the decoder's size, are the row `rows[i]` of `logits`, which stay on the
+    device until most masks have fallen: see `fetched`.
+    """
+
+    logits: Float[Array | np.ndarray, "X h w"]
+    rows: Int[np.ndarray, " N"]
     scores: Float[np.ndarray, " N"]
     points: Float[np.ndarray, "N 2"]
     stability: Float[np.ndarray, " N"]
@@ -29,17 +34,38 @@ class Candidates:
 
     def only(self, keep: Bool[np.ndarray, " N"] | Int[np.ndarray, " K"]) -> "Candidates":
         """Those for which `keep` is true, or those at the places `keep`."""
-        return Candidates(*(getattr(self, field.name)[keep] for field in _fields()))
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
+
+    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} h w"]]:
+        """All logits, `size` at a time; the last part is filled up with copies.
+
+        Always the same number, so that one program is compiled for it.
+        """
+        for first in range(0, len(self), size):
+            rows = self.rows[first : first + size]
+            rows = np.pad(rows, (0, size - len(rows)), mode="edge")
+            # Of what is on the host, these rows alone are to go to the device.
+            on_host = isinstance(self.logits, np.ndarray)
+            yield self.logits[rows] if on_host else _take(self.logits, rows)
+
+    def fetched(self) -> "Candidates":
+        """The same, with their own logits alone, on the host."""
+        size = 1 << max(0, len(self) - 1).bit_length()
+        parts = [np.asarray(part) for part in self.in_parts(size)]
+        none = np.zeros((0, *self.logits.shape[1:]), np.float32)
+        logits = np.concatenate([none, *parts])[: len(self)]
+        return dataclasses.replace(self, logits=logits, rows=np.arange(len(self)))
 
     @staticmethod
     def joined(parts: "list[Candidates]") -> "Candidates":
-        """All of them, in order."""
-        names = [field.name for field in _fields()]
-        return Candidates(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+        """All of them, in order; each `fetched`."""
+        names = [field.name for field in dataclasses.fields(Candidates)]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return Candidates(**columns | {"rows": np.arange(len(columns["rows"]))})
 
 
-def _fields() -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(Candidates)
+_BY_MASK = ("rows", "scores", "points", "stability", "boxes")
+_take = jax.jit(lambda logits, rows: logits[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +86,15 @@ def measure(
 ) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
     stable = selection.stability(logits, MASK_THRESHOLD, offset)
     return stable, selection.boxes(_inside(logits, rules))
+
+
+@functools.partial(jax.jit, static_argnames=("valid", "offset"))
+def low_res_stability(
+    logits: Float[Array, "N h w"], valid: tuple[int, int], offset: float
+) -> Float[Array, " N"]:
+    """Stability on the first rows and columns of the decoder's logits."""
+    rows, columns = valid
+    return selection.stability(logits[:, :rows, :columns], MASK_THRESHOLD, offset)
 
 
 @functools.partial(jax.jit, static_argnames="rules")

@@ -1,7 +1,7 @@
 """A loaded model: encode a picture once, then ask for as many masks as wanted."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.struct
@@ -106,6 +106,25 @@ class Sam:
             answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
 
+    def candidates(
+        self, embedding: Embedding, prompts: Sequence[Prompt]
+    ) -> tuple[Float[Array, "Q M l l"], Float[np.ndarray, "Q M"]]:
+        """Low-resolution logits, left on the device, and scores of the candidates of one picture.
+
+        What `decode` gives, for those who throw most of it away: the logits of a thousand clicks
+        take longer to fetch than to compute.
+        """
+        self._check(embedding, [prompts])
+        with memory.advice():
+            calls = list(self._asked(embedding, [prompts], multimask=True))
+            order = np.argsort([i for asked, _, _ in calls for _, i in asked])
+            logits = jnp.concatenate([part for _, part, _ in calls])
+            scores = np.concatenate([np.asarray(part, np.float32) for _, _, part in calls])
+            # Questions of one kind, such as a grid of clicks, come back in their order.
+            if (np.diff(order) != 1).any():
+                logits, scores = logits[order], scores[order]
+            return logits, scores
+
     def _check(self, embedding: Embedding, lists: Any) -> None:
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
             raise PromptError(
@@ -128,22 +147,27 @@ class Sam:
             shape = (len(prompts), candidates if multimask else 1)
             low_res = np.empty((*shape, side, side), np.float32)
             masks.append(Masks(low_res, np.empty(shape, np.float32), *size, self.config))
+        for asked, *answer in self._asked(embedding, lists, multimask):
+            answer = (np.asarray(part, np.float32) for part in answer)
+            for (picture, i), low_res, scores in zip(asked, *answer, strict=True):
+                masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
+        return masks
+
+    def _asked(
+        self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
+    ) -> Iterator[tuple[Sequence[tuple[int, int]], Float[Array, "X M l l"], Float[Array, "X M"]]]:
+        """(picture, query) of each call of the decoder, and their logits and scores."""
         for call in queries.calls(lists, self.config, embedding.sizes):
             # One picture, the commonest case by far, is no copy.
             features = embedding.features
             features = features if len(embedding) == 1 else features[call.pictures]
-            logits, iou = _decode(
+            answer = _decode(
                 self.model, self.params, features, call.points, call.labels, call.masks
             )
             # The single mask, or the candidates: the same program gives both.
             kept = slice(1, None) if multimask else slice(0, 1)
-            logits, iou = (np.asarray(x[:, :, kept], np.float32) for x in (logits, iou))
-            queries_first = zip(
-                logits.reshape(-1, *logits.shape[2:]), iou.reshape(-1, iou.shape[2])
-            )
-            for (picture, i), (low_res, scores) in zip(call.asked, queries_first, strict=False):
-                masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
-        return masks
+            logits, iou = (x.reshape(-1, *x.shape[2:])[: len(call.asked), kept] for x in answer)
+            yield call.asked, logits, iou
 
     @property
     def _pictures_at_once(self) -> int:

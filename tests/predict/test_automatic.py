@@ -4,10 +4,10 @@ import functools
 import inspect
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_regions
@@ -35,11 +35,11 @@ class StandIn(Sam):
     def encode(self, images: Any) -> Any:
         return images.shape[:2]
 
-    def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
+    def candidates(self, embedding: Any, prompts: Any) -> Any:
         height, width = embedding
         answers = [self._one(prompt.points[0], height, width) for prompt in prompts]
         logits, scores = zip(*answers, strict=True)
-        return SimpleNamespace(low_res=np.stack(logits), scores=np.stack(scores))
+        return jnp.asarray(np.stack(logits)), np.stack(scores)
 
     def _one(self, point: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         scaled = geometry.to_model(point[None], height, width, SIDE, "pad")[0]
@@ -59,7 +59,7 @@ class OnStandIn(AutomaticMaskGenerator):
     """The stand-in answers at full size: nothing is left to enlarge."""
 
     def _enlarged(self, logits: Any, crop: Any) -> Any:
-        return logits
+        return jnp.asarray(logits)
 
 
 @pytest.mark.parametrize("case", CASES["generator"], ids=lambda case: case["name"])

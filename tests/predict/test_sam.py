@@ -58,6 +58,16 @@ def test_queries_do_not_see_each_other(name: str):
     np.testing.assert_allclose(permuted.low_res, together.low_res[order], rtol=1e-4, atol=1e-4)
 
 
+def test_candidates_are_what_decode_gives_in_the_order_of_the_prompts(name: str):
+    sam = nano.sam(name)
+    prompts = (PROMPTS * 10)[:37]
+    logits, scores = sam.candidates(embedding(name), prompts)
+    masks = sam.decode(embedding(name), prompts)
+    assert isinstance(logits, jax.Array)
+    np.testing.assert_array_equal(logits, masks.low_res)
+    np.testing.assert_array_equal(scores, masks.scores)
+
+
 def test_the_network_called_by_hand_agrees():
     """SAM's tokens of a point: the point, then "not a point"; 64/56 pixels of input per pixel."""
     sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
