@@ -16,7 +16,6 @@ import os
 import platform
 import queue
 import re
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +53,9 @@ def number(name: str) -> int:
     own = re.fullmatch(r"sa_(\d{1,15})", PurePosixPath(name).stem)
     if own:
         return int(own[1])
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+    # A name that is no UTF-8 has bytes of its own, too.
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big")
 
 
 def settle(out: Path, settings: dict[str, Any]) -> None:
@@ -154,15 +155,12 @@ class _Work:
     album: Album
     out: Path
     overlays: bool
-    _reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
         """Writes the files of a picture; the number of masks, or what is wrong with it."""
         out = self.out
         try:
-            with self._reading:  # an archive has one place that it reads from
-                data = self.album.read(name)
-            picture = pictures.decode_rgb(data)
+            picture = pictures.decode_rgb(self.album.read(name))
         except DataError as error:
             return str(error)
         records = generator.generate(picture)
@@ -172,7 +170,7 @@ class _Work:
                 place = _overlay_file(out, name)
                 place.parent.mkdir(exist_ok=True)
                 put(place, draw.png(overlay(picture, records)))
-            text = json.dumps(_annotations(name, picture, records))
+            text = json.dumps(_annotations(name, picture, records), allow_nan=False)
             put(_file(out, name, ".json"), text.encode())
         except OSError as error:
             raise MissingError(

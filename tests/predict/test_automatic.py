@@ -254,7 +254,12 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"stability_rule": "none"}, "stability_rule is 'none'"),
         ({"rules": "none"}, "rules is 'none'"),
         ({"points_per_batch": 0}, "points_per_batch is 0"),
-        ({"points_per_side": 0}, "points_per_side"),
+        ({"points_per_side": 0}, "points_per_side is 0"),
+        ({"crop_n_layers": -1}, "crop_n_layers is -1"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor is 0"),
+        ({"crop_overlap_ratio": np.nan}, "crop_overlap_ratio is nan"),
+        ({"pred_iou_thresh": np.nan}, "pred_iou_thresh is nan"),
+        ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "empty grid"),
         ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),
         (
             {"points_per_side": None, "point_grids": [np.zeros((2, 2))], "crop_n_layers": 1},
