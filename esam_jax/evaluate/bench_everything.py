@@ -25,7 +25,7 @@ PARTS: tuple[Part, ...] = ("encoder", "decoder", "selection", "run lengths")
 # that they need, suppression, small regions.
 _WATCHED: tuple[tuple[Part, Any, str], ...] = (
     ("encoder", Sam, "encode"),
-    ("decoder", Sam, "decode"),
+    ("decoder", Sam, "candidates"),
     ("run lengths", AutomaticMaskGenerator, "_runs"),
     ("run lengths", regions, "compress"),
 )
@@ -96,10 +96,11 @@ class _Watch:
         def timed(*args: Any, **options: Any) -> Any:
             begin = time.perf_counter()
             value = call(*args, **options)
-            jax.block_until_ready(getattr(value, "__dict__", value))
+            jax.block_until_ready(value)
             self.seconds[part] += time.perf_counter() - begin
             if part == "decoder":
-                self.clicks += len(value.scores)
+                _, scores = value
+                self.clicks += len(scores)
             return value
 
         return timed
