@@ -5,8 +5,7 @@
 - `xla`: plain batched products, with the whole N x S score matrix;
 - `chunked`: the same in a loop over 256 queries at a time, so that no N x S matrix is stored.
   Images and heads stay batch axes, so that splitting them over devices needs no communication;
-  on a CPU they are looped over as well, since its cache holds the scores of one head and few
-  queries;
+  on a CPU they are looped over as well, for its caches hold the scores of one head and no more;
 - `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
 """
 
@@ -28,7 +27,7 @@ from esam_jax.ops import positions
 Impl = Literal["xla", "chunked", "cudnn"]
 
 PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
-CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 128
+CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
 
 # (backend, widest head of its cuDNN kernel) of the machine that is compiled for, when not this one.
 _TARGET: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
@@ -112,7 +111,8 @@ def attend(
     if chosen == "cudnn":
         return _cudnn(q, k, v, factor)
     # Scaling the N x K queries is cheaper than scaling the N x S scores.
-    q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, k, v))
+    q, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, v))
+    k = jnp.moveaxis(k, -3, -1)  # as the products take it: turned once, not in every chunk
     if chosen == "chunked":
         out = (_by_head if backend == "cpu" else _chunked)(q, k, v, precision)
     else:
@@ -122,51 +122,61 @@ def attend(
 
 def _plain(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... S K"],
+    k: Float[Array, "... K S"],
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
     bias: Float[Array, "A N S"] | None = None,
     seen: Bool[Array, "... S"] | None = None,
+    *,
+    stored: bool = False,
 ) -> Float[Array, "... N C"]:
     product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
-    scores = product(q, jnp.swapaxes(k, -1, -2))
+    scores = product(q, k)
     scores = scores if bias is None else scores + bias
     if seen is not None:
         scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
     top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
+    if stored:  # else XLA takes every exponential twice, for the product and for the sum
+        weights = lax.optimization_barrier(weights)
+        total = product(weights, jnp.ones((weights.shape[-1], 1)))  # faster there than a sum
+    else:
+        total = weights.sum(-1, keepdims=True)
     # Divide after the product with v: N x C numbers instead of N x S.
-    out = product(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+    out = product(weights.astype(v.dtype), v) / total
     return out.astype(v.dtype)
 
 
 def _chunked(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... S K"],
+    k: Float[Array, "... K S"],
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
+    *,
     most: int = CHUNK_QUERIES,
+    stored: bool = False,
 ) -> Float[Array, "... N C"]:
     tokens = q.shape[-2]
     chunk = min(most, tokens)
     padding = [(0, 0)] * (q.ndim - 2) + [(0, -tokens % chunk), (0, 0)]
     chunks = einops.rearrange(jnp.pad(q, padding), "... (n c) k -> n ... c k", c=chunk)
     # Without the checkpoint, differentiation would store every chunk's scores: the matrix again.
-    one = jax.checkpoint(lambda q_chunk: _plain(q_chunk, k, v, precision))
+    one = jax.checkpoint(lambda q_chunk: _plain(q_chunk, k, v, precision, stored=stored))
     out = einops.rearrange(lax.map(one, chunks), "n ... c j -> ... (n c) j")
     return out[..., :tokens, :]
 
 
 def _by_head(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... S K"],
+    k: Float[Array, "... K S"],
     v: Float[Array, "... S C"],
     precision: lax.PrecisionLike,
 ) -> Float[Array, "... N C"]:
     lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2])
     each = [jnp.broadcast_to(x, lead + x.shape[-2:]) for x in (q, k, v)]
     heads = [x.reshape(-1, *x.shape[-2:]) for x in each]
-    out = lax.map(lambda head: _chunked(*head, precision, CPU_CHUNK_QUERIES), heads)
+    one = functools.partial(_chunked, precision=precision, most=CPU_CHUNK_QUERIES, stored=True)
+    out = lax.map(lambda head: one(*head), heads)
     return out.reshape(*lead, *out.shape[-2:])
 
 

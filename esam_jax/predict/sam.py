@@ -164,6 +164,9 @@ class Sam:
             answer = _decode(
                 self.model, self.params, features, call.points, call.labels, call.masks
             )
+            if jax.default_backend() == "cpu":
+                # It would begin the next call beside this one, and need room for both.
+                jax.block_until_ready(answer)
             # The single mask, or the candidates: the same program gives both.
             kept = slice(1, None) if multimask else slice(0, 1)
             logits, iou = (x.reshape(-1, *x.shape[2:])[: len(call.asked), kept] for x in answer)

@@ -121,7 +121,7 @@ def test_gradients_agree_between_implementations(backend):
 
 
 def test_chunks_store_no_score_matrix(backend):
-    tokens = 2048
+    tokens = 8192
     x = jax.ShapeDtypeStruct((1, tokens, 1, 8), jnp.float32)
 
     def loss(impl, x):
