@@ -8,9 +8,10 @@ L labels or layers  X any leading shape
 
 Point labels, everywhere inside the package: -1 padding, 0 background, 1 foreground,
 2 top-left box corner, 3 bottom-right box corner; -2 nothing, a slot that nothing attends to and
-that only fills a fixed shape (padding is a token of the originals, and is seen). Coordinates are (x, y), in pixels of the frame
-that the docstring names; the centre of the top-left pixel is (0, 0) + 0.5 only inside the
-position code (SAM adds the half pixel there).
+that only fills a fixed shape (padding is a token of the originals, and is seen).
+
+Coordinates are (x, y), in pixels of the frame that the docstring names; the centre of the top-left
+pixel is (0, 0) + 0.5 only inside the position code (SAM adds the half pixel there).
 """
 
 from collections.abc import Mapping

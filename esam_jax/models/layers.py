@@ -8,7 +8,6 @@ A.1, after the original ViT). Query, key and value each get their own kernel, as
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float

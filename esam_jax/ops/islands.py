@@ -83,9 +83,7 @@ def _joined(
     return sparse.csgraph.connected_components(touching, directed=False)[1]
 
 
-def _flipped(
-    runs: Runs, starts: Int[np.ndarray, " K"], ends: Int[np.ndarray, " K"]
-) -> Runs:
+def _flipped(runs: Runs, starts: Int[np.ndarray, " K"], ends: Int[np.ndarray, " K"]) -> Runs:
     """The runs with inside and outside exchanged on some pieces that do not overlap."""
     pixels = int(runs.sum())
     turns = np.concatenate([np.cumsum(runs, dtype=np.int64)[:-1], starts, ends])

@@ -223,8 +223,8 @@ class AutomaticMaskGenerator:
         logits, scores = self.model.candidates(embedding, prompts)
         Q, M = scores.shape
         found = Candidates(
-            logits=logits.reshape(Q * M, *logits.shape[2:]),
-            rows=np.arange(Q * M),
+            logits=(logits.reshape(Q * M, *logits.shape[2:]),),
+            rows=candidates.first_rows(Q * M),
             scores=scores.reshape(-1),
             points=np.repeat(points, M, axis=0),
             stability=np.zeros(Q * M, np.float32),

@@ -18,12 +18,12 @@ MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 class Candidates:
     """Masks of one crop that may still fall, in the frame of the crop.
 
-    The logits of each, at the decoder's size, are the row `rows[i]` of `logits`, which stay on the
-    device until most masks have fallen: see `fetched`.
+    The logits of each, at the decoder's size, are row `rows[i, 1]` of `logits[rows[i, 0]]`. They
+    stay on the device until most masks have fallen (see `fetched`), and are never copied together.
     """
 
-    logits: Float[Array | np.ndarray, "X h w"]
-    rows: Int[np.ndarray, " N"]
+    logits: tuple[Float[Array | np.ndarray, "_ h w"], ...]
+    rows: Int[np.ndarray, "N 2"]
     scores: Float[np.ndarray, " N"]
     points: Float[np.ndarray, "N 2"]
     stability: Float[np.ndarray, " N"]
@@ -43,28 +43,42 @@ class Candidates:
         """
         for first in range(0, len(self), size):
             rows = self.rows[first : first + size]
-            rows = np.pad(rows, (0, size - len(rows)), mode="edge")
-            # Of what is on the host, these rows alone are to go to the device.
-            on_host = isinstance(self.logits, np.ndarray)
-            yield self.logits[rows] if on_host else _take(self.logits, rows)
+            rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
+            if isinstance(self.logits[0], np.ndarray):
+                # Of what is on the host, these rows alone are to go to the device.
+                yield np.stack([self.logits[part][row] for part, row in rows])
+            else:
+                yield _take(self.logits[0], rows[:, 1])
 
     def fetched(self) -> "Candidates":
         """The same, with their own logits alone, on the host."""
         size = 1 << max(0, len(self) - 1).bit_length()
-        parts = [np.asarray(part) for part in self.in_parts(size)]
-        none = np.zeros((0, *self.logits.shape[1:]), np.float32)
-        logits = np.concatenate([none, *parts])[: len(self)]
-        return dataclasses.replace(self, logits=logits, rows=np.arange(len(self)))
+        logits = np.zeros((len(self), *self.logits[0].shape[1:]), np.float32)
+        for part in self.in_parts(size):
+            logits[:] = np.asarray(part)[: len(self)]
+        return dataclasses.replace(self, logits=(logits,), rows=first_rows(len(self)))
 
     @staticmethod
     def joined(parts: "list[Candidates]") -> "Candidates":
         """All of them, in order; each `fetched`."""
-        names = [field.name for field in dataclasses.fields(Candidates)]
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return Candidates(**columns | {"rows": np.arange(len(columns["rows"]))})
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_MASK
+        }
+        which = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        columns["rows"] = np.stack([which, columns["rows"][:, 1]], axis=1)
+        return Candidates(
+            logits=tuple(logits for part in parts for logits in part.logits), **columns
+        )
 
 
 _BY_MASK = ("rows", "scores", "points", "stability", "boxes")
+
+
+def first_rows(count: int) -> Int[np.ndarray, "N 2"]:
+    """The first `count` rows of the first logits."""
+    return np.stack([np.zeros(count, int), np.arange(count)], axis=1)
+
+
 _take = jax.jit(lambda logits, rows: logits[rows])
 
 
