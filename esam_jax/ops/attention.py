@@ -28,6 +28,7 @@ Impl = Literal["xla", "chunked", "cudnn"]
 
 PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
 CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
+SMALL_SCORE = 60.0  # exp(60) is 1e26: a million of them are far from the end of float32
 
 # (backend, widest head of its cuDNN kernel) of the machine that is compiled for, when not this one.
 _TARGET: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
@@ -135,7 +136,7 @@ def _plain(
     scores = scores if bias is None else scores + bias
     if seen is not None:
         scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
-    top = lax.stop_gradient(scores.max(-1, keepdims=True))
+    top = lax.stop_gradient(_shift(q, k, scores) if stored else scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
     if stored:  # else XLA takes every exponential twice, for the product and for the sum
         weights = lax.optimization_barrier(weights)
@@ -145,6 +146,22 @@ def _plain(
     # Divide after the product with v: N x C numbers instead of N x S.
     out = product(weights.astype(v.dtype), v) / total
     return out.astype(v.dtype)
+
+
+def _shift(
+    q: Float[Array, "N K"], k: Float[Array, "K S"], scores: Float[Array, "N S"]
+) -> Float[Array, "N 1"]:
+    """What to take off the scores: the largest of each row, or nothing when all are small.
+
+    A softmax needs no shift while its exponentials stay in range, and |q . k| <= |q| |k| tells that
+    without a look at every score.
+    """
+    longest = [
+        jnp.sqrt((x.astype(jnp.float32) ** 2).sum(axis).max()) for x, axis in ((q, 1), (k, 0))
+    ]
+    small = longest[0] * longest[1] < SMALL_SCORE
+    none = jnp.zeros((len(q), 1), scores.dtype)
+    return lax.cond(small, lambda x: none, lambda x: x.max(1, keepdims=True), scores)
 
 
 def _chunked(

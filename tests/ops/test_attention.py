@@ -101,9 +101,14 @@ def test_leading_axes_broadcast(impl, backend):
         np.testing.assert_allclose(found, slow_attention(q, k, k, 0.5), atol=2e-6)
 
 
-def test_large_scores_do_not_overflow():
-    q = jnp.full((1, 2, 1, 2), 1e4)
-    np.testing.assert_allclose(attention.attend(q, q, q), q)
+@pytest.mark.parametrize("impl", ["xla", "chunked"])
+@pytest.mark.parametrize("size", [1.0, 7.0, 1e4])  # of which a CPU shifts the scores of all but one
+def test_large_scores_do_not_overflow(impl, size, backend):
+    q = jnp.full((1, 2, 1, 2), size)
+    np.testing.assert_allclose(attention.attend(q, q, q, impl=impl), q, rtol=1e-6)
+    keys = jnp.concatenate([q, -q, 0 * q], axis=1)
+    expected = slow_attention(q, keys, keys, 2**-0.5)
+    np.testing.assert_allclose(attention.attend(q, keys, keys, impl=impl), expected, rtol=1e-5)
 
 
 def test_gradients_agree_between_implementations(backend):
