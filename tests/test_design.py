@@ -14,7 +14,7 @@ from esam_jax import config
 PACKAGE = pathlib.Path(config.__file__).parent
 ORDER = (
     "errors", "typing", "config", "ops", "accelerators", "sharding", "data", "models", "convert",
-    "tasks", "predict", "evaluate", "train", "plan", "cli",
+    "compile_cache", "tasks", "predict", "evaluate", "train", "plan", "cli",
 )  # fmt: skip
 CONFIG_FIELDS = 150
 

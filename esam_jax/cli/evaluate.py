@@ -7,7 +7,8 @@ from typing import Literal
 
 import tyro
 
-from esam_jax.cli import arguments, compile_cache
+from esam_jax import compile_cache
+from esam_jax.cli import arguments
 from esam_jax.convert import source as models
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError

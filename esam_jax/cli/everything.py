@@ -15,7 +15,8 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from esam_jax.cli import arguments, compile_cache
+from esam_jax import compile_cache
+from esam_jax.cli import arguments
 from esam_jax.convert import source as models
 from esam_jax.data import albums
 from esam_jax.errors import ConfigError, DataError

@@ -5,7 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax.cli import arguments, compile_cache
+from esam_jax import compile_cache
+from esam_jax.cli import arguments
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from esam_jax.cli import arguments, compile_cache
+from esam_jax import compile_cache
+from esam_jax.cli import arguments
 from esam_jax.convert import source as models
 from esam_jax.data import pictures
 from esam_jax.errors import MissingError, PromptError

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import configs
-from esam_jax.cli import arguments, compile_cache
+from esam_jax import compile_cache
+from esam_jax.cli import arguments
 from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
 from esam_jax.errors import ConfigError, EsamError
 

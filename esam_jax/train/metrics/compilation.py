@@ -1,4 +1,4 @@
-"""Whether JAX found its compiled programs in the persistent cache (cli/compile_cache.py)."""
+"""Whether JAX found its compiled programs in the persistent cache (compile_cache.py)."""
 
 import dataclasses
 

@@ -7,7 +7,8 @@ import sys
 import jax
 import pytest
 
-from esam_jax.cli import compile_cache, main
+from esam_jax import compile_cache
+from esam_jax.cli import main
 from esam_jax.errors import ConfigError
 
 
@@ -96,7 +97,7 @@ def test_folder_that_cannot_be_made(settings, tmp_path):
 
 PROGRAM = """
 import sys
-from esam_jax.cli import compile_cache
+from esam_jax import compile_cache
 compile_cache.enable()
 import jax, jax.numpy as jnp
 from esam_jax.train.metrics import compilation
