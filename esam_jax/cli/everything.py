@@ -38,7 +38,7 @@ class Everything:
     format: Literal["sa1b", "coco"] = "sa1b"
     """coco writes instances.json of all pictures, too."""
     overlays: bool = False
-    """Draw the masks of each picture, and a sheet of all; a single picture's always are drawn."""
+    """Draw the masks of each picture done now, and a sheet of the first 60; one alone always is."""
     part: str = "0/1"
     """I/N: of N hosts that share the work, this is host I, from 0."""
     preset: Literal["segment_anything", "efficientsam"] = "segment_anything"

@@ -109,7 +109,9 @@ def _archive(path: Path, archive: tarfile.TarFile) -> Album:
     if left_out:
         told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         warnings.warn(f"{path}: not read are {told}", UserWarning, stacklevel=3)
-    return Album(tuple(sorted(members)), read, left_out)
+    # As they lie: a compressed archive can only go back by unpacking from its start.
+    names = sorted(members, key=lambda name: members[name].offset)
+    return Album(tuple(names), read, left_out)
 
 
 def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mapping[str, int]]:

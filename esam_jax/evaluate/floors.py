@@ -59,7 +59,10 @@ def decoder(config: SamConfig, sheet: Accelerator, prompts: int, points: int = 2
 
 
 def whole(config: SamConfig, sheet: Accelerator, prompts: int) -> float:
-    """Seconds a picture: encoder, decoder, and the candidates' logits at full size in float32."""
+    """Seconds a picture: encoder, decoder, and the candidates at full size.
+
+    These count as float32 logits, although a program that fuses the threshold writes less.
+    """
     masks = prompts * (config.decoder.mask_tokens - 1)
     enlarging = 4 * masks * config.image_px**2 / sheet.bandwidth
     return encoder(config, sheet) + decoder(config, sheet, prompts) + enlarging

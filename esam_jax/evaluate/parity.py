@@ -104,10 +104,11 @@ def against_transformers(file: ModelFile) -> Report:
         )
         with torch.no_grad():
             answer = theirs(image_embeddings=expected, multimask_output=True, **inputs)
-        logits, iou = _apply(
+        all_masks = _apply(
             ours, params, "decode", jnp.asarray(expected.numpy().transpose(0, 2, 3, 1)),
             *(_slots(points, labels) if asked == "points" else _corners(box)),
         )  # fmt: skip
+        logits, iou = (each[:, :, 1:] for each in all_masks)
         pairs.append(("low-res masks", logits, answer.pred_masks.numpy()))
         pairs.append(("IoU", iou, answer.iou_scores.numpy()))
         masks = [

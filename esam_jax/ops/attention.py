@@ -5,7 +5,8 @@
 - `xla`: plain batched products, with the whole N x S score matrix;
 - `chunked`: the same in a loop over 256 queries at a time, so that no N x S matrix is stored.
   Images and heads stay batch axes, so that splitting them over devices needs no communication;
-  on a CPU they are looped over as well, for its caches hold the scores of one head and no more;
+  on a CPU alone they are looped over as well, for its caches hold the scores of one head and no
+  more;
 - `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
 """
 
@@ -28,18 +29,18 @@ Impl = Literal["xla", "chunked", "cudnn"]
 
 PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
 CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
-SMALL_SCORE = 60.0  # exp(60) is 1e26: a million of them are far from the end of float32
+SMALL_SCORE = 30.0  # exp(30) is 1e13; a derivative squares the sum of S of them
 
-# (backend, widest head of its cuDNN kernel) of the machine that is compiled for, when not this one.
-_TARGET: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
+# (backend, widest head of its cuDNN kernel, devices) of a machine that is compiled for elsewhere.
+_TARGET: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.ContextVar(
     "target", default=None
 )
 
 
 @contextlib.contextmanager
-def target(backend: str, max_head_dim: int = 128) -> Iterator[None]:
+def target(backend: str, max_head_dim: int = 128, devices: int = 1) -> Iterator[None]:
     """Within it, `attend` chooses as it would on that backend, which need not be there."""
-    token = _TARGET.set((backend, max_head_dim))
+    token = _TARGET.set((backend, max_head_dim, devices))
     try:
         yield
     finally:
@@ -98,7 +99,7 @@ def attend(
     """
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
-    backend, max_head_dim = _TARGET.get() or _here()
+    backend, max_head_dim, devices = _TARGET.get() or _here()
     chosen = choose(
         impl,
         backend=backend,
@@ -115,7 +116,8 @@ def attend(
     q, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, v))
     k = jnp.moveaxis(k, -3, -1)  # as the products take it: turned once, not in every chunk
     if chosen == "chunked":
-        out = (_by_head if backend == "cpu" else _chunked)(q, k, v, precision)
+        alone = backend == "cpu" and devices == 1  # a loop over heads cannot be split
+        out = (_by_head if alone else _chunked)(q, k, v, precision)
     else:
         out = _plain(q, k, v, precision, bias, seen)
     return jnp.swapaxes(out, -2, -3)
@@ -136,7 +138,10 @@ def _plain(
     scores = scores if bias is None else scores + bias
     if seen is not None:
         scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
-    top = lax.stop_gradient(_shift(q, k, scores) if stored else scores.max(-1, keepdims=True))
+    if stored:
+        top = _shift(*(lax.stop_gradient(x) for x in (q, k, scores)))
+    else:
+        top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
     if stored:  # else XLA takes every exponential twice, for the product and for the sum
         weights = lax.optimization_barrier(weights)
@@ -217,10 +222,10 @@ def _cudnn(
     return out[..., :value_width].reshape(*lead, *out.shape[1:-1], value_width)
 
 
-def _here() -> tuple[str, int]:
+def _here() -> tuple[str, int, int]:
     backend = jax.default_backend()
     hopper = backend == "gpu" and float(jax.local_devices()[0].compute_capability) >= 9.0
-    return backend, 256 if hopper else 128
+    return backend, 256 if hopper else 128, jax.device_count()
 
 
 # ------------------------------------------------------------------------ relative positions

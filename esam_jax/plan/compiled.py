@@ -107,7 +107,7 @@ def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
     if topology.platform == "cuda":
         card = topologies.CARDS[topology.kind]
         return attention.target("gpu", card.cudnn_head_dim)
-    return attention.target(topology.platform)
+    return attention.target(topology.platform, devices=topology.chips)
 
 
 def needed_bytes(message: str) -> int | None:

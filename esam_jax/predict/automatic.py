@@ -99,8 +99,13 @@ class AutomaticMaskGenerator:
             ("crop_overlap_ratio", crop_overlap_ratio),
             ("min_mask_region_area", min_mask_region_area),
         ):
-            if not np.isfinite(value):
-                raise PromptError(f"{name} is {value!r}, but must be a finite number")
+            number = isinstance(value, int | float | np.integer | np.floating)
+            if not number or not np.isfinite(value):
+                raise PromptError(f"{name} is {value!r:.80}, but must be a finite number")
+        if stability_score_offset < 0:
+            raise PromptError(
+                f"stability_score_offset is {stability_score_offset!r}, but must not be negative"
+            )
         if (points_per_side is None) == (point_grids is None):
             raise PromptError("give points_per_side or point_grids: exactly one of them")
         if output_mode not in _MODES:
@@ -298,7 +303,7 @@ class AutomaticMaskGenerator:
         height, width = _size(crop)
         most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
         at_once = 1 << max(0, (most // (height * width)).bit_length() - 1)
-        at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length(), 16)
+        at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length())
         for logits in found.in_parts(at_once):
             yield self._enlarged(logits, crop)
 

@@ -160,10 +160,12 @@ class _Work:
         """Writes the files of a picture; the number of masks, or what is wrong with it."""
         out = self.out
         try:
-            picture = pictures.decode_rgb(self.album.read(name))
-        except DataError as error:
+            data = self.album.read(name)
+            picture = pictures.decode_rgb(data)
+        except (DataError, MissingError) as error:
             return str(error)
-        records = generator.generate(picture)
+        # An empty mask is of no use, and its stability, 0 / 0, has no form in json.
+        records = [record for record in generator.generate(picture) if record["area"]]
         try:
             put(_file(out, name, ".jpg"), _jpeg(data, picture))
             if self.overlays:

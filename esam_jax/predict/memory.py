@@ -24,7 +24,8 @@ def advice() -> Iterator[None]:
     """
     try:
         yield
-    except DeviceMemoryError:
+    except DeviceMemoryError as error:
+        traceback.clear_frames(error.__traceback__)
         raise
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         said = str(error).strip() or type(error).__name__

@@ -103,9 +103,11 @@ def _cut(
     members: list[tuple[int, int]], plain: bool
 ) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
     """Members of one kind, in order of pictures, as (asked, (pictures, queries of each))."""
+    by_picture: dict[int, list[tuple[int, int]]] = {}
+    for member in members:
+        by_picture.setdefault(member[0], []).append(member)
     alone = []
-    for picture in dict.fromkeys(picture for picture, _ in members):
-        own = [member for member in members if member[0] == picture]
+    for own in by_picture.values():
         for run, size in _runs(own, (1, _SOME, LARGEST) if plain else (1, _SOME)):
             if size == 1:
                 alone += run

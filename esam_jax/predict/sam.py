@@ -14,6 +14,7 @@ from esam_jax.config import SamConfig
 from esam_jax.errors import DataError, PromptError
 from esam_jax.models import efficient_sam
 from esam_jax.predict import frames, memory, queries
+from esam_jax.predict.candidates import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import Params
@@ -53,6 +54,7 @@ class Sam:
     def config(self) -> SamConfig:
         return self.model.config
 
+    @memory.advice()
     def encode(self, images: Any) -> Embedding:
         """The image encoder's features.
 
@@ -70,19 +72,18 @@ class Sam:
             raise DataError("images is empty, but at least one picture is needed")
         for i, picture in enumerate(pictures):
             check_picture(picture, "images" if single else f"images[{i}]")
-        with memory.advice():
-            features = []
-            for chunk in _powers_of_two(pictures, self._pictures_at_once):
-                pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
-                features.append(_encode(self.model, self.params, pixels))
-            together = jnp.concatenate(features) if len(features) > 1 else features[0]
-            jax.block_until_ready(together)
+        features = []
+        for chunk in _powers_of_two(pictures, self._pictures_at_once):
+            pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
+            features.append(_encode(self.model, self.params, pixels))
+        together = jnp.concatenate(features) if len(features) > 1 else features[0]
         return Embedding(
-            features=together,
+            features=jax.block_until_ready(together),  # a full device is told here
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
             single=single,
         )
 
+    @memory.advice()
     def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
         """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
 
@@ -91,10 +92,7 @@ class Sam:
         Everything is checked before anything is computed; PromptError says what is wrong.
         DeviceMemoryError tells what helps when the device is full.
         """
-        if not isinstance(embedding, Embedding):
-            raise PromptError(
-                f"embedding is a {type(embedding).__name__}, but must be what encode gives"
-            )
+        _check_embedding(embedding)
         lists = [prompts] if embedding.single else prompts
         self._check(embedding, lists)
         if not multimask and "decoder/single_mask" in self.untrained:
@@ -102,28 +100,33 @@ class Sam:
                 "multimask is False, but this checkpoint never learned the single mask: "
                 "leave it True and take .best()"
             )
-        with memory.advice():
-            answers = self._answers(embedding, lists, multimask)
+        answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
 
+    @memory.advice()
     def candidates(
-        self, embedding: Embedding, prompts: Sequence[Prompt]
+        self, embedding: Any, prompts: Sequence[Prompt]
     ) -> tuple[Float[Array, "Q M l l"], Float[np.ndarray, "Q M"]]:
         """Low-resolution logits, left on the device, and scores of the candidates of one picture.
 
         What `decode` gives, for those who throw most of it away: the logits of a thousand clicks
         take longer to fetch than to compute.
         """
+        _check_embedding(embedding)
+        if len(embedding) != 1:
+            raise PromptError(f"embedding holds {len(embedding)} pictures, but only one is taken")
         self._check(embedding, [prompts])
-        with memory.advice():
-            calls = list(self._asked(embedding, [prompts], multimask=True))
-            order = np.argsort([i for asked, _, _ in calls for _, i in asked])
-            logits = jnp.concatenate([part for _, part, _ in calls])
-            scores = np.concatenate([np.asarray(part, np.float32) for _, _, part in calls])
-            # Questions of one kind, such as a grid of clicks, come back in their order.
-            if (np.diff(order) != 1).any():
-                logits, scores = logits[order], scores[order]
-            return logits, scores
+        calls = list(self._asked(embedding, [prompts], multimask=True))
+        order = np.argsort([i for asked, _, _ in calls for _, i in asked])
+        whole = [_first(part, len(asked)) for asked, part, _ in calls]
+        logits = jnp.concatenate(whole) if len(whole) > 1 else whole[0]
+        scores = np.concatenate(
+            [np.asarray(part, np.float32)[: len(asked)] for asked, _, part in calls]
+        )
+        # Questions of one kind, such as a grid of clicks, come back in their order.
+        if (np.diff(order) != 1).any():
+            logits, scores = logits[order], scores[order]
+        return logits, scores
 
     def _check(self, embedding: Embedding, lists: Any) -> None:
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
@@ -147,16 +150,16 @@ class Sam:
             shape = (len(prompts), candidates if multimask else 1)
             low_res = np.empty((*shape, side, side), np.float32)
             masks.append(Masks(low_res, np.empty(shape, np.float32), *size, self.config))
-        for asked, *answer in self._asked(embedding, lists, multimask):
-            answer = (np.asarray(part, np.float32) for part in answer)
-            for (picture, i), low_res, scores in zip(asked, *answer, strict=True):
+        for asked, *answer in each_behind(self._asked(embedding, lists, multimask)):
+            # What fills a call up is not asked: it is left out here.
+            for (picture, i), low_res, scores in zip(asked, *answer, strict=False):
                 masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
         return masks
 
     def _asked(
         self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
     ) -> Iterator[tuple[Sequence[tuple[int, int]], Float[Array, "X M l l"], Float[Array, "X M"]]]:
-        """(picture, query) of each call of the decoder, and their logits and scores."""
+        """(picture, query) of each call of the decoder; logits and scores of these, then copies."""
         for call in queries.calls(lists, self.config, embedding.sizes):
             # One picture, the commonest case by far, is no copy.
             features = embedding.features
@@ -169,7 +172,7 @@ class Sam:
                 jax.block_until_ready(answer)
             # The single mask, or the candidates: the same program gives both.
             kept = slice(1, None) if multimask else slice(0, 1)
-            logits, iou = (x.reshape(-1, *x.shape[2:])[: len(call.asked), kept] for x in answer)
+            logits, iou = (x.reshape(-1, *x.shape[2:])[:, kept] for x in answer)
             yield call.asked, logits, iou
 
     @property
@@ -194,6 +197,17 @@ def _decode(
     """Every mask token's, the single mask first."""
     answer: Any = model.apply({"params": params}, *arrays, method="decode")
     return answer
+
+
+def _check_embedding(embedding: Any) -> None:
+    if not isinstance(embedding, Embedding):
+        raise PromptError(
+            f"embedding is a {type(embedding).__name__}, but must be what encode gives"
+        )
+
+
+def _first(rows: Array, count: int) -> Array:
+    return rows if len(rows) == count else rows[:count]
 
 
 def check_picture(picture: Any, name: str) -> None:

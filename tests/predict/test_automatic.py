@@ -259,6 +259,7 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor is 0"),
         ({"crop_overlap_ratio": np.nan}, "crop_overlap_ratio is nan"),
         ({"pred_iou_thresh": np.nan}, "pred_iou_thresh is nan"),
+        ({"stability_score_offset": -1.0}, "stability_score_offset is -1.0"),
         ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "empty grid"),
         ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),
         (

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import weakref
+from typing import Any
 
 import jax
 import nano
@@ -115,3 +116,22 @@ def test_f36_other_errors_pass():
         raise MemoryError
     assert isinstance(told.value.__cause__, MemoryError)
     assert not isinstance(told.value.__cause__, DeviceMemoryError)
+
+
+def test_f36_no_array_of_a_failed_call_is_kept(monkeypatch: pytest.MonkeyPatch):
+    """Not even while the error is, as a notebook keeps it."""
+    sam, kept = nano.sam("sam_nano"), []
+    encode = predict_sam._encode
+
+    def full_at_last(*args: Any) -> Any:
+        if kept:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+        features = encode(*args)
+        kept.append(weakref.ref(features))
+        return features
+
+    monkeypatch.setattr(predict_sam, "_encode", full_at_last)
+    with pytest.raises(DeviceMemoryError) as told:
+        sam.encode([nano.picture(40, 56)] * 3)
+    gc.collect()
+    assert told.value is not None and kept[0]() is None

@@ -24,8 +24,10 @@ def of(tree: Any) -> dict[str, int]:
 
 
 def on_devices(tree: Any) -> dict[str, int]:
-    """The numbers as `of`, where each device reads its own pieces."""
+    """The numbers as `of`, where each device reads its own pieces; all on the same devices."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        return {}
     sums = jax.device_get(_word_sums([leaf for _, leaf in leaves]))
     return {sharding.name(path): int(total) for (path, _), total in zip(leaves, sums, strict=True)}
 
