@@ -1,5 +1,6 @@
 """Encoding once and decoding often gives what the network gives, however it is grouped."""
 
+import dataclasses
 import functools
 
 import jax
@@ -168,3 +169,12 @@ def test_a_list_of_pictures_wants_a_list_of_lists():
             sam.decode(encoded, prompts)
     with pytest.raises(PromptError, match="must be a list of Prompt"):
         sam.decode(encoded, PROMPTS[:1])
+
+
+def test_efficientsam_works_at_another_size_with_the_same_weights():
+    """The recipe of docs/inference.md."""
+    sam = nano.sam("efficientsam_nano")
+    encoder = dataclasses.replace(sam.config.encoder, image_px=96)
+    other = Sam(Network(dataclasses.replace(sam.config, encoder=encoder)), sam.params)
+    masks = other.decode(other.encode(nano.picture(HEIGHT, WIDTH)), PROMPTS[:1])
+    assert masks.low_res.shape == (1, 3, 48, 48) and masks.binary().shape == (1, 3, HEIGHT, WIDTH)
