@@ -22,6 +22,10 @@ _NAMES = {
     "mask": "mask_input",
     "multimask": "multimask_output",
 }
+_REMEDIES = {  # of `Sam`, in words that its users do not know
+    "take .best()": "take the mask with the highest score",
+    "pass Masks.low_res": "pass logits that predict gave",
+}
 
 
 class Predictor:
@@ -115,4 +119,6 @@ def _named_as_here() -> Iterator[None]:
         yield
     except PromptError as error:
         name, _, rest = str(error).partition(" ")
+        for theirs, ours in _REMEDIES.items():
+            rest = rest.replace(theirs, ours)
         raise PromptError(f"{_NAMES.get(name, name)} {rest}") from error

@@ -11,6 +11,7 @@ import esam_jax
 from esam_jax.errors import DataError, PromptError
 from esam_jax.predict.predictor import Predictor
 from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Sam
 
 HEIGHT, WIDTH = 40, 56
 PICTURE = nano.picture(HEIGHT, WIDTH)
@@ -118,3 +119,14 @@ def test_a_wrong_argument_is_named(call: dict[str, Any], message: str):
 def test_an_unknown_format_is_named():
     with pytest.raises(PromptError, match="image_format is 'HSV'"):
         Predictor(nano.sam("sam_nano")).set_image(PICTURE, image_format="HSV")
+
+
+def test_remedies_are_in_words_of_the_predictor():
+    """Single mask and logits of a wrong size, whose remedies name other classes elsewhere."""
+    trained = nano.sam("sam_nano")
+    asked = Predictor(Sam(trained.model, trained.params, ["decoder/single_mask"]))
+    asked.set_image(PICTURE)
+    with pytest.raises(PromptError, match=r"^multimask_output is False.* highest score$"):
+        asked.predict([[3, 4]], [1], multimask_output=False)
+    with pytest.raises(PromptError, match=r"^mask_input has .*: pass logits that predict gave"):
+        asked.predict(mask_input=np.zeros((1, 9, 9), np.float32))
