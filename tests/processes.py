@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 
 def start(command, count, devices=1, environment=()):
@@ -33,11 +34,14 @@ def start(command, count, devices=1, environment=()):
 
 def finish(processes, codes=None, timeout=300):
     """(stdout, stderr) of each; fails unless they end with `codes` (default: all 0)."""
+    # All at once: one whose pipe is full waits for a reader, and the others for it.
+    readers = ThreadPoolExecutor(len(processes))
     try:
-        outputs = [each.communicate(timeout=timeout) for each in processes]
+        outputs = list(readers.map(lambda each: each.communicate(timeout=timeout), processes))
     finally:
         for each in processes:
             each.kill()
+        readers.shutdown()
     for each, code, (_, errors) in zip(processes, codes or [0] * len(processes), outputs):
         assert each.returncode == code, errors
     return outputs
