@@ -15,9 +15,11 @@ from PIL import Image
 
 from esam_jax import cli
 from esam_jax.config import SourceConfig
-from esam_jax.data import pictures, scenes, sources
+from esam_jax.data import albums, pictures, scenes, sources
 from esam_jax.ops import regions
 from esam_jax.predict import everything
+from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.load import load
 
 LOOSE = ["--points-per-side", "8", "--pred-iou-thresh", "0.7", "--stability-score-thresh", "0.7"]
 
@@ -289,3 +291,20 @@ def test_killed_ten_times_over_a_hundred_pictures(tmp_path: Path):
     train += ["--data.source.kind", "sa1b", "--data.source.path", str(out), "--batch", "8"]
     train += ["--optim.warmup-steps", "2"]
     subprocess.run([*command, *train], check=True, env=os.environ)
+
+
+def test_a_file_that_cannot_be_read_is_left_out(album: Path, tmp_path: Path, capsys):
+    (album / "004.png").symlink_to(tmp_path / "nowhere.png")
+    assert call(album, tmp_path / "out", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 4 and list(report["broken"]) == ["004.png"]
+
+
+def test_an_empty_mask_is_not_written(album: Path, tmp_path: Path, monkeypatch):
+    """Its stability is 0 / 0, which json cannot hold."""
+    mask = {"area": 0, "stability_score": float("nan")}
+    generator = AutomaticMaskGenerator(load("quickstart_teacher"), output_mode="coco_rle")
+    monkeypatch.setattr(generator, "generate", lambda picture: [mask])
+    work = everything._Work(albums.open_album(album), tmp_path / "out", False)
+    (tmp_path / "out").mkdir()
+    assert work.on(generator, "000.png") == 0
