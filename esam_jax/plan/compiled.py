@@ -99,7 +99,8 @@ def without_weights(cfg: RunConfig) -> RunConfig:
     if cfg.task.kind == "sami":
         teacher = dataclasses.replace(cfg.task.teacher, weights="random")
         return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
-    return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, init_from=None))
+    task = dataclasses.replace(cfg.task, init_from=None, decoder_from=None)
+    return dataclasses.replace(cfg, task=task)
 
 
 def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:

@@ -4,38 +4,28 @@ SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (ar
 section 4.1): three masks for one prompt, and only the best of them is trained.
 """
 
-import dataclasses
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from einops import reduce
 from jaxtyping import Array, Bool, Float
 
-from esam_jax.config import (
-    MaeConfig,
-    PromptedConfig,
-    RunConfig,
-    SamConfig,
-    SegmentConfig,
-    VitConfig,
-)
-from esam_jax.convert import model_folder, source, timm_vit
-from esam_jax.convert.model_folder import ModelFile
-from esam_jax.errors import CheckpointError, ConfigError, EsamError
+from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
+from esam_jax.errors import ConfigError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.models.efficient_sam import Sam
 from esam_jax.ops import images, losses, positions
-from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK, Task, TrainedModel
+from esam_jax.tasks import start
+from esam_jax.tasks.task import Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 
 def build(config: RunConfig) -> Task:
     """The segmentation task; ConfigError before any work.
 
-    `initial` reads `init_from`, with MissingError or CheckpointError: a run that goes on from its
-    own checkpoint needs that no more.
+    `initial` reads the files it starts from, with MissingError or CheckpointError: a run that goes
+    on from its own checkpoint needs them no more.
     """
     task = config.task
     assert isinstance(task, SegmentConfig)
@@ -65,13 +55,11 @@ def build(config: RunConfig) -> Task:
         return compare(logits, scores, batch["masks"], batch["valid"])
 
     def initial() -> Params | None:
-        if task.init_from is None:
-            return None
-        file = _start(task.init_from, task.model, sam_config)
-        return {task.model: _without(file.params, file.untrained)}
+        params = start.read(task, sam_config)
+        return {task.model: params} if params else None
 
     # Found once, when a model is first asked for: `initial` is not called when a run goes on.
-    untrained = functools.cache(lambda: _untrained(task, sam_config))
+    untrained = functools.cache(lambda: start.untrained(task, sam_config))
 
     def models(params: Params) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, params[task.model], untrained())}
@@ -156,53 +144,3 @@ def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
             f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: "
             "use that"
         )
-
-
-def _start(init_from: str, model: str, config: SamConfig) -> ModelFile:
-    """The model of a run or folder to go on from; of a run with several, the one of this name.
-
-    Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
-    """
-    named = Path(init_from, "model", model)
-    file = source.load(named if model_folder.is_model_folder(named) else init_from)
-    found, wanted = file.config, config
-    if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
-        found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
-    if found != wanted:
-        raise CheckpointError(
-            f"task.init_from {init_from} holds another model than task.model {model!r}: "
-            f"{source.differences(found, wanted)}; name the model that it holds, or other "
-            "weights to start from"
-        )
-    if isinstance(file.config, MaeConfig):
-        trunk = {"encoder": file.params["encoder"]}
-        return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
-    return file
-
-
-def _untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
-    """What first prompts never train, unless `init_from` brings it trained."""
-    parts = {
-        "prompt/background": config.decoder.background == "learned",
-        "prompt/mask": config.decoder.mask_prompts == "learned",
-        SINGLE_MASK: True,
-    }
-    here = tuple(part for part, exists in parts.items() if exists)
-    if task.init_from is None:
-        return here
-    try:
-        before = _start(task.init_from, task.model, config).untrained
-    except EsamError:
-        return here  # gone since the run began: claim nothing for it
-    return tuple(part for part in here if any(f"{part}/".startswith(f"{b}/") for b in before))
-
-
-def _without(params: Params, paths: tuple[str, ...], prefix: str = "") -> Params:
-    """The nested dict less the named branches."""
-    kept = {}
-    for name, value in params.items():
-        path = prefix + name
-        if path in paths:
-            continue
-        kept[name] = _without(value, paths, path + "/") if isinstance(value, dict) else value
-    return kept

@@ -43,6 +43,7 @@ MAY_DIFFER = (
     "mesh",
     "accumulate",
     "task.init_from",
+    "task.decoder_from",
     "task.teacher.weights",
     "task.teacher.placement",
     "evaluate",

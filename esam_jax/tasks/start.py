@@ -1,0 +1,119 @@
+"""Where promptable training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
+
+`init_from` brings what its model was trained for, `decoder_from` a prompt encoder and mask decoder;
+everything else is drawn. Both wirings of the decoder have the same parameters, so SAM's are a
+start for EfficientSAM's too, though they compute something else there (`models/two_way.py`).
+"""
+
+import dataclasses
+from pathlib import Path
+
+from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
+from esam_jax.convert import model_folder, source, timm_vit
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.errors import CheckpointError, EsamError
+from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK
+from esam_jax.typing import Params
+
+_DECODER = ("prompt", "decoder")
+# What not every decoder has: the field of its config, and the branches of the prompt encoder.
+_OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
+
+
+def read(task: SegmentConfig, config: SamConfig) -> Params:
+    """The parameters that are not drawn, as branches of the model's tree; MissingError for a file
+    that is not there, CheckpointError for one that does not fit."""
+    params: Params = {}
+    if task.init_from is not None:
+        file = _model(task.init_from, task.model, config)
+        params = _without(file.params, file.untrained)
+    if task.decoder_from is not None:
+        file = _decoder(task.decoder_from, task.model, config)
+        params = {**params, **_without(file.params, file.untrained)}
+    return params
+
+
+def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
+    """What first prompts never train, unless a start brings it trained."""
+    parts = {
+        "prompt/background": config.decoder.background == "learned",
+        "prompt/mask": config.decoder.mask_prompts == "learned",
+        SINGLE_MASK: True,
+    }
+    here = tuple(part for part, exists in parts.items() if exists)
+    try:
+        if task.decoder_from is not None:
+            before = _decoder(task.decoder_from, task.model, config).untrained
+        elif task.init_from is not None:
+            before = _model(task.init_from, task.model, config).untrained
+        else:
+            return here
+    except EsamError:
+        return here  # gone since the run began: claim nothing for it
+    return tuple(part for part in here if any(f"{part}/".startswith(f"{b}/") for b in before))
+
+
+def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
+    """The model of a run or folder to go on from; of a run with several, the one of this name.
+
+    Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
+    """
+    named = Path(init_from, "model", model)
+    file = source.load(named if model_folder.is_model_folder(named) else init_from)
+    found, wanted = file.config, config
+    if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
+        found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
+    if found != wanted:
+        raise CheckpointError(
+            f"task.init_from {init_from} holds another model than task.model {model!r}: "
+            f"{source.differences(found, wanted)}; name the model that it holds, or other "
+            "weights to start from"
+        )
+    if isinstance(file.config, MaeConfig):
+        trunk = {"encoder": file.params["encoder"]}
+        return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
+    return file
+
+
+def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
+    """A model's prompt encoder and mask decoder, less what `config` has no place for.
+
+    What `config` has beyond them (background points, mask prompts) is named as untrained.
+    """
+    file, wanted = source.load(decoder_from), config.decoder
+    if not isinstance(file.config, SamConfig) or set(_DECODER) & set(file.untrained):
+        raise CheckpointError(
+            f"task.decoder_from {decoder_from} holds no trained mask decoder: name a SAM or a run "
+            "of promptable training"
+        )
+    # Parameters have the same names and shapes whatever these fields say.
+    free = {field: getattr(wanted, field) for field in ("wiring", "point_slots", *_OPTIONAL)}
+    found = dataclasses.replace(file.config.decoder, **free)
+    if found != wanted:
+        raise CheckpointError(
+            f"task.decoder_from {decoder_from} holds another mask decoder than task.model "
+            f"{model!r}: {source.differences(found, wanted)}; name a SAM whose decoder fits"
+        )
+    prompt, absent = dict(file.params["prompt"]), []
+    for field, branches in _OPTIONAL.items():
+        if getattr(wanted, field) == "none":
+            for branch in branches:
+                prompt.pop(branch, None)
+        elif getattr(file.config.decoder, field) == "none":
+            absent += [f"prompt/{branch}" for branch in branches]
+    return dataclasses.replace(
+        file,
+        params={"prompt": prompt, "decoder": file.params["decoder"]},
+        untrained=(*file.untrained, *absent),
+    )
+
+
+def _without(params: Params, paths: tuple[str, ...], prefix: str = "") -> Params:
+    """The nested dict less the named branches."""
+    kept = {}
+    for name, value in params.items():
+        path = prefix + name
+        if path in paths:
+            continue
+        kept[name] = _without(value, paths, path + "/") if isinstance(value, dict) else value
+    return kept

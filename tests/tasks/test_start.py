@@ -1,0 +1,216 @@
+"""What promptable training starts from: trunk, whole model, a SAM's prompt encoder and decoder."""
+
+import dataclasses
+
+import jax
+import nano
+import numpy as np
+import pytest
+
+import configs
+from esam_jax import tasks
+from esam_jax.config import MaeConfig, MaeDecoderConfig, SegmentConfig
+from esam_jax.convert import model_folder, source
+from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.models import efficient_sam, variants
+from esam_jax.tasks import start
+
+
+def _folder(tmp_path, name, untrained=()):
+    config = variants.sam(name)
+    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(3))
+    model_folder.write(tmp_path / "model", config, params, source="test", untrained=untrained)
+    return str(tmp_path / "model"), params
+
+
+def _with_init(path):
+    config = configs.load("quickstart_segment")
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, init_from=path))
+
+
+def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
+    path, params = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
+    found = tasks.build(_with_init(path)).initial()
+    assert found is not None
+    found = found["efficientsam_nano"]
+    assert set(found) == {"encoder"} and "neck" not in found["encoder"]
+    kernel = found["encoder"]["block_00"]["attn"]["query"]["kernel"]
+    assert np.array_equal(kernel, params["encoder"]["block_00"]["attn"]["query"]["kernel"])
+
+
+@pytest.mark.parametrize("decoder", [None, MaeDecoderConfig(width=32, depth=1)])
+def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
+    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, neck_width=256)
+    config = MaeConfig(encoder=encoder, decoder=decoder)
+    params = nano.params(config)
+    model_folder.write(tmp_path / "vit", config, params, source="test")
+    task = tasks.build(_with_init(str(tmp_path / "vit")))
+    found = task.initial()
+    assert found is not None
+    assert set(found["efficientsam_nano"]) == {"encoder"}
+    trunk = found["efficientsam_nano"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, trunk, params["encoder"])
+    assert (
+        "encoder/neck" not in task.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained
+    )
+
+
+def test_a_pretrained_vit_of_another_size_is_refused(tmp_path):
+    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, depth=2)
+    config = MaeConfig(encoder=encoder)
+    model_folder.write(tmp_path / "vit", config, nano.params(config), source="test")
+    with pytest.raises(CheckpointError, match=r"another model than .*: depth 2 instead of 3; name"):
+        tasks.build(_with_init(str(tmp_path / "vit"))).initial()
+
+
+def test_parts_that_first_prompts_never_train_are_named(tmp_path):
+    def untrained(init_from):
+        config = _with_init(init_from)
+        task = dataclasses.replace(config.task, model="sam_nano", init_from=init_from)
+        view = dataclasses.replace(config.data.view, fit="pad")
+        data = dataclasses.replace(config.data, view=view)
+        built = tasks.build(dataclasses.replace(config, task=task, data=data))
+        return built.models({"sam_nano": {}})["sam_nano"].untrained
+
+    everything = ("prompt/background", "prompt/mask", "decoder/single_mask")
+    assert untrained(None) == untrained(str(tmp_path / "gone")) == everything
+    config = variants.sam("sam_nano")
+    for i, (before, after) in enumerate(
+        [
+            ((), ()),
+            (("prompt/mask", "decoder/single_mask"), ("prompt/mask", "decoder/single_mask")),
+            (("encoder/neck", "prompt"), ("prompt/background", "prompt/mask")),
+        ]
+    ):
+        folder = tmp_path / str(i)
+        model_folder.write(folder, config, nano.params(config), source="", untrained=before)
+        assert untrained(str(folder)) == after
+    released = tasks.build(configs.load("quickstart_scratch"))  # has no such prompts at all
+    assert released.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained == (
+        "decoder/single_mask",
+    )
+
+
+def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
+    for name in ("efficientsam_nano", "another"):
+        config = variants.sam("sam_nano" if name == "another" else name)
+        model_folder.write(
+            tmp_path / "model" / name, config, nano.params(config), source="", untrained=()
+        )
+    found = tasks.build(_with_init(str(tmp_path))).initial()
+    assert found is not None and set(found) == {"efficientsam_nano"}
+
+
+def test_another_model_is_refused(tmp_path):
+    path, _ = _folder(tmp_path, "sam_nano")
+    expected = r"another model than task\.model 'efficientsam_nano': encoder\.kind SamVit.*; name"
+    with pytest.raises(CheckpointError, match=expected):
+        tasks.build(_with_init(path)).initial()
+
+
+def test_weights_to_start_from_are_only_read_when_asked_for(tmp_path):
+    task = tasks.build(_with_init(str(tmp_path / "gone")))  # a resumed run may have lost them
+    with pytest.raises(MissingError, match="gone"):
+        task.initial()
+
+
+TEACHER = "quickstart_teacher"
+
+
+def _decoder(name, decoder_from=TEACHER, init_from=None):
+    """What a start brings, and what it leaves untrained, for the model of that name."""
+    task = SegmentConfig(model=name, init_from=init_from, decoder_from=decoder_from)
+    return start.read(task, variants.sam(name)), start.untrained(task, variants.sam(name))
+
+
+def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
+    params, untrained = _decoder("efficientsam_nano")
+    whole = source.load(TEACHER).params
+    model = jax.eval_shape(
+        lambda: efficient_sam.init(variants.sam("efficientsam_nano"), jax.random.key(0))
+    )
+    assert untrained == ("decoder/single_mask",)  # nor was it in the teacher
+    wanted = {part: model[part] for part in ("prompt", "decoder")}
+    assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    jax.tree.map_with_path(
+        lambda path, leaf: np.testing.assert_array_equal(leaf, _at(whole, path)), params
+    )
+
+
+def _at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree
+
+
+def test_decoder_and_trunk_come_from_two_files(tmp_path):
+    trunk, theirs = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
+    params, _ = _decoder("efficientsam_nano", init_from=trunk)
+    assert set(params) == {"encoder", "prompt", "decoder"}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params["encoder"],
+        {k: v for k, v in theirs["encoder"].items() if k != "neck"},
+    )
+    whole, theirs = _folder(tmp_path, "efficientsam_nano")
+    params, untrained = _decoder("efficientsam_nano", init_from=whole)
+    teacher = source.load(TEACHER).params
+    assert np.array_equal(params["prompt"]["fourier"], teacher["prompt"]["fourier"])
+    assert not np.array_equal(theirs["prompt"]["fourier"], teacher["prompt"]["fourier"])
+    # The trained single-mask head of the whole model went with the rest of its decoder.
+    assert untrained == ("decoder/single_mask",)
+
+
+def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
+    released, _ = _folder(tmp_path, "efficientsam_nano")
+    params, untrained = _decoder("sam_nano", released)
+    assert not {"background", "mask", "no_mask"} & set(params["prompt"])
+    assert untrained == ("prompt/background", "prompt/mask")
+    with_all, _ = _folder(tmp_path, "sam_nano")
+    params, untrained = _decoder("sam_nano", with_all)
+    assert {"background", "mask", "no_mask"} < set(params["prompt"])
+    assert untrained == ()
+
+
+def test_a_run_asks_for_that_decoder_by_its_config():
+    cfg = configs.load("quickstart_scratch")
+    task = dataclasses.replace(cfg.task, decoder_from=TEACHER)
+    built = tasks.build(dataclasses.replace(cfg, task=task))
+    begun = built.initial()
+    assert begun is not None and set(begun) == {"efficientsam_nano"}
+    assert set(begun["efficientsam_nano"]) == {"prompt", "decoder"}
+    assert tasks.build(cfg).initial() is None
+
+
+@pytest.mark.parametrize(
+    ("untrained", "said"),
+    [
+        (("encoder/neck", "prompt", "decoder"), "holds no trained mask decoder: name a SAM"),
+        (("decoder",), "holds no trained mask decoder: name a SAM"),
+    ],
+)
+def test_a_pretraining_run_has_no_decoder_to_give(tmp_path, untrained, said):
+    path, _ = _folder(tmp_path, "efficientsam_nano", untrained)
+    with pytest.raises(CheckpointError, match=said):
+        _decoder("efficientsam_nano", path)
+
+
+def test_a_pretrained_vit_has_no_decoder_to_give(tmp_path):
+    config = MaeConfig(encoder=variants.sam("efficientsam_nano").encoder)
+    model_folder.write(tmp_path / "vit", config, nano.params(config), source="test")
+    with pytest.raises(CheckpointError, match="holds no trained mask decoder"):
+        _decoder("efficientsam_nano", str(tmp_path / "vit"))
+
+
+def test_a_decoder_of_other_widths_is_refused():
+    said = r"another mask decoder than task\.model 'efficientsam_ti': width 64 instead of 256.*name"
+    with pytest.raises(CheckpointError, match=said):
+        _decoder("efficientsam_ti")
+
+
+def test_a_decoder_that_is_gone_is_missed_at_the_start_only(tmp_path):
+    gone = str(tmp_path / "gone")
+    with pytest.raises(MissingError, match="gone"):
+        _decoder("efficientsam_nano", gone)
+    task = SegmentConfig(model="efficientsam_nano", decoder_from=gone)
+    assert start.untrained(task, variants.sam("efficientsam_nano")) == ("decoder/single_mask",)
