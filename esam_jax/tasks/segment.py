@@ -37,7 +37,7 @@ def build(config: RunConfig) -> Task:
         return round_loss(task, logits, scores, images.unpack_bits(packed), valid)
 
     if config.compute.remat == "blocks":
-        # A dozen maps as large as the logits would be kept for the backward pass.
+        # Several maps as large as the masks would be kept for the backward pass.
         compare = jax.checkpoint(compare)
 
     def init(rng: Array) -> Params:
@@ -52,6 +52,8 @@ def build(config: RunConfig) -> Task:
             variables, embedding, batch["points"], batch["labels"], method=Sam.decode
         )
         assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
+        # Mask token 0 is for what several prompts leave no doubt about, and a first one never asks.
+        logits, scores = logits[:, :, 1:], scores[:, :, 1:]
         return compare(logits, scores, batch["masks"], batch["valid"])
 
     def initial() -> Params | None:
@@ -80,54 +82,68 @@ def round_loss(
     the true one (logits > 0 against the mask, without gradient). A query weighs nothing when it is
     not valid, or when its mask is too thin to cover half of any low-resolution cell.
     """
-    logits, target = _bring_together(task, logits_BQMhw.astype(jnp.float32), masks_BQHW)
-    weight_BQ = valid_BQ * (target > 0.5).any((-2, -1))
-    target = jnp.broadcast_to(target[:, :, None], logits.shape)
-    focal, dice = losses.focal(logits, target), losses.dice(logits, target)
-    mask_loss_BQM = task.focal_weight * focal + task.dice_weight * dice
-    true_iou = jax.lax.stop_gradient(losses.mask_iou(logits > 0, target > 0.5))
-    score_loss_BQM = jnp.square(scores_BQM.astype(jnp.float32) - true_iou)
+    target_BQhw = _target(task, masks_BQHW, logits_BQMhw.shape[-1])
+    weight_BQ = valid_BQ * (target_BQhw > 0.5).any((-2, -1))
+    focal, dice, iou = _compare(task, jax.lax.stop_gradient(logits_BQMhw), target_BQhw)
+    best_BQ1 = jnp.argmin(_mask_loss(task, focal, dice), axis=-1, keepdims=True)
+    # The best one again, now with a gradient: maps as large as the masks are kept for it alone.
+    # Selecting instead of gathering keeps a scatter out of the gradient.
+    is_best_BQM = jnp.arange(iou.shape[-1]) == best_BQ1
+    best_BQ1hw = jnp.where(is_best_BQM[..., None, None], logits_BQMhw, 0).sum(2, keepdims=True)
+    focal, dice, best_iou = (x[..., 0] for x in _compare(task, best_BQ1hw, target_BQhw))
 
-    best_BQ1 = jnp.argmin(mask_loss_BQM, axis=-1, keepdims=True)
-    best = functools.partial(_at, best_BQ1)
-    score_loss = score_loss_BQM.mean(-1) if task.scored_masks == "all" else best(score_loss_BQM)
-    chosen = jnp.argmax(scores_BQM, axis=-1, keepdims=True)
+    score_loss_BQM = jnp.square(scores_BQM.astype(jnp.float32) - iou)
+    every = task.scored_masks == "all"
+    score_loss = score_loss_BQM.mean(-1) if every else _at(best_BQ1, score_loss_BQM)
+    chosen_BQ1 = jnp.argmax(scores_BQM, axis=-1, keepdims=True)
     return PerExample(
-        loss=best(mask_loss_BQM) + task.iou_weight * score_loss,
+        loss=_mask_loss(task, focal, dice) + task.iou_weight * score_loss,
         weight=weight_BQ,
         metrics={
-            "focal": best(focal),
-            "dice": best(dice),
+            "focal": focal,
+            "dice": dice,
             "score_mse": score_loss,
-            "best_iou": best(true_iou),
-            "chosen_iou": _at(chosen, true_iou),
+            "best_iou": best_iou,
+            "chosen_iou": _at(chosen_BQ1, iou),
         },
     )
+
+
+def _mask_loss(task: SegmentConfig, focal: Array, dice: Array) -> Array:
+    return task.focal_weight * focal + task.dice_weight * dice
 
 
 def _at(index_BQ1: Array, values_BQM: Array) -> Array:
     return jnp.take_along_axis(values_BQM, index_BQ1, axis=-1)[..., 0]
 
 
-def _bring_together(
-    task: SegmentConfig, logits_BQMhw: Float[Array, "B Q M l l"], masks_BQHW: Bool[Array, "B Q H W"]
-) -> tuple[Float[Array, "B Q M h w"], Float[Array, "B Q h w"]]:
-    """Logits and 0/1 masks at one size."""
-    side, side_px = logits_BQMhw.shape[-1], masks_BQHW.shape[-1]
-    if task.loss_at == "low_res":
-        covered = reduce(
-            masks_BQHW.astype(jnp.float32),
-            "B Q (h y) (w x) -> B Q h w",
-            "mean",
-            h=side,
-            w=side,
-        )
-        # A cell belongs to the mask that covers half of it or more.
-        return logits_BQMhw, (covered >= 0.5).astype(jnp.float32)
-    B, Q, M = logits_BQMhw.shape[:3]
-    stacked = logits_BQMhw.reshape(B * Q * M, side, side, 1)
-    enlarged = positions.bilinear_resize(stacked, side_px, side_px)
-    return enlarged.reshape(B, Q, M, side_px, side_px), masks_BQHW.astype(jnp.float32)
+def _target(
+    task: SegmentConfig, masks_BQHW: Bool[Array, "B Q H W"], side: int
+) -> Float[Array, "B Q h w"]:
+    """0/1 masks at the size where they are compared; `side` is that of the logits."""
+    masks_BQHW = masks_BQHW.astype(jnp.float32)
+    if task.loss_at == "image":
+        return masks_BQHW
+    covered = reduce(masks_BQHW, "B Q (h y) (w x) -> B Q h w", "mean", h=side, w=side)
+    # A cell belongs to the mask that covers half of it or more.
+    return (covered >= 0.5).astype(jnp.float32)
+
+
+def _compare(
+    task: SegmentConfig,
+    logits_BQMll: Float[Array, "B Q M l l"],
+    target_BQhw: Float[Array, "B Q h w"],
+) -> tuple[Float[Array, "B Q M"], Float[Array, "B Q M"], Float[Array, "B Q M"]]:
+    """Focal loss, dice loss and true IoU of each mask; the IoU has no gradient."""
+    logits, side_px = logits_BQMll.astype(jnp.float32), target_BQhw.shape[-1]
+    if task.loss_at == "image":
+        B, Q, M, side = logits.shape[:4]
+        flat = logits.reshape(B * Q * M, side, side, 1)
+        enlarged = positions.bilinear_resize(flat, side_px, side_px)
+        logits = enlarged.reshape(B, Q, M, side_px, side_px)
+    target = jnp.broadcast_to(target_BQhw[:, :, None], logits.shape)
+    iou = losses.mask_iou(logits > 0, target > 0.5)
+    return losses.focal(logits, target), losses.dice(logits, target), iou
 
 
 def _check_view(config: RunConfig, sam_config: SamConfig) -> None:

@@ -147,6 +147,21 @@ def test_loss_runs_from_uint8_and_packed_bits():
     assert set(task.models(params)) == {"efficientsam_nano"}
 
 
+def test_first_prompts_train_the_candidates_and_never_the_single_mask():
+    task, batch = (
+        tasks.build(configs.load("quickstart_scratch")),
+        jax.tree.map(jnp.asarray, _batch()),
+    )
+    params = jax.jit(task.init)(jax.random.key(0))
+    gradient = tiny.jit(jax.grad(lambda p: task.loss(p, {}, batch).loss.sum()))(params)
+    heads = gradient["efficientsam_nano"]["decoder"]["mask_heads"]
+    for name, layer in heads.items():
+        of_each_token = np.abs(layer["kernel"]).reshape(4, -1).max(1)
+        assert of_each_token[0] == 0 and of_each_token[1:].max() > 0, name
+    scores = np.asarray(gradient["efficientsam_nano"]["decoder"]["iou_head"]["out"]["kernel"])
+    assert not scores[:, 0].any() and scores[:, 1:].all(0).any()
+
+
 @pytest.mark.parametrize("wiring", ["efficientsam", "sam"])
 def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
     model, rng = f"{wiring}_nano", jax.random.key(0)
@@ -173,7 +188,7 @@ def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
         found[remat] = tiny.jit(jax.value_and_grad(total))(params)
         backward = jax.eval_shape(lambda p, total=total: jax.vjp(total, p)[1], params)
         kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
-    assert kept["blocks"] < 0.35 * kept["none"]
+    assert kept["blocks"] < 0.4 * kept["none"]
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(
             one, other, rtol=1e-4, atol=1e-4
