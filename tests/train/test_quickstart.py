@@ -28,7 +28,7 @@ def test_the_shipped_teacher_is_small_and_good():
     assert found["box_miou"] >= found["fill_box"] + 0.1
 
 
-def test_plan_starts_the_student_from_sami_and_the_twin_from_nothing(tmp_path):
+def test_plan_starts_the_student_from_sami_and_the_twin_without_an_encoder(tmp_path):
     runs = quickstart.plan(tmp_path, seed=5)
     assert list(runs) == ["sami", "segment", "scratch"]
     assert {cfg.seed for cfg in runs.values()} == {5}
@@ -38,6 +38,8 @@ def test_plan_starts_the_student_from_sami_and_the_twin_from_nothing(tmp_path):
     )
     assert same_but_start == runs["scratch"]
     assert runs["scratch"].task.init_from is None
+    assert runs["scratch"].task.decoder_from == quickstart.TEACHER
+    assert runs["segment"].task.decoder_from == quickstart.TEACHER
 
 
 def test_chain_in_two_steps_each(tmp_path, monkeypatch):
