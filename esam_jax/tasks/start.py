@@ -1,8 +1,9 @@
-"""Where promptable training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
+"""Where promptable training starts: a pretrained trunk, a whole model, what follows a SAM's trunk.
 
-`init_from` brings what its model was trained for, `decoder_from` a prompt encoder and mask decoder;
-everything else is drawn. Both wirings of the decoder have the same parameters, so SAM's are a
-start for EfficientSAM's too, though they compute something else there (`models/two_way.py`).
+`init_from` brings what its model was trained for. `decoder_from` brings a SAM's prompt encoder and
+mask decoder, and the neck before them but for its first projection, whose shape is the trunk's.
+Everything else is drawn. Both wirings of the decoder have the same parameters, so SAM's are a start
+for EfficientSAM's too, though they compute something else there (`models/two_way.py`).
 """
 
 import dataclasses
@@ -29,7 +30,10 @@ def read(task: SegmentConfig, config: SamConfig) -> Params:
         params = _without(file.params, file.untrained)
     if task.decoder_from is not None:
         file = _decoder(task.decoder_from, task.model, config)
-        params = {**params, **_without(file.params, file.untrained)}
+        taken = _without(file.params, file.untrained)
+        # A trained neck stays with the encoder that it belongs to.
+        encoder = {**taken["encoder"], **params.get("encoder", {})}
+        params = {**params, **taken, "encoder": encoder}
     return params
 
 
@@ -76,7 +80,7 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
 
 
 def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
-    """A model's prompt encoder and mask decoder, less what `config` has no place for.
+    """A model's neck, prompt encoder and mask decoder, less what `config` has no place for.
 
     What `config` has beyond them (background points, mask prompts) is named as untrained.
     """
@@ -101,9 +105,10 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
                 prompt.pop(branch, None)
         elif getattr(file.config.decoder, field) == "none":
             absent += [f"prompt/{branch}" for branch in branches]
+    neck = {k: v for k, v in file.params["encoder"]["neck"].items() if k != "project"}
     return dataclasses.replace(
         file,
-        params={"prompt": prompt, "decoder": file.params["decoder"]},
+        params={"encoder": {"neck": neck}, "prompt": prompt, "decoder": file.params["decoder"]},
         untrained=(*file.untrained, *absent),
     )
 

@@ -25,7 +25,8 @@ def _folder(tmp_path, name, untrained=()):
 
 def _with_init(path):
     config = configs.load("quickstart_segment")
-    return dataclasses.replace(config, task=dataclasses.replace(config.task, init_from=path))
+    task = dataclasses.replace(config.task, init_from=path, decoder_from=None)
+    return dataclasses.replace(config, task=task)
 
 
 def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
@@ -85,7 +86,7 @@ def test_parts_that_first_prompts_never_train_are_named(tmp_path):
         folder = tmp_path / str(i)
         model_folder.write(folder, config, nano.params(config), source="", untrained=before)
         assert untrained(str(folder)) == after
-    released = tasks.build(configs.load("quickstart_scratch"))  # has no such prompts at all
+    released = tasks.build(_with_init(None))  # has no such prompts at all
     assert released.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained == (
         "decoder/single_mask",
     )
@@ -130,7 +131,8 @@ def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
         lambda: efficient_sam.init(variants.sam("efficientsam_nano"), jax.random.key(0))
     )
     assert untrained == ("decoder/single_mask",)  # nor was it in the teacher
-    wanted = {part: model[part] for part in ("prompt", "decoder")}
+    neck = {k: v for k, v in model["encoder"]["neck"].items() if k != "project"}
+    wanted = {"encoder": {"neck": neck}, "prompt": model["prompt"], "decoder": model["decoder"]}
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, wanted)
     jax.tree.map_with_path(
         lambda path, leaf: np.testing.assert_array_equal(leaf, _at(whole, path)), params
@@ -144,16 +146,21 @@ def _at(tree, path):
 
 
 def test_decoder_and_trunk_come_from_two_files(tmp_path):
-    trunk, theirs = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
-    params, _ = _decoder("efficientsam_nano", init_from=trunk)
+    path, theirs = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
+    params, _ = _decoder("efficientsam_nano", init_from=path)
     assert set(params) == {"encoder", "prompt", "decoder"}
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        params["encoder"],
-        {k: v for k, v in theirs["encoder"].items() if k != "neck"},
-    )
-    whole, theirs = _folder(tmp_path, "efficientsam_nano")
-    params, untrained = _decoder("efficientsam_nano", init_from=whole)
+    trunk = {k: v for k, v in params["encoder"].items() if k != "neck"}
+    del theirs["encoder"]["neck"]
+    jax.tree.map(np.testing.assert_array_equal, trunk, theirs["encoder"])
+    neck = source.load(TEACHER).params["encoder"]["neck"]
+    assert set(params["encoder"]["neck"]) == {"project_norm", "smooth", "smooth_norm"}
+    assert np.array_equal(params["encoder"]["neck"]["smooth"]["kernel"], neck["smooth"]["kernel"])
+
+
+def test_a_trained_encoder_keeps_its_neck(tmp_path):
+    path, theirs = _folder(tmp_path, "efficientsam_nano")
+    params, untrained = _decoder("efficientsam_nano", init_from=path)
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], theirs["encoder"])
     teacher = source.load(TEACHER).params
     assert np.array_equal(params["prompt"]["fourier"], teacher["prompt"]["fourier"])
     assert not np.array_equal(theirs["prompt"]["fourier"], teacher["prompt"]["fourier"])
@@ -173,13 +180,10 @@ def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
 
 
 def test_a_run_asks_for_that_decoder_by_its_config():
-    cfg = configs.load("quickstart_scratch")
-    task = dataclasses.replace(cfg.task, decoder_from=TEACHER)
-    built = tasks.build(dataclasses.replace(cfg, task=task))
-    begun = built.initial()
+    begun = tasks.build(configs.load("quickstart_scratch")).initial()
     assert begun is not None and set(begun) == {"efficientsam_nano"}
-    assert set(begun["efficientsam_nano"]) == {"prompt", "decoder"}
-    assert tasks.build(cfg).initial() is None
+    assert set(begun["efficientsam_nano"]) == {"encoder", "prompt", "decoder"}
+    assert tasks.build(_with_init(None)).initial() is None
 
 
 @pytest.mark.parametrize(
