@@ -123,14 +123,14 @@ def quickstart_scratch() -> RunConfig:
             threads=1,
         ),
         optim=OptimConfig(
-            peak_lr=1e-3,
+            peak_lr=2e-3,
             schedule="cosine",
             warmup_steps=50,
             weight_decay=0.05,
             clip_norm=1.0,
         ),
-        steps=650,
+        steps=250,
         batch=16,
         log_every_steps=50,
-        save=SaveConfig(every_steps=500),
+        save=SaveConfig(every_steps=250),
     )

@@ -414,7 +414,7 @@ class SegmentConfig:
     kind: Literal["segment"] = "segment"
     model: str = "efficientsam_ti"  # a name in models/variants.py
     init_from: str | None = None  # a run or model folder; whatever it was trained for is taken over
-    decoder_from: str | None = None  # a SAM; its neck, prompt encoder and decoder are taken over
+    decoder_from: str | None = None  # a SAM; its prompt encoder and mask decoder are taken over
     focal_weight: float = 20.0
     dice_weight: float = 1.0
     iou_weight: float = 1.0

@@ -1,13 +1,17 @@
-"""Where promptable training starts: a pretrained trunk, a whole model, what follows a SAM's trunk.
+"""Where promptable training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
 
 `init_from` brings what its model was trained for. `decoder_from` brings a SAM's prompt encoder and
-mask decoder, and the neck before them but for its first projection, whose shape is the trunk's.
-Everything else is drawn. Both wirings of the decoder have the same parameters, so SAM's are a start
-for EfficientSAM's too, though they compute something else there (`models/two_way.py`).
+mask decoder, and the norm that ends the neck before them; the neck's 3x3 convolution then starts as
+the identity, so that one linear map has to be found between a trunk and features that this decoder
+can read: as in SAMI, whose head is one. Everything else is drawn. Both wirings of the decoder have
+the same parameters, so SAM's are a start for EfficientSAM's too, though they compute something else
+there (`models/two_way.py`).
 """
 
 import dataclasses
 from pathlib import Path
+
+import numpy as np
 
 from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
 from esam_jax.convert import model_folder, source, timm_vit
@@ -80,7 +84,7 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
 
 
 def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
-    """A model's neck, prompt encoder and mask decoder, less what `config` has no place for.
+    """A model's prompt encoder and mask decoder, less what `config` has no place for, and a neck.
 
     What `config` has beyond them (background points, mask prompts) is named as untrained.
     """
@@ -105,7 +109,10 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
                 prompt.pop(branch, None)
         elif getattr(file.config.decoder, field) == "none":
             absent += [f"prompt/{branch}" for branch in branches]
-    neck = {k: v for k, v in file.params["encoder"]["neck"].items() if k != "project"}
+    kernel = np.zeros((3, 3, wanted.width, wanted.width), np.float32)
+    kernel[1, 1] = np.eye(wanted.width)
+    smooth_norm = file.params["encoder"]["neck"]["smooth_norm"]
+    neck = {"smooth": {"kernel": kernel}, "smooth_norm": smooth_norm}
     return dataclasses.replace(
         file,
         params={"encoder": {"neck": neck}, "prompt": prompt, "decoder": file.params["decoder"]},

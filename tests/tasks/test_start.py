@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import nano
 import numpy as np
@@ -131,12 +132,18 @@ def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
         lambda: efficient_sam.init(variants.sam("efficientsam_nano"), jax.random.key(0))
     )
     assert untrained == ("decoder/single_mask",)  # nor was it in the teacher
-    neck = {k: v for k, v in model["encoder"]["neck"].items() if k != "project"}
+    neck = {k: model["encoder"]["neck"][k] for k in ("smooth", "smooth_norm")}
     wanted = {"encoder": {"neck": neck}, "prompt": model["prompt"], "decoder": model["decoder"]}
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    kernel = params["encoder"]["neck"].pop("smooth")["kernel"]
     jax.tree.map_with_path(
         lambda path, leaf: np.testing.assert_array_equal(leaf, _at(whole, path)), params
     )
+    picture = jax.random.normal(jax.random.key(1), (1, 8, 8, kernel.shape[-1]))
+    same = nn.Conv(kernel.shape[-1], (3, 3), use_bias=False).apply(
+        {"params": {"kernel": kernel}}, picture
+    )
+    np.testing.assert_allclose(same, picture, rtol=1e-6)
 
 
 def _at(tree, path):
@@ -153,8 +160,9 @@ def test_decoder_and_trunk_come_from_two_files(tmp_path):
     del theirs["encoder"]["neck"]
     jax.tree.map(np.testing.assert_array_equal, trunk, theirs["encoder"])
     neck = source.load(TEACHER).params["encoder"]["neck"]
-    assert set(params["encoder"]["neck"]) == {"project_norm", "smooth", "smooth_norm"}
-    assert np.array_equal(params["encoder"]["neck"]["smooth"]["kernel"], neck["smooth"]["kernel"])
+    assert set(params["encoder"]["neck"]) == {"smooth", "smooth_norm"}
+    found = params["encoder"]["neck"]["smooth_norm"]
+    assert np.array_equal(found["scale"], neck["smooth_norm"]["scale"])
 
 
 def test_a_trained_encoder_keeps_its_neck(tmp_path):
