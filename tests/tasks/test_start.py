@@ -214,6 +214,13 @@ def test_a_pretrained_vit_has_no_decoder_to_give(tmp_path):
         _decoder("efficientsam_nano", str(tmp_path / "vit"))
 
 
+@pytest.mark.parametrize("student", ["efficientsam_ti", "efficientsam_s", "efficientsam_b"])
+def test_every_students_decoder_fits_sams(student):
+    sam, ours = (variants.sam(name).decoder for name in ("sam_h", student))
+    both = dict.fromkeys(("background", "mask_prompts"), "learned")
+    assert dataclasses.replace(ours, wiring="sam", **both) == sam
+
+
 def test_a_decoder_of_other_widths_is_refused():
     said = r"another mask decoder than task\.model 'efficientsam_ti': width 64 instead of 256.*name"
     with pytest.raises(CheckpointError, match=said):
