@@ -45,14 +45,13 @@ class Rendezvous:
         if (client := distributed.global_state.client) is None:
             return
         with self._lock:
-            here = f"{_FOLDER}/{self._round}"
-            place, self._met = f"{here}/{self._met}", self._met + 1
+            place, self._met = self._place(), self._met + 1
         try:
             client.wait_at_barrier(place, timeout_ms)
         except jax.errors.JaxRuntimeError:
             self._over = True
             raise
-        if reasons := client.key_value_dir_get(f"{here}/off/"):
+        if reasons := client.key_value_dir_get(f"{place}/off/"):
             self._over = True
             host, why = min((int(name.rsplit("/", 1)[-1]), why) for name, why in reasons)
             raise CalledOffError(f"called off by host {host} before {key}: {why}")
@@ -64,6 +63,11 @@ class Rendezvous:
             if self._over or client is None:
                 return
             self._over = True
-        here = f"{_FOLDER}/{self._round}"
-        client.key_value_set(f"{here}/off/{jax.process_index()}", why or "no reason given", True)
-        client.wait_at_barrier(f"{here}/{self._met}", self._timeout_ms)
+            place = self._place()
+        # Of this meeting: whoever is slow to leave the one before must not miss it.
+        client.key_value_set(f"{place}/off/{jax.process_index()}", why or "no reason given", True)
+        client.wait_at_barrier(place, self._timeout_ms)
+
+    def _place(self) -> str:
+        """The name of the next meeting."""
+        return f"{_FOLDER}/{self._round}/{self._met}"
