@@ -65,7 +65,7 @@ def quickstart_sami() -> RunConfig:
     Hardware  2 CPU cores.
     Expected  a falling reconstruction loss; `quickstart_segment` shows what it is worth.
 
-    Scenes are drawn without end, so views are not cropped: objects keep the size they will have.
+    Views are not cropped, as those of fine-tuning are not: objects keep the size they will have.
     """
     return RunConfig(
         name="quickstart_sami",

@@ -48,8 +48,8 @@ def _row(found: dict[str, Any]) -> str:
         if change["fits"]
     ]
     cells = (
-        found["config"],
-        found["topology"]["name"],
+        f"`{found['config']}`",
+        f"`{found['topology']['name']}`",
         "yes" if compiled["fits"] else "no",
         f"{compiled['peak'] / _GIB:.1f}",
         "; ".join(remedies),

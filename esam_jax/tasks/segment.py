@@ -4,7 +4,6 @@ SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (ar
 section 4.1): three masks for one prompt, and only the best of them is trained.
 """
 
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -56,15 +55,19 @@ def build(config: RunConfig) -> Task:
         logits, scores = logits[:, :, 1:], scores[:, :, 1:]
         return compare(logits, scores, batch["masks"], batch["valid"])
 
-    def initial() -> Params | None:
-        params = start.read(task, sam_config)
-        return {task.model: params} if params else None
+    untrained: tuple[str, ...] | None = None
 
-    # Found once, when a model is first asked for: `initial` is not called when a run goes on.
-    untrained = functools.cache(lambda: start.untrained(task, sam_config))
+    def initial() -> Params | None:
+        nonlocal untrained
+        begun = start.read(task, sam_config)
+        untrained = begun.untrained
+        return {task.model: begun.params} if begun.params else None
 
     def models(params: Params) -> dict[str, TrainedModel]:
-        return {task.model: TrainedModel(sam_config, params[task.model], untrained())}
+        nonlocal untrained
+        if untrained is None:  # the run goes on, so that `initial` was not asked
+            untrained = start.untrained(task, sam_config)
+        return {task.model: TrainedModel(sam_config, params[task.model], untrained)}
 
     return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=initial, models=models)
 

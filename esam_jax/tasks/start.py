@@ -25,40 +25,49 @@ _DECODER = ("prompt", "decoder")
 _OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
 
 
-def read(task: SegmentConfig, config: SamConfig) -> Params:
-    """The parameters that are not drawn, as branches of the model's tree; MissingError for a file
-    that is not there, CheckpointError for one that does not fit."""
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Branches of the model's tree that are not drawn, and what first prompts will not train."""
+
+    params: Params
+    untrained: tuple[str, ...]
+
+
+def read(task: SegmentConfig, config: SamConfig) -> Start:
+    """Reads the files; MissingError for one that is not there, CheckpointError for one that does
+    not fit."""
     params: Params = {}
+    before = _DECODER  # what was never trained so far
     if task.init_from is not None:
         file = _model(task.init_from, task.model, config)
-        params = _without(file.params, file.untrained)
+        params, before = _without(file.params, file.untrained), file.untrained
     if task.decoder_from is not None:
         file = _decoder(task.decoder_from, task.model, config)
-        taken = _without(file.params, file.untrained)
+        taken, before = _without(file.params, file.untrained), file.untrained
         # A trained neck stays with the encoder that it belongs to.
-        encoder = {**taken["encoder"], **params.get("encoder", {})}
+        encoder = {**taken.get("encoder", {}), **params.get("encoder", {})}
         params = {**params, **taken, "encoder": encoder}
-    return params
+    never = _never_trained(config)
+    kept = tuple(part for part in never if any(f"{part}/".startswith(f"{b}/") for b in before))
+    return Start(params, kept)
 
 
 def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
-    """What first prompts never train, unless a start brings it trained."""
+    """What first prompts do not train, of a run that goes on; its first files may be gone."""
+    try:
+        return read(task, config).untrained
+    except EsamError:
+        return _never_trained(config)  # claim nothing for what cannot be read
+
+
+def _never_trained(config: SamConfig) -> tuple[str, ...]:
+    """What first prompts leave as it was, whatever that is."""
     parts = {
         "prompt/background": config.decoder.background == "learned",
         "prompt/mask": config.decoder.mask_prompts == "learned",
         SINGLE_MASK: True,
     }
-    here = tuple(part for part, exists in parts.items() if exists)
-    try:
-        if task.decoder_from is not None:
-            before = _decoder(task.decoder_from, task.model, config).untrained
-        elif task.init_from is not None:
-            before = _model(task.init_from, task.model, config).untrained
-        else:
-            return here
-    except EsamError:
-        return here  # gone since the run began: claim nothing for it
-    return tuple(part for part in here if any(f"{part}/".startswith(f"{b}/") for b in before))
+    return tuple(part for part, exists in parts.items() if exists)
 
 
 def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:

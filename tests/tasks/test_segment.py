@@ -147,6 +147,44 @@ def test_loss_runs_from_uint8_and_packed_bits():
     assert set(task.models(params)) == {"efficientsam_nano"}
 
 
+@pytest.mark.parametrize("loss_at", ["low_res", "image"])
+@pytest.mark.parametrize("scored", ["best", "all"])
+def test_gradient_is_that_of_the_least_of_all_candidates(loss_at, scored):
+    rng = np.random.default_rng(4)
+    logits = jnp.asarray(rng.normal(size=(2, 3, 3, 16, 16)), jnp.float32)
+    scores = jnp.asarray(rng.random((2, 3, 3)), jnp.float32)
+    masks = jnp.asarray(rng.random((2, 3, 64, 64)) < 0.4)
+    task = SegmentConfig(loss_at=loss_at, scored_masks=scored)
+
+    def quick(logits, scores):
+        return segment.round_loss(task, logits, scores, masks, jnp.ones((2, 3))).loss.sum()
+
+    def alone(logits, scores):
+        """Each candidate as the only one, and the gradient through the minimum of the three."""
+        each = [
+            segment.round_loss(
+                task, logits[:, :, m : m + 1], scores[:, :, m : m + 1], masks, jnp.ones((2, 3))
+            )
+            for m in range(3)
+        ]
+        mask_loss = jnp.stack(
+            [
+                task.focal_weight * e.metrics["focal"] + task.dice_weight * e.metrics["dice"]
+                for e in each
+            ]
+        )
+        score_loss = jnp.stack([e.metrics["score_mse"] for e in each])
+        best = jnp.argmin(mask_loss, axis=0, keepdims=True)
+        chosen = (
+            score_loss.mean(0) if scored == "all" else jnp.take_along_axis(score_loss, best, 0)[0]
+        )
+        return (mask_loss.min(0) + task.iou_weight * chosen).sum()
+
+    found, wanted = (jax.grad(f, argnums=(0, 1))(logits, scores) for f in (quick, alone))
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
 def test_first_prompts_train_the_candidates_and_never_the_single_mask():
     task, batch = (
         tasks.build(configs.load("quickstart_scratch")),

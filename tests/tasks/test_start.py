@@ -122,7 +122,9 @@ TEACHER = "quickstart_teacher"
 def _decoder(name, decoder_from=TEACHER, init_from=None):
     """What a start brings, and what it leaves untrained, for the model of that name."""
     task = SegmentConfig(model=name, init_from=init_from, decoder_from=decoder_from)
-    return start.read(task, variants.sam(name)), start.untrained(task, variants.sam(name))
+    begun = start.read(task, variants.sam(name))
+    assert start.untrained(task, variants.sam(name)) == begun.untrained
+    return begun.params, begun.untrained
 
 
 def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
@@ -185,6 +187,20 @@ def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
     params, untrained = _decoder("sam_nano", with_all)
     assert {"background", "mask", "no_mask"} < set(params["prompt"])
     assert untrained == ()
+
+
+def test_files_are_read_once_when_a_run_begins_and_once_when_it_goes_on(monkeypatch):
+    read, load = [], source.load
+    monkeypatch.setattr(source, "load", lambda name: read.append(name) or load(name))
+    for begins in (True, False):
+        task = tasks.build(configs.load("quickstart_scratch"))
+        if begins:
+            task.initial()
+        found = [task.models({"efficientsam_nano": {}}) for _ in range(2)]
+        assert {model["efficientsam_nano"].untrained for model in found} == {
+            ("decoder/single_mask",)
+        }
+    assert read == [TEACHER, TEACHER]
 
 
 def test_a_run_asks_for_that_decoder_by_its_config():
