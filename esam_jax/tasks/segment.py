@@ -4,7 +4,6 @@ SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (ar
 section 4.1): three masks for one prompt, and only the best of them is trained.
 """
 
-
 import jax
 import jax.numpy as jnp
 from einops import reduce
