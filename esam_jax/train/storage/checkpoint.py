@@ -7,7 +7,6 @@ came back whole counts when older ones are deleted.
 """
 
 import contextlib
-import json
 import os
 import queue
 import warnings
@@ -20,20 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore as ts
-from etils import epath
 
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
-from esam_jax.train.storage import checksums, compare, shelf
+from esam_jax.train.storage import checksums, compare, shelf, verify
 from esam_jax.train.storage.keeper import Keeper
 from esam_jax.train.storage.lease import Lease
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
-_INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read
 _THREADS = 4  # more than Orbax has that can fail in one save
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
@@ -64,7 +60,7 @@ class Checkpoints:
             if self._lease is not None:
                 self._lease.release()
             raise
-        self._keeper = Keeper(cfg.save, self._folder, _fault, self._tell)
+        self._keeper = Keeper(cfg.save, self._folder, verify.fault, self._tell)
         self._committing = ThreadPoolExecutor(1, "commit")
         self._rendezvous = Rendezvous(_COMMIT_SECONDS)
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -166,7 +162,7 @@ class Checkpoints:
                 self._checkpointer.save(self._folder / str(step), args=args)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
                 self._clear(step, fault)
-                return self._failed(step, _one_line(fault), fault)
+                return self._failed(step, verify.one_line(fault), fault)
         self._pending_step = step
         self._commit = self._committing.submit(self._finish, step)
 
@@ -228,7 +224,7 @@ class Checkpoints:
         try:
             commit.result()
         except Exception as fault:
-            self._failed(self._pending_step, _one_line(fault), fault)
+            self._failed(self._pending_step, verify.one_line(fault), fault)
 
     def _finish(self, step: int) -> None:
         try:
@@ -241,7 +237,7 @@ class Checkpoints:
     def _clear(self, step: int, fault: Exception) -> None:
         """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a host that is lost ends all anyway
-            self._rendezvous.call_off(_one_line(fault))
+            self._rendezvous.call_off(verify.one_line(fault))
         for _ in range(_THREADS):  # each tells its error once, to whoever waits next
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
@@ -277,7 +273,7 @@ class Checkpoints:
         """The newest step that reads as it was written; what is not is refused or set aside."""
         while (step := self.latest()) is not None:
             path = self._folder / str(step)
-            fault = _fault(path) or _unreadable(path)
+            fault = verify.fault(path) or verify.unreadable(path)
             if fault is None:
                 if found := self._tree_differences(step, template):
                     raise CheckpointError(f"{path} has another tree: {'; '.join(found)}")
@@ -292,7 +288,7 @@ class Checkpoints:
     def _tree_differences(self, step: int, template: TrainState) -> list[str]:
         """[] also where the tree cannot be read, which is for `restore` to tell."""
         try:
-            saved = compare.kinds(_tree(self._folder / str(step)))
+            saved = compare.kinds(verify.tree(self._folder / str(step)))
         except Exception:
             return []
         return compare.tree_differences(saved, compare.kinds(template))
@@ -333,85 +329,12 @@ def _restore(reader: ocp.Checkpointer, path: Path, template: TrainState) -> Trai
         restored = reader.restore(path, args=args)
     except Exception as fault:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read ({_one_line(fault)}); {_REMEDY}"
+            f"checkpoint {path} cannot be read ({verify.one_line(fault)}); {_REMEDY}"
         ) from fault
     state, wanted = restored["state"], restored["checksums"]
-    if damaged := _unequal(checksums.of(state), wanted):
+    if damaged := verify.unequal(checksums.of(state), wanted):
         raise CheckpointError(f"checkpoint {path} {damaged}; {_REMEDY}")
     return state
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with a step on disk, or None. Reads it whole, by this process alone."""
-    found, unreadable, why = {}, [], ""
-    try:
-        wanted = ocp.JsonCheckpointHandler().restore(epath.Path(path / shelf.CHECKSUMS))
-        arrays = _arrays(path / shelf.STATE)
-    except Exception as fault:
-        return f"cannot be read ({_one_line(fault)})"
-    # One by one: memory for one is enough, and Orbax, where one of many cannot be read, names that
-    # one only and leaves the others' threads to complain on stderr.
-    database = {"driver": "ocdbt", "base": f"file://{path / shelf.STATE}/"}
-    context = ts.Context({"cache_pool": {"total_bytes_limit": _INDEX_BYTES}})
-    for name, key in arrays.items():
-        spec = {"driver": "zarr", "kvstore": {**database, "path": f"{key}/"}}
-        try:
-            array = ts.open(spec, context=context, open=True, read=True).result().read().result()
-        except Exception as fault:
-            unreadable.append(name)
-            why = why or _one_line(fault)
-        else:
-            found[name] = checksums.of_array(array)
-    if unreadable:
-        return f"cannot be read in {', '.join(unreadable)} ({why})"
-    return _unequal(found, wanted)
-
-
-def _arrays(folder: Path) -> dict[str, str]:
-    """Path of each leaf -> its key in the database, as Orbax wrote them down.
-
-    Orbax would tell as well, but it asks TensorStore for JSON of each array, which never gives the
-    memory back (0.1.86): 3 MB for each checkpoint of 500 arrays.
-    """
-    described = json.loads((folder / "_METADATA").read_text())["tree_metadata"]
-    # What else Orbax reads as JSON, and ends of where it is cut short.
-    for file in (folder / "_sharding", *(folder / "array_metadatas").glob("*")):
-        if file.exists():
-            json.loads(file.read_text())
-    keys = [
-        [part["key"] for part in leaf["key_metadata"]]
-        for leaf in described.values()
-        if not leaf["value_metadata"]["skip_deserialize"]  # empty branches, which have no array
-    ]
-    return {"/".join(key): ".".join(key) for key in keys}
-
-
-def _unreadable(path: Path) -> str | None:
-    """Why Orbax cannot tell what a step holds, if it cannot; see `_arrays` for when not to ask."""
-    try:
-        _tree(path)
-    except Exception as fault:
-        return f"cannot be read ({_one_line(fault)})"
-    return None
-
-
-def _tree(path: Path) -> Any:
-    """Shape and type of what a step holds, in the place of its arrays."""
-    return _local_reader().metadata(epath.Path(path / shelf.STATE)).tree
-
-
-def _local_reader() -> ocp.PyTreeCheckpointHandler:
-    """Reads without waiting for the other processes, as a thread of one of them must."""
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
-    return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-
-
-def _unequal(found: Mapping[str, int], wanted: Mapping[str, int]) -> str | None:
-    paths = [path for path in {**wanted, **found} if found.get(path) != wanted.get(path)]
-    return f"is damaged in {', '.join(paths)}" if paths else None
 
 
 def _bytes(leaf: Any) -> int:
@@ -431,7 +354,3 @@ def _probe(folder: Path) -> None:
             f"workdir {folder.parent} cannot be written ({fault.strerror}): "
             "name another with --workdir"
         ) from fault
-
-
-def _one_line(fault: BaseException) -> str:
-    return f"{type(fault).__name__}: {' '.join(str(fault).split())[:500]}"
