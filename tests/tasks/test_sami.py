@@ -1,11 +1,14 @@
 """SAMI: the loss against its parts, its choices, and what a run leaves behind."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import nano
 import numpy as np
 import pytest
+import tiny
 
 import configs
 from esam_jax import tasks
@@ -27,35 +30,70 @@ def _config(**changes):
     return dataclasses.replace(configs.load("quickstart_sami"), task=task)
 
 
-@pytest.fixture(scope="module")
-def batch():
+BATCH = {"image": jnp.asarray(nano.picture(3 * PX, PX).reshape(3, PX, PX, 3))}
+# The same compiled program wherever a test puts the loss together by hand.
+choose = tiny.jit(masking.choose, static_argnums=(1, 2, 3))
+
+
+@functools.cache
+def _begun():
+    """As a run begins: the task, what it initialises, and its random teacher."""
+    task = tasks.build(_config())
+    return task, tiny.jit(task.init)(jax.random.key(0)), task.load_frozen()
+
+
+@functools.cache
+def _left_behind():
+    task, params, _ = _begun()
+    return task.models(params)["efficientsam_nano"]
+
+
+def _drawn(shapes):
+    """Small random numbers in the place of parameters, without compiling their initialisers."""
     rng = np.random.default_rng(0)
-    return {"image": jnp.asarray(rng.integers(0, 256, (3, PX, PX, 3), np.uint8))}
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(leaf.dtype), shapes)
 
 
-def _run(config, batch):
+def _run(config, frozen=None):
     task = tasks.build(config)
-    params = jax.jit(task.init)(jax.random.key(0))
-    frozen = task.load_frozen()
-    return task, params, frozen, jax.jit(task.loss)(params, frozen, _with_choices(task, batch))
+    params = _drawn(jax.eval_shape(task.init, jax.random.key(0)))
+    frozen = _begun()[2] if frozen is None else frozen(task)
+    return task, params, frozen, _loss(task, params, frozen)
 
 
-def _with_choices(task, batch, seed=5):
-    return batch | task.draw(jax.random.key(seed), len(batch["image"]))
+def _loss(task, params, frozen):
+    return tiny.jit(task.loss)(params, frozen, _with_choices(task))
+
+
+def _with_choices(task, seed=5):
+    draw = tiny.jit(task.draw, static_argnums=1)
+    return BATCH | draw(jax.random.key(seed), len(BATCH["image"]))
+
+
+def _apply(module, params, *inputs):
+    return np.asarray(tiny.jit(module.apply)({"params": params}, *inputs))
+
+
+@functools.cache
+def _by_hand():
+    """What student and teacher make of the batch, each on its own."""
+    _, params, frozen = _begun()
+    pixels = images.normalise(BATCH["image"])
+    encoder = variants.sam("sam_nano").encoder
+    visible, masked = choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    student = Sami(variants.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
+    found = _apply(student, params["efficientsam_nano"], pixels, visible, masked)
+    target = _apply(SamVitEncoder(encoder), frozen["teacher"], pixels)
+    return found.astype(np.float64), target.astype(np.float64)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine"])
-def test_loss_is_over_all_tokens_of_the_teacher(batch, loss):
+def test_loss_is_over_all_tokens_of_the_teacher(loss):
     """Against the parts put together by hand: error of every token, visible ones too."""
-    _, params, frozen, out = _run(_config(loss=loss), batch)
-    pixels = images.normalise(batch["image"])
+    _, params, frozen = _begun()
+    out = _loss(tasks.build(_config(loss=loss)), params, frozen)
+    found, target = _by_hand()
     encoder = variants.sam("sam_nano").encoder
-    target = SamVitEncoder(encoder).apply({"params": frozen["teacher"]}, pixels)
-    visible, masked = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
-    student = Sami(variants.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
-    variables = {"params": params["efficientsam_nano"]}
-    found = np.asarray(student.apply(variables, pixels, visible, masked), np.float64)
-    target = np.asarray(target, np.float64)
     assert found.shape == target.shape == (3, 8, 8, encoder.neck_width)
     if loss == "mse":
         wanted = [np.mean((found[b] - target[b]) ** 2) for b in range(3)]
@@ -66,7 +104,7 @@ def test_loss_is_over_all_tokens_of_the_teacher(batch, loss):
     assert np.array_equal(out.weight, np.ones(3))
 
 
-def test_students_from_one_teacher_pass_learn_as_apart(batch):
+def test_students_from_one_teacher_pass_learn_as_apart():
     """Two students under different names: each one's loss is what it has alone."""
     config = _config()
     both = dataclasses.replace(
@@ -78,9 +116,12 @@ def test_students_from_one_teacher_pass_learn_as_apart(batch):
     original = variants.sam
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "sam", lambda n: whole if n == "_test_small" else original(n))
-        task, params, frozen, out = _run(both, batch)
+        # What the models are filled up with is not looked at here: it need not be compiled.
+        init = efficient_sam.init
+        patch.setattr(efficient_sam, "init", lambda c, rng: _drawn(jax.eval_shape(lambda: init(c, rng))))
+        task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
-        alone = tasks.build(config).loss(student, frozen, _with_choices(task, batch))
+        alone = _loss(tasks.build(config), student, frozen)
         names = set(task.models(params))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
@@ -94,13 +135,13 @@ def test_students_from_one_teacher_pass_learn_as_apart(batch):
         (TeacherConfig(model="sam_nano", weights="random", view="enlarged"), 64),
     ],
 )
-def test_other_targets(batch, teacher, width):
-    _, params, _, out = _run(_config(teacher=teacher), batch)
+def test_other_targets(teacher, width):
+    _, params, _, out = _run(_config(teacher=teacher))
     assert params["efficientsam_nano"]["head"]["kernel"].shape[-1] == width
     assert np.isfinite(out.loss).all()
 
 
-def test_enlarged_input_is_pooled_to_the_students_grid(batch):
+def test_enlarged_input_is_pooled_to_the_students_grid():
     """A teacher with twice the pixels sees the enlarged picture; its cells are averaged 2 x 2."""
     original = variants.sam
     big = dataclasses.replace(original("sam_nano").encoder, image_px=128)
@@ -108,28 +149,29 @@ def test_enlarged_input_is_pooled_to_the_students_grid(batch):
     teacher = TeacherConfig(model="_test_big", weights="random", view="enlarged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "sam", lambda n: whole if n == "_test_big" else original(n))
-        _, params, frozen, out = _run(_config(teacher=teacher), batch)
-    pixels = images.normalise(batch["image"])
+        _, params, frozen, out = _run(
+            _config(teacher=teacher), lambda task: _drawn(jax.eval_shape(task.load_frozen))
+        )
+    pixels = images.normalise(BATCH["image"])
     # torch's bilinear rule on an exact doubling, from the slow definition in one dimension twice
     doubled = jax.image.resize(pixels, (3, 128, 128, 3), "linear")
-    cells = SamVitEncoder(big).apply({"params": frozen["teacher"]}, doubled)
-    target = np.asarray(cells).reshape(3, 8, 2, 8, 2, -1).mean((2, 4))
-    visible, masked = masking.choose(jax.random.key(5), 3, TOKENS, VISIBLE)
+    cells = _apply(SamVitEncoder(big), frozen["teacher"], doubled)
+    target = cells.reshape(3, 8, 2, 8, 2, -1).mean((2, 4))
+    visible, masked = choose(jax.random.key(5), 3, TOKENS, VISIBLE)
     student = Sami(original("efficientsam_nano").encoder, DECODER, 64)
-    found = student.apply({"params": params["efficientsam_nano"]}, pixels, visible, masked)
-    np.testing.assert_allclose(
-        out.loss, np.mean((np.asarray(found) - target) ** 2, axis=(1, 2, 3)), rtol=1e-4
-    )
+    found = _apply(student, params["efficientsam_nano"], pixels, visible, masked)
+    np.testing.assert_allclose(out.loss, np.mean((found - target) ** 2, axis=(1, 2, 3)), rtol=1e-4)
 
 
-def test_no_gradient_reaches_the_teacher(batch):
-    task = tasks.build(_config())
-    params, frozen = jax.jit(task.init)(jax.random.key(0)), task.load_frozen()
+def test_no_gradient_reaches_the_teacher():
+    task, params, frozen = _begun()
+    batch = _with_choices(task)
 
     def total(frozen):
-        return task.loss(params, frozen, _with_choices(task, batch)).loss.sum()
+        return task.loss(params, frozen, batch).loss.sum()
 
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(jax.grad(total)(frozen)))
+    gradient = tiny.jit(jax.grad(total))(frozen)
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
 def test_a_teacher_without_weights_is_refused():
@@ -139,7 +181,7 @@ def test_a_teacher_without_weights_is_refused():
 
 def test_weights_of_another_teacher_are_refused(tmp_path):
     config = variants.sam("efficientsam_nano")
-    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(0))
+    params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
     with pytest.raises(CheckpointError, match="another image encoder"):
@@ -148,7 +190,7 @@ def test_weights_of_another_teacher_are_refused(tmp_path):
 
 def test_given_weights_are_the_frozen_ones(tmp_path):
     config = variants.sam("sam_nano")
-    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(9))
+    params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
     frozen = tasks.build(_config(teacher=teacher)).load_frozen()
@@ -160,18 +202,16 @@ def test_a_teacher_with_other_patches_is_refused():
         tasks.build(_config(teacher=TeacherConfig(model="sam_b", weights="random")))
 
 
-def test_the_model_left_behind_keeps_the_trunk(batch):
-    task, params, _, _ = _run(_config(), batch)
-    model = task.models(params)["efficientsam_nano"]
+def test_the_model_left_behind_keeps_the_trunk():
+    model, (_, params, _) = _left_behind(), _begun()
     assert model.untrained == ("encoder/neck", "prompt", "decoder")
     trunk = dict(model.params["encoder"])
     trunk.pop("neck")
     jax.tree.map(np.testing.assert_array_equal, trunk, params["efficientsam_nano"]["encoder"])
 
 
-def test_the_model_left_behind_brings_what_timm_needs(batch):
-    task, params, _, _ = _run(_config(), batch)
-    model, sami = task.models(params)["efficientsam_nano"], params["efficientsam_nano"]
+def test_the_model_left_behind_brings_what_timm_needs():
+    model, sami = _left_behind(), _begun()[1]["efficientsam_nano"]
     config, vit = timm_vit.backbone(model.config, model.params, model.unused)
     assert config.decoder is None and config.encoder.pretrain_px == PX
     wanted = {name: sami[name] for name in ("encoder", "class_token", "norm")}
