@@ -1,6 +1,7 @@
 """Promptable segmentation: the round's loss against a slow version."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from esam_jax.config import SegmentConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import variants
 from esam_jax.tasks import segment
+
+# One program for each config and shape, where single operations would be hundreds.
+round_loss = tiny.jit(segment.round_loss, static_argnums=0)
 
 
 def _slow_round_loss(task, logits, scores, masks):
@@ -55,9 +59,7 @@ def _random_round(seed=0, side=5, cell=3):
 def test_round_loss_equals_the_slow_version(scored):
     task = SegmentConfig(scored_masks=scored, focal_weight=20.0, iou_weight=0.7)
     logits, scores, masks = _random_round()
-    fast = segment.round_loss(
-        task, jnp.asarray(logits), jnp.asarray(scores), jnp.asarray(masks), jnp.ones((2, 3))
-    )
+    fast = round_loss(task, logits, scores, masks, np.ones((2, 3), np.float32))
     np.testing.assert_allclose(fast.loss, _slow_round_loss(task, logits, scores, masks), rtol=2e-5)
     assert set(fast.metrics) == {"focal", "dice", "score_mse", "best_iou", "chosen_iou"}
 
@@ -67,12 +69,23 @@ def test_a_mask_that_vanishes_at_low_resolution_weighs_nothing():
     masks[0, 0, 5] = True  # a line one pixel high: a quarter of the cells it crosses
     masks[0, 1, 4:6] = True  # half of them
     masks[0, 2, 4:8] = True
-    logits, scores = jnp.zeros((1, 3, 3, 4, 4)), jnp.zeros((1, 3, 3))
-    valid = jnp.asarray([[1.0, 1.0, 0.0]])
+    logits, scores = np.zeros((1, 3, 3, 4, 4), np.float32), np.zeros((1, 3, 3), np.float32)
+    valid = np.float32([[1, 1, 0]])
     for loss_at, expected in (("low_res", [[0, 1, 0]]), ("image", [[1, 1, 0]])):
         task = SegmentConfig(loss_at=loss_at)
-        out = segment.round_loss(task, logits, scores, jnp.asarray(masks), valid)
+        out = round_loss(task, logits, scores, masks, valid)
         assert out.weight.tolist() == expected
+
+
+@functools.cache
+def _graded(task):
+    """The weighted loss of a round, what it comes from, and the gradient of logits and scores."""
+
+    def total(logits, scores, masks, valid):
+        out = segment.round_loss(task, logits, scores, masks, valid)
+        return (out.loss * out.weight).sum(), out
+
+    return tiny.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
 
 
 @pytest.mark.parametrize("loss_at", ["low_res", "image"])
@@ -88,15 +101,10 @@ def test_f23_extreme_masks_have_a_finite_loss_and_gradient(loss_at, case):
     elif case == "equal":
         masks[0, 0, :8] = True
     cells = masks[:, :, :: px // side, :: px // side][:, :, None]
-    scores = jnp.full((1, 1, 3), 0.5)
+    scores, valid = np.full((1, 1, 3), 0.5, np.float32), np.ones((1, 1), np.float32)
     for size in (0.0, 100.0, 1e4):  # undecided; certain; beyond what a sigmoid can hold
-        logits = jnp.broadcast_to(jnp.where(cells, size, -size), (1, 1, 3, side, side))
-
-        def total(logits, scores):
-            out = segment.round_loss(task, logits, scores, jnp.asarray(masks), jnp.ones((1, 1)))
-            return (out.loss * out.weight).sum(), out
-
-        (_, out), grads = jax.value_and_grad(total, (0, 1), has_aux=True)(logits, scores)
+        logits = np.float32(np.where(cells, size, -size)) * np.ones((1, 1, 3, 1, 1), np.float32)
+        (_, out), grads = _graded(task)(logits, scores, masks, valid)
         for value in jax.tree.leaves((out, grads)):
             assert np.isfinite(value).all()
         if case == "equal" and size:
@@ -106,22 +114,18 @@ def test_f23_extreme_masks_have_a_finite_loss_and_gradient(loss_at, case):
 
 def test_only_the_best_mask_has_a_gradient():
     task = SegmentConfig(iou_weight=0.0)
-    logits, scores, masks = map(jnp.asarray, _random_round(1))
-
-    def total(x):
-        return segment.round_loss(task, x, scores, masks, jnp.ones((2, 3))).loss.sum()
-
-    moved = jnp.abs(jax.grad(total)(logits)).sum((-2, -1)) > 0
+    _, (gradient, _) = _graded(task)(*_random_round(1), np.ones((2, 3), np.float32))
+    moved = np.abs(gradient).sum((-2, -1)) > 0
     assert np.array_equal(moved.sum(-1), np.ones((2, 3)))
 
 
 def test_at_image_size_the_logits_are_enlarged():
     """A constant logit map has the same loss at either size when the mask fills whole cells."""
-    logits = jnp.full((1, 1, 3, 4, 4), 0.3)
-    masks = jnp.zeros((1, 1, 16, 16), bool).at[..., :8, :].set(True)
-    scores, valid = jnp.full((1, 1, 3), 0.5), jnp.ones((1, 1))
-    low = segment.round_loss(SegmentConfig(loss_at="low_res"), logits, scores, masks, valid)
-    full = segment.round_loss(SegmentConfig(loss_at="image"), logits, scores, masks, valid)
+    logits, masks = np.full((1, 1, 3, 4, 4), 0.3, np.float32), np.zeros((1, 1, 16, 16), bool)
+    masks[..., :8, :] = True
+    scores, valid = np.full((1, 1, 3), 0.5, np.float32), np.ones((1, 1), np.float32)
+    low = round_loss(SegmentConfig(loss_at="low_res"), logits, scores, masks, valid)
+    full = round_loss(SegmentConfig(loss_at="image"), logits, scores, masks, valid)
     np.testing.assert_allclose(low.metrics["focal"], full.metrics["focal"], rtol=1e-6)
     np.testing.assert_allclose(low.metrics["best_iou"], full.metrics["best_iou"], rtol=1e-6)
 
@@ -138,13 +142,41 @@ def _batch():
     }
 
 
+def _task(model, remat):
+    config = configs.load("quickstart_scratch")
+    view = dataclasses.replace(config.data.view, fit=variants.sam(model).fit)
+    return tasks.build(
+        dataclasses.replace(
+            config,
+            task=dataclasses.replace(config.task, model=model),
+            data=dataclasses.replace(config.data, view=view),
+            compute=dataclasses.replace(config.compute, remat=remat),
+        )
+    )
+
+
+def _params(model):
+    return {model: jax.tree.map(jnp.asarray, nano.params(variants.sam(model)))}
+
+
+def _total(task, params, batch):
+    out = task.loss(params, {}, batch)
+    return (out.loss * out.weight).sum(), out
+
+
+@functools.cache
+def _learned(model, remat="none"):
+    """(weighted loss, what it comes from) and the gradient of the parameters, of one batch."""
+    total = functools.partial(_total, _task(model, remat))
+    return tiny.jit(jax.value_and_grad(total, has_aux=True))(_params(model), _batch())
+
+
 def test_loss_runs_from_uint8_and_packed_bits():
-    task, batch = tasks.build(configs.load("quickstart_scratch")), _batch()
-    params = jax.jit(task.init)(jax.random.key(0))
-    out = jax.jit(task.loss)(params, {}, batch)
+    (_, out), _ = _learned("efficientsam_nano")
     assert out.loss.shape == (2, 3) and np.isfinite(out.loss).all()
-    assert np.array_equal(out.weight, batch["valid"])
-    assert set(task.models(params)) == {"efficientsam_nano"}
+    assert np.array_equal(out.weight, _batch()["valid"])
+    task = tasks.build(configs.load("quickstart_scratch"))
+    assert set(task.models(_params("efficientsam_nano"))) == {"efficientsam_nano"}
 
 
 @pytest.mark.parametrize("loss_at", ["low_res", "image"])
@@ -180,18 +212,13 @@ def test_gradient_is_that_of_the_least_of_all_candidates(loss_at, scored):
         )
         return (mask_loss.min(0) + task.iou_weight * chosen).sum()
 
-    found, wanted = (jax.grad(f, argnums=(0, 1))(logits, scores) for f in (quick, alone))
+    found, wanted = (tiny.jit(jax.grad(f, (0, 1)))(logits, scores) for f in (quick, alone))
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
 
 
 def test_first_prompts_train_the_candidates_and_never_the_single_mask():
-    task, batch = (
-        tasks.build(configs.load("quickstart_scratch")),
-        jax.tree.map(jnp.asarray, _batch()),
-    )
-    params = jax.jit(task.init)(jax.random.key(0))
-    gradient = tiny.jit(jax.grad(lambda p: task.loss(p, {}, batch).loss.sum()))(params)
+    _, gradient = _learned("efficientsam_nano")
     heads = gradient["efficientsam_nano"]["decoder"]["mask_heads"]
     for name, layer in heads.items():
         of_each_token = np.abs(layer["kernel"]).reshape(4, -1).max(1)
@@ -202,38 +229,22 @@ def test_first_prompts_train_the_candidates_and_never_the_single_mask():
 
 @pytest.mark.parametrize("wiring", ["efficientsam", "sam"])
 def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
-    model, rng = f"{wiring}_nano", jax.random.key(0)
-    batch = jax.tree.map(jnp.asarray, _batch())
-    config = configs.load("quickstart_scratch")
-    view = dataclasses.replace(config.data.view, fit=variants.sam(model).fit)
-    config = dataclasses.replace(
-        config,
-        task=dataclasses.replace(config.task, model=model),
-        data=dataclasses.replace(config.data, view=view),
-    )
-    params = {model: jax.tree.map(jnp.asarray, nano.params(variants.sam(model)))}
-    found, kept = {}, {}
+    model, kept = f"{wiring}_nano", {}
+    params, batch = _params(model), jax.tree.map(jnp.asarray, _batch())
     for remat in ("none", "blocks"):
-        compute = dataclasses.replace(config.compute, remat=remat)
-        task = tasks.build(dataclasses.replace(config, compute=compute))
-        made = jax.eval_shape(task.init, rng)
+        task = _task(model, remat)
+        made = jax.eval_shape(task.init, jax.random.key(0))
         assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, params)
 
         def total(p, task=task):
-            out = task.loss(p, {}, batch)
-            return (out.loss * out.weight).sum()
+            return _total(task, p, batch)[0]
 
-        found[remat] = tiny.jit(jax.value_and_grad(total))(params)
         backward = jax.eval_shape(lambda p, total=total: jax.vjp(total, p)[1], params)
         kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
     assert kept["blocks"] < 0.4 * kept["none"]
-    jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(
-            one, other, rtol=1e-4, atol=1e-4
-        ),  # up to 100
-        found["blocks"],
-        found["none"],
-    )
+    found, wanted = (jax.tree.leaves(_learned(model, remat)) for remat in ("blocks", "none"))
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # up to 100
 
 
 def test_view_must_fit_the_model():
