@@ -19,7 +19,7 @@ from esam_jax.tasks import start
 
 def _folder(tmp_path, name, untrained=()):
     config = variants.sam(name)
-    params = jax.jit(lambda rng: efficient_sam.init(config, rng))(jax.random.key(3))
+    params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test", untrained=untrained)
     return str(tmp_path / "model"), params
 
