@@ -70,7 +70,7 @@ def test_transposed_convolution_puts_each_product_where_it_belongs():
     h, w, C, K = 2, 3, 5, 4
     x_hwC, kernel, bias = normal(h, w, C), normal(C, 2, 2, K, seed=1), normal(K, seed=2)
     params = {"params": {"kernel": kernel, "bias": bias}}
-    got = TransposedConv(K).apply(params, x_hwC.reshape(h * w, C))
+    got = tiny.jit(TransposedConv(K).apply)(params, x_hwC.reshape(h * w, C))
     image = np.zeros((2 * h, 2 * w, K), np.float32)
     for i, j, a, b in np.ndindex(h, w, 2, 2):
         image[2 * i + a, 2 * j + b] = x_hwC[i, j] @ kernel[:, a, b] + bias
@@ -95,7 +95,8 @@ def test_efficientsam_normalises_the_map_as_a_whole_and_sam_each_cell():
     for wiring in tiny.WIRINGS:
         config = tiny.config(wiring)
         params = {"params": tiny.params(config)["decoder"]["upscale"]}
-        before, after = (Upscale(config.decoder).apply(params, x) for x in (image, louder))
+        enlarge = tiny.jit(Upscale(config.decoder).apply)
+        before, after = (enlarge(params, x) for x in (image, louder))
         untouched = np.abs(after[0, 0, 1:] - before[0, 0, 1:]).max()
         assert (untouched > 1e-3) == (wiring == "efficientsam")
         np.testing.assert_allclose(after[0, 1], before[0, 1], atol=1e-5)  # another query
@@ -111,8 +112,8 @@ def test_attention_folds_its_query_axis_without_mixing(query_axis, key_axis):
         normal(B, key_axis, N, WIDTH, seed=2),
     )
     place_q, place_k = normal(T, WIDTH, seed=3), normal(N, WIDTH, seed=4)
-    params = module.init(jax.random.key(0), query, key, value)["params"]
-    got = module.apply(
+    params = tiny.jit(module.init)(jax.random.key(0), query, key, value)["params"]
+    got = tiny.jit(module.apply)(
         {"params": params}, query, key, value, query_position=place_q, key_position=place_k
     )
     assert got.shape == (B, max(query_axis, key_axis), T, WIDTH)

@@ -89,7 +89,7 @@ def test_padded_cells_are_the_bias_of_the_norm_and_take_part():
     params["norm"] = {"scale": jnp.ones(2), "bias": jnp.full(2, 4.0)}
     params["value"]["kernel"] = jnp.array([1.0, 0.0, 0.0, 0.0]).reshape(2, 1, 2)
     params["out"]["kernel"] = jnp.array([1.0, 0.0, 0.0, 0.0]).reshape(1, 2, 2)
-    found = attn.apply({"params": params}, x)
+    found = tiny.jit(attn.apply)({"params": params}, x)
     np.testing.assert_allclose(found[..., 0], (4 * 5 + 5 * 4) / 9, rtol=1e-5)
 
 
@@ -97,7 +97,7 @@ def test_batch_norm_uses_what_is_stored():
     x, (scale, bias, mean) = 3 * normal(2, 4, 5, 6) + 1, (normal(6) for _ in range(3))
     variance = jnp.square(normal(6)) * 1e-4  # of the size of epsilon for some
     params = {"scale": scale, "bias": bias, "mean": mean, "variance": variance}
-    found = BatchNorm().apply({"params": params}, x)
+    found = tiny.jit(BatchNorm().apply)({"params": params}, x)
     wide = {k: np.asarray(v, np.float64) for k, v in params.items()}
     expected = (np.asarray(x, np.float64) - wide["mean"]) / np.sqrt(wide["variance"] + 1e-5)
     expected = expected * wide["scale"] + wide["bias"]
@@ -107,7 +107,8 @@ def test_batch_norm_uses_what_is_stored():
 @pytest.mark.parametrize("width", [16, 256])
 def test_depthwise_kernels_start_so_that_a_signal_keeps_its_size(width):
     """No norm would restore it."""
-    found, _ = Depthwise().init_with_output(jax.random.key(0), normal(1, 32, 32, width))
+    start = tiny.jit(Depthwise().init_with_output)
+    found, _ = start(jax.random.key(0), normal(1, 32, 32, width))
     assert 0.8 < np.std(found) < 1.1  # somewhat below 1, for the edges
 
 
