@@ -35,6 +35,7 @@ def questions(height: int, width: int) -> list[Prompt]:
     return asked
 
 
+@functools.cache
 def all_questions(name: str, height: int, width: int) -> list[Prompt]:
     asked = questions(height, width)
     if name == "sam_nano":
