@@ -85,8 +85,8 @@ def test_keys_that_are_not_seen_might_as_well_not_be_there():
 
 
 def test_distance_biases_go_by_rows_and_columns_apart():
-    table = jnp.arange(2 * 9.0).reshape(2, 9)
-    biases = attention.distance_biases(table, 3)
+    table = np.arange(2 * 9, dtype=np.float32).reshape(2, 9)
+    biases = np.asarray(attention.distance_biases(jnp.asarray(table), 3))
     for i in range(9):
         for j in range(9):
             far = abs(i // 3 - j // 3) * 3 + abs(i % 3 - j % 3)
@@ -134,7 +134,9 @@ def test_gradients_agree_wherever_the_scores_lie(score, backend):
     def loss(impl, q):
         return (attention.attend(q, k, k[..., 1:], scale=1.0, impl=impl) ** 2).sum()
 
-    plain, chunked = (jax.grad(functools.partial(loss, impl))(q) for impl in ("xla", "chunked"))
+    plain, chunked = (
+        jax.jit(jax.grad(functools.partial(loss, impl)))(q) for impl in ("xla", "chunked")
+    )
     np.testing.assert_allclose(plain, chunked, rtol=2e-3, atol=2e-3 * float(np.abs(plain).max()))
 
 
@@ -223,8 +225,13 @@ def test_folded_attention_is_the_plain_formula():
     grid, q, k, v = (3, 4), normal(0, 2, 12, 3, 5), normal(1, 2, 12, 3, 5), normal(2, 2, 12, 3, 5)
     rows, cols = normal(3, 5, 5), normal(4, 7, 5)
     expected = slow_attention(q, k, v, 0.3, slow_relative_bias(q, rows, cols, grid))
-    folded = attention.fold_relative_positions(q, k, rows, cols, grid, 0.3)
-    np.testing.assert_allclose(attention.attend(*folded, v, scale=1.0), expected, atol=1e-5)
+
+    @jax.jit
+    def attend(q, k, v, rows, cols):
+        folded = attention.fold_relative_positions(q, k, rows, cols, grid, 0.3)
+        return attention.attend(*folded, v, scale=1.0)
+
+    np.testing.assert_allclose(attend(q, k, v, rows, cols), expected, atol=1e-5)
 
 
 def test_windows_are_the_original_as_recorded():

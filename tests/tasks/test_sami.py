@@ -118,7 +118,10 @@ def test_students_from_one_teacher_pass_learn_as_apart():
         patch.setattr(variants, "sam", lambda n: whole if n == "_test_small" else original(n))
         # What the models are filled up with is not looked at here: it need not be compiled.
         init = efficient_sam.init
-        patch.setattr(efficient_sam, "init", lambda c, rng: _drawn(jax.eval_shape(lambda: init(c, rng))))
+        zeros = lambda config, rng: jax.tree.map(  # noqa: E731
+            jnp.zeros_like, jax.eval_shape(lambda: init(config, rng))
+        )
+        patch.setattr(efficient_sam, "init", zeros)
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)
