@@ -45,7 +45,7 @@ def test_f14_second_job_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
         ):
             Checkpoints(toy.config(), tmp_path)
         process.kill()
-        # At once: neither the kernel nor a parent that has not looked yet makes us wait.
+        # Whether or not the kernel and the parent have come to look after it yet.
         with Checkpoints(toy.config(), tmp_path):
             assert (tmp_path / "lease.json").exists()
     assert not (tmp_path / "lease.json").exists()

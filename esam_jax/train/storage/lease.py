@@ -22,6 +22,7 @@ LEASE_FILE = "lease.json"
 BEAT_SECONDS = 5.0
 PATIENCE_SECONDS = 40.0  # eight beats: a network file system may show files half a minute late
 _LOOK_SECONDS = 0.5
+_ENDING_SECONDS = 1.0  # that a killed process may still be seen, on a busy machine
 _SIZE = 1024  # bytes; one size, so that a beat needs no room on a full disk
 
 
@@ -117,12 +118,20 @@ class Lease:
 
     def _lives(self, found: dict[str, Any]) -> bool:
         if found.get("machine") == self._owner["machine"]:
-            return _started(found["pid"]) == found["started"] is not None
+            return self._outlasts_a_kill(found)
         end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             time.sleep(_LOOK_SECONDS)
             if (now := self._read()) != found:
                 return bool(now)
+        return False
+
+    def _outlasts_a_kill(self, found: dict[str, Any]) -> bool:
+        end = time.monotonic() + _ENDING_SECONDS
+        while _started(found["pid"]) == found["started"] is not None:
+            if time.monotonic() > end:
+                return True
+            time.sleep(_ENDING_SECONDS / 20)
         return False
 
 
