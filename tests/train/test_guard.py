@@ -13,7 +13,6 @@ import optax
 import processes
 import pytest
 import toy
-from jax.experimental.compilation_cache import compilation_cache
 
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
@@ -126,21 +125,7 @@ def test_without_a_fault_the_update_is_the_plain_one():
     assert_same((state.params, state.opt_state), (params, opt_state))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A run finds what an earlier one compiled, as those of users do, and is no less a run."""
-    wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for settings in (wanted, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is wanted:
-            yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import toy
-from jax.experimental.compilation_cache import compilation_cache
 
 from esam_jax.config import (
     DataConfig,
@@ -39,22 +38,7 @@ NANO_SEGMENT = toy.config(
     data=DataConfig(source=SCENES, view=PromptedConfig(image_px=64)),
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """A run finds what an earlier one compiled, as those of users do, and is no less a run."""
-    wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for settings in (wanted, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is wanted:
-            yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from esam_jax.evaluate import prompts
 from esam_jax.predict.load import load
 from esam_jax.train import quickstart
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def test_the_shipped_teacher_is_small_and_good():
     folder = models.locate(quickstart.TEACHER).path
