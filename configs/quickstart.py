@@ -127,8 +127,8 @@ def quickstart_scratch() -> RunConfig:
             weight_decay=0.05,
             clip_norm=1.0,
         ),
-        steps=250,
+        steps=160,
         batch=16,
-        log_every_steps=50,
-        save=SaveConfig(every_steps=250),
+        log_every_steps=20,
+        save=SaveConfig(every_steps=160),
     )
