@@ -223,10 +223,19 @@ def test_stability_on_the_decoders_logits_is_close_to_that_at_full_size(size: tu
 
 
 def test_crops_find_what_is_small():
-    """Every mask of a crop lies in it, and masks come from crops of both layers."""
-    found = records((64, 64), crop_n_layers=1, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    """Four scenes in one picture are small in it and of their own size in crops.
+
+    More is found than without crops, and every mask of a crop lies in it.
+    """
+    rows = [np.hstack([picture((64, 64), 2 * row + column) for column in (0, 1)]) for row in (0, 1)]
+    four = np.vstack(rows)
+    whole, found = (
+        AutomaticMaskGenerator(model(), **LOOSE, crop_n_layers=layers).generate(four)
+        for layers in (0, 1)
+    )
     crops = {tuple(record["crop_box"]) for record in found}
-    assert (0, 0, 64, 64) in crops and len(crops) > 1
+    assert (0, 0, 128, 128) in crops and len(crops) == 5
+    assert len(found) > len(whole)
     for record in found:
         x, y, wide, high = record["crop_box"]
         outside = record["segmentation"].copy()
