@@ -35,3 +35,8 @@ class DeviceMemoryError(EsamError, MemoryError):
 
 class TrainingError(EsamError, RuntimeError):
     """Training cannot go on: a non-finite loss, or too many broken examples."""
+
+
+def one_line(error: BaseException) -> str:
+    """Any error, for a sentence: its kind and the first 500 characters of its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -51,6 +51,18 @@ def test_f14_second_job_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
     assert not (tmp_path / "lease.json").exists()
 
 
+def test_f14_a_killed_process_that_is_still_seen_is_waited_for(tmp_path, monkeypatch):
+    first = Lease(tmp_path)
+    looks = iter([first._owner["started"]] * 3)
+    started = lease._started
+    monkeypatch.setattr(lease, "_started", lambda pid: next(looks, None))
+    second = Lease(tmp_path)
+    assert json.loads((tmp_path / "lease.json").read_text())["job"] == second._owner["job"]
+    monkeypatch.setattr(lease, "_started", started)
+    for held in (first, second):
+        held.release()
+
+
 def test_f14_the_same_process_may_not_open_a_folder_twice(tmp_path):
     with (
         Checkpoints(toy.config(), tmp_path),

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig
+from esam_jax.errors import one_line
 from esam_jax.tasks import flops
 from esam_jax.train.metrics import compilation, environment, memory, metrics_file, scalars
 from esam_jax.train.metrics.goodput import Ledger
@@ -84,8 +85,7 @@ class Log:
         at: TracebackType | None,
     ) -> None:
         if error is not None:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            self.event("stop", self._last_read, reason=reason.rstrip(": "))
+            self.event("stop", self._last_read, reason=one_line(error).rstrip(": "))
         self._bar.close()
         self._trackers.close()
 

@@ -27,7 +27,7 @@ from jax._src import distributed  # its key-value store has no public name
 from jax.experimental import multihost_utils
 
 from esam_jax.config import PeersConfig
-from esam_jax.errors import ConfigError, EsamError, TrainingError
+from esam_jax.errors import ConfigError, EsamError, TrainingError, one_line
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a process ended by SIGTERM
 MEET_SECONDS = 1800  # hosts read checkpoints and the teacher at different speeds
@@ -227,7 +227,3 @@ def _whole(environment: Mapping[str, str], name: str) -> int | None:
     if not text.isdecimal():
         raise ConfigError(f"{name} is {text!r} in the environment, but must be a whole number")
     return int(text)
-
-
-def one_line(fault: Exception) -> str:
-    return f"{type(fault).__name__}: {' '.join(str(fault).split())[:500]}"

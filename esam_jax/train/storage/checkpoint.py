@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from esam_jax.config import RunConfig
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.errors import CheckpointError, MissingError, one_line
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
@@ -162,7 +162,7 @@ class Checkpoints:
                 self._checkpointer.save(self._folder / str(step), args=args)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
                 self._clear(step, fault)
-                return self._failed(step, verify.one_line(fault), fault)
+                return self._failed(step, one_line(fault), fault)
         self._pending_step = step
         self._commit = self._committing.submit(self._finish, step)
 
@@ -224,7 +224,7 @@ class Checkpoints:
         try:
             commit.result()
         except Exception as fault:
-            self._failed(self._pending_step, verify.one_line(fault), fault)
+            self._failed(self._pending_step, one_line(fault), fault)
 
     def _finish(self, step: int) -> None:
         try:
@@ -237,7 +237,7 @@ class Checkpoints:
     def _clear(self, step: int, fault: Exception) -> None:
         """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a host that is lost ends all anyway
-            self._rendezvous.call_off(verify.one_line(fault))
+            self._rendezvous.call_off(one_line(fault))
         for _ in range(_THREADS):  # each tells its error once, to whoever waits next
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()
@@ -329,7 +329,7 @@ def _restore(reader: ocp.Checkpointer, path: Path, template: TrainState) -> Trai
         restored = reader.restore(path, args=args)
     except Exception as fault:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read ({verify.one_line(fault)}); {_REMEDY}"
+            f"checkpoint {path} cannot be read ({one_line(fault)}); {_REMEDY}"
         ) from fault
     state, wanted = restored["state"], restored["checksums"]
     if damaged := verify.unequal(checksums.of(state), wanted):

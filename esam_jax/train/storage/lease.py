@@ -127,6 +127,7 @@ class Lease:
         return False
 
     def _outlasts_a_kill(self, found: dict[str, Any]) -> bool:
+        """Whether a process of this machine is still there when a killed one would be gone."""
         end = time.monotonic() + _ENDING_SECONDS
         while _started(found["pid"]) == found["started"] is not None:
             if time.monotonic() > end:

@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
+from esam_jax.errors import one_line
 from esam_jax.train.storage import checksums, shelf
 
 _INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read
@@ -87,8 +88,3 @@ def unequal(found: Mapping[str, int], wanted: Mapping[str, int]) -> str | None:
     """Which arrays differ from their sums, or are on one side only; None if all are equal."""
     paths = [path for path in {**wanted, **found} if found.get(path) != wanted.get(path)]
     return f"is damaged in {', '.join(paths)}" if paths else None
-
-
-def one_line(error: BaseException) -> str:
-    """An error for a sentence: its kind and the start of its text."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
