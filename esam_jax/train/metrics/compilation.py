@@ -1,4 +1,4 @@
-"""Whether JAX found its compiled programs in the persistent cache (compile_cache.py)."""
+"""Programs that JAX has compiled, or found in the persistent cache (compile_cache.py)."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Programs that were looked for in the cache, and those that were there."""
+    """Programs that were made ready to run, looked for in the cache, and found there."""
 
+    programs: int = 0
     requests: int = 0
     hits: int = 0
 
@@ -25,7 +26,8 @@ _EVENTS = {
     "/jax/compilation_cache/compile_requests_use_cache": "requests",
     "/jax/compilation_cache/cache_hits": "hits",
 }
-_seen = dict.fromkeys(_EVENTS.values(), 0)
+_READY = "/jax/core/compile/backend_compile_duration"
+_seen = dict.fromkeys(("programs", *_EVENTS.values()), 0)
 
 
 def counts() -> Counts:
@@ -38,4 +40,10 @@ def _listen(event: str, **details: object) -> None:
         _seen[_EVENTS[event]] += 1
 
 
+def _listen_to_durations(event: str, seconds: float, **details: object) -> None:
+    if event == _READY:
+        _seen["programs"] += 1
+
+
 jax.monitoring.register_event_listener(_listen)
+jax.monitoring.register_event_duration_secs_listener(_listen_to_durations)

@@ -114,8 +114,10 @@ class Log:
     @contextlib.contextmanager
     def timed(self, name: str, step: int) -> Iterator[None]:
         """Around what is no update: an event says how long it took, and no rate counts it."""
-        begin = time.monotonic()
+        begin, programs = time.monotonic(), compilation.counts().programs
         yield
+        if compilation.counts().programs > programs:
+            memory.give_back()
         self.event(name, step, took=round(time.monotonic() - begin, 6))
         self._clock.restart()
 
@@ -184,6 +186,7 @@ class Log:
         self._compile_seconds = round(self._compiled - begin, 3)
         cache = compilation.counts().since(self._programs)
         self.event("compile", step, took=self._compile_seconds, cache=cache)
+        memory.give_back()
 
     def _busy(self) -> bool:
         """Whether the device still works on the update that it was given last."""

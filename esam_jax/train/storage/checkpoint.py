@@ -25,7 +25,7 @@ from esam_jax.errors import CheckpointError, MissingError, one_line
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
-from esam_jax.train.storage import checksums, compare, shelf, verify
+from esam_jax.train.storage import checksums, compare, leaks, shelf, verify
 from esam_jax.train.storage.keeper import Keeper
 from esam_jax.train.storage.lease import Lease
 
@@ -60,6 +60,7 @@ class Checkpoints:
             if self._lease is not None:
                 self._lease.release()
             raise
+        leaks.stop()
         self._keeper = Keeper(cfg.save, self._folder, verify.fault, self._tell)
         self._committing = ThreadPoolExecutor(1, "commit")
         self._rendezvous = Rendezvous(_COMMIT_SECONDS)
