@@ -509,13 +509,13 @@ class EvaluateConfig:
 class SaveConfig:
     """When the state is written, what is kept, and what happens when it cannot be written or read.
 
-    `best` names a metric of the evaluation, such as "box_miou": the checkpoint with its highest
-    value is kept besides the newest ones.
+    `best` names a metric of the evaluation: the checkpoint with its highest value is kept besides
+    the newest ones.
     """
 
     every_steps: int = 1000
     keep: int = 2  # newest checkpoints that were read back and found whole
-    best: str | None = None
+    best: Literal["box_miou", "point_miou"] | None = None
     full_disk: Literal["stop", "continue"] = "stop"
     damaged: Literal["stop", "fallback"] = "stop"  # fallback: go on from the one before
 
@@ -647,6 +647,12 @@ class RunConfig:
             "evaluate",
             self.evaluate,
             f"the task {self.task.kind!r} trains no masks to measure: leave it out",
+        )
+        _require(
+            self.save.best is None or self.evaluate is not None,
+            "save.best",
+            self.save.best,
+            "nothing is measured in this run: set evaluate, or leave it out",
         )
         _require(
             self.optim.warmup_steps < self.steps,

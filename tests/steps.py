@@ -5,7 +5,15 @@ import numpy as np
 import toy
 
 from esam_jax import sharding
-from esam_jax.config import MeshConfig, SaveConfig
+from esam_jax.config import (
+    DataConfig,
+    EvaluateConfig,
+    MeshConfig,
+    PromptedConfig,
+    SaveConfig,
+    SegmentConfig,
+    SourceConfig,
+)
 from esam_jax.train.state import GuardState, TrainState
 from esam_jax.train.storage.checkpoint import Checkpoints
 
@@ -36,7 +44,14 @@ def template(like=None):
 
 
 def config(**save):
-    return toy.config(save=SaveConfig(**save))
+    """Of a run that is measured, as `save.best` needs."""
+    scenes = SourceConfig(kind="scenes")
+    return toy.config(
+        task=SegmentConfig(model="efficientsam_nano"),
+        data=DataConfig(source=scenes, view=PromptedConfig(image_px=64)),
+        evaluate=EvaluateConfig(source=scenes),
+        save=SaveConfig(**save),
+    )
 
 
 def saved(folder, *steps, **save):

@@ -53,3 +53,10 @@ def test_a_warm_up_as_long_as_the_run_names_the_remedy():
 def test_a_measurement_needs_masks():
     with pytest.raises(ConfigError, match="needs masks"):
         EvaluateConfig(source=SourceConfig(kind="image_folder", path="x"))
+
+
+def test_the_best_needs_a_measurement():
+    best = dataclasses.replace(RUN.save, best="box_miou")
+    assert dataclasses.replace(RUN, save=best).save.best == "box_miou"
+    with pytest.raises(ConfigError, match=r"^save.best is 'box_miou', but nothing is measured"):
+        dataclasses.replace(RUN, save=best, evaluate=None)

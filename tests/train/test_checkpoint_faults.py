@@ -412,12 +412,14 @@ def test_the_best_by_the_metric_is_kept_over_a_restart(tmp_path):
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
 
 
-def test_a_metric_that_is_not_measured_is_refused(tmp_path):
-    with (
-        Checkpoints(config(best="miou"), tmp_path) as checkpoints,
-        pytest.raises(ValueError, match=r"save.best is 'miou'.*name one of box_miou, point_miou"),
-    ):
-        checkpoints.score(2, {"box_miou": 1, "point_miou": 1})
+def test_an_evaluation_that_measured_nothing_ends_no_run(tmp_path):
+    with Checkpoints(config(best="box_miou"), tmp_path) as checkpoints:
+        for step, values in {1: {"box_miou": 0.5}, 2: {"masks": 0, "skipped": 9}, 3: {}}.items():
+            checkpoints.save(step, state(step))
+            checkpoints.score(step, values)
+        checkpoints.wait()
+        assert not checkpoints.check()
+    assert checkpoint.steps(tmp_path) == [1, 2, 3]
 
 
 def test_f17_clock_jumps_change_nothing(tmp_path, monkeypatch):

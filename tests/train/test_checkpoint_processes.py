@@ -35,10 +35,10 @@ def state(step):
     return jax.tree.map(put, host)
 
 def saves(first, last):
-    with Checkpoints(steps.config(best="miou"), folder, steps.template(state(0))) as checkpoints:
+    with Checkpoints(steps.config(best="box_miou"), folder, steps.template(state(0))) as checkpoints:
         for step in range(first, last + 1):
             checkpoints.save(step, state(step))
-            checkpoints.score(step, {"miou": -step})
+            checkpoints.score(step, {"box_miou": -step})
         checkpoints.wait()
         print(checkpoints.check(), flush=True)
 

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from esam_jax.config import SaveConfig
-from esam_jax.errors import ConfigError
 from esam_jax.train.storage import shelf
 
 
@@ -39,16 +38,10 @@ class Keeper:
         self._submit(self._verify, step)
 
     def score(self, step: int, values: Mapping[str, Any]) -> None:
-        """Takes what the evaluation gave; ConfigError if `save.best` is not among it."""
+        """Takes what the evaluation gave, which is nothing where no picture could be read."""
         best = self._save.best
-        if best is None:
-            return
-        if best not in values:
-            raise ConfigError(
-                f"save.best is {best!r}, which the evaluation does not give: name one of "
-                f"{', '.join(values)}"
-            )
-        self._submit(self._note, step, {best: float(values[best])})
+        if best is not None and best in values:
+            self._submit(self._note, step, {best: float(values[best])})
 
     def wait(self) -> None:
         """Returns when nothing is left to do."""
