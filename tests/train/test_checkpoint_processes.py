@@ -35,7 +35,8 @@ def state(step):
     return jax.tree.map(put, host)
 
 def saves(first, last):
-    with Checkpoints(steps.config(best="box_miou"), folder, steps.template(state(0))) as checkpoints:
+    cfg = steps.config(best="box_miou")
+    with Checkpoints(cfg, folder, steps.template(state(0))) as checkpoints:
         for step in range(first, last + 1):
             checkpoints.save(step, state(step))
             checkpoints.score(step, {"box_miou": -step})

@@ -40,7 +40,7 @@ def _listen(event: str, **details: object) -> None:
         _seen[_EVENTS[event]] += 1
 
 
-def _listen_to_durations(event: str, seconds: float, **details: object) -> None:
+def _listen_to_durations(event: str, duration_secs: float, **details: object) -> None:
     if event == _READY:
         _seen["programs"] += 1
 
