@@ -27,7 +27,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.evaluate import bench, bench_everything, rivals
 from esam_jax.models import efficient_sam, variants
 from esam_jax.predict import everything
-from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
 from esam_jax.train.metrics import environment, memory
@@ -75,6 +75,8 @@ class Everything:
     """JPEG, PNG or WebP pictures."""
     dtype: DType = "float32"
     """What the network computes in."""
+    preset: Literal["segment_anything", "efficientsam"] = "segment_anything"
+    """Whose thresholds and algorithm, as `esam everything` has it."""
     points_per_side: int = 32
     """Clicks along each side of the grid."""
     points_per_batch: int = 64
@@ -218,12 +220,13 @@ def _everything(args: Everything) -> int:
         crop_n_layers=args.crop_n_layers,
         output_mode="coco_rle",
         stability_rule=args.stability_rule,
-        **(loose if args.all else {}),
+        **{**PRESETS[args.preset], **(loose if args.all else {})},
     )
     about = {
         "command": "esam bench everything",
         "model": args.model,
         "dtype": args.dtype,
+        "preset": args.preset,
         "runs": runs,
         **_machine(),
         "versions": _versions(),
