@@ -36,9 +36,9 @@ ACCELERATORS = (
     Accelerator(
         name="h200", kinds=("h200",), memory_bytes=141 * 10**9, flops=989e12, bandwidth=4.8e12
     ),
-    # Two cores a chip, each a device of JAX unless they are joined (megacore): half of the chip's.
+    # Two cores a chip, which JAX shows as one device (megacore).
     Accelerator(
-        name="v4", kinds=("tpu v4",), memory_bytes=16 * _GIB, flops=137.5e12, bandwidth=0.614e12
+        name="v4", kinds=("tpu v4",), memory_bytes=32 * _GIB, flops=275e12, bandwidth=1.228e12
     ),
     Accelerator(
         name="v5e",

@@ -25,7 +25,7 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     """
     named = environment.get(JAX_FOLDER) or environment.get(SWITCH)
     if environment.get(SWITCH) == "off":
-        return None
+        return _use(None)
     if named is not None and "://" in named:  # a bucket has no owner to look at
         return _use(named)
     folder = Path(named) if named else hub.cache() / "compiled"
@@ -38,6 +38,16 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
         ) from error
     require_private(folder)
     return _use(str(folder))
+
+
+def check(environment: Mapping[str, str] = os.environ) -> None:
+    """ConfigError where others could write the folder that JAX's own variable names.
+
+    JAX uses it unasked, also for commands that keep no compiled programs.
+    """
+    named = environment.get(JAX_FOLDER)
+    if named and Path(named).exists():
+        require_private(Path(named))
 
 
 def require_private(folder: Path) -> None:
@@ -53,7 +63,8 @@ def require_private(folder: Path) -> None:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the compilation cache {folder} has mode {stat.S_IMODE(found.st_mode):04o}, and "
-            f"whoever can write it runs code as you: chmod 700 {folder}, {remedy}"
+            f"whoever can write it runs code as you: delete it, since what others have left there "
+            f"would be run, {remedy}"
         )
     for parent in folder.parents:
         mode = parent.stat().st_mode
@@ -65,10 +76,12 @@ def require_private(folder: Path) -> None:
             )
 
 
-def _use(folder: str) -> Path:
+def _use(folder: str | None) -> Path | None:
     import jax  # after the checks: a refusal should not have to wait for it
 
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", folder)  # also None: JAX has a variable itself
+    if folder is None:
+        return None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return Path(folder)

@@ -1,12 +1,16 @@
 """The package's own errors: each is also the built-in that a caller would expect.
 
-Every message states the value, the rule and the remedy in one line. The command line turns any
-`EsamError` into exit code 2; whatever else escapes is a defect of ours.
+Every message states the value, the rule and the remedy in one line. The command line leaves with
+the `exit_code` of an `EsamError`; whatever else escapes is a defect of ours.
 """
+
+import os
 
 
 class EsamError(Exception):
-    """Something the user can mend."""
+    """Something the user can mend; a launcher does not start again what left with its code."""
+
+    exit_code = 2
 
 
 class ConfigError(EsamError, ValueError):
@@ -25,6 +29,12 @@ class CheckpointError(EsamError, ValueError):
     """A model file or checkpoint does not hold what it should."""
 
 
+class SaveError(CheckpointError):
+    """A checkpoint could not be written. The disk may answer the next time: start again."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
 class PromptError(EsamError, ValueError):
     """A point, box, label or mask prompt breaks a rule."""
 
@@ -35,6 +45,12 @@ class DeviceMemoryError(EsamError, MemoryError):
 
 class TrainingError(EsamError, RuntimeError):
     """Training cannot go on: a non-finite loss, or too many broken examples."""
+
+
+class PeerError(EsamError, TimeoutError):
+    """Another process of the run did not come in time. It may be on its way: start again."""
+
+    exit_code = os.EX_TEMPFAIL
 
 
 def one_line(error: BaseException) -> str:

@@ -118,6 +118,15 @@ def without(place: NamedSharding, axis: str) -> NamedSharding:
     return NamedSharding(place.mesh, P(*(None if each == axis else each for each in place.spec)))
 
 
+def place(array: Any, where: NamedSharding) -> jax.Array:
+    """What every process holds whole, as one array; each takes its own pieces.
+
+    `jax.device_put` would first send it to all processes, to see that they hold the same.
+    """
+    whole = np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, where, whole.__getitem__)
+
+
 def gather(tree: Any, mesh: Mesh) -> Any:
     """The whole arrays of a sharded tree on the host; every process must call it."""
     return jax.device_get(jax.jit(_identity, out_shardings=replicated(mesh))(tree))

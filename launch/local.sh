@@ -3,7 +3,7 @@
 # A run that dies is started again from its newest checkpoint: RESTARTS times in a row at most
 # without a newer one, after PAUSE seconds, twice as many each time, five minutes at most. It ends
 # for good when it is done (0), when the user must mend something (2), or when this script is told
-# to stop (143, the state was saved). GRACE: seconds between asking a process to end and killing it.
+# to stop (143; 137 where the state was not saved in GRACE seconds and the processes were killed).
 set -uo pipefail
 set -m # each process leads a group, so that its data workers can be killed with it
 
@@ -28,12 +28,13 @@ terminate() { ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null; }
 end() { # every process, for none can go on alone; SIGKILL also reaches stopped ones
     terminate
     for ((tick = 0; tick < grace * 5; tick++)); do kill -0 "${pids[@]}" 2>/dev/null || break; sleep 0.2; done
+    ! kill -0 "${pids[@]}" 2>/dev/null || late=yes
     for pid in "${pids[@]}"; do kill -KILL -- "-$pid" 2>/dev/null; done
     wait
 }
 
 (($# >= 2 && ${PROCESSES:-1} > 0)) || { say "write [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
-config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() told=
+config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() told= late=
 if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != cpu ]]; then
     all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
     IFS=, read -ra gpus <<<"$all"
@@ -42,18 +43,17 @@ fi
 trap 'told=yes; terminate' TERM INT
 best=$(newest) failures=0 pause=${PAUSE:-5}
 until [[ $told ]]; do
-    start "${@:3}"; [[ ! $told ]] || terminate # told while they were started
+    late=; start "${@:3}"; [[ ! $told ]] || terminate # told while they were started
     # The first failure decides: what the other processes leave with follows from it.
     for ((left = processes, code = 0; left > 0 && code == 0; left--)); do wait -n; code=$?; done
     end
     ((code != 0 && code != 2)) || exit "$code"
     [[ ! $told ]] || break
-    now=$(newest)
-    ((${now:-0} <= ${best:-0})) || best=$now failures=0 pause=${PAUSE:-5}
+    now=$(newest); ((${now:-0} <= ${best:-0})) || best=$now failures=0 pause=${PAUSE:-5}
     ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures starts without progress"; exit "$code"; }
     say "the run left with $code and is started again"
-    sleep "$pause" & pids=($!)
-    [[ ! $told ]] || terminate; wait
+    sleep "$pause" & pids=($!); [[ ! $told ]] || terminate; wait
     pause=$((pause * 2 < 300 ? pause * 2 : 300))
 done
+[[ ! $late ]] || { say "killed after $grace seconds, before the state was saved: raise GRACE"; exit 137; }
 exit 143

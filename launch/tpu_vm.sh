@@ -21,7 +21,14 @@ sudo docker pull --quiet ${IMAGE@Q} &&
 sudo docker run --name esam --user root --privileged --network host --volume esam:/runs ${IMAGE@Q} ${*@Q}"
 
 queue() { gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
-state() { queue describe --format='value(state.state)' 2>/dev/null; }
+state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say
+    queue describe --format='value(state.state)' 2>/dev/null ||
+        { [[ $(queue describe 2>&1) == *NOT_FOUND* ]] || echo UNKNOWN; }
+}
+again() { # $1 says why, $2 is what to leave with when it was too often in a row
+    ((failures++ < ${RESTARTS:-3})) || { say "gave up after $failures failures in a row"; exit "$2"; }
+    say "$1" && rest "$pause"
+}
 everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }
 rest() { sleep "$1" & wait $!; }
 
@@ -31,20 +38,20 @@ until [[ $told ]]; do
     now=$(state)
     case $now in
     ACTIVE)
+        began=$SECONDS
         everywhere "$run" &
         wait $!
         code=$?
+        ((SECONDS - began < 3600)) || failures=0 # an hour is progress
         [[ ! $told ]] || break
         ((code != 0)) || { say "done; delete the slice: gcloud compute tpus queued-resources delete $NAME"; exit 0; }
         [[ $(state) == ACTIVE ]] || { failures=0; continue; } # the slice was lost, whatever the code
         ((code != 2)) || exit 2
-        ((failures++ < ${RESTARTS:-3})) || { say "gave up after $failures starts"; exit "$code"; }
-        say "the hosts left with $code and are started again"
-        rest "$pause"
+        again "the hosts left with $code and are started again" "$code"
         ;;
     FAILED | SUSPENDED) say "the slice is $now" && queue delete --force --quiet || exit 1 ;;
     '') queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR" \
-        --runtime-version="$RUNTIME" ${SPOT:+--spot} || exit 1 ;;
+        --runtime-version="$RUNTIME" ${SPOT:+--spot} || again "no slice can be asked for" 1 ;;
     *) rest "$pause" ;;
     esac
 done

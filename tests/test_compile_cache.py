@@ -38,8 +38,9 @@ def test_who_names_the_folder(settings, tmp_path):
     both = {"ESAM_COMPILE_CACHE": str(ours), "JAX_COMPILATION_CACHE_DIR": str(theirs)}
     assert compile_cache.enable(both) == theirs
     settings.clear()
-    assert compile_cache.enable({"ESAM_COMPILE_CACHE": "off"}) is None
-    assert settings == {}
+    off = {"ESAM_COMPILE_CACHE": "off", "JAX_COMPILATION_CACHE_DIR": str(theirs)}
+    assert compile_cache.enable(off) is None
+    assert settings == {"jax_compilation_cache_dir": None}  # JAX has read its own variable
 
 
 @pytest.mark.parametrize("variable", ["ESAM_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"])
@@ -48,7 +49,7 @@ def test_f40_cache_that_others_may_write_is_refused(settings, tmp_path, mode, va
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(mode)
-    with pytest.raises(ConfigError, match=rf"mode {mode:04o}, and .* runs code as you: chmod 700"):
+    with pytest.raises(ConfigError, match=rf"mode {mode:04o}, and .* runs code as you: delete it"):
         compile_cache.enable({variable: str(folder)})
     assert settings == {}
     folder.chmod(0o750)  # reading is no danger
@@ -87,6 +88,10 @@ def test_f40_commands_end_with_2(tmp_path, monkeypatch, capsys):
         assert main([*arguments, "--workdir", str(tmp_path / "run")]) == 2
         assert "whoever can write it runs code as you" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    monkeypatch.delenv("ESAM_COMPILE_CACHE")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    assert main(["bench", "predict", "random:efficientsam_nano"]) == 2  # keeps none by itself
+    assert "whoever can write it runs code as you" in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_made(settings, tmp_path):

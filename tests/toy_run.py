@@ -1,7 +1,8 @@
 """`python toy_run.py JSON`: one process of a run of the real loop over the toy task, gloo and all.
 
 The JSON holds `workdir`, and what a test wants to go differently: `steps`, `pause` (seconds before
-each batch), `sleep` ({"host": h, "step": s}: never ends there), `lr` ({"host": h, "rate": r}),
+each batch), `sleep` ({"host": h, "step": s}: never ends there), `warned` (a host that gets SIGTERM
+before its first batch), `lr` ({"host": h, "rate": r}),
 `constant` (a host whose program holds another number), `hang_seconds`, and `peers`.
 Prints, on stdout, one line of JSON about every file that Python opened to write.
 """
@@ -9,6 +10,7 @@ Prints, on stdout, one line of JSON about every file that Python opened to write
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 
@@ -27,6 +29,9 @@ def stream(wishes):
         """Every host draws the whole batch and keeps its own rows."""
 
         def __next__(self):
+            if wishes.pop("warned", None) == jax.process_index():
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)  # JAX tells the other hosts by and by
             here = wishes.get("sleep", {})
             if here == {"host": jax.process_index(), "step": self._step}:
                 time.sleep(10_000)
@@ -69,7 +74,7 @@ def main(wishes):
             loop.run(config, wishes["workdir"], progress=True)
     except EsamError as error:
         print("esam:", error, file=sys.stderr, flush=True)
-        return 2
+        return error.exit_code
     finally:
         print(json.dumps(written), flush=True)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import esam_jax
+from esam_jax import compile_cache
 from esam_jax.errors import ConfigError, EsamError
 
 COMMANDS = {
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except EsamError as error:
             if debug:
                 raise
-            return _complain(str(error), 2)
+            return _complain(str(error), error.exit_code)
         except Exception as error:
             if debug:
                 raise
@@ -66,6 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"esam has no command {name!r}: {hint}")
+    compile_cache.check()
     # Imported when asked for: `esam --help` should not wait for JAX.
     return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
 

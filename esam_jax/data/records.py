@@ -1,6 +1,7 @@
 """What every source gives: a picture, and masks that are decoded only when they are chosen."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,6 +50,16 @@ class Source(Protocol):
     def name(self, index: int) -> str: ...
 
     def read(self, index: int) -> Record: ...
+
+
+_NAMED = 1000  # records of a source that its summary names, spread evenly
+
+
+def summary(source: Source) -> str:
+    """How many records there are, and a digest of the names of a thousand of them."""
+    every = max(1, len(source) // _NAMED)
+    names = "\n".join(source.name(i) for i in range(0, len(source), every))
+    return f"{len(source)} records, names {hashlib.sha256(names.encode()).hexdigest()[:12]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import jax
+
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
 from esam_jax.plan.compiled import Compiled
@@ -26,7 +28,7 @@ def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
     """Each remedy alone, then all together if none is enough.
 
     Accumulation doubles until it fits, or no longer helps. A remedy that the config does not admit
-    is left out.
+    or the compiler is left out.
     """
     found: list[Change] = []
 
@@ -34,8 +36,8 @@ def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
         options = _options(cfg, changed)
         try:
             result = compile_step(changed, options)
-        except ConfigError:  # a size that does not divide
-            return None
+        except (ConfigError, jax.errors.JaxRuntimeError):
+            return None  # a size that does not divide, or that this compiler cannot do
         found.append(Change(options, result.peak, result.fits))
         return found[-1]
 

@@ -11,6 +11,7 @@ import jax
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.data import loader
+from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, topologies
 from esam_jax.plan.collectives import Collective
@@ -28,7 +29,11 @@ _CUDA_OPTIONS = {
     "xla_llvm_disable_expensive_passes": True,
 }
 # "Used 31.29G of 15.75G hbm"; "total memory required for HLO temporaries (31.29G) exceeds ...".
-_NEEDED = re.compile(r"(?:Used |memory required[^(]*\()(\d+(?:\.\d+)?)([KMGT]?)")
+# Other memories than the device's, such as vmem, are the compiler's own affair.
+_NEEDED = re.compile(
+    r"Used (\d+(?:\.\d+)?)([KMGT]?) of [\d.]+[KMGT]? hbm"
+    r"|memory required[^(]*\((\d+(?:\.\d+)?)([KMGT]?)"
+)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -84,6 +89,11 @@ def _peak(memory: Any, topology: Topology) -> int:
 def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.Lowered:
     cfg = without_weights(cfg)
     mesh = sharding.make_mesh(cfg.mesh, devices)
+    if mesh.size < len(devices):  # one process may, but hours and dollars would be of all of them
+        raise ConfigError(
+            f"mesh data={cfg.mesh.data} uses {mesh.size} of the {len(devices)} devices of "
+            f"{topology.name}: leave --mesh.data out, or plan for a smaller machine"
+        )
     task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
     state = states.abstract(task, optimiser, cfg, mesh)
     frozen = states.abstract_frozen(task, cfg, mesh)
@@ -114,4 +124,7 @@ def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
 def needed_bytes(message: str) -> int | None:
     """What a compiler that ran out of memory says it needs; None for another failure."""
     found = _NEEDED.search(message)
-    return int(float(found[1]) * _UNITS[found[2]]) if found else None
+    if found is None:
+        return None
+    number, unit = found.groups()[:2] if found[1] else found.groups()[2:]
+    return int(float(number) * _UNITS[unit])

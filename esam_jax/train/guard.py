@@ -114,12 +114,13 @@ def judge(config: GuardConfig, found: Iterable[tuple[int, Mapping[str, float]]])
 def target(back: RollBack, saved: Iterable[int], every_steps: int) -> int:
     """The step to go back to: the newest saved one before the spike, or 0 for the very start.
 
-    Only those that every run of this config saves: an extra one, of a run that was told to stop,
-    would end in other numbers than a run that was left alone.
+    One that every run of this config saves: an extra one, of a run that was told to stop, would end
+    in other numbers than a run that was left alone. It is taken only where nothing else is left.
     """
-    fit = (step for step in saved if step < back.step and step % every_steps == 0)
+    before = [step for step in saved if step < back.step]
+    regular = [step for step in before if step % every_steps == 0]
     # A host that sees a new folder later than the others must not go elsewhere.
-    return int(multihost_utils.broadcast_one_to_all(np.int32(max(fit, default=0))))
+    return int(multihost_utils.broadcast_one_to_all(np.int32(max(regular or before, default=0))))
 
 
 def skip_ahead(back: RollBack, state: TrainState) -> tuple[TrainState, dict[str, object]]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.convert import model_folder
-from esam_jax.data import loader, sources
+from esam_jax.data import loader, records, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
 from esam_jax.tasks.task import Task
@@ -25,7 +25,7 @@ from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
 from esam_jax.train.metrics import log, plots, trackers
 from esam_jax.train.metrics.tracing import Tracer
-from esam_jax.train.multihost import agreement, hosts
+from esam_jax.train.multihost import agreement, hosts, process_zero
 from esam_jax.train.multihost.hosts import Terminated
 from esam_jax.train.multihost.watchdog import Watchdog
 from esam_jax.train.replicas import Replicas
@@ -84,6 +84,8 @@ def _run(
 
     # What a typing error can break is opened here, before the folder is touched.
     source = sources.open_source(cfg.data.source)
+    found = records.summary(source)
+    agreement.agree({"records": found})  # else batches would hold some twice and others never
     if cfg.evaluate is not None:
         sources.open_source(cfg.evaluate.source)
     task = tasks.build(cfg)
@@ -92,15 +94,16 @@ def _run(
     optimiser = optim.make(cfg.optim, cfg.steps)
     template = states.abstract(task, optimiser, cfg, mesh)
     with (
-        Checkpoints(cfg, workdir, template) as checkpoints,
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
+        Checkpoints(cfg, workdir, template) as checkpoints,
         _full_memory(),
     ):
         if back is not None:
             checkpoints.go_back(first_step)
         if first_step:
             state = checkpoints.restore(template)
-            first_step = checkpoints.latest() or 0  # older, if the newest is damaged
+            # Older, if the newest is damaged; other hosts may see that later than process 0.
+            first_step = process_zero.decide(checkpoints.latest) or 0
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
@@ -108,13 +111,21 @@ def _run(
         frozen = states.load_frozen(task, cfg, mesh)
         teacher_check.check(task, cfg, mesh, frozen, workdir, resumed=first_step > 0)
         copies = Replicas(_copied(template, frozen), mesh, trusted=first_step)
+        if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
+            copies.compare(first_step, _copied(state, frozen))  # each host has read its own files
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
         step_fn = watchdog.watching(agreement.agreeing(step_fn), first_step)
 
         with (
             contextlib.closing(loader.stream(cfg, mesh, int(state.batches), source)) as batches,
             log.Log(
-                cfg, workdir, first_step, lambda: batches.broken, progress=progress, began=began
+                cfg,
+                workdir,
+                first_step,
+                lambda: batches.broken,
+                records=found,
+                progress=progress,
+                began=began,
             ) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
@@ -132,7 +143,7 @@ def _run(
                         report.events(done, checkpoints.check())
                         if _is_due(cfg.guard.checksum_every_steps, done):
                             copies.compare(done, _copied(state, frozen))
-                        stop = hosts.stop_agreed(terminated, done)
+                        stop = hosts.stop_agreed(terminated)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             guard.judge(cfg.guard, report.flush(done))  # before it can be saved
                             with report.timed("save", done):

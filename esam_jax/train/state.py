@@ -118,7 +118,7 @@ def load_frozen(task: Task, cfg: RunConfig, mesh: Mesh) -> Params:
     frozen = task.load_frozen()
 
     def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-        return jax.device_put(leaf.astype(like.dtype), like.sharding)
+        return sharding.place(leaf.astype(like.dtype), like.sharding)
 
     return jax.tree.map(put, frozen, _like_frozen(frozen, cfg, mesh))
 
@@ -155,7 +155,7 @@ def _replace(params: Params, start: Params) -> Params:
         if isinstance(old, Mapping) or isinstance(new, Mapping) or old.shape != np.shape(new):
             faults.append(f"{path.rstrip('/')} is {_kind(new)} instead of {_kind(old)}")
             return old
-        return jax.device_put(np.asarray(new, old.dtype), old.sharding)
+        return sharding.place(np.asarray(new, old.dtype), old.sharding)
 
     merged = merge(params, start, "")
     if faults:

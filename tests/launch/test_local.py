@@ -101,7 +101,8 @@ def test_processes_that_do_not_listen_are_killed_with_their_workers(launcher):
     )
     local.start(PROCESSES="2", GRACE="1").wait_for("ready", 2)
     local.process.send_signal(signal.SIGTERM)
-    assert local.finish() == 143
+    assert local.finish() == 137
+    assert "before the state was saved: raise GRACE" in local.errors
     for pid in local.notes("worker").values():
         assert _gone(int(pid))
 

@@ -19,7 +19,8 @@ _GCLOUD = r"""#!/bin/bash
 cd {folder} || exit 1
 for last; do :; done
 case $4 in
-    describe) cat state 2>/dev/null; exit 0 ;;
+    describe) [[ ! -e broken ]] || {{ rm broken; exit 1; }}
+        cat state 2>/dev/null || {{ echo NOT_FOUND >&2; exit 1; }} ;;
     create) echo create "$@" >>said; echo ACTIVE >state ;;
     delete) echo delete >>said; rm state ;;
     ssh) exec bash -c "${{last#--command=}}" ;;
@@ -74,6 +75,23 @@ def test_hosts_that_leave_are_started_again_a_number_of_times(tpu):
     launcher = tpu("exit 255")
     assert launcher.run(RESTARTS="1", **SETTINGS) == 255
     assert said(launcher) == ["create", *START, *START]
+
+
+def test_a_slice_is_not_asked_for_twice_when_the_network_fails(tpu):
+    """Both times that it looks after the hosts are lost, gcloud cannot say what there is."""
+    launcher = tpu("[[ -e again ]] && exit 0\ntouch again broken\nexit 255")
+    assert launcher.run(**SETTINGS) == 0
+    assert said(launcher) == ["create", *START, *START]
+
+
+def test_a_slice_that_cannot_be_asked_for_is_asked_for_again(tpu):
+    launcher = tpu("exit 0")
+    gcloud = launcher.folder / "bin" / "gcloud"
+    refused = "create) [[ -e refused ]] || { touch refused; exit 1; }\n"
+    gcloud.write_text(gcloud.read_text().replace("create)", refused))
+    assert launcher.run(**SETTINGS) == 0
+    assert "no slice can be asked for" in launcher.errors
+    assert said(launcher) == ["create", *START]
 
 
 def test_what_the_user_must_mend_is_not_tried_again(tpu):

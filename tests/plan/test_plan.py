@@ -114,14 +114,24 @@ def test_all_together_when_none_is_enough():
     ]
 
 
-def test_a_remedy_that_does_not_divide_is_left_out():
+@pytest.mark.parametrize(
+    "fault",
+    [ConfigError("an axis does not divide"), jax.errors.JaxRuntimeError("INTERNAL: no tile fits")],
+)
+def test_a_remedy_that_cannot_be_compiled_is_left_out(fault):
     def compile_step(cfg, options):
         if cfg.mesh.fsdp > 1:
-            raise ConfigError("an axis does not divide")
+            raise fault
         return Compiled(size(cfg), fits=size(cfg) <= 1200)
 
     tried = [change.options for change in changes.tried(config(), 8, compile_step)]
     assert tried == ["--compute.remat blocks", "--accumulate 2"]
+
+
+def test_a_mesh_that_leaves_devices_idle_is_refused(as_toy):
+    cfg = dataclasses.replace(config(), mesh=MeshConfig(data=4))
+    with pytest.raises(ConfigError, match=r"data=4 uses 4 of the 8 devices of cpu:8"):
+        report.make(cfg, with_memory(2**30))
 
 
 def test_time_and_money():
@@ -152,6 +162,7 @@ def test_every_accelerator_has_a_price():
             31.29 * 2**30,
         ),
         ("Ran out of memory in memory space hbm. Used 700.50M of 15.75G hbm.", 700.5 * 2**20),
+        ("Ran out of memory in memory space vmem. Used 17.00M of 16.00M vmem.", None),
         ("INTERNAL: Couldn't find output tile sizes that satisfy hlo", None),
     ],
 )

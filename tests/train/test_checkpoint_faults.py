@@ -17,7 +17,7 @@ import pytest
 import toy
 from steps import assert_restores, config, cut, flip, saved, spoil, state, template
 
-from esam_jax.config import GuardConfig
+from esam_jax.config import GuardConfig, SaveConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.train import loop
 from esam_jax.train.storage import checkpoint, shelf
@@ -225,6 +225,13 @@ def test_f06_no_room_for_two_is_refused_first(tmp_path, monkeypatch):
     assert not (tmp_path / "lease.json").exists()
 
 
+def test_f06_a_run_that_has_its_two_needs_room_for_one(tmp_path, monkeypatch):
+    """What a disk is large enough to save again and again is enough to go on."""
+    saved(tmp_path, 1, 2)
+    monkeypatch.setattr(shelf, "free_bytes", lambda folder: 200_000)
+    assert_restores(tmp_path, 2)
+
+
 # ------------------------------------------------------------------------- damaged and absent
 
 
@@ -398,7 +405,12 @@ def test_f13_two_verified_are_kept_when_the_newest_fails(tmp_path):
     ],
 )
 def test_f13_what_may_be_deleted(whole, good, scores, gone):
-    assert shelf.surplus(whole, good, scores, 2) == gone
+    assert shelf.surplus(whole, good, scores, SaveConfig(keep=2, every_steps=100)) == gone
+
+
+def test_what_runs_told_to_stop_have_saved_leaves_one_to_go_back_to():
+    steps = [4, 8, 9, 10]
+    assert shelf.surplus(steps, steps, {}, SaveConfig(keep=2, every_steps=4)) == [4]
 
 
 def test_the_best_by_the_metric_is_kept_over_a_restart(tmp_path):
@@ -410,6 +422,16 @@ def test_the_best_by_the_metric_is_kept_over_a_restart(tmp_path):
                 checkpoints.score(step, {"box_miou": scores[step], "other": 1})
             checkpoints.wait()
     assert checkpoint.steps(tmp_path) == [2, 4, 5]
+
+
+def test_scores_of_steps_that_are_done_anew_are_forgotten(tmp_path):
+    with Checkpoints(config(best="box_miou", keep=9), tmp_path) as checkpoints:
+        for step, score in {1: 0.2, 2: 0.9, 3: 0.5}.items():
+            checkpoints.save(step, state(step))
+            checkpoints.score(step, {"box_miou": score})
+        checkpoints.go_back(1)
+        checkpoints.wait()
+        assert shelf.read_scores(tmp_path / "checkpoints") == {1: {"box_miou": 0.2}}
 
 
 def test_an_evaluation_that_measured_nothing_ends_no_run(tmp_path):

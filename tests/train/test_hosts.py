@@ -14,10 +14,11 @@ import processes
 import pytest
 import toy
 import toy_run
+from jax._src.clusters import cloud_tpu_cluster
 
 from esam_jax import sharding
 from esam_jax.config import PeersConfig
-from esam_jax.errors import ConfigError
+from esam_jax.errors import ConfigError, PeerError
 from esam_jax.train import optim
 from esam_jax.train import state as states
 from esam_jax.train.metrics import log
@@ -39,6 +40,7 @@ PAUSE = 0.1  # before each update of such a run
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, False),
         ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, 2, True),
         ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "MEGASCALE_NUM_SLICES": "3"}, 6, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471,c:8471"}, 3, True),
         ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, None, True),
         ({"JAX_NUM_PROCESSES": "2", "SLURM_STEP_NUM_TASKS": "8"}, 2, True),  # the user is right
     ],
@@ -48,6 +50,37 @@ def test_one_of_several_processes_is_told_by_its_environment(environment, told, 
     assert hosts.is_one_of_several(PeersConfig(), environment) == several
     assert hosts.told_processes(PeersConfig(processes=3), environment) == 3
     assert hosts.is_one_of_several(PeersConfig(processes=3), environment)
+
+
+@pytest.fixture
+def tpu_vm(monkeypatch):
+    """As on a TPU VM: gives the attributes that Google's metadata server tells."""
+    attributes = {}
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where there is no TPU
+    monkeypatch.setattr(
+        cloud_tpu_cluster,
+        "get_metadata",
+        lambda key: (attributes[key], 200) if key in attributes else ("", 404),
+    )
+    hosts._of_tpu_vms.cache_clear()
+    yield attributes
+    hosts._of_tpu_vms.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("workers", "slices", "told"), [("a", 1, 1), ("a,b,c,d", 1, 4), ("x:1:a,y:2:b", 2, 4)]
+)
+def test_the_hosts_of_a_tpu_slice_are_told_by_its_metadata(tpu_vm, workers, slices, told):
+    tpu_vm |= {"agent-worker-number": "0", "worker-network-endpoints": workers}
+    tpu_vm["tpu-env"] = f"ZONE: 'here'\nMEGASCALE_NUM_SLICES: '{slices}'\n"
+    assert hosts.told_processes(PeersConfig(), {}) == told
+    assert hosts.is_one_of_several(PeersConfig(), {}) == (told > 1)
+    assert hosts.told_processes(PeersConfig(processes=3), {}) == 3  # the user is right
+
+
+def test_a_tpu_vm_that_belongs_to_no_slice(tpu_vm):
+    assert hosts.told_processes(PeersConfig(), {}) is None
 
 
 def test_a_count_that_is_none():
@@ -89,21 +122,29 @@ def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
         raise AssertionError("must not start")
 
 
-def test_what_jax_cannot_find_out_must_be_given(monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "kind", "code"),
+    [
+        (ValueError("coordinator_address should be defined."), ConfigError, 2),
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nobody came"), PeerError, 75),
+    ],
+)
+def test_what_jax_cannot_find_out_must_be_given(fault, kind, code, monkeypatch):
     """Open MPI's own variables are there, but none of those in which JAX finds the coordinator."""
 
     def initialize(coordinator, *, num_processes, process_id, **options):
         assert (coordinator, num_processes, process_id) == (None, 2, 1)
         assert options["heartbeat_timeout_seconds"] == 30
-        raise ValueError("coordinator_address should be defined.")
+        raise fault
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     with (
-        pytest.raises(ConfigError, match=r"coordinator_address should be .* give --peers\.coord"),
+        pytest.raises(kind, match=rf"{fault} *\): give --peers\.coord") as caught,
         hosts.joined(PeersConfig(), environment),
     ):
         raise AssertionError("must not start")
+    assert caught.value.exit_code == code
 
 
 def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
@@ -118,7 +159,7 @@ def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
     (first,) = processes.start(
         [*command, "--peers.coordinator", f"localhost:{alone}", "--peers.process", "0"], 1
     )
-    outputs = processes.finish([worker, first], codes=[2, 2], timeout=120)
+    outputs = processes.finish([worker, first], codes=[75, 75], timeout=120)
     assert (
         f"esam: process 1 of 2 waited 2 s, but the coordinator localhost:{port} cannot be reached: "
         "check that process 0 runs there" in outputs[0][1]
@@ -212,6 +253,12 @@ def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
     processes.finish(started, codes=[143, 143], timeout=120)
     second = max(saved(tmp_path))
     assert first < second < STEPS and second == steps_done(tmp_path)
+
+    # A notice that comes before the first update of a run that goes on.
+    warned = run(2, cache, workdir=str(tmp_path), pause=PAUSE, warned=1)
+    processes.finish(warned, codes=[143, 143], timeout=120)
+    third = max(saved(tmp_path))
+    assert second < third < STEPS and third == steps_done(tmp_path)
 
     processes.finish(run(2, cache, workdir=str(tmp_path)))
     assert_same_end(whole[0], tmp_path)

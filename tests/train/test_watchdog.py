@@ -1,6 +1,7 @@
 """A run in which no update finishes shows where every host is, and ends."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -68,6 +69,29 @@ def test_a_slow_phase_and_the_first_update_have_more_time(tmp_path, ended):
     with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave):
         ended.clear()
         assert ended.wait(60)  # but not for ever
+
+
+def test_a_disk_that_hangs_too_is_not_waited_for(tmp_path, ended, monkeypatch, capfd):
+    (tmp_path / "stacks").mkdir()
+    os.mkfifo(tmp_path / "stacks" / "host_000.txt")  # opening it never returns
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
+    with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave):
+        assert ended.wait(60)
+    assert ended.code == 75
+    assert "test_a_disk_that_hangs_too" in capfd.readouterr().err
+
+
+def test_a_slow_phase_ends_when_another_host_waits(tmp_path, ended, monkeypatch):
+    """An evaluation may take an hour, but not while another host has begun the next update."""
+    waits = threading.Event()
+    monkeypatch.setattr(Watchdog, "_others_hang", lambda dog: waits.is_set())
+    with Watchdog(TICK, tmp_path, slow_seconds=600.0, leave=ended.leave) as dog:
+        watched(dog)("a batch")
+        with dog.slow("an evaluation"):
+            assert not ended.wait(10 * TICK)
+            waits.set()
+            assert ended.wait(60)
+    assert "in an evaluation" in (tmp_path / "stacks" / "host_000.txt").read_text()
 
 
 def test_updates_that_finish_keep_it_quiet(tmp_path, ended):

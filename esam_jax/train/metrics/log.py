@@ -8,6 +8,7 @@ import collections
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from esam_jax.train.metrics.goodput import Ledger
 from esam_jax.train.metrics.metrics_file import METRICS_FILE, MetricsFile, merged, read
 from esam_jax.train.metrics.timing import StepClock
 from esam_jax.train.metrics.trackers import Trackers
+from esam_jax.train.multihost import process_zero
 from esam_jax.typing import Batch
 
 __all__ = ["METRICS_FILE", "Log", "merged", "read", "say", "talks"]
@@ -42,13 +44,15 @@ class Log:
         first_step: int,
         broken: Callable[[], Mapping[str, str]],
         *,
+        records: str | None = None,
         progress: bool | None = None,
         began: float | None = None,
     ) -> None:
         """Goes on with the file of an earlier part of the run, less what will be done anew.
 
-        `broken` gives the unusable records so far; `progress` forces the bar on or off; `began` is
-        the monotonic time from which this part of the run counts (default: now).
+        `broken` gives the unusable records so far; `records` says in words which data there is,
+        and a warning tells of an earlier part that had other data; `progress` forces the bar on or
+        off; `began` is the monotonic time from which this part of the run counts (default: now).
         """
         self._cfg, self._workdir, self._first_step, self._progress = (
             cfg,
@@ -56,7 +60,7 @@ class Log:
             first_step,
             progress,
         )
-        self._broken, self._told = broken, 0
+        self._broken, self._told, self._records = broken, 0, records
         self._waiting: collections.deque[tuple[int, scalars.Metrics]] = collections.deque()
         self._begin = time.monotonic() if began is None else began
         self._first_dispatch: float | None = None
@@ -167,6 +171,7 @@ class Log:
             time=round(stamp, 3),
             batch=self._cfg.batch,
             flops_per_example=self._flops,
+            records=self._records,
             **environment.describe(self._mesh),
         )
 
@@ -176,9 +181,17 @@ class Log:
             lines = self._file.lines
         else:
             lines = metrics_file.folded(read(self._workdir / METRICS_FILE), step)
-        # Of every host, or they would disagree on what to measure after a resume.
-        self.evaluated = metrics_file.evaluated(lines)
+        # Of process 0, or hosts that see the file late would disagree on what to measure.
+        self.evaluated = set(process_zero.decide(lambda: sorted(metrics_file.evaluated(lines))))
         self._ledger = Ledger(lines)
+        before = next((x["records"] for x in reversed(lines) if x.get("records")), self._records)
+        if before != self._records:
+            warnings.warn(
+                f"the data of {self._workdir} has changed: {self._records}, but {before} before. "
+                "The records are shuffled anew, and some may come twice in this epoch",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _note_compilation(self, step: int) -> None:
         self._compiled = time.monotonic()

@@ -16,9 +16,11 @@ import jax
 from jax._src import distributed  # its key-value store has no public name
 
 import esam_jax
-from esam_jax.errors import ConfigError
+from esam_jax.errors import ConfigError, PeerError
 from esam_jax.train.multihost import hosts
 
+# What a host may see late on a disk that all share; it sees it when it is started again.
+_MAY_BE_LATE = ("first_step", "finished")
 _agreements = itertools.count()  # every host asks for the same ones in the same order
 
 
@@ -43,7 +45,7 @@ def agree(about: Mapping[str, Any]) -> None:
     """Returns when every host has brought the same facts.
 
     ConfigError on every host otherwise: it names the hosts that differ from most others, and in
-    what. TrainingError when a host does not come.
+    what. PeerError when a host does not come, or only sees another step of the run.
     """
     client, me = distributed.global_state.client, distributed.global_state.process_id
     if client is None:
@@ -69,15 +71,16 @@ def agree(about: Mapping[str, Any]) -> None:
     def read(number: int) -> Any:
         return json.loads(client.key_value_try_get(f"{folder}/whole/{number}"))
 
+    unlike = {number: differences(read(number), read(usual)) for number in odd[:4]}
     told = [
-        f"host {number} ({brought[number][1]}) differs from host {usual} in "
-        f"{'; '.join(differences(read(number), read(usual)))}"
-        for number in odd[:4]
+        f"host {number} ({brought[number][1]}) differs from host {usual} in {'; '.join(lines)}"
+        for number, lines in unlike.items()
     ]
     more = f"; and {len(odd) - 4} more hosts" if len(odd) > 4 else ""
-    raise ConfigError(
-        f"{'; '.join(told)}{more}: start every host with the same command, code and packages"
-    )
+    said = f"{'; '.join(told)}{more}"
+    if all(line.startswith(_MAY_BE_LATE) for lines in unlike.values() for line in lines):
+        raise PeerError(f"{said}: start them again; if it stays so, share one --workdir")
+    raise ConfigError(f"{said}: start every host with the same command, code, packages and data")
 
 
 def odd_ones(digests: Mapping[int, str]) -> tuple[list[int], int]:

@@ -5,7 +5,8 @@ What a run of any number of processes leaves with, so that a launcher knows what
     0    finished
     1    a defect, of ours or of the machine: start again, a few times
     2    something to mend first, said in one line: do not start again
-    75   no update finished in time (watchdog.py; EX_TEMPFAIL): start again
+    75   what may pass (EX_TEMPFAIL): a process did not come in time, a checkpoint could not be
+         written, no update finished in time (watchdog.py): start again, a few times
     130  interrupted from the keyboard
     143  told to end by SIGTERM; the state is saved: start again
     134  ended by JAX (SIGABRT), since a peer was silent for the heartbeat: start again
@@ -13,6 +14,7 @@ What a run of any number of processes leaves with, so that a launcher knows what
 
 import atexit
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -24,15 +26,17 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # its key-value store has no public name
+from jax._src.clusters import cloud_tpu_cluster  # nor has what it knows of its surroundings
 from jax.experimental import multihost_utils
 
 from esam_jax.config import PeersConfig
-from esam_jax.errors import ConfigError, EsamError, TrainingError, one_line
+from esam_jax.errors import ConfigError, EsamError, PeerError, one_line
 
 EXIT_TERMINATED = 128 + signal.SIGTERM  # what a shell reports for a process ended by SIGTERM
 MEET_SECONDS = 1800  # hosts read checkpoints and the teacher at different speeds
 LEAVE_SECONDS = 5
 _meetings = itertools.count()  # every host holds the same meetings in the same order
+_asked = itertools.count(1)  # how often this process has asked whether to stop
 
 
 class Terminated(SystemExit):
@@ -46,7 +50,8 @@ class Terminated(SystemExit):
 def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Meets the other processes before JAX starts, if there are any, and leaves with them.
 
-    ConfigError when they do not come in time, or when JAX then sees other counts than were told.
+    PeerError when they do not come in time; ConfigError when JAX then sees other counts than were
+    told.
     """
     met = False
     try:
@@ -81,9 +86,22 @@ def told_processes(peers: PeersConfig, environment: Mapping[str, str]) -> int | 
     for name in ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
         if (count := _whole(environment, name)) is not None:
             return count
-    workers = environment.get("TPU_WORKER_HOSTNAMES")
-    slices = _whole(environment, "MEGASCALE_NUM_SLICES") or 1
-    return None if workers is None else len(workers.split(",")) * slices
+    # Kubernetes gives the hosts of one slice; the first name goes first in JAX too.
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if name in environment:
+            slices = _whole(environment, "MEGASCALE_NUM_SLICES") or 1
+            return len(environment[name].split(",")) * slices
+    return _of_tpu_vms()
+
+
+@functools.cache
+def _of_tpu_vms() -> int | None:
+    """Hosts of the slices that this TPU VM is one of, which Google's metadata server knows.
+
+    None on any other machine, where nobody is asked.
+    """
+    vms = cloud_tpu_cluster.GceTpuCluster
+    return vms.get_process_count() if vms.is_env_present() else None
 
 
 def _join(peers: PeersConfig, environment: Mapping[str, str]) -> None:
@@ -111,12 +129,14 @@ def _join(peers: PeersConfig, environment: Mapping[str, str]) -> None:
     thread.start()
     thread.join(peers.join_seconds)
     if faults:
-        raise ConfigError(
+        late = isinstance(faults[0], jax.errors.JaxRuntimeError)  # else it lacks an argument
+        kind = PeerError if late else ConfigError
+        raise kind(
             f"the other processes cannot be met ({one_line(faults[0])}): give "
             "--peers.coordinator, --peers.processes and --peers.process"
         ) from faults[0]
     if thread.is_alive():
-        raise ConfigError(_nobody_came(distributed.global_state, peers.join_seconds))
+        raise PeerError(_nobody_came(distributed.global_state, peers.join_seconds))
 
 
 def _nobody_came(state: Any, seconds: int) -> str:
@@ -170,7 +190,7 @@ def _exit_code(error: BaseException) -> int:
     """As the command line has it."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return 2 if isinstance(error, EsamError) else 1
+    return error.exit_code if isinstance(error, EsamError) else 1
 
 
 def _leave(code: int, met: bool) -> None:
@@ -186,23 +206,25 @@ def _leave(code: int, met: bool) -> None:
 
 
 def meet(where: str) -> None:
-    """Returns when every host has come here; TrainingError if one does not."""
+    """Returns when every host has come here; PeerError if one does not."""
     client = distributed.global_state.client
     if client is None:
         return
     try:
         client.wait_at_barrier(f"esam_jax/{next(_meetings)}: {where}", 1000 * MEET_SECONDS)
     except jax.errors.JaxRuntimeError as fault:
-        raise TrainingError(
+        raise PeerError(
             f"not every host came to {where} within {MEET_SECONDS} s ({one_line(fault)}): see what "
             "the others say, then start all of them again"
         ) from fault
 
 
-def stop_agreed(terminated: threading.Event, done: int) -> bool:
-    """Whether to stop after `done` updates; SIGTERM on any host stops all of them at one step."""
+def stop_agreed(terminated: threading.Event) -> bool:
+    """Whether to stop after this update; SIGTERM on any host stops all of them at one step."""
     if jax.process_count() > 1:
-        return multihost_utils.reached_preemption_sync_point(done)
+        # JAX stops all hosts at the number after the highest that one has asked with, which is 1
+        # when SIGTERM came before the first update: the numbers of a resumed run would be past it.
+        return multihost_utils.reached_preemption_sync_point(next(_asked))
     return terminated.is_set()
 
 

@@ -28,6 +28,7 @@ STACKS_FOLDER = "stacks"
 # compilation seen took six minutes, on two cores.
 SLOW_SECONDS = 3600.0
 GRACE_SECONDS = 10.0  # for all hosts to find the hang and to say where they are
+_FOLDER = "esam_jax/hang"  # where hosts tell each other that they have found a hang
 _FIRST = "the first update and what comes before it"
 
 
@@ -102,7 +103,10 @@ class Watchdog:
             last = now
             self._notice()
             phase = self._phase if self._started else _FIRST
-            if self._quiet > self._seconds + (self._slow_seconds if phase else 0.0):
+            late = self._quiet > self._seconds
+            if late and phase is not None and self._quiet <= self._seconds + self._slow_seconds:
+                late = self._others_hang()  # they wait for this host
+            if late:
                 self._end(phase)
                 return
 
@@ -117,16 +121,30 @@ class Watchdog:
         where += f", in {phase}" if phase else ""
         host = jax.process_index()
         _say(f"no update finished in {self._quiet:.0f} s on host {host} ({where}): {self._file}")
-        self._write_stacks(where)
-        # The others may hang in a way in which the store does not answer either.
-        asking = threading.Thread(target=self._compare, args=(where,), daemon=True)
-        asking.start()
-        asking.join(2 * GRACE_SECONDS)
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        # What hangs may be the disk, or the store of what hosts say: neither is waited for long.
+        threads = [
+            threading.Thread(target=work, args=(where,), daemon=True)
+            for work in (self._write_stacks, self._compare)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * GRACE_SECONDS)
         self._leave(EXIT_HANG)
 
+    def _others_hang(self) -> bool:
+        """Whether a host has found no update finished in time, in what is no slow phase for it."""
+        client = distributed.global_state.client
+        if client is None:
+            return False
+        try:
+            return bool(client.key_value_dir_get(f"{_FOLDER}/"))
+        except jax.errors.JaxRuntimeError:
+            return False
+
     def _write_stacks(self, where: str) -> None:
-        """The stack of every thread, to stderr and into the run folder."""
-        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        """The stack of every thread into the run folder."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("w") as file:
@@ -141,16 +159,15 @@ class Watchdog:
         client, total = distributed.global_state.client, jax.process_count()
         if client is None or total == 1:
             return
-        folder = "esam_jax/hang"
-        client.key_value_set(f"{folder}/{jax.process_index()}", f"{self._begun} {where}", True)
+        client.key_value_set(f"{_FOLDER}/{jax.process_index()}", f"{self._begun} {where}", True)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # those that did not come are named
-            client.wait_at_barrier(f"{folder}/told", int(1000 * GRACE_SECONDS))
-        found = dict(client.key_value_dir_get(f"{folder}/"))
+            client.wait_at_barrier(f"{_FOLDER}/told", int(1000 * GRACE_SECONDS))
+        found = dict(client.key_value_dir_get(f"{_FOLDER}/"))
         told = {int(key.rsplit("/", 1)[-1]): text.split(" ", 1) for key, text in found.items()}
         _say("; ".join(behind({n: (int(begun), at) for n, (begun, at) in told.items()}, total)))
         # The store lives in process 0: it goes when the others have read.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.wait_at_barrier(f"{folder}/read", int(1000 * GRACE_SECONDS / 2))
+            client.wait_at_barrier(f"{_FOLDER}/read", int(1000 * GRACE_SECONDS / 2))
 
 
 def behind(told: dict[int, tuple[int, str]], total: int) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from esam_jax.config import RunConfig
-from esam_jax.errors import CheckpointError, MissingError, one_line
+from esam_jax.errors import CheckpointError, MissingError, SaveError, one_line
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
@@ -87,7 +87,9 @@ class Checkpoints:
                     f"{self._workdir} belongs to another run: {'; '.join(found)}. Give these "
                     "values, or another workdir"
                 )
-        if template is not None and (lack := self._lack(template, 2)):
+        # A run that goes on has its two: it needs room for the next, before the oldest goes.
+        copies = 2 if newest is None else 1
+        if template is not None and (lack := self._lack(template, copies)):
             raise CheckpointError(lack)
         try:
             compare.store(self._cfg, self._workdir)
@@ -142,6 +144,7 @@ class Checkpoints:
                     shelf.remove(self._folder, later)
 
         process_zero.decide(drop)
+        self._keeper.forget(step)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing in the background; the state may be donated as soon as this returns.
@@ -170,8 +173,8 @@ class Checkpoints:
     def check(self) -> list[dict[str, Any]]:
         """What has happened since the last call, ready for metrics.jsonl; never waits.
 
-        CheckpointError if a save has failed in the background (unless `save.full_disk` says to
-        continue), or if another job has taken the folder. Later saves happen all the same.
+        SaveError if a save has failed in the background (unless `save.full_disk` says to continue),
+        CheckpointError if another job has taken the folder. Later saves happen all the same.
         """
         if self._commit is not None and self._commit.done():
             self._settle()
@@ -260,7 +263,7 @@ class Checkpoints:
         if self._cfg.save.full_disk == "continue":
             self._tell(f"{message}; training goes on", saves_failed=self._failures)
             return
-        raise CheckpointError(
+        raise SaveError(
             f"{message}; make room or mend the disk, then run the same command: it resumes from "
             "the last whole checkpoint"
         ) from fault

@@ -43,6 +43,10 @@ class Keeper:
         if best is not None and best in values:
             self._submit(self._note, step, {best: float(values[best])})
 
+    def forget(self, after: int) -> None:
+        """Takes back the scores of later steps, which a run that went back does anew."""
+        self._submit(self._keep_scores, lambda step: step <= after)
+
     def wait(self) -> None:
         """Returns when nothing is left to do."""
         self._thread.submit(lambda: None).result()
@@ -77,13 +81,16 @@ class Keeper:
     def _note(self, step: int, score: dict[str, float]) -> None:
         oldest = min(shelf.steps(self._folder), default=step)
         self._scores[step] = score
-        self._scores = {step: each for step, each in self._scores.items() if step >= oldest}
-        shelf.write_scores(self._folder, self._scores)
+        self._keep_scores(lambda step: step >= oldest)
         self._retain()
+
+    def _keep_scores(self, which: Callable[[int], bool]) -> None:
+        self._scores = {step: each for step, each in self._scores.items() if which(step)}
+        shelf.write_scores(self._folder, self._scores)
 
     def _retain(self) -> None:
         best = self._save.best
         scores = {step: each[best] for step, each in self._scores.items() if best in each}
         whole, good = shelf.steps(self._folder), shelf.verified(self._folder)
-        for step in shelf.surplus(whole, good, scores, self._save.keep):
+        for step in shelf.surplus(whole, good, scores, self._save):
             shelf.remove(self._folder, step)

@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from esam_jax.config import SaveConfig
+
 CHECKPOINTS_FOLDER = "checkpoints"
 STATE = "state"
 CHECKSUMS = "checksums"
@@ -57,18 +59,22 @@ def mark_verified(folder: Path, step: int) -> None:
 
 
 def surplus(
-    whole: Collection[int], good: Collection[int], scores: Mapping[int, float], keep: int
+    whole: Collection[int], good: Collection[int], scores: Mapping[int, float], save: SaveConfig
 ) -> list[int]:
-    """The steps that may be deleted: older than the newest `keep` of the verified (`good`).
+    """The steps that may be deleted: older than the newest `save.keep` of the verified (`good`).
 
-    The verified one with the best score stays too, the newest of equals.
+    The verified one with the best score stays too, the newest of equals; and the newest that lies
+    at a multiple of `save.every_steps`, which `guard.spike` goes back to when runs that were told
+    to stop have left newer ones.
     """
+    keep = save.keep
     if len(good) < keep:
         return []
     oldest = sorted(good)[-keep]
     scored = [step for step in good if step in scores]
     best = max(scored, key=lambda step: (scores[step], step), default=None)
-    return [step for step in sorted(whole) if step < oldest and step != best]
+    regular = max((step for step in good if step % save.every_steps == 0), default=None)
+    return [step for step in sorted(whole) if step < oldest and step not in (best, regular)]
 
 
 def remove(folder: Path, step: int) -> None:
