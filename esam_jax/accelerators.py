@@ -18,7 +18,7 @@ class Accelerator:
 
 _GIB = 2**30
 
-# NVIDIA's data sheets (SXM parts); cloud.google.com/tpu/docs for the chips.
+# NVIDIA's data sheets (SXM parts, if nothing is said); cloud.google.com/tpu/docs for the chips.
 ACCELERATORS = (
     Accelerator(
         name="a100-40",
@@ -29,6 +29,20 @@ ACCELERATORS = (
     ),
     Accelerator(
         name="a100", kinds=("a100",), memory_bytes=80 * _GIB, flops=312e12, bandwidth=2.039e12
+    ),
+    Accelerator(
+        name="h100-pcie",
+        kinds=("h100 pcie",),
+        memory_bytes=80 * _GIB,
+        flops=756e12,
+        bandwidth=2.0e12,
+    ),
+    Accelerator(
+        name="h100-nvl",
+        kinds=("h100 nvl",),
+        memory_bytes=94 * 10**9,
+        flops=835e12,
+        bandwidth=3.9e12,
     ),
     Accelerator(
         name="h100", kinds=("h100",), memory_bytes=80 * _GIB, flops=989e12, bandwidth=3.352e12

@@ -111,8 +111,8 @@ def _tpu(topology: Topology) -> list[Any]:
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingError(
-            f"topology {topology.name} needs TPU's compiler: pip install 'esam_jax[plan-tpu]', or "
-            "pip install --no-deps 'libtpu==0.0.42.*' beside jax 0.10.2"
+            f"topology {topology.name} needs TPU's compiler: pip install '.[plan-tpu]' in the "
+            "project's folder, or pip install --no-deps 'libtpu==0.0.42.*' beside jax 0.10.2"
         ) from error
     try:
         found = topologies.get_topology_desc(
@@ -132,8 +132,9 @@ def _cuda(topology: Topology) -> list[Any]:
         import jax_plugins.xla_cuda13  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingError(
-            f"topology {topology.name} needs NVIDIA's compiler: pip install 'esam_jax[plan-gpu]', "
-            f"or pip install 'jax-cuda13-plugin[with-cuda]=={jax.__version__}'"
+            f"topology {topology.name} needs NVIDIA's compiler: pip install '.[plan-gpu]' in "
+            "the project's folder, or pip install "
+            f"'jax-cuda13-plugin[with-cuda]=={jax.__version__}'"
         ) from error
     found = topologies.get_topology_desc(
         platform="cuda", target_config=target_config(topology.kind), topology=f"1x{hosts}x{gpus}"

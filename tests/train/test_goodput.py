@@ -41,6 +41,15 @@ def test_one_part():
     assert Ledger(FIRST).goodput() == pytest.approx(30 / 75)
 
 
+def test_skipped_updates_are_no_part_of_the_result():
+    """Three of them, the first of which ends a line of ten updates of a second."""
+    lines = [start(0, 0.0), update(1, 0.0)]
+    lines += [{**update(step, step, rate=10.0), "skipped": 1} for step in (11, 12, 13)]
+    lines += [{**update(23, 23.0, rate=10.0), "skipped": 0}]
+    spent = Ledger(lines).spent()
+    assert (spent["steps"], spent["skipped"]) == pytest.approx((9 + 10, 3))
+
+
 def test_lost_steps_and_idle_hours_count_against_a_run():
     """Killed after step 31, begun again 25 s later from the checkpoint of step 11."""
     again = [*metrics_file.folded(FIRST, 11), start(11, 1100.0), update(12, 5.0)]

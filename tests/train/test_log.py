@@ -39,9 +39,9 @@ def events(folder, name):
     return [line for line in all_lines(folder) if line.get("event") == name]
 
 
-def start(folder, first_step=0, broken=None, every=2):
+def start(folder, first_step=0, broken=None, every=2, records=None):
     cfg = toy.config(log_every_steps=every)
-    return log.Log(cfg, folder, first_step, lambda: broken or {}, progress=False)
+    return log.Log(cfg, folder, first_step, lambda: broken or {}, records=records, progress=False)
 
 
 def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
@@ -120,6 +120,19 @@ def test_events_tell_of_the_run(tmp_path):
     assert events(tmp_path, "compile")[0]["cache"] in ("off", "hit", "miss")
     assert events(tmp_path, "save")[0]["took"] >= 0
     assert events(tmp_path, "stop")[0]["reason"] == "RuntimeError: no more"
+
+
+def test_other_data_than_before_is_told(tmp_path):
+    for records in ("10 records", "10 records"):
+        with start(tmp_path, records=records) as report:
+            report.write(1, {"box_miou": 0.1})
+    with pytest.warns(UserWarning, match="has changed: 11 records, but 10 records before"):
+        start(tmp_path, first_step=1, records="11 records").__exit__(None, None, None)
+    with start(tmp_path, first_step=1, records="11 records"):  # once
+        pass
+    assert [each["records"] for each in events(tmp_path, "start")] == [
+        *["10 records"] * 2, *["11 records"] * 2,
+    ]  # fmt: skip
 
 
 def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, monkeypatch):

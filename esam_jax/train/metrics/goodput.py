@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from esam_jax.train.metrics.metrics_file import Line, Part
 
 # What is always told, in this order. Any other event that says how long it took is told by name.
-BUCKETS = ("steps", "data", "redone", "compile", "save", "evaluate", "start", "down", "other")
+BUCKETS = (
+    "steps", "data", "redone", "skipped", "compile", "save", "evaluate", "start", "down", "other",
+)  # fmt: skip
 
 
 class Ledger:
@@ -27,14 +29,17 @@ class Ledger:
 
     def add(self, line: Line) -> None:
         """One more line, in the order of the file."""
-        took, _ = self._part.add(line)
+        took, before = self._part.add(line)
         event = line.get("event")
         if event == "start":
             self._start(line)
         self._seconds = max(self._seconds, line.get("seconds", 0.0))
         waited = took * line.get("data_wait_share", 0.0)
-        self._spent["steps"] += took - waited + line.get("useful", 0.0)
+        # A skipped update has a line of its own, which also stands for good ones before it.
+        lost = (took - waited) / max(1, line["step"] - before) if line.get("skipped") else 0.0
+        self._spent["steps"] += took - waited - lost + line.get("useful", 0.0)
         self._spent["data"] += waited
+        self._spent["skipped"] += lost
         if event is not None and "took" in line:
             self._spent[event] = self._spent.get(event, 0.0) + line["took"]
         if event == "compile":

@@ -247,6 +247,9 @@ class Log:
         """How many records could not be used, and which are new, whenever the number changes."""
         names = list(self._broken())
         new, self._told = names[self._told :], len(names)
+        if new and jax.process_index() > 0:  # the file is of process 0, whose share is another one
+            told = f"host {jax.process_index()}: {len(names)} records cannot be used, new are"
+            warnings.warn(f"{told} {', '.join(new)}", UserWarning, stacklevel=2)
         return {"broken": len(names), "broken_names": new} if new else {}
 
 
