@@ -74,6 +74,14 @@ def test_batches_are_sharded_and_shaped_as_the_tasks_expect():
         assert x.addressable_shards[0].data.shape[0] == 1
 
 
+def test_the_next_batch_is_on_the_devices_while_one_is_used():
+    with loader.stream(config(), mesh()) as batches:
+        next(batches)
+        ahead = batches._ahead
+        assert ahead is not None and ahead["image"].sharding == sharding.batch(mesh())
+        assert next(batches) is ahead
+
+
 def test_crop_views_hold_pictures_only():
     view = CropConfig(image_px=16)
     with loader.stream(config(view=view), mesh(data=2, fsdp=1)) as batches:

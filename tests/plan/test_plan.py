@@ -12,7 +12,7 @@ import configs
 from esam_jax import sharding
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
-from esam_jax.plan import changes, compiled, costs, report, topologies
+from esam_jax.plan import changes, compiled, costs, report, table, topologies
 from esam_jax.plan.changes import Change
 from esam_jax.plan.compiled import Compiled
 
@@ -147,6 +147,29 @@ def test_time_and_money():
         costs.bill(cfg, pod, 64, mfu=1.5)
     with pytest.raises(ConfigError, match="price is -1"):
         costs.bill(cfg, pod, 64, price=-1.0)
+
+
+def test_the_table_has_a_row_for_each_plan_that_is_there(tmp_path):
+    card = topologies.parse("a100:1x8")
+    plan = report.Plan(
+        config="sami_ti",
+        topology=card,
+        devices=8,
+        compiled=Compiled(90 * 2**30, fits=False),
+        bill=costs.bill(configs.load("sami_ti"), card, 8, mfu=0.5, price=2.0),
+        changes=[
+            Change("--mesh.fsdp 8", 80 * 2**30, False),
+            Change("--accumulate 2", 45 * 2**30, True),
+        ],
+        versions={},
+    )
+    file = table._file("sami_ti", "a100:1x8", tmp_path)
+    file.write_text(json.dumps(report.for_programs(plan)))
+    _, _, *rows = table.markdown(tmp_path)
+    assert rows == [
+        f"| `sami_ti` | `a100:1x8` | no | 90.0 | `--accumulate 2`: 45.0 "
+        f"| {plan.bill.floor_seconds:.3f} | {plan.bill.hours:.1f} | ${plan.bill.dollars:,.0f} |"
+    ]
 
 
 def test_every_accelerator_has_a_price():

@@ -22,6 +22,7 @@ from esam_jax.config import (
     DataConfig,
     EvaluateConfig,
     GuardConfig,
+    ProfileConfig,
     PromptedConfig,
     SaveConfig,
     SegmentConfig,
@@ -184,6 +185,22 @@ def test_a_full_device_says_what_to_do(use_toy, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "jit_step", lambda *args: step)
     with pytest.raises(TrainingError, match=r"9 bytes\): raise --accumulate, lower --batch"):
         loop.run(toy.config(), tmp_path)
+
+
+def test_nothing_crosses_to_the_device_unasked(use_toy, tmp_path, monkeypatch):
+    class Stream(toy.Stream):
+        def __next__(self):
+            return jax.device_get(super().__next__())  # as a loader that forgot to place it
+
+    monkeypatch.setattr(loop.loader, "stream", Stream)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        loop.run(toy.config(), tmp_path)
+
+
+def test_the_updates_asked_for_are_traced(use_toy, tmp_path):
+    loop.run(toy.config(profile=ProfileConfig(first_step=3, steps=2)), tmp_path)
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
 
 
 def test_failed_save_stops_the_run_at_the_next_step(use_toy, tmp_path, monkeypatch):
