@@ -391,6 +391,7 @@ class SamiConfig:
 
     kind: Literal["sami"] = "sami"
     students: tuple[str, ...]  # names in models/variants.py, trained from one teacher pass
+    init_from: str | None = None  # MAE's weights, a model or a run: the students' trunks
     teacher: TeacherConfig = TeacherConfig()
     decoder: SamiDecoderConfig = SamiDecoderConfig()
     mask_ratio: float = 0.75
@@ -413,7 +414,7 @@ class SegmentConfig:
 
     kind: Literal["segment"] = "segment"
     model: str = "efficientsam_ti"  # a name in models/variants.py
-    init_from: str | None = None  # a run or model folder; whatever it was trained for is taken over
+    init_from: str | None = None  # a model or a run; whatever it was trained for is taken over
     decoder_from: str | None = None  # a SAM; its prompt encoder and mask decoder are taken over
     focal_weight: float = 20.0
     dice_weight: float = 1.0

@@ -16,7 +16,7 @@ ORDER = (
     "errors", "typing", "config", "ops", "accelerators", "sharding", "data", "models", "convert",
     "compile_cache", "tasks", "predict", "evaluate", "train", "plan", "cli",
 )  # fmt: skip
-CONFIG_FIELDS = 151
+CONFIG_FIELDS = 152
 
 
 def _rank(module: str) -> int:

@@ -108,7 +108,8 @@ def without_weights(cfg: RunConfig) -> RunConfig:
     """The same run from random weights: their shapes are the same, and no file is needed."""
     if cfg.task.kind == "sami":
         teacher = dataclasses.replace(cfg.task.teacher, weights="random")
-        return dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
+        task = dataclasses.replace(cfg.task, teacher=teacher, init_from=None)
+        return dataclasses.replace(cfg, task=task)
     task = dataclasses.replace(cfg.task, init_from=None, decoder_from=None)
     return dataclasses.replace(cfg, task=task)
 

@@ -17,6 +17,7 @@ from esam_jax.models import efficient_sam, variants
 from esam_jax.models.sam_vit import SamVitEncoder
 from esam_jax.models.sami import Sami
 from esam_jax.ops import images, losses, masking, positions
+from esam_jax.tasks import start
 from esam_jax.tasks.task import BEHIND_TRUNK, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
@@ -80,6 +81,11 @@ def build(config: RunConfig) -> Task:
         rng = jax.random.key(RANDOM_TEACHER_SEED)
         return {"teacher": jax.jit(teacher.init)(rng, pixels)["params"]}
 
+    def initial() -> Params | None:
+        if task.init_from is None:
+            return None
+        return {name: {"encoder": start.trunk(task.init_from, name)} for name in students}
+
     def models(params: Params) -> dict[str, TrainedModel]:
         return {name: _trained_model(variants.sam(name), params[name]) for name in students}
 
@@ -87,7 +93,7 @@ def build(config: RunConfig) -> Task:
         init=init,
         loss=loss,
         load_frozen=load_frozen,
-        initial=lambda: None,
+        initial=initial,
         models=models,
         draw=draw,
         features=features,

@@ -1,4 +1,4 @@
-"""Where promptable training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
+"""Where training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
 
 `init_from` brings what its model was trained for. `decoder_from` brings a SAM's prompt encoder and
 mask decoder, and the norm that ends the neck before them; the neck's 3x3 convolution then starts as
@@ -17,6 +17,7 @@ from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
 from esam_jax.convert import model_folder, source, timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
+from esam_jax.models import variants
 from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK
 from esam_jax.typing import Params
 
@@ -52,6 +53,15 @@ def read(task: SegmentConfig, config: SamConfig) -> Start:
     return Start(params, kept)
 
 
+def trunk(init_from: str, model: str) -> Params:
+    """An encoder without its neck, which is what SAMI trains of the model of this name.
+
+    MissingError for a file that is not there, CheckpointError for one that does not fit.
+    """
+    encoder = _model(init_from, model, variants.sam(model)).params["encoder"]
+    return {name: branch for name, branch in encoder.items() if name != "neck"}
+
+
 def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     """What first prompts do not train, of a run that goes on; its first files may be gone."""
     try:
@@ -82,7 +92,7 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
     if found != wanted:
         raise CheckpointError(
-            f"task.init_from {init_from} holds another model than task.model {model!r}: "
+            f"task.init_from {init_from} holds another model than {model!r}: "
             f"{source.differences(found, wanted)}; name the model that it holds, or other "
             "weights to start from"
         )

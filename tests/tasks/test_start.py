@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import configs
-from esam_jax import tasks
-from esam_jax.config import MaeConfig, MaeDecoderConfig, SegmentConfig
+from esam_jax import sharding, tasks
+from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SegmentConfig
 from esam_jax.convert import model_folder, source
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import efficient_sam, variants
 from esam_jax.tasks import start
+from esam_jax.train import optim
+from esam_jax.train import state as states
 
 
 def _folder(tmp_path, name, untrained=()):
@@ -55,6 +57,40 @@ def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
     assert (
         "encoder/neck" not in task.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained
     )
+
+
+def _sami_from(path, students=("efficientsam_nano",)):
+    config = configs.load("quickstart_sami")
+    teacher = dataclasses.replace(config.task.teacher, model="sam_nano", weights="random")
+    task = dataclasses.replace(config.task, init_from=path, teacher=teacher, students=students)
+    return dataclasses.replace(config, task=task)
+
+
+@pytest.mark.parametrize("kind", ["mae", "sam"])
+def test_sami_starts_from_a_trunk(tmp_path, kind):
+    """Of MAE's weights, or of a model: what is behind the trunk is drawn."""
+    encoder = variants.sam("efficientsam_nano").encoder
+    if kind == "mae":
+        config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=1))
+        params, path = nano.params(config), str(tmp_path / "model")
+        model_folder.write(tmp_path / "model", config, params, source="test")
+    else:
+        path, params = _folder(tmp_path, "efficientsam_nano")
+    cfg = _sami_from(path)
+    task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
+    mesh = sharding.make_mesh(MeshConfig(data=1))
+    drawn = states.create(task, optimiser, cfg, mesh).params["efficientsam_nano"]
+    started = states.create(task, optimiser, cfg, mesh, task.initial()).params["efficientsam_nano"]
+    trunk = {name: branch for name, branch in params["encoder"].items() if name != "neck"}
+    jax.tree.map(np.testing.assert_array_equal, started.pop("encoder"), trunk)
+    drawn.pop("encoder")
+    jax.tree.map(np.testing.assert_array_equal, started, drawn)
+
+
+def test_sami_from_another_model_is_refused(tmp_path):
+    path, _ = _folder(tmp_path, "sam_nano")
+    with pytest.raises(CheckpointError, match="another model than 'efficientsam_nano'"):
+        tasks.build(_sami_from(path)).initial()
 
 
 def test_a_pretrained_vit_of_another_size_is_refused(tmp_path):
@@ -105,7 +141,7 @@ def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
-    expected = r"another model than task\.model 'efficientsam_nano': encoder\.kind SamVit.*; name"
+    expected = r"another model than 'efficientsam_nano': encoder\.kind SamVit.*; name"
     with pytest.raises(CheckpointError, match=expected):
         tasks.build(_with_init(path)).initial()
 
