@@ -51,10 +51,16 @@ class Replicas:
         ]
         if odd:
             more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+            said = f"copies that must be equal differ: {'; '.join(odd[:5])}{more}"
+            if step == self._trusted:
+                raise TrainingError(
+                    f"before the first update, {said}. That host has read other weights: give all "
+                    "hosts the same files"
+                )
             raise TrainingError(
-                f"after step {step}, copies that must be equal differ: {'; '.join(odd[:5])}{more}. "
-                "A device or its memory is faulty: run without that host. Checkpoints up to step "
-                f"{self._trusted} are trusted: move later ones away, then run the same command"
+                f"after step {step}, {said}. A device or its memory is faulty: run without that "
+                f"host. Checkpoints up to step {self._trusted} are trusted: move later ones away, "
+                "then run the same command"
             )
         self._trusted = step
 

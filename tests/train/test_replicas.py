@@ -94,6 +94,14 @@ def test_two_copies_have_no_majority():
         copies.compare(2, {"norm": {"scale": flip(whole["norm"]["scale"], 1)}})
 
 
+def test_before_the_first_update_files_are_to_blame():
+    mesh = sharding.make_mesh(MeshConfig(data=4))
+    whole = jax.device_put({"scale": np.ones(8, np.float32)}, sharding.replicated(mesh))
+    copies = replicas.Replicas(whole, mesh, trusted=7)
+    with pytest.raises(TrainingError, match=r"on device 1 of host 0 is unlike 3.* same files"):
+        copies.compare(7, {"scale": flip(whole["scale"], 1)})
+
+
 def test_f21_the_run_stops_within_the_set_number_of_steps(monkeypatch, tmp_path):
     """A copy of a kernel is spoilt after update 3; the copies are compared after 2, 4 and 6."""
     monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
