@@ -94,6 +94,28 @@ def test_a_slow_phase_ends_when_another_host_waits(tmp_path, ended, monkeypatch)
     assert "in an evaluation" in (tmp_path / "stacks" / "host_000.txt").read_text()
 
 
+def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    asked, never = threading.Event(), threading.Event()
+    answers = {"hang": [], "told": [("esam_jax/hang/1", "7 update 7 begun")]}
+
+    class Store:
+        def __init__(self, says):
+            self.says = says
+
+        def key_value_dir_get(self, folder):
+            asked.set()
+            if self.says not in answers:
+                never.wait(60)
+            return answers.get(self.says, [])
+
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
+    for says, hangs in (("hang", False), ("told", True), ("nothing", False)):
+        monkeypatch.setattr(watchdog.distributed.global_state, "client", Store(says))
+        asked.clear()
+        assert Watchdog(TICK, tmp_path)._others_hang() == hangs and asked.wait(60)
+    never.set()
+
+
 def test_updates_that_finish_keep_it_quiet(tmp_path, ended):
     with Watchdog(10.0, tmp_path, slow_seconds=0.0, leave=ended.leave) as dog:
         step = watched(dog)

@@ -135,13 +135,19 @@ class Watchdog:
 
     def _others_hang(self) -> bool:
         """Whether a host has found no update finished in time, in what is no slow phase for it."""
-        client = distributed.global_state.client
+        client, found = distributed.global_state.client, []
         if client is None:
             return False
-        try:
-            return bool(client.key_value_dir_get(f"{_FOLDER}/"))
-        except jax.errors.JaxRuntimeError:
-            return False
+
+        def ask() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                found.extend(client.key_value_dir_get(f"{_FOLDER}/"))
+
+        # The store may not answer, and this thread must go on counting.
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(GRACE_SECONDS)
+        return bool(found)
 
     def _write_stacks(self, where: str) -> None:
         """The stack of every thread into the run folder."""
