@@ -655,6 +655,16 @@ class RunConfig:
             self.save.best,
             "nothing is measured in this run: set evaluate, or leave it out",
         )
+        measured = None if self.evaluate is None else self.evaluate.every_steps
+        apart = measured and measured % self.save.every_steps and self.save.every_steps % measured
+        _require(
+            self.save.best is None or not apart,
+            "save.best",
+            self.save.best,
+            f"a checkpoint every {self.save.every_steps} steps (save.every_steps) is seldom one "
+            f"that is measured every {measured} (evaluate.every_steps): let one be a multiple of "
+            "the other",
+        )
         _require(
             self.optim.warmup_steps < self.steps,
             "optim.warmup_steps",

@@ -60,3 +60,14 @@ def test_the_best_needs_a_measurement():
     assert dataclasses.replace(RUN, save=best).save.best == "box_miou"
     with pytest.raises(ConfigError, match=r"^save.best is 'box_miou', but nothing is measured"):
         dataclasses.replace(RUN, save=best, evaluate=None)
+
+
+@pytest.mark.parametrize(("measured", "saved"), [(4, 2), (2, 4), (3, 3), (None, 7)])
+def test_the_best_is_measured_where_it_is_saved(measured, saved):
+    save = dataclasses.replace(RUN.save, best="box_miou", every_steps=saved)
+    evaluate = dataclasses.replace(RUN.evaluate, every_steps=measured)
+    dataclasses.replace(RUN, save=save, evaluate=evaluate)
+    apart = dataclasses.replace(save, every_steps=3)
+    if measured is not None and measured != 3:
+        with pytest.raises(ConfigError, match=f"every 3 steps .* measured every {measured} "):
+            dataclasses.replace(RUN, save=apart, evaluate=evaluate)

@@ -4,7 +4,8 @@
 
 Trains each layout for twenty updates on real data and prints the largest relative difference of its
 losses; fails when one is above `BOUND`, or when a row of a batch holds another picture. With
-`--processes`, real ones: two of four devices, and four of two and of one.
+`--processes`, real ones: two of two and of four devices, four of one and of two; or those named, as
+in `--processes 4x2`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from layouts import Layout
 # hundred terms here by ten times that, and twenty updates add up: Adam divides a gradient by its
 # own size, so that a relative error of the gradient becomes one of the step, never a larger one.
 BOUND = 5e-6
+PROCESSES = ("2x2", "2x4", "4x1", "4x2")  # x devices of each
 
 
 def shapes(devices):
@@ -53,11 +55,14 @@ def over_processes(task, devices):
         yield Layout(task=task, data=data, fsdp=fsdp, tensor=tensor, accumulate=accumulate)
 
 
-def in_processes(runs, count, devices, steps=layouts.STEPS, timeout=3000):
-    """What `layouts.train` gives for each run, in that many processes of so many devices."""
+def in_processes(runs, count, devices, steps=layouts.STEPS, timeout=900):
+    """What `layouts.train` gives for each run, in that many processes of so many devices.
+
+    `timeout`: seconds for each run on average; compiling for many devices on few cores takes most.
+    """
     request = json.dumps([steps, [dataclasses.asdict(run) for run in runs]])
     started = processes.start([layouts.__file__, request], count, devices)
-    for told in layouts.told(processes.finish(started, timeout=timeout)):
+    for told in layouts.told(processes.finish(started, timeout=timeout * len(runs))):
         losses, rows = zip(*told)
         assert all(each == losses[0] for each in losses)
         yield losses[0], layouts.join(rows)
@@ -66,7 +71,7 @@ def in_processes(runs, count, devices, steps=layouts.STEPS, timeout=3000):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=("sami", "segment", "toy"), default="sami")
-    parser.add_argument("--processes", action="store_true")
+    parser.add_argument("--processes", nargs="*", metavar="NxM", help="N processes of M devices")
     options = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
@@ -85,8 +90,9 @@ def main():
         cells = (where, run.data, run.fsdp, run.tensor, run.accumulate, run.remat, f"{found:.1e}")
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
-    if options.processes:
-        for count, devices in ((2, 2), (2, 4), (4, 1), (4, 2)):
+    if options.processes is not None:
+        for each in options.processes or PROCESSES:
+            count, devices = map(int, each.split("x"))
             runs = list(over_processes(options.task, count * devices))
             for run, result in zip(runs, in_processes(runs, count, devices), strict=True):
                 tell(f"{count} x {devices}", run, *result)
