@@ -3,11 +3,13 @@
 The JSON holds `workdir`, and what a test wants to go differently: `steps`, `pause` (seconds before
 each batch), `sleep` ({"host": h, "step": s}: never ends there), `warned` (a host that gets SIGTERM
 before its first batch), `lr` ({"host": h, "rate": r}),
-`constant` (a host whose program holds another number), `hang_seconds`, and `peers`.
+`constant` (a host whose program holds another number), `weights` (a host that reads other frozen
+ones), `hang_seconds`, and `peers`.
 Prints, on stdout, one line of JSON about every file that Python opened to write.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import toy
 
 from esam_jax import sharding
@@ -61,7 +64,9 @@ def main(wishes):
     if wishes.get("lr", {}).get("host") == number:
         config = toy.config(optim=OptimConfig(peak_lr=wishes["lr"]["rate"]), mesh=MeshConfig())
     noise = 0.25 if wishes.get("constant") == number else 0.125
-    loop.tasks.build = lambda cfg: toy.task(noise)
+    frozen = {"norm": {"scale": np.full(8, 2.0 if wishes.get("weights") == number else 1.0)}}
+    task = dataclasses.replace(toy.task(noise), load_frozen=lambda: frozen)
+    loop.tasks.build = lambda cfg: task
     loop.loader.stream = stream(wishes)
 
     def note(event, details):

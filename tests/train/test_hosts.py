@@ -5,6 +5,7 @@ Runs of several real processes train the toy task in the real loop (tests/toy_ru
 
 import json
 import pathlib
+import re
 import signal
 import time
 
@@ -289,4 +290,15 @@ def test_f16_a_host_with_another_program_is_named_by_all(cache, tmp_path):
     outputs = processes.finish(run(2, cache, workdir=str(tmp_path), constant=1), codes=[2, 2])
     for _, errors in outputs:
         assert "esam: host 1 (" in errors and ") differs from host 0 in program: " in errors
+    assert saved(tmp_path) == []
+
+
+def test_a_host_that_has_read_other_weights_is_found_before_the_first_update(cache, tmp_path):
+    outputs = processes.finish(run(2, cache, workdir=str(tmp_path), weights=1), codes=[2, 2])
+    for _, errors in outputs:
+        assert "esam: before the first update, copies that must be equal differ: " in errors
+        where = (
+            r"frozen/norm/scale on device \d+ of host 0, device \d+ of host 1, without a majority"
+        )
+        assert re.search(where + r"\. That host has read other weights", errors)
     assert saved(tmp_path) == []
