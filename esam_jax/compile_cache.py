@@ -20,12 +20,12 @@ _MIN_SECONDS = 0.1  # what compiles faster is not worth a file
 def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Turns the cache on, before anything is compiled; its folder, or None where it is off.
 
-    JAX's own variable goes first, then ours, then `compiled` in the cache folder. ConfigError for a
+    The word off in ours goes first, then JAX's own variable, then a folder in ours, then `compiled` in the cache folder. ConfigError for a
     folder that somebody else could write.
     """
     named = environment.get(JAX_FOLDER) or environment.get(SWITCH)
     if environment.get(SWITCH) == "off":
-        return _use(None)
+        return off()
     if named is not None and "://" in named:  # a bucket has no owner to look at
         return _use(named)
     folder = Path(named) if named else hub.cache() / "compiled"
@@ -40,13 +40,22 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     return _use(str(folder))
 
 
+def off() -> None:
+    """Keeps no program from now on, and looks for none; before anything is compiled."""
+    _use(None)
+
+
 def check(environment: Mapping[str, str] = os.environ) -> None:
     """ConfigError where others could write the folder that JAX's own variable names.
 
     JAX uses it unasked, also for commands that keep no compiled programs.
     """
     named = environment.get(JAX_FOLDER)
-    if named and Path(named).exists():
+    if not named:
+        return
+    if environment.get(SWITCH) == "off":
+        off()
+    elif Path(named).exists():
         require_private(Path(named))
 
 
@@ -54,7 +63,7 @@ def require_private(folder: Path) -> None:
     """ConfigError unless the folder is the user's own, and nobody else's to write or replace."""
     folder = folder.resolve()
     found = folder.stat()
-    remedy = f"or set {SWITCH} to a folder of your own, or to off"
+    remedy = f"name a folder of your own where this one is named, or set {SWITCH} to off"
     if found.st_uid != os.getuid():
         raise ConfigError(
             f"the compilation cache {folder} belongs to user {found.st_uid}, who would run code "

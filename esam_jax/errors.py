@@ -29,8 +29,8 @@ class CheckpointError(EsamError, ValueError):
     """A model file or checkpoint does not hold what it should."""
 
 
-class SaveError(CheckpointError):
-    """A checkpoint could not be written. The disk may answer the next time: start again."""
+class DiskError(EsamError, OSError):
+    """A disk does not do what it did before. It may the next time: start again."""
 
     exit_code = os.EX_TEMPFAIL
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from esam_jax.data import pictures
 from esam_jax.data.records import Record
-from esam_jax.errors import DataError, MissingError
+from esam_jax.errors import DataError, DiskError, MissingError
 
 
 class ImageFolder:
@@ -28,11 +28,15 @@ class ImageFolder:
 
 
 def list_pictures(root: Path) -> list[str]:
-    """Relative paths with "/" of all pictures below root, sorted; hidden ones are left out."""
+    """Relative paths with "/" of all pictures below root, sorted; hidden ones are left out.
+
+    MissingError for a folder that may not be read, DiskError where the disk does not answer: a
+    list without its pictures would be other data.
+    """
     if not root.is_dir():
         raise MissingError(f"{root} is not a folder")
     found = []
-    for folder, subfolders, files in os.walk(root):
+    for folder, subfolders, files in os.walk(root, onerror=_refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = Path(folder).relative_to(root)
         found += [
@@ -42,3 +46,10 @@ def list_pictures(root: Path) -> list[str]:
         ]
     # By code point: the order, and with it the shuffle, is the same on every machine.
     return sorted(found)
+
+
+def _refuse(fault: OSError) -> None:
+    said = f"{fault.filename} cannot be listed ({fault.strerror})"
+    if isinstance(fault, PermissionError | FileNotFoundError):
+        raise MissingError(f"{said}: make it readable, or move it away") from fault
+    raise DiskError(f"{said}: start again") from fault

@@ -25,7 +25,7 @@ from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
 from esam_jax.train.metrics import log, plots, trackers
 from esam_jax.train.metrics.tracing import Tracer
-from esam_jax.train.multihost import agreement, hosts, process_zero
+from esam_jax.train.multihost import agreement, hosts, one_cache, process_zero
 from esam_jax.train.multihost.hosts import Terminated
 from esam_jax.train.multihost.watchdog import Watchdog
 from esam_jax.train.replicas import Replicas
@@ -46,6 +46,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     """
     back = None
     with hosts.sigterm() as terminated:
+        one_cache.require()
         while True:
             try:
                 return _run(cfg, Path(workdir), back, terminated, progress)
@@ -146,7 +147,7 @@ def _run(
                         stop = hosts.stop_agreed(terminated)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             guard.judge(cfg.guard, report.flush(done))  # before it can be saved
-                            with report.timed("save", done):
+                            with watchdog.slow("a save"), report.timed("save", done):
                                 checkpoints.save(done, state)
                         if stop:
                             with watchdog.slow("the last save"):

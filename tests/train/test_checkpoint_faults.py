@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import json
 import pathlib
@@ -18,9 +19,9 @@ import toy
 from steps import assert_restores, config, cut, flip, saved, spoil, state, template
 
 from esam_jax.config import GuardConfig, SaveConfig
-from esam_jax.errors import CheckpointError
+from esam_jax.errors import CheckpointError, DiskError
 from esam_jax.train import loop
-from esam_jax.train.storage import checkpoint, shelf
+from esam_jax.train.storage import checkpoint, lease, shelf, verify
 from esam_jax.train.storage.checkpoint import Checkpoints
 
 # Where a write fails, Orbax leaves threads behind whose loops are closed under them.
@@ -125,7 +126,7 @@ def test_f05_failure_in_the_background_surfaces_at_the_next_step(tmp_path, monke
             broken.setattr(checkpoints._checkpointer.handler, "finalize", full)
             checkpoints.save(2, state(2))  # returns: it fails afterwards
             wait_for(checkpoints._commit.done)
-        with pytest.raises(CheckpointError, match=r"checkpoint 2 .*No space left.*make room"):
+        with pytest.raises(DiskError, match=r"checkpoint 2 .*No space left.*make room"):
             checkpoints.check()
         assert checkpoints.check() == []  # told once
         assert checkpoint.steps(tmp_path) == [1] and checkpoints.latest() == 1
@@ -138,7 +139,7 @@ def test_f05_failure_in_the_background_surfaces_at_the_next_step(tmp_path, monke
 
 def test_f05_failure_of_the_last_save_is_not_lost(tmp_path, monkeypatch):
     with (
-        pytest.raises(CheckpointError, match="checkpoint 2"),
+        pytest.raises(DiskError, match="checkpoint 2"),
         Checkpoints(config(), tmp_path) as checkpoints,
     ):
         monkeypatch.setattr(checkpoints._checkpointer.handler, "finalize", full)
@@ -174,7 +175,7 @@ def test_f06_full_disk_by_policy(tmp_path, monkeypatch, policy):
     monkeypatch.setattr(shelf, "free_bytes", little)
     cfg = config(every_steps=2, full_disk=policy)
     if policy == "stop":
-        with pytest.raises(CheckpointError, match=r"checkpoint 4 .*MB free.*make room"):
+        with pytest.raises(DiskError, match=r"checkpoint 4 .*MB free.*make room"):
             loop.run(cfg, tmp_path)
     else:
         with pytest.warns(UserWarning, match=r"could not be written.*training goes on") as told:
@@ -207,7 +208,7 @@ def test_f06_a_disk_that_fills_up_leaves_the_last_good_one(tmp_path, monkeypatch
                 while file.write(bytes(4096)):
                     pass
             checkpoints.save(2, state(2))
-            with contextlib.suppress(CheckpointError):
+            with contextlib.suppress(DiskError):
                 checkpoints.wait()
             with pytest.warns(UserWarning, match=r"checkpoint 2 .*training goes on"):
                 assert checkpoints.check()[0]["saves_failed"] == 1
@@ -229,6 +230,45 @@ def test_f06_a_run_that_has_its_two_needs_room_for_one(tmp_path, monkeypatch):
     """What a disk is large enough to save again and again is enough to go on."""
     saved(tmp_path, 1, 2)
     monkeypatch.setattr(shelf, "free_bytes", lambda folder: 200_000)
+    assert_restores(tmp_path, 2)
+
+
+def test_f06_a_run_that_goes_on_without_room_by_policy(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    monkeypatch.setattr(shelf, "free_bytes", lambda folder: 0)
+    with pytest.raises(CheckpointError, match=r"has 0\.0 MB free"):
+        Checkpoints(config(), tmp_path, template())
+    with (
+        pytest.warns(UserWarning, match=r"has 0\.0 MB free.*training goes on"),
+        Checkpoints(config(full_disk="continue"), tmp_path, template()) as checkpoints,
+    ):
+        assert int(checkpoints.restore(template()).step) == 2
+        checkpoints.check()
+
+
+def refused(code, text):
+    def refuse(*args, **kwargs):
+        raise OSError(code, text)
+
+    return refuse
+
+
+@pytest.mark.parametrize("where", ["probe", "lease", "config"])
+def test_f06_a_disk_that_fails_at_the_next_start_may_come_back(tmp_path, monkeypatch, where):
+    """A launcher starts it again, as it did when the disk failed a save."""
+    saved(tmp_path, 1, 2)
+    monkeypatch.setattr(
+        *{
+            "probe": (pathlib.Path, "touch"),
+            "lease": (lease.Lease, "_acquire"),
+            "config": (pathlib.Path, "read_text"),
+        }[where],
+        refused(errno.EIO, "Input/output error"),
+    )
+    with pytest.raises(DiskError, match=r"Input/output error.*start again") as caught:
+        Checkpoints(config(), tmp_path, template())
+    assert caught.value.exit_code == 75
+    monkeypatch.undo()
     assert_restores(tmp_path, 2)
 
 
@@ -312,12 +352,24 @@ def test_f09_missing_folder_of_a_process(tmp_path):
         assert_restores(tmp_path, 1, damaged="fallback")
 
 
-def test_fallback_with_nothing_left_says_so(tmp_path):
-    spoil(saved(tmp_path, 1) / "1", cut)
+def test_where_nothing_can_be_read_nothing_is_set_aside(tmp_path, monkeypatch):
+    """The disk may be at fault: a run that lost all its steps would begin at step 0."""
+    folder = saved(tmp_path, 1, 2)
+    monkeypatch.setattr(verify, "fault", lambda path: "cannot be read (EIO)")
     with (
-        pytest.warns(UserWarning, match=r"1\.damaged"),
         Checkpoints(config(damaged="fallback"), tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match="no whole checkpoint any more"),
+        pytest.raises(DiskError, match=r"2 cannot be read \(EIO\); 1 cannot be read") as caught,
+    ):
+        checkpoints.restore(template())
+    assert caught.value.exit_code == 75
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    monkeypatch.undo()
+    assert_restores(tmp_path, 2)
+    for step in ("1", "2"):
+        spoil(folder / step, cut)
+    with (
+        Checkpoints(config(damaged="fallback"), tmp_path) as checkpoints,
+        pytest.raises(DiskError, match="None was touched"),
     ):
         checkpoints.restore(template())
 

@@ -293,6 +293,31 @@ def test_f16_a_host_with_another_program_is_named_by_all(cache, tmp_path):
     assert saved(tmp_path) == []
 
 
+def compiled(folder):
+    """What the cache did for the training step of a run's first start."""
+    lines = log.read(folder / log.METRICS_FILE)
+    return [line["cache"] for line in lines if line.get("event") == "compile"]
+
+
+def test_one_cache_of_all_hosts_is_used(whole, cache):
+    assert compiled(whole[0])[0] in ("miss", "hit")
+    assert not [name for name in cache.iterdir() if name.name.startswith(".seen")]
+
+
+@pytest.mark.parametrize("named", [("one", "two"), ("one", None), (None, "two")])
+def test_caches_of_single_hosts_are_not_used(cache, tmp_path, named):
+    """On GPUs a host that finds its program leaves those that do not waiting for its timings."""
+    caches = [name and str(tmp_path / name) for name in named]
+    outputs = processes.finish(
+        run(2, cache, workdir=str(tmp_path / "run"), steps=3, save=3, caches=caches)
+    )
+    said = f"esam: host 1 does not see the compilation cache {caches[0]} of host 0: no host keeps"
+    assert (said in outputs[0][1]) == (named[0] is not None)
+    assert "compilation cache" not in outputs[1][1]
+    assert compiled(tmp_path / "run") == ["off"]
+    assert not any(list((tmp_path / name).glob("*")) for name in named if name)
+
+
 def test_a_host_that_has_read_other_weights_is_found_before_the_first_update(cache, tmp_path):
     outputs = processes.finish(run(2, cache, workdir=str(tmp_path), weights=1), codes=[2, 2])
     for _, errors in outputs:

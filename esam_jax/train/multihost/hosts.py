@@ -26,7 +26,6 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # its key-value store has no public name
-from jax._src.clusters import cloud_tpu_cluster  # nor has what it knows of its surroundings
 from jax.experimental import multihost_utils
 
 from esam_jax.config import PeersConfig
@@ -100,6 +99,10 @@ def _of_tpu_vms() -> int | None:
 
     None on any other machine, where nobody is asked.
     """
+    try:
+        from jax._src.clusters import cloud_tpu_cluster  # private: it may be gone in a release
+    except ImportError:
+        return None
     vms = cloud_tpu_cluster.GceTpuCluster
     return vms.get_process_count() if vms.is_env_present() else None
 
@@ -129,7 +132,7 @@ def _join(peers: PeersConfig, environment: Mapping[str, str]) -> None:
     thread.start()
     thread.join(peers.join_seconds)
     if faults:
-        late = isinstance(faults[0], jax.errors.JaxRuntimeError)  # else it lacks an argument
+        late = isinstance(faults[0], RuntimeError)  # else it lacks an argument
         kind = PeerError if late else ConfigError
         raise kind(
             f"the other processes cannot be met ({one_line(faults[0])}): give "
@@ -141,6 +144,11 @@ def _join(peers: PeersConfig, environment: Mapping[str, str]) -> None:
 
 def _nobody_came(state: Any, seconds: int) -> str:
     """What is known of peers that could not be met, and what to do about it."""
+    if state.coordinator_address is None:  # JAX was still asking for names
+        return (
+            f"nothing is known of the other processes after {seconds} s: give --peers.coordinator, "
+            "--peers.processes and --peers.process, or raise --peers.join-seconds"
+        )
     who = f"process {state.process_id} of {state.num_processes}"
     host, port = str(state.coordinator_address).rsplit(":", 1)
     answers = state.process_id == 0

@@ -106,6 +106,9 @@ class Watchdog:
             late = self._quiet > self._seconds
             if late and phase is not None and self._quiet <= self._seconds + self._slow_seconds:
                 late = self._others_hang()  # they wait for this host
+                # Asking may take longer than a pause, and that is time too.
+                self._quiet += min(time.monotonic() - now, GRACE_SECONDS)
+                last = time.monotonic()
             if late:
                 self._end(phase)
                 return

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from esam_jax.config import RunConfig
-from esam_jax.errors import CheckpointError, MissingError, SaveError, one_line
+from esam_jax.errors import CheckpointError, DiskError, MissingError, one_line
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
@@ -43,8 +43,9 @@ class Checkpoints:
     """
 
     def __init__(self, cfg: RunConfig, workdir: Path, template: TrainState | None = None) -> None:
-        """MissingError when the folder cannot be written; CheckpointError when another job uses it,
-        has no room for two checkpoints, or holds those of another config or tree of `template`.
+        """CheckpointError when another job uses the folder, or it holds the checkpoints of another
+        config or tree of `template`, or has no room for two; MissingError when it cannot be
+        written, DiskError when it could be before.
         """
         self._cfg, self._workdir = cfg, workdir.absolute()
         self._folder = self._workdir / shelf.CHECKPOINTS_FOLDER
@@ -53,12 +54,14 @@ class Checkpoints:
         self._failures = 0
         self._commit: Future[None] | None = None
         self._pending_step = 0
-        _probe(self._folder)
         try:
+            _probe(self._folder)
             process_zero.decide(lambda: self._open(template))
-        except BaseException:
+        except BaseException as fault:
             if self._lease is not None:
                 self._lease.release()
+            if isinstance(fault, MissingError) and newest(workdir):
+                raise DiskError(f"{fault}. It could be written before: start again") from fault
             raise
         leaks.stop()
         self._keeper = Keeper(cfg.save, self._folder, verify.fault, self._tell)
@@ -90,7 +93,9 @@ class Checkpoints:
         # A run that goes on has its two: it needs room for the next, before the oldest goes.
         copies = 2 if newest is None else 1
         if template is not None and (lack := self._lack(template, copies)):
-            raise CheckpointError(lack)
+            if newest is None or self._cfg.save.full_disk == "stop":
+                raise CheckpointError(lack)
+            self._tell(f"{lack}; training goes on")
         try:
             compare.store(self._cfg, self._workdir)
         except OSError as fault:
@@ -112,7 +117,7 @@ class Checkpoints:
             self.wait()
             self._sweep()
             self.check()
-        except CheckpointError:
+        except (CheckpointError, DiskError):
             if error is None:
                 raise
         finally:
@@ -173,7 +178,7 @@ class Checkpoints:
     def check(self) -> list[dict[str, Any]]:
         """What has happened since the last call, ready for metrics.jsonl; never waits.
 
-        SaveError if a save has failed in the background (unless `save.full_disk` says to continue),
+        DiskError if a save has failed in the background (unless `save.full_disk` says to continue),
         CheckpointError if another job has taken the folder. Later saves happen all the same.
         """
         if self._commit is not None and self._commit.done():
@@ -263,7 +268,7 @@ class Checkpoints:
         if self._cfg.save.full_disk == "continue":
             self._tell(f"{message}; training goes on", saves_failed=self._failures)
             return
-        raise SaveError(
+        raise DiskError(
             f"{message}; make room or mend the disk, then run the same command: it resumes from "
             "the last whole checkpoint"
         ) from fault
@@ -274,20 +279,34 @@ class Checkpoints:
     # ---------------------------------------------------------------- before a restore
 
     def _newest_good(self, template: TrainState) -> int:
-        """The newest step that reads as it was written; what is not is refused or set aside."""
-        while (step := self.latest()) is not None:
+        """The newest step that reads as it was written; what is not is refused or set aside.
+
+        Nothing is set aside unless an older one reads well: where none does the disk may be at
+        fault, and the next start must not begin at step 0.
+        """
+        faults: dict[int, str] = {}
+        for step in reversed(shelf.steps(self._folder)):
             path = self._folder / str(step)
             fault = verify.fault(path) or verify.unreadable(path)
             if fault is None:
                 if found := self._tree_differences(step, template):
                     raise CheckpointError(f"{path} has another tree: {'; '.join(found)}")
+                self._set_aside(faults)
                 shelf.mark_verified(self._folder, step)
                 return step
             if self._cfg.save.damaged == "stop":
                 raise CheckpointError(f"checkpoint {path} {fault}; {_REMEDY}")
+            faults[step] = fault
+        listed = "; ".join(f"{step} {fault}" for step, fault in faults.items())
+        raise DiskError(
+            f"{self._folder} holds no checkpoint that can be read ({listed}). None was touched: "
+            "when the disk answers again, run the same command; to start anew, name another workdir"
+        )
+
+    def _set_aside(self, faults: Mapping[int, str]) -> None:
+        for step, fault in faults.items():
             place = shelf.set_aside(self._folder, step, "damaged")
             self._tell(f"checkpoint {step} {fault}: it is {place.name} now, the one before is used")
-        raise CheckpointError(f"{self._folder} holds no whole checkpoint any more: start anew")
 
     def _tree_differences(self, step: int, template: TrainState) -> list[str]:
         """[] also where the tree cannot be read, which is for `restore` to tell."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig
-from esam_jax.errors import CheckpointError
+from esam_jax.errors import CheckpointError, DiskError
 from esam_jax.train.storage import shelf
 
 CONFIG_FILE = "config.json"
@@ -64,16 +64,18 @@ def _plain(value: Any) -> Any:
 def with_stored(cfg: RunConfig, workdir: Path) -> list[str]:
     """How `cfg` differs from the config of the run so far, one line for each value.
 
-    CheckpointError when that cannot be read.
+    CheckpointError when that is missing or damaged, DiskError when the disk does not give it.
     """
     file = workdir / CONFIG_FILE
     try:
         saved = json.loads(file.read_text())
-    except (OSError, ValueError) as fault:
+    except (FileNotFoundError, ValueError) as fault:
         raise CheckpointError(
             f"{file} is missing or damaged ({fault}), so the checkpoints beside it cannot be "
             "trusted: name another workdir"
         ) from fault
+    except OSError as fault:
+        raise DiskError(f"{file} cannot be read ({fault.strerror}): start again") from fault
     return differences(_filled(saved, cfg), to_json(cfg))
 
 

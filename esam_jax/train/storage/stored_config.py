@@ -13,7 +13,8 @@ Config = TypeVar("Config")
 def parse(kind: type[Config], value: Any, where: str) -> Config:
     """The config that `dataclasses.asdict` made plain JSON of; ConfigError for any other value.
 
-    Where a field takes several dataclasses, the value's `kind` tells which.
+    Where a field takes several dataclasses, the value's `kind` tells which. A field that an earlier
+    release did not have gets its default.
     """
     return _parse(kind, value, where)
 
@@ -23,11 +24,13 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         return _parse_one_of(typing.get_args(hint), value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict) or value.keys() != hints.keys():
-            keys = sorted(value.keys() ^ hints.keys()) if isinstance(value, dict) else [repr(value)]
-            raise ConfigError(f"{where} is no {hint.__name__} of this release: {', '.join(keys)}")
-        fields = {key: _parse(hints[key], value[key], f"{where}.{key}") for key in hints}
-        return hint(**fields)
+        needed = {f.name for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING}
+        odd = [repr(value)]
+        if isinstance(value, dict):
+            odd = sorted((value.keys() - hints.keys()) | (needed - value.keys()))
+        if odd:
+            raise ConfigError(f"{where} is no {hint.__name__} of this release: {', '.join(odd)}")
+        return hint(**{key: _parse(hints[key], value[key], f"{where}.{key}") for key in value})
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         (element, *_) = typing.get_args(hint)
         return tuple(_parse(element, each, where) for each in value)
