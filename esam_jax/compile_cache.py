@@ -20,8 +20,8 @@ _MIN_SECONDS = 0.1  # what compiles faster is not worth a file
 def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Turns the cache on, before anything is compiled; its folder, or None where it is off.
 
-    The word off in ours goes first, then JAX's own variable, then a folder in ours, then `compiled` in the cache folder. ConfigError for a
-    folder that somebody else could write.
+    The word off in ours goes first, then JAX's own variable, then a folder in ours, then `compiled`
+    in the cache folder. ConfigError for a folder that somebody else could write.
     """
     named = environment.get(JAX_FOLDER) or environment.get(SWITCH)
     if environment.get(SWITCH) == "off":

@@ -18,7 +18,7 @@ run="$stop
 sudo gcloud auth configure-docker --quiet ${registry@Q}
 sudo docker volume create --opt type=nfs --opt o=addr=${NFS%%:*} --opt device=:${NFS#*:} esam &&
 sudo docker pull --quiet ${IMAGE@Q} &&
-sudo docker run --name esam --user root --privileged --network host --volume esam:/runs ${IMAGE@Q} ${*@Q}"
+sudo docker run --name esam --env RESTARTS=0 --user root --privileged --network host --volume esam:/runs ${IMAGE@Q} ${*@Q}"
 
 queue() { gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
 state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say
@@ -26,7 +26,7 @@ state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say
         { [[ $(queue describe 2>&1) == *NOT_FOUND* ]] || echo UNKNOWN; }
 }
 again() { # $1 says why, $2 is what to leave with when it was too often in a row
-    ((failures++ < ${RESTARTS:-3})) || { say "gave up after $failures failures in a row"; exit "$2"; }
+    ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures failures in a row"; exit "$2"; }
     say "$1" && rest "$pause"
 }
 everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }
@@ -49,7 +49,7 @@ until [[ $told ]]; do
         ((code != 2)) || exit 2
         again "the hosts left with $code and are started again" "$code"
         ;;
-    FAILED | SUSPENDED) say "the slice is $now" && queue delete --force --quiet || exit 1 ;;
+    FAILED | SUSPENDED) say "the slice is $now"; queue delete --force --quiet || again "it cannot be deleted" 1 ;;
     '') queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR" \
         --runtime-version="$RUNTIME" ${SPOT:+--spot} || again "no slice can be asked for" 1 ;;
     *) rest "$pause" ;;

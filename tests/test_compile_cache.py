@@ -94,6 +94,17 @@ def test_f40_commands_end_with_2(tmp_path, monkeypatch, capsys):
     assert "whoever can write it runs code as you" in capsys.readouterr().err
 
 
+def test_f40_off_is_a_remedy_for_jaxs_own_folder(settings, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    named = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    with pytest.raises(ConfigError, match="set ESAM_COMPILE_CACHE to off"):
+        compile_cache.check(named)
+    assert settings == {}
+    compile_cache.check({**named, "ESAM_COMPILE_CACHE": "off"})
+    assert settings == {"jax_compilation_cache_dir": None}
+
+
 def test_folder_that_cannot_be_made(settings, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be made \(.*set ESAM_COMPILE_CACHE"):

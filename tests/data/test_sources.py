@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import pytest
 from PIL import Image
 
 from esam_jax.config import SourceConfig
-from esam_jax.data import scenes, sources
-from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.data import image_folder, scenes, sources
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.ops import regions
 
 
@@ -42,6 +44,30 @@ def test_scenes_come_with_their_visible_masks():
 
 
 # -------------------------------------------------------------------------------- image folder
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "leaves"),
+    [(errno.EIO, DiskError, 75), (errno.EACCES, MissingError, 2), (errno.ESTALE, DiskError, 75)],
+)
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type, leaves: int
+):
+    for name in ("a/x.png", "b/y.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert image_folder.list_pictures(tmp_path) == ["a/x.png", "b/y.png"]
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "a":
+            raise OSError(code, os.strerror(code), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(kind, match=rf"/a cannot be listed \({os.strerror(code)}\)") as caught:
+        image_folder.list_pictures(tmp_path)
+    assert caught.value.exit_code == leaves
 
 
 def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture: Callable):

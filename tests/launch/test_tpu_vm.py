@@ -94,6 +94,24 @@ def test_a_slice_that_cannot_be_asked_for_is_asked_for_again(tpu):
     assert said(launcher) == ["create", *START]
 
 
+def test_a_slice_that_cannot_be_deleted_is_deleted_again(tpu):
+    launcher = tpu("[[ -e again ]] && exit 0\ntouch again\necho SUSPENDED >state\nexit 255")
+    gcloud = launcher.folder / "bin" / "gcloud"
+    refused = "delete) [[ -e refused ]] || { touch refused; exit 1; }\n"
+    gcloud.write_text(gcloud.read_text().replace("delete)", refused))
+    assert launcher.run(**SETTINGS) == 0
+    assert "it cannot be deleted" in launcher.errors
+    assert said(launcher) == ["create", *START, "delete", "create", *START]
+
+
+def test_restarts_are_counted_in_one_place(tpu):
+    """A launcher in the container that also did would make an hour of many short starts."""
+    launcher = tpu("exit 0")
+    assert launcher.run(**SETTINGS) == 0
+    words = (launcher.folder / "run").read_text().splitlines()
+    assert words[words.index("--env") + 1] == "RESTARTS=0"
+
+
 def test_what_the_user_must_mend_is_not_tried_again(tpu):
     launcher = tpu("exit 2")
     assert launcher.run(**SETTINGS) == 2

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import signal
+import threading
 import time
 
 import jax
@@ -128,6 +129,7 @@ def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
     [
         (ValueError("coordinator_address should be defined."), ConfigError, 2),
         (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nobody came"), PeerError, 75),
+        (RuntimeError("Failed to resolve the coordinator"), PeerError, 75),  # of a TPU slice
     ],
 )
 def test_what_jax_cannot_find_out_must_be_given(fault, kind, code, monkeypatch):
@@ -146,6 +148,19 @@ def test_what_jax_cannot_find_out_must_be_given(fault, kind, code, monkeypatch):
     ):
         raise AssertionError("must not start")
     assert caught.value.exit_code == code
+
+
+def test_peers_whose_names_do_not_come(monkeypatch):
+    """JAX waits for the name of a TPU slice's first host before it knows any address."""
+    never = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: never.wait(60))
+    peers = PeersConfig(join_seconds=1, processes=2)
+    with (
+        pytest.raises(PeerError, match=r"nothing is known of the other processes after 1 s"),
+        hosts.joined(peers, {}),
+    ):
+        raise AssertionError("must not start")
+    never.set()
 
 
 def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 import configs
-from esam_jax.config import RunConfig
+from esam_jax.config import RunConfig, SaveConfig
 from esam_jax.errors import ConfigError
 from esam_jax.train.storage import compare, stored_config
 
@@ -12,6 +12,16 @@ from esam_jax.train.storage import compare, stored_config
 def test_config_comes_back(name):
     cfg = configs.load(name)
     assert stored_config.parse(RunConfig, compare.to_json(cfg), "run") == cfg
+
+
+def test_a_field_that_an_earlier_release_did_not_have_gets_its_default():
+    whole = compare.to_json(configs.load("sami_ti"))
+    del whole["task"]["init_from"], whole["save"]
+    read = stored_config.parse(RunConfig, whole, "run")
+    assert read.task.init_from is None and read.save == SaveConfig()
+    del whole["steps"]
+    with pytest.raises(ConfigError, match="run is no RunConfig of this release: steps"):
+        stored_config.parse(RunConfig, whole, "run")
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,21 @@ def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     never.set()
 
 
+def test_time_in_which_the_store_does_not_answer_counts(tmp_path, ended, monkeypatch):
+    """An answer takes as long here as the slow phase has in all: it is asked once."""
+    asked = []
+
+    def slow(dog):
+        asked.append(dog)
+        time.sleep(20 * TICK)
+        return False
+
+    monkeypatch.setattr(Watchdog, "_others_hang", slow)
+    with Watchdog(TICK, tmp_path, slow_seconds=20 * TICK, leave=ended.leave):
+        assert ended.wait(60)
+    assert len(asked) == 1
+
+
 def test_updates_that_finish_keep_it_quiet(tmp_path, ended):
     with Watchdog(10.0, tmp_path, slow_seconds=0.0, leave=ended.leave) as dog:
         step = watched(dog)
