@@ -40,6 +40,14 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     return _use(str(folder))
 
 
+def current() -> str | None:
+    """Where this process keeps programs; None where it keeps none."""
+    import jax
+
+    # The type stubs know no option of the configuration.
+    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def off() -> None:
     """Keeps no program from now on, and looks for none; before anything is compiled."""
     _use(None)

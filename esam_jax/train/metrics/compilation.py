@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 
+from esam_jax import compile_cache
+
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
@@ -15,8 +17,7 @@ class Counts:
 
     def since(self, before: "Counts") -> str:
         """What happened since: "off", "hit" (all were there) or "miss"."""
-        # The type stubs know no option of the configuration.
-        if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+        if compile_cache.current() is None:
             return "off"
         requests, hits = self.requests - before.requests, self.hits - before.hits
         return "hit" if hits == requests else "miss"

@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 
-import jax
 from etils import epath
 from jax._src import distributed  # its key-value store has no public name
 
@@ -31,7 +30,7 @@ def require() -> None:
     client, me = distributed.global_state.client, distributed.global_state.process_id
     if client is None:
         return
-    folder: str | None = jax.config.jax_compilation_cache_dir
+    folder = compile_cache.current()
     if me == 0:
         client.key_value_set(_MARK, _leave_mark(folder), True)
     hosts.meet("the look for the compilation cache")
