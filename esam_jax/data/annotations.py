@@ -5,19 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from esam_jax.errors import DataError, MissingError
+from esam_jax.data import files
+from esam_jax.errors import DataError
 
 _MAX_MASKS = 10_000  # of one picture
 
 
 def read_json(path: Path, max_bytes: int) -> Mapping[str, Any]:
     """The object in a json file; DataError for anything else, NaN and infinity included."""
-    try:
+
+    def attempt() -> bytes:
         if path.stat().st_size > max_bytes:
             raise DataError(f"{path} is larger than {max_bytes} bytes")
-        text = path.read_bytes()
-    except OSError as error:
-        raise MissingError(f"{path} cannot be read: {error.strerror}") from error
+        return path.read_bytes()
+
+    text = files.read(path, attempt, "check the path")
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:

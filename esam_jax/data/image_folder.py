@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from esam_jax.data import pictures
+from esam_jax.data import files, pictures
 from esam_jax.data.records import Record
-from esam_jax.errors import DataError, DiskError, MissingError
+from esam_jax.errors import DataError, MissingError
 
 
 class ImageFolder:
@@ -36,12 +36,12 @@ def list_pictures(root: Path) -> list[str]:
     if not root.is_dir():
         raise MissingError(f"{root} is not a folder")
     found = []
-    for folder, subfolders, files in os.walk(root, onerror=_refuse):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         below = Path(folder).relative_to(root)
         found += [
             (below / name).as_posix()
-            for name in files
+            for name in names
             if name.lower().endswith(pictures.SUFFIXES) and not name.startswith(".")
         ]
     # By code point: the order, and with it the shuffle, is the same on every machine.
@@ -49,7 +49,4 @@ def list_pictures(root: Path) -> list[str]:
 
 
 def _refuse(fault: OSError) -> None:
-    said = f"{fault.filename} cannot be listed ({fault.strerror})"
-    if isinstance(fault, PermissionError | FileNotFoundError):
-        raise MissingError(f"{said}: make it readable, or move it away") from fault
-    raise DiskError(f"{said}: start again") from fault
+    raise files.fault_of(fault.filename, fault, "make it readable, or move it away") from fault

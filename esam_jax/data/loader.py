@@ -22,7 +22,7 @@ from esam_jax.config import DataConfig, PromptedConfig, RunConfig
 from esam_jax.data import sources, transforms
 from esam_jax.data.records import Source
 from esam_jax.data.transforms import View
-from esam_jax.errors import DataError, MissingError, TrainingError
+from esam_jax.errors import DataError, DiskError, EsamError, MissingError, TrainingError
 from esam_jax.typing import Batch
 
 _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
@@ -205,8 +205,8 @@ class Examples:
         rng = transforms.generator(self._seed, epoch, name)
         try:
             view = transforms.view(self._source.read(index), self._config.view, rng)
-        except (DataError, MissingError) as error:
-            self._note_broken(name, str(error))
+        except (DataError, MissingError, DiskError) as error:
+            self._note_broken(name, error)
             return None
         with self._lock:
             self._reads += 1
@@ -218,18 +218,19 @@ class Examples:
             raise TrainingError(self._nothing_to_prompt_for())
         return view
 
-    def _note_broken(self, name: str, reason: str) -> None:
+    def _note_broken(self, name: str, error: EsamError) -> None:
         with self._lock:
             self._reads += 1
             self._failures += 1
-            self._broken[name] = reason
+            self._broken[name] = str(error)
             share = self._failures / self._reads
             stop = len(self._broken) >= _ENOUGH_BROKEN and share > self._config.max_broken_share
         if stop:
-            raise TrainingError(
+            passes = isinstance(error, DiskError)
+            raise (DiskError if passes else TrainingError)(
                 f"{share:.1%} of {self._reads} records read are broken, but at most "
                 f"max_broken_share={self._config.max_broken_share:.1%} may be; mend them or raise "
-                f"it. The last one is {name}: {reason}"
+                f"it. The last one is {name}: {error}"
             )
 
     def _nothing_to_prompt_for(self) -> str:

@@ -10,7 +10,8 @@ import simplejpeg
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from esam_jax.errors import DataError, MissingError
+from esam_jax.data import files
+from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
 
 Orientation = Literal["exif", "stored"]
@@ -26,8 +27,9 @@ def read_rgb(path: str | Path, orientation: Orientation = "exif") -> UInt8[np.nd
 
     JPEG, PNG and WebP, told by content and not by name. Grey, palette, CMYK and 16-bit pictures are
     converted, alpha is dropped, an animation gives its first frame. Raises MissingError when the
-    file cannot be opened, DataError when it is broken, cut short, of another type or too large
-    (64 megapixels, 16384 a side). A flipped bit inside the pixels cannot be noticed.
+    file cannot be opened, DiskError when its disk does not answer, DataError when it is broken, cut
+    short, of another type or too large (64 megapixels, 16384 a side). A flipped bit inside the
+    pixels cannot be noticed.
     """
     return _read(path, lambda data: decode_rgb(data, orientation))
 
@@ -60,14 +62,14 @@ def read_bytes(read: Callable[[int], bytes]) -> bytes:
 
 
 def _read(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
-    try:
+    def attempt() -> bytes:
         with open(path, "rb") as file:
-            return decode(read_bytes(file.read))
+            return read_bytes(file.read)
+
+    try:
+        return decode(files.read(path, attempt, "check the path"))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except (OSError, ValueError) as error:  # ValueError for a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise MissingError(f"{path} cannot be read ({reason}): check the path") from error
 
 
 def _decode(data: bytes, orientation: Orientation, convert: Callable[..., Any]) -> Any:

@@ -43,7 +43,10 @@ class Record:
 
 @runtime_checkable
 class Source(Protocol):
-    """Records by index. `read` raises DataError or MissingError for one that cannot be used."""
+    """Records by index.
+
+    `read` raises DataError, MissingError or DiskError for one that cannot be used.
+    """
 
     def __len__(self) -> int: ...
 

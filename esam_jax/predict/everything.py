@@ -30,7 +30,7 @@ from PIL import Image
 
 from esam_jax.data import pictures
 from esam_jax.data.albums import Album
-from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.automatic import AutomaticMaskGenerator
@@ -162,7 +162,7 @@ class _Work:
         try:
             data = self.album.read(name)
             picture = pictures.decode_rgb(data)
-        except (DataError, MissingError) as error:
+        except (DataError, DiskError, MissingError) as error:
             return str(error)
         # An empty mask is of no use, and its stability, 0 / 0, has no form in json.
         records = [record for record in generator.generate(picture) if record["area"]]

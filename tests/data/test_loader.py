@@ -20,8 +20,8 @@ from esam_jax.config import (
     SegmentConfig,
     SourceConfig,
 )
-from esam_jax.data import loader, sources
-from esam_jax.errors import ConfigError, DataError, MissingError, TrainingError
+from esam_jax.data import loader, pictures, sources
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError, TrainingError
 
 SCENES = SourceConfig(kind="scenes", scenes=11, scene_px=32)
 
@@ -193,6 +193,23 @@ def test_too_many_broken_records_stop_the_run(tmp_path: Path, write_picture):
     ):
         for _ in range(10):
             next(batches)
+
+
+def test_too_many_for_the_disk_leave_the_run_to_another_start(
+    tmp_path: Path, write_picture, monkeypatch: pytest.MonkeyPatch
+):
+    source = picture_folder(tmp_path, write_picture, good=20, broken=0)
+
+    def refuse(path, *args):
+        raise DiskError(f"{path} cannot be read (Input/output error): start again")
+
+    monkeypatch.setattr(pictures, "read_rgb", refuse)
+    with (
+        loader.stream(config(source, view=CropConfig(image_px=16)), mesh()) as batches,
+        pytest.raises(DiskError, match=r"max_broken_share=10.0%.*Input/output error") as caught,
+    ):
+        next(batches)
+    assert caught.value.exit_code == 75
 
 
 def test_a_small_share_of_broken_records_is_allowed(tmp_path: Path, write_picture):

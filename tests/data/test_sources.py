@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(kind, match=rf"/a cannot be listed \({os.strerror(code)}\)") as caught:
+    with pytest.raises(kind, match=rf"/a cannot be read \({os.strerror(code)}\)") as caught:
         image_folder.list_pictures(tmp_path)
     assert caught.value.exit_code == leaves
 
