@@ -352,7 +352,7 @@ def test_f09_missing_folder_of_a_process(tmp_path):
         assert_restores(tmp_path, 1, damaged="fallback")
 
 
-def test_where_nothing_can_be_read_nothing_is_set_aside(tmp_path, monkeypatch):
+def test_f08_where_nothing_can_be_read_nothing_is_set_aside(tmp_path, monkeypatch):
     """The disk may be at fault: a run that lost all its steps would begin at step 0."""
     folder = saved(tmp_path, 1, 2)
     monkeypatch.setattr(verify, "fault", lambda path: "cannot be read (EIO)")
