@@ -9,6 +9,8 @@ came back whole counts when older ones are deleted.
 import contextlib
 import os
 import queue
+import threading
+import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +33,7 @@ from esam_jax.train.storage.lease import Lease
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
 _THREADS = 4  # more than Orbax has that can fail in one save
+_LATE_SECONDS = 5.0  # for threads of a failed save to end
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
 
@@ -123,6 +126,8 @@ class Checkpoints:
         finally:
             self._committing.shutdown()
             self._keeper.close()
+            if self._failures:
+                self._drain()
             self._checkpointer.close()
             if self._lease is not None:
                 self._lease.release()
@@ -247,19 +252,32 @@ class Checkpoints:
         """Leaves nothing of a failed save: not on the disk, nor for the next save to fail of."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a host that is lost ends all anyway
             self._rendezvous.call_off(one_line(fault))
-        for _ in range(_THREADS):  # each tells its error once, to whoever waits next
-            with contextlib.suppress(Exception):
-                self._checkpointer.wait_until_finished()
-                break
+        self._drain()
         if jax.process_index() == 0:
             shelf.tidy(self._folder, step)  # half a checkpoint may be what fills the disk
 
-    def _sweep(self) -> None:
-        """Between two saves: what late writers of a failed save have put there after `_clear`.
+    def _drain(self) -> None:
+        """Takes what Orbax's threads have to complain of: each tells it once, whoever waits."""
+        end = time.monotonic() + _LATE_SECONDS
+        for thread in threading.enumerate():  # a save that ended at once has left them at work
+            if type(thread).__module__.startswith("orbax."):
+                with contextlib.suppress(Exception):
+                    thread.join(max(0.0, end - time.monotonic()))
+        for _ in range(_THREADS):
+            with contextlib.suppress(Exception):
+                self._checkpointer.wait_until_finished()
+                return
 
-        The first array that fails ends a save, while others are still on their way to the disk.
+    def _sweep(self) -> None:
+        """Between two saves: what late writers of a failed save have left after `_clear`.
+
+        The first array that fails ends a save, while others are still on their way to the disk:
+        the next save must neither find their files nor be told their errors.
         """
-        if self._failures and jax.process_index() == 0:
+        if not self._failures:
+            return
+        self._drain()
+        if jax.process_index() == 0:
             shelf.tidy(self._folder)
 
     def _failed(self, step: int, why: str, fault: Exception | None = None) -> None:
