@@ -27,7 +27,7 @@ state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say
 }
 again() { # $1 says why, $2 is what to leave with when it was too often in a row
     ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures failures in a row"; exit "$2"; }
-    say "$1" && rest "$pause"
+    say "$1" && rest "$pause"; pause=$((pause * 2 < 300 ? pause * 2 : 300))
 }
 everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }
 rest() { sleep "$1" & wait $!; }
@@ -42,7 +42,7 @@ until [[ $told ]]; do
         everywhere "$run" &
         wait $!
         code=$?
-        ((SECONDS - began < 3600)) || failures=0 # an hour is progress
+        ((SECONDS - began < 3600)) || failures=0 pause=${PAUSE:-30} # an hour is progress
         [[ ! $told ]] || break
         ((code != 0)) || { say "done; delete the slice: gcloud compute tpus queued-resources delete $NAME"; exit 0; }
         [[ $(state) == ACTIVE ]] || { failures=0; continue; } # the slice was lost, whatever the code

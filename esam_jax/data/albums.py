@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from esam_jax.data import pictures
+from esam_jax.data import files, pictures
 from esam_jax.data.image_folder import list_pictures
 from esam_jax.errors import DataError, MissingError
 
@@ -169,8 +169,9 @@ def _unusable(path: Path, error: Exception) -> DataError:
 def _bytes(path: Path) -> bytes:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError(f"{path} is no plain file")
-    try:
+
+    def attempt() -> bytes:
         with open(path, "rb") as file:
             return pictures.read_bytes(file.read)
-    except OSError as error:
-        raise MissingError(f"{path} cannot be read ({error.strerror}): check the path") from error
+
+    return files.read(path, attempt, "check the path")

@@ -1,6 +1,7 @@
 """Reading from a disk that may not answer at once, as one across a network."""
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from esam_jax.errors import DiskError, EsamError, MissingError
 Content = TypeVar("Content")
 
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before each further attempt
-_PASSING = {
+_PASSING = {  # also in the texts of libraries that read by themselves
     errno.EIO,
     errno.ESTALE,  # the file was replaced, or the server started again
     errno.EAGAIN,
@@ -44,7 +45,9 @@ def read(path: str | Path, attempt: Callable[[], Content], remedy: str) -> Conte
 
 def passes(fault: BaseException) -> bool:
     """Whether it is of a kind that may be gone at the next attempt."""
-    return isinstance(fault, OSError) and fault.errno in _PASSING
+    if isinstance(fault, OSError):
+        return fault.errno in _PASSING
+    return any(os.strerror(code) in str(fault) for code in _PASSING)
 
 
 def fault_of(path: str | Path, fault: BaseException, remedy: str) -> DiskError | MissingError:

@@ -33,11 +33,17 @@ def list_pictures(root: Path) -> list[str]:
     MissingError for a folder that may not be read, DiskError where the disk does not answer: a
     list without its pictures would be other data.
     """
-    if not root.is_dir():
-        raise MissingError(f"{root} is not a folder")
+    try:
+        if not root.is_dir():
+            raise MissingError(f"{root} is not a folder")
+    except OSError as fault:
+        if isinstance(fault, MissingError):
+            raise
+        _refuse(fault)
     found = []
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        # A disk of its own has a folder that only its owner may list.
+        subfolders[:] = [x for x in subfolders if not x.startswith(".") and x != "lost+found"]
         below = Path(folder).relative_to(root)
         found += [
             (below / name).as_posix()

@@ -171,7 +171,7 @@ class Examples:
         self._lock = threading.Lock()
         self._broken: dict[str, str] = {}
         self._empty: set[str] = set()
-        self._reads = self._failures = self._empty_in_a_row = 0
+        self._reads = self._failures = self._empty_in_a_row = self._unanswered_in_a_row = 0
 
     def __getitem__(self, position: int) -> View:
         epoch, index = self._order[position]
@@ -210,6 +210,7 @@ class Examples:
             return None
         with self._lock:
             self._reads += 1
+            self._unanswered_in_a_row = 0
             if view is None:
                 self._empty.add(name)
             self._empty_in_a_row = self._empty_in_a_row + 1 if view is None else 0
@@ -223,10 +224,14 @@ class Examples:
             self._reads += 1
             self._failures += 1
             self._broken[name] = str(error)
+            passes = isinstance(error, DiskError)
+            self._unanswered_in_a_row = self._unanswered_in_a_row + 1 if passes else 0
+            silent = self._unanswered_in_a_row >= min(_ENOUGH_BROKEN, len(self._source))
             share = self._failures / self._reads
             stop = len(self._broken) >= _ENOUGH_BROKEN and share > self._config.max_broken_share
+        if silent:
+            raise DiskError(f"the disk gives no record any more. The last one is {name}: {error}")
         if stop:
-            passes = isinstance(error, DiskError)
             raise (DiskError if passes else TrainingError)(
                 f"{share:.1%} of {self._reads} records read are broken, but at most "
                 f"max_broken_share={self._config.max_broken_share:.1%} may be; mend them or raise "

@@ -1,6 +1,7 @@
 """From records to sharded batches, with broken and empty records among them."""
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -195,20 +196,37 @@ def test_too_many_broken_records_stop_the_run(tmp_path: Path, write_picture):
             next(batches)
 
 
+@pytest.mark.parametrize(
+    ("good", "which", "said"),
+    [
+        (20, "", "the disk gives no record any more"),
+        (3, "", "the disk gives no record any more"),  # fewer than it takes to be sure of a share
+        (40, "[02468].png", r"max_broken_share=10\.0%"),
+    ],
+)
 def test_too_many_for_the_disk_leave_the_run_to_another_start(
-    tmp_path: Path, write_picture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    write_picture,
+    monkeypatch: pytest.MonkeyPatch,
+    good: int,
+    which: str,
+    said: str,
 ):
-    source = picture_folder(tmp_path, write_picture, good=20, broken=0)
+    source = picture_folder(tmp_path, write_picture, good=good, broken=0)
+    read = pictures.read_rgb
 
     def refuse(path, *args):
-        raise DiskError(f"{path} cannot be read (Input/output error): start again")
+        if re.search(which, str(path)):
+            raise DiskError(f"{path} cannot be read (Input/output error): start again")
+        return read(path, *args)
 
     monkeypatch.setattr(pictures, "read_rgb", refuse)
     with (
         loader.stream(config(source, view=CropConfig(image_px=16)), mesh()) as batches,
-        pytest.raises(DiskError, match=r"max_broken_share=10.0%.*Input/output error") as caught,
+        pytest.raises(DiskError, match=rf"{said}.*Input/output error") as caught,
     ):
-        next(batches)
+        for _ in range(10):
+            next(batches)
     assert caught.value.exit_code == 75
 
 

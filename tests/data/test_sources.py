@@ -70,6 +70,20 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(
     assert caught.value.exit_code == leaves
 
 
+def test_what_a_disk_keeps_for_itself_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only its owner may list it."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "x.png").touch()
+    listed = os.scandir
+
+    def scandir(path):
+        assert Path(path).name != "lost+found"
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert image_folder.list_pictures(tmp_path) == ["x.png"]
+
+
 def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture: Callable):
     for name in ("images/n02/b.JPEG", "images/n01/a.png", "top.webp", ".hidden/c.png"):
         write_picture(tmp_path / name, 7, 9)

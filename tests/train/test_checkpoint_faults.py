@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import gc
 import json
+import os
 import pathlib
 import random
 import shutil
@@ -246,30 +247,69 @@ def test_f06_a_run_that_goes_on_without_room_by_policy(tmp_path, monkeypatch):
         checkpoints.check()
 
 
-def refused(code, text):
-    def refuse(*args, **kwargs):
-        raise OSError(code, text)
+FIRST_USE = {  # of the disk, for each of what it gives: what fails, and the file that is named
+    "folder": (os, "scandir", "checkpoints"),
+    "probe": (pathlib.Path, "touch", "run"),
+    "lease": (lease.Lease, "_acquire", r"lease\.json"),
+    "config": (pathlib.Path, "read_text", r"config\.json"),
+}
 
-    return refuse
 
-
-@pytest.mark.parametrize("where", ["probe", "lease", "config"])
+@pytest.mark.parametrize("where", FIRST_USE)
 def test_f06_a_disk_that_fails_at_the_next_start_may_come_back(tmp_path, monkeypatch, where):
     """A launcher starts it again, as it did when the disk failed a save."""
+    tmp_path = tmp_path / "run"
     saved(tmp_path, 1, 2)
-    monkeypatch.setattr(
-        *{
-            "probe": (pathlib.Path, "touch"),
-            "lease": (lease.Lease, "_acquire"),
-            "config": (pathlib.Path, "read_text"),
-        }[where],
-        refused(errno.EIO, "Input/output error"),
-    )
-    with pytest.raises(DiskError, match=r"Input/output error.*start again") as caught:
+    owner, name, told = FIRST_USE[where]
+    work = getattr(owner, name)
+
+    def fail(path, *args, **kwargs):
+        if where == "config" and path.name != "config.json":
+            return work(path, *args, **kwargs)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(DiskError, match=rf"{told} .*Input/output error.*start again") as caught:
         Checkpoints(config(), tmp_path, template())
     assert caught.value.exit_code == 75
     monkeypatch.undo()
     assert_restores(tmp_path, 2)
+
+
+FULL = """
+import os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from steps import config, state
+from esam_jax.train.storage.checkpoint import Checkpoints
+
+make = os.mkdir
+
+def mkdir(path, *args, **kwargs):
+    if ".orbax-checkpoint-tmp" in str(path):
+        raise OSError(28, "No space left on device")
+    return make(path, *args, **kwargs)
+
+os.mkdir = mkdir
+with Checkpoints(config(full_disk="continue"), pathlib.Path(sys.argv[2])) as checkpoints:
+    for step in (1, 2):
+        checkpoints.save(step, state(step))
+        checkpoints.wait()
+    assert checkpoints.check()[-1]["saves_failed"] == 2
+print("left")
+"""
+
+
+def test_f06_a_process_whose_folder_cannot_be_made_leaves(tmp_path):
+    """Orbax's threads wait five minutes for that folder, and Python for its threads."""
+    tests = pathlib.Path(toy.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FULL, str(tests), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+    assert checkpoint.steps(tmp_path) == []
 
 
 # ------------------------------------------------------------------------- damaged and absent
@@ -355,15 +395,20 @@ def test_f09_missing_folder_of_a_process(tmp_path):
 def test_f08_where_nothing_can_be_read_nothing_is_set_aside(tmp_path, monkeypatch):
     """The disk may be at fault: a run that lost all its steps would begin at step 0."""
     folder = saved(tmp_path, 1, 2)
-    monkeypatch.setattr(verify, "fault", lambda path: "cannot be read (EIO)")
-    with (
-        Checkpoints(config(damaged="fallback"), tmp_path) as checkpoints,
-        pytest.raises(DiskError, match=r"2 cannot be read \(EIO\); 1 cannot be read") as caught,
-    ):
-        checkpoints.restore(template())
-    assert caught.value.exit_code == 75
-    assert checkpoint.steps(tmp_path) == [1, 2]
-    monkeypatch.undo()
+    for policy in ("stop", "fallback"):
+
+        def fail(path):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(verify, "_arrays", fail)
+        with (
+            Checkpoints(config(damaged=policy), tmp_path) as checkpoints,
+            pytest.raises(DiskError, match=r"checkpoints/2 cannot be read .*start again") as caught,
+        ):
+            checkpoints.restore(template())
+        assert caught.value.exit_code == 75
+        assert checkpoint.steps(tmp_path) == [1, 2]
+        monkeypatch.undo()
     assert_restores(tmp_path, 2)
     for step in ("1", "2"):
         spoil(folder / step, cut)

@@ -5,8 +5,8 @@ What a run of any number of processes leaves with, so that a launcher knows what
     0    finished
     1    a defect, of ours or of the machine: start again, a few times
     2    something to mend first, said in one line: do not start again
-    75   what may pass (EX_TEMPFAIL): a process did not come in time, a checkpoint could not be
-         written, no update finished in time (watchdog.py): start again, a few times
+    75   what may pass (EX_TEMPFAIL): a process did not come in time, a disk did not answer or
+         take a checkpoint, no update finished in time (watchdog.py): start again, a few times
     130  interrupted from the keyboard
     143  told to end by SIGTERM; the state is saved: start again
     134  ended by JAX (SIGABRT), since a peer was silent for the heartbeat: start again

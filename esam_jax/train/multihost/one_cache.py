@@ -42,17 +42,21 @@ def require() -> None:
     blind = sorted(number for number, said in seen.items() if said == "no")
     if blind:
         compile_cache.off()
-    if me > 0 or folder is None or mark == _NONE:
+    if me > 0 or folder is None:
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):
         (epath.Path(folder) / mark).unlink()
     if blind:
+        who = "nobody can write into" if mark == _NONE else f"{_hosts(blind)} does not see"
         print(
-            f"esam: host {', '.join(map(str, blind))} does not see the compilation cache {folder} "
-            "of host 0: no host keeps what it compiles; name a folder that all of them share "
-            f"({compile_cache.SWITCH})",
+            f"esam: {who} the compilation cache {folder} of host 0: no host keeps what it "
+            f"compiles; name a folder that all of them share ({compile_cache.SWITCH})",
             file=sys.stderr,
         )
+
+
+def _hosts(numbers: list[int]) -> str:
+    return f"host {', '.join(map(str, numbers))}"
 
 
 def _leave_mark(folder: str | None) -> str:
@@ -63,7 +67,7 @@ def _leave_mark(folder: str | None) -> str:
     try:
         epath.Path(folder).mkdir(parents=True, exist_ok=True)
         (epath.Path(folder) / name).touch()
-    except OSError:
+    except Exception:  # buckets have errors of their own
         return _NONE
     return name
 
@@ -79,5 +83,5 @@ def _appears(file: epath.Path) -> bool:
 def _exists(file: epath.Path) -> bool:
     try:
         return file.exists()
-    except OSError:
+    except Exception:
         return False

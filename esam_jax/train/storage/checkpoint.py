@@ -9,8 +9,6 @@ came back whole counts when older ones are deleted.
 import contextlib
 import os
 import queue
-import threading
-import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,13 +25,13 @@ from esam_jax.errors import CheckpointError, DiskError, MissingError, one_line
 from esam_jax.train.multihost import process_zero
 from esam_jax.train.multihost.rendezvous import Rendezvous
 from esam_jax.train.state import TrainState
-from esam_jax.train.storage import checksums, compare, leaks, shelf, verify
+from esam_jax.train.storage import checksums, compare, leaks, shelf, stragglers, verify
 from esam_jax.train.storage.keeper import Keeper
 from esam_jax.train.storage.lease import Lease
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
 _THREADS = 4  # more than Orbax has that can fail in one save
-_LATE_SECONDS = 5.0  # for threads of a failed save to end
+_LATE_SECONDS = 5.0  # for the threads of a failed save to end
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to go on from the one before"
 
@@ -258,11 +256,7 @@ class Checkpoints:
 
     def _drain(self) -> None:
         """Takes what Orbax's threads have to complain of: each tells it once, whoever waits."""
-        end = time.monotonic() + _LATE_SECONDS
-        for thread in threading.enumerate():  # a save that ended at once has left them at work
-            if type(thread).__module__.startswith("orbax."):
-                with contextlib.suppress(Exception):
-                    thread.join(max(0.0, end - time.monotonic()))
+        stragglers.end(_LATE_SECONDS)
         for _ in range(_THREADS):
             with contextlib.suppress(Exception):
                 self._checkpointer.wait_until_finished()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax.config import SaveConfig
+from esam_jax.data import files
 
 CHECKPOINTS_FOLDER = "checkpoints"
 STATE = "state"
@@ -39,8 +40,18 @@ def unmarked(folder: Path) -> list[int]:
 
 
 def _numbers(folder: Path) -> list[int]:
-    names = [path.name for path in folder.glob("*") if path.is_dir()]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in _folders(folder) if name.isdecimal())
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in it; DiskError where they cannot be told."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as fault:  # no steps would mean a start from the beginning
+        raise files.fault_of(folder, fault, "make it readable") from fault
 
 
 def _is_whole(path: Path) -> bool:
@@ -91,10 +102,10 @@ def set_aside(folder: Path, step: int, why: str) -> Path:
 
 def tidy(folder: Path, step: int | None = None) -> None:
     """Deletes what a killed or failed save or deletion has left (default: of every step)."""
-    start = "*" if step is None else step
-    for mark in (_UNFINISHED, _DELETED):
-        for path in folder.glob(f"{start}{mark}*"):
-            shutil.rmtree(path, ignore_errors=True)
+    for name in _folders(folder):
+        number, mark, _ = name.partition(_UNFINISHED if _UNFINISHED in name else _DELETED)
+        if mark and (step is None or number == str(step)):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def free_bytes(folder: Path) -> int:

@@ -21,7 +21,9 @@ def read(run: Path, step: int | None = None, *, name: str | None = None) -> Mode
     `name` picks one of several. MissingError or CheckpointError when the run, the step or the name
     is not there.
     """
-    cfg = stored_config.parse(RunConfig, read_json(run / compare.CONFIG_FILE), str(run))
+    stored = dict(read_json(run / compare.CONFIG_FILE))
+    stored.pop("save", None)  # which changes no model, and may break a rule of this release
+    cfg = stored_config.parse(RunConfig, stored, str(run))
     there = checkpoint.steps(run)
     if not there or (step is not None and step not in there):
         listed = ", ".join(map(str, there)) or "none"

@@ -10,19 +10,24 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
-from esam_jax.errors import one_line
+from esam_jax.data import files
+from esam_jax.errors import DiskError, one_line
 from esam_jax.train.storage import checksums, shelf
 
 _INDEX_BYTES = 1 << 24  # kept in memory of a checkpoint's index while it is read
 
 
 def fault(path: Path) -> str | None:
-    """What is wrong with a step on disk, or None. Reads it whole, by this process alone."""
+    """What is wrong with a step on disk, or None. Reads it whole, by this process alone.
+
+    DiskError where the disk does not answer, which says nothing about the step.
+    """
     found, lost, why = {}, [], ""
     try:
         wanted = ocp.JsonCheckpointHandler().restore(epath.Path(path / shelf.CHECKSUMS))
         arrays = _arrays(path / shelf.STATE)
     except Exception as error:
+        _require_a_disk(path, error)
         return f"cannot be read ({one_line(error)})"
     # One by one: memory for one is enough, and Orbax, where one of many cannot be read, names that
     # one only and leaves the others' threads to complain on stderr.
@@ -33,6 +38,7 @@ def fault(path: Path) -> str | None:
         try:
             array = ts.open(spec, context=context, open=True, read=True).result().read().result()
         except Exception as error:
+            _require_a_disk(path, error)
             lost.append(name)
             why = why or one_line(error)
         else:
@@ -40,6 +46,11 @@ def fault(path: Path) -> str | None:
     if lost:
         return f"cannot be read in {', '.join(lost)} ({why})"
     return unequal(found, wanted)
+
+
+def _require_a_disk(path: Path, fault: Exception) -> None:
+    if files.passes(fault):
+        raise DiskError(f"checkpoint {path} cannot be read ({one_line(fault)}): start again")
 
 
 def _arrays(folder: Path) -> dict[str, str]:
@@ -66,6 +77,7 @@ def unreadable(path: Path) -> str | None:
     try:
         tree(path)
     except Exception as error:
+        _require_a_disk(path, error)
         return f"cannot be read ({one_line(error)})"
     return None
 
