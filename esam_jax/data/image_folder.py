@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from esam_jax.data import files, pictures
 from esam_jax.data.records import Record
@@ -34,12 +35,11 @@ def list_pictures(root: Path) -> list[str]:
     list without its pictures would be other data.
     """
     try:
-        if not root.is_dir():
-            raise MissingError(f"{root} is not a folder")
+        there = root.is_dir()
     except OSError as fault:
-        if isinstance(fault, MissingError):
-            raise
         _refuse(fault)
+    if not there:
+        raise MissingError(f"{root} is not a folder")
     found = []
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
         # A disk of its own has a folder that only its owner may list.
@@ -54,5 +54,5 @@ def list_pictures(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _refuse(fault: OSError) -> None:
+def _refuse(fault: OSError) -> NoReturn:
     raise files.fault_of(fault.filename, fault, "make it readable, or move it away") from fault

@@ -51,6 +51,12 @@ def said(tpu):
     return [line.split(" compute")[0] for line in (tpu.folder / "said").read_text().splitlines()]
 
 
+def refuse_once(tpu, verb):
+    gcloud = tpu.folder / "bin" / "gcloud"
+    refused = f"{verb}) [[ -e refused ]] || {{ touch refused; exit 1; }}\n"
+    gcloud.write_text(gcloud.read_text().replace(f"{verb})", refused))
+
+
 START = ["docker stop", "docker rm", "gcloud auth", "docker volume", "docker pull", "docker run"]
 
 
@@ -86,9 +92,7 @@ def test_a_slice_is_not_asked_for_twice_when_the_network_fails(tpu):
 
 def test_a_slice_that_cannot_be_asked_for_is_asked_for_again(tpu):
     launcher = tpu("exit 0")
-    gcloud = launcher.folder / "bin" / "gcloud"
-    refused = "create) [[ -e refused ]] || { touch refused; exit 1; }\n"
-    gcloud.write_text(gcloud.read_text().replace("create)", refused))
+    refuse_once(launcher, "create")
     assert launcher.run(**SETTINGS) == 0
     assert "no slice can be asked for" in launcher.errors
     assert said(launcher) == ["create", *START]
@@ -96,9 +100,7 @@ def test_a_slice_that_cannot_be_asked_for_is_asked_for_again(tpu):
 
 def test_a_slice_that_cannot_be_deleted_is_deleted_again(tpu):
     launcher = tpu("[[ -e again ]] && exit 0\ntouch again\necho SUSPENDED >state\nexit 255")
-    gcloud = launcher.folder / "bin" / "gcloud"
-    refused = "delete) [[ -e refused ]] || { touch refused; exit 1; }\n"
-    gcloud.write_text(gcloud.read_text().replace("delete)", refused))
+    refuse_once(launcher, "delete")
     assert launcher.run(**SETTINGS) == 0
     assert "it cannot be deleted" in launcher.errors
     assert said(launcher) == ["create", *START, "delete", "create", *START]

@@ -319,14 +319,17 @@ def test_one_cache_of_all_hosts_is_used(whole, cache):
     assert not [name for name in cache.iterdir() if name.name.startswith(".seen")]
 
 
-@pytest.mark.parametrize("named", [("one", "two"), ("one", None), (None, "two")])
+@pytest.mark.parametrize(
+    "named", [("one", "two"), ("one", None), (None, "two"), ("/proc/none",) * 2]
+)
 def test_caches_of_single_hosts_are_not_used(cache, tmp_path, named):
     """On GPUs a host that finds its program leaves those that do not waiting for its timings."""
     caches = [name and str(tmp_path / name) for name in named]
     outputs = processes.finish(
         run(2, cache, workdir=str(tmp_path / "run"), steps=3, save=3, caches=caches)
     )
-    said = f"esam: host 1 does not see the compilation cache {caches[0]} of host 0: no host keeps"
+    fault = "cannot be written" if named[0] == "/proc/none" else "is not seen by host 1"
+    said = f"esam: the compilation cache {caches[0]} of host 0 {fault}: no host keeps"
     assert (said in outputs[0][1]) == (named[0] is not None)
     assert "compilation cache" not in outputs[1][1]
     assert compiled(tmp_path / "run") == ["off"]

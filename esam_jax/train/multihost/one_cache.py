@@ -47,16 +47,13 @@ def require() -> None:
     with contextlib.suppress(Exception):
         (epath.Path(folder) / mark).unlink()
     if blind:
-        who = "nobody can write into" if mark == _NONE else f"{_hosts(blind)} does not see"
+        numbers = ", ".join(map(str, blind))
+        fault = "cannot be written" if mark == _NONE else f"is not seen by host {numbers}"
         print(
-            f"esam: {who} the compilation cache {folder} of host 0: no host keeps what it "
+            f"esam: the compilation cache {folder} of host 0 {fault}: no host keeps what it "
             f"compiles; name a folder that all of them share ({compile_cache.SWITCH})",
             file=sys.stderr,
         )
-
-
-def _hosts(numbers: list[int]) -> str:
-    return f"host {', '.join(map(str, numbers))}"
 
 
 def _leave_mark(folder: str | None) -> str:

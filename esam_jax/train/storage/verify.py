@@ -50,7 +50,9 @@ def fault(path: Path) -> str | None:
 
 def _require_a_disk(path: Path, fault: Exception) -> None:
     if files.passes(fault):
-        raise DiskError(f"checkpoint {path} cannot be read ({one_line(fault)}): start again")
+        raise DiskError(
+            f"checkpoint {path} cannot be read ({one_line(fault)}): start again"
+        ) from fault
 
 
 def _arrays(folder: Path) -> dict[str, str]:
