@@ -19,7 +19,10 @@ setuptools.setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["esam_jax", "esam_jax.*", "configs"]),
+    # `configs/` lies beside the package, to be read and copied, and installs inside it: a top-level
+    # `configs` in site-packages would shadow other projects' folders of that name.
+    packages=[*setuptools.find_packages(include=["esam_jax", "esam_jax.*"]), "esam_jax.configs"],
+    package_dir={"esam_jax.configs": "configs"},
     package_data={"esam_jax": ["assets/*/*", "py.typed"]},
     install_requires=[
         "jax>=0.10.2",

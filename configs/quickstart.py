@@ -15,15 +15,15 @@ from esam_jax.config import (
     SamiConfig,
     SamiDecoderConfig,
     SaveConfig,
+    ScenesConfig,
     SegmentConfig,
-    SourceConfig,
     TeacherConfig,
 )
 
 _PX = 64
 _TEACHER = "quickstart_teacher"
-_TRAIN = SourceConfig(kind="scenes", split="train", scene_px=_PX)
-_HELD_OUT = SourceConfig(kind="scenes", split="heldout", scene_px=_PX)
+_TRAIN = ScenesConfig(split="train", scene_px=_PX)
+_HELD_OUT = ScenesConfig(split="heldout", scene_px=_PX)
 
 
 def quickstart_teacher() -> RunConfig:

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from configs.sami_ti import sami_ti
 from esam_jax.config import RunConfig, SamiConfig
+
+from .sami_ti import sami_ti
 
 
 def sami_b() -> RunConfig:

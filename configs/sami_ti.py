@@ -4,11 +4,11 @@ from esam_jax.config import (
     ComputeConfig,
     CropConfig,
     DataConfig,
+    ImageFolderConfig,
     OptimConfig,
     RunConfig,
     SamiConfig,
     SaveConfig,
-    SourceConfig,
 )
 
 IMAGES = 1_281_167  # ImageNet-1K, train
@@ -31,7 +31,7 @@ def sami_ti() -> RunConfig:
         name="sami_ti",
         task=SamiConfig(students=("efficientsam_ti",)),
         data=DataConfig(
-            source=SourceConfig(kind="image_folder"),
+            source=ImageFolderConfig(),
             view=CropConfig(image_px=224),
             threads=16,
         ),

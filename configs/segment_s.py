@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from configs.segment_ti import segment_ti
 from esam_jax.config import RunConfig, SegmentConfig
+
+from .segment_ti import segment_ti
 
 
 def segment_s() -> RunConfig:

@@ -6,9 +6,9 @@ from esam_jax.config import (
     OptimConfig,
     PromptedConfig,
     RunConfig,
+    Sa1bConfig,
     SaveConfig,
     SegmentConfig,
-    SourceConfig,
 )
 
 
@@ -29,7 +29,7 @@ def segment_ti() -> RunConfig:
         name="segment_ti",
         task=SegmentConfig(model="efficientsam_ti"),
         data=DataConfig(
-            source=SourceConfig(kind="sa1b"),
+            source=Sa1bConfig(),
             view=PromptedConfig(image_px=1024, fit="stretch", masks=64),
             threads=16,
         ),

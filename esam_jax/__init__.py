@@ -13,21 +13,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from esam_jax.config import (
+    CocoConfig,
     ComputeConfig,
     CropConfig,
     DataConfig,
     DecoderConfig,
     EvaluateConfig,
+    ImageFolderConfig,
     MeshConfig,
     OptimConfig,
     PromptedConfig,
     RunConfig,
+    Sa1bConfig,
     SamConfig,
     SamiConfig,
     SamiDecoderConfig,
     SamVitConfig,
+    ScenesConfig,
     SegmentConfig,
-    SourceConfig,
     TeacherConfig,
     TinyVitConfig,
     VitConfig,
@@ -44,7 +47,7 @@ from esam_jax.errors import (
 )
 
 if TYPE_CHECKING:
-    from esam_jax.predict.automatic import AutomaticMaskGenerator
+    from esam_jax.predict.everything.generator import AutomaticMaskGenerator
     from esam_jax.predict.load import load
     from esam_jax.predict.masks import Masks
     from esam_jax.predict.predictor import Predictor
@@ -66,6 +69,7 @@ _HOMES = {
 __all__ = [
     "AutomaticMaskGenerator",
     "CheckpointError",
+    "CocoConfig",
     "ComputeConfig",
     "ConfigError",
     "CropConfig",
@@ -76,6 +80,7 @@ __all__ = [
     "Embedding",
     "EsamError",
     "EvaluateConfig",
+    "ImageFolderConfig",
     "Masks",
     "MeshConfig",
     "MissingError",
@@ -85,13 +90,14 @@ __all__ = [
     "PromptError",
     "PromptedConfig",
     "RunConfig",
+    "Sa1bConfig",
     "Sam",
     "SamConfig",
     "SamVitConfig",
     "SamiConfig",
     "SamiDecoderConfig",
+    "ScenesConfig",
     "SegmentConfig",
-    "SourceConfig",
     "TeacherConfig",
     "TinyVitConfig",
     "TrainingError",

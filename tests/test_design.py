@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-import configs
-from esam_jax import config
+import esam_jax
+from esam_jax import config, configs
 
-PACKAGE = pathlib.Path(config.__file__).parent
+PACKAGE = pathlib.Path(esam_jax.__file__).parent
 ORDER = (
-    "errors", "typing", "config", "ops", "accelerators", "sharding", "data", "models", "convert",
-    "compile_cache", "tasks", "predict", "evaluate", "train", "plan", "cli",
+    "errors", "typing", "files", "config", "ops", "machine", "sharding", "processes", "data",
+    "models", "convert", "tasks", "predict", "evaluate", "bench", "runs", "report", "train", "plan",
+    "study", "cli",
 )  # fmt: skip
 CONFIG_FIELDS = 152
 
@@ -55,18 +56,18 @@ def test_no_tensorflow_and_torch_in_one_place(path):
     if "torch" in roots:
         # One reads and writes its files, the others run it beside our networks.
         assert path.relative_to(PACKAGE).as_posix() in (
-            "convert/torch_file.py",
+            "convert/formats/torch_file.py",
             "evaluate/parity.py",
-            "evaluate/against_torch.py",
+            "bench/transformers_sam.py",
         )
     if "orbax" in roots:
         # One writes and restores checkpoints, one reads them back to see that they are whole, and
         # two mend what Orbax leaves behind.
         assert path.relative_to(PACKAGE).as_posix() in (
-            "train/storage/checkpoint.py",
-            "train/storage/leaks.py",
-            "train/storage/stragglers.py",
-            "train/storage/verify.py",
+            "train/checkpoint/manager.py",
+            "train/checkpoint/leaks.py",
+            "train/checkpoint/stragglers.py",
+            "train/checkpoint/verify.py",
         )
 
 

@@ -14,20 +14,20 @@ from esam_jax import sharding
 from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SamiDecoderConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import ConfigError
-from esam_jax.models import variants
-from esam_jax.models.sami import Sami
+from esam_jax.models import named
+from esam_jax.models.pretrain.sami import Sami
 
 
 @functools.cache
 def shapes(name):
     """Path -> shape of a named model, by tracing alone; "sami" and "mae" are for pretraining."""
     if name == "mae":
-        encoder = variants.sam("efficientsam_nano").encoder
+        encoder = named.sam("efficientsam_nano").encoder
         config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=2))
         return dict(model_folder.expected_shapes(config))
     if name != "sami":
-        return dict(model_folder.expected_shapes(variants.sam(name)))
-    encoder = variants.sam("efficientsam_nano").encoder
+        return dict(model_folder.expected_shapes(named.sam(name)))
+    encoder = named.sam("efficientsam_nano").encoder
     network = Sami(encoder, SamiDecoderConfig(width=32, depth=2, heads=4), target_width=48)
     tree = jax.eval_shape(
         network.init,
@@ -40,7 +40,7 @@ def shapes(name):
     return {sharding.name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", [*variants.names(), "sami", "mae"])
+@pytest.mark.parametrize("name", [*named.names(), "sami", "mae"])
 def test_every_parameter_has_one_row(name):
     abstract = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(name).items()
@@ -49,7 +49,7 @@ def test_every_parameter_has_one_row(name):
 
 
 def test_every_row_has_a_parameter(monkeypatch):
-    models = ("sami", "mae", *variants.names())
+    models = ("sami", "mae", *named.names())
     sharding.check_rows(path for name in models for path in shapes(name))
     table = (*sharding.TABLE, ("gone/kernel", P()), ("left/bias", P()))
     monkeypatch.setattr(sharding, "TABLE", table)

@@ -1,7 +1,7 @@
 """The `esam` command: finds the sub-command, and turns whatever goes wrong into an exit code.
 
 0 when done; 2 for what the user can mend, with one line on stderr; 1 for a defect of ours. Training
-has more of them: see train/multihost/hosts.py.
+has more of them: see processes/join.py.
 """
 
 import difflib
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import esam_jax
-from esam_jax import compile_cache
 from esam_jax.errors import ConfigError, EsamError
+from esam_jax.machine import compile_cache
 
 COMMANDS = {
     "train": "train models from a config; goes on by itself where it stopped",

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | N
     if default is None:
         _require_known(argv, list(_keys(kind)), prog)
         return _call(kind, argv, prog)
+    default = _of_kinds(default, argv)
     _require_known(argv, list(_keys(default)), prog)
     return _call(kind, argv, prog, default=default)
 
@@ -56,6 +58,35 @@ def _call(kind: Any, argv: Sequence[str], prog: str, **options: Any) -> Any:
         if not leave.code:
             raise
         raise ConfigError(f"{_in_one_line(complaint.getvalue())} ({prog} --help)") from None
+
+
+def _of_kinds(config: Any, argv: Sequence[str]) -> Any:
+    """The config with each member of a union that `--PATH.kind NAME` asks for in its place.
+
+    Fields that both members have keep their values; the others get their defaults. An unknown name
+    is left to the parser, which lists those that there are.
+    """
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    for option, name in itertools.pairwise(words):
+        if option.startswith("--") and option.endswith(".kind"):
+            path = option[2:].replace("-", "_").split(".")[:-1]
+            config = _with_kind(config, path, name)
+    return config
+
+
+def _with_kind(config: Any, path: list[str], name: str) -> Any:
+    field, *rest = path
+    value = getattr(config, field, None)
+    if not dataclasses.is_dataclass(value):
+        return config
+    if rest:
+        return dataclasses.replace(config, **{field: _with_kind(value, rest, name)})
+    for member in typing.get_args(typing.get_type_hints(type(config))[field]):
+        if getattr(member, "kind", None) == name != getattr(value, "kind", None):
+            shared = {f.name for f in dataclasses.fields(member)} & vars(value).keys() - {"kind"}
+            changed = member(**{key: getattr(value, key) for key in shared})
+            return dataclasses.replace(config, **{field: changed})
+    return config
 
 
 def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:

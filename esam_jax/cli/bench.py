@@ -1,6 +1,6 @@
 """`esam bench predict|everything MODEL ...`: what a model costs on this machine.
 
-MODEL is what `esam segment` takes, or random:NAME for a network of that name (models/variants.py)
+MODEL is what `esam segment` takes, or random:NAME for a network of that name (models/named.py)
 with random weights: time does not depend on them, but how many masks `everything` finds does.
 """
 
@@ -18,19 +18,19 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from esam_jax import accelerators
+from esam_jax.bench import baselines, everything, predict
 from esam_jax.cli import arguments
 from esam_jax.config import ComputeConfig
-from esam_jax.convert import source as models
-from esam_jax.data import pictures
+from esam_jax.convert import load as models
+from esam_jax.data import decode
 from esam_jax.errors import ConfigError
-from esam_jax.evaluate import bench, bench_everything, rivals
-from esam_jax.models import efficient_sam, variants
-from esam_jax.predict import everything
-from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
+from esam_jax.machine import accelerators, environment, memory
+from esam_jax.models import named
+from esam_jax.models.sam import network
+from esam_jax.predict.everything import album
+from esam_jax.predict.everything.generator import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
-from esam_jax.train.metrics import environment, memory
 
 _RANDOM = "random:"
 _USAGE = "esam bench predict|everything MODEL ... (esam bench predict --help says more)"
@@ -55,7 +55,7 @@ class Predict:
     """Boxes on one embedding, of the decoder."""
     dtype: tuple[DType, ...] = ()
     """float32 and, on an accelerator, bfloat16."""
-    parts: tuple[bench.Part, ...] = bench.PARTS
+    parts: tuple[predict.Part, ...] = predict.PARTS
     """What to measure."""
     runs: int | None = None
     """Calls that count; 50 on an accelerator, 7 on a CPU."""
@@ -120,7 +120,7 @@ def _predict(args: Predict) -> int:
     _require_positive("--prompts", *args.prompts)
     _require_positive("--runs", runs)
     if args.against is not None:
-        rivals.check(args.against)
+        baselines.check(args.against)
     _check_writable(args.json)
     sam = _model(args.model)
     about = {
@@ -128,18 +128,18 @@ def _predict(args: Predict) -> int:
         "model": args.model,
         "against": args.against,
         "runs": runs,
-        "warm_up": bench.WARM_UP,
+        "warm_up": predict.WARM_UP,
         **_machine(),
     }
-    rows: list[bench.Row] = []
+    rows: list[predict.Row] = []
     for dtype in dtypes:
         same = _in(dtype, sam)
-        rival = None if args.against is None else rivals.load(args.against, same)
+        rival = None if args.against is None else baselines.load(args.against, same)
         if not rows:  # the rival has loaded what versions are told of
             about |= {"versions": _versions(), "torch_threads": _torch_threads()}
             print(_heading(about))
             print(_columns(_HEADS))
-        measured = bench.predict(
+        measured = predict.predict(
             same,
             batches=batches,
             prompts=args.prompts,
@@ -169,7 +169,7 @@ def _columns(cells: Sequence[str]) -> str:
     return "  ".join(left + right)
 
 
-def _cells(row: bench.Row) -> tuple[str, ...]:
+def _cells(row: predict.Row) -> tuple[str, ...]:
     unit = "prompts/s" if row.part == "decoder" else "images/s"
     share, theirs, ratio = row.floor_share, row.theirs, row.ratio
     return (
@@ -211,7 +211,7 @@ def _everything(args: Everything) -> int:
     if not args.pictures:
         raise ConfigError("no picture is named: write esam bench everything MODEL PICTURE ...")
     _check_writable(args.json)
-    album = [pictures.read_rgb(path) for path in args.pictures]
+    pictures = [decode.read_rgb(path) for path in args.pictures]
     loose: dict[str, Any] = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.0}
     generator = AutomaticMaskGenerator(
         _in(args.dtype, _model(args.model)),
@@ -234,8 +234,8 @@ def _everything(args: Everything) -> int:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     print(f"{args.model}, {args.dtype}, on {about['device']}, load {about['load']:.1f}; {versions}")
     results = []
-    for path, picture in zip(args.pictures, album, strict=True):
-        result = bench_everything.measure(generator, picture, runs=runs)
+    for path, picture in zip(args.pictures, pictures, strict=True):
+        result = everything.measure(generator, picture, runs=runs)
         results.append({"picture": str(path), **result.as_json()})
         print(_line(path, result), flush=True)
     peak = _peak_memory()
@@ -245,7 +245,7 @@ def _everything(args: Everything) -> int:
     return 0
 
 
-def _line(path: Path, result: bench_everything.Result) -> str:
+def _line(path: Path, result: everything.Result) -> str:
     whole = result.whole
     parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in result.parts.items())
     return (
@@ -269,15 +269,15 @@ def _peak_memory() -> dict[str, int]:
 def _model(name: str) -> Sam:
     """In float32; a real model is found before anything slow is done."""
     if name.startswith(_RANDOM):
-        config = variants.sam(name.removeprefix(_RANDOM))
-        return Sam(efficient_sam.Sam(config), bench.random_params(config))
+        config = named.sam(name.removeprefix(_RANDOM))
+        return Sam(network.Sam(config), predict.random_params(config))
     models.locate(name)
     return load(name)
 
 
 def _in(dtype: DType, sam: Sam) -> Sam:
     """The same model, computing in `dtype`."""
-    return Sam(efficient_sam.Sam(sam.config, ComputeConfig(dtype=dtype)), sam.params, sam.untrained)
+    return Sam(network.Sam(sam.config, ComputeConfig(dtype=dtype)), sam.params, sam.untrained)
 
 
 def _machine() -> dict[str, Any]:
@@ -288,7 +288,7 @@ def _machine() -> dict[str, Any]:
         "platform": device.platform,
         "devices": jax.device_count(),
         "data_sheet": None if sheet is None else sheet.name,
-        "cores": rivals.cores(),
+        "cores": baselines.cores(),
         "load": os.getloadavg()[0],  # of the last minute: above the cores, times are too long
     }
 
@@ -332,4 +332,4 @@ def _check_writable(file: Path | None) -> None:
 def _write(file: Path | None, content: dict[str, Any]) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        everything.put(file, (json.dumps(content, indent=1) + "\n").encode())
+        album.put(file, (json.dumps(content, indent=1) + "\n").encode())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tyro
 
 from esam_jax.cli import arguments
-from esam_jax.convert import describe, export, source
+from esam_jax.convert import describe, load, save
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import ConfigError
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Convert, argv, prog="esam convert")
     arguments.require_writable(args.dst)
     file = _read(args)
-    written = export.write(
+    written = save.write(
         file, args.dst, layout=args.layout, dtype=args.dtype, drop_extras=args.drop_extras
     )
     result: dict[str, Any] = {
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if args.verify:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
-        back = source.load(args.dst, model=None if args.layout == "timm" else args.model)
+        back = load.model_file(args.dst, model=None if args.layout == "timm" else args.model)
         report = parity.measure(file)
         result["round_trip"] = describe.round_trip(file, back, args.dtype)
         holds = report.holds and not result["round_trip"].startswith(describe.DIFFERENT)
@@ -81,10 +81,10 @@ def _read(args: Convert) -> ModelFile:
     if asked and not step.isdecimal():
         raise ConfigError(f"{args.src!r} names step {step!r}, but a step is a whole number")
     if asked or _is_unfinished(folder):
-        from esam_jax.train.storage import snapshot
+        from esam_jax.train.checkpoint import model_of_step
 
-        return snapshot.read(folder, int(step) if asked else None, name=args.model)
-    return source.load(args.src, model=args.model)
+        return model_of_step.read(folder, int(step) if asked else None, name=args.model)
+    return load.model_file(args.src, model=args.model)
 
 
 def _is_unfinished(folder: Path) -> bool:

@@ -7,12 +7,12 @@ from typing import Literal
 
 import tyro
 
-from esam_jax import compile_cache
 from esam_jax.cli import arguments
-from esam_jax.convert import source as models
+from esam_jax.convert import load as models
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
+from esam_jax.machine import compile_cache
 from esam_jax.predict.load import load
 
 

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
-from esam_jax import compile_cache
 from esam_jax.cli import arguments
-from esam_jax.convert import source as models
-from esam_jax.data import albums
+from esam_jax.convert import load as models
+from esam_jax.data import archives
 from esam_jax.errors import ConfigError, DataError
-from esam_jax.predict import everything
-from esam_jax.predict.automatic import PRESETS, AutomaticMaskGenerator
+from esam_jax.machine import compile_cache
+from esam_jax.predict.everything import album
+from esam_jax.predict.everything.generator import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 
 
@@ -71,15 +71,15 @@ def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Everything, argv, prog="esam everything")
     part = _part(args.part)
-    album = albums.open_album(args.path)
+    pictures = archives.open_album(args.path)
     arguments.require_writable(args.out)
     models.locate(args.model)
     settings = _settings(args)
-    everything.settle(args.out, {"model": args.model, **settings})
-    names = everything.waiting(album, args.out, part)
+    album.settle(args.out, {"model": args.model, **settings})
+    names = album.waiting(pictures, args.out, part)
     masks, broken = 0, {}
     if names:
-        single = args.path.is_file() and len(album.names) == 1
+        single = args.path.is_file() and len(pictures.names) == 1
         overlays = args.overlays or single
         compile_cache.enable()
         generator = AutomaticMaskGenerator(
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
             output_mode="coco_rle",
             **settings,
         )
-        found = everything.run(generator, album, names, args.out, overlays=overlays)
+        found = album.run(generator, pictures, names, args.out, overlays=overlays)
         shown = tqdm(found, total=len(names), unit="picture", disable=not sys.stderr.isatty())
         for name, outcome in shown:
             if isinstance(outcome, str):
@@ -97,21 +97,21 @@ def main(argv: Sequence[str]) -> int:
             else:
                 masks += outcome
                 shown.set_postfix(masks=masks)
-        if len(broken) == len(album.names):
+        if len(broken) == len(pictures.names):
             raise DataError(
                 f"no picture of {args.path} could be read: {next(iter(broken.values()))}"
             )
     done = len(names) - len(broken)
     report = {"pictures": done, "masks": masks, "broken": broken, "out": str(args.out)}
     if args.overlays:
-        everything.sheet(album, args.out)
+        album.sheet(pictures, args.out)
     if args.format == "coco":
-        report["listed"] = everything.merge(album, args.out)
-    already = len(album.names[part[0] :: part[1]]) - len(names)
+        report["listed"] = album.merge(pictures, args.out)
+    already = len(pictures.names[part[0] :: part[1]]) - len(names)
     text = f"{done} pictures, {masks} masks in {args.out}; {already} were done before"
     text += f"; {len(broken)} could not be read" if broken else ""
     if args.format == "coco":
-        text += f"; {everything.COCO_FILE} lists {report['listed']} of {len(album.names)}"
+        text += f"; {album.COCO_FILE} lists {report['listed']} of {len(pictures.names)}"
     print(json.dumps(report) if args.json else text)
     return 0
 

@@ -9,10 +9,12 @@ from typing import Any
 import tyro
 
 from esam_jax.cli import arguments
-from esam_jax.convert import describe, families, files, model_folder, source, state_dict
-from esam_jax.convert.source import Location
+from esam_jax.convert import describe, load, model_folder, state_dict
+from esam_jax.convert.families import registry
+from esam_jax.convert.formats import tensor_files
+from esam_jax.convert.load import Location
 from esam_jax.errors import CheckpointError, ConfigError
-from esam_jax.models import variants
+from esam_jax.models import named
 
 _SHOWN = 8  # names listed for people; --json has them all
 
@@ -30,19 +32,19 @@ class Inspect:
 def main(argv: Sequence[str]) -> int:
     """Prints what can be said; a file of no known family is described, not refused."""
     args = arguments.parse(Inspect, argv, prog="esam inspect")
-    found = source.locate(args.file)
+    found = load.locate(args.file)
     result = _folder(found) if found.kind == "folder" else _file(found)
     print(json.dumps(result) if args.json else _lines(result))
     return 0
 
 
 def _folder(found: Location) -> dict[str, Any]:
-    file = source.load(found.path)
+    file = load.model_file(found.path)
     return {
         "family": "model folder of esam_jax",
-        "model": variants.name_of(file.config),
+        "model": named.name_of(file.config),
         "config": dataclasses.asdict(file.config),
-        "dtypes": _dtypes(files.read(found.path / model_folder.WEIGHTS_FILE).tensors),
+        "dtypes": _dtypes(tensor_files.read(found.path / model_folder.WEIGHTS_FILE).tensors),
         "parameters": describe.parameters(file),
         "sha256": describe.checksum(file.params),
         "untrained": list(file.untrained),
@@ -53,7 +55,7 @@ def _folder(found: Location) -> dict[str, Any]:
 
 
 def _file(found: Location) -> dict[str, Any]:
-    read = files.read(source.weights(found))
+    read = tensor_files.read(load.weights(found))
     tensors = read.tensors
     result: dict[str, Any] = {
         "family": None,
@@ -67,17 +69,17 @@ def _file(found: Location) -> dict[str, Any]:
         "licence": found.licence,
     }
     try:
-        family, config = source.recognise(tensors, found)
+        family, config = load.recognise(tensors, found)
     except (CheckpointError, ConfigError) as error:
         names = sorted(tensors)
         return result | {"reason": str(error), "names": names}
     result |= {
         "family": f"{family.name} ({family.about})",
-        "model": variants.name_of(config),
+        "model": named.name_of(config),
         "config": dataclasses.asdict(config),
         "licence": found.licence or family.licence,
     }
-    wanted = families.names(family, config)
+    wanted = registry.names(family, config)
     result |= {
         "unknown": sorted(tensors.keys() - wanted - family.aliases.keys()),
         "missing": sorted(wanted - tensors.keys()),
@@ -88,7 +90,7 @@ def _file(found: Location) -> dict[str, Any]:
         params, unused = state_dict.to_params(tensors, family, config)
     except CheckpointError as error:
         return result | {"reason": str(error)}
-    file = source.ModelFile(config=config, params=params, source="", unused=unused)
+    file = load.ModelFile(config=config, params=params, source="", unused=unused)
     return result | {
         "parameters": describe.parameters(file),
         "sha256": describe.checksum(params),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-import configs
+from esam_jax import configs
 from esam_jax.cli import arguments
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError, EsamError

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax import compile_cache
 from esam_jax.cli import arguments
+from esam_jax.machine import compile_cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(args.workdir)
     compile_cache.enable()
 
-    from esam_jax.train import quickstart  # starts JAX, which a typing error need not wait for
+    from esam_jax.study import quickstart  # starts JAX, which a typing error need not wait for
 
     summary = quickstart.run(args.workdir, seed=args.seed)
     if args.json:

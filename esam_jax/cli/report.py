@@ -27,13 +27,13 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Writes the page, or prints the summary."""
     args = arguments.parse(Report, argv, prog="esam report")
-    from esam_jax.train.metrics import page, report  # JAX, which a typing error need not wait for
+    from esam_jax.report import page, summary  # JAX, which a typing error need not wait for
 
-    summary = report.summary(args.run)
+    found = summary.summary(args.run)
     out = args.out or (None if args.json else args.run / "report.html")
     if out is not None:
-        _write(out, page.render(summary, report.curves(args.run)))
-    print(json.dumps(summary) if args.json else _for_people(summary, out))
+        _write(out, page.render(found, summary.curves(args.run)))
+    print(json.dumps(found) if args.json else _for_people(found, out))
     return 0
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from esam_jax import compile_cache
 from esam_jax.cli import arguments
-from esam_jax.convert import source as models
-from esam_jax.data import pictures
+from esam_jax.convert import load as models
+from esam_jax.data import decode
 from esam_jax.errors import MissingError, PromptError
+from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
-from esam_jax.predict import draw, everything
+from esam_jax.predict import draw
+from esam_jax.predict.everything import album
 from esam_jax.predict.load import load
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -50,7 +51,7 @@ class Segment:
 def main(argv: Sequence[str]) -> int:
     """Writes the masks; picture, prompts, model and folder are checked before weights are read."""
     args = arguments.parse(Segment, argv, prog="esam segment")
-    picture = pictures.read_rgb(args.image)
+    picture = decode.read_rgb(args.image)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
     for prompt in prompts:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def _prompts(args: Segment) -> list[Prompt]:
     points = [_floats("--point", text, (2, 3)) for text in args.point]
     boxes = [_floats("--box", text, (4,)) for text in args.box]
-    mask = None if args.mask is None else pictures.read_mask(args.mask)
+    mask = None if args.mask is None else decode.read_mask(args.mask)
     if mask is not None and not mask.any():
         raise PromptError(f"--mask {args.mask} is black everywhere: make the object any other")
     if not (points or boxes or mask is not None):
@@ -143,6 +144,6 @@ def _put(folder: Path, files: dict[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            everything.put(folder / name, content)
+            album.put(folder / name, content)
     except OSError as error:
         raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error

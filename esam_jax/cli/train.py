@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import configs
-from esam_jax import compile_cache
+from esam_jax import configs
 from esam_jax.cli import arguments
 from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
 from esam_jax.errors import ConfigError, EsamError
+from esam_jax.machine import compile_cache
 
 _USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--json]"
 
@@ -49,9 +49,9 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(where.workdir)
 
     compile_cache.enable()
-    from esam_jax.train.multihost import hosts  # JAX, which a typing error need not wait for
+    from esam_jax.processes import join  # JAX, which a typing error need not wait for
 
-    with hosts.joined(where.peers):
+    with join.joined(where.peers):
         from esam_jax.train import loop  # libraries that must not start JAX before its peers met
 
         metrics = loop.run(config, where.workdir)

@@ -33,9 +33,10 @@ from esam_jax.config import (
     TinyVitConfig,
     VitConfig,
 )
-from esam_jax.convert import files, on_disk
+from esam_jax.convert.formats import bounds, tensor_files
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
-from esam_jax.models import efficient_sam, mae
+from esam_jax.models.pretrain import mae
+from esam_jax.models.sam import network
 from esam_jax.typing import Params
 
 FORMAT = 1
@@ -43,7 +44,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNUSED_FILE = "unused.safetensors"
 
 _ENCODERS = {"vit": VitConfig, "sam_vit": SamVitConfig, "tiny_vit": TinyVitConfig}
-_UNUSED_TYPES = (*files.FLOATS, "int64")
+_UNUSED_TYPES = (*tensor_files.FLOATS, "int64")
 _LARGEST = (
     16_384  # no size in a config may exceed this, so that a hostile one stays cheap to refuse
 )
@@ -86,7 +87,7 @@ def write(
     folder = Path(folder)
     tensors = {path: np.asarray(x) for path, x in _flatten(params).items()}
     check_shapes({path: x.shape for path, x in tensors.items()}, config, "these parameters")
-    _refuse_odd(tensors, files.FLOATS, "these parameters")
+    _refuse_odd(tensors, tensor_files.FLOATS, "these parameters")
     carried = {name: np.asarray(x) for name, x in (unused or {}).items()}
     _refuse_odd(carried, _UNUSED_TYPES, "unused")
     header: dict[str, Any] = {
@@ -99,10 +100,10 @@ def write(
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     try:
         fresh.mkdir(parents=True)
-        files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
+        tensor_files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
         if carried:
-            files.write_safetensors(fresh / UNUSED_FILE, carried)
-        header["sha256"] = {file.name: on_disk.sha256(file) for file in sorted(fresh.iterdir())}
+            tensor_files.write_safetensors(fresh / UNUSED_FILE, carried)
+        header["sha256"] = {file.name: bounds.sha256(file) for file in sorted(fresh.iterdir())}
         (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
         _replace(folder, fresh)
     except OSError as error:
@@ -149,7 +150,7 @@ def expected_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     the time that loading takes.
     """
     thin, stands_for = _one_block_of_a_kind(config)
-    init = efficient_sam.init if isinstance(config, SamConfig) else mae.init
+    init = network.init if isinstance(config, SamConfig) else mae.init
     params = jax.eval_shape(functools.partial(init, thin), jax.random.key(0))
     shapes = {}
     for path, leaf in _flatten(params).items():
@@ -210,17 +211,17 @@ def _flatten(params: Params) -> dict[str, Any]:
 
 
 def _read_weights(file: Path, config: ModelConfig) -> dict[str, np.ndarray]:
-    found = files.read(file).tensors
+    found = tensor_files.read(file).tensors
     layers = config.encoder.depth + (0 if config.decoder is None else config.decoder.depth)
     if layers > len(found):  # before it is traced
         raise CheckpointError(f"{file} holds {len(found)} tensors, fewer than its layers")
     check_shapes({name: x.shape for name, x in found.items()}, config, f"{file}")
-    _refuse_odd(found, files.FLOATS, f"{file}")
+    _refuse_odd(found, tensor_files.FLOATS, f"{file}")
     return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
 
 def _read_unused(file: Path) -> dict[str, np.ndarray]:
-    found = dict(files.read(file).tensors)
+    found = dict(tensor_files.read(file).tensors)
     _refuse_odd(found, _UNUSED_TYPES, f"{file}")
     return found
 
@@ -229,7 +230,7 @@ def _check_sha256(folder: Path, known: Mapping[str, str]) -> None:
     """CheckpointError unless the files that are known have the bits that were written."""
     for name, wanted in known.items():
         try:
-            found = on_disk.sha256(folder / name)
+            found = bounds.sha256(folder / name)
         except OSError as error:
             raise CheckpointError(
                 f"{folder / name} cannot be read ({error}), but {CONFIG_FILE} lists it; copy the "

@@ -7,8 +7,9 @@ import flax.traverse_util
 import numpy as np
 
 from esam_jax.config import ModelConfig
-from esam_jax.convert import families, model_folder
-from esam_jax.convert.family import Family, State
+from esam_jax.convert import model_folder
+from esam_jax.convert.families import registry
+from esam_jax.convert.families.family import Family, State
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.typing import Params
 
@@ -17,7 +18,7 @@ _FLOATS = ("float32", "float16", "bfloat16")
 
 def detect(state: State, family: Family | None = None) -> ModelConfig:
     """The config of a state dict, by its names and shapes; CheckpointError if it is no model."""
-    family = families.recognise(state) if family is None else family
+    family = registry.recognise(state) if family is None else family
     try:
         return family.detect(state)
     except ConfigError as error:

@@ -19,9 +19,9 @@ from jaxtyping import Int32
 
 from esam_jax import sharding
 from esam_jax.config import DataConfig, PromptedConfig, RunConfig
-from esam_jax.data import sources, transforms
+from esam_jax.data import sources, views
 from esam_jax.data.records import Source
-from esam_jax.data.transforms import View
+from esam_jax.data.views import View, draws
 from esam_jax.errors import DataError, DiskError, EsamError, MissingError, TrainingError
 from esam_jax.typing import Batch
 
@@ -47,7 +47,7 @@ def abstract(cfg: RunConfig, mesh: Mesh) -> Batch:
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     return {
         name: jax.ShapeDtypeStruct((cfg.batch, *shape), dtype, sharding=sharding.batch(mesh))
-        for name, (shape, dtype) in transforms.shapes(cfg.data.view).items()
+        for name, (shape, dtype) in views.shapes(cfg.data.view).items()
     }
 
 
@@ -193,7 +193,7 @@ class Examples:
         """The record itself, then every other one once, in an order of its own."""
         yield index
         records = len(self._source)
-        rng = transforms.generator(self._seed, epoch, self._source.name(index), _REPLACEMENT)
+        rng = draws.generator(self._seed, epoch, self._source.name(index), _REPLACEMENT)
         stride = int(rng.integers(1, records)) if records > 1 else 1
         while math.gcd(stride, records) > 1:  # coprime steps visit everything
             stride += 1
@@ -202,9 +202,9 @@ class Examples:
 
     def _view(self, epoch: int, index: int) -> View | None:
         name = self._source.name(index)
-        rng = transforms.generator(self._seed, epoch, name)
+        rng = draws.generator(self._seed, epoch, name)
         try:
-            view = transforms.view(self._source.read(index), self._config.view, rng)
+            view = views.make(self._source.read(index), self._config.view, rng)
         except (DataError, MissingError, DiskError) as error:
             self._note_broken(name, error)
             return None

@@ -2,7 +2,7 @@
 
 `against_transformers` runs SamModel with the very weights beside ours. Where that cannot be had,
 `against_golden` runs our network of the same kind with golden weights and compares with what the
-PyTorch original gave (`convert/golden.py`): it checks the code, not the weights.
+PyTorch original gave (`evaluate/golden.py`): it checks the code, not the weights.
 """
 
 import dataclasses
@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import ComputeConfig, MaeConfig, ModelConfig, SamConfig
-from esam_jax.convert import families, golden, sam_transformers, state_dict
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import registry, sam_transformers
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.models import efficient_sam, mae
+from esam_jax.evaluate import golden
+from esam_jax.models.pretrain import mae
+from esam_jax.models.sam import network
 from esam_jax.ops import geometry, images, losses, patches
 from esam_jax.predict import frames
 from esam_jax.typing import BOTTOM_RIGHT, PADDING, PADDING_XY, TOP_LEFT
@@ -88,7 +91,7 @@ def against_transformers(file: ModelFile) -> Report:
     pixels = np.asarray(frames.to_input(_picture(height, width), config))[None]
     points, labels, box = _prompts(config)
     theirs = _their_model(file, config)
-    ours = efficient_sam.Sam(config, _EXACT)
+    ours = network.Sam(config, _EXACT)
     params = jax.device_put(file.params)
     embedding = _apply(ours, params, "encode", jnp.asarray(pixels))
     with torch.no_grad():
@@ -170,7 +173,7 @@ def against_golden(config: ModelConfig) -> Report:
     name = _case_for(config)
     case = golden.load(name)
     state = golden.state_dict(case.meta["listing"], case.meta["seed"], case.scaled)
-    family = families.recognise(state)
+    family = registry.recognise(state)
     recorded = state_dict.detect(state, family)
     params, _ = state_dict.to_params(state, family, recorded)
     params = jax.device_put(params)
@@ -201,7 +204,7 @@ def _sam_pairs(
 ) -> Iterator[tuple[str, Any, np.ndarray]]:
     pictures = case.pictures if case.pictures.ndim == 4 else case.pictures[None]
     H, W = pictures.shape[1:3]
-    ours = efficient_sam.Sam(config, _EXACT)
+    ours = network.Sam(config, _EXACT)
     pixels = jnp.stack([frames.to_input(picture, config) for picture in pictures])
     embedding = _apply(ours, params, "encode", pixels)
     step = max(1, embedding.shape[1] // 8)
@@ -234,14 +237,14 @@ def _sam_pairs(
 def _mae_pairs(
     case: golden.Case, config: MaeConfig, params: Any
 ) -> Iterator[tuple[str, Any, np.ndarray]]:
-    network, kept = mae.Mae(config, _EXACT), config.encoder.pretrain_grid**2
+    ours, kept = mae.Mae(config, _EXACT), config.encoder.pretrain_grid**2
     visible = int(kept * (1 - case.meta["mask_ratio"]))
     order = np.argsort(case.arrays["noise"], axis=1, kind="stable")
     seen, masked = jnp.asarray(order[:, :visible]), jnp.asarray(order[:, visible:])
     pixels = images.normalise(jnp.asarray(case.pictures))
-    latent = _apply(network, params, "encode", pixels, seen)
+    latent = _apply(ours, params, "encode", pixels, seen)
     yield "latent", latent[:, :, ::4], case.arrays["latent_sample"]
-    predicted = _apply(network, params, "__call__", pixels, seen, masked)
+    predicted = _apply(ours, params, "__call__", pixels, seen, masked)
     target = patches.patchify(pixels, config.encoder.patch_px).reshape(predicted.shape)
     for name, key, wanted in (
         ("loss", "loss", target),

@@ -8,7 +8,7 @@ from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.data import sources
 from esam_jax.evaluate import prompts
-from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
 from esam_jax.tasks.task import Task
 from esam_jax.typing import Params

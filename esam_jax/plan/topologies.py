@@ -13,8 +13,8 @@ from typing import Any, Literal
 import jax
 from jax.experimental import topologies
 
-from esam_jax import accelerators
 from esam_jax.errors import ConfigError, MissingError
+from esam_jax.machine import accelerators
 
 Platform = Literal["tpu", "cuda", "cpu"]
 
@@ -29,7 +29,7 @@ class Topology:
 
     name: str
     platform: Platform
-    kind: str  # of the accelerator, as accelerators.py names it; "cpu" has no data sheet
+    kind: str  # of the accelerator, as machine/accelerators.py names it; "cpu" has no data sheet
     shape: tuple[int, ...]
     slices: int = 1
     memory_bytes: int | None = None  # of one device; None where nobody knows

@@ -7,9 +7,9 @@ from typing import Literal
 import jax
 
 from esam_jax.config import ComputeConfig, SamConfig
-from esam_jax.convert import source as sources
+from esam_jax.convert import load as models
 from esam_jax.errors import CheckpointError
-from esam_jax.models import efficient_sam
+from esam_jax.models.sam import network
 from esam_jax.predict.sam import Sam
 
 _NEEDED_ALWAYS = ("encoder", "encoder/neck", "prompt", "decoder")
@@ -23,7 +23,7 @@ def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = N
     what only some prompts need is refused when it is asked for. CheckpointError or MissingError
     says what is accepted.
     """
-    file = sources.load(source)
+    file = models.model_file(source)
     if not isinstance(file.config, SamConfig):
         raise CheckpointError(
             f"{source} holds a pretrained encoder, which answers no prompts: fine-tune it with "
@@ -40,4 +40,4 @@ def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = N
     compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=dtype)
     # Arrays of a file are views of it: the model must not change when somebody writes there.
     params = jax.device_put(file.params, may_alias=False)
-    return Sam(efficient_sam.Sam(file.config, compute), params, file.untrained)
+    return Sam(network.Sam(file.config, compute), params, file.untrained)

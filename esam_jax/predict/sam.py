@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import SamConfig
 from esam_jax.errors import DataError, PromptError
-from esam_jax.models import efficient_sam
-from esam_jax.predict import frames, memory, queries
-from esam_jax.predict.candidates import each_behind
+from esam_jax.machine import out_of_memory
+from esam_jax.models.sam import network
+from esam_jax.predict import batches, frames
+from esam_jax.predict.everything.candidates import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import Params
@@ -44,9 +45,7 @@ class Sam:
     parts that hold random values (`ModelFile.untrained`): what needs them is refused.
     """
 
-    def __init__(
-        self, model: efficient_sam.Sam, params: Params, untrained: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: network.Sam, params: Params, untrained: Sequence[str] = ()) -> None:
         self.model, self.untrained = model, tuple(untrained)
         self.params = jax.device_put(params)
 
@@ -54,7 +53,7 @@ class Sam:
     def config(self) -> SamConfig:
         return self.model.config
 
-    @memory.advice()
+    @out_of_memory.advice()
     def encode(self, images: Any) -> Embedding:
         """The image encoder's features.
 
@@ -83,7 +82,7 @@ class Sam:
             single=single,
         )
 
-    @memory.advice()
+    @out_of_memory.advice()
     def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
         """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
 
@@ -103,7 +102,7 @@ class Sam:
         answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
 
-    @memory.advice()
+    @out_of_memory.advice()
     def candidates(
         self, embedding: Any, prompts: Sequence[Prompt]
     ) -> tuple[Float[Array, "Q M l l"], Float[np.ndarray, "Q M"]]:
@@ -160,7 +159,7 @@ class Sam:
         self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
     ) -> Iterator[tuple[Sequence[tuple[int, int]], Float[Array, "X M l l"], Float[Array, "X M"]]]:
         """(picture, query) of each call of the decoder; logits and scores of these, then copies."""
-        for call in queries.calls(lists, self.config, embedding.sizes):
+        for call in batches.calls(lists, self.config, embedding.sizes):
             # One picture, the commonest case by far, is no copy.
             features = embedding.features
             features = features if len(embedding) == 1 else features[call.pictures]
@@ -184,7 +183,7 @@ class Sam:
 # step of training, finds what is there.
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(
-    model: efficient_sam.Sam, params: Params, pixels: Float[Array, "B H W 3"]
+    model: network.Sam, params: Params, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w C"]:
     features: Any = model.apply({"params": params}, pixels, method="encode")
     return features
@@ -192,7 +191,7 @@ def _encode(
 
 @functools.partial(jax.jit, static_argnames="model")
 def _decode(
-    model: efficient_sam.Sam, params: Params, *arrays: Array | None
+    model: network.Sam, params: Params, *arrays: Array | None
 ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
     """Every mask token's, the single mask first."""
     answer: Any = model.apply({"params": params}, *arrays, method="decode")

@@ -7,7 +7,7 @@ of its inputs and that of its parameters. Recomputation is not counted, nor is t
 import dataclasses
 
 from esam_jax.config import RunConfig, SamConfig, SamiConfig, SamVitConfig, SegmentConfig, VitConfig
-from esam_jax.models import flops, variants
+from esam_jax.models import flops, named
 from esam_jax.tasks import sami
 
 _SLOTS = 2  # of a first prompt: a point and padding, or two corners
@@ -41,13 +41,13 @@ def parts(cfg: RunConfig) -> tuple[Part, ...]:
 
 
 def _sami(task: SamiConfig, image_px: int) -> tuple[Part, ...]:
-    teacher = variants.sam(task.teacher.model).encoder
+    teacher = named.sam(task.teacher.model).encoder
     assert isinstance(teacher, SamVitConfig)
     neck = task.teacher.features == "neck"
     found = [Part("teacher", _teacher(teacher, task, image_px), trained=False)]
     target_width = teacher.neck_width if neck else teacher.width
     for name in task.students:
-        student = variants.sam(name).encoder
+        student = named.sam(name).encoder
         assert isinstance(student, VitConfig)
         tokens = (image_px // student.patch_px) ** 2
         visible = sami.visible_tokens(tokens, task.mask_ratio)
@@ -69,7 +69,7 @@ def _teacher(config: SamVitConfig, task: SamiConfig, image_px: int) -> int:
 
 
 def _segment(task: SegmentConfig, image_px: int, prompts: int) -> tuple[Part, ...]:
-    model: SamConfig = variants.sam(task.model)
+    model: SamConfig = named.sam(task.model)
     return (
         Part("encoder", flops.encoder(model.encoder, image_px)),
         Part("decoder", flops.mask_decoder(model, prompts, _SLOTS)),

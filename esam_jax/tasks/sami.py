@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from esam_jax.config import RunConfig, SamConfig, SamiConfig, SamVitConfig, VitConfig
-from esam_jax.convert import source, timm_vit
+from esam_jax.convert import load
+from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError
-from esam_jax.models import efficient_sam, variants
-from esam_jax.models.sam_vit import SamVitEncoder
-from esam_jax.models.sami import Sami
+from esam_jax.models import named
+from esam_jax.models.encoders.sam_vit import SamVitEncoder
+from esam_jax.models.pretrain.sami import Sami
+from esam_jax.models.sam import network
 from esam_jax.ops import images, losses, masking, positions
 from esam_jax.tasks import start
 from esam_jax.tasks.task import BEHIND_TRUNK, Task, TrainedModel
@@ -48,8 +50,8 @@ def build(config: RunConfig) -> Task:
         pixels, tokens = jnp.zeros((1, image_px, image_px, 3)), jnp.arange(grid * grid)[None]
         split = tokens[:, :visible], tokens[:, visible:]
         return {
-            name: network.init(jax.random.fold_in(rng, i), pixels, *split)["params"]
-            for i, (name, network) in enumerate(networks.items())
+            name: student.init(jax.random.fold_in(rng, i), pixels, *split)["params"]
+            for i, (name, student) in enumerate(networks.items())
         }
 
     def draw(rng: Array, images: int) -> Batch:
@@ -64,10 +66,10 @@ def build(config: RunConfig) -> Task:
         target = features(frozen, batch["image"])
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
         each: dict[str, Array] = {}
-        for name, network in networks.items():
+        for name, student in networks.items():
             # All students see the same patches of the same pictures.
             split = batch["seen"], batch["masked"]
-            prediction = network.apply({"params": params[name]}, pixels, *split)
+            prediction = student.apply({"params": params[name]}, pixels, *split)
             assert isinstance(prediction, jax.Array)
             each[name] = compare(prediction, target)
         total = functools.reduce(jnp.add, each.values())
@@ -87,7 +89,7 @@ def build(config: RunConfig) -> Task:
         return {name: {"encoder": start.trunk(task.init_from, name)} for name in students}
 
     def models(params: Params) -> dict[str, TrainedModel]:
-        return {name: _trained_model(variants.sam(name), params[name]) for name in students}
+        return {name: _trained_model(named.sam(name), params[name]) for name in students}
 
     return Task(
         init=init,
@@ -101,7 +103,7 @@ def build(config: RunConfig) -> Task:
 
 
 def _teacher_config(name: str) -> SamVitConfig:
-    encoder = variants.sam(name).encoder
+    encoder = named.sam(name).encoder
     if not isinstance(encoder, SamVitConfig):
         raise ConfigError(
             f"task.teacher.model is {name!r}, which has no SAM encoder: choose a sam_* model"
@@ -110,7 +112,7 @@ def _teacher_config(name: str) -> SamVitConfig:
 
 
 def _student_config(name: str, image_px: int) -> VitConfig:
-    encoder = variants.sam(name).encoder
+    encoder = named.sam(name).encoder
     if not isinstance(encoder, VitConfig):
         raise ConfigError(
             f"task.students names {name!r}, which has no plain ViT encoder: choose an "
@@ -151,11 +153,11 @@ def _open_teacher(task: SamiConfig, encoder: SamVitConfig) -> Params | None:
         )
     if weights == "random":
         return None
-    file = source.load(weights)
+    file = load.model_file(weights)
     if file.config.encoder != encoder:
         raise CheckpointError(
             f"{weights} holds another image encoder than task.teacher.model "
-            f"{task.teacher.model!r}: {source.differences(file.config.encoder, encoder)}; name "
+            f"{task.teacher.model!r}: {load.differences(file.config.encoder, encoder)}; name "
             "the model that the file holds"
         )
     return file.params["encoder"]
@@ -191,6 +193,6 @@ def _trained_model(config: SamConfig, params: Params) -> TrainedModel:
     The class token and the last norm have no place in it, but in a ViT of timm's.
     """
     rng = jax.random.key(UNTRAINED_SEED)
-    whole = jax.jit(functools.partial(efficient_sam.init, config))(rng)
+    whole = jax.jit(functools.partial(network.init, config))(rng)
     whole = {**whole, "encoder": {**params["encoder"], "neck": whole["encoder"]["neck"]}}
     return TrainedModel(config, whole, BEHIND_TRUNK, timm_vit.kept(params))

@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
 from esam_jax.errors import ConfigError
-from esam_jax.models import efficient_sam, variants
-from esam_jax.models.efficient_sam import Sam
+from esam_jax.models import named
+from esam_jax.models.sam import network
+from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images, losses, positions
 from esam_jax.tasks import start
 from esam_jax.tasks.task import Task, TrainedModel
@@ -27,7 +28,7 @@ def build(config: RunConfig) -> Task:
     """
     task = config.task
     assert isinstance(task, SegmentConfig)
-    sam_config = variants.sam(task.model)
+    sam_config = named.sam(task.model)
     _check_view(config, sam_config)
     model = Sam(sam_config, config.compute)
 
@@ -39,7 +40,7 @@ def build(config: RunConfig) -> Task:
         compare = jax.checkpoint(compare)
 
     def init(rng: Array) -> Params:
-        return {task.model: efficient_sam.init(sam_config, rng)}
+        return {task.model: network.init(sam_config, rng)}
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         del frozen  # nothing is, and the first prompts come with the batch

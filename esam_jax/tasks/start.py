@@ -5,7 +5,7 @@ mask decoder, and the norm that ends the neck before them; the neck's 3x3 convol
 the identity, so that one linear map has to be found between a trunk and features that this decoder
 can read: as in SAMI, whose head is one. Everything else is drawn. Both wirings of the decoder have
 the same parameters, so SAM's are a start for EfficientSAM's too, though they compute something else
-there (`models/two_way.py`).
+there (`models/sam/two_way.py`).
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
-from esam_jax.convert import model_folder, source, timm_vit
+from esam_jax.convert import load, model_folder
+from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK
 from esam_jax.typing import Params
 
@@ -58,7 +59,7 @@ def trunk(init_from: str, model: str) -> Params:
 
     MissingError for a file that is not there, CheckpointError for one that does not fit.
     """
-    encoder = _model(init_from, model, variants.sam(model)).params["encoder"]
+    encoder = _model(init_from, model, named.sam(model)).params["encoder"]
     return {name: branch for name, branch in encoder.items() if name != "neck"}
 
 
@@ -85,15 +86,15 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
 
     Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
     """
-    named = Path(init_from, "model", model)
-    file = source.load(named if model_folder.is_model_folder(named) else init_from)
+    inside = Path(init_from, "model", model)
+    file = load.model_file(inside if model_folder.is_model_folder(inside) else init_from)
     found, wanted = file.config, config
     if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
     if found != wanted:
         raise CheckpointError(
             f"task.init_from {init_from} holds another model than {model!r}: "
-            f"{source.differences(found, wanted)}; name the model that it holds, or other "
+            f"{load.differences(found, wanted)}; name the model that it holds, or other "
             "weights to start from"
         )
     if isinstance(file.config, MaeConfig):
@@ -107,7 +108,7 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
 
     What `config` has beyond them (background points, mask prompts) is named as untrained.
     """
-    file, wanted = source.load(decoder_from), config.decoder
+    file, wanted = load.model_file(decoder_from), config.decoder
     if not isinstance(file.config, SamConfig) or set(_DECODER) & set(file.untrained):
         raise CheckpointError(
             f"task.decoder_from {decoder_from} holds no trained mask decoder: name a SAM or a run "
@@ -119,7 +120,7 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
     if found != wanted:
         raise CheckpointError(
             f"task.decoder_from {decoder_from} holds another mask decoder than task.model "
-            f"{model!r}: {source.differences(found, wanted)}; name a SAM whose decoder fits"
+            f"{model!r}: {load.differences(found, wanted)}; name a SAM whose decoder fits"
         )
     prompt, absent = dict(file.params["prompt"]), []
     for field, branches in _OPTIONAL.items():

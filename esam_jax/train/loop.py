@@ -20,19 +20,21 @@ from esam_jax.convert import model_folder
 from esam_jax.data import loader, records, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
+from esam_jax.processes import consistency, join, leader, shared_cache
+from esam_jax.processes.join import Terminated
+from esam_jax.processes.watchdog import Watchdog
+from esam_jax.report import plots
+from esam_jax.runs import config_file
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
-from esam_jax.train.metrics import log, plots, trackers
-from esam_jax.train.metrics.tracing import Tracer
-from esam_jax.train.multihost import agreement, hosts, one_cache, process_zero
-from esam_jax.train.multihost.hosts import Terminated
-from esam_jax.train.multihost.watchdog import Watchdog
+from esam_jax.train.checkpoint import manager
+from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.replicas import Replicas
 from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
-from esam_jax.train.storage import checkpoint, compare
-from esam_jax.train.storage.checkpoint import Checkpoints
+from esam_jax.train.telemetry import log, trackers
+from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.typing import Params
 
 
@@ -45,8 +47,8 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     back = None
-    with hosts.sigterm() as terminated:
-        one_cache.require()
+    with join.sigterm() as terminated:
+        shared_cache.require()
         while True:
             try:
                 return _run(cfg, Path(workdir), back, terminated, progress)
@@ -68,14 +70,14 @@ def _run(
     """
     began = time.monotonic()
     trackers.require(cfg)
-    first_step = checkpoint.newest(workdir)
+    first_step = manager.newest(workdir)
     if back is not None:
-        first_step = guard.target(back, checkpoint.steps(workdir), cfg.save.every_steps)
+        first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
     so_far = log.merged(workdir / log.METRICS_FILE)
     done_before = first_step == cfg.steps and "finished" in so_far
     # Hosts with folders of their own would go on from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
-    agreement.agree(agreement.facts(compare.to_json(cfg), **here))
+    consistency.agree(consistency.facts(config_file.to_json(cfg), **here))
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     if done_before:
@@ -86,7 +88,7 @@ def _run(
     # What a typing error can break is opened here, before the folder is touched.
     source = sources.open_source(cfg.data.source)
     found = records.summary(source)
-    agreement.agree({"records": found})  # else batches would hold some twice and others never
+    consistency.agree({"records": found})  # else batches would hold some twice and others never
     if cfg.evaluate is not None:
         sources.open_source(cfg.evaluate.source)
     task = tasks.build(cfg)
@@ -104,7 +106,7 @@ def _run(
         if first_step:
             state = checkpoints.restore(template)
             # Older, if the newest is damaged; other hosts may see that later than process 0.
-            first_step = process_zero.decide(checkpoints.latest) or 0
+            first_step = leader.decide(checkpoints.latest) or 0
             log.say(f"going on from step {first_step}", progress)
         else:
             state = states.create(task, optimiser, cfg, mesh, start)
@@ -115,7 +117,7 @@ def _run(
         if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
             copies.compare(first_step, _copied(state, frozen))  # each host has read its own files
         step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
-        step_fn = watchdog.watching(agreement.agreeing(step_fn), first_step)
+        step_fn = watchdog.watching(consistency.agreeing(step_fn), first_step)
 
         with (
             contextlib.closing(loader.stream(cfg, mesh, int(state.batches), source)) as batches,
@@ -144,7 +146,7 @@ def _run(
                         report.events(done, checkpoints.check())
                         if _is_due(cfg.guard.checksum_every_steps, done):
                             copies.compare(done, _copied(state, frozen))
-                        stop = hosts.stop_agreed(terminated)
+                        stop = join.stop_agreed(terminated)
                         if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             guard.judge(cfg.guard, report.flush(done))  # before it can be saved
                             with watchdog.slow("a save"), report.timed("save", done):

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from esam_jax import sharding
 from esam_jax.errors import TrainingError
-from esam_jax.train.storage import checksums
+from esam_jax.train.checkpoint import checksums
 
 
 class Replicas:

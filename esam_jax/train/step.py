@@ -13,9 +13,8 @@ from jaxtyping import Array, Num, Shaped
 from esam_jax import sharding
 from esam_jax.config import RunConfig
 from esam_jax.tasks.task import Task
-from esam_jax.train import guard, optim
-from esam_jax.train.metrics import scalars
-from esam_jax.train.metrics.scalars import Scalars
+from esam_jax.train import guard, optim, scalars
+from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
 from esam_jax.typing import Batch, Params
 

@@ -21,11 +21,11 @@ from jaxtyping import UInt8, UInt32
 
 from esam_jax import sharding
 from esam_jax.config import RunConfig, SamiConfig
-from esam_jax.convert import source
+from esam_jax.convert import load
 from esam_jax.errors import CheckpointError, TrainingError
 from esam_jax.tasks.task import Task
 from esam_jax.train import state as states
-from esam_jax.train.storage import checksums
+from esam_jax.train.checkpoint import checksums
 from esam_jax.typing import Params
 
 ANSWER_FILE = "teacher_answer.json"
@@ -61,7 +61,7 @@ def check(
     answer = ask(task, cfg, mesh, frozen)
     tolerance = _tolerance(cfg, mesh)
     weights = cfg.task.teacher.weights
-    shipped = source.SHIPPED.get(weights, Path(weights)) / ANSWER_FILE
+    shipped = load.SHIPPED.get(weights, Path(weights)) / ANSWER_FILE
     if shipped.is_file():
         remedy = "its weights are damaged: copy that folder anew"
         _compare(weights, answer, _read(shipped), tolerance, str(shipped), remedy)
@@ -188,7 +188,7 @@ def _compare(
 def _read(file: Path) -> Answer:
     """CheckpointError for a file that holds no answer."""
     try:
-        answer = Answer(**source.read_json(file))
+        answer = Answer(**load.read_json(file))
         if np.shape(np.asarray(answer.numbers, np.float64)) != (_NUMBERS,):
             raise ValueError(f"{_NUMBERS} numbers are needed")
     except (TypeError, ValueError) as error:

@@ -11,8 +11,8 @@ import json
 
 import numpy as np
 
-from esam_jax.config import SourceConfig
-from esam_jax.data import pictures, sources
+from esam_jax.config import ScenesConfig
+from esam_jax.data import decode, sources
 from esam_jax.evaluate import prompts
 from esam_jax.ops import grids, regions
 from esam_jax.predict.load import load
@@ -51,7 +51,7 @@ def main():
     told = {}
     if args.pictures:
         rows = np.concatenate(
-            [agreement(models, pictures.read_rgb(p), args.points_per_side) for p in args.pictures]
+            [agreement(models, decode.read_rgb(p), args.points_per_side) for p in args.pictures]
         )
         ious, same, equal, change = rows.T
         told["clicks"] = len(rows)
@@ -65,7 +65,7 @@ def main():
         told["change of its score, median and most"] = [
             round(float(x), 4) for x in (np.median(change), change.max())
         ]
-    scenes = sources.open_source(SourceConfig(kind="scenes", split="heldout"))
+    scenes = sources.open_source(ScenesConfig(split="heldout"))
     for sam, dtype in zip(models, ("float32", "bfloat16"), strict=True):
         found = prompts.evaluate(sam, scenes, images=args.scenes, masks_per_image=8, seed=0)
         told[dtype] = {key: found[key] for key in ("box_miou", "point_miou", "masks")}

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-import toy
+from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import SaveConfig

@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from esam_jax.convert import efficientsam as release
+from esam_jax.bench import transformers_sam
 from esam_jax.convert import state_dict
-from esam_jax.evaluate import against_torch
+from esam_jax.convert.families import efficientsam as release
 from esam_jax.ops import images
 
 
 def efficientsam(sam):
-    """The rival (esam_jax/evaluate/rivals.py) with the weights of `sam`, in its type."""
+    """The rival (esam_jax/bench/baselines.py) with the weights of `sam`, in its type."""
     state = state_dict.to_state_dict(sam.params, release.FAMILY, sam.config)
     model = EfficientSam(sam.config)
     model.load_state_dict({k: torch.tensor(x) for k, x in state.items()}, strict=True)
     dtype = getattr(torch, sam.model.compute.dtype)
-    return Asked(model.eval().to(against_torch.torch_device(), dtype))
+    return Asked(model.eval().to(transformers_sam.torch_device(), dtype))
 
 
 class Asked:

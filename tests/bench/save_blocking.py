@@ -16,13 +16,13 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import toy
+from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
+from esam_jax.train.checkpoint import checksums
+from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.state import TrainState
-from esam_jax.train.storage import checksums
-from esam_jax.train.storage.checkpoint import Checkpoints
 
 
 def state():

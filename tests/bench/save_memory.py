@@ -21,14 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import toy
+from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.train.metrics import memory
+from esam_jax.machine import memory
+from esam_jax.train.checkpoint import leaks
+from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.state import TrainState
-from esam_jax.train.storage import leaks
-from esam_jax.train.storage.checkpoint import Checkpoints
 
 _NAMES = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
 

@@ -39,11 +39,12 @@ from esam_jax.config import (
     PromptedConfig,
     RunConfig,
     SaveConfig,
+    ScenesConfig,
     SegmentConfig,
-    SourceConfig,
 )
+from esam_jax.machine import memory
 from esam_jax.train import loop
-from esam_jax.train.metrics import log, memory
+from esam_jax.train.telemetry import log
 
 SAVE_SECONDS, EVALUATE_SECONDS = 10, 60
 SHORT_SECONDS = 120  # of the run that compiles
@@ -57,7 +58,7 @@ def config(steps, save_every, evaluate_every):
         name="soak",
         task=SegmentConfig(model="efficientsam_nano"),
         data=DataConfig(
-            source=SourceConfig(kind="scenes"),
+            source=ScenesConfig(),
             view=PromptedConfig(image_px=64, masks=4),
             threads=2,
         ),
@@ -66,7 +67,7 @@ def config(steps, save_every, evaluate_every):
         batch=8,
         mesh=MeshConfig(data=1),
         evaluate=EvaluateConfig(
-            source=SourceConfig(kind="scenes", split="heldout"),
+            source=ScenesConfig(split="heldout"),
             images=8,
             masks_per_image=4,
             every_steps=evaluate_every,

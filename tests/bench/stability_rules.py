@@ -10,8 +10,8 @@ import json
 
 import numpy as np
 
-from esam_jax.data import pictures
-from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.data import decode
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.load import load
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
@@ -33,7 +33,7 @@ def main():
     args = parser.parse_args()
     sam, pairs = load(args.model), []
     for name in args.pictures:
-        picture = pictures.read_rgb(name)
+        picture = decode.read_rgb(name)
         rules = ("full_size", "low_res")
         # Suppression lets all pass, so both come in the order of predicted IoU.
         pairs.append(np.stack([scores(sam, picture, r, args.points_per_side) for r in rules]))

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from esam_jax.data import loader, transforms
+from esam_jax.data import loader, views
 
 FOLDER = "CHAOS_FOLDER"  # the environment's name for where journals and requests lie
 CLOCK, READER = "clock", "reader"
@@ -96,13 +96,13 @@ def _shift_clock(file):
 
 def _break_reader(file):
     """The next view that a thread of the loader makes after `file` appeared raises, once."""
-    view = transforms.view
+    make = views.make
 
-    @functools.wraps(view)
+    @functools.wraps(make)
     def broken(*args, **keys):
         if file.exists():
             file.unlink()
             raise RuntimeError("the chaos runner broke this thread of the loader")
-        return view(*args, **keys)
+        return make(*args, **keys)
 
-    transforms.view = broken
+    views.make = broken

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from chaos import hooks
-from processes import free_port
+from helpers.processes import free_port
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -18,11 +18,11 @@ from esam_jax.config import (
     SamiDecoderConfig,
     SamVitConfig,
     SaveConfig,
-    SourceConfig,
+    ScenesConfig,
     TeacherConfig,
     VitConfig,
 )
-from esam_jax.models import variants
+from esam_jax.models import named
 
 _PX = 32
 _ENCODER = {"width": 16, "heads": 2, "depth": 1, "patch_px": 8, "image_px": _PX, "neck_width": 16}
@@ -38,8 +38,8 @@ _TEACHER = SamConfig(
 )
 
 # A restart mostly traces and compiles: the shipped nano models would take three times as long.
-variants._BUILDERS["efficientsam_chaos"] = lambda: _STUDENT
-variants._BUILDERS["sam_chaos"] = lambda: _TEACHER
+named._BUILDERS["efficientsam_chaos"] = lambda: _STUDENT
+named._BUILDERS["sam_chaos"] = lambda: _TEACHER
 hooks.install()
 
 
@@ -53,7 +53,7 @@ def chaos() -> RunConfig:
             decoder=SamiDecoderConfig(width=16, depth=1, heads=2),
         ),
         data=DataConfig(
-            source=SourceConfig(kind="scenes", scenes=100, scene_px=_PX),
+            source=ScenesConfig(scenes=100, scene_px=_PX),
             view=CropConfig(image_px=_PX),
             threads=1,
             prefetch_batches=2,

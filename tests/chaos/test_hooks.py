@@ -5,20 +5,20 @@ import threading
 import time
 
 import pytest
-import toy
 from chaos import hooks
 from chaos.supervisor import read_journal
+from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.data import loader, transforms
+from esam_jax.data import loader, views
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Hooks of process 1 that are taken out afterwards."""
     for module, name in (
-        (time, "time"), (time, "time_ns"), (transforms, "view"),
+        (time, "time"), (time, "time_ns"), (views, "make"),
         (loader, "stream"), (loader.Stream, "__next__"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name))
@@ -67,6 +67,6 @@ def test_the_clock_jumps_and_monotonic_time_does_not(folder):
 
 def test_nothing_is_hooked_without_the_runner(monkeypatch):
     monkeypatch.delenv(hooks.FOLDER, raising=False)
-    before = loader.stream, transforms.view, time.time
+    before = loader.stream, views.make, time.time
     hooks.install()
-    assert before == (loader.stream, transforms.view, time.time)
+    assert before == (loader.stream, views.make, time.time)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 from PIL import Image
 
 import esam_jax
 from esam_jax import cli
-from esam_jax.config import SourceConfig
+from esam_jax.config import Sa1bConfig
 from esam_jax.convert import model_folder
-from esam_jax.data import pictures, sources
-from esam_jax.models import variants
+from esam_jax.data import decode, sources
+from esam_jax.models import named
 from esam_jax.ops import regions
 
 HEIGHT, WIDTH = 24, 40
@@ -123,7 +123,7 @@ EXACT = {name for name in GOOD if name != "CMYK"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    config = variants.sam("sam_nano")
+    config = named.sam("sam_nano")
     folder = tmp_path_factory.mktemp("models") / "sam_nano"
     model_folder.write(folder, config, nano.params(config), source="a test")
     return str(folder)
@@ -154,7 +154,7 @@ def test_f29_every_kind_of_picture_gives_the_masks_of_its_upright_colours(
     make, colours = GOOD[case]
     colours = PIXELS if colours is None else colours
     (tmp_path / "a.png").write_bytes(make())
-    rgb = pictures.read_rgb(tmp_path / "a.png")
+    rgb = decode.read_rgb(tmp_path / "a.png")
     assert rgb.dtype == np.uint8 and rgb.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(rgb.astype(int) - colours).max() <= (0 if case in EXACT else 3)
     assert segment(tmp_path / "a.png", tmp_path / "out", model, *ASKED) == 0
@@ -181,7 +181,7 @@ def test_f29_masks_of_everything_lie_on_the_upright_picture(
     out = tmp_path / "out"
     argv = ["everything", str(tmp_path / "album"), "--model", model, "--out", str(out), *LOOSE]
     assert cli.main(argv) == 0
-    source = sources.open_source(SourceConfig(kind="sa1b", path=str(out)))
+    source = sources.open_source(Sa1bConfig(path=str(out)))
     assert len(source) == len(GOOD)
     found = {}
     for i in range(len(source)):
@@ -190,7 +190,7 @@ def test_f29_masks_of_everything_lie_on_the_upright_picture(
         case = Path(content["image"]["source"]).stem
         masks = record.masks.decode(range(len(record.masks)))
         assert record.image.shape == (HEIGHT, WIDTH, 3) and len(masks) > 0
-        given = pictures.read_rgb(tmp_path / "album" / f"{case}.png")
+        given = decode.read_rgb(tmp_path / "album" / f"{case}.png")
         assert np.abs(record.image.astype(int) - given).mean() < 20  # a JPEG of sharp edges
         found[case] = [each["segmentation"] for each in content["annotations"]]
     for turn in range(1, 9):
@@ -211,7 +211,7 @@ def test_f29_tiny_and_thin_pictures_have_masks_of_their_size(
         assert regions.from_rle(entry["segmentation"]).shape == (height, width)
     argv = ["everything", str(tmp_path / "a.png"), "--model", model, *LOOSE]
     assert cli.main([*argv, "--out", str(tmp_path / "all")]) == 0
-    record = sources.open_source(SourceConfig(kind="sa1b", path=str(tmp_path / "all"))).read(0)
+    record = sources.open_source(Sa1bConfig(path=str(tmp_path / "all"))).read(0)
     assert record.image.shape == (height, width, 3)
     found = range(len(record.masks))
     assert record.masks.decode(found).shape == (len(found), height, width)
@@ -328,7 +328,7 @@ BOMBS = {
 SCRIPT = """
 import re, sys
 from esam_jax import cli
-from esam_jax.data import pictures
+from esam_jax.data import decode
 
 def most():
     with open("/proc/self/status") as file:
@@ -346,7 +346,7 @@ for bomb in bombs:
     if not bomb.endswith(".tar"):
         codes.append(call("segment", bomb, "--point", "3,4"))
     assert codes == [2] * len(codes), (bomb, codes)
-assert pictures.read_rgb(overfull).shape == (9, 9, 3)
+assert decode.read_rgb(overfull).shape == (9, 9, 3)
 print(most() - before)
 """
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import nano
 import pytest
+from helpers import nano
 from PIL import Image
 
 from esam_jax import cli
-from esam_jax.evaluate import bench_everything, parity
+from esam_jax.bench import everything
+from esam_jax.evaluate import parity
 
 ROW_KEYS = {
     "part", "dtype", "pictures", "prompts", "median_seconds", "p90_seconds", "compile_seconds",
@@ -82,8 +83,8 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
         # EfficientSAM's preset drops islands of less than 100 pixels, as are all of this network.
         assert (each["masks"] > 0) == (preset == "segment_anything")
         assert len(each["seconds"]) == 1
-        assert set(each["parts_seconds"]) == set(bench_everything.PARTS)
-    for word in ("a.png 56x40", "b.png", "peak memory: host", *bench_everything.PARTS):
+        assert set(each["parts_seconds"]) == set(everything.PARTS)
+    for word in ("a.png 56x40", "b.png", "peak memory: host", *everything.PARTS):
         assert word in printed
 
 

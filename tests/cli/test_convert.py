@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import configs
-from esam_jax import cli, sharding, tasks
+from esam_jax import cli, configs, sharding, tasks
 from esam_jax.config import MeshConfig
-from esam_jax.convert import describe, families, files, golden, model_folder, source, state_dict
+from esam_jax.convert import describe, load, model_folder, state_dict
+from esam_jax.convert.families import registry
+from esam_jax.convert.formats import tensor_files
+from esam_jax.evaluate import golden
 from esam_jax.train import optim
 from esam_jax.train import state as states
-from esam_jax.train.storage.checkpoint import Checkpoints
+from esam_jax.train.checkpoint.manager import Checkpoints
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_there_and_back_is_the_same_file(release, tmp_path, capsys):
     back = result(capsys, "convert", tmp_path / "model", tmp_path / "back.safetensors")
     assert back["layout"] == "sam" and back["sha256"] == there["sha256"]
     found, wanted = (
-        files.read(tmp_path / "back.safetensors").tensors,
+        tensor_files.read(tmp_path / "back.safetensors").tensors,
         golden.state_dict("sam_small_test"),
     )
     assert found.keys() == wanted.keys()
@@ -66,7 +68,7 @@ def test_verify_prints_measured_differences(release, tmp_path, capsys):
 
 
 def test_a_file_that_came_out_different_is_one(release, tmp_path, capsys, monkeypatch):
-    whole = source.load
+    whole = load.model_file
 
     def damaged(path, **options):
         file = whole(path, **options)
@@ -74,7 +76,7 @@ def test_a_file_that_came_out_different_is_one(release, tmp_path, capsys, monkey
             file.params["decoder"]["iou_token"] = file.params["decoder"]["iou_token"] + 1
         return file
 
-    monkeypatch.setattr(source, "load", damaged)
+    monkeypatch.setattr(load, "model_file", damaged)
     code, out, _ = run(capsys, "convert", release, tmp_path / "model", "--verify")
     assert code == 1 and "read back: different in decoder/iou_token" in out
 
@@ -83,7 +85,7 @@ def test_half_precision_is_written_and_said(release, tmp_path, capsys):
     target = tmp_path / "half.safetensors"
     found = result(capsys, "convert", release, target, "--dtype", "bfloat16", "--verify")
     assert found["round_trip"] == "bit-equal to the parameters rounded to bfloat16"
-    assert {x.dtype.name for x in files.read(target).tensors.values()} == {"bfloat16"}
+    assert {x.dtype.name for x in tensor_files.read(target).tensors.values()} == {"bfloat16"}
 
 
 def test_what_a_float16_cannot_hold_is_refused(tmp_path, capsys):
@@ -100,7 +102,7 @@ def test_what_a_float16_cannot_hold_is_refused(tmp_path, capsys):
 def trained_further(folder, *, background):
     """EfficientSAM with a background point and mask prompts of its own."""
     state = golden.state_dict("efficientsam_small_test")
-    family = families.recognise(state)
+    family = registry.recognise(state)
     config = state_dict.detect(state, family)
     params, _ = state_dict.to_params(state, family, config)
     decoder = dataclasses.replace(config.decoder, background="learned")
@@ -117,7 +119,10 @@ def test_what_the_release_lacks_is_refused_or_named(tmp_path, capsys):
     assert code == 2 and "prompt/background would be lost" in err and not target.exists()
     found = result(capsys, "convert", tmp_path / "model", target, "--drop-extras")
     assert found["dropped"] == ["prompt/background"]
-    assert files.read(target).tensors.keys() == golden.state_dict("efficientsam_small_test").keys()
+    assert (
+        tensor_files.read(target).tensors.keys()
+        == golden.state_dict("efficientsam_small_test").keys()
+    )
 
 
 def test_extras_that_are_zero_are_no_loss(tmp_path, capsys):

@@ -3,19 +3,19 @@
 import json
 from pathlib import Path
 
-import nano
 import pytest
+from helpers import nano
 from PIL import Image
 
 from esam_jax import cli
 from esam_jax.convert import model_folder
-from esam_jax.models import variants
+from esam_jax.models import named
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    config = variants.sam("efficientsam_nano")
+    config = named.sam("efficientsam_nano")
     model_folder.write(folder, config, nano.params(config), source="a test")
     return folder
 

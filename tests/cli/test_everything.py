@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from esam_jax import cli
-from esam_jax.config import SourceConfig
-from esam_jax.data import albums, pictures, scenes, sources
+from esam_jax.config import CocoConfig
+from esam_jax.data import archives, decode, sources
+from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
-from esam_jax.predict import everything
-from esam_jax.predict.automatic import AutomaticMaskGenerator
+from esam_jax.predict.everything import album as albums
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.load import load
 
 LOOSE = ["--points-per-side", "8", "--pred-iou-thresh", "0.7", "--stability-score-thresh", "0.7"]
@@ -33,7 +34,7 @@ def call(path: Path, out: Path, *more: str) -> int:
 def draw(folder: Path, count: int) -> Path:
     folder.mkdir()
     for i in range(count):
-        pixels = scenes.draw(i, 64, split="heldout")[0]
+        pixels = scene_painter.draw(i, 64, split="heldout")[0]
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
     return folder
 
@@ -58,7 +59,7 @@ def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
     for i in range(4):
         record = source.read(i)
         content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
-        given = pictures.read_rgb(album / content["image"]["source"])
+        given = decode.read_rgb(album / content["image"]["source"])
         assert np.abs(record.image.astype(int) - given).mean() < 4  # a JPEG of a PNG
         masks = record.masks.decode(range(len(record.masks)))
         for mask, annotation in zip(masks, content["annotations"], strict=True):
@@ -72,7 +73,7 @@ def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
 def test_coco_lists_every_picture(album: Path, tmp_path: Path):
     out = tmp_path / "out"
     assert call(album, out, "--format", "coco") == 0
-    source = sources.open_source(SourceConfig(kind="coco", path=str(out / "instances.json")))
+    source = sources.open_source(CocoConfig(path=str(out / "instances.json")))
     assert len(source) == 4
     for i in range(4):
         record = source.read(i)
@@ -81,7 +82,7 @@ def test_coco_lists_every_picture(album: Path, tmp_path: Path):
 
 
 def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, capsys, monkeypatch):
-    out, put = tmp_path / "out", everything.put
+    out, put = tmp_path / "out", albums.put
     written = itertools.count()  # by several threads at once
 
     def killed(file: Path, content: bytes) -> None:
@@ -89,11 +90,11 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
             raise KeyboardInterrupt  # the picture lies there, its json does not
         put(file, content)
 
-    monkeypatch.setattr(everything, "put", killed)
+    monkeypatch.setattr(albums, "put", killed)
     assert call(album, out) == 130
     before = contents(out)
     assert len(before) > 2 * 2 + 1
-    monkeypatch.setattr(everything, "put", put)
+    monkeypatch.setattr(albums, "put", put)
     capsys.readouterr()
     assert call(album, out) == 0
     assert capsys.readouterr().out.startswith("2 pictures, ")
@@ -105,7 +106,7 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
 
 
 def test_what_a_dead_call_left_unfinished_is_removed(album: Path, tmp_path: Path):
-    out, host = tmp_path / "out", everything._HOST
+    out, host = tmp_path / "out", albums._HOST
     (out / "overlays").mkdir(parents=True)
     dead = subprocess.Popen(["true"])
     dead.wait()
@@ -204,7 +205,7 @@ def test_one_picture_gets_an_overlay(album: Path, tmp_path: Path):
     assert call(album / "000.png", out) == 0
     (drawn,) = (out / "overlays").iterdir()
     assert np.asarray(Image.open(drawn)).shape == (384, 384, 3)
-    assert drawn.stem == f"sa_{everything.number('000.png')}"
+    assert drawn.stem == f"sa_{albums.number('000.png')}"
 
 
 def test_a_broken_picture_is_named_and_left_out(album: Path, tmp_path: Path, capsys):
@@ -222,7 +223,7 @@ def test_a_broken_picture_is_named_and_left_out(album: Path, tmp_path: Path, cap
 
 def test_a_turned_picture_is_stored_upright(tmp_path: Path):
     """Training reads SA-1B in the frame of the stored pixels; the masks are in the upright one."""
-    image = Image.fromarray(scenes.draw(0, 64)[0]).resize((96, 48))
+    image = Image.fromarray(scene_painter.draw(0, 64)[0]).resize((96, 48))
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "album").mkdir()
@@ -235,7 +236,7 @@ def test_a_turned_picture_is_stored_upright(tmp_path: Path):
 def test_a_plain_jpeg_is_kept_to_the_byte(tmp_path: Path):
     (tmp_path / "album").mkdir()
     given = tmp_path / "album" / "sa_77.jpg"
-    Image.fromarray(scenes.draw(0, 64)[0]).save(given)
+    Image.fromarray(scene_painter.draw(0, 64)[0]).save(given)
     assert call(tmp_path / "album", tmp_path / "out") == 0
     assert (tmp_path / "out" / "sa_77.jpg").read_bytes() == given.read_bytes()
 
@@ -307,6 +308,6 @@ def test_an_empty_mask_is_not_written(album: Path, tmp_path: Path, monkeypatch):
     mask = {"area": 0, "stability_score": float("nan")}
     generator = AutomaticMaskGenerator(load("quickstart_teacher"), output_mode="coco_rle")
     monkeypatch.setattr(generator, "generate", lambda picture: [mask])
-    work = everything._Work(albums.open_album(album), tmp_path / "out", False)
+    work = albums._Work(archives.open_album(album), tmp_path / "out", False)
     (tmp_path / "out").mkdir()
     assert work.on(generator, "000.png") == 0

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 from PIL import Image
 
 from esam_jax import cli
 from esam_jax.cli import segment
 from esam_jax.convert import model_folder
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.ops import regions
 
 HEIGHT, WIDTH = 40, 56
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 40, 56
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name in nano.NAMES:
-        config = variants.sam(name)
+        config = named.sam(name)
         model_folder.write(folder / name, config, nano.params(config), source="a test")
     return folder
 

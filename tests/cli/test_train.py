@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import configs
-from esam_jax import cli
+from esam_jax import cli, configs
 from esam_jax.config import PeersConfig
+from esam_jax.processes import join
 from esam_jax.train import loop
-from esam_jax.train.multihost import hosts
 
 
 @pytest.fixture
@@ -65,7 +64,7 @@ def test_peers_are_met_before_the_run_and_are_no_part_of_it(runs, tmp_path, caps
         met.append((peers, len(runs)))
         yield
 
-    monkeypatch.setattr(hosts, "joined", joined)
+    monkeypatch.setattr(join, "joined", joined)
     argv = ["train", "segment_ti", "--workdir", str(tmp_path / "run"), "--peers.process", "1"]
     argv += ["--peers.coordinator", "10.0.0.1:1234", "--peers.processes=2", "--steps", "70000"]
     assert cli.main(argv) == 0

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
-import nano
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import nano
 
 from esam_jax.config import SamConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.models import efficient_sam, mae, variants
+from esam_jax.models import named
+from esam_jax.models.pretrain import mae
+from esam_jax.models.sam import network
 
-CONFIG = variants.sam("efficientsam_nano")
+CONFIG = named.sam("efficientsam_nano")
 PARAMS = nano.params(CONFIG)
 
 
@@ -40,9 +42,9 @@ def test_what_is_read_is_what_was_written(folder: Path):
     jax.tree.map(np.testing.assert_array_equal, file.params, PARAMS)
 
 
-@pytest.mark.parametrize("name", variants.names())
+@pytest.mark.parametrize("name", named.names())
 def test_every_config_survives_json(name: str):
-    config = variants.sam(name)
+    config = named.sam(name)
     assert model_folder.from_json(json.loads(json.dumps(model_folder.to_json(config)))) == config
 
 
@@ -209,8 +211,8 @@ def test_hostile_configs_are_refused_early(folder: Path, path: tuple, value, mes
     ],
 )
 def test_hostile_stages_are_refused(key, value, message):
-    header = model_folder.to_json(variants.sam("mobile_sam"))
-    assert model_folder.from_json(header) == variants.sam("mobile_sam")
+    header = model_folder.to_json(named.sam("mobile_sam"))
+    assert model_folder.from_json(header) == named.sam("mobile_sam")
     header["encoder"][key] = value
     with pytest.raises(CheckpointError, match=message):
         model_folder.from_json(header)
@@ -260,8 +262,8 @@ def test_weights_can_be_read_by_whom_the_config_can(folder: Path):
 
 @pytest.mark.parametrize("name", ["efficientsam_ti", "sam_b", "mobile_sam", "sam_nano", "mae_b"])
 def test_expected_shapes_are_those_of_the_whole_network(name):
-    config = variants.model(name)
-    init = efficient_sam.init if isinstance(config, SamConfig) else mae.init
+    config = named.model(name)
+    init = network.init if isinstance(config, SamConfig) else mae.init
     traced = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
     flat = flax.traverse_util.flatten_dict(traced, sep="/")
     assert model_folder.expected_shapes(config) == {path: x.shape for path, x in flat.items()}

@@ -5,16 +5,17 @@ import random
 
 import jax
 import ml_dtypes
-import nano
 import numpy as np
 import pytest
-import tiny
+from helpers import nano, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esam_jax.convert import families, golden, state_dict
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import registry
 from esam_jax.errors import CheckpointError, ConfigError
-from esam_jax.models import variants
+from esam_jax.evaluate import golden
+from esam_jax.models import named
 
 SMALL = ("efficientsam_small_test", "sam_small_test")
 
@@ -25,7 +26,7 @@ FULL = ("efficientsam_ti", "efficientsam_s", "sam_vit_b", "mobile_sam_vit_t", "m
 def known(listing):
     """A state dict with its family and config."""
     state = golden.state_dict(listing)
-    family = families.recognise(state)
+    family = registry.recognise(state)
     return state, family, state_dict.detect(state, family)
 
 
@@ -55,7 +56,7 @@ def test_round_trip_is_exact_whatever_the_order(listing):
 
 @pytest.mark.parametrize("config", [tiny.config("efficientsam"), tiny.config("sam")])
 def test_round_trip_from_our_side_is_exact(config):
-    params, family = nano.params(config), families.of_release(config)
+    params, family = nano.params(config), registry.of_release(config)
     state = state_dict.to_state_dict(params, family, config)
     back, unused = state_dict.to_params(state, family, config)
     assert jax.tree.structure(back) == jax.tree.structure(params) and not unused
@@ -78,17 +79,17 @@ def test_export_refuses_parameters_of_another_model():
     params, config = nano.params(tiny.config("sam")), tiny.config("sam")
     del params["prompt"]["background"]
     with pytest.raises(CheckpointError, match="prompt/background"):
-        state_dict.to_state_dict(params, families.get("sam"), config)
+        state_dict.to_state_dict(params, registry.get("sam"), config)
 
 
 def test_what_a_layout_cannot_express_is_refused():
     for field in ("background", "mask_prompts"):
         config = tiny.config("efficientsam", **{field: "learned"})
         with pytest.raises(CheckpointError, match="as efficientsam: it has neither background"):
-            state_dict.to_state_dict(nano.params(config), families.get("efficientsam"), config)
+            state_dict.to_state_dict(nano.params(config), registry.get("efficientsam"), config)
     config = tiny.config("sam")
     with pytest.raises(CheckpointError, match=r"as efficientsam: .*the efficientsam wiring"):
-        state_dict.to_state_dict(nano.params(config), families.get("efficientsam"), config)
+        state_dict.to_state_dict(nano.params(config), registry.get("efficientsam"), config)
 
 
 # -------------------------------------------------------------------------------------- damage
@@ -168,25 +169,25 @@ def test_half_precision_is_widened_tensor_by_tensor(data):
 def test_released_models_are_recognised(listing, name):
     shapes = golden.listing(listing)
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-    family = families.recognise(state)
-    assert state_dict.detect(state, family) == variants.sam(name)
-    assert families.of_release(variants.sam(name)) == family
-    assert families.closest(state, variants.sam(name)) == family
+    family = registry.recognise(state)
+    assert state_dict.detect(state, family) == named.sam(name)
+    assert registry.of_release(named.sam(name)) == family
+    assert registry.closest(state, named.sam(name)) == family
 
 
 @pytest.mark.parametrize("name", nano.NAMES)
 def test_our_own_models_are_recognised(name):
-    config = variants.sam(name)
-    family = families.of_release(config)
+    config = named.sam(name)
+    family = registry.of_release(config)
     state = state_dict.to_state_dict(nano.params(config), family, config)
     assert state_dict.detect(state) == config
 
 
 def test_what_is_not_recognised_says_why():
     with pytest.raises(CheckpointError, match="no state dict of a known model"):
-        families.recognise({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})
+        registry.recognise({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})
     odd = tiny.config("efficientsam")
-    state = state_dict.to_state_dict(nano.params(odd), families.get("efficientsam"), odd)
+    state = state_dict.to_state_dict(nano.params(odd), registry.get("efficientsam"), odd)
     with pytest.raises(CheckpointError, match=r"width 12 is not known.*name the model"):
         state_dict.detect(state)
     state = dict(small("sam_small_test")[0])
@@ -199,4 +200,4 @@ def test_what_is_not_recognised_says_why():
     ):
         state_dict.detect(state)
     with pytest.raises(ConfigError, match="no layout of checkpoints is called 'sma'"):
-        families.get("sma")
+        registry.get("sma")

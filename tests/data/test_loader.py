@@ -13,18 +13,21 @@ from esam_jax import sharding
 from esam_jax.config import (
     CropConfig,
     DataConfig,
+    ImageFolderConfig,
     MeshConfig,
     OptimConfig,
     PromptedConfig,
     RunConfig,
+    Sa1bConfig,
     SamiConfig,
+    ScenesConfig,
     SegmentConfig,
     SourceConfig,
 )
-from esam_jax.data import loader, pictures, sources
+from esam_jax.data import decode, loader, sources
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError, TrainingError
 
-SCENES = SourceConfig(kind="scenes", scenes=11, scene_px=32)
+SCENES = ScenesConfig(scenes=11, scene_px=32)
 
 
 def config(source: SourceConfig = SCENES, batch: int = 8, **options: object) -> RunConfig:
@@ -53,7 +56,7 @@ def picture_folder(root: Path, write_picture, good: int, broken: int) -> SourceC
         write_picture(root / f"good_{i:03d}.png", 20, 24, seed=i)
     for i in range(broken):
         (root / f"bad_{i:03d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(i))
-    return SourceConfig(kind="image_folder", path=str(root))
+    return ImageFolderConfig(path=str(root))
 
 
 # ------------------------------------------------------------------------------------- batches
@@ -116,7 +119,7 @@ def test_batches_differ_from_each_other_and_between_seeds():
 
 
 def test_a_set_smaller_than_the_batch_wraps_within_it():
-    source = SourceConfig(kind="scenes", scenes=3, scene_px=32)
+    source = ScenesConfig(scenes=3, scene_px=32)
     with loader.stream(config(source), mesh()) as batches:
         images = np.asarray(next(batches)["image"])
     assert len(np.unique(images, axis=0)) == 3
@@ -145,9 +148,9 @@ def test_what_cannot_work_is_refused_before_reading(tmp_path: Path):
     with pytest.raises(ConfigError, match="multiple of 8"):
         loader.stream(config(batch=12), mesh())
     with pytest.raises(MissingError, match="absent"):
-        loader.stream(config(SourceConfig(kind="sa1b", path=str(tmp_path / "absent"))), mesh())
+        loader.stream(config(Sa1bConfig(path=str(tmp_path / "absent"))), mesh())
     with pytest.raises(DataError, match="holds no"):
-        loader.stream(config(SourceConfig(kind="sa1b", path=str(tmp_path))), mesh())
+        loader.stream(config(Sa1bConfig(path=str(tmp_path))), mesh())
 
 
 # ---------------------------------------------------------------------------- broken and empty
@@ -169,7 +172,7 @@ def test_a_broken_annotation_counts_as_a_broken_record(sa1b_folder: Path):
     content = json.loads(path.read_text())
     content["annotations"][0]["segmentation"]["counts"] = "00"
     path.write_text(json.dumps(content))
-    run = config(SourceConfig(kind="sa1b", path=str(sa1b_folder)))
+    run = config(Sa1bConfig(path=str(sa1b_folder)))
     with loader.stream(run, mesh()) as batches:
         next(batches)
         assert list(batches.broken) == ["sa_2.jpg"]
@@ -179,7 +182,7 @@ def test_a_broken_annotation_counts_as_a_broken_record(sa1b_folder: Path):
 def test_records_without_a_usable_mask_are_replaced_and_counted_apart(sa1b_folder: Path):
     path = sa1b_folder / "sa_1.json"
     path.write_text(json.dumps({"annotations": []}))
-    run = config(SourceConfig(kind="sa1b", path=str(sa1b_folder)))
+    run = config(Sa1bConfig(path=str(sa1b_folder)))
     with loader.stream(run, mesh()) as batches:
         batch = next(batches)
         assert batches.empty == ("sa_1.jpg",) and batches.broken == {}
@@ -213,14 +216,14 @@ def test_too_many_for_the_disk_leave_the_run_to_another_start(
     said: str,
 ):
     source = picture_folder(tmp_path, write_picture, good=good, broken=0)
-    read = pictures.read_rgb
+    read = decode.read_rgb
 
     def refuse(path, *args):
         if re.search(which, str(path)):
             raise DiskError(f"{path} cannot be read (Input/output error): start again")
         return read(path, *args)
 
-    monkeypatch.setattr(pictures, "read_rgb", refuse)
+    monkeypatch.setattr(decode, "read_rgb", refuse)
     with (
         loader.stream(config(source, view=CropConfig(image_px=16)), mesh()) as batches,
         pytest.raises(DiskError, match=rf"{said}.*Input/output error") as caught,
@@ -247,7 +250,7 @@ def test_nothing_usable_at_all_stops_the_run(tmp_path: Path, write_picture, sa1b
     ):
         next(batches)
     run = config(
-        SourceConfig(kind="sa1b", path=str(sa1b_folder)),
+        Sa1bConfig(path=str(sa1b_folder)),
         view=PromptedConfig(image_px=32, min_area_px=1024),
     )
     with (
@@ -259,7 +262,7 @@ def test_nothing_usable_at_all_stops_the_run(tmp_path: Path, write_picture, sa1b
 
 def test_many_records_in_a_row_without_a_usable_mask_stop_the_run(monkeypatch):
     monkeypatch.setattr(loader, "_MOST_EMPTY", 5)
-    scenes = SourceConfig(kind="scenes", scenes=50, scene_px=32)
+    scenes = ScenesConfig(scenes=50, scene_px=32)
     view = PromptedConfig(image_px=32, min_area_px=1024)  # all of the picture, and max_area less
     examples = loader.Examples(sources.open_source(scenes), config(scenes, view=view).data, 0)
     with pytest.raises(

@@ -5,7 +5,7 @@ import os
 
 import jax
 import numpy as np
-import processes
+from helpers import processes
 
 from esam_jax import sharding
 from esam_jax.config import (
@@ -14,8 +14,8 @@ from esam_jax.config import (
     OptimConfig,
     PromptedConfig,
     RunConfig,
+    ScenesConfig,
     SegmentConfig,
-    SourceConfig,
 )
 from esam_jax.data import loader
 
@@ -24,7 +24,7 @@ RUN = RunConfig(
     name="test",
     task=SegmentConfig(),
     data=DataConfig(
-        source=SourceConfig(kind="scenes", scenes=6, scene_px=32),
+        source=ScenesConfig(scenes=6, scene_px=32),
         view=PromptedConfig(image_px=32, masks=2, min_area_px=4),
         threads=1,
     ),

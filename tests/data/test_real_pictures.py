@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from esam_jax.config import CropConfig, PromptedConfig
-from esam_jax.data import sources, transforms
+from esam_jax.data import sources, views
+from esam_jax.data.views import draws
 from esam_jax.ops import regions
 
 DATA = Path(os.environ.get("ESAM_TEST_DATA", "absent"))
@@ -53,8 +54,8 @@ def test_sa1b_areas_and_boxes_are_those_declared():
 def test_prompted_views(name: str, kind: str, fit: str):
     config = PromptedConfig(image_px=256, fit=fit, masks=8)
     for record in records(name, kind, 3):
-        rng = transforms.generator(0, 0, record.name)
-        view = transforms.view(record, config, rng)
+        rng = draws.generator(0, 0, record.name)
+        view = views.make(record, config, rng)
         masks = np.unpackbits(view["masks"], axis=-1).astype(bool)
         for mask, points, labels in zip(masks, view["points"], view["labels"]):
             assert mask.any() == (labels[0] != -1)
@@ -65,5 +66,5 @@ def test_prompted_views(name: str, kind: str, fit: str):
 
 def test_imagenet_crops():
     for record in records("imagenet100", "image_folder", 10):
-        rng = transforms.generator(0, 0, record.name)
-        assert transforms.view(record, CropConfig(), rng)["image"].shape == (224, 224, 3)
+        rng = draws.generator(0, 0, record.name)
+        assert views.make(record, CropConfig(), rng)["image"].shape == (224, 224, 3)

@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from esam_jax.convert import families, golden, state_dict
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import registry
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.evaluate import parity
-from esam_jax.models import variants
+from esam_jax.evaluate import golden, parity
+from esam_jax.models import named
 
 
 def small(listing):
     state = golden.state_dict(listing)
-    family = families.recognise(state)
+    family = registry.recognise(state)
     config = state_dict.detect(state, family)
     params, _ = state_dict.to_params(state, family, config)
     return ModelFile(config=config, params=params, source="a test")
@@ -31,7 +32,7 @@ def test_golden_case_of_a_kind(listing):
 
 
 def test_golden_case_of_mae():
-    report = parity.against_golden(variants.model("mae_b"))
+    report = parity.against_golden(named.model("mae_b"))
     assert report.holds and "another size of this kind" in report.against  # it has a decoder
     names = [stage.name for stage in report.stages]
     assert names == ["latent", "loss", "loss on normalised pixels"]
@@ -61,13 +62,11 @@ def test_each_kind_has_its_case():
         "mae_l": "mae_vit_b_a",
     }
     for name, case in cases.items():
-        assert parity._case_for(variants.model(name)) == case
-    odd = variants.sam("sam_nano").decoder
-    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder)
+        assert parity._case_for(named.model(name)) == case
+    odd = named.sam("sam_nano").decoder
+    encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder)
     with pytest.raises(CheckpointError, match="no PyTorch original"):
-        parity._case_for(
-            dataclasses.replace(variants.sam("sam_nano"), encoder=encoder, decoder=odd)
-        )
+        parity._case_for(dataclasses.replace(named.sam("sam_nano"), encoder=encoder, decoder=odd))
 
 
 def test_these_weights_in_transformers():

@@ -4,17 +4,17 @@ import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
-from esam_jax.config import SourceConfig
+from esam_jax.config import ScenesConfig
 from esam_jax.data import sources
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.evaluate import prompts
-from esam_jax.models import variants
-from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.models import named
+from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
 
 
@@ -56,7 +56,7 @@ class FakeSam(Sam):
     """Answers each prompt with what `answer(masks of the picture, prompt)` says."""
 
     def __init__(self, source: Pictures, answer) -> None:
-        super().__init__(Network(variants.sam("sam_nano")), {})
+        super().__init__(Network(named.sam("sam_nano")), {})
         self._source, self._answer = source, answer
 
     def encode(self, images: list[np.ndarray]) -> list[int]:
@@ -157,7 +157,7 @@ def test_broken_pictures_are_skipped_and_counted_when_asked():
 
 
 def test_the_nano_model_on_scenes():
-    source = sources.open_source(SourceConfig(kind="scenes", split="heldout"))
+    source = sources.open_source(ScenesConfig(split="heldout"))
     settings = {"images": 5, "masks_per_image": 3, "seed": 2}
     sam = nano.sam("efficientsam_nano")
     first = prompts.evaluate(sam, source, **settings)

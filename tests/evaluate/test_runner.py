@@ -3,17 +3,16 @@
 import dataclasses
 
 import jax
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
-import configs
-from esam_jax import sharding
-from esam_jax.config import EvaluateConfig, MeshConfig, SourceConfig
+from esam_jax import configs, sharding
+from esam_jax.config import EvaluateConfig, MeshConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts, runner
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.tasks.task import Task, TrainedModel
 
 NAME = "efficientsam_nano"
@@ -21,7 +20,7 @@ NAME = "efficientsam_nano"
 
 def task(*names: str) -> Task:
     def models(params):
-        return {name: TrainedModel(variants.sam(NAME), params[name]) for name in names}
+        return {name: TrainedModel(named.sam(NAME), params[name]) for name in names}
 
     return Task(
         init=dict, loss=dict, load_frozen=dict, initial=lambda: None, models=models
@@ -31,14 +30,14 @@ def task(*names: str) -> Task:
 @pytest.fixture
 def cfg():
     evaluate = EvaluateConfig(
-        source=SourceConfig(kind="scenes", split="heldout"), images=3, masks_per_image=2, seed=1
+        source=ScenesConfig(split="heldout"), images=3, masks_per_image=2, seed=1
     )
     return dataclasses.replace(configs.load("quickstart_segment"), evaluate=evaluate)
 
 
 def test_the_run_is_measured_like_a_loaded_model(cfg):
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    host = {NAME: nano.params(variants.sam(NAME))}
+    host = {NAME: nano.params(named.sam(NAME))}
     params = jax.device_put(host, sharding.shardings(host, mesh))
     result = runner.run(cfg, task(NAME), params)
     source = sources.open_source(cfg.evaluate.source)

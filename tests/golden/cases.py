@@ -11,12 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import unrolled
+from helpers import unrolled
 
 from esam_jax.config import SamConfig
-from esam_jax.convert import families, golden, state_dict
-from esam_jax.models.efficient_sam import Sam
-from esam_jax.models.prompt import PromptEncoder
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import registry
+from esam_jax.evaluate import golden
+from esam_jax.models.sam.network import Sam
+from esam_jax.models.sam.prompt_encoder import PromptEncoder
 
 LIMITS = {
     "encoder_input_sample": 5e-6,
@@ -126,7 +128,7 @@ def _decoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
 def network(listing: str, seed: int, scaled: tuple) -> Network:
     """The last one is kept: tests go case by case, so no full-size weights are made twice."""
     state = golden.state_dict(listing, seed, scaled)
-    family = families.recognise(state)
+    family = registry.recognise(state)
     config = state_dict.detect(state, family)
     params, _ = state_dict.to_params(state, family, config)
     return Network(config, params)

@@ -18,7 +18,7 @@ STEPS = 40
 def train(arguments):
     """`esam train`, except for the task and its data."""
     import jax
-    import toy
+    from helpers import toy
 
     # What the command line does, before JAX starts.
     jax.distributed.initialize(

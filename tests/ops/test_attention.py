@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esam_jax.convert import golden
 from esam_jax.errors import ConfigError
+from esam_jax.evaluate import golden
 from esam_jax.ops import attention
 
 GOLDEN = np.load(golden.FOLDER / "ops.npz")

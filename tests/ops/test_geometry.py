@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esam_jax.convert import golden
+from esam_jax.evaluate import golden
 from esam_jax.ops import geometry
 
 GOLDEN = np.load(golden.FOLDER / "ops.npz")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_regions
+from helpers import slow_regions
 from pycocotools import mask as coco_mask
 
 from esam_jax.errors import DataError
@@ -136,7 +136,7 @@ def test_small_regions_go_as_in_segment_anything(case: dict):
         "regions/all_false": np.zeros((40, 50), bool),
     }
     mask = masks[name] if name in masks else ARRAYS[name]
-    got, changed = small_regions.without(mask, int(area), kind)
+    got, changed = slow_regions.without(mask, int(area), kind)
     assert changed == case["changed"] and got.sum() == case["area"]
     wanted = np.unpackbits(ARRAYS[case["name"]], axis=-1, count=50).astype(bool)
     np.testing.assert_array_equal(got, wanted)

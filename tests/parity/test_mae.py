@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import unrolled
 from golden import cases
+from helpers import unrolled
 
-from esam_jax.convert import golden, state_dict
-from esam_jax.convert import mae as layout
-from esam_jax.models.mae import Mae
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import mae as layout
+from esam_jax.evaluate import golden
+from esam_jax.models.pretrain.mae import Mae
 from esam_jax.ops import images, losses, masking, patches
 
 

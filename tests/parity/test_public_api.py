@@ -8,7 +8,7 @@ import pytest
 from golden import cases
 
 from esam_jax.errors import PromptError
-from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.predictor import Predictor
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Embedding, Sam

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import cases
 
-from esam_jax.models.efficient_sam import Sam
+from esam_jax.models.sam.network import Sam
 from esam_jax.ops import geometry
 from esam_jax.predict import frames
 

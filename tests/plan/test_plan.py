@@ -6,10 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
-import toy
+from helpers import toy
 
-import configs
-from esam_jax import sharding
+from esam_jax import configs, sharding
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
 from esam_jax.plan import changes, compiled, costs, report, table, topologies

@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 
-from esam_jax import accelerators
 from esam_jax.errors import ConfigError, MissingError
+from esam_jax.machine import accelerators
 from esam_jax.plan import topologies
 
 

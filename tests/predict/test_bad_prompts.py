@@ -4,14 +4,14 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
 import esam_jax
 from esam_jax.convert import model_folder
 from esam_jax.errors import DataError, PromptError
-from esam_jax.models import variants
+from esam_jax.models import named
 
 HEIGHT, WIDTH = 40, 56
 NAN, INF = float("nan"), float("inf")
@@ -20,7 +20,7 @@ POINT = [[9.0, 12.0]]
 
 @pytest.fixture(scope="module", params=nano.NAMES)
 def sam(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> esam_jax.Sam:
-    config = variants.sam(request.param)
+    config = named.sam(request.param)
     folder = tmp_path_factory.mktemp("models") / request.param
     model_folder.write(folder, config, nano.params(config), source="a test")
     return _load(folder)

@@ -1,9 +1,8 @@
 """Pictures to the model input and masks back, against torch's own resampling step by step."""
 
-import nano
 import numpy as np
 import pytest
-import tiny
+from helpers import nano, tiny
 
 from esam_jax.ops import geometry
 from esam_jax.predict import frames

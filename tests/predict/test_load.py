@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
 import esam_jax
 from esam_jax.convert import model_folder
 from esam_jax.errors import PromptError
-from esam_jax.models import variants
+from esam_jax.models import named
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = variants.sam("efficientsam_nano")
+    config = named.sam("efficientsam_nano")
     model_folder.write(tmp_path, config, nano.params(config), source="a test")
     return tmp_path
 
@@ -33,7 +33,7 @@ def test_bfloat16_computes_in_halves_and_keeps_whole_parameters(folder: Path):
 
 
 def test_untrained_parts_are_a_warning(tmp_path: Path):
-    config = variants.sam("efficientsam_nano")
+    config = named.sam("efficientsam_nano")
     model_folder.write(
         tmp_path, config, nano.params(config), source="", untrained=("prompt", "decoder")
     )
@@ -42,7 +42,7 @@ def test_untrained_parts_are_a_warning(tmp_path: Path):
 
 
 def test_what_needs_an_untrained_part_is_refused_and_the_rest_answers(tmp_path: Path):
-    config = variants.sam("sam_nano")
+    config = named.sam("sam_nano")
     untrained = ("prompt/background", "prompt/mask", "decoder/single_mask")
     model_folder.write(tmp_path, config, nano.params(config), source="", untrained=untrained)
     sam = esam_jax.load(tmp_path)  # without a warning

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.ops import regions
 from esam_jax.predict import frames
 from esam_jax.predict.masks import Masks
@@ -15,7 +15,7 @@ def answer(name: str, low_res: np.ndarray | None = None) -> Masks:
     rng = np.random.default_rng(1)
     low_res = rng.normal(size=(2, 3, 32, 32)).astype(np.float32) if low_res is None else low_res
     scores = np.array([[0.3, 0.9, 0.1], [0.2, 0.1, 1.2]], np.float32)[:, : low_res.shape[1]]
-    return Masks(low_res, scores, HEIGHT, WIDTH, variants.sam(name))
+    return Masks(low_res, scores, HEIGHT, WIDTH, named.sam(name))
 
 
 @pytest.mark.parametrize(("name", "inside"), [("efficientsam_nano", True), ("sam_nano", False)])

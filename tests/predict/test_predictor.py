@@ -3,9 +3,9 @@
 import functools
 from typing import Any
 
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
 import esam_jax
 from esam_jax.errors import DataError, PromptError

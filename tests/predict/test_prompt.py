@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from esam_jax.errors import PromptError
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 
-EFFICIENTSAM, SAM = variants.sam("efficientsam_nano"), variants.sam("sam_nano")
+EFFICIENTSAM, SAM = named.sam("efficientsam_nano"), named.sam("sam_nano")
 
 
 def test_points_are_foreground_unless_told():

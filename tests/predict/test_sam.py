@@ -4,12 +4,12 @@ import dataclasses
 import functools
 
 import jax
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
 from esam_jax.errors import DataError, PromptError
-from esam_jax.models.efficient_sam import Sam as Network
+from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Embedding, Sam

@@ -16,14 +16,14 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
-import steps
+from helpers import steps
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from esam_jax.errors import DiskError
-from esam_jax.train.storage import checkpoint, shelf, verify
-from esam_jax.train.storage.checkpoint import Checkpoints
+from esam_jax.train.checkpoint import manager, step_folders, verify
+from esam_jax.train.checkpoint.manager import Checkpoints
 
 # Where a write fails, Orbax leaves threads behind whose loops are closed under them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -67,7 +67,7 @@ class Disk(RuleBasedStateMachine):
 
     @property
     def kept(self) -> list[int]:
-        return checkpoint.steps(self.workdir)
+        return manager.steps(self.workdir)
 
     def save(self) -> list[dict]:
         """The next step, and what is told of it."""
@@ -88,7 +88,7 @@ class Disk(RuleBasedStateMachine):
         before = self.kept
         handler = self.checkpoints._checkpointer.handler
         fault = {
-            "no room": lambda: mock.patch.object(shelf, "free_bytes", lambda folder: 0),
+            "no room": lambda: mock.patch.object(step_folders, "free_bytes", lambda folder: 0),
             "while it is written": lambda: mock.patch.object(handler, "async_save", refuse),
             "when it is finished": lambda: mock.patch.object(handler, "finalize", refuse),
         }[how]
@@ -101,7 +101,7 @@ class Disk(RuleBasedStateMachine):
     @rule(which=st.randoms(), damage=st.sampled_from([steps.flip, steps.cut, unmark]))
     def a_step_is_damaged(self, which, damage) -> None:
         step = which.choice(sorted(set(self.kept) - self.damaged))
-        folder = self.workdir / shelf.CHECKPOINTS_FOLDER / str(step)
+        folder = self.workdir / step_folders.CHECKPOINTS_FOLDER / str(step)
         if damage is unmark:
             unmark(folder)
         else:
@@ -112,7 +112,7 @@ class Disk(RuleBasedStateMachine):
     @rule()
     def killed_while_it_saved(self) -> None:
         """Half of a step lies there under Orbax's own name."""
-        folder = self.workdir / shelf.CHECKPOINTS_FOLDER
+        folder = self.workdir / step_folders.CHECKPOINTS_FOLDER
         half = folder / f"{self.step + 1}.orbax-checkpoint-tmp"
         if not half.exists():
             shutil.copytree(folder / str(self.kept[-1]), half)
@@ -150,7 +150,7 @@ class Disk(RuleBasedStateMachine):
         assert self.checkpoints.latest() == self.step_of(found) == newest
         self.step = newest
         self.damaged &= set(self.kept)
-        assert not [*(self.workdir / shelf.CHECKPOINTS_FOLDER).glob("*tmp*")]
+        assert not [*(self.workdir / step_folders.CHECKPOINTS_FOLDER).glob("*tmp*")]
 
     @staticmethod
     def step_of(state) -> int:
@@ -158,7 +158,7 @@ class Disk(RuleBasedStateMachine):
 
     def a_person_starts_anew(self) -> None:
         self.close()
-        shutil.rmtree(self.workdir / shelf.CHECKPOINTS_FOLDER)
+        shutil.rmtree(self.workdir / step_folders.CHECKPOINTS_FOLDER)
         self.step, self.damaged = 0, set()
         self.open()
 

@@ -15,7 +15,7 @@ import weight_files as made
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from esam_jax.convert import files
+from esam_jax.convert.formats import tensor_files
 from esam_jax.errors import CheckpointError, MissingError
 
 fuzz = settings(
@@ -38,7 +38,7 @@ def check(path: Path, data: bytes, times: int = 2) -> bool:
     """True if the file was read: the arrays are whole, `times` as large as the file at most."""
     path.write_bytes(data)
     try:
-        found = files.read(path)
+        found = tensor_files.read(path)
     except (CheckpointError, MissingError) as error:
         assert "\n" not in str(error) and len(str(error)) < 800
         return False
@@ -240,6 +240,6 @@ def test_views_are_what_torch_makes_of_them(folder, torch, views):
     data = made.torch_zip(made.state(**values))
     if sum(x.nbytes for x in wanted.values()) <= 2 * len(data):
         assert check(folder / "a.pt", data)
-        found = files.read(folder / "a.pt").tensors
+        found = tensor_files.read(folder / "a.pt").tensors
         for name, x in wanted.items():
             np.testing.assert_array_equal(found[name], x)

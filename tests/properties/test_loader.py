@@ -4,12 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_jax import sharding
-from esam_jax.config import CropConfig, DataConfig, MeshConfig, SourceConfig
-from esam_jax.data import loader, scenes
+from esam_jax.config import CropConfig, DataConfig, MeshConfig, ScenesConfig
+from esam_jax.data import loader
 from esam_jax.data.records import Record
+from esam_jax.data.sources import scene_painter
 from esam_jax.errors import DataError
 
-SOURCE = SourceConfig(kind="scenes")
+SOURCE = ScenesConfig()
 VIEW = CropConfig(image_px=8)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -30,7 +31,7 @@ class Fragile:
         if index in self.broken:
             raise DataError("broken on purpose")
         self.read_names.append(index)
-        return Record(self.name(index), scenes.draw(index, 32)[0])
+        return Record(self.name(index), scene_painter.draw(index, 32)[0])
 
 
 @given(seeds, st.integers(1, 40), st.integers(0, 4))

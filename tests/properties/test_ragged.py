@@ -2,15 +2,14 @@
 
 import functools
 
-import nano
 import numpy as np
 import pytest
-import tiny
+from helpers import nano, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esam_jax.ops import geometry
-from esam_jax.predict import queries
+from esam_jax.predict import batches
 from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import PADDING
@@ -67,7 +66,7 @@ def alone(name: str, picture: int, number: int) -> tuple[np.ndarray, np.ndarray]
     points = np.where(labels[:, None] == PADDING, -1, points).astype(np.float32)
     mask = None
     if prompt.mask is not None:
-        mask = queries.mask_logits(prompt.mask, config, height, width)[None, None]
+        mask = batches.mask_logits(prompt.mask, config, height, width)[None, None]
     features = encoded(name, picture).features
     logits, iou = network(name)(
         {"params": sam.params}, features, points[None, None], labels[None, None], mask
@@ -116,10 +115,10 @@ def test_ragged_batches_in_any_order_give_what_each_query_gives_alone(name: str)
     sam = nano.sam(name)
     many = len(all_questions(name, *SIZES[0]))
     lists = st.lists(st.integers(0, many - 1), min_size=1, max_size=20)
-    batches = st.lists(st.tuples(st.integers(0, len(SIZES) - 1), lists), min_size=1, max_size=10)
+    albums = st.lists(st.tuples(st.integers(0, len(SIZES) - 1), lists), min_size=1, max_size=10)
 
     @settings(max_examples=100)
-    @given(batches, st.booleans())
+    @given(albums, st.booleans())
     def session(batch: list[tuple[int, list[int]]], multimask: bool) -> None:
         pictures = [nano.picture(*SIZES[picture], picture) for picture, _ in batch]
         asked = [

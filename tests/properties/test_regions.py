@@ -6,14 +6,14 @@ import hypothesis.extra.numpy as hnp
 import jax
 import numpy as np
 import pytest
-import small_regions
+from helpers import slow_regions
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from esam_jax.errors import DataError
-from esam_jax.ops import bits, islands, regions
+from esam_jax.ops import bits, regions
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 23)))
 # Heights about those of one, two and three words of 32 rows; few shapes, since each is compiled.
@@ -89,7 +89,7 @@ def test_runs_of_a_crop_are_those_of_the_whole_picture(
 def test_small_regions_are_those_of_the_filled_mask(
     mask: np.ndarray, area: int, kind: Literal["holes", "islands"]
 ):
-    got, changed = small_regions.without(mask, area, kind)
+    got, changed = slow_regions.without(mask, area, kind)
     wanted = plain_without_small(mask, area, kind)
     np.testing.assert_array_equal(got, wanted)
     assert changed == any(part.sum() < area for part in parts(mask ^ (kind == "holes")))
@@ -99,7 +99,7 @@ def test_small_regions_are_those_of_the_filled_mask(
 def test_the_box_of_runs_is_that_of_the_filled_mask(mask: np.ndarray):
     x, y, wide, high = regions.mask_box(mask)
     wanted = (x, y, x + wide - 1, y + high - 1) if wide else (0, 0, 0, 0)
-    assert islands.box(np.array(regions.to_runs(mask)["counts"]), len(mask)) == wanted
+    assert slow_regions.box(np.array(regions.to_runs(mask)["counts"]), len(mask)) == wanted
 
 
 def plain_without_small(

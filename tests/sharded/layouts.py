@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import toy
+from helpers import toy
 
 from esam_jax import sharding, tasks
 from esam_jax.config import (
@@ -33,13 +33,13 @@ from esam_jax.config import (
     SamiDecoderConfig,
     SamVitConfig,
     SaveConfig,
+    ScenesConfig,
     SegmentConfig,
-    SourceConfig,
     TeacherConfig,
     VitConfig,
 )
 from esam_jax.data import loader, sources
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
 
@@ -104,7 +104,7 @@ def toy_task():
 def tasks_of(layout):
     """While it lasts, the small models can be named in a config, and the toy task is built."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(variants._BUILDERS, MODELS))
+        stack.enter_context(mock.patch.dict(named._BUILDERS, MODELS))
         if layout.task == "toy":
             stack.enter_context(mock.patch.object(tasks, "build", lambda cfg: toy_task()))
         yield
@@ -112,7 +112,7 @@ def tasks_of(layout):
 
 def config(layout, steps=STEPS, every=10):
     """The run of a layout. Promptable segmentation weighs its examples unevenly."""
-    source = SourceConfig(kind="scenes", scenes=RECORDS, scene_px=PX)
+    source = ScenesConfig(scenes=RECORDS, scene_px=PX)
     if layout.task != "segment":
         teacher = TeacherConfig(model="layout_teacher", weights="random")
         decoder = SamiDecoderConfig(width=16, depth=1, heads=8)

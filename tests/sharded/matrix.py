@@ -16,7 +16,7 @@ import sys
 
 import jax
 import layouts
-import processes
+from helpers import processes
 from layouts import Layout
 
 # Sums run in another order on another mesh. One float32 operation rounds by 6e-8, a sum of the some

@@ -21,12 +21,12 @@ from unittest import mock
 import jax
 import layouts
 import numpy as np
-import processes
+from helpers import processes
 from layouts import Layout
 
 from esam_jax import sharding
 from esam_jax.train import loop
-from esam_jax.train.metrics import log
+from esam_jax.train.telemetry import log
 
 # Of a loss, absolute and relative: some ten roundings of float32, since layouts differ by the order
 # of their sums.

@@ -8,11 +8,10 @@ import layouts
 import matrix
 import numpy as np
 import pytest
-import toy
+from helpers import toy
 from layouts import Layout
 
-import configs
-from esam_jax import sharding, tasks
+from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig, SamiConfig, SamiDecoderConfig, TeacherConfig
 from esam_jax.data import loader
 from esam_jax.train import optim, step

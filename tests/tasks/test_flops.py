@@ -10,15 +10,15 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-import unrolled
+from helpers import unrolled
 from jax.extend import core
 
-import configs
-from esam_jax import sharding, tasks
+from esam_jax import configs, sharding, tasks
 from esam_jax.config import ComputeConfig, MeshConfig, TeacherConfig
-from esam_jax.models import efficient_sam, variants
 from esam_jax.models import flops as networks
-from esam_jax.models.efficient_sam import Sam
+from esam_jax.models import named
+from esam_jax.models.sam import network
+from esam_jax.models.sam.network import Sam
 from esam_jax.tasks import flops
 from esam_jax.train.step import mean_gradient
 
@@ -38,12 +38,12 @@ def _shape(*shape, dtype=jnp.float32):
 
 
 def _params(config):
-    return jax.eval_shape(lambda key: efficient_sam.init(config, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: network.init(config, key), jax.random.key(0))
 
 
 def _encode(name, image_px):
     """The encoder of a model as a function, with abstract arguments."""
-    config = variants.sam(name)
+    config = named.sam(name)
     model = Sam(config, PLAIN)
 
     def run(params, pixels):
@@ -53,7 +53,7 @@ def _encode(name, image_px):
 
 
 def _decode(name, prompts, points=2):
-    config = variants.sam(name)
+    config = named.sam(name)
     model, grid = Sam(config, PLAIN), config.encoder.grid
 
     def run(params, embedding, points, labels):
@@ -96,7 +96,7 @@ def _counted(function, arguments):
 
 def _one_hot(name, image_px):
     """What the channels that pick relative positions add to SAM's scores: not the mathematics."""
-    config = variants.sam(name).encoder
+    config = named.sam(name).encoder
     side = image_px // config.patch_px
     total = 0
     for i in range(config.depth):
@@ -111,22 +111,22 @@ def _one_hot(name, image_px):
     [("efficientsam_ti", 224), ("efficientsam_ti", 1024), ("efficientsam_s", 1024), ("sam_b", 224)],
 )
 def test_encoders_as_xla_counts_them(name, image_px):
-    found = networks.encoder(variants.sam(name).encoder, image_px)
+    found = networks.encoder(named.sam(name).encoder, image_px)
     assert found == pytest.approx(_xla(*_encode(name, image_px)), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["efficientsam_nano", "sam_nano", "sam_b"])
 def test_products_of_the_encoders(name):
     """Exact, but for table resizing, and the edges of the neck's convolution that XLA leaves in."""
-    image_px = variants.sam(name).image_px
+    image_px = named.sam(name).image_px
     extra = _one_hot(name, image_px) if name.startswith("sam") else 0
-    found = networks.encoder(variants.sam(name).encoder, image_px)
+    found = networks.encoder(named.sam(name).encoder, image_px)
     assert found + extra == pytest.approx(_counted(*_encode(name, image_px)), rel=0.002)
 
 
 def test_products_of_mobile_sam():
     """Depthwise convolutions are no products: they are 1.3 % of this network."""
-    found = networks.encoder(variants.sam("mobile_sam").encoder, 1024)
+    found = networks.encoder(named.sam("mobile_sam").encoder, 1024)
     counted = _counted(*_encode("mobile_sam", 1024))
     assert counted < found < 1.02 * counted
 
@@ -134,7 +134,7 @@ def test_products_of_mobile_sam():
 @pytest.mark.parametrize("name", ["efficientsam_nano", "sam_nano", "efficientsam_ti"])
 def test_products_of_the_mask_decoder(name):
     for prompts in (1, 5):
-        found = networks.mask_decoder(variants.sam(name), prompts, points=2)
+        found = networks.mask_decoder(named.sam(name), prompts, points=2)
         assert found == pytest.approx(_counted(*_decode(name, prompts)), rel=0.001)
 
 
@@ -177,17 +177,17 @@ def test_segment_step_as_xla_counts_it():
 def test_encoders_on_paper():
     """GFLOP by hand for 1024 pixels: 24 N D^2 + 4 N^2 D a block, embedding and neck."""
     for name, wanted in (("ti", 204.5), ("s", 491.2), ("b", 1330)):
-        found = networks.encoder(variants.sam(f"efficientsam_{name}").encoder, 1024)
+        found = networks.encoder(named.sam(f"efficientsam_{name}").encoder, 1024)
         assert found / GIGA == pytest.approx(wanted, rel=0.01)
     for name, whole, small in (("b", 970, 35), ("l", 2990, 123), ("h", 5960, 254)):
-        config = variants.sam(f"sam_{name}").encoder
+        config = named.sam(f"sam_{name}").encoder
         assert networks.encoder(config, 1024) / GIGA == pytest.approx(whole, rel=0.01)
         assert networks.encoder(config, 224) / GIGA == pytest.approx(small, rel=0.02)
 
 
 def test_mask_decoder_on_paper():
     """3.69 GFLOP for one prompt, 2.88 for each further one; the grid's own codes come once."""
-    config = variants.sam("efficientsam_ti")
+    config = named.sam("efficientsam_ti")
     one, two = (networks.mask_decoder(config, prompts, 2) for prompts in (1, 2))
     positions = 5 * networks.linear(4096, 256, 128)
     assert (one - positions) / GIGA == pytest.approx(3.69, rel=0.01)
@@ -214,5 +214,5 @@ def test_enlarged_teacher_and_trunk_features():
         return flops.parts(changed)[0].forward / GIGA
 
     assert teacher(view="enlarged") == pytest.approx(5960, rel=0.01)
-    neck = networks.neck(variants.sam("sam_h").encoder, 196, 1280) / GIGA
+    neck = networks.neck(named.sam("sam_h").encoder, 196, 1280) / GIGA
     assert teacher() - teacher(features="trunk") == pytest.approx(neck)

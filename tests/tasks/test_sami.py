@@ -5,19 +5,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import nano
 import numpy as np
 import pytest
-import tiny
+from helpers import nano, tiny
 
-import configs
-from esam_jax import tasks
+from esam_jax import configs, tasks
 from esam_jax.config import SamiConfig, SamiDecoderConfig, TeacherConfig
-from esam_jax.convert import model_folder, timm_vit
+from esam_jax.convert import model_folder
+from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError
-from esam_jax.models import efficient_sam, variants
-from esam_jax.models.sam_vit import SamVitEncoder
-from esam_jax.models.sami import Sami
+from esam_jax.models import named
+from esam_jax.models.encoders.sam_vit import SamVitEncoder
+from esam_jax.models.pretrain.sami import Sami
+from esam_jax.models.sam import network
 from esam_jax.ops import images, masking
 
 PX, TOKENS, VISIBLE = 64, 64, 16
@@ -79,9 +79,9 @@ def _by_hand():
     """What student and teacher make of the batch, each on its own."""
     _, params, frozen = _begun()
     pixels = images.normalise(BATCH["image"])
-    encoder = variants.sam("sam_nano").encoder
+    encoder = named.sam("sam_nano").encoder
     visible, masked = choose(jax.random.key(5), 3, TOKENS, VISIBLE)
-    student = Sami(variants.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
+    student = Sami(named.sam("efficientsam_nano").encoder, DECODER, encoder.neck_width)
     found = _apply(student, params["efficientsam_nano"], pixels, visible, masked)
     target = _apply(SamVitEncoder(encoder), frozen["teacher"], pixels)
     return found.astype(np.float64), target.astype(np.float64)
@@ -93,7 +93,7 @@ def test_loss_is_over_all_tokens_of_the_teacher(loss):
     _, params, frozen = _begun()
     out = _loss(tasks.build(_config(loss=loss)), params, frozen)
     found, target = _by_hand()
-    encoder = variants.sam("sam_nano").encoder
+    encoder = named.sam("sam_nano").encoder
     assert found.shape == target.shape == (3, 8, 8, encoder.neck_width)
     if loss == "mse":
         wanted = [np.mean((found[b] - target[b]) ** 2) for b in range(3)]
@@ -111,17 +111,17 @@ def test_students_from_one_teacher_pass_learn_as_apart():
         config,
         task=dataclasses.replace(config.task, students=("efficientsam_nano", "_test_small")),
     )
-    small = dataclasses.replace(variants.sam("efficientsam_nano").encoder, width=32, depth=1)
-    whole = dataclasses.replace(variants.sam("efficientsam_nano"), encoder=small)
-    original = variants.sam
+    small = dataclasses.replace(named.sam("efficientsam_nano").encoder, width=32, depth=1)
+    whole = dataclasses.replace(named.sam("efficientsam_nano"), encoder=small)
+    original = named.sam
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants, "sam", lambda n: whole if n == "_test_small" else original(n))
+        patch.setattr(named, "sam", lambda n: whole if n == "_test_small" else original(n))
         # What the models are filled up with is not looked at here: it need not be compiled.
-        init = efficient_sam.init
+        init = network.init
         zeros = lambda config, rng: jax.tree.map(  # noqa: E731
             jnp.zeros_like, jax.eval_shape(lambda: init(config, rng))
         )
-        patch.setattr(efficient_sam, "init", zeros)
+        patch.setattr(network, "init", zeros)
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)
@@ -146,12 +146,12 @@ def test_other_targets(teacher, width):
 
 def test_enlarged_input_is_pooled_to_the_students_grid():
     """A teacher with twice the pixels sees the enlarged picture; its cells are averaged 2 x 2."""
-    original = variants.sam
+    original = named.sam
     big = dataclasses.replace(original("sam_nano").encoder, image_px=128)
     whole = dataclasses.replace(original("sam_nano"), encoder=big)
     teacher = TeacherConfig(model="_test_big", weights="random", view="enlarged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variants, "sam", lambda n: whole if n == "_test_big" else original(n))
+        patch.setattr(named, "sam", lambda n: whole if n == "_test_big" else original(n))
         _, params, frozen, out = _run(
             _config(teacher=teacher), lambda task: _drawn(jax.eval_shape(task.load_frozen))
         )
@@ -183,7 +183,7 @@ def test_a_teacher_without_weights_is_refused():
 
 
 def test_weights_of_another_teacher_are_refused(tmp_path):
-    config = variants.sam("efficientsam_nano")
+    config = named.sam("efficientsam_nano")
     params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
@@ -192,7 +192,7 @@ def test_weights_of_another_teacher_are_refused(tmp_path):
 
 
 def test_given_weights_are_the_frozen_ones(tmp_path):
-    config = variants.sam("sam_nano")
+    config = named.sam("sam_nano")
     params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))

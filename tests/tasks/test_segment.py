@@ -5,16 +5,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import nano
 import numpy as np
 import pytest
-import tiny
+from helpers import nano, tiny
 
-import configs
-from esam_jax import tasks
+from esam_jax import configs, tasks
 from esam_jax.config import SegmentConfig
 from esam_jax.errors import ConfigError
-from esam_jax.models import variants
+from esam_jax.models import named
 from esam_jax.tasks import segment
 
 # One program for each config and shape, where single operations would be hundreds.
@@ -144,7 +142,7 @@ def _batch():
 
 def _task(model, remat):
     config = configs.load("quickstart_scratch")
-    view = dataclasses.replace(config.data.view, fit=variants.sam(model).fit)
+    view = dataclasses.replace(config.data.view, fit=named.sam(model).fit)
     return tasks.build(
         dataclasses.replace(
             config,
@@ -156,7 +154,7 @@ def _task(model, remat):
 
 
 def _params(model):
-    return {model: jax.tree.map(jnp.asarray, nano.params(variants.sam(model)))}
+    return {model: jax.tree.map(jnp.asarray, nano.params(named.sam(model)))}
 
 
 def _total(task, params, batch):

@@ -4,23 +4,23 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-import nano
 import numpy as np
 import pytest
+from helpers import nano
 
-import configs
-from esam_jax import sharding, tasks
+from esam_jax import configs, sharding, tasks
 from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SegmentConfig
-from esam_jax.convert import model_folder, source
+from esam_jax.convert import load, model_folder
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.models import efficient_sam, variants
+from esam_jax.models import named
+from esam_jax.models.sam import network
 from esam_jax.tasks import start
 from esam_jax.train import optim
 from esam_jax.train import state as states
 
 
 def _folder(tmp_path, name, untrained=()):
-    config = variants.sam(name)
+    config = named.sam(name)
     params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test", untrained=untrained)
     return str(tmp_path / "model"), params
@@ -44,7 +44,7 @@ def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
 
 @pytest.mark.parametrize("decoder", [None, MaeDecoderConfig(width=32, depth=1)])
 def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
-    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, neck_width=256)
+    encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder, neck_width=256)
     config = MaeConfig(encoder=encoder, decoder=decoder)
     params = nano.params(config)
     model_folder.write(tmp_path / "vit", config, params, source="test")
@@ -69,7 +69,7 @@ def _sami_from(path, students=("efficientsam_nano",)):
 @pytest.mark.parametrize("kind", ["mae", "sam"])
 def test_sami_starts_from_a_trunk(tmp_path, kind):
     """Of MAE's weights, or of a model: what is behind the trunk is drawn."""
-    encoder = variants.sam("efficientsam_nano").encoder
+    encoder = named.sam("efficientsam_nano").encoder
     if kind == "mae":
         config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=1))
         params, path = nano.params(config), str(tmp_path / "model")
@@ -94,7 +94,7 @@ def test_sami_from_another_model_is_refused(tmp_path):
 
 
 def test_a_pretrained_vit_of_another_size_is_refused(tmp_path):
-    encoder = dataclasses.replace(variants.sam("efficientsam_nano").encoder, depth=2)
+    encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder, depth=2)
     config = MaeConfig(encoder=encoder)
     model_folder.write(tmp_path / "vit", config, nano.params(config), source="test")
     with pytest.raises(CheckpointError, match=r"another model than .*: depth 2 instead of 3; name"):
@@ -112,7 +112,7 @@ def test_parts_that_first_prompts_never_train_are_named(tmp_path):
 
     everything = ("prompt/background", "prompt/mask", "decoder/single_mask")
     assert untrained(None) == untrained(str(tmp_path / "gone")) == everything
-    config = variants.sam("sam_nano")
+    config = named.sam("sam_nano")
     for i, (before, after) in enumerate(
         [
             ((), ()),
@@ -131,7 +131,7 @@ def test_parts_that_first_prompts_never_train_are_named(tmp_path):
 
 def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
     for name in ("efficientsam_nano", "another"):
-        config = variants.sam("sam_nano" if name == "another" else name)
+        config = named.sam("sam_nano" if name == "another" else name)
         model_folder.write(
             tmp_path / "model" / name, config, nano.params(config), source="", untrained=()
         )
@@ -158,17 +158,15 @@ TEACHER = "quickstart_teacher"
 def _decoder(name, decoder_from=TEACHER, init_from=None):
     """What a start brings, and what it leaves untrained, for the model of that name."""
     task = SegmentConfig(model=name, init_from=init_from, decoder_from=decoder_from)
-    begun = start.read(task, variants.sam(name))
-    assert start.untrained(task, variants.sam(name)) == begun.untrained
+    begun = start.read(task, named.sam(name))
+    assert start.untrained(task, named.sam(name)) == begun.untrained
     return begun.params, begun.untrained
 
 
 def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
     params, untrained = _decoder("efficientsam_nano")
-    whole = source.load(TEACHER).params
-    model = jax.eval_shape(
-        lambda: efficient_sam.init(variants.sam("efficientsam_nano"), jax.random.key(0))
-    )
+    whole = load.model_file(TEACHER).params
+    model = jax.eval_shape(lambda: network.init(named.sam("efficientsam_nano"), jax.random.key(0)))
     assert untrained == ("decoder/single_mask",)  # nor was it in the teacher
     neck = {k: model["encoder"]["neck"][k] for k in ("smooth", "smooth_norm")}
     wanted = {"encoder": {"neck": neck}, "prompt": model["prompt"], "decoder": model["decoder"]}
@@ -197,7 +195,7 @@ def test_decoder_and_trunk_come_from_two_files(tmp_path):
     trunk = {k: v for k, v in params["encoder"].items() if k != "neck"}
     del theirs["encoder"]["neck"]
     jax.tree.map(np.testing.assert_array_equal, trunk, theirs["encoder"])
-    neck = source.load(TEACHER).params["encoder"]["neck"]
+    neck = load.model_file(TEACHER).params["encoder"]["neck"]
     assert set(params["encoder"]["neck"]) == {"smooth", "smooth_norm"}
     found = params["encoder"]["neck"]["smooth_norm"]
     assert np.array_equal(found["scale"], neck["smooth_norm"]["scale"])
@@ -207,7 +205,7 @@ def test_a_trained_encoder_keeps_its_neck(tmp_path):
     path, theirs = _folder(tmp_path, "efficientsam_nano")
     params, untrained = _decoder("efficientsam_nano", init_from=path)
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], theirs["encoder"])
-    teacher = source.load(TEACHER).params
+    teacher = load.model_file(TEACHER).params
     assert np.array_equal(params["prompt"]["fourier"], teacher["prompt"]["fourier"])
     assert not np.array_equal(theirs["prompt"]["fourier"], teacher["prompt"]["fourier"])
     # The trained single-mask head of the whole model went with the rest of its decoder.
@@ -226,8 +224,8 @@ def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
 
 
 def test_files_are_read_once_when_a_run_begins_and_once_when_it_goes_on(monkeypatch):
-    read, load = [], source.load
-    monkeypatch.setattr(source, "load", lambda name: read.append(name) or load(name))
+    read, model_file = [], load.model_file
+    monkeypatch.setattr(load, "model_file", lambda name: read.append(name) or model_file(name))
     for begins in (True, False):
         task = tasks.build(configs.load("quickstart_scratch"))
         if begins:
@@ -260,7 +258,7 @@ def test_a_pretraining_run_has_no_decoder_to_give(tmp_path, untrained, said):
 
 
 def test_a_pretrained_vit_has_no_decoder_to_give(tmp_path):
-    config = MaeConfig(encoder=variants.sam("efficientsam_nano").encoder)
+    config = MaeConfig(encoder=named.sam("efficientsam_nano").encoder)
     model_folder.write(tmp_path / "vit", config, nano.params(config), source="test")
     with pytest.raises(CheckpointError, match="holds no trained mask decoder"):
         _decoder("efficientsam_nano", str(tmp_path / "vit"))
@@ -268,7 +266,7 @@ def test_a_pretrained_vit_has_no_decoder_to_give(tmp_path):
 
 @pytest.mark.parametrize("student", ["efficientsam_ti", "efficientsam_s", "efficientsam_b"])
 def test_every_students_decoder_fits_sams(student):
-    sam, ours = (variants.sam(name).decoder for name in ("sam_h", student))
+    sam, ours = (named.sam(name).decoder for name in ("sam_h", student))
     both = dict.fromkeys(("background", "mask_prompts"), "learned")
     assert dataclasses.replace(ours, wiring="sam", **both) == sam
 
@@ -284,4 +282,4 @@ def test_a_decoder_that_is_gone_is_missed_at_the_start_only(tmp_path):
     with pytest.raises(MissingError, match="gone"):
         _decoder("efficientsam_nano", gone)
     task = SegmentConfig(model="efficientsam_nano", decoder_from=gone)
-    assert start.untrained(task, variants.sam("efficientsam_nano")) == ("decoder/single_mask",)
+    assert start.untrained(task, named.sam("efficientsam_nano")) == ("decoder/single_mask",)

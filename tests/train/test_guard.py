@@ -11,17 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import processes
 import pytest
-import toy
+from helpers import processes, toy
 
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
 from esam_jax.errors import TrainingError
 from esam_jax.train import guard, loop, optim, step
 from esam_jax.train import state as states
-from esam_jax.train.metrics import log
-from esam_jax.train.storage import checkpoint, checksums
+from esam_jax.train.checkpoint import checksums, manager
+from esam_jax.train.telemetry import log
 from esam_jax.typing import PerExample
 
 EIGHT = MeshConfig(data=8)
@@ -147,7 +146,7 @@ def train(monkeypatch, tmp_path):
 def final(cfg, folder):
     optimiser, mesh = optim.make(cfg.optim, cfg.steps), sharding.make_mesh(cfg.mesh)
     template = states.abstract(toy.task(), optimiser, cfg, mesh)
-    return jax.device_get(checkpoint.load(folder, cfg.steps, template))
+    return jax.device_get(manager.load(folder, cfg.steps, template))
 
 
 def spoil(*numbers, by=np.nan):
@@ -177,7 +176,7 @@ def test_f19_too_many_in_a_row_stop_the_run(train, tmp_path):
     for _ in range(2):  # the count is in the state: a resumed run stops at the same step
         with pytest.raises(TrainingError, match=message):
             train("run", spoil(6, 7, 8), guard=config)
-    assert checkpoint.steps(tmp_path / "run") == [4, 8]
+    assert manager.steps(tmp_path / "run") == [4, 8]
 
 
 SPIKE = GuardConfig(spike=4.0, spike_horizon_steps=4, max_rollbacks=2)
@@ -249,7 +248,7 @@ def test_f20_a_run_killed_around_the_rollback_ends_with_the_same_bits(train, tmp
 
         with pytest.raises(KeyboardInterrupt):
             train(name, dying, guard=SPIKE)
-        assert checkpoint.newest(tmp_path / name) == 8
+        assert manager.newest(tmp_path / name) == 8
         _, state = train(name, spike, guard=SPIKE)
         assert_same(state, whole)
         assert events(tmp_path / name)[-1:] == events(tmp_path / "whole")
@@ -263,7 +262,7 @@ def test_f20_what_a_preempted_run_saved_is_not_gone_back_to(train, tmp_path, mon
         patch.setattr(loop.hosts, "stop_agreed", lambda terminated: next(asked) == 9)
         with pytest.raises(loop.Terminated):
             train("stopped", spike, guard=SPIKE)
-    assert checkpoint.newest(tmp_path / "stopped") == 9
+    assert manager.newest(tmp_path / "stopped") == 9
     _, state = train("stopped", spike, guard=SPIKE)
     assert_same(state, whole)
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import toy
+from helpers import toy
 
 from esam_jax.config import (
     DataConfig,
@@ -24,15 +24,15 @@ from esam_jax.config import (
     GuardConfig,
     ProfileConfig,
     PromptedConfig,
+    Sa1bConfig,
     SaveConfig,
     SegmentConfig,
-    SourceConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError, TrainingError
 from esam_jax.train import loop
-from esam_jax.train.metrics import log
+from esam_jax.train.telemetry import log
 
-SCENES = SourceConfig(kind="scenes", split="heldout")
+SCENES = ScenesConfig(split="heldout")
 STRICT = GuardConfig(max_skipped=1)  # the first update that is not finite stops the run
 NANO_SEGMENT = toy.config(
     task=SegmentConfig(model="efficientsam_nano"),
@@ -138,7 +138,7 @@ def test_f07_folder_that_cannot_be_written_is_refused_first(use_toy, tmp_path, m
 
 
 def test_wrong_data_or_weights_are_refused_before_anything_is_written(tmp_path):
-    absent = SourceConfig(kind="sa1b", path=str(tmp_path / "absent"))
+    absent = Sa1bConfig(path=str(tmp_path / "absent"))
     prompted = dataclasses.replace(NANO_SEGMENT.data, source=absent)
     wrong = (
         toy.config(data=dataclasses.replace(toy.config().data, source=absent)),
@@ -261,7 +261,7 @@ cfg = c.RunConfig(
         decoder=c.SamiDecoderConfig(width=32, depth=1, heads=2),
     ),
     data=c.DataConfig(
-        source=c.SourceConfig(kind="scenes", scenes=20), view=c.CropConfig(image_px=64), threads=1
+        source=c.ScenesConfig(scenes=20), view=c.CropConfig(image_px=64), threads=1
     ),
     optim=c.OptimConfig(peak_lr=1e-3, warmup_steps=2),
     steps=int(sys.argv[2]),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
+from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
+from helpers import toy
 
-import configs
-from esam_jax import sharding, tasks
+from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
-from esam_jax.convert import source
+from esam_jax.convert import load
 from esam_jax.errors import CheckpointError, TrainingError
 from esam_jax.train import loop, teacher_check
 from esam_jax.train import state as states
-from esam_jax.train.storage import checksums
+from esam_jax.train.checkpoint import checksums
 
 ONE, FOUR = (sharding.make_mesh(MeshConfig(data=data)) for data in (1, 4))
 
@@ -127,7 +126,7 @@ def test_f22_the_shipped_teacher_gives_its_shipped_answer():
     task, mesh = tasks.build(cfg), sharding.make_mesh(MeshConfig(data=2))
     weights = states.load_frozen(task, cfg, mesh)
     answer = teacher_check.ask(task, cfg, mesh, weights)
-    file = source.SHIPPED["quickstart_teacher"] / teacher_check.ANSWER_FILE
+    file = load.SHIPPED["quickstart_teacher"] / teacher_check.ANSWER_FILE
     known = json.loads(file.read_text())
     assert answer.question == known["question"]
     apart = np.subtract(answer.numbers, known["numbers"])
@@ -135,8 +134,8 @@ def test_f22_the_shipped_teacher_gives_its_shipped_answer():
 
 
 def test_f22_a_run_asks_before_anything_is_compiled(tmp_path, monkeypatch):
-    load = {"teacher": {"head": {"kernel": np.full((3, 6), np.nan, np.float32)}}}
-    task = dataclasses.replace(TASK, load_frozen=lambda: load)
+    broken = {"teacher": {"head": {"kernel": np.full((3, 6), np.nan, np.float32)}}}
+    task = dataclasses.replace(TASK, load_frozen=lambda: broken)
     monkeypatch.setattr(loop.tasks, "build", lambda cfg: task)
     monkeypatch.setattr(loop, "jit_step", None)
     with pytest.raises(

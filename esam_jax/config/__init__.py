@@ -1,0 +1,79 @@
+"""Every configuration dataclass, its defaults and its checks.
+
+Model configs (`SamConfig`, `MaeConfig` and what they hold) say what a network is and travel with
+its weights; run configs say what to do with it. Keys end in their unit.
+"""
+
+from esam_jax.config.data import (
+    CocoConfig,
+    CropConfig,
+    DataConfig,
+    ImageFolderConfig,
+    PromptedConfig,
+    Sa1bConfig,
+    ScenesConfig,
+    SourceConfig,
+)
+from esam_jax.config.networks import (
+    ComputeConfig,
+    DecoderConfig,
+    EncoderConfig,
+    MaeConfig,
+    MaeDecoderConfig,
+    ModelConfig,
+    SamConfig,
+    SamiDecoderConfig,
+    SamVitConfig,
+    TinyVitConfig,
+    VitConfig,
+)
+from esam_jax.config.run import (
+    EvaluateConfig,
+    GuardConfig,
+    MeshConfig,
+    OptimConfig,
+    PeersConfig,
+    ProfileConfig,
+    RunConfig,
+    SaveConfig,
+)
+from esam_jax.config.tasks import (
+    SamiConfig,
+    SegmentConfig,
+    TaskConfig,
+    TeacherConfig,
+)
+
+__all__ = [
+    "CocoConfig",
+    "ComputeConfig",
+    "CropConfig",
+    "DataConfig",
+    "DecoderConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "GuardConfig",
+    "ImageFolderConfig",
+    "MaeConfig",
+    "MaeDecoderConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PeersConfig",
+    "ProfileConfig",
+    "PromptedConfig",
+    "RunConfig",
+    "Sa1bConfig",
+    "SamConfig",
+    "SamVitConfig",
+    "SamiConfig",
+    "SamiDecoderConfig",
+    "SaveConfig",
+    "ScenesConfig",
+    "SegmentConfig",
+    "SourceConfig",
+    "TaskConfig",
+    "TeacherConfig",
+    "TinyVitConfig",
+    "VitConfig",
+]

@@ -1,0 +1,1 @@
+"""One file for each format of weight files; none of them runs code from a file."""

@@ -1,0 +1,179 @@
+"""Public weights by name: where they are released, where they are kept, and whether they are whole.
+
+A preset is a file at the address of its release; a hub id is a repository on the Hugging Face hub.
+What is downloaded stays in the cache folder, and what somebody put there by hand is used alike.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from esam_jax.convert.formats import bounds
+from esam_jax.errors import CheckpointError, MissingError
+
+_TIMEOUT_S = 30
+_HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """One released file; `sha256` is None where no trusted value is known."""
+
+    address: str
+    sha256: str | None
+    licence: str
+
+    @property
+    def file(self) -> Path:
+        """Where the file is kept."""
+        return cache() / self.address.rsplit("/", 1)[-1]
+
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything"
+_EFFICIENTSAM = "https://github.com/yformer/EfficientSAM/raw/main/weights"
+_MAE = "https://dl.fbaipublicfiles.com/mae/pretrain"
+
+RELEASES = {
+    "efficientsam_ti": Release(f"{_EFFICIENTSAM}/efficient_sam_vitt.pt", None, "Apache-2.0"),
+    "efficientsam_s": Release(f"{_EFFICIENTSAM}/efficient_sam_vits.pt.zip", None, "Apache-2.0"),
+    "sam_b": Release(
+        f"{_SAM}/sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        "Apache-2.0",
+    ),
+    "sam_l": Release(
+        f"{_SAM}/sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        "Apache-2.0",
+    ),
+    "sam_h": Release(
+        f"{_SAM}/sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        "Apache-2.0",
+    ),
+    "mobile_sam": Release(
+        "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        "Apache-2.0",
+    ),
+    "mae_b": Release(f"{_MAE}/mae_pretrain_vit_base.pth", None, "CC-BY-NC-4.0"),
+    "mae_l": Release(f"{_MAE}/mae_pretrain_vit_large.pth", None, "CC-BY-NC-4.0"),
+    "mae_h": Release(f"{_MAE}/mae_pretrain_vit_huge.pth", None, "CC-BY-NC-4.0"),
+}
+
+
+def cache() -> Path:
+    """The folder of downloaded weights: $ESAM_CACHE, or esam_jax in the user's cache folder."""
+    named = os.environ.get("ESAM_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "esam_jax"
+
+
+def fetch(release: Release) -> Path:
+    """The file of a release, downloaded unless it is there; its checksum is right if it is known.
+
+    MissingError, with the address and the place to put the file, when it cannot be downloaded;
+    CheckpointError when it is another file than was released.
+    """
+    file = release.file
+    if not file.is_file():
+        _download(release)
+    _check(file, release)
+    return file
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text that names no file may be `organisation/name` on the hub.
+
+    A folder called like the organisation makes it a path: of a run that was misspelt, most likely.
+    """
+    return bool(_HUB_ID.fullmatch(source)) and not Path(source).parent.exists()
+
+
+def fetch_repository(name: str) -> Path:
+    """A folder with config.json and the safetensors of a hub repository.
+
+    MissingError with what to do by hand when it is not there and the hub cannot be reached.
+    """
+    import huggingface_hub
+
+    # Files, where the hub's own cache would have links to files elsewhere.
+    folder = cache() / name.replace("/", "--")
+    try:
+        huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=list(_HUB_FILES))
+        return folder
+    except Exception as error:  # its own types, those of its HTTP library, and OSError
+        raise MissingError(
+            f"{name!r} is no file here, and the hub does not give it ({_short(error)}); download "
+            f"config.json and model.safetensors from https://huggingface.co/{name} into {folder} "
+            "and name that folder"
+        ) from error
+
+
+def _download(release: Release) -> None:
+    """Puts the file in place whole: under another name first, then renamed."""
+    file = release.file
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        request = urllib.request.Request(release.address, headers={"User-Agent": "esam_jax"})
+        with (
+            urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer,
+            fresh.open("wb") as out,
+        ):
+            shutil.copyfileobj(answer, out, 1 << 20)
+            wanted = answer.headers.get("Content-Length")
+        if wanted is not None and fresh.stat().st_size != int(wanted):
+            raise OSError(f"the connection ended after {fresh.stat().st_size} of {wanted} bytes")
+        fresh.replace(file)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the answer, too
+        raise MissingError(
+            f"{release.address} cannot be downloaded ({_short(error)}); download it elsewhere and "
+            f"put it at {file}, or name a file that is here"
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _check(file: Path, release: Release) -> None:
+    if release.sha256 is None or _seen_whole(file, release.sha256):
+        return
+    found = bounds.sha256(file)
+    if found != release.sha256:
+        raise CheckpointError(
+            f"{file} is not the file released at {release.address}: its SHA-256 is {found}, not "
+            f"{release.sha256}; delete it, and it will be downloaded again"
+        )
+    with contextlib.suppress(OSError):  # a folder that cannot be written: checked every time
+        _note(file).write_text(_state(file, release.sha256))
+
+
+def _seen_whole(file: Path, sha256: str) -> bool:
+    """Whether this very file was checked before: hashing 2.5 GB at every start takes seconds."""
+    note = _note(file)
+    return note.is_file() and note.read_text() == _state(file, sha256)
+
+
+def _note(file: Path) -> Path:
+    return file.with_name(f"{file.name}.sha256")
+
+
+def _state(file: Path, sha256: str) -> str:
+    stat = file.stat()
+    return f"{sha256} {stat.st_size} {stat.st_mtime_ns}\n"
+
+
+def _short(error: Exception) -> str:
+    """The first line of an error, which may be a page long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,180 @@
+"""Writes a model: in the layout of its release, of transformers, of timm, or as a model folder."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+
+from esam_jax.config import ModelConfig, SamConfig
+from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert.describe import flat
+from esam_jax.convert.families import mae, registry, sam_transformers, timm_vit
+from esam_jax.convert.families.family import Family
+from esam_jax.convert.formats import tensor_files
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.typing import Params
+
+Layout = Literal["folder", "original", "transformers", "timm"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+FILES = (".pt", ".pth", ".safetensors")
+_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+# What EfficientSAM's release lacks, and the parameters whose zeros make it as good as absent.
+_EXTRAS = {
+    "background": (("prompt/background",), ("prompt/background",)),
+    "mask_prompts": (
+        ("prompt/no_mask", "prompt/mask"),
+        ("prompt/no_mask", "prompt/mask/conv_3/kernel", "prompt/mask/conv_3/bias"),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """Where a model was written, how, and what the layout could not hold."""
+
+    path: Path
+    layout: str
+    dropped: tuple[str, ...] = ()
+
+
+def layout_of(target: Path) -> Layout:
+    """The layout that a target has unless another is asked for: by its ending."""
+    return "original" if target.suffix in FILES else "folder"
+
+
+def write(
+    file: ModelFile,
+    target: str | Path,
+    *,
+    layout: Layout | None = None,
+    dtype: Dtype = "float32",
+    drop_extras: bool = False,
+) -> Written:
+    """Puts the model in place, whole, as a single file or a folder.
+
+    layout: `folder` is a model folder of this package; `original` the state dict that its authors'
+    code loads with strict=True; `transformers` the names and config.json of SamModel; `timm` the
+    image encoder alone. CheckpointError when the layout cannot express the model: `drop_extras`
+    leaves out what it lacks (the answer names it). MissingError when the target cannot be written.
+    """
+    target = Path(target)
+    layout = layout_of(target) if layout is None else layout
+    single = target.suffix in FILES
+    if layout == "folder":
+        if single:
+            raise CheckpointError(
+                f"{target} is a file, but layout 'folder' makes a folder: name one"
+            )
+        tensors = {path: _cast(path, x, dtype) for path, x in flat(file.params).items()}
+        model_folder.write(
+            target,
+            file.config,
+            state_dict.nested(tensors),
+            source=file.source,
+            licence=file.licence,
+            untrained=file.untrained,
+            unused=file.unused,
+        )
+        return Written(path=target, layout=layout)
+    if not single and layout != "transformers":
+        raise CheckpointError(
+            f"{target} is no {', '.join(FILES)}: name a file, or take --layout folder"
+        )
+    family, config, params, dropped = _fitted(file, layout, drop_extras)
+    state = state_dict.to_state_dict(params, family, config, file.unused)
+    state = {name: _cast(name, x, dtype) for name, x in state.items()}
+    if single:
+        _write_file(target, state, family, file.source)
+    else:
+        assert isinstance(config, SamConfig)
+        _write_transformers(target, state, config, dtype)
+    return Written(path=target, layout=family.name, dropped=dropped)
+
+
+def _fitted(
+    file: ModelFile, layout: Layout, drop_extras: bool
+) -> tuple[Family, ModelConfig, Params, tuple[str, ...]]:
+    """The layout's family, and the model as that can express it."""
+    if layout == "timm":
+        config, params = file.config, file.params
+        if isinstance(config, SamConfig):
+            config, params = timm_vit.backbone(config, params, file.unused)
+        return mae.FAMILY, config, params, ()
+    if layout == "transformers":
+        return sam_transformers.FAMILY, file.config, file.params, ()
+    config, params, dropped = _without_extras(file, drop_extras)
+    return registry.of_release(config), config, params, dropped
+
+
+def _without_extras(
+    file: ModelFile, drop_extras: bool
+) -> tuple[ModelConfig, Params, tuple[str, ...]]:
+    """The model less what EfficientSAM's release lacks; refused where that would change it."""
+    config = file.config
+    if not isinstance(config, SamConfig) or config.decoder.wiring != "efficientsam":
+        return config, file.params, ()
+    there = [field for field in _EXTRAS if getattr(config.decoder, field) == "learned"]
+    weights = flat(file.params)
+    trained = [f for f in there if any(np.any(weights[path]) for path in _EXTRAS[f][1])]
+    lost = tuple(branch for field in trained for branch in _EXTRAS[field][0])
+    if lost and not drop_extras:
+        raise CheckpointError(
+            f"EfficientSAM's layout has no {' and no '.join(trained)}, so {', '.join(lost)} would "
+            "be lost: --drop-extras leaves them out, a model folder keeps them"
+        )
+    gone = [branch for field in there for branch in _EXTRAS[field][0]]
+    kept = {
+        path: x
+        for path, x in weights.items()
+        if not any(path == branch or path.startswith(f"{branch}/") for branch in gone)
+    }
+    decoder = dataclasses.replace(config.decoder, background="none", mask_prompts="none")
+    config = dataclasses.replace(config, decoder=decoder)
+    return config, state_dict.nested(kept), lost
+
+
+def _cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
+    """The array in the dtype asked for, unless it counts something."""
+    if array.dtype.kind == "i":
+        return array
+    with np.errstate(over="ignore"):
+        cast = np.asarray(array).astype(_DTYPES[dtype], copy=False)
+    if dtype == "float16" and not np.isfinite(cast).all():
+        raise CheckpointError(
+            f"{name} reaches {np.abs(array).max():.3g}, which float16 cannot hold (65504 at most): "
+            "take bfloat16"
+        )
+    return cast
+
+
+def _write_file(target: Path, state: dict[str, np.ndarray], family: Family, source: str) -> None:
+    if target.suffix == ".safetensors":
+        tensor_files.write_safetensors(target, state, {"format": "pt", "source": source})
+    else:
+        tensor_files.write_torch(target, state, wrap=family.wrap)
+
+
+def _write_transformers(
+    folder: Path, state: dict[str, np.ndarray], config: SamConfig, dtype: Dtype
+) -> None:
+    """The folder that SamModel.from_pretrained takes; the weights come last."""
+    contents = {
+        "config.json": sam_transformers.config_json(config, dtype),
+        "preprocessor_config.json": sam_transformers.preprocessor_json(config),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            fresh = folder / f".{name}.{os.getpid()}.new"
+            fresh.write_text(json.dumps(content, indent=2) + "\n")
+            fresh.replace(folder / name)
+    except OSError as error:
+        raise MissingError(f"{folder} cannot be written ({error}); name another") from error
+    tensor_files.write_safetensors(folder / model_folder.WEIGHTS_FILE, state, {"format": "pt"})

@@ -1,0 +1,91 @@
+"""COCO instance annotations: one json for all pictures, polygons or run lengths for each object."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from esam_jax.data import decode
+from esam_jax.data.records import CocoMasks, Record
+from esam_jax.data.sources.annotations import field, read_json, segmentations
+from esam_jax.errors import DataError, MissingError
+
+_MAX_JSON_BYTES = 2**31
+
+
+class CocoInstances:
+    """The pictures of a COCO json that have at least one object; crowds are no objects.
+
+    Annotations live in the frame of the stored pixels, so EXIF rotation is not applied.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._json = find_json(path)
+        content = read_json(self._json, _MAX_JSON_BYTES)
+        images = field(content, "images", list, str(self._json))
+        annotations = field(content, "annotations", list, str(self._json))
+        self._objects: dict[int, list[Any]] = {}
+        for number, annotation in enumerate(annotations):
+            owner = field(annotation, "image_id", int, f"{self._json}: annotation {number}")
+            if not annotation.get("iscrowd"):
+                self._objects.setdefault(owner, []).append(annotation)
+        entries = {}
+        for number, image in enumerate(images):
+            identity, name = _identity(image, f"{self._json}: image {number}")
+            if identity in entries:
+                raise DataError(f"{self._json}: the image id {identity} is there twice")
+            entries[identity] = (name, image)
+        self._images = [entry for identity, entry in entries.items() if identity in self._objects]
+        if not self._images:
+            raise DataError(f"{self._json} has no picture with an object that is not a crowd")
+        self._root = _picture_folder(self._json, self._images[0][0])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        return self._images[index][0]
+
+    def read(self, index: int) -> Record:
+        name, entry = self._images[index]
+        image = decode.read_rgb(self._root / name, orientation="stored")
+        height, width, _ = image.shape
+        declared = (field(entry, "height", int, name), field(entry, "width", int, name))
+        if declared != (height, width):
+            raise DataError(f"{name} is {height} x {width}, but {self._json.name} says {declared}")
+        found = segmentations(self._objects[entry["id"]], (list, Mapping), name)
+        return Record(name, image, CocoMasks(name, found, height, width))
+
+
+def find_json(path: Path) -> Path:
+    """The instance json that `path` is, or that lies beside or in the image folder `path`."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise MissingError(f"{path} is neither a json file nor a folder")
+    path = path.resolve()
+    name = f"instances_{path.name}.json"
+    candidates = (path.parent / name, path.parent / "annotations" / name, path / name)
+    for candidate in (*candidates, *sorted(path.glob("instances_*.json"))):
+        if candidate.is_file():
+            return candidate
+    raise MissingError(f"no {name} beside {path}; give the path of the json itself")
+
+
+def _picture_folder(json: Path, first: str) -> Path:
+    """Where the pictures of a json are; COCO itself has annotations/ and, beside it, val2017/."""
+    split = json.stem.removeprefix("instances_")
+    parent, above = json.parent, json.resolve().parent.parent
+    folders = (parent / split, above / split, parent / "images", above / "images", parent)
+    for folder in folders:
+        if os.path.isfile(folder / first):  # which says no to a name that no file can have
+            return folder
+    raise MissingError(f"{first} of {json} is in none of {', '.join(map(str, folders))}")
+
+
+def _identity(image: Any, where: str) -> tuple[int, str]:
+    identity, name = field(image, "id", int, where), field(image, "file_name", str, where)
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not name:
+        raise DataError(f"{where} is {name!r}, but must be a name below the picture folder")
+    return identity, name

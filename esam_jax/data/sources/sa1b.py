@@ -1,0 +1,43 @@
+"""SA-1B's layout: `sa_<id>.jpg` with `sa_<id>.json` beside it, masks as compressed run lengths."""
+
+from pathlib import Path, PurePosixPath
+
+from esam_jax.data import decode
+from esam_jax.data.records import CocoMasks, Record
+from esam_jax.data.sources.annotations import field, read_json, segmentations
+from esam_jax.data.sources.image_folder import list_pictures
+from esam_jax.errors import DataError
+
+_MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
+
+
+class Sa1b:
+    """Every `sa_*.jpg` at any depth below a folder, in the frame of its stored pixels."""
+
+    def __init__(self, path: Path) -> None:
+        self._root = path
+        self._names = [name for name in list_pictures(path) if is_sa1b(name)]
+        if not self._names:
+            raise DataError(f"{path} holds no sa_*.jpg at any depth")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def read(self, index: int) -> Record:
+        name = self._names[index]
+        path = self._root / name
+        content = read_json(path.with_suffix(".json"), _MAX_JSON_BYTES)
+        annotations = field(content, "annotations", list, name)
+        found = segmentations(annotations, dict, name)
+        image = decode.read_rgb(path, orientation="stored")
+        height, width, _ = image.shape
+        return Record(name, image, CocoMasks(name, found, height, width))
+
+
+def is_sa1b(name: str) -> bool:
+    """Whether a picture's name is one of SA-1B's."""
+    parts = PurePosixPath(name)
+    return parts.name.startswith("sa_") and parts.suffix == ".jpg"

@@ -1,0 +1,1 @@
+"""What this machine is: accelerators, compiled programs, memory, versions."""

@@ -1,0 +1,198 @@
+"""MobileSAM's image encoder: TinyViT, convolutions then windowed attention (arXiv:2306.14289).
+
+After upstream tiny_vit_sam.py (TinyViT is arXiv:2207.10666). Positions are told by the convolutions
+and by the biases of the attention alone, so any size that is a whole number of patches will do.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from esam_jax.config import ComputeConfig, TinyVitConfig
+from esam_jax.errors import ConfigError
+from esam_jax.models.parts.layers import LayerNorm, Mlp, Neck, block_class, gelu, linear, precision
+from esam_jax.ops import attention, convolution
+
+_EXPANSION = 4  # of the bottlenecks in stage 0 (upstream mbconv_expand_ratio)
+_EPS = 1e-5  # of every norm here; the neck's are 1e-6
+
+
+class BatchNorm(nn.Module):
+    """Normalises by stored statistics, in float32: {scale, bias, mean, variance} a channel.
+
+    The statistics are those of the original's training. No gradient reaches them, so they stay as
+    they are when a network is trained further, and what starts from nothing is not normalised.
+    """
+
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
+        zeros, ones, shape = nn.initializers.zeros, nn.initializers.ones, (x.shape[-1],)
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean, variance = self.param("mean", zeros, shape), self.param("variance", ones, shape)
+        mean, variance = lax.stop_gradient((mean, variance))
+        out = (x.astype(jnp.float32) - mean) * (lax.rsqrt(variance + _EPS) * scale) + bias
+        return out.astype(self.compute.dtype)
+
+
+class Depthwise(nn.Module):
+    """3x3 convolution of each channel apart: {kernel} [3, 3, C]."""
+
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> Float[Array, "B _ _ C"]:
+        # Xavier counts all channels as outputs of each, and the signal would fade: no norm
+        # restores it (`BatchNorm`).
+        kernel = self.param("kernel", _depthwise_init, (3, 3, x_BhwC.shape[-1]))
+        return convolution.depthwise(x_BhwC, kernel, self.stride)
+
+
+def _depthwise_init(rng: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "3 3 C"]:
+    return jax.random.normal(rng, shape) / 3.0  # nine inputs each
+
+
+class WindowAttention(nn.Module):
+    """Attention inside windows: {norm, query, key, value, out, biases}.
+
+    The grid is padded with zeros to whole windows before the norm, so that a padded cell is the
+    norm's bias; it is not masked. `biases` [A, window**2], one for each distance in rows and
+    columns, |rows| * window + |columns|, are added to the scaled scores.
+    """
+
+    heads: int
+    window: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        (_, h, w, D), compute, side = x_BhwD.shape, self.compute, self.window
+        per_head = (self.heads, D // self.heads)
+        windows, padded = attention.to_windows(x_BhwD, side)
+        x_XND = windows.reshape(-1, side**2, D)
+        x_XND = LayerNorm(_EPS, compute, name="norm")(x_XND)
+        biases_AL = self.param("biases", nn.initializers.zeros, (self.heads, side**2))
+        mixed = attention.attend(
+            linear(per_head, compute, "query")(x_XND),
+            linear(per_head, compute, "key")(x_XND),
+            linear(per_head, compute, "value")(x_XND),
+            bias=attention.distance_biases(biases_AL, side),
+            impl="xla",  # the only one that takes a bias; a window has few tokens
+            precision=precision(compute),
+        )
+        out = linear(D, compute, "out", axis=(-2, -1))(mixed)
+        return attention.from_windows(out.reshape(windows.shape), padded, (h, w))
+
+
+class TinyVitBlock(nn.Module):
+    """Windowed attention, depthwise convolution, MLP: {attn, local, local_norm, mlp_norm, mlp}.
+
+    The convolution has no residual and no activation.
+    """
+
+    heads: int
+    window: int
+    mlp_width: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+        compute = self.compute
+        x = x_BhwD + WindowAttention(self.heads, self.window, compute, name="attn")(x_BhwD)
+        x = BatchNorm(compute, name="local_norm")(Depthwise(name="local")(x))
+        normed = LayerNorm(_EPS, compute, name="mlp_norm")(x)
+        return x + Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
+
+
+class Bottleneck(nn.Module):
+    """Pointwise to `inner`, depthwise, pointwise to `width`, each with its norm.
+
+    {expand, expand_norm, spatial, spatial_norm, project, project_norm}; no activation at the end.
+    """
+
+    inner: int
+    width: int
+    stride: int = 1
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> Float[Array, "B _ _ D"]:
+        compute = self.compute
+        x = linear(self.inner, compute, "expand", use_bias=False)(x_BhwC)
+        x = gelu(BatchNorm(compute, name="expand_norm")(x))
+        x = Depthwise(self.stride, name="spatial")(x)
+        x = gelu(BatchNorm(compute, name="spatial_norm")(x))
+        x = linear(self.width, compute, "project", use_bias=False)(x)
+        return BatchNorm(compute, name="project_norm")(x)
+
+
+class Stage(nn.Module):
+    """One of the config's stages: {block_00.., downsample}, the last without its downsample.
+
+    Stage 0 has residual bottlenecks for blocks, with the activation after the sum.
+    """
+
+    config: TinyVitConfig
+    number: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B _ _ C"]:
+        cfg, i, compute, x = self.config, self.number, self.compute, x_BhwD
+        width = cfg.widths[i]
+        for j in range(cfg.depths[i]):
+            name = f"block_{j:02d}"
+            if i == 0:
+                bottleneck = block_class(Bottleneck, compute)
+                x = gelu(x + bottleneck(_EXPANSION * width, width, compute=compute, name=name)(x))
+            else:
+                block = block_class(TinyVitBlock, compute)
+                x = block(
+                    cfg.all_heads[i], cfg.windows[i], cfg.mlp_ratio * width, compute, name=name
+                )(x)
+        if i == len(cfg.widths) - 1:
+            return x
+        following = cfg.widths[i + 1]
+        stride = 1 if i == len(cfg.widths) - 2 else 2
+        return Bottleneck(following, following, stride, compute, name="downsample")(x)
+
+
+class TinyVitEncoder(nn.Module):
+    """Normalised pixels to a feature map: {stem_1, stem_1_norm, stem_2.., stage_0.., neck}."""
+
+    config: TinyVitConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        cfg, compute, (_, H, W, _) = self.config, self.compute, pixels_BHWC.shape
+        if H % cfg.patch_px or W % cfg.patch_px:
+            raise ConfigError(
+                f"image is {H} x {W} pixels, but must be whole patches of {cfg.patch_px}: "
+                "resize, crop or pad it"
+            )
+        x = _halve(cfg.widths[0] // 2, compute, "stem_1")(pixels_BHWC)
+        x = gelu(BatchNorm(compute, name="stem_1_norm")(x))
+        x = _halve(cfg.widths[0], compute, "stem_2")(x)
+        x = BatchNorm(compute, name="stem_2_norm")(x)
+        for i in range(len(cfg.widths)):
+            x = Stage(cfg, i, compute, name=f"stage_{i}")(x)
+        return Neck(cfg.neck_width, compute, name="neck")(x)
+
+
+def _halve(width: int, compute: ComputeConfig, name: str) -> nn.Conv:
+    """3x3 convolution of stride 2: {kernel}. A cell is centred on its top-left pixel."""
+    return nn.Conv(
+        width,
+        (3, 3),
+        (2, 2),
+        padding=1,  # on all sides: "SAME" would pad even sizes at the bottom and right alone
+        use_bias=False,
+        dtype=jnp.dtype(compute.dtype),
+        precision=precision(compute),
+        name=name,
+    )

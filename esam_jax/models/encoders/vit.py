@@ -1,0 +1,80 @@
+"""Plain ViT image encoder of EfficientSAM (arXiv:2312.00863, section 3).
+
+All attention is global, positions are absolute, and no norm follows the last block (upstream
+efficient_sam_encoder.py). The trunk alone, on some of the patches, is what SAMI pretrains.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from esam_jax.config import ComputeConfig, VitConfig
+from esam_jax.models.parts import stack
+from esam_jax.models.parts.layers import Attention, Block, Neck, linear
+from esam_jax.ops import masking, patches, positions
+
+
+class VitEncoder(nn.Module):
+    """Normalised pixels to a feature map: {patch_embed, positions, block_00.., neck}.
+
+    `positions` is learned on the pretraining grid, with slot 0 for a class token. It starts as the
+    sine-cosine code, which MAE keeps fixed: so even a network trained from nothing knows at its
+    first step where its patches lie.
+    """
+
+    config: VitConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    def setup(self) -> None:
+        cfg = self.config
+        attention = functools.partial(Attention, cfg.heads, compute=self.compute)
+        self.patch_embed = linear(cfg.width, self.compute, "patch_embed")
+        slots = 1 + cfg.pretrain_grid**2
+        self.positions = self.param("positions", first_positions, (slots, cfg.width))
+        self.blocks = [
+            Block(attention, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
+            for i in range(cfg.depth)
+        ]
+        self.neck = Neck(cfg.neck_width, self.compute, name="neck")
+
+    def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        h, w = (size // self.config.patch_px for size in pixels_BHWC.shape[1:3])
+        x_BND = self.trunk(pixels_BHWC)
+        return self.neck(x_BND.reshape(-1, h, w, self.config.width))
+
+    def trunk(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"] | None = None,
+        class_token: Float[Array, " D"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Tokens after the last block, raster order.
+
+        `visible_BV` keeps only the patches with these raster indices, in this order. A class token,
+        if given, takes part with the position of slot 0 and comes back first.
+        """
+        patches_BhwF = patches.patchify(pixels_BHWC, self.config.patch_px)
+        B, h, w, F = patches_BhwF.shape
+        # The table was learned on the pretraining grid, so fit it to this image's.
+        position = positions.resample(self.positions, h, w).reshape(h * w, -1)
+        patches_BNF = patches_BhwF.reshape(B, h * w, F)
+        if visible_BV is not None:
+            patches_BNF, position = masking.gather(patches_BNF, visible_BV), position[visible_BV]
+        x_BND = self.patch_embed(patches_BNF)
+        x_BND = x_BND + position.astype(x_BND.dtype)
+        if class_token is not None:
+            token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
+            first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
+            x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
+        return stack.through(self.blocks, x_BND, compute=self.compute)
+
+
+def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:
+    """The sine-cosine code of a square grid, behind a slot of zeros for the class token."""
+    slots, width = shape
+    side = int((slots - 1) ** 0.5)
+    return jnp.pad(jnp.asarray(positions.sincos(side, side, width)), ((1, 0), (0, 0)))

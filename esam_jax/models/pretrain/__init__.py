@@ -1,0 +1,1 @@
+"""Networks that exist for pretraining alone."""

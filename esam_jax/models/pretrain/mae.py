@@ -1,0 +1,115 @@
+"""MAE: a ViT rebuilds the pixels of the patches it has not seen (arXiv:2111.06377).
+
+As upstream models_mae.py computes it, for its released weights: the encoder sees the visible
+patches behind a class token; in the decoder one learned token stands for every patch that was
+removed. Without a decoder this is the plain pretrained ViT whose layout timm shares.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from esam_jax.config import ComputeConfig, MaeConfig, MaeDecoderConfig
+from esam_jax.errors import ConfigError
+from esam_jax.models.encoders.vit import VitEncoder, first_positions
+from esam_jax.models.parts import stack
+from esam_jax.models.parts.layers import Attention, Block, LayerNorm, linear
+from esam_jax.ops import masking, positions
+from esam_jax.typing import Params
+
+
+class Mae(nn.Module):
+    """{encoder, class_token, norm}, and with a decoder {embed, mask_token, decoder, head}.
+
+    `encoder` holds what `VitEncoder` holds, less the neck. Pixels as `ops.images.normalise` gives
+    them. Both position tables start as the sine-cosine code, which upstream keeps fixed.
+    """
+
+    config: MaeConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    def setup(self) -> None:
+        cfg, compute = self.config, self.compute
+        first = nn.initializers.normal(0.02)
+        self.encoder = VitEncoder(cfg.encoder, compute)
+        self.class_token = self.param("class_token", first, (cfg.encoder.width,))
+        self.norm = LayerNorm(1e-6, compute)
+        if cfg.decoder is not None:
+            self.embed = linear(cfg.decoder.width, compute, "embed")
+            self.mask_token = self.param("mask_token", first, (cfg.decoder.width,))
+            self.decoder = MaeDecoder(cfg.decoder, 1 + cfg.encoder.pretrain_grid**2, compute)
+            # What is compared with the target is never rounded to 16 bits.
+            whole = dataclasses.replace(compute, dtype="float32")
+            self.head = linear(3 * cfg.encoder.patch_px**2, whole, "head")
+
+    def encode(
+        self, pixels_BHWC: Float[Array, "B H W 3"], visible_BV: Int[Array, "B V"] | None = None
+    ) -> Float[Array, "B T D"]:
+        """The class token, then the patches, after the last norm.
+
+        `visible_BV` keeps the patches with these raster indices, in this order; None keeps all, in
+        raster order.
+        """
+        return self.norm(self.encoder.trunk(pixels_BHWC, visible_BV, self.class_token))
+
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"],
+        masked_BM: Int[Array, "B M"],
+    ) -> Float[Array, "B N F"]:
+        """Predicted pixels of every patch in raster order, F as `ops.patches.patchify` has them.
+
+        `visible_BV` and `masked_BM` together name each patch of the image once, by raster index.
+        ConfigError for a model without a decoder.
+        """
+        if self.config.decoder is None:
+            raise ConfigError("decoder is None, so nothing is predicted: call `encode`")
+        h, w = (size // self.config.encoder.patch_px for size in pixels_BHWC.shape[1:3])
+        x_BTE = self.embed(self.encode(pixels_BHWC, visible_BV))
+        token_E = self.mask_token.astype(x_BTE.dtype)
+        removed_BME = jnp.broadcast_to(token_E, (*masked_BM.shape, token_E.size))
+        merged_BNE = jnp.concatenate([x_BTE[:, 1:], removed_BME], axis=1)
+        x_BNE = masking.restore(merged_BNE, masking.order(visible_BV, masked_BM))
+        x_BTE = self.decoder(jnp.concatenate([x_BTE[:, :1], x_BNE], axis=1), (h, w))
+        return self.head(x_BTE[:, 1:])
+
+
+class MaeDecoder(nn.Module):
+    """[class token, patches in raster order] to the same: {positions, block_00.., norm}.
+
+    `positions` has `slots` of them, slot 0 for the class token, as in the encoder.
+    """
+
+    config: MaeDecoderConfig
+    slots: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self, x_BTE: Float[Array, "B T E"], grid: tuple[int, int]
+    ) -> Float[Array, "B T E"]:
+        cfg, compute = self.config, self.compute
+        table_SE = self.param("positions", first_positions, (self.slots, cfg.width))
+        patches_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width)
+        x_BTE = x_BTE + jnp.concatenate([table_SE[:1], patches_NE]).astype(x_BTE.dtype)
+        attention = functools.partial(Attention, cfg.heads, compute=compute)
+        mlp_width = cfg.mlp_ratio * cfg.width
+        blocks = [
+            Block(attention, mlp_width, compute, name=f"block_{i:02d}") for i in range(cfg.depth)
+        ]
+        x_BTE = stack.through(blocks, x_BTE, compute=compute)
+        return LayerNorm(1e-6, compute, name="norm")(x_BTE)
+
+
+def init(config: MaeConfig, rng: Key[Array, ""]) -> Params:
+    """Every parameter of the model, freshly drawn; under `jax.jit` nothing else is computed."""
+    px, model = config.encoder.pretrain_px, Mae(config)
+    pixels = jnp.zeros((1, px, px, 3))
+    if config.decoder is None:
+        return model.init(rng, pixels, method=Mae.encode)["params"]
+    tokens = jnp.arange(config.encoder.pretrain_grid**2)[None]
+    return model.init(rng, pixels, tokens[:, :1], tokens[:, 1:])["params"]

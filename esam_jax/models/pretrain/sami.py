@@ -1,0 +1,122 @@
+"""SAMI: a ViT reconstructs a teacher's features from some of the patches (arXiv:2312.00863, 3.2).
+
+The encoder sees the visible patches only. In the decoder the masked tokens are the queries; keys
+and values are the visible and the masked tokens together. Both halves, merged in image order, are
+mapped linearly to the teacher's width. Where the paper is silent, this takes the simplest reading
+and otherwise MAE's (arXiv:2111.06377): a class token and a last norm in the encoder, positions
+added once to both halves before the decoder, blocks of pre-norm cross-attention and MLP, and a
+visible half that stays as it enters.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from esam_jax.config import ComputeConfig, SamiDecoderConfig, VitConfig
+from esam_jax.models.encoders.vit import VitEncoder
+from esam_jax.models.parts import stack
+from esam_jax.models.parts.layers import Attention, LayerNorm, Mlp, linear
+from esam_jax.ops import masking, positions
+
+
+class Sami(nn.Module):
+    """Predicted teacher features: {encoder, class_token, norm, embed, decoder, head}.
+
+    `encoder` holds what `VitEncoder` holds, less the neck, so that it can be taken over as it is;
+    the rest is thrown away after pretraining.
+    """
+
+    encoder: VitConfig
+    decoder: SamiDecoderConfig
+    target_width: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"],
+        masked_BM: Int[Array, "B M"],
+    ) -> Float[Array, "B h w T"]:
+        """Features of every patch, in image order.
+
+        `visible_BV` and `masked_BM` together name each patch of the image once, by raster index.
+        """
+        h, w = (size // self.encoder.patch_px for size in pixels_BHWC.shape[1:3])
+        token_D = self.param("class_token", nn.initializers.normal(0.02), (self.encoder.width,))
+        encoder = VitEncoder(self.encoder, self.compute, name="encoder")
+        # The class token has done its work when the encoder ends: the decoder rebuilds patches.
+        x_BVD = encoder.trunk(pixels_BHWC, visible_BV, token_D)[:, 1:]
+        x_BVD = LayerNorm(1e-6, self.compute, name="norm")(x_BVD)
+        x_BVE = linear(self.decoder.width, self.compute, "embed")(x_BVD)
+        decoder = SamiDecoder(
+            self.decoder, self.encoder.pretrain_grid, self.compute, name="decoder"
+        )
+        x_BNE = decoder(x_BVE, visible_BV, masked_BM, (h, w))
+        x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BM))
+        # What is compared with the target is never rounded to 16 bits.
+        whole = dataclasses.replace(self.compute, dtype="float32")
+        features = linear(self.target_width, whole, "head")(x_BNE)
+        return features.reshape(-1, h, w, self.target_width)
+
+
+class SamiDecoder(nn.Module):
+    """[visible, masked] tokens for the head: {mask_token, positions, block_00.., norm}.
+
+    `positions` is learned for a square of `grid` cells and starts as MAE's sine-cosine code: so
+    masked tokens differ, and can find their neighbours, from the first step on.
+    """
+
+    config: SamiDecoderConfig
+    grid: int
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self,
+        visible_BVE: Float[Array, "B V E"],
+        visible_BV: Int[Array, "B V"],
+        masked_BM: Int[Array, "B M"],
+        grid: tuple[int, int],
+    ) -> Float[Array, "B V+M E"]:
+        cfg, dtype = self.config, visible_BVE.dtype
+        table_SE = self.param("positions", _first_positions, (self.grid**2, cfg.width))
+        position_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width).astype(dtype)
+        token_E = self.param("mask_token", nn.initializers.normal(0.02), (cfg.width,))
+        visible_BVE = visible_BVE + position_NE[visible_BV]
+        masked_BME = token_E.astype(dtype) + position_NE[masked_BM]
+        blocks = [CrossBlock(cfg, self.compute, name=f"block_{i:02d}") for i in range(cfg.depth)]
+        masked_BME = stack.through(blocks, masked_BME, visible_BVE, compute=self.compute)
+        merged_BNE = jnp.concatenate([visible_BVE, masked_BME], axis=1)
+        return LayerNorm(1e-6, self.compute, name="norm")(merged_BNE)
+
+
+class CrossBlock(nn.Module):
+    """Masked tokens look at all tokens: {query_norm, context_norm, attn, mlp_norm, mlp}."""
+
+    config: SamiDecoderConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    @nn.compact
+    def __call__(
+        self, masked_BME: Float[Array, "B M E"], visible_BVE: Float[Array, "B V E"]
+    ) -> Float[Array, "B M E"]:
+        cfg, compute = self.config, self.compute
+
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(1e-6, compute, name=name)
+
+        context_BNE = jnp.concatenate([visible_BVE, masked_BME], axis=1)
+        attn = Attention(cfg.heads, compute=compute, name="attn")
+        x = masked_BME + attn(norm("query_norm")(masked_BME), norm("context_norm")(context_BNE))
+        mlp = Mlp(cfg.mlp_ratio * cfg.width, compute=compute, name="mlp")
+        return x + mlp(norm("mlp_norm")(x))
+
+
+def _first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S E"]:
+    slots, width = shape
+    side = int(slots**0.5)
+    return jnp.asarray(positions.sincos(side, side, width))

@@ -1,0 +1,1 @@
+"""The promptable model: prompt encoder, mask decoder, and both behind an image encoder."""

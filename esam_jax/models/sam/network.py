@@ -1,0 +1,79 @@
+"""A whole promptable model: image encoder, prompt encoder, mask decoder.
+
+`encode` once per picture, `decode` as often as there are prompts. The same module is EfficientSAM,
+SAM and MobileSAM: its config says which encoder and which wiring of the decoder.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from esam_jax.config import ComputeConfig, SamConfig
+from esam_jax.models.encoders.sam_vit import SamVitEncoder
+from esam_jax.models.encoders.tiny_vit import TinyVitEncoder
+from esam_jax.models.encoders.vit import VitEncoder
+from esam_jax.models.sam.mask_decoder import MaskDecoder
+from esam_jax.models.sam.prompt_encoder import PromptEncoder
+from esam_jax.typing import NOTHING, Params
+
+
+class Sam(nn.Module):
+    """Masks for prompts; pixels and points are those of the square, normalised model input."""
+
+    config: SamConfig
+    compute: ComputeConfig = ComputeConfig()
+
+    def setup(self) -> None:
+        cfg = self.config
+        if cfg.encoder.kind == "vit":
+            self.encoder = VitEncoder(cfg.encoder, self.compute)
+        elif cfg.encoder.kind == "sam_vit":
+            self.encoder = SamVitEncoder(cfg.encoder, self.compute)
+        else:
+            self.encoder = TinyVitEncoder(cfg.encoder, self.compute)
+        self.prompt = PromptEncoder(cfg, self.compute)
+        self.decoder = MaskDecoder(cfg, self.compute)
+
+    def encode(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        """The image embedding; `pixels` as `ops.images.normalise` gives them."""
+        return self.encoder(pixels_BHWC)
+
+    def decode(
+        self,
+        embedding_BhwC: Float[Array, "B h w C"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+        """Low-resolution logits and predicted IoU of all mask tokens: the single mask, candidates.
+
+        Points, labels and mask prompts as `PromptEncoder` takes them. The sam wiring sees every
+        slot that is given, padding included, except those labelled NOTHING; the efficientsam
+        wiring sees its `point_slots` slots.
+        """
+        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
+        # EfficientSAM fills its slots with padding, and sees that.
+        seen = labels_BQP != NOTHING if self.config.decoder.wiring == "sam" else None
+        return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
+
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+        """Both at once."""
+        cfg = self.config
+        if self.is_initializing() and cfg.decoder.mask_prompts == "learned":
+            # Every parameter is made, whether or not the example prompt has a mask.
+            side = cfg.low_res_px
+            mask_logits_BQll = jnp.zeros((*labels_BQP.shape[:2], side, side))
+        return self.decode(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQll)
+
+
+def init(config: SamConfig, rng: Key[Array, ""]) -> Params:
+    """Every parameter of the model, freshly drawn; under `jax.jit` nothing else is computed."""
+    pixels = jnp.zeros((1, config.image_px, config.image_px, 3))
+    points, labels = jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 2), jnp.int32)
+    return Sam(config).init(rng, pixels, points, labels)["params"]

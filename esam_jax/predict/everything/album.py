@@ -1,0 +1,309 @@
+"""Every mask of every picture of an album, in the layout of SA-1B, which `esam train` reads.
+
+`sa_<number>.jpg` and, written last, `sa_<number>.json`: a picture whose json is there is done, so
+the same command goes on after a kill. The number follows from the picture's name alone, so that any
+number of hosts share an album without speaking to each other, and it may grow between two calls.
+The devices of one host take the next picture each.
+"""
+
+import collections
+import copy
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import platform
+import queue
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import jax
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+from esam_jax.data import decode
+from esam_jax.data.archives import Album
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
+from esam_jax.ops import regions
+from esam_jax.predict import draw
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.sam import Sam
+
+SETTINGS_FILE = "everything.json"
+COCO_FILE = "instances.json"
+OVERLAYS_FOLDER = "overlays"
+SHEET_FILE = "sheet.png"  # in the folder of overlays
+_OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
+_ON_SHEET = 60  # pictures at most
+_JPEG_QUALITY = 95
+_HOST = re.sub(r"\W", "_", platform.node())
+_UNFINISHED = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `put` names them
+_FORGOTTEN_SECONDS = 86_400  # of an unfinished file of another host
+
+
+def number(name: str) -> int:
+    """The number of a picture: SA-1B's own where the name has one, else from a hash of the name."""
+    own = re.fullmatch(r"sa_(\d{1,15})", PurePosixPath(name).stem)
+    if own:
+        return int(own[1])
+    # A name that is no UTF-8 has bytes of its own, too.
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def settle(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder and keeps the settings; ConfigError where it holds masks of other ones.
+
+    What a killed call left unfinished is removed.
+    """
+    file = out / SETTINGS_FILE
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _sweep(out)
+        _sweep(out / OVERLAYS_FOLDER)
+        if not file.exists():
+            put(file, (json.dumps(settings, indent=1) + "\n").encode())
+        stored = json.loads(file.read_text())
+    except OSError as error:
+        raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
+    except ValueError as error:
+        raise DataError(f"{file} is no JSON ({error}): name another folder") from error
+    odd = [
+        f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
+        for key in sorted({*stored, *settings})
+        if stored.get(key) != settings.get(key)
+    ]
+    if odd:
+        raise ConfigError(
+            f"{out} holds masks made otherwise ({'; '.join(odd)}): give the same settings, or "
+            "another folder"
+        )
+
+
+def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """The names that are still to be done by host `part[0]` of `part[1]`."""
+    index, count = part
+    seen: dict[int, str] = {}
+    for name in album.names:
+        other = seen.setdefault(number(name), name)
+        if other != name:
+            raise DataError(f"{name} and {other} would be one file: rename one of them")
+    mine = album.names[index::count]
+    return [name for name in mine if not _file(out, name, ".json").exists()]
+
+
+def run(
+    generator: AutomaticMaskGenerator,
+    album: Album,
+    names: list[str],
+    out: Path,
+    *,
+    overlays: bool = False,
+) -> Iterator[tuple[str, int | str]]:
+    """(name, number of masks) for each picture once its files are whole, or (name, what is wrong).
+
+    `generator` must give COCO's run lengths. A broken picture is told and left out. Each local
+    device of JAX has its own copy of the weights; answers come in the order of names all the same.
+    """
+    work = _Work(album, out, overlays)
+    devices = jax.local_devices()[: max(1, len(names))]
+    if len(devices) == 1:
+        for name in names:
+            yield name, work.on(generator, name)
+        return
+    idle: queue.SimpleQueue[tuple[jax.Device, AutomaticMaskGenerator]] = queue.SimpleQueue()
+    for device in devices:
+        idle.put((device, _copied(generator, device)))
+
+    def next_one(name: str) -> int | str:
+        device, copied = idle.get()
+        try:
+            with jax.default_device(device):
+                return work.on(copied, name)
+        finally:
+            idle.put((device, copied))
+
+    begun: collections.deque[tuple[str, Any]] = collections.deque()
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for name in names:
+                begun.append((name, pool.submit(next_one, name)))
+                # So far ahead that a hard picture keeps no other device waiting, and no further:
+                # an album may have millions.
+                if len(begun) == 4 * len(devices):
+                    first, answer = begun.popleft()
+                    yield first, answer.result()
+            while begun:
+                first, answer = begun.popleft()
+                yield first, answer.result()
+        finally:
+            for _, answer in begun:
+                answer.cancel()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What becomes of a picture; from any thread."""
+
+    album: Album
+    out: Path
+    overlays: bool
+
+    def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
+        """Writes the files of a picture; the number of masks, or what is wrong with it."""
+        out = self.out
+        try:
+            data = self.album.read(name)
+            picture = decode.decode_rgb(data)
+        except (DataError, DiskError, MissingError) as error:
+            return str(error)
+        # An empty mask is of no use, and its stability, 0 / 0, has no form in json.
+        records = [record for record in generator.generate(picture) if record["area"]]
+        try:
+            put(_file(out, name, ".jpg"), _jpeg(data, picture))
+            if self.overlays:
+                place = _overlay_file(out, name)
+                place.parent.mkdir(exist_ok=True)
+                put(place, draw.png(overlay(picture, records)))
+            text = json.dumps(_annotations(name, picture, records), allow_nan=False)
+            put(_file(out, name, ".json"), text.encode())
+        except OSError as error:
+            raise MissingError(
+                f"{out} cannot be written ({error}): make room, then run the same command"
+            ) from error
+        return len(records)
+
+
+def _copied(generator: AutomaticMaskGenerator, device: jax.Device) -> AutomaticMaskGenerator:
+    """The same with its weights on a device."""
+    copied, sam = copy.copy(generator), generator.model
+    copied.model = Sam(sam.model, jax.device_put(sam.params, device), sam.untrained)
+    return copied
+
+
+def merge(album: Album, out: Path) -> int:
+    """Writes one COCO json of all pictures that are done; how many there are.
+
+    Pictures lie beside it, under the names that it gives.
+    """
+    images, annotations = [], []
+    for name in album.names:
+        file = _file(out, name, ".json")
+        if not file.exists():
+            continue
+        content = json.loads(file.read_text())
+        image = content["image"]
+        images.append({"id": image["image_id"], **{k: image[k] for k in _COCO_IMAGE_KEYS}})
+        for each in content["annotations"]:
+            more = {"id": len(annotations) + 1, "image_id": image["image_id"]}
+            annotations.append({**each, **more, "category_id": 1, "iscrowd": 0})
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
+    }
+    put(out / COCO_FILE, json.dumps(coco).encode())
+    return len(images)
+
+
+_COCO_IMAGE_KEYS = ("width", "height", "file_name")
+
+
+def sheet(album: Album, out: Path) -> None:
+    """Writes one picture of the first overlays, under the names of their pictures."""
+    drawn = ((name, _overlay_file(out, name)) for name in album.names)
+    found = list(itertools.islice(((n, file) for n, file in drawn if file.exists()), _ON_SHEET))
+    if found:
+        overlays = (decode.read_rgb(file) for _, file in found)
+        page = draw.gallery(overlays, [name for name, _ in found])
+        put(out / OVERLAYS_FOLDER / SHEET_FILE, draw.png(page))
+
+
+def overlay(
+    picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture with its masks, at most 1024 pixels on its long side."""
+    scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    size = (width, height)
+    small = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    masks = np.zeros((len(records), *small.shape[:2]), bool)
+    for slot, record in zip(masks, records, strict=True):
+        mask = Image.fromarray(np.ascontiguousarray(regions.from_rle(record["segmentation"])))
+        slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+    return draw.overlay(small, masks)
+
+
+def put(file: Path, content: bytes) -> None:
+    """The file, whole or not at all."""
+    fresh = file.with_name(f".{file.name}.{_HOST}-{os.getpid()}.new")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what no living call is writing: of this host, or of another a day ago."""
+    for file in folder.glob(".*.new"):
+        parts = _UNFINISHED.fullmatch(file.name)
+        if not parts:
+            continue
+        host, pid = parts[1], int(parts[2])
+        try:
+            old = time.time() - file.stat().st_mtime > _FORGOTTEN_SECONDS
+            if old or (host == _HOST and not _lives(pid)):
+                file.unlink()
+        except FileNotFoundError:
+            pass  # it was finished, or another call swept, too
+
+
+def _lives(pid: int) -> bool:
+    """Whether it is another process that runs; this one has nothing unfinished yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()
+
+
+def _file(out: Path, name: str, suffix: str) -> Path:
+    return out / f"sa_{number(name)}{suffix}"
+
+
+def _overlay_file(out: Path, name: str) -> Path:
+    return out / OVERLAYS_FOLDER / _file(out, name, ".png").name
+
+
+def _annotations(
+    name: str, picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """SA-1B's json, with the name that the picture came under."""
+    height, width = picture.shape[:2]
+    image = {
+        "image_id": number(name),
+        "width": width,
+        "height": height,
+        "file_name": _file(Path(), name, ".jpg").name,
+        "source": name,
+    }
+    return {
+        "image": image,
+        "annotations": [{"id": i + 1, **record} for i, record in enumerate(records)],
+    }
+
+
+def _jpeg(data: bytes, picture: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """The bytes as they came where they are a JPEG in the frame of the masks, else a new one."""
+    if data.startswith(b"\xff\xd8\xff"):
+        stored = decode.decode_rgb(data, "stored")
+        if stored.shape == picture.shape and (stored == picture).all():
+            return data
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=_JPEG_QUALITY)

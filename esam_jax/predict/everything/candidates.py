@@ -1,0 +1,171 @@
+"""Candidate masks of segment-everything: measured, suppressed, cleaned."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from esam_jax.ops import bits, selection, small_regions
+
+MASK_THRESHOLD = 0.0  # of the logits, in every SAM
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Masks of one crop that may still fall, in the frame of the crop.
+
+    The logits of each, at the decoder's size, are row `rows[i, 1]` of `logits[rows[i, 0]]`. They
+    stay on the device until most masks have fallen (see `fetched`), and are never copied together.
+    """
+
+    logits: tuple[Float[Array | np.ndarray, "_ h w"], ...]
+    rows: Int[np.ndarray, "N 2"]
+    scores: Float[np.ndarray, " N"]
+    points: Float[np.ndarray, "N 2"]
+    stability: Float[np.ndarray, " N"]
+    boxes: Int[np.ndarray, "N 4"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def only(self, keep: Bool[np.ndarray, " N"] | Int[np.ndarray, " K"]) -> "Candidates":
+        """Those for which `keep` is true, or those at the places `keep`."""
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
+
+    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} h w"]]:
+        """All logits, `size` at a time; the last part is filled up with copies.
+
+        Always the same number, so that one program is compiled for it.
+        """
+        for first in range(0, len(self), size):
+            rows = self.rows[first : first + size]
+            rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
+            if isinstance(self.logits[0], np.ndarray):
+                # Of what is on the host, these rows alone are to go to the device.
+                yield np.stack([self.logits[part][row] for part, row in rows])
+            else:
+                yield _take(self.logits[0], rows[:, 1])
+
+    def fetched(self) -> "Candidates":
+        """The same, with their own logits alone, on the host."""
+        size = 1 << max(0, len(self) - 1).bit_length()
+        logits = np.zeros((len(self), *self.logits[0].shape[1:]), np.float32)
+        for part in self.in_parts(size):
+            logits[:] = np.asarray(part)[: len(self)]
+        return dataclasses.replace(self, logits=(logits,), rows=first_rows(len(self)))
+
+    @staticmethod
+    def joined(parts: "list[Candidates]") -> "Candidates":
+        """All of them, in order; each `fetched`."""
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_MASK
+        }
+        which = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        columns["rows"] = np.stack([which, columns["rows"][:, 1]], axis=1)
+        return Candidates(
+            logits=tuple(logits for part in parts for logits in part.logits), **columns
+        )
+
+
+_BY_MASK = ("rows", "scores", "points", "stability", "boxes")
+
+
+def first_rows(count: int) -> Int[np.ndarray, "N 2"]:
+    """The first `count` rows of the first logits."""
+    return np.stack([np.zeros(count, int), np.arange(count)], axis=1)
+
+
+_take = jax.jit(lambda logits, rows: logits[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
+
+    runs: Int[np.ndarray, " L"]
+    box: Int[np.ndarray, " 4"]
+    score: float
+    stability: float
+    point: Float[np.ndarray, " 2"]
+    crop: Int[np.ndarray, " 4"]
+
+
+@functools.partial(jax.jit, static_argnames=("offset", "rules"))
+def measure(
+    logits: Float[Array, "N H W"], offset: float, rules: str
+) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
+    stable = selection.stability(logits, MASK_THRESHOLD, offset)
+    return stable, selection.boxes(_inside(logits, rules))
+
+
+@functools.partial(jax.jit, static_argnames=("valid", "offset"))
+def low_res_stability(
+    logits: Float[Array, "N h w"], valid: tuple[int, int], offset: float
+) -> Float[Array, " N"]:
+    """Stability on the first rows and columns of the decoder's logits."""
+    rows, columns = valid
+    return selection.stability(logits[:, :rows, :columns], MASK_THRESHOLD, offset)
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def turns(logits: Float[Array, "N H W"], rules: str) -> UInt8[Array, "N W L"]:
+    return bits.turns(bits.pack(_inside(logits, rules)))
+
+
+def _inside(logits: Float[Array, "N H W"], rules: str) -> Bool[Array, "N H W"]:
+    return logits >= MASK_THRESHOLD if rules == "efficientsam" else logits > MASK_THRESHOLD
+
+
+_T = TypeVar("_T")
+
+
+def each_behind(results: Iterable[_T]) -> Iterator[_T]:
+    """Each as NumPy, when the next is on its way: the device does not wait for the host."""
+    behind = None
+    for result in results:
+        if behind is not None:
+            yield jax.device_get(behind)
+        behind = result
+    if behind is not None:
+        yield jax.device_get(behind)
+
+
+def survivors(
+    boxes: Int[np.ndarray, "N 4"], scores: Float[np.ndarray, " N"], threshold: float
+) -> Int[np.ndarray, " K"]:
+    """Places of those that non-maximum suppression leaves, best first."""
+    if not len(scores):
+        return np.zeros(0, np.int64)
+    # To a power of two, so that few programs are compiled.
+    spare = (1 << (len(scores) - 1).bit_length()) - len(scores)
+    padded_boxes = np.pad(np.asarray(boxes, np.float32), ((0, spare), (0, 0)))
+    padded_scores = np.pad(np.asarray(scores, np.float32), (0, spare), constant_values=-np.inf)
+    order, alive = _nms(padded_boxes, padded_scores, threshold=threshold)
+    return np.asarray(order)[np.asarray(alive)]
+
+
+_nms = jax.jit(selection.nms, static_argnames="threshold")
+
+
+def suppressed(masks: list[Mask], scores: Float[np.ndarray, " N"], threshold: float) -> list[Mask]:
+    boxes = np.stack([mask.box for mask in masks])
+    return [masks[i] for i in survivors(boxes, scores, threshold)]
+
+
+def cleaned(masks: list[Mask], area: int, threshold: float, height: int) -> list[Mask]:
+    """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
+    kept, untouched = [], []
+    for mask in masks:
+        runs, filled = small_regions.without_small(mask.runs, height, area, "holes")
+        runs, dropped = small_regions.without_small(runs, height, area, "islands")
+        changed = filled or dropped
+        if changed:
+            box = np.array(small_regions.box(runs, height))
+            mask = dataclasses.replace(mask, runs=runs, box=box)
+        kept.append(mask)
+        untouched.append(float(not changed))
+    return suppressed(kept, np.array(untouched), threshold)

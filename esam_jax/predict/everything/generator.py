@@ -1,0 +1,358 @@
+"""Segment everything: a grid of clicks, and what is worth keeping of what they give.
+
+The fully automatic stage of SAM's data engine (arXiv:2304.02643, section 4), with the names and
+the results of segment-anything's `automatic_mask_generator.py`, so that its users change one line.
+
+Masks stay at the decoder's size until they are measured, a few at a time; only the low-resolution
+logits of those that pass are kept, and only what survives is enlarged once more and turned into
+run lengths. So memory does not grow with picture size times number of clicks, as the original's
+does.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from esam_jax.errors import PromptError
+from esam_jax.machine import out_of_memory
+from esam_jax.ops import bits, grids, regions
+from esam_jax.predict import frames
+from esam_jax.predict.everything import candidates
+from esam_jax.predict.everything.candidates import Candidates, Mask
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Sam, check_picture
+
+_PIXELS_AT_ONCE = 2**22  # of full-size logits: 16 MB, which a CPU keeps near
+_ON_ACCELERATOR = 2**26
+_LOW_RES_AT_ONCE = 64
+_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+_STABILITY_RULES = ("full_size", "low_res")
+Record = dict[str, Any]
+
+# What the originals set, by name. EfficientSAM's are those of its notebook
+# `EfficientSAM_segment_everything_example.ipynb`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "segment_anything": {
+        "pred_iou_thresh": 0.88,
+        "stability_score_thresh": 0.95,
+        "min_mask_region_area": 0,
+        "rules": "segment_anything",
+    },
+    "efficientsam": {
+        "pred_iou_thresh": 0.7,
+        "stability_score_thresh": 0.9,
+        "min_mask_region_area": 100,
+        "rules": "efficientsam",
+    },
+}
+
+
+class AutomaticMaskGenerator:
+    """Every mask of a picture: `generate(image)`.
+
+    Arguments are segment-anything's, and two more. `stability_rule` is where stability is counted:
+    "full_size", on logits of the picture's size as the original does; or "low_res", on the
+    decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
+    other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
+    thresholds: clicks at corners of cells, column by column; of each click the best mask alone;
+    stability above the threshold, not at it; a logit of 0 is inside; nothing is suppressed before
+    small regions are gone, and then by order of clicks.
+    """
+
+    def __init__(
+        self,
+        model: Sam,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: list[np.ndarray] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        *,
+        stability_rule: str = "full_size",
+        rules: str = "segment_anything",
+    ) -> None:
+        """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
+        for name, value, least in (
+            ("points_per_side", points_per_side, 1),
+            ("points_per_batch", points_per_batch, 1),
+            ("crop_n_layers", crop_n_layers, 0),
+            ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
+        ):
+            if value is not None and (not isinstance(value, int | np.integer) or value < least):
+                raise PromptError(f"{name} is {value!r}, but must be a whole number from {least}")
+        for name, value in (
+            ("pred_iou_thresh", pred_iou_thresh),
+            ("stability_score_thresh", stability_score_thresh),
+            ("stability_score_offset", stability_score_offset),
+            ("box_nms_thresh", box_nms_thresh),
+            ("crop_nms_thresh", crop_nms_thresh),
+            ("crop_overlap_ratio", crop_overlap_ratio),
+            ("min_mask_region_area", min_mask_region_area),
+        ):
+            number = isinstance(value, int | float | np.integer | np.floating)
+            if not number or not np.isfinite(value):
+                raise PromptError(f"{name} is {value!r:.80}, but must be a finite number")
+        if stability_score_offset < 0:
+            raise PromptError(
+                f"stability_score_offset is {stability_score_offset!r}, but must not be negative"
+            )
+        if (points_per_side is None) == (point_grids is None):
+            raise PromptError("give points_per_side or point_grids: exactly one of them")
+        if output_mode not in _MODES:
+            raise PromptError(f"output_mode is {output_mode!r}, but must be one of {_MODES}")
+        if stability_rule not in _STABILITY_RULES:
+            raise PromptError(
+                f"stability_rule is {stability_rule!r}, but must be one of {_STABILITY_RULES}"
+            )
+        if rules not in PRESETS:
+            raise PromptError(f"rules is {rules!r}, but must be one of {tuple(PRESETS)}")
+        if point_grids is not None:
+            self.point_grids = [_checked_grid(grid) for grid in point_grids]
+            if len(self.point_grids) <= crop_n_layers:
+                raise PromptError(
+                    f"point_grids has {len(point_grids)} grids for {crop_n_layers} layers of "
+                    "crops and the picture itself: give one for each"
+                )
+        else:
+            try:
+                self.point_grids = grids.layers(
+                    points_per_side or 0,
+                    crop_n_layers,
+                    crop_n_points_downscale_factor,
+                    grids.corners if rules == "efficientsam" else grids.points,
+                )
+            except ValueError as error:
+                raise PromptError(f"points_per_side: {error}") from error
+        self.model = model
+        self.points_per_batch = points_per_batch
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.stability_score_offset = stability_score_offset
+        self.box_nms_thresh = box_nms_thresh
+        self.crop_n_layers = crop_n_layers
+        self.crop_nms_thresh = crop_nms_thresh
+        self.crop_overlap_ratio = crop_overlap_ratio
+        self.min_mask_region_area = min_mask_region_area
+        self.output_mode = output_mode
+        self.stability_rule = stability_rule
+        self.rules = rules
+
+    @classmethod
+    def efficientsam(cls, model: Sam, **options: Any) -> "AutomaticMaskGenerator":
+        """With the settings of EfficientSAM's notebook, and those of `options` instead of them."""
+        return cls(model, **{**PRESETS["efficientsam"], **options})
+
+    @out_of_memory.advice()
+    def generate(self, image: Any) -> list[Record]:
+        """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
+        stability_score, crop_box. `segmentation` is what `output_mode` asks for.
+
+        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError tells what helps
+        when the device is full. As in the original, a box is measured between its outermost pixels.
+        """
+        check_picture(image, "image")
+        height, width = image.shape[:2]
+        boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
+        found = [
+            mask
+            for crop, layer in zip(boxes, layer_of, strict=True)
+            for mask in self._of_crop(image, crop, layer)
+        ]
+        if len(boxes) > 1 and found:
+            # The smaller the crop, the sharper the mask.
+            crops = np.array([mask.crop for mask in found], np.float32)
+            sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
+            found = candidates.suppressed(found, 1 / sizes, self.crop_nms_thresh)
+        if found and (self.min_mask_region_area > 0 or self.rules == "efficientsam"):
+            limit = max(self.box_nms_thresh, self.crop_nms_thresh)
+            limit = self.box_nms_thresh if self.rules == "efficientsam" else limit
+            found = candidates.cleaned(found, self.min_mask_region_area, limit, height)
+        return [self._record(mask, (height, width)) for mask in found]
+
+    def _of_crop(
+        self, image: UInt8[np.ndarray, "H W 3"], crop: Int[np.ndarray, " 4"], layer: int
+    ) -> list[Mask]:
+        """What one crop gives, less duplicates, in the frame of the picture."""
+        height, width = image.shape[:2]
+        x0, y0, x1, y1 = crop.tolist()
+        embedding = self.model.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
+        points = self._points(layer, x1 - x0, y1 - y0)
+        parts = [
+            self._of_batch(embedding, points[i : i + self.points_per_batch], crop, height, width)
+            for i in range(0, len(points), self.points_per_batch)
+        ]
+        found = Candidates.joined(parts)
+        if self.rules == "segment_anything":
+            kept = candidates.survivors(found.boxes, found.scores, self.box_nms_thresh)
+            found = found.only(kept)
+        return [
+            Mask(
+                runs=runs,
+                box=found.boxes[i] + np.array([x0, y0, x0, y0]),
+                score=float(found.scores[i]),
+                stability=float(found.stability[i]),
+                point=found.points[i] + np.array([x0, y0]),
+                crop=crop,
+            )
+            for i, runs in enumerate(self._runs(found, crop, height, width))
+        ]
+
+    def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "N 2"]:
+        """The clicks of a crop, in its frame."""
+        points = self.point_grids[layer] * [width, height]
+        if self.rules == "segment_anything":
+            return points
+        # A picture of a few pixels would be missed by the last click.
+        return np.minimum(points + 0.5, np.nextafter([width, height], 0))
+
+    def _of_batch(
+        self,
+        embedding: Any,
+        points: Float[np.ndarray, "Q 2"],
+        crop: Int[np.ndarray, " 4"],
+        height: int,
+        width: int,
+    ) -> Candidates:
+        """The candidates of some clicks that pass every test, in the frame of the crop."""
+        prompts = [Prompt(points=[point]) for point in points]
+        logits, scores = self.model.candidates(embedding, prompts)
+        Q, M = scores.shape
+        found = Candidates(
+            logits=(logits.reshape(Q * M, *logits.shape[2:]),),
+            rows=candidates.first_rows(Q * M),
+            scores=scores.reshape(-1),
+            points=np.repeat(points, M, axis=0),
+            stability=np.zeros(Q * M, np.float32),
+            boxes=np.zeros((Q * M, 4), np.int32),
+        )
+        if self.rules == "efficientsam":
+            # The first of equal ones, as in the original.
+            found = found.only(np.arange(Q) * M + scores.argmax(axis=1))
+        if self.pred_iou_thresh > 0:
+            found = found.only(found.scores > np.float32(self.pred_iou_thresh))
+        if self.stability_rule == "low_res":
+            found = self._stable(dataclasses.replace(found, stability=self._low_res(found, crop)))
+            found = dataclasses.replace(found, boxes=self._measured(found, crop)[1])
+        else:
+            stability, boxes = self._measured(found, crop)
+            found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
+        return found.only(~grids.cut_by_crop(found.boxes, crop, height, width)).fetched()
+
+    def _stable(self, found: Candidates) -> Candidates:
+        # NaN, of a mask that is empty at both thresholds, is not stable.
+        threshold = np.float32(self.stability_score_thresh)
+        if self.rules == "efficientsam":
+            return found.only(found.stability > threshold)
+        return found if threshold <= 0 else found.only(found.stability >= threshold)
+
+    def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " N"]:
+        """Stability on the part of the decoder's logits that lies on the picture."""
+        valid = frames.valid(*_size(crop), self.model.config)
+        offset = float(self.stability_score_offset)
+        parts = [
+            np.asarray(candidates.low_res_stability(logits, valid, offset))
+            for logits in found.in_parts(_LOW_RES_AT_ONCE)
+        ]
+        return np.concatenate([np.zeros(0, np.float32), *parts])[: len(found)]
+
+    def _measured(
+        self, found: Candidates, crop: Int[np.ndarray, " 4"]
+    ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 4"]]:
+        """Stability and box of each at full size, a few at a time."""
+        measured = candidates.each_behind(
+            candidates.measure(
+                enlarged, offset=float(self.stability_score_offset), rules=self.rules
+            )
+            for enlarged in self._in_parts(found, crop)
+        )
+        stability, boxes = zip(*measured, strict=True) if len(found) else ((), ())
+        return (
+            np.concatenate([np.zeros(0, np.float32), *stability])[: len(found)],
+            np.concatenate([np.zeros((0, 4), np.int32), *boxes])[: len(found)],
+        )
+
+    def _runs(
+        self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
+    ) -> list[Int[np.ndarray, " L"]]:
+        """Run lengths of each in the whole picture."""
+        parts = self._in_parts(found, crop)
+        x, y = crop[:2].tolist()
+        runs = [
+            each
+            for turns in candidates.each_behind(
+                candidates.turns(enlarged, rules=self.rules) for enlarged in parts
+            )
+            for each in bits.runs(turns, x, y, height, width)
+        ]
+        return runs[: len(found)]
+
+    def _in_parts(
+        self, found: Candidates, crop: Int[np.ndarray, " 4"]
+    ) -> Iterator[Float[Array, "N H W"]]:
+        """All of them at full size, as many at a time as may be; the last are copies."""
+        height, width = _size(crop)
+        most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+        at_once = 1 << max(0, (most // (height * width)).bit_length() - 1)
+        at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length())
+        for logits in found.in_parts(at_once):
+            yield self._enlarged(logits, crop)
+
+    def _enlarged(
+        self, logits: Float[Array | np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
+    ) -> Float[Array, "N H W"]:
+        return frames.to_original(logits, *_size(crop), self.model.config)
+
+    def _record(self, mask: Mask, size: tuple[int, int]) -> Record:
+        x0, y0, x1, y1 = mask.box.tolist()
+        left, top, right, bottom = mask.crop.tolist()
+        return {
+            "segmentation": _FORMS[self.output_mode](mask.runs, size),
+            "area": int(mask.runs[1::2].sum()),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "predicted_iou": mask.score,
+            "point_coords": [mask.point.tolist()],
+            "stability_score": mask.stability,
+            "crop_box": [left, top, right - left, bottom - top],
+        }
+
+
+def _plain(runs: Int[np.ndarray, " L"], size: tuple[int, int]) -> dict[str, Any]:
+    return {"size": list(size), "counts": runs.tolist()}
+
+
+_FORMS = {
+    "binary_mask": lambda runs, size: np.ascontiguousarray(regions.fill(runs, *size)),
+    "uncompressed_rle": _plain,
+    "coco_rle": lambda runs, size: regions.compress(_plain(runs, size)),
+}
+
+
+def _size(crop: Int[np.ndarray, " 4"]) -> tuple[int, int]:
+    """Height and width."""
+    x0, y0, x1, y1 = crop.tolist()
+    return y1 - y0, x1 - x0
+
+
+def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
+    rule = "point_grids must hold arrays [N, 2] of (x, y), each from 0 to below 1"
+    try:
+        array = np.asarray(grid, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PromptError(f"{rule} ({error})") from error
+    if array.ndim != 2 or array.shape[1] != 2 or not ((array >= 0) & (array < 1)).all():
+        raise PromptError(rule)
+    if not len(array):
+        raise PromptError("point_grids has an empty grid: give at least one point")
+    return array

@@ -1,0 +1,135 @@
+"""What all hosts of a run must have in common, compared before anything is compiled or computed."""
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import distributed  # its key-value store has no public name
+
+import esam_jax
+from esam_jax.errors import ConfigError, PeerError
+from esam_jax.processes import join
+
+# What a host may see late on a disk that all share; it sees it when it is started again.
+_MAY_BE_LATE = ("first_step", "finished")
+_agreements = itertools.count()  # every host asks for the same ones in the same order
+
+
+def facts(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What must be the same on all hosts before anything is compiled: config, code, packages."""
+    package = Path(esam_jax.__file__).parent
+    return {
+        "config": config,
+        "esam_jax": esam_jax.__version__,
+        "code": {
+            file.relative_to(package).as_posix(): _digest(file.read_bytes())[:12]
+            for file in package.rglob("*.py")
+        },
+        "packages": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
+        "python": platform.python_version(),
+        "compiler": _compiler_flags(os.environ),
+        **more,
+    }
+
+
+def agree(about: Mapping[str, Any]) -> None:
+    """Returns when every host has brought the same facts.
+
+    ConfigError on every host otherwise: it names the hosts that differ from most others, and in
+    what. PeerError when a host does not come, or only sees another step of the run.
+    """
+    client, me = distributed.global_state.client, distributed.global_state.process_id
+    if client is None:
+        if jax.process_count() > 1:  # a TPU slice forms by itself
+            raise ConfigError(
+                f"JAX sees {jax.process_count()} processes, but this one has not met the others: "
+                f"give --peers.processes {jax.process_count()}"
+            )
+        return
+    text = json.dumps(about, sort_keys=True)
+    folder = f"esam_jax/agreement_{next(_agreements)}"
+    client.key_value_set(f"{folder}/whole/{me}", text)
+    mine = f"{_digest(text.encode())} {socket.gethostname()}"
+    client.key_value_set(f"{folder}/digests/{me}", mine)
+    join.meet("the comparison of all hosts")
+    found = dict(client.key_value_dir_get(f"{folder}/digests/"))
+    brought = {int(key.rsplit("/", 1)[-1]): value.split(" ", 1) for key, value in found.items()}
+    digests = {number: brought[number][0] for number in sorted(brought)}
+    odd, usual = odd_ones(digests)
+    if not odd:
+        return
+
+    def read(number: int) -> Any:
+        return json.loads(client.key_value_try_get(f"{folder}/whole/{number}"))
+
+    unlike = {number: differences(read(number), read(usual)) for number in odd[:4]}
+    told = [
+        f"host {number} ({brought[number][1]}) differs from host {usual} in {'; '.join(lines)}"
+        for number, lines in unlike.items()
+    ]
+    more = f"; and {len(odd) - 4} more hosts" if len(odd) > 4 else ""
+    said = f"{'; '.join(told)}{more}"
+    if all(line.startswith(_MAY_BE_LATE) for lines in unlike.values() for line in lines):
+        raise PeerError(f"{said}: start them again; if it stays so, share one --workdir")
+    raise ConfigError(f"{said}: start every host with the same command, code, packages and data")
+
+
+def odd_ones(digests: Mapping[int, str]) -> tuple[list[int], int]:
+    """The hosts that differ from most, and the first of those; among equals host 0 counts."""
+    counts = Counter(digests.values())  # in order of first appearance
+    usual, _ = counts.most_common(1)[0]
+    odd = [number for number, digest in digests.items() if digest != usual]
+    return odd, next(number for number, digest in digests.items() if digest == usual)
+
+
+def differences(here: Any, there: Any, path: str = "") -> list[str]:
+    """Every value in which two trees of JSON differ, as "config.seed: 1, not 0"."""
+    if here == there:
+        return []
+    if isinstance(here, dict) and isinstance(there, dict):
+        keys = [*there, *(key for key in here if key not in there)]
+        pairs = [(f"{path}.{key}".lstrip("."), here.get(key), there.get(key)) for key in keys]
+        return [line for name, a, b in pairs for line in differences(a, b, name)]
+    return [f"{path}: {json.dumps(here)}, not {json.dumps(there)}"]
+
+
+def agreeing(step_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`step_fn`, whose program the hosts compare before it first runs.
+
+    Different programs wait for each other in collectives that never meet. The jitted function
+    keeps what it has traced and lowered, so that the comparison costs no second time.
+    """
+    if distributed.global_state.num_processes == 1:
+        return step_fn
+    compared = False
+
+    def step(*args: Any) -> Any:
+        nonlocal compared
+        if not compared:
+            # Without source locations, which may differ between installations.
+            text = step_fn.lower(*args).as_text()  # pyright: ignore[reportFunctionMemberAccess]
+            agree({"program": _digest(text.encode())})
+            compared = True
+        return step_fn(*args)
+
+    return step
+
+
+def _compiler_flags(environment: Mapping[str, str]) -> list[str]:
+    """Flags that change what a program becomes; where it is dumped may differ by host."""
+    names = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+    flags = [flag for name in names for flag in environment.get(name, "").split()]
+    return sorted(flag for flag in flags if not flag.startswith("--xla_dump"))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,199 @@
+"""Ends a run in which no update finishes any more, after showing where every host is.
+
+A collective that one host never enters keeps all others waiting without an error, and heartbeats
+go on meanwhile. Each host watches by itself; none asks the device or the others anything until
+something is wrong.
+"""
+
+import collections
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from jax._src import distributed  # its key-value store has no public name
+
+from esam_jax.train import scalars
+
+EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
+STACKS_FOLDER = "stacks"
+# On top of the limit for what is no update: compilation, evaluation, saving. The longest
+# compilation seen took six minutes, on two cores.
+SLOW_SECONDS = 3600.0
+GRACE_SECONDS = 10.0  # for all hosts to find the hang and to say where they are
+_FOLDER = "esam_jax/hang"  # where hosts tell each other that they have found a hang
+_FIRST = "the first update and what comes before it"
+
+
+class Watchdog:
+    """A context manager around the loop; `seconds` without a finished update end the process.
+
+    Time in which this process does not run at all (Ctrl-Z, a suspended machine) does not count.
+    """
+
+    def __init__(
+        self,
+        seconds: float | None,
+        workdir: Path,
+        *,
+        slow_seconds: float = SLOW_SECONDS,
+        leave: Callable[[int], Any] = os._exit,
+    ) -> None:
+        """Watches nothing when `seconds` is None; `leave` is called with the exit code."""
+        self._seconds, self._slow_seconds, self._leave = seconds, slow_seconds, leave
+        self._file = workdir / STACKS_FOLDER / f"host_{jax.process_index():03d}.txt"
+        self._phase: str | None = None
+        self._started, self._quiet = False, 0.0
+        self._begun = self._finished = 0
+        self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self._seconds is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def watching(self, step_fn: Callable[..., Any], first_step: int) -> Callable[..., Any]:
+        """`step_fn`, whose calls and results are noticed; it still returns before the device."""
+        self._begun = self._finished = first_step
+
+        def step(*args: Any) -> Any:
+            self._begun += 1
+            state, metrics = step_fn(*args)
+            if self._seconds is not None:
+                self._waiting.append((self._begun, metrics))
+            return state, metrics
+
+        return step
+
+    @contextlib.contextmanager
+    def slow(self, phase: str) -> Iterator[None]:
+        """Allows an hour more while something other than an update is done."""
+        before, self._phase = self._phase, phase
+        try:
+            yield
+        finally:
+            self._phase, self._quiet = before, 0.0
+
+    def _watch(self) -> None:
+        assert self._seconds is not None
+        pause = min(1.0, self._seconds / 10)
+        last = time.monotonic()
+        while not self._over.wait(pause):
+            now = time.monotonic()
+            self._quiet += min(now - last, 2 * pause)
+            last = now
+            self._notice()
+            phase = self._phase if self._started else _FIRST
+            late = self._quiet > self._seconds
+            if late and phase is not None and self._quiet <= self._seconds + self._slow_seconds:
+                late = self._others_hang()  # they wait for this host
+                # Asking may take longer than a pause, and that is time too.
+                self._quiet += min(time.monotonic() - now, GRACE_SECONDS)
+                last = time.monotonic()
+            if late:
+                self._end(phase)
+                return
+
+    def _notice(self) -> None:
+        """Takes note of the updates that the device has finished; waits for nothing."""
+        while self._waiting and scalars.ready(self._waiting[0][1]):
+            self._finished, _ = self._waiting.popleft()
+            self._started, self._quiet = True, 0.0
+
+    def _end(self, phase: str | None) -> None:
+        where = f"update {self._begun} begun, {self._finished} finished"
+        where += f", in {phase}" if phase else ""
+        host = jax.process_index()
+        _say(f"no update finished in {self._quiet:.0f} s on host {host} ({where}): {self._file}")
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+        # What hangs may be the disk, or the store of what hosts say: neither is waited for long.
+        threads = [
+            threading.Thread(target=work, args=(where,), daemon=True)
+            for work in (self._write_stacks, self._compare)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * GRACE_SECONDS)
+        self._leave(EXIT_HANG)
+
+    def _others_hang(self) -> bool:
+        """Whether a host has found no update finished in time, in what is no slow phase for it."""
+        client, found = distributed.global_state.client, []
+        if client is None:
+            return False
+
+        def ask() -> None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                found.extend(client.key_value_dir_get(f"{_FOLDER}/"))
+
+        # The store may not answer, and this thread must go on counting.
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(GRACE_SECONDS)
+        return bool(found)
+
+    def _write_stacks(self, where: str) -> None:
+        """The stack of every thread into the run folder."""
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("w") as file:
+                file.write(f"no update finished in {self._quiet:.0f} s: {where}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as fault:
+            _say(f"{self._file} cannot be written ({fault.strerror})")
+
+    def _compare(self, where: str) -> None:
+        """Tells the other hosts where this one is, and the user which of them are behind."""
+        client, total = distributed.global_state.client, jax.process_count()
+        if client is None or total == 1:
+            return
+        client.key_value_set(f"{_FOLDER}/{jax.process_index()}", f"{self._begun} {where}", True)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # those that did not come are named
+            client.wait_at_barrier(f"{_FOLDER}/told", int(1000 * GRACE_SECONDS))
+        found = dict(client.key_value_dir_get(f"{_FOLDER}/"))
+        told = {int(key.rsplit("/", 1)[-1]): text.split(" ", 1) for key, text in found.items()}
+        _say("; ".join(behind({n: (int(begun), at) for n, (begun, at) in told.items()}, total)))
+        # The store lives in process 0: it goes when the others have read.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.wait_at_barrier(f"{_FOLDER}/read", int(1000 * GRACE_SECONDS / 2))
+
+
+def behind(told: dict[int, tuple[int, str]], total: int) -> list[str]:
+    """One line for each host that is silent or has begun fewer updates than another."""
+    most = max(begun for begun, _ in told.values())
+    silent = [
+        f"host {number} says nothing: it is stopped, dead or cut off"
+        for number in range(total)
+        if number not in told
+    ]
+    slow = [
+        f"host {number} is behind ({where}; others have begun {most})"
+        for number, (begun, where) in sorted(told.items())
+        if begun < most
+    ]
+    return silent + slow or [f"all {total} hosts are in the same update"]
+
+
+def _say(text: str) -> None:
+    print("esam:", text, file=sys.stderr, flush=True)

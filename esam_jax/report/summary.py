@@ -1,0 +1,128 @@
+"""What became of a run, from its folder alone: under way, killed or finished."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from esam_jax.errors import MissingError
+from esam_jax.report.charts import Series
+from esam_jax.runs import metrics_file
+from esam_jax.runs.config_file import CONFIG_FILE
+from esam_jax.runs.goodput import Ledger
+from esam_jax.runs.metrics_file import METRICS_FILE, Line
+
+_ROUTINE = ("start", "compile", "save", "evaluate")
+_NEVER_SHOWN = ("step", "event", "seconds", "time")
+_ENVIRONMENT = ("versions", "host", "processes", "devices", "device_kind", "platform", "mesh")
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """Everything that the page says in words and numbers; MissingError where there is no run."""
+    lines, config = _lines(run), _config(run)
+    ledger, last = Ledger(lines), metrics_file.latest(lines)
+    starts = [line for line in lines if line.get("event") == "start"]
+    updates = [line["step"] for line in lines if "loss" in line]
+    return {
+        "run": str(run),
+        "name": config.get("name", run.name),
+        "step": max(updates, default=0),
+        "steps": config.get("steps"),
+        "finished": bool(last.get("finished")),
+        "restarts": max(0, len(starts) - 1),
+        "seconds": round(ledger.seconds(), 3),
+        "goodput": round(ledger.goodput(), 4),
+        "spent": {name: round(value, 3) for name, value in ledger.spent().items()},
+        "faults": faults(lines),
+        "metrics": last,
+        "environment": _environment(starts),
+        "config": config,
+    }
+
+
+def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Whatever was not routine, in order: restarts, broken records, and all events of that kind.
+
+    `at` is the wall clock in seconds, where it is known.
+    """
+    found, began, parts = [], None, 0
+    for line in lines:
+        event = line.get("event")
+        if event == "start":
+            began, parts = line.get("time"), parts + 1
+        if event is None and "broken_names" in line:
+            event, what = "broken records", {"names": line["broken_names"]}
+        elif event == "start" and parts > 1:
+            event, what = "restart", {name: line[name] for name in ("host",) if name in line}
+        elif event is not None and event not in _ROUTINE:
+            what = {name: value for name, value in line.items() if name not in _NEVER_SHOWN}
+        else:
+            continue
+        at = None if began is None else round(began + line.get("seconds", 0.0), 3)
+        found.append({"step": line["step"], "at": at, "event": event, **what})
+    return found
+
+
+def curves(run: Path) -> dict[str, list[Series]]:
+    """Title -> the curves of one chart, for every chart that there are numbers for."""
+    lines = [line for line in _lines(run) if "event" not in line]
+    updates = [line for line in lines if "loss" in line]
+    found = {
+        "Loss": _series(updates, lambda name: name == "loss" or name.startswith("loss/")),
+        "Gradient norm": _series(updates, lambda name: name.startswith("grad_norm")),
+        "Learning rate": _series(updates, lambda name: name == "learning_rate"),
+        "Examples per second": _series(updates, lambda name: name == "examples_per_second"),
+        "Share of a step's time": _shares(updates),
+        "MFU": _series(updates, lambda name: name == "mfu"),
+        "Goodput": _series(updates, lambda name: name == "goodput"),
+        "Memory, GB": _memory(updates),
+    }
+    measured = [line for line in lines if "loss" not in line and "finished" not in line]
+    quality = _series(measured, lambda name: "iou" in name)
+    return {title: series for title, series in ({"Evaluation": quality} | found).items() if series}
+
+
+def _series(lines: Sequence[Line], wanted: Any, scale: float = 1.0) -> list[Series]:
+    names = dict.fromkeys(name for line in lines for name in line if wanted(name))
+    curves = {
+        name: [
+            (line["step"], line[name] * scale)
+            for line in lines
+            if isinstance(line.get(name), int | float)
+        ]
+        for name in names
+    }
+    return [Series(name, points) for name, points in curves.items() if points]
+
+
+def _shares(lines: Sequence[Line]) -> list[Series]:
+    named = _series(lines, lambda name: name.endswith("_share"))
+    return [
+        Series(each.name.removesuffix("_share").replace("_", " "), each.points) for each in named
+    ]
+
+
+def _memory(lines: Sequence[Line]) -> list[Series]:
+    named = _series(lines, lambda name: name in ("host_bytes", "device_bytes"), 1e-9)
+    return [Series(each.name.removesuffix("_bytes"), each.points) for each in named]
+
+
+def _lines(run: Path) -> list[Line]:
+    lines = metrics_file.read(run / METRICS_FILE)
+    if not lines:
+        raise MissingError(f"{run} is no run with a {METRICS_FILE}: name the --workdir of a run")
+    return lines
+
+
+def _config(run: Path) -> dict[str, Any]:
+    """The stored config; {} where it is not whole, for a report must not fail on that."""
+    try:
+        found = json.loads((run / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _environment(starts: Sequence[Line]) -> dict[str, Any]:
+    """Of the last part of the run."""
+    return {name: starts[-1][name] for name in _ENVIRONMENT if starts and name in starts[-1]}

@@ -1,0 +1,134 @@
+"""The whole chain in small: SAMI from the shipped teacher, prompts, and a twin without SAMI.
+
+Three ordinary runs of the one train loop, then a measurement on held-out scenes. What it reports
+is measured in that run; the only thing it brings along is the teacher (`quickstart_teacher`).
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from esam_jax import configs
+from esam_jax.config import RunConfig
+from esam_jax.data import sources
+from esam_jax.data.records import Source
+from esam_jax.evaluate import prompts
+from esam_jax.ops import regions
+from esam_jax.predict import draw
+from esam_jax.predict.load import load
+from esam_jax.predict.sam import Sam
+from esam_jax.report import plots
+from esam_jax.train import loop
+from esam_jax.train.telemetry import log
+
+TEACHER = "quickstart_teacher"
+IMAGES = 200  # held-out scenes that are measured
+SHOWN = 6  # of them on the contact sheet
+_TITLES = ("prompts", "ground truth", "SAM teacher", "SAMI student", "scratch twin")
+
+
+def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> dict[str, Any]:
+    """Trains, measures, draws; gives back what it writes to `workdir/summary.json`.
+
+    Keys `teacher`, `sami`, `scratch`: box_miou and point_miou; `fill_box`: box_miou; `seconds`: of
+    wall time, compilation included, or None when a part was there before: those are not done again.
+    """
+    workdir, begin = Path(workdir), time.monotonic()
+    whole = not any(log.read(workdir / name / log.METRICS_FILE) for name in plan(workdir, seed))
+    for name, cfg in plan(workdir, seed).items():
+        log.say(f"{name}: {cfg.steps} steps of {cfg.batch}", progress)
+        loop.run(cfg, workdir / name, progress=progress)
+    models = {
+        "teacher": load(TEACHER),
+        "sami": load(workdir / "segment"),
+        "scratch": load(workdir / "scratch"),
+    }
+    source = sources.open_source(sources.detect("scenes"))
+    log.say(f"measuring on {IMAGES} held-out scenes", progress)
+    summary = measure(models, source, seed)
+    Image.fromarray(sheet(models, source)).save(workdir / "contact_sheet.png")
+    drawn = plots.curves(
+        {"from SAMI": workdir / "segment", "from scratch": workdir / "scratch"},
+        "chosen_iou",
+        "IoU of the chosen mask in training",
+        workdir / "curves.png",
+    )
+    log.say(drawn, progress)
+    seconds = round(time.monotonic() - begin, 1) if whole else None
+    summary |= {"seed": seed, "seconds": seconds}
+    (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def plan(workdir: Path, seed: int) -> dict[str, RunConfig]:
+    """The runs in their order, by the name of their folder."""
+    runs = {
+        "sami": configs.load("quickstart_sami"),
+        "segment": configs.load("quickstart_segment"),
+        "scratch": configs.load("quickstart_scratch"),
+    }
+    task = dataclasses.replace(runs["segment"].task, init_from=str(workdir / "sami"))
+    runs["segment"] = dataclasses.replace(runs["segment"], task=task)
+    return {name: dataclasses.replace(cfg, seed=seed) for name, cfg in runs.items()}
+
+
+def measure(models: Mapping[str, Sam], source: Source, seed: int) -> dict[str, Any]:
+    """Box and one-point mIoU of each model on the same masks, and of filling the prompt box."""
+    summary: dict[str, Any] = {}
+    for name, sam in models.items():
+        result = prompts.evaluate(sam, source, images=IMAGES, masks_per_image=32, seed=seed)
+        summary[name] = {key: result[key] for key in ("box_miou", "point_miou")}
+        summary["fill_box"] = {"box_miou": result["fill_box"]}
+        summary["masks"] = result["masks"]
+    return summary
+
+
+def sheet(models: Mapping[str, Sam], source: Source) -> np.ndarray:
+    """Held-out scenes with their prompts, the truth and each model's masks: uint8 RGB."""
+    rows = []
+    for i in range(SHOWN):
+        question = prompts.ask(source.read(i), 32, (0, i), "uniform")
+        # Boxes and clicks in turn, one prompt for each object.
+        pairs = zip(question.boxes, question.clicks, strict=True)
+        asked = [pair[k % 2] for k, pair in enumerate(pairs)]
+        answers = [
+            sam.decode(sam.encode(question.image), asked).best()[1] for sam in models.values()
+        ]
+        captions = [f"mIoU {_mean_iou(found, question.masks):.2f}" for found in answers]
+        rows.append(
+            draw.Row(
+                picture=question.image,
+                prompts=asked,
+                masks=[question.masks, *answers],
+                captions=["", *captions],
+            )
+        )
+    return draw.contact_sheet(rows, _TITLES)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary for people."""
+    names = {
+        "teacher": "SAM teacher (frozen)",
+        "sami": "SAMI student",
+        "scratch": "scratch twin",
+        "fill_box": "filling the box",
+    }
+    lines = [f"{'held-out scenes, mIoU':<24}{'box':>8}{'one point':>12}"]
+    for key, name in names.items():
+        point = summary[key].get("point_miou")
+        shown = "-" if point is None else f"{point:.3f}"
+        lines.append(f"{name:<24}{summary[key]['box_miou']:>8.3f}{shown:>12}")
+    gain = {k: summary["sami"][k] - summary["scratch"][k] for k in ("box_miou", "point_miou")}
+    lines.append(f"{'gain from SAMI':<24}{gain['box_miou']:>+8.3f}{gain['point_miou']:>+12.3f}")
+    return "\n".join(lines)
+
+
+def _mean_iou(found: np.ndarray, masks: np.ndarray) -> float:
+    return float(np.mean([regions.iou(a, b) for a, b in zip(found, masks, strict=True)]))

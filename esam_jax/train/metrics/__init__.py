@@ -1,1 +1,0 @@
-"""What a run tells: metrics, their file, and pages made of them."""

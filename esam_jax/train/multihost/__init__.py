@@ -1,1 +1,0 @@
-"""Many processes as one run: joined, of one mind, watched."""

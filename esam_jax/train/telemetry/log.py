@@ -1,0 +1,266 @@
+"""Numbers out, late: metrics.jsonl, a progress bar on stderr, and trackers beside them.
+
+The numbers of an update are read once the next one was handed to the device: so every one is seen,
+and the device never waits for the host.
+"""
+
+import collections
+import contextlib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from esam_jax import sharding
+from esam_jax.config import RunConfig
+from esam_jax.errors import one_line
+from esam_jax.machine import compilation, environment, memory
+from esam_jax.processes import leader
+from esam_jax.runs import metrics_file
+from esam_jax.runs.goodput import Ledger
+from esam_jax.runs.metrics_file import METRICS_FILE, MetricsFile, merged, read
+from esam_jax.tasks import flops
+from esam_jax.train import scalars
+from esam_jax.train.telemetry.clock import StepClock
+from esam_jax.train.telemetry.trackers import Trackers
+from esam_jax.typing import Batch
+
+__all__ = ["METRICS_FILE", "Log", "merged", "read", "say", "talks"]
+
+Values = dict[str, float]
+
+
+class Log:
+    """What a run says while it lasts. `step` is always the number of updates done."""
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        workdir: Path,
+        first_step: int,
+        broken: Callable[[], Mapping[str, str]],
+        *,
+        records: str | None = None,
+        progress: bool | None = None,
+        began: float | None = None,
+    ) -> None:
+        """Goes on with the file of an earlier part of the run, less what will be done anew.
+
+        `broken` gives the unusable records so far; `records` says in words which data there is,
+        and a warning tells of an earlier part that had other data; `progress` forces the bar on or
+        off; `began` is the monotonic time from which this part of the run counts (default: now).
+        """
+        self._cfg, self._workdir, self._first_step, self._progress = (
+            cfg,
+            workdir,
+            first_step,
+            progress,
+        )
+        self._broken, self._told, self._records = broken, 0, records
+        self._waiting: collections.deque[tuple[int, scalars.Metrics]] = collections.deque()
+        self._begin = time.monotonic() if began is None else began
+        self._first_dispatch: float | None = None
+        self._programs = compilation.counts()
+        self._compiled: float | None = None
+        self._clock = StepClock()
+        self._mesh = sharding.make_mesh(cfg.mesh)
+        self._flops, self._peak = flops.per_example(cfg), environment.peak_flops(self._mesh)
+        self._open(first_step)
+        self._bar = tqdm(
+            total=cfg.steps,
+            initial=first_step,
+            unit="step",
+            desc=cfg.name,
+            disable=not (jax.process_index() == 0 and talks(progress)),
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.event("stop", self._last_read, reason=one_line(error).rstrip(": "))
+        self._bar.close()
+        self._trackers.close()
+
+    def await_batch(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, and the wait for it timed."""
+        self._clock.asked(self._busy())
+        batch = next(batches)
+        self._clock.batch_is_here(self._busy())
+        if self._first_dispatch is None:
+            self._first_dispatch, self._programs = time.monotonic(), compilation.counts()
+        return batch
+
+    def after(self, step: int, metrics: scalars.Metrics) -> list[tuple[int, Values]]:
+        """Takes what update `step` gave before it is computed; (step, values) of the one before."""
+        self._clock.dispatched()
+        if self._compiled is None:  # the first update: its dispatch compiled
+            self._note_compilation(step)
+        self._bar.update(1)
+        self._waiting.append((step, metrics))
+        return self._read(step - 1)
+
+    def flush(self, step: int) -> list[tuple[int, Values]]:
+        """As `after`, of every update up to `step`, which the device is waited for."""
+        return self._read(step)
+
+    @contextlib.contextmanager
+    def timed(self, name: str, step: int) -> Iterator[None]:
+        """Around what is no update: an event says how long it took, and no rate counts it."""
+        begin, programs = time.monotonic(), compilation.counts().programs
+        yield
+        if compilation.counts().programs > programs:
+            memory.give_back()
+        self.event(name, step, took=round(time.monotonic() - begin, 6))
+        self._clock.restart()
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        line = {"step": step, **values, "seconds": round(time.monotonic() - self._begin, 3)}
+        self._ledger.add(line)
+        if self._file is not None:
+            self._file.write(line)
+            if "event" not in line:
+                self._trackers.write(step, line)
+
+    def event(self, name: str, step: int, **values: Any) -> None:
+        """One line that tells of something that happened; its `took`, if any, is in seconds."""
+        self.write(step, {"event": name, **values})
+
+    def events(self, step: int, found: Iterable[Mapping[str, Any]]) -> None:
+        """One line for each."""
+        for each in found:
+            self.write(step, each)
+
+    def finish(self) -> None:
+        """The last line of a run that is done."""
+        summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}
+        if self._compiled is not None:
+            examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
+            rate = examples / (time.monotonic() - self._compiled)
+            summary |= {"compile_seconds": self._compile_seconds}
+            summary |= {"mean_examples_per_second": round(rate, 3)}
+        summary |= self._goodput()
+        self.write(self._cfg.steps, summary)
+        listed = ", ".join(f"{name} {value}" for name, value in summary.items())
+        seconds = time.monotonic() - self._begin
+        say(f"{self._workdir}: {self._cfg.steps} steps, {seconds:.1f} s, {listed}", self._progress)
+
+    def _open(self, first_step: int) -> None:
+        """Every host computes the same numbers; one of them writes."""
+        main = jax.process_index() == 0
+        self._file = MetricsFile(self._workdir / METRICS_FILE, first_step) if main else None
+        self._trackers = Trackers(self._cfg, self._workdir)
+        self._fold(first_step)
+        self._last_read = first_step
+        stamp = time.time() - (time.monotonic() - self._begin)  # for people, and for goodput alone
+        self.event(
+            "start",
+            first_step,
+            time=round(stamp, 3),
+            batch=self._cfg.batch,
+            flops_per_example=self._flops,
+            records=self._records,
+            **environment.describe(self._mesh),
+        )
+
+    def _fold(self, step: int) -> None:
+        if self._file is not None:
+            self._file.rewind(step)
+            lines = self._file.lines
+        else:
+            lines = metrics_file.folded(read(self._workdir / METRICS_FILE), step)
+        # Of process 0, or hosts that see the file late would disagree on what to measure.
+        self.evaluated = set(leader.decide(lambda: sorted(metrics_file.evaluated(lines))))
+        self._ledger = Ledger(lines)
+        before = next((x["records"] for x in reversed(lines) if x.get("records")), self._records)
+        if before != self._records:
+            warnings.warn(
+                f"the data of {self._workdir} has changed: {self._records}, but {before} before. "
+                "The records are shuffled anew, and some may come twice in this epoch",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _note_compilation(self, step: int) -> None:
+        self._compiled = time.monotonic()
+        begin = self._begin if self._first_dispatch is None else self._first_dispatch
+        self._compile_seconds = round(self._compiled - begin, 3)
+        cache = compilation.counts().since(self._programs)
+        self.event("compile", step, took=self._compile_seconds, cache=cache)
+        memory.give_back()
+
+    def _busy(self) -> bool:
+        """Whether the device still works on the update that it was given last."""
+        return bool(self._waiting) and not scalars.ready(self._waiting[-1][1])
+
+    def _read(self, last: int) -> list[tuple[int, Values]]:
+        """Fetches the updates up to `last`, checks them, and writes the lines among them."""
+        found = []
+        while self._waiting and self._waiting[0][0] <= last:
+            done, metrics = self._waiting.popleft()
+            values = scalars.fetch(metrics)
+            self._clock.finished()
+            self._last_read = done
+            if self._is_due(done) or values["skipped"]:
+                self._line(done, values)
+            found.append((done, values))
+        return found
+
+    def _line(self, done: int, values: Values) -> None:
+        speed = self._clock.take().metrics(self._cfg.batch)
+        if done == self._first_step + 1:
+            speed["first_step_seconds"] = round(time.monotonic() - self._begin, 3)
+        rate = speed.get("examples_per_second", 0.0)
+        if rate:
+            speed |= self._share_of_peak(rate)
+        more = memory.metrics() | self._goodput() | self._news_of_broken()
+        self.write(done, values | speed | more)
+        shown = {"loss": values["loss"], "examples/s": rate}
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def _share_of_peak(self, rate: float) -> dict[str, float]:
+        done = rate * self._flops
+        per_device = {"tflops_per_device": float(f"{done / self._mesh.devices.size / 1e12:.4g}")}
+        return per_device | ({} if self._peak is None else {"mfu": round(done / self._peak, 4)})
+
+    def _goodput(self) -> dict[str, float]:
+        return {"goodput": round(self._ledger.goodput(), 4)}
+
+    def _is_due(self, done: int) -> bool:
+        """Whether an update gets a line: the first and the last always, so that short runs talk."""
+        edges = (self._first_step + 1, self._cfg.steps)
+        return done % self._cfg.log_every_steps == 0 or done in edges
+
+    def _news_of_broken(self) -> dict[str, Any]:
+        """How many records could not be used, and which are new, whenever the number changes."""
+        names = list(self._broken())
+        new, self._told = names[self._told :], len(names)
+        if new and jax.process_index() > 0:  # the file is of process 0, whose share is another one
+            told = f"host {jax.process_index()}: {len(names)} records cannot be used, new are"
+            warnings.warn(f"{told} {', '.join(new)}", UserWarning, stacklevel=2)
+        return {"broken": len(names), "broken_names": new} if new else {}
+
+
+def talks(progress: bool | None) -> bool:
+    """Whether to write for people: as asked, else when stderr is a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
+
+
+def say(text: str, progress: bool | None) -> None:
+    """One line for people on stderr."""
+    if jax.process_index() == 0 and talks(progress):
+        tqdm.write(text, file=sys.stderr)

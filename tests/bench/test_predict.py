@@ -1,0 +1,242 @@
+"""Order and arithmetic of measurements; nothing here asserts how long anything takes."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import nano, tiny
+
+from esam_jax.bench import everything, predict, roofline
+from esam_jax.bench.baselines import Rival
+from esam_jax.bench.predict import Row, Timing
+from esam_jax.config import ComputeConfig
+from esam_jax.errors import ConfigError
+from esam_jax.machine import accelerators
+from esam_jax.models import flops, named
+from esam_jax.models.sam import network
+from esam_jax.ops import regions
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.sam import Sam
+
+# (network, accelerator, milliseconds): sums over kernels that were worked out by hand.
+BY_HAND = [
+    ("efficientsam_ti", "a100", 0.977),
+    ("efficientsam_ti", "h100", 0.447),
+    ("efficientsam_ti", "h200", 0.408),
+    ("efficientsam_ti", "v5p", 0.859),
+    ("efficientsam_ti", "v6e", 0.944),
+    ("efficientsam_s", "a100", 2.160),
+    ("efficientsam_s", "h100", 0.887),
+    ("efficientsam_s", "h200", 0.852),
+    ("efficientsam_s", "v5p", 1.811),
+    ("efficientsam_s", "v6e", 1.873),
+    ("efficientsam_b", "a100", 5.40),
+    ("efficientsam_b", "h200", 2.03),
+]
+
+
+def sheet(name: str) -> accelerators.Accelerator:
+    return next(each for each in accelerators.ACCELERATORS if each.name == name)
+
+
+def row(ours: tuple[float, ...], theirs: tuple[float, ...] | None = None, **more) -> Row:
+    return Row(
+        **{"part": "encoder", "dtype": "float32", "pictures": 4, "prompts": 0, **more},
+        ours=Timing(9.0, ours),
+        theirs=None if theirs is None else Timing(9.0, theirs),
+        flops=10,
+        floor_seconds=0.5,
+    )
+
+
+def test_calls_take_turns_and_are_waited_for(monkeypatch):
+    order, waited = [], []
+    ticks = itertools.count()
+    monkeypatch.setattr(predict, "wait", waited.append)
+
+    def call(name):
+        return lambda: (order.append(name), name)[1]
+
+    a, b = predict.in_turn([call("a"), call("b")], 3, clock=lambda: float(next(ticks)))
+    assert order == ["a", "b"] * (1 + predict.WARM_UP + 3)
+    assert waited == order
+    assert a.seconds == b.seconds == (1.0, 1.0, 1.0) and a.first == 1.0
+
+
+def test_each_call_gets_its_own_times():
+    now = [0.0]
+
+    def takes(seconds):
+        def call():
+            now[0] += next(seconds)
+
+        return call
+
+    a, b = predict.in_turn(
+        [takes(iter([9, 8, 1, 2, 3])), takes(iter([7, 6, 4, 5, 6]))], 3, clock=lambda: now[0]
+    )
+    assert (a.first, a.seconds) == (9, (1, 2, 3))
+    assert (b.first, b.seconds) == (7, (4, 5, 6))
+
+
+def test_compilation_is_told_apart():
+    fresh = jax.jit(lambda x: x * 3 + 1)
+    compiled, plain = predict.in_turn([lambda: fresh(jnp.ones(3)), lambda: None], 1)
+    assert 0 < compiled.compile <= compiled.first and plain.compile == 0
+
+
+def test_median_and_p90():
+    timing = Timing(1.0, tuple(float(x) for x in (11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)))
+    assert timing.median == 6 and timing.p90 == 10
+    assert Timing(1.0, (2.0,)).p90 == 2
+
+
+def test_ratio_rate_and_share_are_of_medians():
+    measured = row((1.0, 2.0, 30.0), (4.0, 5.0, 6.0))
+    assert measured.ratio == pytest.approx(2 / 5)
+    assert measured.per_second == 4 / 2 and measured.floor_share == 0.5 / 2
+    assert row((2.0,), part="decoder", pictures=1, prompts=16).per_second == 8
+    assert row((2.0,)).ratio is None
+
+
+@pytest.mark.parametrize("wiring", tiny.WIRINGS)
+def test_every_part_of_a_model(wiring: str):
+    config = tiny.config(wiring)
+    sam = Sam(network.Sam(config), tiny.params(config))
+    rows = list(predict.predict(sam, batches=(2,), prompts=(1, 3), runs=2))
+    found = [(each.part, each.pictures, each.prompts) for each in rows]
+    assert found == [
+        ("encoder", 2, 0), ("decoder", 1, 1), ("decoder", 1, 3), ("device", 2, 1),
+        ("end-to-end", 2, 1),
+    ]  # fmt: skip
+    assert all(len(each.ours.seconds) == 2 and each.theirs is None for each in rows)
+    assert all(each.floor_share is None and each.dtype == "float32" for each in rows)
+    encoder = 2 * flops.encoder(config.encoder, 40)
+    decoder = flops.mask_decoder(config, 1, 2)
+    assert [each.flops for each in rows[:2]] == [encoder, decoder]
+    assert rows[3].flops == rows[4].flops == encoder + 2 * decoder
+
+
+def test_the_device_gives_the_masks_of_the_library():
+    sam = nano.sam("efficientsam_nano")
+    pictures = predict._pictures(2, sam.config)
+    points, labels = predict._boxes(2, 1, sam.config)
+    on_device, _ = predict._masks(sam.model, sam.params, pictures, points, labels)
+    asked = [[predict.Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
+    answers = predict._answer(sam, list(pictures), asked)
+    assert np.mean(np.asarray(on_device) == np.stack(answers)) > 0.999  # rounding at zero
+
+
+def test_a_rival_gets_what_was_promised():
+    sam, seen = nano.sam("efficientsam_nano"), {}
+
+    def put(array):
+        seen.setdefault("put", []).append((array.dtype.name, array.shape))
+        return ("put", array)
+
+    def encode(pictures):
+        seen["encode"] = pictures[0]
+        return "embedding"
+
+    def decode(embedding, points, labels):
+        seen["decode"] = embedding, points[0], labels[0]
+
+    def ask(pictures, points, labels):
+        seen["ask"] = [(x.dtype.name, x.shape) for x in (pictures, points, labels)]
+
+    rival = Rival("toy", encode, decode, ask, put)
+    rows = list(predict.predict(sam, batches=(2,), prompts=(3,), runs=1, rival=rival))
+    assert [each.part for each in rows if each.theirs] == ["encoder", "decoder", "end-to-end"]
+    assert all(each.ratio == each.ours.median / each.theirs.median for each in rows if each.theirs)
+    assert seen["encode"] == "put" and seen["decode"] == ("embedding", "put", "put")
+    assert ("uint8", (2, 64, 64, 3)) in seen["put"] and ("float32", (1, 3, 2, 2)) in seen["put"]
+    assert seen["ask"] == [
+        ("uint8", (2, 64, 64, 3)), ("float32", (2, 1, 2, 2)), ("int32", (2, 1, 2))
+    ]  # fmt: skip
+
+
+def test_boxes_lie_in_the_picture():
+    points, labels = predict._boxes(2, 50, named.sam("sam_nano"))
+    assert (points >= 0).all() and (points < 64).all()
+    assert (points[:, :, 1] > points[:, :, 0]).all() and (labels == [2, 3]).all()
+
+
+def test_random_weights_keep_numbers_finite():
+    config = tiny.config("sam")
+    for dtype in ("float32", "bfloat16"):
+        ours = network.Sam(config, ComputeConfig(dtype=dtype))
+        sam = Sam(ours, predict.random_params(config))
+        answer = sam.decode(sam.encode(nano.picture(40, 60)), [predict.Prompt(box=[4, 4, 30, 30])])
+        assert np.isfinite(answer.low_res).all() and np.abs(answer.low_res).max() < 1e3
+
+
+# ------------------------------------------------------------------------------------ floors
+
+
+@pytest.mark.parametrize(("name", "accelerator", "milliseconds"), BY_HAND)
+def test_floor_of_the_encoder(name: str, accelerator: str, milliseconds: float):
+    found = roofline.encoder(named.sam(name), sheet(accelerator))
+    assert 1e3 * found == pytest.approx(milliseconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "microseconds"),
+    [("a100", 22.3), ("h100", 13.3), ("h200", 9.3), ("v5p", 16.1), ("v6e", 27.2)],
+)
+def test_floor_of_the_decoder(accelerator: str, microseconds: float):
+    config = named.sam("efficientsam_ti")
+    many = roofline.decoder(config, sheet(accelerator), 1024) / 1024
+    assert 1e6 * many == pytest.approx(microseconds, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "accelerator", "images_per_second"),
+    [("efficientsam_ti", "h200", 2379), ("efficientsam_s", "a100", 457)],
+)
+def test_floor_of_the_whole_way(name: str, accelerator: str, images_per_second: float):
+    found = roofline.whole(named.sam(name), sheet(accelerator), 1)
+    assert 1 / found == pytest.approx(images_per_second, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["sam_h", "mobile_sam"])
+def test_other_encoders_are_counted_by_operations(name: str):
+    config = named.sam(name)
+    expected = flops.encoder(config.encoder, 1024) / 989e12
+    assert roofline.encoder(config, sheet("h200")) == expected
+
+
+def test_a_share_needs_a_data_sheet():
+    sam = nano.sam("efficientsam_nano")
+    (measured,) = predict.predict(sam, parts=("encoder",), runs=1, sheet=sheet("h200"))
+    assert (
+        measured.floor_share == roofline.encoder(sam.config, sheet("h200")) / measured.ours.median
+    )
+
+
+# -------------------------------------------------------------------------------- everything
+
+
+def test_everything_by_part():
+    generator = AutomaticMaskGenerator(
+        nano.sam("efficientsam_nano"), 4, pred_iou_thresh=-1e9, stability_score_thresh=0.0,
+        output_mode="coco_rle",
+    )  # fmt: skip
+    before = regions.compress, Sam.encode, Sam.candidates
+    picture = nano.picture(50, 70)
+    result = everything.measure(generator, picture, runs=2)
+    assert (regions.compress, Sam.encode, Sam.candidates) == before
+    assert result.masks == len(generator.generate(picture)) > 0
+    assert (result.height, result.width, result.clicks) == (50, 70, 16)
+    assert len(result.whole.seconds) == 2 and set(result.parts) == set(everything.PARTS)
+    # A part of nothing would mean that the generator goes another way than the one watched.
+    assert all(seconds > 0 for seconds in result.parts.values())
+    assert result.as_json()["parts_seconds"] == result.parts
+
+
+def test_functions_come_back_after_a_failure():
+    before = regions.compress, Sam.encode
+    with pytest.raises(ConfigError), everything._watching():
+        raise ConfigError("stop")
+    assert (regions.compress, Sam.encode) == before

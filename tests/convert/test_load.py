@@ -1,0 +1,93 @@
+"""Everything a user may name as a model is found, or refused with what is accepted."""
+
+from pathlib import Path
+
+import pytest
+from helpers import nano
+
+from esam_jax.convert import load, model_folder
+from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.models import named
+
+CONFIG = named.sam("efficientsam_nano")
+
+
+def write(folder: Path) -> Path:
+    model_folder.write(folder, CONFIG, nano.params(CONFIG), source=folder.name)
+    return folder
+
+
+def test_a_model_folder_or_the_weights_in_it(tmp_path: Path):
+    folder = write(tmp_path / "m")
+    assert load.model_file(folder).config == CONFIG
+    assert load.model_file(str(folder / "model.safetensors")).source == "m"
+
+
+def test_a_run_with_one_model(tmp_path: Path):
+    write(tmp_path / "model")
+    assert load.model_file(tmp_path).source == "model"
+
+
+def test_a_run_with_several_models_names_the_others(tmp_path: Path):
+    for name in ("efficientsam_s", "efficientsam_b", "efficientsam_ti"):
+        write(tmp_path / "model" / name)
+    others = f"{tmp_path}/model/efficientsam_s, {tmp_path}/model/efficientsam_ti"
+    with pytest.warns(UserWarning, match=others):
+        assert load.model_file(tmp_path).source == "efficientsam_b"
+    with pytest.warns(UserWarning, match=others):
+        assert load.model_file(tmp_path / "model").source == "efficientsam_b"
+    assert load.model_file(tmp_path / "model" / "efficientsam_ti").source == "efficientsam_ti"
+
+
+def test_a_run_that_is_not_finished(tmp_path: Path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="has no model yet"):
+        load.model_file(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "text", "picture"])
+def test_what_is_no_model_is_told_what_would_be(tmp_path: Path, kind: str):
+    path = tmp_path / {"folder": "f", "text": "model.ckpt", "picture": "a.jpg"}[kind]
+    path.mkdir() if kind == "folder" else path.write_text("hello")
+    with pytest.raises(CheckpointError, match=r"is no model: a model is a model folder"):
+        load.model_file(path)
+
+
+def test_nothing_there(tmp_path: Path):
+    with pytest.raises(MissingError, match=r"no model at .*quickstart_teacher"):
+        load.model_file(tmp_path / "absent")
+
+
+def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shipped = write(tmp_path / "shipped")
+    (tmp_path / "preset").write_text("something else")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(load.SHIPPED, "preset", shipped)
+    assert load.locate("preset").path == shipped
+    with pytest.raises(CheckpointError, match="is no model"):
+        load.locate("./preset")
+
+
+def test_locating_reads_no_weights(tmp_path: Path):
+    folder = write(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert load.locate(folder).path == folder
+    with pytest.raises(CheckpointError, match="no whole safetensors"):
+        load.model_file(folder)
+
+
+def test_damaged_single_files_are_refused(tmp_path: Path):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError):
+        load.model_file(path)
+
+
+def test_differences_name_the_fields_alone():
+    one, other = named.sam("efficientsam_ti"), named.sam("efficientsam_s")
+    found = load.differences(one, other)
+    assert found.startswith("encoder.width 192 instead of 384")
+    assert "decoder" not in found and load.differences(one, one) == ""
+    assert "encoder.kind VitConfig instead of SamVitConfig" in load.differences(
+        one, named.sam("sam_b")
+    )

@@ -1,0 +1,257 @@
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
+from esam_jax.data import sources
+from esam_jax.data.sources import image_folder, scene_painter
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
+from esam_jax.ops import regions
+
+
+def open_coco(path: Path) -> sources.Source:
+    return sources.open_source(CocoConfig(path=str(path)))
+
+
+def open_sa1b(path: Path) -> sources.Source:
+    return sources.open_source(Sa1bConfig(path=str(path)))
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+# -------------------------------------------------------------------------------------- scenes
+
+
+def test_scenes_come_with_their_visible_masks():
+    source = sources.open_source(ScenesConfig(split="heldout", scenes=5, scene_px=40))
+    record = source.read(4)
+    image, labels = scene_painter.draw(4, 40, split="heldout")
+    assert len(source) == 5 and record.name == "heldout/4"
+    assert (record.image == image).all()
+    assert len(record.masks) == labels.max()
+    assert (record.masks.decode([1, 0]) == [labels == 2, labels == 1]).all()
+
+
+# -------------------------------------------------------------------------------- image folder
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "leaves"),
+    [(errno.EIO, DiskError, 75), (errno.EACCES, MissingError, 2), (errno.ESTALE, DiskError, 75)],
+)
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type, leaves: int
+):
+    for name in ("a/x.png", "b/y.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert image_folder.list_pictures(tmp_path) == ["a/x.png", "b/y.png"]
+    listed = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "a":
+            raise OSError(code, os.strerror(code), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(kind, match=rf"/a cannot be read \({os.strerror(code)}\)") as caught:
+        image_folder.list_pictures(tmp_path)
+    assert caught.value.exit_code == leaves
+
+
+def test_what_a_disk_keeps_for_itself_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only its owner may list it."""
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "x.png").touch()
+    listed = os.scandir
+
+    def scandir(path):
+        assert Path(path).name != "lost+found"
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert image_folder.list_pictures(tmp_path) == ["x.png"]
+
+
+def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture: Callable):
+    for name in ("images/n02/b.JPEG", "images/n01/a.png", "top.webp", ".hidden/c.png"):
+        write_picture(tmp_path / name, 7, 9)
+    (tmp_path / "images" / "notes.txt").write_text("no picture")
+    source = sources.open_source(ImageFolderConfig(path=str(tmp_path)))
+    names = [source.name(i) for i in range(len(source))]
+    assert names == ["images/n01/a.png", "images/n02/b.JPEG", "top.webp"]
+    record = source.read(0)
+    assert record.name == names[0] and record.image.shape == (7, 9, 3) and record.masks is None
+
+
+def test_nothing_to_read_is_said_at_once(tmp_path: Path):
+    for kind in (ImageFolderConfig, Sa1bConfig):
+        with pytest.raises(DataError, match="holds no"):
+            sources.open_source(kind(path=str(tmp_path)))
+        with pytest.raises(MissingError, match="absent"):
+            sources.open_source(kind(path=str(tmp_path / "absent")))
+        with pytest.raises(ConfigError, match="path is None"):
+            sources.open_source(kind())
+
+
+# ---------------------------------------------------------------------------------------- coco
+
+
+def test_coco_gives_objects_and_leaves_crowds_out(coco_json: Path):
+    source = open_coco(coco_json)
+    assert [source.name(i) for i in range(len(source))] == ["a.png", "b.png"]
+    first, second = source.read(0), source.read(1)
+    (polygon,) = first.masks.decode([0])
+    assert (
+        len(first.masks) == 1
+        and regions.mask_box(polygon) == (2, 3, 20, 10)
+        and polygon.all(0).sum() == 0
+    )
+    (packed,) = second.masks.decode([0])
+    assert packed[9, 11] and packed.sum() == 81
+
+
+def test_sampling_is_decoding_and_then_choosing(coco_json: Path):
+    rows, columns = np.array([0, 5, 9, 12]), np.array([29, 11, 4])
+    for index in range(2):
+        masks = open_coco(coco_json).read(index).masks
+        assert (masks.sample([0], rows, columns) == masks.decode([0])[:, rows][:, :, columns]).all()
+
+
+def test_coco_pictures_are_found_from_either_side(coco_json: Path):
+    assert len(open_coco(coco_json.parents[1] / "val2017")) == 2
+    (coco_json.parents[1] / "val2017" / "a.png").unlink()
+    with pytest.raises(MissingError, match=r"a\.png"):
+        open_coco(coco_json)
+
+
+def test_masks_and_pictures_share_the_stored_frame(coco_json: Path):
+    path = coco_json.parents[1] / "val2017" / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(path)
+    image.save(path, exif=exif)
+    record = open_coco(coco_json).read(0)
+    assert record.image.shape[:2] == record.masks.decode([0]).shape[1:] == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.pop("images"), "no 'images'"),
+        (lambda c: c.update(annotations={}), "'annotations' of type dict"),
+        (lambda c: c["images"].append(c["images"][0]), "id 7 is there twice"),
+        (lambda c: c["images"][0].update(file_name="../secret.png"), "below the picture folder"),
+        (lambda c: c["images"][0].update(file_name="/etc/x.png"), "below the picture folder"),
+        (lambda c: c["images"][1].update(id="3"), "image 1 has a 'id' of type str"),
+        (lambda c: c["annotations"][0].pop("image_id"), "annotation 0 has no 'image_id'"),
+        (lambda c: c["annotations"].append([]), "annotation 4"),
+        (lambda c: c["annotations"].clear(), "no picture with an object"),
+        (lambda c: c["annotations"][0].update(bbox=[float("nan")] * 4), "NaN"),
+    ],
+)
+def test_a_broken_coco_file_is_refused_whole(coco_json: Path, change: Callable, reason: str):
+    edit(coco_json, change)
+    with pytest.raises(DataError, match=reason):
+        open_coco(coco_json)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff"])
+def test_what_is_no_json_object_is_refused(coco_json: Path, text: str):
+    coco_json.write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match="json"):
+        open_coco(coco_json)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c["images"][0].update(height=21), r"a\.png is 20 x 30"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "no 'segmentation'"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2]]), "mask 0.*polygon"),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
+            "mask 0.*size",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [20, 30], "counts": [81]}),
+            "mask 0.*sum to 81",
+        ),
+    ],
+)
+def test_a_broken_annotation_breaks_its_own_picture_only(
+    coco_json: Path, change: Callable, reason: str
+):
+    edit(coco_json, change)
+    source = open_coco(coco_json)
+    with pytest.raises(DataError, match=reason):
+        source.read(0).masks.decode([0])
+    assert source.read(1).masks.decode([0]).any()
+
+
+# ---------------------------------------------------------------------------------------- sa1b
+
+
+def test_sa1b_reads_pairs(sa1b_folder: Path):
+    source = open_sa1b(sa1b_folder)
+    assert [source.name(i) for i in range(len(source))] == ["sa_1.jpg", "sa_10.jpg", "sa_2.jpg"]
+    record = source.read(1)
+    assert record.image.shape == (40, 60, 3) and len(record.masks) == 3
+    areas = record.masks.decode([2, 0]).sum((1, 2))
+    assert areas.tolist() == [5, 253]
+
+
+def test_sa1b_unpacked_into_folders(sa1b_folder: Path):
+    assert len(open_sa1b(sa1b_folder.parent)) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.pop("annotations"), "no 'annotations'"),
+        (lambda c: c.update(annotations=[{}] * 10_001), "10001 masks"),
+        (lambda c: c["annotations"][1].update(segmentation="x"), "mask 1 has a 'segmentation'"),
+        (lambda c: c["annotations"][1]["segmentation"].update(size=[60, 40]), "mask 1.*size"),
+        (lambda c: c["annotations"][1]["segmentation"].update(counts="00"), "mask 1.*sum"),
+    ],
+)
+def test_a_broken_sa1b_json_names_its_picture(sa1b_folder: Path, change: Callable, reason: str):
+    edit(sa1b_folder / "sa_1.json", change)
+    with pytest.raises(DataError, match=reason):
+        open_sa1b(sa1b_folder).read(0).masks.decode([0, 1])
+
+
+def test_a_picture_without_its_json(sa1b_folder: Path):
+    (sa1b_folder / "sa_2.json").unlink()
+    with pytest.raises(MissingError, match=r"sa_2\.json"):
+        open_sa1b(sa1b_folder).read(2)
+
+
+# -------------------------------------------------------------------------------------- detect
+
+
+def test_detect_tells_layouts_apart(
+    tmp_path: Path, coco_json: Path, sa1b_folder: Path, write_picture: Callable
+):
+    write_picture(tmp_path / "classes" / "ant" / "1.png", 5, 5)
+    assert sources.detect("scenes") == ScenesConfig(split="heldout")
+    for path, kind in (
+        (coco_json, "coco"),
+        (coco_json.parents[1] / "val2017", "coco"),
+        (sa1b_folder, "sa1b"),
+        (tmp_path / "classes", "image_folder"),
+    ):
+        config = sources.detect(str(path))
+        assert config.kind == kind and len(sources.open_source(config)) > 0
+    with pytest.raises(MissingError, match="scenes"):
+        sources.detect(str(tmp_path / "absent"))

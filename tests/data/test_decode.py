@@ -1,0 +1,126 @@
+"""Every kind of picture file becomes RGB, or is refused with a reason."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from esam_jax.data import decode
+from esam_jax.errors import DataError, MissingError
+
+PIXELS = np.asarray(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)).resize((23, 14))
+)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+def test_lossless_files_give_their_pixels(kind: str, options: dict):
+    assert (decode.decode_rgb(encode(Image.fromarray(PIXELS), kind, **options)) == PIXELS).all()
+
+
+def test_jpeg_agrees_with_pillow():
+    data = encode(Image.fromarray(PIXELS), "JPEG", quality=95, subsampling=0)
+    theirs = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decode.decode_rgb(data).astype(int) - theirs).max() <= 2  # two DCT versions
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_other_colour_modes_become_rgb(mode: str):
+    image = Image.fromarray(PIXELS).convert(mode)
+    rgb = decode.decode_rgb(encode(image, "JPEG" if mode == "CMYK" else "PNG"))
+    assert rgb.shape == PIXELS.shape and rgb.dtype == np.uint8
+    if mode in ("RGBA", "CMYK"):
+        assert np.abs(rgb.astype(int) - PIXELS).mean() < 5
+    if mode in ("L", "LA"):
+        assert (rgb == np.asarray(Image.fromarray(PIXELS).convert("L"))[..., None]).all()
+
+
+def test_grey_jpeg_and_transparent_palette():
+    assert decode.decode_rgb(encode(Image.fromarray(PIXELS).convert("L"), "JPEG")).shape[2] == 3
+    palette = Image.fromarray(PIXELS).convert("P")
+    assert decode.decode_rgb(encode(palette, "PNG", transparency=b"\x00\x80\xff")).shape[2] == 3
+
+
+def test_sixteen_bits_keep_their_upper_half():
+    values = np.arange(14 * 23, dtype=np.uint16).reshape(14, 23) * 200
+    rgb = decode.decode_rgb(encode(Image.fromarray(values), "PNG"))
+    assert (rgb == (values >> 8)[..., None]).all()
+
+
+def test_an_animation_gives_its_first_frame():
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert (decode.decode_rgb(data) == PIXELS).all()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_exif_turns_the_picture_upright(turn: int):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encode(Image.fromarray(PIXELS), "PNG", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert (decode.decode_rgb(data) == upright).all()
+    assert (decode.decode_rgb(data, orientation="stored") == PIXELS).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 1)])
+def test_tiny_and_thin_pictures(size: tuple[int, int]):
+    assert decode.decode_rgb(encode(Image.new("RGB", size), "JPEG")).shape == (*size[::-1], 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_file_cut_short_is_never_half_a_picture(kind: str):
+    data = encode(Image.fromarray(PIXELS), kind)
+    whole = decode.decode_rgb(data)
+    for length in range(len(data)):
+        try:
+            picture = decode.decode_rgb(data[:length])
+        except DataError:
+            continue
+        # What PNG has after its last pixel may be lost without harm.
+        assert kind == "PNG" and length > len(data) - 24 and (picture == whole).all()
+
+
+def test_other_content_is_named_whatever_the_file_is_called(tmp_path: Path):
+    page = tmp_path / "page.jpg"
+    page.write_bytes(b"<html>404</html>")
+    with pytest.raises(DataError, match=r"page\.jpg.*not a JPEG, PNG or WebP"):
+        decode.read_rgb(page)
+    picture = tmp_path / "picture.txt"
+    picture.write_bytes(encode(Image.fromarray(PIXELS), "PNG"))
+    assert (decode.read_rgb(picture) == PIXELS).all()
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match="not a JPEG"):
+        decode.read_rgb(tmp_path / "empty.png")
+    with pytest.raises(MissingError, match="absent"):
+        decode.read_rgb(tmp_path / "absent.png")
+    with pytest.raises(MissingError, match="cannot be read"):
+        decode.read_rgb(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (20_000, 10), (9_000, 9_000), (11_000, 11_000)])
+def test_a_huge_header_is_refused_before_decoding(size: tuple[int, int]):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match="pixels"):
+        decode.decode_rgb(png)

@@ -1,0 +1,36 @@
+"""The nano models with random weights, for tests that need some model and not a good one."""
+
+import functools
+import zlib
+
+import flax.traverse_util
+import numpy as np
+
+from esam_jax.config import SamConfig
+from esam_jax.convert import model_folder
+from esam_jax.models import named
+from esam_jax.models.sam.network import Sam as Network
+from esam_jax.predict.sam import Sam
+
+NAMES = ("efficientsam_nano", "sam_nano")
+
+
+def params(config: SamConfig) -> dict:
+    """Each parameter drawn by its own name; quicker than `init`, which compiles."""
+    flat = {
+        path: np.random.default_rng(zlib.crc32(path.encode()))
+        .normal(0.0 if path.endswith("bias") else 0.1, 0.2, shape)
+        .astype(np.float32)
+        for path, shape in model_folder.expected_shapes(config).items()
+    }
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+@functools.cache
+def sam(name: str) -> Sam:
+    config = named.sam(name)
+    return Sam(Network(config), params(config))
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)

@@ -1,0 +1,111 @@
+"""A toy task for the train loop: one attention-shaped and one MLP-shaped layer, learning a map."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esam_jax import sharding
+from esam_jax.config import (
+    CropConfig,
+    DataConfig,
+    MeshConfig,
+    OptimConfig,
+    RunConfig,
+    SamiConfig,
+    SaveConfig,
+    ScenesConfig,
+)
+from esam_jax.tasks.task import Task
+from esam_jax.typing import PerExample
+
+
+def task(noise=0.0):
+    """Regression of y on x; `noise` times a draw from the step's key is added to every loss."""
+
+    def init(rng):
+        # Random enough, and compiled ten times faster than draws from a key.
+        phase = (jax.random.key_data(rng)[-1] % 1000).astype(jnp.float32)
+
+        def linear(number, shape, bias_shape):
+            angles = phase + jnp.arange(math.prod(shape)) ** 2 * (0.1 + number)
+            return {"kernel": 0.4 * jnp.sin(angles).reshape(shape), "bias": jnp.zeros(bias_shape)}
+
+        attn = {"query": linear(1, (8, 4, 2), (4, 2)), "out": linear(2, (4, 2, 8), 8)}
+        mlp = {"hidden": linear(3, (8, 16), 16), "out": linear(4, (16, 8), 8)}
+        return {"toy": {"encoder": {"block_00": {"attn": attn}, "block_01": {"mlp": mlp}}}}
+
+    def draw(rng, images):
+        return {"noise": noise * jax.random.normal(rng, (images,))} if noise else {}
+
+    def loss(params, frozen, batch):
+        blocks = params["toy"]["encoder"]
+        attn, mlp = blocks["block_00"]["attn"], blocks["block_01"]["mlp"]
+        x = jnp.einsum("bd,dak->bak", batch["x"], attn["query"]["kernel"]) + attn["query"]["bias"]
+        x = jnp.einsum("bak,akd->bd", x, attn["out"]["kernel"]) + attn["out"]["bias"]
+        x = jnp.tanh(x @ mlp["hidden"]["kernel"] + mlp["hidden"]["bias"])
+        x = x @ mlp["out"]["kernel"] + mlp["out"]["bias"]
+        error = jnp.square(x - frozen.get("scale", 1.0) * batch["y"]).mean(-1)
+        error += batch.get("noise", 0.0) * x.mean(-1)
+        return PerExample(error, batch["weight"], {"largest": jnp.abs(x).max(-1)})
+
+    return Task(
+        init=init,
+        loss=loss,
+        load_frozen=lambda: {},
+        initial=lambda: None,
+        models=lambda _: {},
+        draw=draw,
+    )
+
+
+def batch_of(seed, step, size):
+    """Host batch of one step: a pure function of its arguments."""
+    rng = np.random.default_rng((seed, step))
+    x = rng.normal(size=(size, 8)).astype(np.float32)
+    return {
+        "x": x,
+        "y": np.sin(x[:, ::-1]).astype(np.float32),
+        "weight": rng.integers(0, 3, size).astype(np.float32),
+    }
+
+
+class Stream:
+    """Stands for data.loader.stream; `spoil` names a batch with a NaN, `edit` changes any."""
+
+    def __init__(self, cfg, mesh, first_batch=0, source=None, spoil=None, edit=None):
+        self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_batch, spoil
+        self._edit = edit or (lambda number, batch: None)
+        self.broken, self.closed = {}, False
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch = batch_of(self._cfg.seed, self._step, self._cfg.batch)
+        if self._spoil == self._step:
+            batch["y"][0] = np.nan
+        self._edit(self._step, batch)
+        self._step += 1
+        return jax.device_put(batch, sharding.batch(self._mesh))
+
+    def close(self):
+        self.closed = True
+
+
+def config(**changes):
+    """A whole run config (the task in it is a stand-in) of six updates of eight examples."""
+    config = RunConfig(
+        name="toy",
+        task=SamiConfig(students=("efficientsam_nano",)),
+        data=DataConfig(source=ScenesConfig(), view=CropConfig(image_px=64)),
+        optim=OptimConfig(peak_lr=1e-2, warmup_steps=2),
+        steps=6,
+        batch=8,
+        mesh=MeshConfig(data=1),
+        log_every_steps=1,
+        save=SaveConfig(every_steps=2),
+    )
+    return dataclasses.replace(config, **changes)

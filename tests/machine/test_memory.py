@@ -1,0 +1,24 @@
+"""The memory of a run: what its metrics say, and what is given back to the system."""
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from esam_jax.machine import memory
+
+
+def test_metrics_tell_what_is_resident():
+    before = memory.metrics()["host_bytes"]
+    kept = np.ones(8_000_000)
+    assert memory.metrics()["host_bytes"] - before == pytest.approx(kept.nbytes, rel=0.1)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_what_is_free_between_what_is_used_is_given_back():
+    pieces = [bytearray(100_000) for _ in range(2000)]
+    pieces = pieces[::50]  # each holds its place among free ones
+    kept = memory.resident_bytes()
+    memory.give_back()
+    assert memory.resident_bytes() < kept - 100e6
+    assert len(pieces) == 40

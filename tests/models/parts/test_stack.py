@@ -1,0 +1,81 @@
+"""Blocks in a loop give what blocks one after the other give."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny, unrolled
+
+from esam_jax.config import ComputeConfig, SamVitConfig, VitConfig
+from esam_jax.models.encoders.sam_vit import SamVitEncoder
+from esam_jax.models.encoders.vit import VitEncoder
+from esam_jax.models.parts import stack
+
+SIZES = {"width": 12, "heads": 3, "patch_px": 8, "image_px": 40, "neck_width": 16, "depth": 4}
+
+
+def drawn(model, pixels):
+    """Parameters that differ from block to block."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes
+    )
+
+
+def loss(model):
+    pixels = jnp.asarray(np.random.default_rng(1).normal(size=(2, 40, 40, 3)), jnp.float32)
+
+    def of(params):
+        return jnp.square(model.apply({"params": params}, pixels)).mean()
+
+    return of, drawn(model, pixels)
+
+
+@functools.cache
+def one_by_one(model):
+    """Value and gradients from single blocks, none of them recomputed whatever `remat` says."""
+    with unrolled.blocks():
+        of, params = loss(model(ComputeConfig()))
+        assert "scan[" not in str(jax.make_jaxpr(of)(params))
+        return tiny.jit(jax.value_and_grad(of))(params)
+
+
+@pytest.mark.parametrize(
+    ("model", "loops"),
+    [
+        (lambda c: VitEncoder(VitConfig(**SIZES, pretrain_px=32), c), 1),
+        # windowed, global, windowed, global: one loop over two rounds
+        (lambda c: SamVitEncoder(SamVitConfig(**SIZES, window=3, global_blocks=(1, 3)), c), 1),
+        # no pattern: a loop over the last two alone
+        (lambda c: SamVitEncoder(SamVitConfig(**SIZES, window=3, global_blocks=(1,)), c), 1),
+        (lambda c: SamVitEncoder(SamVitConfig(**SIZES, window=3, global_blocks=()), c), 1),
+    ],
+)
+@pytest.mark.parametrize("remat", ["none", "blocks"])
+def test_values_and_gradients_are_those_of_single_blocks(model, loops, remat):
+    of, params = loss(model(ComputeConfig(remat=remat)))
+    assert str(jax.make_jaxpr(of)(params)).count("scan[") == loops
+    value, grads = tiny.jit(jax.value_and_grad(of))(params)
+    expected, expected_grads = one_by_one(model)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected_grads), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "period", "runs"),
+    [
+        ("aaaa", 1, [(0, 4)]),
+        ("aabaab", 3, [(0, 2), (2, 3), (3, 5), (5, 6)]),
+        ("abaa", 4, [(0, 1), (1, 2), (2, 4)]),
+        ("a", 1, [(0, 1)]),
+    ],
+)
+def test_patterns(kinds, period, runs):
+    assert stack._period(kinds) == period
+    assert stack._runs(kinds) == runs

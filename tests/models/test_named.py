@@ -1,0 +1,53 @@
+"""The named sizes are the published ones."""
+
+import math
+
+import pytest
+
+from esam_jax.convert import model_folder
+from esam_jax.errors import ConfigError
+from esam_jax.models import named
+
+# Parameters without the Fourier matrix, a buffer of 2 x 128 in the originals.
+PUBLISHED = {
+    "efficientsam_ti": 10_223_204,
+    "efficientsam_s": 26_413_028,
+    "sam_b": 93_735_472,
+    "sam_l": 312_342_832,
+    "sam_h": 641_090_608,
+    "mobile_sam": 10_130_092,
+}
+# MobileSAM's number counts the classifier of its pretraining, which no mask depends on and which
+# is none of our parameters: a norm of 320 and a linear map to 1000. The statistics of its norms are
+# parameters of ours and buffers there.
+CLASSIFIER = {"mobile_sam": 2 * 320 + 320 * 1000 + 1000}
+STATISTICS = ("/mean", "/variance")
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_parameter_counts_are_the_published_ones(name, count):
+    shapes = dict(model_folder.expected_shapes(named.sam(name)))
+    shapes.pop("prompt/fourier")
+    sizes = [math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS)]
+    assert sum(sizes) + CLASSIFIER.get(name, 0) == count
+
+
+@pytest.mark.parametrize("name", named.names())
+def test_names_say_the_wiring(name):
+    config, family = named.sam(name), name.split("_")[0]
+    kind, wiring = {
+        "efficientsam": ("vit", "efficientsam"),
+        "sam": ("sam_vit", "sam"),
+        "mobile": ("tiny_vit", "sam"),
+    }[family]
+    assert (config.encoder.kind, config.decoder.wiring) == (kind, wiring)
+    assert (config.image_px == 64) == ("nano" in name)
+
+
+def test_unknown_name_gets_a_suggestion():
+    with pytest.raises(
+        ConfigError, match=r"no model is called 'efficientsam_tiny'.*'efficientsam_ti'"
+    ):
+        named.sam("efficientsam_tiny")
+    with pytest.raises(ConfigError, match="choose one of efficientsam_nano, "):
+        named.sam("?")

@@ -1,0 +1,345 @@
+"""Hosts meet or say why not, agree before they start, and stop at one step.
+
+Runs of several real processes train the toy task in the real loop (tests/helpers/toy_run.py).
+"""
+
+import json
+import pathlib
+import re
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from helpers import processes, toy, toy_run
+from jax._src.clusters import cloud_tpu_cluster
+
+from esam_jax import sharding
+from esam_jax.config import PeersConfig
+from esam_jax.errors import ConfigError, PeerError
+from esam_jax.processes import join
+from esam_jax.train import optim
+from esam_jax.train import state as states
+from esam_jax.train.checkpoint import manager
+from esam_jax.train.telemetry import log
+
+STEPS = 300  # of a run that a signal must hit; JAX takes seconds to tell all hosts of one
+PAUSE = 0.1  # before each update of such a run
+
+
+@pytest.mark.parametrize(
+    ("environment", "told", "several"),
+    [
+        ({}, None, False),
+        ({"SLURM_NTASKS": "8"}, None, False),  # a batch script, not a step of it
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, 8, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, 1, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, 2, True),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "MEGASCALE_NUM_SLICES": "3"}, 6, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471,c:8471"}, 3, True),
+        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, None, True),
+        ({"JAX_NUM_PROCESSES": "2", "SLURM_STEP_NUM_TASKS": "8"}, 2, True),  # the user is right
+    ],
+)
+def test_one_of_several_processes_is_told_by_its_environment(environment, told, several):
+    assert join.told_processes(PeersConfig(), environment) == told
+    assert join.is_one_of_several(PeersConfig(), environment) == several
+    assert join.told_processes(PeersConfig(processes=3), environment) == 3
+    assert join.is_one_of_several(PeersConfig(processes=3), environment)
+
+
+@pytest.fixture
+def tpu_vm(monkeypatch):
+    """As on a TPU VM: gives the attributes that Google's metadata server tells."""
+    attributes = {}
+    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where there is no TPU
+    monkeypatch.setattr(
+        cloud_tpu_cluster,
+        "get_metadata",
+        lambda key: (attributes[key], 200) if key in attributes else ("", 404),
+    )
+    join._of_tpu_vms.cache_clear()
+    yield attributes
+    join._of_tpu_vms.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("workers", "slices", "told"), [("a", 1, 1), ("a,b,c,d", 1, 4), ("x:1:a,y:2:b", 2, 4)]
+)
+def test_the_hosts_of_a_tpu_slice_are_told_by_its_metadata(tpu_vm, workers, slices, told):
+    tpu_vm |= {"agent-worker-number": "0", "worker-network-endpoints": workers}
+    tpu_vm["tpu-env"] = f"ZONE: 'here'\nMEGASCALE_NUM_SLICES: '{slices}'\n"
+    assert join.told_processes(PeersConfig(), {}) == told
+    assert join.is_one_of_several(PeersConfig(), {}) == (told > 1)
+    assert join.told_processes(PeersConfig(processes=3), {}) == 3  # the user is right
+
+
+def test_a_tpu_vm_that_belongs_to_no_slice(tpu_vm):
+    assert join.told_processes(PeersConfig(), {}) is None
+
+
+def test_a_count_that_is_none():
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two' in the environment"):
+        join.told_processes(PeersConfig(), {"JAX_NUM_PROCESSES": "two"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "3"}, [0, 1, 2]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),  # a node without GPUs
+    ],
+)
+def test_one_task_on_a_node_uses_all_its_gpus(environment, devices):
+    assert join._local_devices(environment) == devices
+
+
+def test_other_devices_than_expected_are_refused():
+    with join.joined(PeersConfig(devices=jax.device_count()), {}):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"should be 5 devices, but JAX sees 8 cpu devices in 1 "),
+        join.joined(PeersConfig(devices=5), {}),
+    ):
+        raise AssertionError("must not start")
+
+
+def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: None)
+    with (
+        pytest.raises(ConfigError, match="should be 2 processes, but JAX sees 1: start each"),
+        join.joined(PeersConfig(), {"SLURM_STEP_NUM_TASKS": "2"}),
+    ):
+        raise AssertionError("must not start")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "code"),
+    [
+        (ValueError("coordinator_address should be defined."), ConfigError, 2),
+        (jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nobody came"), PeerError, 75),
+        (RuntimeError("Failed to resolve the coordinator"), PeerError, 75),  # of a TPU slice
+    ],
+)
+def test_what_jax_cannot_find_out_must_be_given(fault, kind, code, monkeypatch):
+    """Open MPI's own variables are there, but none of those in which JAX finds the coordinator."""
+
+    def initialize(coordinator, *, num_processes, process_id, **options):
+        assert (coordinator, num_processes, process_id) == (None, 2, 1)
+        assert options["heartbeat_timeout_seconds"] == 30
+        raise fault
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
+    with (
+        pytest.raises(kind, match=rf"{fault} *\): give --peers\.coord") as caught,
+        join.joined(PeersConfig(), environment),
+    ):
+        raise AssertionError("must not start")
+    assert caught.value.exit_code == code
+
+
+def test_peers_whose_names_do_not_come(monkeypatch):
+    """JAX waits for the name of a TPU slice's first host before it knows any address."""
+    never = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: never.wait(60))
+    peers = PeersConfig(join_seconds=1, processes=2)
+    with (
+        pytest.raises(PeerError, match=r"nothing is known of the other processes after 1 s"),
+        join.joined(peers, {}),
+    ):
+        raise AssertionError("must not start")
+    never.set()
+
+
+def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
+    """Neither side waits for ever, JAX aborts nothing, and each says what it knows."""
+    script = "import sys; from esam_jax.cli import main; sys.exit(main())"
+    port, alone = processes.free_port(), processes.free_port()
+    command = ["-c", script, "train", "segment_ti", "--workdir", str(tmp_path / "run")]
+    command += ["--peers.processes", "2", "--peers.join-seconds", "2"]
+    (worker,) = processes.start(
+        [*command, "--peers.coordinator", f"localhost:{port}", "--peers.process", "1"], 1
+    )
+    (first,) = processes.start(
+        [*command, "--peers.coordinator", f"localhost:{alone}", "--peers.process", "0"], 1
+    )
+    outputs = processes.finish([worker, first], codes=[75, 75], timeout=120)
+    assert (
+        f"esam: process 1 of 2 waited 2 s, but the coordinator localhost:{port} cannot be reached: "
+        "check that process 0 runs there" in outputs[0][1]
+    )
+    assert (
+        f"esam: process 0 of 2 waited 2 s at localhost:{alone}, but not all others came"
+        in outputs[1][1]
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def run(count, cache, **wishes):
+    """Running processes of one toy run; they compile once for all tests."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    wishes = {"steps": STEPS, "save": 1000, "peers": {"heartbeat_seconds": 10}} | wishes
+    return processes.start([toy_run.__file__, json.dumps(wishes)], count, environment=environment)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The folder and outputs of a run of two processes that was left alone."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, processes.finish(run(2, cache, workdir=str(folder)))
+
+
+def saved(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").glob("*[0-9]"))
+
+
+def parameters(folder):
+    """Every number of the last checkpoint, read by one process."""
+    cfg = toy.config(steps=STEPS)
+    optimiser = optim.make(cfg.optim, STEPS)
+    template = states.abstract(toy.task(), optimiser, cfg, sharding.make_mesh(cfg.mesh))
+    return jax.tree.leaves(jax.device_get(manager.load(folder, STEPS, template)))
+
+
+def assert_same_end(a, b):
+    ours, theirs = parameters(a), parameters(b)
+    assert len(ours) == len(theirs) > 10
+    for mine, other in zip(ours, theirs):
+        np.testing.assert_array_equal(mine, other)
+
+
+def steps_done(folder):
+    return max((line["step"] for line in log.read(folder / "metrics.jsonl")), default=0)
+
+
+def wait_for_step(folder, step, started):
+    deadline = time.monotonic() + 300
+    while steps_done(folder) < step:
+        for each in started:
+            assert each.poll() is None, each.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_process_0_alone_writes(whole):
+    folder, ((out, errors), (other_out, other_errors)) = whole
+    ours, theirs = (json.loads(text.splitlines()[-1]) for text in (out, other_out))
+    names = " ".join(pathlib.Path(path).name for path in ours)
+    assert all(name in names for name in ("metrics.jsonl", "config.json", "loss")), names
+    # The other one opens only what makes its own part of a checkpoint, and a probe.
+    inside = [path for path in theirs if str(folder) in path]
+    assert inside and all("/checkpoints/" in path for path in inside), inside
+    assert f"{STEPS} steps" in errors and "steps" not in other_errors
+    steps = [line["step"] for line in log.read(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, STEPS + 1))
+
+
+def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
+    wait_for_step(tmp_path, 5, started)
+    started[1].send_signal(signal.SIGTERM)  # a notice to one host only
+    processes.finish(started, codes=[143, 143], timeout=120)
+    first = max(saved(tmp_path))
+    assert 5 <= first < STEPS and first == steps_done(tmp_path)  # no update done is lost
+
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
+    wait_for_step(tmp_path, first + 2, started)
+    for each in started:
+        each.send_signal(signal.SIGTERM)
+    processes.finish(started, codes=[143, 143], timeout=120)
+    second = max(saved(tmp_path))
+    assert first < second < STEPS and second == steps_done(tmp_path)
+
+    # A notice that comes before the first update of a run that goes on.
+    warned = run(2, cache, workdir=str(tmp_path), pause=PAUSE, warned=1)
+    processes.finish(warned, codes=[143, 143], timeout=120)
+    third = max(saved(tmp_path))
+    assert second < third < STEPS and third == steps_done(tmp_path)
+
+    processes.finish(run(2, cache, workdir=str(tmp_path)))
+    assert_same_end(whole[0], tmp_path)
+
+
+def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_path):
+    started = run(2, cache, workdir=str(tmp_path), pause=PAUSE, save=20)
+    wait_for_step(tmp_path, 22, started)
+    started[1].kill()
+    started[1].communicate()
+    # Within the heartbeat of 10 s and what a slow machine takes; without it JAX waits for 100 s.
+    _, errors = started[0].communicate(timeout=90)
+    assert started[0].returncode not in (0, 2), errors
+    processes.finish(run(2, cache, workdir=str(tmp_path)))
+    assert_same_end(whole[0], tmp_path)
+
+
+def test_f16_a_host_with_another_config_is_named_by_all(cache, tmp_path):
+    odd = {"host": 1, "rate": 0.5}
+    outputs = processes.finish(run(3, cache, workdir=str(tmp_path), lr=odd), codes=[2, 2, 2])
+    for _, errors in outputs:
+        assert "esam: host 1 (" in errors and ") differs from host 0 in " in errors
+        assert "config.optim.peak_lr: 0.5, not 0.01" in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_f16_a_host_with_another_program_is_named_by_all(cache, tmp_path):
+    outputs = processes.finish(run(2, cache, workdir=str(tmp_path), constant=1), codes=[2, 2])
+    for _, errors in outputs:
+        assert "esam: host 1 (" in errors and ") differs from host 0 in program: " in errors
+    assert saved(tmp_path) == []
+
+
+def compiled(folder):
+    """What the cache did for the training step of a run's first start."""
+    lines = log.read(folder / log.METRICS_FILE)
+    return [line["cache"] for line in lines if line.get("event") == "compile"]
+
+
+def test_one_cache_of_all_hosts_is_used(whole, cache):
+    assert compiled(whole[0])[0] in ("miss", "hit")
+    assert not [name for name in cache.iterdir() if name.name.startswith(".seen")]
+
+
+@pytest.mark.parametrize(
+    "named", [("one", "two"), ("one", None), (None, "two"), ("/proc/none",) * 2]
+)
+def test_caches_of_single_hosts_are_not_used(cache, tmp_path, named):
+    """On GPUs a host that finds its program leaves those that do not waiting for its timings."""
+    caches = [name and str(tmp_path / name) for name in named]
+    outputs = processes.finish(
+        run(2, cache, workdir=str(tmp_path / "run"), steps=3, save=3, caches=caches)
+    )
+    fault = "cannot be written" if named[0] == "/proc/none" else "is not seen by host 1"
+    said = f"esam: the compilation cache {caches[0]} of host 0 {fault}: no host keeps"
+    assert (said in outputs[0][1]) == (named[0] is not None)
+    assert "compilation cache" not in outputs[1][1]
+    assert compiled(tmp_path / "run") == ["off"]
+    assert not any(list((tmp_path / name).glob("*")) for name in named if name)
+
+
+def test_a_host_that_has_read_other_weights_is_found_before_the_first_update(cache, tmp_path):
+    outputs = processes.finish(run(2, cache, workdir=str(tmp_path), weights=1), codes=[2, 2])
+    for _, errors in outputs:
+        assert "esam: before the first update, copies that must be equal differ: " in errors
+        where = (
+            r"frozen/norm/scale on device \d+ of host 0, device \d+ of host 1, without a majority"
+        )
+        assert re.search(where + r"\. That host has read other weights", errors)
+    assert saved(tmp_path) == []

@@ -1,0 +1,191 @@
+"""A run in which no update finishes shows where every host is, and ends."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+from helpers import processes, toy_run
+
+from esam_jax.processes import watchdog
+from esam_jax.processes.watchdog import Watchdog
+from esam_jax.train.telemetry import log
+
+TICK = 0.1  # seconds without an update that these watchdogs allow
+
+
+class Result:
+    """Stands for a number that the device has or has not computed yet."""
+
+    def __init__(self, ready):
+        self.ready = ready
+
+    def is_ready(self):
+        return self.ready
+
+
+@pytest.fixture
+def ended():
+    """An event that stands for the end of the process; `ended.code` is the exit code."""
+    event = threading.Event()
+
+    def leave(code):
+        event.code = code
+        event.set()
+
+    event.leave = leave
+    return event
+
+
+def watched(dog):
+    return dog.watching(lambda batch: ("state", {"loss": Result(True)}), 0)
+
+
+def test_an_update_that_never_finishes_ends_the_process(tmp_path, ended, capfd):
+    results = [Result(True), Result(False)]
+    with Watchdog(TICK, tmp_path, leave=ended.leave) as dog:
+        step = dog.watching(lambda batch: (batch, {"loss": results.pop(0)}), 4)
+        assert step("a batch")[0] == step("a batch")[0] == "a batch"
+        assert ended.wait(60)
+    assert ended.code == watchdog.EXIT_HANG == 75
+    text = (tmp_path / "stacks" / "host_000.txt").read_text()
+    assert text.startswith("no update finished in ")
+    assert "update 6 begun, 5 finished" in text
+    assert "test_an_update_that_never_finishes" in text and "in _watch" in text
+    errors = capfd.readouterr().err
+    assert "on host 0" in errors and "test_an_update_that_never_finishes" in errors
+
+
+def test_a_slow_phase_and_the_first_update_have_more_time(tmp_path, ended):
+    with Watchdog(TICK, tmp_path, slow_seconds=600.0, leave=ended.leave) as dog:
+        assert not ended.wait(10 * TICK)  # compiling
+        watched(dog)("a batch")
+        with dog.slow("an evaluation"):
+            assert not ended.wait(10 * TICK)
+        assert ended.wait(60)
+    with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave):
+        ended.clear()
+        assert ended.wait(60)  # but not for ever
+
+
+def test_a_disk_that_hangs_too_is_not_waited_for(tmp_path, ended, monkeypatch, capfd):
+    (tmp_path / "stacks").mkdir()
+    os.mkfifo(tmp_path / "stacks" / "host_000.txt")  # opening it never returns
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
+    with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave):
+        assert ended.wait(60)
+    assert ended.code == 75
+    assert "test_a_disk_that_hangs_too" in capfd.readouterr().err
+
+
+def test_a_slow_phase_ends_when_another_host_waits(tmp_path, ended, monkeypatch):
+    """An evaluation may take an hour, but not while another host has begun the next update."""
+    waits = threading.Event()
+    monkeypatch.setattr(Watchdog, "_others_hang", lambda dog: waits.is_set())
+    with Watchdog(TICK, tmp_path, slow_seconds=600.0, leave=ended.leave) as dog:
+        watched(dog)("a batch")
+        with dog.slow("an evaluation"):
+            assert not ended.wait(10 * TICK)
+            waits.set()
+            assert ended.wait(60)
+    assert "in an evaluation" in (tmp_path / "stacks" / "host_000.txt").read_text()
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+    asked, never = threading.Event(), threading.Event()
+    answers = {"hang": [], "told": [("esam_jax/hang/1", "7 update 7 begun")]}
+
+    class Store:
+        def __init__(self, says):
+            self.says = says
+
+        def key_value_dir_get(self, folder):
+            asked.set()
+            if self.says not in answers:
+                never.wait(60)
+            return answers.get(self.says, [])
+
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
+    for says, hangs in (("hang", False), ("told", True), ("nothing", False)):
+        monkeypatch.setattr(watchdog.distributed.global_state, "client", Store(says))
+        asked.clear()
+        assert Watchdog(TICK, tmp_path)._others_hang() == hangs and asked.wait(60)
+    never.set()
+
+
+def test_time_in_which_the_store_does_not_answer_counts(tmp_path, ended, monkeypatch):
+    """An answer takes as long here as the slow phase has in all: it is asked once."""
+    asked = []
+
+    def slow(dog):
+        asked.append(dog)
+        time.sleep(20 * TICK)
+        return False
+
+    monkeypatch.setattr(Watchdog, "_others_hang", slow)
+    with Watchdog(TICK, tmp_path, slow_seconds=20 * TICK, leave=ended.leave):
+        assert ended.wait(60)
+    assert len(asked) == 1
+
+
+def test_updates_that_finish_keep_it_quiet(tmp_path, ended):
+    with Watchdog(10.0, tmp_path, slow_seconds=0.0, leave=ended.leave) as dog:
+        step = watched(dog)
+        for _ in range(5):
+            step("a batch")
+            time.sleep(0.01)
+    assert not ended.is_set() and not dog._thread.is_alive()
+    assert not (tmp_path / "stacks").exists()
+
+
+def test_none_watches_nothing(tmp_path):
+    with Watchdog(None, tmp_path) as dog:
+        assert watched(dog)("a batch")[0] == "state"
+    assert not dog._thread.is_alive() and not dog._waiting
+
+
+def test_hosts_that_are_behind_are_named():
+    told = {0: (8, "update 8 begun, 7 finished"), 2: (7, "update 7 begun, 7 finished")}
+    assert watchdog.behind(told, 3) == [
+        "host 1 says nothing: it is stopped, dead or cut off",
+        "host 2 is behind (update 7 begun, 7 finished; others have begun 8)",
+    ]
+    assert watchdog.behind({0: (8, ""), 1: (8, "")}, 2) == ["all 2 hosts are in the same update"]
+
+
+def start(**wishes):
+    wishes = {"hang_seconds": 8, "peers": {"heartbeat_seconds": 100}} | wishes
+    return processes.start([toy_run.__file__, json.dumps(wishes)], 2)
+
+
+def test_f15_a_host_that_sleeps(tmp_path):
+    started = start(workdir=str(tmp_path), sleep={"host": 1, "step": 3})
+    outputs = processes.finish(started, codes=[75, 75], timeout=180)
+    for number, (_, errors) in enumerate(outputs):
+        assert f"on host {number}" in errors
+        assert "esam: host 1 is behind (update 3 begun, 3 finished; others have begun 4)" in errors
+    # What the sleeper does can be read.
+    text = (tmp_path / "stacks" / "host_001.txt").read_text()
+    assert "toy_run.py" in text and "in __next__" in text
+    assert "in __next__" not in (tmp_path / "stacks" / "host_000.txt").read_text()
+
+
+def test_f15_a_host_that_is_stopped(tmp_path):
+    started = start(workdir=str(tmp_path), steps=1000, save=1000, pause=0.05)
+    try:
+        deadline = time.monotonic() + 300
+        while len(log.read(tmp_path / "metrics.jsonl")) < 5:
+            assert started[0].poll() is None, started[0].communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        started[1].send_signal(signal.SIGSTOP)
+        _, errors = started[0].communicate(timeout=120)
+    finally:
+        for each in started:
+            each.kill()
+            each.communicate()
+    assert started[0].returncode == 75, errors
+    assert "host 1 says nothing: it is stopped, dead or cut off" in errors
+    assert (tmp_path / "stacks" / "host_000.txt").exists()
