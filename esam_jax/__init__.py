@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AutomaticMaskGenerator": "esam_jax.predict.automatic",
+    "AutomaticMaskGenerator": "esam_jax.predict.everything.generator",
     "Embedding": "esam_jax.predict.sam",
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",

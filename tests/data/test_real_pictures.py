@@ -9,6 +9,7 @@ import pytest
 
 from esam_jax.config import CropConfig, PromptedConfig
 from esam_jax.data import sources, views
+from esam_jax.data.records import Record
 from esam_jax.data.views import draws
 from esam_jax.ops import regions
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def records(name: str, kind: str, count: int) -> list[sources.Record]:
+def records(name: str, kind: str, count: int) -> list[Record]:
     config = sources.detect(str(DATA / name))
     assert config.kind == kind
     source = sources.open_source(config)

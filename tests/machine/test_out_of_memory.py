@@ -20,7 +20,8 @@ from esam_jax.predict import sam as predict_sam
 # A real one: the process may have 300 MB more than it has, and one mask of the picture is 256 MB.
 SCRIPT = """
 import resource, sys
-import jax, jax.numpy as jnp, nano, numpy as np
+import jax, jax.numpy as jnp, numpy as np
+from helpers import nano
 from esam_jax import AutomaticMaskGenerator, DeviceMemoryError
 from esam_jax.machine import out_of_memory
 

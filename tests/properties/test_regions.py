@@ -99,7 +99,7 @@ def test_small_regions_are_those_of_the_filled_mask(
 def test_the_box_of_runs_is_that_of_the_filled_mask(mask: np.ndarray):
     x, y, wide, high = regions.mask_box(mask)
     wanted = (x, y, x + wide - 1, y + high - 1) if wide else (0, 0, 0, 0)
-    assert slow_regions.box(np.array(regions.to_runs(mask)["counts"]), len(mask)) == wanted
+    assert small_regions.box(np.array(regions.to_runs(mask)["counts"]), len(mask)) == wanted
 
 
 def plain_without_small(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_regions
+from helpers import slow_regions
 from PIL import Image
 
 from esam_jax.data.sources import scene_painter
@@ -151,8 +151,8 @@ def notebook(size: tuple[int, int], seed: int) -> list[tuple[np.ndarray, float, 
             found.append((np.array(point), float(score), logits >= 0))
     cleaned = []
     for _, _, mask in found:
-        whole, filled = small_regions.without(mask, 12, "holes")
-        whole, dropped = small_regions.without(whole, 12, "islands")
+        whole, filled = slow_regions.without(mask, 12, "holes")
+        whole, dropped = slow_regions.without(whole, 12, "islands")
         x, y, wide, high = regions.mask_box(whole)
         box = np.array([x, y, x + wide - 1, y + high - 1], np.float32)
         cleaned.append((whole, box, filled or dropped))
@@ -248,7 +248,7 @@ def test_small_holes_and_islands_are_gone():
         mask = record["segmentation"]
         assert mask.sum() == record["area"]
         for part, small in ((mask, "islands"), (mask, "holes")):
-            assert not small_regions.without(part, 12, small)[1] or mask.sum() < 12
+            assert not slow_regions.without(part, 12, small)[1] or mask.sum() < 12
 
 
 def test_nothing_good_enough_is_an_empty_list():

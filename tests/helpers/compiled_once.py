@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a compilation cache of their own."""
+"""What tests of complete runs share: a compilation cache of their own."""
 
 import jax
 import pytest
