@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import weight_files as made
+from helpers import weight_files as made
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

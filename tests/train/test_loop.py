@@ -26,6 +26,7 @@ from esam_jax.config import (
     PromptedConfig,
     Sa1bConfig,
     SaveConfig,
+    ScenesConfig,
     SegmentConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError, TrainingError

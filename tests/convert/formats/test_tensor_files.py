@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import weight_files as made
+from helpers import weight_files as made
 
 from esam_jax.convert.formats import tensor_files, torch_file
 from esam_jax.errors import CheckpointError, MissingError
