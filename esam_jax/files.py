@@ -1,20 +1,33 @@
-"""Reading from a disk that may not answer at once, as one across a network."""
+"""Files as the package reads and writes them: reads are retried, writes are atomic.
 
+A file is written under a temporary name beside its target, then renamed: no reader ever sees half
+of it. The temporary name holds the host and the process, so that what a killed process left behind
+can be told from what a live one is writing (`remove_unfinished`).
+"""
+
+import contextlib
 import errno
+import json
 import os
+import platform
+import re
+import secrets
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from esam_jax.errors import DiskError, EsamError, MissingError
 
 Content = TypeVar("Content")
 
+HOST = re.sub(r"\W", "_", platform.node())
+
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before each further attempt
-_PASSING = {  # also in the texts of libraries that read by themselves
+_TRANSIENT = {  # also recognised in the messages of libraries that read by themselves
     errno.EIO,
-    errno.ESTALE,  # the file was replaced, or the server started again
+    errno.ESTALE,  # the file was replaced, or the server restarted
     errno.EAGAIN,
     errno.ETIMEDOUT,
     errno.ECONNRESET,
@@ -23,13 +36,19 @@ _PASSING = {  # also in the texts of libraries that read by themselves
     errno.EHOSTUNREACH,
     errno.ENETUNREACH,
 }
+_TEMPORARY = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `_temporary` names them
+_NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 bytes in all
+_ABANDONED_SECONDS = 86_400  # age at which a temporary file of another host counts as left behind
+
+
+# ------------------------------------------------------------------------------------- reading
 
 
 def read(path: str | Path, attempt: Callable[[], Content], remedy: str) -> Content:
-    """What `attempt` gives, which opens the file at `path` anew each time.
+    """The result of `attempt`, which opens the file at `path`; a transient error is retried.
 
-    MissingError with the remedy for a file that is not there or may not be read; DiskError, after
-    some seconds, where the disk does not answer.
+    MissingError with the remedy for a file that does not exist or may not be read; DiskError when
+    the error persists for some seconds.
     """
     for pause in (*_PAUSES, None):
         try:
@@ -37,20 +56,151 @@ def read(path: str | Path, attempt: Callable[[], Content], remedy: str) -> Conte
         except EsamError:
             raise
         except (OSError, ValueError) as fault:  # ValueError for a name that no file can have
-            if isinstance(fault, ValueError) or pause is None or not passes(fault):
-                raise fault_of(path, fault, remedy) from fault
+            if isinstance(fault, ValueError) or pause is None or not is_transient(fault):
+                raise read_error(path, fault, remedy) from fault
         time.sleep(pause)
     raise AssertionError
 
 
-def passes(fault: BaseException) -> bool:
-    """Whether it is of a kind that may be gone at the next attempt."""
+def read_json(
+    path: Path, *, max_bytes: int, error: type[EsamError], finite: bool = True
+) -> dict[str, Any]:
+    """The object in a JSON file from outside; `error` for anything else, or too many bytes.
+
+    `finite` also refuses NaN and Infinity, which JSON does not have but Python writes.
+    """
+
+    def attempt() -> bytes:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise error(f"{path} has {size} bytes, but at most {max_bytes} are read")
+        with path.open("rb") as file:
+            return file.read(size)
+
+    text = read(path, attempt, "check the path")
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant if finite else None)
+    except (ValueError, RecursionError) as fault:
+        raise error(f"{path} is not valid JSON ({fault})") from fault
+    if not isinstance(value, dict):
+        raise error(f"{path} holds a {type(value).__name__}, but must hold an object")
+    return value
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def is_transient(fault: BaseException) -> bool:
+    """Whether the next attempt may succeed."""
     if isinstance(fault, OSError):
-        return fault.errno in _PASSING
-    return any(os.strerror(code) in str(fault) for code in _PASSING)
+        return fault.errno in _TRANSIENT
+    return any(os.strerror(code) in str(fault) for code in _TRANSIENT)
 
 
-def fault_of(path: str | Path, fault: BaseException, remedy: str) -> DiskError | MissingError:
-    """The error to raise in place of one of the operating system."""
-    said = f"{path} cannot be read ({getattr(fault, 'strerror', None) or fault})"
-    return DiskError(f"{said}: start again") if passes(fault) else MissingError(f"{said}: {remedy}")
+def read_error(path: str | Path, fault: BaseException, remedy: str) -> DiskError | MissingError:
+    """The package's error for one of the operating system."""
+    text = f"{path} cannot be read ({getattr(fault, 'strerror', None) or fault})"
+    if is_transient(fault):
+        return DiskError(f"{text}: a transient I/O error; start again")
+    return MissingError(f"{text}: {remedy}")
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, *, remedy: str | None = None, durable: bool = False
+) -> Iterator[BinaryIO]:
+    """A new file, which takes the place of `path` when the block ends without an error.
+
+    It has the mode of any new file; `durable` waits until it is on the disk. An OSError becomes a
+    MissingError with the remedy, or is left as it is without one.
+    """
+    fresh = _temporary(path)
+    try:
+        with fresh.open("xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as fault:
+        raise _write_error(path, fault, remedy) from fault.__cause__ or fault
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes, *, remedy: str | None = None) -> None:
+    """Writes the file atomically; text as UTF-8. Errors as for `replacing`."""
+    with replacing(path, remedy=remedy) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path, *, remedy: str) -> Iterator[Path]:
+    """A new folder, which takes the place of `folder` when the block ends without an error.
+
+    A folder cannot be renamed over a full one, so the old one moves away first: for an instant
+    there is none. MissingError with the remedy when it cannot be written.
+    """
+    fresh, old = _temporary(folder), _temporary(folder)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as fault:
+        raise _write_error(folder, fault, remedy) from fault.__cause__ or fault
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes temporary files that no process is writing any more.
+
+    A process of this host can be looked up; files of another host go when they are a day old.
+    """
+    for file in folder.glob(".*.new"):
+        parts = _TEMPORARY.fullmatch(file.name)
+        if not parts:
+            continue
+        host, pid = parts[1], int(parts[2])
+        try:
+            old = time.time() - file.stat().st_mtime > _ABANDONED_SECONDS
+            if old or (host == HOST and not _is_running(pid)):
+                file.unlink()
+        except FileNotFoundError:
+            pass  # finished, or removed by another process
+
+
+def _temporary(path: Path) -> Path:
+    name = f".{path.name[:_NAME_CHARACTERS]}.{secrets.token_hex(4)}.{HOST}-{os.getpid()}.new"
+    return path.with_name(name)
+
+
+def _write_error(path: Path, fault: OSError, remedy: str | None) -> OSError:
+    if remedy is None:
+        return fault
+    cause = fault.__cause__ or fault  # a MissingError from within the block names a temporary file
+    return MissingError(f"{path} cannot be written ({cause}); {remedy}")
+
+
+def _is_running(pid: int) -> bool:
+    """Whether another process has this number; the calling one has nothing unfinished yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()

@@ -1,4 +1,4 @@
-"""A disk that does not answer at once is asked again, and told from a file that is not there."""
+"""Transient read errors are retried and told from permanent ones; writes are atomic."""
 
 import errno
 import os
@@ -8,7 +8,6 @@ import pytest
 
 from esam_jax import files
 from esam_jax.data import decode
-from esam_jax.data.sources import annotations
 from esam_jax.errors import DataError, DiskError, MissingError
 
 
@@ -38,7 +37,7 @@ def test_what_passes_is_waited_for(code: int):
 
 def test_what_does_not_pass_in_time_is_for_another_start():
     attempt, calls = failing(9, errno.EIO)
-    with pytest.raises(DiskError, match=r"x\.jpg cannot be read \(Input.*: start") as caught:
+    with pytest.raises(DiskError, match=r"x\.jpg cannot be read \(Input.*: .*start") as caught:
         files.read("x.jpg", attempt, "check it")
     assert caught.value.exit_code == 75 and len(calls) == 3
 
@@ -51,7 +50,11 @@ def test_what_a_person_must_mend_is_told_at_once(code: int):
     assert caught.value.exit_code == 2 and len(calls) == 1
 
 
-@pytest.mark.parametrize("read", [decode.read_rgb, lambda file: annotations.read_json(file, 9)])
+def read_json(file: Path):
+    return files.read_json(file, max_bytes=99, error=DataError)
+
+
+@pytest.mark.parametrize("read", [decode.read_rgb, read_json])
 def test_readers_go_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read):
     """What they say of the content is their own, and said at once."""
     file, opened = tmp_path / "file", []
@@ -68,3 +71,114 @@ def test_readers_go_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(DiskError):
         read(file)
     assert len(opened) == 3
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def test_a_file_is_replaced_atomically_and_only_when_the_block_ends_well(tmp_path: Path):
+    target = tmp_path / "a.txt"
+    files.write(target, "first")
+    with files.replacing(target) as file:
+        file.write(b"second")
+        assert target.read_text() == "first"
+    with pytest.raises(KeyboardInterrupt), files.replacing(target) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "second" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_written_file_has_the_mode_of_any_new_file(tmp_path: Path):
+    (tmp_path / "plain").write_text("")
+    files.write(tmp_path / "a", b"\xff")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "a").read_bytes() == b"\xff"
+
+
+def test_the_longest_names_can_be_written(tmp_path: Path):
+    name = "ü" * 127
+    files.write(tmp_path / name, "x")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_what_cannot_be_written_is_reported_with_the_remedy_if_there_is_one(tmp_path: Path):
+    target = tmp_path / "none" / "a"
+    with pytest.raises(MissingError, match=r"none/a cannot be written \(.*\); name another"):
+        files.write(target, "x", remedy="name another")
+    with pytest.raises(FileNotFoundError) as caught:
+        files.write(target, "x")
+    assert not isinstance(caught.value, MissingError)
+
+
+def test_only_a_durable_file_waits_for_the_disk(tmp_path: Path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    files.write(tmp_path / "a", "x")
+    assert not waited
+    with files.replacing(tmp_path / "a", durable=True) as file:
+        file.write(b"y")
+    assert len(waited) == 1
+
+
+def test_a_folder_is_replaced_complete_or_not_at_all(tmp_path: Path, monkeypatch):
+    target = tmp_path / "model"
+    for number in range(2):
+        with files.replacing_folder(target, remedy="name another") as fresh:
+            (fresh / f"{number}.txt").write_text("x")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["1.txt"]
+
+    with (
+        pytest.raises(
+            MissingError, match=r"model cannot be written \(.*No space.*\); name another"
+        ),
+        files.replacing_folder(target, remedy="name another") as fresh,
+    ):
+        (fresh / "2.txt").write_text("x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["1.txt"]
+
+
+def test_the_old_folder_returns_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    target, rename = tmp_path / "model", Path.rename
+    target.mkdir()
+    (target / "old.txt").write_text("x")
+
+    def fails_for_the_new_one(self: Path, to: Path) -> Path:
+        if to == target and (self / "new.txt").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
+    with (
+        pytest.raises(MissingError, match="cannot be written"),
+        files.replacing_folder(target, remedy="start again") as fresh,
+    ):
+        (fresh / "new.txt").write_text("x")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["old.txt"]
+
+
+# ------------------------------------------------------------------------------------------ JSON
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "holds a list, but must hold an object"),
+        ("{", "is not valid JSON"),
+        ("[" * 99, "is not valid JSON"),
+        ('{"a": NaN}', "is not valid JSON.*NaN is not a number"),
+        ('{"a": "%s"}' % ("x" * 99), "has 108 bytes, but at most 99 are read"),
+    ],
+)
+def test_json_from_outside_is_an_object_of_bounded_size(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_json(file)
+
+
+def test_json_written_by_python_may_hold_nan_where_that_is_allowed(tmp_path: Path):
+    file = tmp_path / "a.json"
+    file.write_text('{"a": Infinity}')
+    found = files.read_json(file, max_bytes=99, error=DataError, finite=False)
+    assert found == {"a": float("inf")}

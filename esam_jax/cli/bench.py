@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import tyro
 
+from esam_jax import files
 from esam_jax.bench import baselines, everything, predict
 from esam_jax.cli import arguments
 from esam_jax.config import ComputeConfig
@@ -27,7 +28,6 @@ from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators, environment, memory
 from esam_jax.models import named
 from esam_jax.models.sam import network
-from esam_jax.predict.everything import album
 from esam_jax.predict.everything.generator import PRESETS, AutomaticMaskGenerator
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
@@ -332,4 +332,4 @@ def _check_writable(file: Path | None) -> None:
 def _write(file: Path | None, content: dict[str, Any]) -> None:
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        album.put(file, (json.dumps(content, indent=1) + "\n").encode())
+        files.write(file, json.dumps(content, indent=1) + "\n")

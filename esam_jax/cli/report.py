@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import tyro
 
+from esam_jax import files
 from esam_jax.cli import arguments
 from esam_jax.errors import MissingError
 
@@ -46,12 +46,10 @@ def _for_people(summary: dict, out: Path | None) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """Under another name first, then renamed, so that no reader sees half a page."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
+    """Makes the page's folder, too."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text)
-        fresh.replace(file)
+        files.write(file, text)
     except OSError as error:
         raise MissingError(
             f"{file} cannot be written ({error.strerror}): name another with --out"

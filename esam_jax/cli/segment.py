@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from esam_jax import files
 from esam_jax.cli import arguments
 from esam_jax.convert import load as models
 from esam_jax.data import decode
@@ -20,7 +21,6 @@ from esam_jax.errors import MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
 from esam_jax.predict import draw
-from esam_jax.predict.everything import album
 from esam_jax.predict.load import load
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -139,11 +139,11 @@ def _describe(prompt: Prompt, mask_file: Path | None) -> dict[str, Any]:
     }
 
 
-def _put(folder: Path, files: dict[str, bytes]) -> None:
-    """Each file under a temporary name, then renamed, so that none is ever half there."""
+def _put(folder: Path, contents: dict[str, bytes]) -> None:
+    """Writes each file atomically."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            album.put(folder / name, content)
+        for name, content in contents.items():
+            files.write(folder / name, content)
     except OSError as error:
         raise MissingError(f"{folder} cannot be written ({error}); name another folder") from error

@@ -1,13 +1,13 @@
 """Whatever a user names as a model -> a `ModelFile`: folder, run, file, preset or hub id."""
 
 import dataclasses
-import json
 import pathlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.convert import model_folder, releases, state_dict
 from esam_jax.convert.families import registry, sam_transformers
@@ -109,25 +109,18 @@ def recognise(
     if model is not None:
         config = named.model(model)
     elif found.kind == "transformers":
-        config = sam_transformers.from_config_json(read_json(found.path / "config.json"))
+        config = sam_transformers.from_config_json(
+            files.read_json(
+                found.path / "config.json",
+                max_bytes=_MOST_JSON_BYTES,
+                error=CheckpointError,
+                finite=False,
+            )
+        )
     if config is None:
         family = registry.recognise(state)
         return family, state_dict.detect(state, family)
     return registry.closest(state, config), config
-
-
-def read_json(file: Path) -> Any:
-    """The contents of a JSON file that somebody else wrote; CheckpointError when it is none."""
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(_MOST_JSON_BYTES + 1)
-        if len(text) > _MOST_JSON_BYTES:
-            raise ValueError(f"it has more than {_MOST_JSON_BYTES} bytes")
-        return json.loads(text)
-    except OSError as error:
-        raise MissingError(f"{file} cannot be read ({error})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no config ({error})") from error
 
 
 def differences(found: Any, wanted: Any) -> str:

@@ -10,9 +10,7 @@ holds the SHA-256 of both, so that a damaged file is found out; older folders la
 import dataclasses
 import functools
 import json
-import os
 import re
-import shutil
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -23,6 +21,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from esam_jax import files
 from esam_jax.config import (
     DecoderConfig,
     MaeConfig,
@@ -97,20 +96,12 @@ def write(
         "untrained": list(untrained),
         "model": to_json(config),
     }
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    try:
-        fresh.mkdir(parents=True)
+    with files.replacing_folder(folder, remedy="name another folder") as fresh:
         tensor_files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
         if carried:
             tensor_files.write_safetensors(fresh / UNUSED_FILE, carried)
         header["sha256"] = {file.name: bounds.sha256(file) for file in sorted(fresh.iterdir())}
         (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
-        _replace(folder, fresh)
-    except OSError as error:
-        why = error.__cause__ or error  # a MissingError names one file of ours
-        raise MissingError(f"{folder} cannot be written ({why}); name another folder") from error
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def read(folder: str | Path) -> ModelFile:
@@ -254,15 +245,6 @@ def _refuse_odd(found: Mapping[str, np.ndarray], allowed: Collection[str], holde
     broken = sorted(name for name, x in found.items() if not np.isfinite(x).all())
     if broken:
         raise CheckpointError(f"{holder} holds NaN or infinity in {', '.join(broken)}")
-
-
-def _replace(folder: Path, fresh: Path) -> None:
-    """Renames `fresh` to `folder`; a full folder cannot be renamed over, so it moves out first."""
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------ config.json

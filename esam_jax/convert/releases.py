@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from esam_jax import files
 from esam_jax.convert.formats import bounds
 from esam_jax.errors import CheckpointError, MissingError
 
@@ -120,21 +121,19 @@ def fetch_repository(name: str) -> Path:
 
 
 def _download(release: Release) -> None:
-    """Puts the file in place whole: under another name first, then renamed."""
+    """Downloads the file of a release; an interrupted download leaves nothing."""
     file = release.file
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         request = urllib.request.Request(release.address, headers={"User-Agent": "esam_jax"})
         with (
             urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer,
-            fresh.open("wb") as out,
+            files.replacing(file) as out,
         ):
             shutil.copyfileobj(answer, out, 1 << 20)
             wanted = answer.headers.get("Content-Length")
-        if wanted is not None and fresh.stat().st_size != int(wanted):
-            raise OSError(f"the connection ended after {fresh.stat().st_size} of {wanted} bytes")
-        fresh.replace(file)
+            if wanted is not None and out.tell() != int(wanted):
+                raise OSError(f"the connection ended after {out.tell()} of {wanted} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the answer, too
@@ -142,8 +141,6 @@ def _download(release: Release) -> None:
             f"{release.address} cannot be downloaded ({_short(error)}); download it elsewhere and "
             f"put it at {file}, or name a file that is here"
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _check(file: Path, release: Release) -> None:

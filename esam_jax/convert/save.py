@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
 import ml_dtypes
 import numpy as np
 
+from esam_jax import files
 from esam_jax.config import ModelConfig, SamConfig
 from esam_jax.convert import model_folder, state_dict
 from esam_jax.convert.describe import flat
@@ -172,9 +172,7 @@ def _write_transformers(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            fresh = folder / f".{name}.{os.getpid()}.new"
-            fresh.write_text(json.dumps(content, indent=2) + "\n")
-            fresh.replace(folder / name)
+            files.write(folder / name, json.dumps(content, indent=2) + "\n")
     except OSError as error:
         raise MissingError(f"{folder} cannot be written ({error}); name another") from error
     tensor_files.write_safetensors(folder / model_folder.WEIGHTS_FILE, state, {"format": "pt"})

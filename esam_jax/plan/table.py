@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from esam_jax import files
+
 CONFIGS = ("sami_ti", "sami_s", "sami_b", "sami_all", "segment_ti")
 TOPOLOGIES = ("a100:1x8", "a100:8x8", "h200:2x8", "v5e:8x8", "v5p:4x4x4", "v6e:8x8")
 # Taken in this order, so that a table that is cut short has a bit of everything.
@@ -20,14 +22,12 @@ _GIB = 2**30
 
 
 def plan(config: str, topology: str, folder: Path) -> None:
-    """Writes the plan of one cell to the folder, whole or not at all; faults go to stderr."""
+    """Writes the plan of one cell to the folder, atomically; faults go to stderr."""
     command = [sys.executable, "-c", "import sys; from esam_jax.cli import main; sys.exit(main())"]
     command += ["plan", config, "--topology", topology, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode == 0:
-        partial = _file(config, topology, folder).with_suffix(".partial")
-        partial.write_text(done.stdout)
-        partial.rename(_file(config, topology, folder))
+        files.write(_file(config, topology, folder), done.stdout)
 
 
 def markdown(folder: Path) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Curves from the metrics of runs, drawn when matplotlib is installed."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from esam_jax import files
 from esam_jax.train.telemetry import log
 
 MISSING = 'no {}: pip install "esam_jax[plots]" brings matplotlib'
@@ -29,7 +29,6 @@ def curves(runs: Mapping[str, Path], metric: str, label: str, target: Path) -> s
     axes.grid(alpha=0.3)
     axes.legend()
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
-    figure.savefig(fresh, dpi=120)
-    fresh.replace(target)
+    with files.replacing(target) as file:
+        figure.savefig(file, format=target.suffix[1:], dpi=120)
     return f"{label} drawn in {target}"

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from esam_jax import sharding
+from esam_jax import files, sharding
 from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError, DiskError
-from esam_jax.train.checkpoint import step_folders
 
 CONFIG_FILE = "config.json"
 
@@ -83,7 +82,7 @@ def store(cfg: RunConfig, workdir: Path) -> None:
     """Writes config.json, unless it says the same already."""
     file, text = workdir / CONFIG_FILE, json.dumps(to_json(cfg), indent=2) + "\n"
     if not file.exists() or file.read_text() != text:
-        step_folders.write_whole(file, text)
+        files.write(file, text)
 
 
 def differences(saved: Any, current: Any, path: str = "") -> list[str]:

@@ -7,11 +7,12 @@ happened has happened.
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from esam_jax import files
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -29,9 +30,7 @@ class MetricsFile:
     def rewind(self, last_step: int) -> None:
         """Folds away the lines about later updates, which will be done anew."""
         self.lines = folded(read(self._file), last_step)
-        fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}.new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        fresh.replace(self._file)
+        files.write(self._file, "".join(json.dumps(line) + "\n" for line in self.lines))
         self._torn = False
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ its model folder, where there is one; and on every later start with that of the 
 import collections
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import UInt8, UInt32
 
-from esam_jax import sharding
+from esam_jax import files, sharding
 from esam_jax.config import RunConfig, SamiConfig
 from esam_jax.convert import load
 from esam_jax.errors import CheckpointError, TrainingError
@@ -29,6 +28,7 @@ from esam_jax.train.checkpoint import checksums
 from esam_jax.typing import Params
 
 ANSWER_FILE = "teacher_answer.json"
+_MOST_BYTES = 10_000_000  # of that file, with a number for each leaf of a teacher
 _NUMBERS = 48  # of the features, evenly spread over positions and channels
 
 # Largest accepted difference, as root mean square over the answer's own deviation. Other weights
@@ -135,10 +135,8 @@ def picture(side: int) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def write(file: Path, answer: Answer) -> None:
-    """Puts the file in place whole."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_text(json.dumps(dataclasses.asdict(answer)) + "\n")
-    fresh.replace(file)
+    """Writes the file atomically."""
+    files.write(file, json.dumps(dataclasses.asdict(answer)) + "\n")
 
 
 def _tolerance(cfg: RunConfig, mesh: Mesh) -> float:
@@ -188,7 +186,7 @@ def _compare(
 def _read(file: Path) -> Answer:
     """CheckpointError for a file that holds no answer."""
     try:
-        answer = Answer(**load.read_json(file))
+        answer = Answer(**files.read_json(file, max_bytes=_MOST_BYTES, error=CheckpointError))
         if np.shape(np.asarray(answer.numbers, np.float64)) != (_NUMBERS,):
             raise ValueError(f"{_NUMBERS} numbers are needed")
     except (TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esam_jax import cli
+from esam_jax import cli, files
 from esam_jax.config import CocoConfig
 from esam_jax.data import archives, decode, sources
 from esam_jax.data.sources import scene_painter
@@ -82,19 +82,19 @@ def test_coco_lists_every_picture(album: Path, tmp_path: Path):
 
 
 def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, capsys, monkeypatch):
-    out, put = tmp_path / "out", albums.put
+    out, write = tmp_path / "out", files.write
     written = itertools.count()  # by several threads at once
 
-    def killed(file: Path, content: bytes) -> None:
+    def killed(file: Path, content: str | bytes) -> None:
         if file.match("sa_*.json") and next(written) >= 2:
             raise KeyboardInterrupt  # the picture lies there, its json does not
-        put(file, content)
+        write(file, content)
 
-    monkeypatch.setattr(albums, "put", killed)
+    monkeypatch.setattr(files, "write", killed)
     assert call(album, out) == 130
     before = contents(out)
     assert len(before) > 2 * 2 + 1
-    monkeypatch.setattr(albums, "put", put)
+    monkeypatch.setattr(files, "write", write)
     capsys.readouterr()
     assert call(album, out) == 0
     assert capsys.readouterr().out.startswith("2 pictures, ")
@@ -106,7 +106,7 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
 
 
 def test_what_a_dead_call_left_unfinished_is_removed(album: Path, tmp_path: Path):
-    out, host = tmp_path / "out", albums._HOST
+    out, host = tmp_path / "out", files.HOST
     (out / "overlays").mkdir(parents=True)
     dead = subprocess.Popen(["true"])
     dead.wait()

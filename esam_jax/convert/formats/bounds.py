@@ -1,15 +1,14 @@
-"""What the weight file formats share: short messages, sane names and shapes, whole writes."""
+"""What the weight file formats share: short messages, sane names and shapes, atomic writes."""
 
-import contextlib
 import hashlib
 import math
-import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax import files
+from esam_jax.errors import CheckpointError
 
 # No model has a tensor near either; below them, sizes can be multiplied without a second thought.
 MOST_DIMENSIONS, MOST_VALUES = 32, 2**40
@@ -73,21 +72,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is wholly on disk, or not at all.
-
-    It has the mode of any new file. MissingError when it cannot be written.
-    """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.new")
-    try:
-        with fresh.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError as error:
-        raise MissingError(f"{path} cannot be written ({error}); name another file") from error
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
+def replacing(path: Path) -> AbstractContextManager[BinaryIO]:
+    """A new weight file that takes the place of `path` once it is safely on the disk."""
+    return files.replacing(path, remedy="name another file", durable=True)

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from esam_jax.convert.formats import bounds
 from esam_jax.errors import CheckpointError, EsamError
 
 # 100,000 members and more. Each becomes some ten times as large in Python.

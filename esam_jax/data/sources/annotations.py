@@ -1,32 +1,11 @@
-"""Annotation files: json from outside, read once and checked before it is used."""
+"""Annotation files: JSON from outside, checked before it is used."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from esam_jax import files
 from esam_jax.errors import DataError
 
 _MAX_MASKS = 10_000  # of one picture
-
-
-def read_json(path: Path, max_bytes: int) -> Mapping[str, Any]:
-    """The object in a json file; DataError for anything else, NaN and infinity included."""
-
-    def attempt() -> bytes:
-        if path.stat().st_size > max_bytes:
-            raise DataError(f"{path} is larger than {max_bytes} bytes")
-        return path.read_bytes()
-
-    text = files.read(path, attempt, "check the path")
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not json that can be used ({error})") from error
-    if not isinstance(value, Mapping):
-        raise DataError(f"{path} holds a {type(value).__name__}, but must hold an object")
-    return value
 
 
 def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -53,7 +32,3 @@ def segmentations(annotations: list[Any], kind: type | tuple[type, ...], name: s
                 raise DataError(f"{name}: the mask id {identity} is there twice")
             seen.add(identity)
     return found
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number")

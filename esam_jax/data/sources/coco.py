@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.records import CocoMasks, Record
-from esam_jax.data.sources.annotations import field, read_json, segmentations
+from esam_jax.data.sources.annotations import field, segmentations
 from esam_jax.errors import DataError, MissingError
 
 _MAX_JSON_BYTES = 2**31
@@ -21,7 +22,7 @@ class CocoInstances:
 
     def __init__(self, path: Path) -> None:
         self._json = find_json(path)
-        content = read_json(self._json, _MAX_JSON_BYTES)
+        content = files.read_json(self._json, max_bytes=_MAX_JSON_BYTES, error=DataError)
         images = field(content, "images", list, str(self._json))
         annotations = field(content, "annotations", list, str(self._json))
         self._objects: dict[int, list[Any]] = {}

@@ -56,4 +56,4 @@ def list_pictures(root: Path) -> list[str]:
 
 
 def _refuse(fault: OSError) -> NoReturn:
-    raise files.fault_of(fault.filename, fault, "make it readable, or move it away") from fault
+    raise files.read_error(fault.filename, fault, "make it readable, or move it away") from fault

@@ -2,9 +2,10 @@
 
 from pathlib import Path, PurePosixPath
 
+from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.records import CocoMasks, Record
-from esam_jax.data.sources.annotations import field, read_json, segmentations
+from esam_jax.data.sources.annotations import field, segmentations
 from esam_jax.data.sources.image_folder import list_pictures
 from esam_jax.errors import DataError
 
@@ -29,7 +30,9 @@ class Sa1b:
     def read(self, index: int) -> Record:
         name = self._names[index]
         path = self._root / name
-        content = read_json(path.with_suffix(".json"), _MAX_JSON_BYTES)
+        content = files.read_json(
+            path.with_suffix(".json"), max_bytes=_MAX_JSON_BYTES, error=DataError
+        )
         annotations = field(content, "annotations", list, name)
         found = segmentations(annotations, dict, name)
         image = decode.read_rgb(path, orientation="stored")

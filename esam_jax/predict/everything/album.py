@@ -12,11 +12,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
-import platform
 import queue
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -28,6 +25,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
@@ -43,9 +41,6 @@ SHEET_FILE = "sheet.png"  # in the folder of overlays
 _OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
 _ON_SHEET = 60  # pictures at most
 _JPEG_QUALITY = 95
-_HOST = re.sub(r"\W", "_", platform.node())
-_UNFINISHED = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `put` names them
-_FORGOTTEN_SECONDS = 86_400  # of an unfinished file of another host
 
 
 def number(name: str) -> int:
@@ -66,10 +61,10 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
     file = out / SETTINGS_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        _sweep(out / OVERLAYS_FOLDER)
+        files.remove_unfinished(out)
+        files.remove_unfinished(out / OVERLAYS_FOLDER)
         if not file.exists():
-            put(file, (json.dumps(settings, indent=1) + "\n").encode())
+            files.write(file, json.dumps(settings, indent=1) + "\n")
         stored = json.loads(file.read_text())
     except OSError as error:
         raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
@@ -167,13 +162,13 @@ class _Work:
         # An empty mask is of no use, and its stability, 0 / 0, has no form in json.
         records = [record for record in generator.generate(picture) if record["area"]]
         try:
-            put(_file(out, name, ".jpg"), _jpeg(data, picture))
+            files.write(_file(out, name, ".jpg"), _jpeg(data, picture))
             if self.overlays:
                 place = _overlay_file(out, name)
                 place.parent.mkdir(exist_ok=True)
-                put(place, draw.png(overlay(picture, records)))
+                files.write(place, draw.png(overlay(picture, records)))
             text = json.dumps(_annotations(name, picture, records), allow_nan=False)
-            put(_file(out, name, ".json"), text.encode())
+            files.write(_file(out, name, ".json"), text)
         except OSError as error:
             raise MissingError(
                 f"{out} cannot be written ({error}): make room, then run the same command"
@@ -209,7 +204,7 @@ def merge(album: Album, out: Path) -> int:
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object", "supercategory": "object"}],
     }
-    put(out / COCO_FILE, json.dumps(coco).encode())
+    files.write(out / COCO_FILE, json.dumps(coco))
     return len(images)
 
 
@@ -223,7 +218,7 @@ def sheet(album: Album, out: Path) -> None:
     if found:
         overlays = (decode.read_rgb(file) for _, file in found)
         page = draw.gallery(overlays, [name for name, _ in found])
-        put(out / OVERLAYS_FOLDER / SHEET_FILE, draw.png(page))
+        files.write(out / OVERLAYS_FOLDER / SHEET_FILE, draw.png(page))
 
 
 def overlay(
@@ -239,39 +234,6 @@ def overlay(
         mask = Image.fromarray(np.ascontiguousarray(regions.from_rle(record["segmentation"])))
         slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     return draw.overlay(small, masks)
-
-
-def put(file: Path, content: bytes) -> None:
-    """The file, whole or not at all."""
-    fresh = file.with_name(f".{file.name}.{_HOST}-{os.getpid()}.new")
-    fresh.write_bytes(content)
-    fresh.replace(file)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what no living call is writing: of this host, or of another a day ago."""
-    for file in folder.glob(".*.new"):
-        parts = _UNFINISHED.fullmatch(file.name)
-        if not parts:
-            continue
-        host, pid = parts[1], int(parts[2])
-        try:
-            old = time.time() - file.stat().st_mtime > _FORGOTTEN_SECONDS
-            if old or (host == _HOST and not _lives(pid)):
-                file.unlink()
-        except FileNotFoundError:
-            pass  # it was finished, or another call swept, too
-
-
-def _lives(pid: int) -> bool:
-    """Whether it is another process that runs; this one has nothing unfinished yet."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return pid != os.getpid()
 
 
 def _file(out: Path, name: str, suffix: str) -> Path:

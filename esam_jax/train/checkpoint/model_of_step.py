@@ -5,15 +5,16 @@ from pathlib import Path
 
 import jax
 
-from esam_jax import sharding, tasks
+from esam_jax import files, sharding, tasks
 from esam_jax.config import MeshConfig, RunConfig, SamiConfig, json
-from esam_jax.convert.load import read_json
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import config_file
 from esam_jax.train import optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
+
+_MOST_BYTES = 1_000_000  # a config has a few thousand
 
 
 def read(run: Path, step: int | None = None, *, name: str | None = None) -> ModelFile:
@@ -22,7 +23,8 @@ def read(run: Path, step: int | None = None, *, name: str | None = None) -> Mode
     `name` picks one of several. MissingError or CheckpointError when the run, the step or the name
     is not there.
     """
-    stored = dict(read_json(run / config_file.CONFIG_FILE))
+    file = run / config_file.CONFIG_FILE
+    stored = files.read_json(file, max_bytes=_MOST_BYTES, error=CheckpointError, finite=False)
     stored.pop("save", None)  # which changes no model, and may break a rule of this release
     cfg = json.parse(RunConfig, stored, str(run))
     there = manager.steps(run)

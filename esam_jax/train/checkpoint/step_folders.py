@@ -51,7 +51,7 @@ def _folders(folder: Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as fault:  # no steps would mean a start from the beginning
-        raise files.fault_of(folder, fault, "make it readable") from fault
+        raise files.read_error(folder, fault, "make it readable") from fault
 
 
 def _is_whole(path: Path) -> bool:
@@ -66,7 +66,7 @@ def verified(folder: Path) -> list[int]:
 
 def mark_verified(folder: Path, step: int) -> None:
     """Says of a step that it was read back and found as it should be."""
-    write_whole(folder / str(step) / VERIFIED_FILE, json.dumps({"step": step}) + "\n")
+    files.write(folder / str(step) / VERIFIED_FILE, json.dumps({"step": step}) + "\n")
 
 
 def surplus(
@@ -132,11 +132,4 @@ def read_scores(folder: Path) -> dict[int, dict[str, float]]:
 
 def write_scores(folder: Path, scores: Mapping[int, Mapping[str, Any]]) -> None:
     """Keeps what the evaluation gave, by step."""
-    write_whole(folder / SCORES_FILE, json.dumps(scores, indent=2) + "\n")
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Writes a file that is never seen half-written."""
-    fresh = file.with_name(f".{file.name}.{os.getpid()}.new")
-    fresh.write_text(text)
-    fresh.replace(file)
+    files.write(folder / SCORES_FILE, json.dumps(scores, indent=2) + "\n")

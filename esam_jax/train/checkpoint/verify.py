@@ -49,7 +49,7 @@ def fault(path: Path) -> str | None:
 
 
 def _require_a_disk(path: Path, fault: Exception) -> None:
-    if files.passes(fault):
+    if files.is_transient(fault):
         raise DiskError(
             f"checkpoint {path} cannot be read ({one_line(fault)}): start again"
         ) from fault

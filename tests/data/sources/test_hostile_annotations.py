@@ -56,12 +56,15 @@ BAD_JSON: dict[str, tuple[Callable[[dict], Any], str]] = {
     ),
     "id twice": (lambda c: c["annotations"][1].update(id=0) or c, "the mask id 0 is there twice"),
     "a million masks": (lambda c: {"annotations": [{}] * 10**6}, "has 1000000 masks"),
-    "deep": (lambda c: "[" * 10**5 + "]" * 10**5, "is not json"),
-    "deep object": (lambda c: '{"a":' * 10**5 + "1" + "}" * 10**5, "is not json"),
-    "a number of many digits": (lambda c: '{"annotations": ' + "9" * 10**5 + "}", "is not json"),
-    "cut short": (lambda c: json.dumps(c)[:-9], "is not json"),
-    "empty": (lambda c: "", "is not json"),
-    "another encoding": (lambda c: b"\xff\xfe\xfd", "is not json"),
+    "deep": (lambda c: "[" * 10**5 + "]" * 10**5, "is not valid JSON"),
+    "deep object": (lambda c: '{"a":' * 10**5 + "1" + "}" * 10**5, "is not valid JSON"),
+    "a number of many digits": (
+        lambda c: '{"annotations": ' + "9" * 10**5 + "}",
+        "is not valid JSON",
+    ),
+    "cut short": (lambda c: json.dumps(c)[:-9], "is not valid JSON"),
+    "empty": (lambda c: "", "is not valid JSON"),
+    "another encoding": (lambda c: b"\xff\xfe\xfd", "is not valid JSON"),
 }
 
 
