@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from esam_jax.errors import DataError
-from esam_jax.ops import bits, regions
+from esam_jax.ops import bits, regions, small_regions
 
 masks = hnp.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 23)))
 # Heights about those of one, two and three words of 32 rows; few shapes, since each is compiled.

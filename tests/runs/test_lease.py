@@ -11,8 +11,8 @@ from helpers import toy
 
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import lease
-from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.runs.lease import Lease
+from esam_jax.train.checkpoint.manager import Checkpoints
 
 HOLD = """
 import pathlib, sys

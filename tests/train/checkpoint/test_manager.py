@@ -138,7 +138,6 @@ def test_config_lies_beside_and_may_change_only_in_harmless_fields(state, tmp_pa
         mesh=MeshConfig(fsdp=8),
         data=dataclasses.replace(
             cfg.data,
-            source=dataclasses.replace(cfg.data.source, path="moved"),
             threads=1,
             prefetch_batches=1,
         ),
