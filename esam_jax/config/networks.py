@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from esam_jax.config.rules import require
+from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,8 @@ def _check_encoder(config: VitConfig | SamVitConfig) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Prompt encoder and two-way mask decoder; `wiring` names which of the two originals.
+    """Prompt encoder and two-way mask decoder; `wiring` names which of the two originals
+    (`wirings.py` lists how they differ).
 
     `sam` always takes background points and mask prompts. `efficientsam` as released takes neither:
     `background="learned"` and `mask_prompts="learned"` add them, starting at zero, so that a
@@ -165,13 +167,18 @@ class DecoderConfig:
             self.width,
             f"half of it must divide into {self.heads} heads",
         )
-        if self.wiring == "sam":
+        if self.traits.extras == "always":
             require(
                 self.background == "learned" and self.mask_prompts == "learned",
                 "background, mask_prompts",
                 (self.background, self.mask_prompts),
-                'the "sam" wiring always has both: say "learned"',
+                f'the "{self.wiring}" wiring always has both: say "learned"',
             )
+
+    @property
+    def traits(self) -> Wiring:
+        """What this wiring does."""
+        return WIRINGS[self.wiring]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,9 +201,9 @@ class SamConfig:
         return self.encoder.image_px
 
     @property
-    def fit(self) -> Literal["stretch", "pad"]:
-        """How a picture is brought to the square input: SAM keeps the aspect ratio and pads."""
-        return "pad" if self.decoder.wiring == "sam" else "stretch"
+    def fit(self) -> Fit:
+        """How a picture is brought to the square input."""
+        return self.decoder.traits.fit
 
     @property
     def low_res_px(self) -> int:

@@ -133,7 +133,7 @@ def _box(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:
 
 def _protocol(sam: Sam, total: int, images: int, most: int, seed: int, click: Click) -> str:
     where = "the pixel farthest from its outside" if click == "centre" else "uniform inside it"
-    sign = ">=" if sam.config.decoder.wiring == "efficientsam" else ">"
+    sign = ">=" if sam.config.decoder.traits.zero_is_inside else ">"
     return (
         f"{images} of {total} pictures and up to {most} masks of each, drawn with seed {seed}; "
         f"masks under {MIN_AREA_PX} pixels left out. One tight box (box_miou), or one foreground "

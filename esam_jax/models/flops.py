@@ -116,7 +116,7 @@ def mask_decoder(config: SamConfig, prompts: int, points: int) -> int:
     """
     cfg, N = config.decoder, config.encoder.grid**2
     C, half = cfg.width, cfg.width // 2
-    slots = cfg.point_slots if cfg.wiring == "efficientsam" else points
+    slots = cfg.point_slots if cfg.traits.fixed_slots else points
     T = 1 + cfg.mask_tokens + slots
     total = 0
     for i in range(cfg.depth):

@@ -2,7 +2,7 @@
 
 A compilation costs as much as hundreds of answers, so queries and points are filled up to a few
 sizes. Queries do not see each other: a copy more changes nothing. Tokens of one query do, so what
-fills them up is labelled NOTHING, and seen by none ("sam" wiring; in the "efficientsam" wiring
+fills them up is labelled NOTHING, and attended to by none (in SAM's wiring; in EfficientSAM's
 every query has all its slots anyway).
 
     tokens of a query   mask   (pictures, queries of each) of one call
@@ -84,12 +84,12 @@ def mask_logits(
 
 def _few(config: SamConfig) -> int:
     decoder = config.decoder
-    return decoder.point_slots if decoder.wiring == "efficientsam" else _FEW_TOKENS
+    return decoder.point_slots if decoder.traits.fixed_slots else _FEW_TOKENS
 
 
 def _slots(prompt: Prompt, config: SamConfig) -> int:
     """Tokens of the query as they are decoded: one of few numbers."""
-    if config.decoder.wiring == "efficientsam":
+    if config.decoder.traits.fixed_slots:
         return config.decoder.point_slots
     if prompt.tokens <= _FEW_TOKENS and prompt.mask is None:
         return _FEW_TOKENS
@@ -161,8 +161,8 @@ def _input(
     prompt: Prompt, slots: int, config: SamConfig, height: int, width: int
 ) -> tuple[Float[np.ndarray, "P 2"], Int[np.ndarray, " P"]]:
     """Points and labels of one query, in the frame of the model input."""
-    sam = config.decoder.wiring == "sam"
-    points, labels = prompt.padded(prompt.tokens if sam else slots)
+    traits = config.decoder.traits
+    points, labels = prompt.padded(slots if traits.fixed_slots else prompt.tokens)
     points = geometry.to_model(points, height, width, config.image_px, config.fit)
     # EfficientSAM keeps the position code of an empty slot, and its place is (-1, -1) of the input.
     points = np.where(labels[:, None] == PADDING, PADDING_XY, points).astype(np.float32)

@@ -57,7 +57,7 @@ class Masks:
         their number, one function is compiled for one size of picture.
         """
         inside = np.empty((len(low_res_Xll), self.height, self.width), bool)
-        zero_is_inside = self.config.decoder.wiring == "efficientsam"
+        zero_is_inside = self.config.decoder.traits.zero_is_inside
         for slot, low_res in zip(inside, low_res_Xll, strict=True):
             logits = self._enlarged(low_res)
             np.copyto(slot, logits >= 0 if zero_is_inside else logits > 0)

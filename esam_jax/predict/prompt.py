@@ -81,7 +81,7 @@ class Prompt:
                 "leave that point out, or use a checkpoint with background points"
             )
         taken = len(self.points) + (0 if self.box is None else 2)
-        if decoder.wiring == "efficientsam" and taken > decoder.point_slots:
+        if decoder.traits.fixed_slots and taken > decoder.point_slots:
             raise PromptError(
                 f"points takes {taken} slots (a box takes 2), but this checkpoint has "
                 f"{decoder.point_slots}: give fewer points"

@@ -1,7 +1,7 @@
 """Mask decoder: an embedding and prompts to mask logits and IoU (arXiv:2304.02643, section A).
 
 EfficientSAM's release (`efficient_sam_decoder.py`) differs from SAM in its activation (GELU for
-ReLU) and in normalising the upscaled map as a whole instead of each cell.
+ReLU) and in normalising the complete upscaled map instead of each cell: `config/wirings.py`.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ class Upscale(nn.Module):
         B, Q, N, C = image_BQNC.shape
         x = image_BQNC.reshape(B * Q, N, C)
         x = TransposedConv(C // 4, self.compute, name="conv_1")(x)
-        if self.config.wiring == "sam":
+        if self.config.traits.upscale_norm == "cell":
             x = layers.LayerNorm(1e-6, self.compute, name="norm")(x)
         else:
             x = nn.GroupNorm(

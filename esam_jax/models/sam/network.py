@@ -47,13 +47,13 @@ class Sam(nn.Module):
     ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
         """Low-resolution logits and predicted IoU of all mask tokens: the single mask, candidates.
 
-        Points, labels and mask prompts as `PromptEncoder` takes them. The sam wiring sees every
-        slot that is given, padding included, except those labelled NOTHING; the efficientsam
-        wiring sees its `point_slots` slots.
+        Points, labels and mask prompts as `PromptEncoder` takes them. SAM's wiring attends to every
+        slot that is given, padding included, except those labelled NOTHING; EfficientSAM's to its
+        `point_slots` slots.
         """
         sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
-        # EfficientSAM fills its slots with padding, and sees that.
-        seen = labels_BQP != NOTHING if self.config.decoder.wiring == "sam" else None
+        # Slots that are always filled with padding are all attended to.
+        seen = None if self.config.decoder.traits.fixed_slots else labels_BQP != NOTHING
         return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
 
     def __call__(

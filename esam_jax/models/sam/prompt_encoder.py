@@ -1,8 +1,7 @@
 """Prompt encoder: points, boxes and masks to tokens and a dense map (arXiv:2304.02643, section A).
 
-The two originals differ in what padding becomes and in what they can take: EfficientSAM keeps the
-position code of a padded slot, always fills `point_slots` slots and, as released, knows neither
-background points nor masks; SAM replaces the code of padding and takes everything.
+The two originals differ in what padding becomes and in what they can take (`config/wirings.py`):
+EfficientSAM, as released, knows neither background points nor masks; SAM takes everything.
 """
 
 import flax.linen as nn
@@ -21,8 +20,8 @@ class PromptEncoder(nn.Module):
     """Sparse tokens and a dense map for every query; `dense_position` is the code of the grid.
 
     Points are (x, y) in pixels of the square model input; labels are those of `typing.py`. A slot
-    labelled as padding is meant to lie at (-1, -1): the efficientsam wiring reads its position.
-    The dense map is None where the wiring has no mask prompts at all.
+    labelled as padding is meant to lie at (-1, -1): EfficientSAM's wiring reads its position. The
+    dense map is None where the model has no mask prompts at all.
     """
 
     config: SamConfig
@@ -31,7 +30,7 @@ class PromptEncoder(nn.Module):
     def setup(self) -> None:
         cfg = self.config.decoder
         shape, normal = (1, cfg.width), nn.initializers.normal(1.0)
-        extra = normal if cfg.wiring == "sam" else nn.initializers.zeros
+        extra = normal if cfg.traits.extras == "always" else nn.initializers.zeros
         self.fourier = self.param("fourier", normal, (2, cfg.width // 2))
         self.padding = self.param("padding", normal, shape)
         self.foreground = self.param("foreground", normal, shape)
@@ -49,7 +48,7 @@ class PromptEncoder(nn.Module):
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
     ) -> tuple[Float[Array, "B Q S C"], Float[Array, "B _ h w C"] | None]:
-        if self.config.decoder.wiring == "efficientsam":
+        if self.config.decoder.traits.fixed_slots:
             points_BQP2, labels_BQP = _fill(
                 points_BQP2, labels_BQP, self.config.decoder.point_slots
             )
@@ -68,7 +67,7 @@ class PromptEncoder(nn.Module):
         # The matrix is drawn once per trained model and never learned: a buffer in the originals.
         code_BQPC = positions.fourier(coords, jax.lax.stop_gradient(self.fourier))
         label = labels_BQP[..., None]
-        if self.config.decoder.wiring == "sam":
+        if not self.config.decoder.traits.padding_has_position:
             code_BQPC = jnp.where(label == legend.PADDING, 0.0, code_BQPC)
         rows = {
             legend.PADDING: self.padding,
@@ -108,7 +107,7 @@ class PromptEncoder(nn.Module):
 class MaskStem(nn.Module):
     """Feature map of each mask prompt: two 2x2 stride-2 convolutions and a 1x1 one.
 
-    In the efficientsam wiring, which never had it, the last convolution starts at zero.
+    Where the original never had it, the last convolution starts at zero.
     """
 
     config: SamConfig
@@ -118,8 +117,8 @@ class MaskStem(nn.Module):
     def __call__(self, logits_BQHW: Float[Array, "B Q H W"]) -> Float[Array, "B Q h w C"]:
         cfg = self.config.decoder
         B, Q, H, W = logits_BQHW.shape
-        late = cfg.wiring == "efficientsam"
-        kernel = nn.initializers.zeros if late else nn.initializers.xavier_uniform()
+        drawn = cfg.traits.extras == "always"
+        kernel = nn.initializers.xavier_uniform() if drawn else nn.initializers.zeros
         x_RhwC = logits_BQHW.reshape(B * Q, H, W, 1)
         for i, channels in ((1, cfg.mask_channels // 4), (2, cfg.mask_channels)):
             x_RhwC = patches.patchify(x_RhwC, 2)

@@ -1,7 +1,6 @@
 """Two-way transformer: prompt tokens and image cells attend to each other (arXiv:2304.02643, A).
 
-Both originals are wired here; EfficientSAM's (`two_way_transformer.py` of its release) differs in
-the self-attention of the tokens and in its activation, see `TwoWayBlock`.
+Both originals are wired here: `config/wirings.py` lists the traits in which they differ.
 """
 
 from collections.abc import Callable
@@ -54,8 +53,8 @@ class TwoWayTransformer(nn.Module):
 class TwoWayBlock(nn.Module):
     """Tokens to themselves, tokens to image, MLP on the tokens, image to tokens; norm after each.
 
-    `efficientsam`: the first self-attention keeps its residual, and later ones carry the position
-    code in values and residual too; GELU. `sam`: neither; ReLU.
+    The originals differ in the residual of the first self-attention, in where later ones carry the
+    position code, and in the activation (`config/wirings.py`).
     """
 
     config: DecoderConfig
@@ -101,12 +100,12 @@ class TwoWayBlock(nn.Module):
         seen_BQT: Bool[Array, "B Q T"] | None,
     ) -> Float[Array, "B Q T E"]:
         attend = QueryAttention(self.config, self.config.width, self.compute, name="self_attn")
-        if self.config.wiring == "efficientsam":
-            x_BQTE = x_BQTE if self.first else x_BQTE + start_BQTE
-            return x_BQTE + attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
-        if self.first:
-            return attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
+        traits = self.config.traits
+        if self.first:  # the tokens are their position code: there is nothing to add yet
+            attended_BQTE = attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
+            return x_BQTE + attended_BQTE if traits.first_residual else attended_BQTE
         placed_BQTE = x_BQTE + start_BQTE
+        x_BQTE = placed_BQTE if traits.position_in_values else x_BQTE
         return x_BQTE + attend(placed_BQTE, placed_BQTE, x_BQTE, seen_BqN=seen_BQT)
 
 
@@ -169,7 +168,7 @@ class Projection(nn.Module):
 
 def activation(config: DecoderConfig) -> Callable[[Array], Array]:
     """The activation of every MLP of the decoder."""
-    return jax.nn.relu if config.wiring == "sam" else layers.gelu
+    return {"relu": jax.nn.relu, "gelu": layers.gelu}[config.traits.activation]
 
 
 def _attend(
