@@ -2,8 +2,8 @@
 
 Mesh axes: `data` splits the batch; `fsdp` splits the batch and stores parameters in pieces;
 `tensor` splits heads and MLP widths. `jax.jit` with these shardings in and out inserts the
-collectives. Placement goes by parameter path, and the optimiser's state follows for free: the
-paths of its moments end in the same names.
+collectives. Placement goes by parameter path, and the optimiser's state follows: the paths of its
+moments end in the same names.
 """
 
 import math
@@ -25,32 +25,19 @@ BATCH_AXES = ("data", "fsdp")
 _ATTENTION = r"(attn|self_attn|token_to_image|image_to_token|final_attn)"
 
 # (end of the parameter's path, how its axes are split). Kernels are [in..., out...]; query, key
-# and value make [D, A, K], `out` takes [A, K, D] (typing.py has the letters). What is small is
-# kept whole on every device.
+# and value make [D, A, K], `out` takes [A, K, D] (typing.py has the letters). What has no row is
+# replicated: norms, biases of what is not split, position tables, tokens, necks, convolutions.
 TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (rf"{_ATTENTION}/(query|key|value)/kernel", P("fsdp", "tensor", None)),
     (rf"{_ATTENTION}/(query|key|value)/bias", P("tensor", None)),
     (rf"{_ATTENTION}/out/kernel", P("tensor", None, "fsdp")),
-    (rf"{_ATTENTION}/out/bias", P()),
-    (rf"{_ATTENTION}/(rel_rows|rel_cols|biases)", P()),
     (r"mlp/hidden/kernel", P("fsdp", "tensor")),
     (r"mlp/hidden/bias", P("tensor")),
     (r"mlp/out/kernel", P("tensor", "fsdp")),
-    (r"mlp/out/bias", P()),
     (r"patch_embed/kernel", P(None, "fsdp")),
-    (r"patch_embed/bias", P()),
-    (r"(\w+_)?norm/(scale|bias|mean|variance)", P()),
-    (r"(stem_\d|(block_\d\d|downsample)/(expand|spatial|project|local))/kernel", P()),
-    (r"(positions|class_token|mask_token)", P()),
     (r"(embed|head)/kernel", P("fsdp", None)),
-    (r"(embed|head)/bias", P()),
-    (r"neck/(project|smooth)/kernel", P()),
-    (r"prompt/(fourier|padding|background|foreground|top_left|bottom_right|no_mask)", P()),
-    (r"prompt/mask/(conv_\d/(kernel|bias)|norm_\d/(scale|bias))", P()),
-    (r"(iou_token|mask_tokens)", P()),
-    (r"upscale/conv_\d/(kernel|bias)", P()),
-    (r"(iou_head|mask_heads)/(hidden_\d|out)/(kernel|bias)", P()),
 )
+DEFAULT = P()  # replicated
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -75,10 +62,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
-    """The devices in the shape of the mesh: the last axes, which talk most, on the fastest links.
+    """The devices in the shape of the mesh: the last axes, which communicate most, on the fastest
+    links.
 
-    `jax.make_mesh` knows the wiring of one TPU slice and refuses several; it takes each GPU host
-    for a slice (jax pull request 37863), though over GPU hosts any axis may run.
+    `jax.make_mesh` knows the topology of one TPU slice and refuses several; it takes each GPU host
+    for a slice (jax pull request 37863), although any axis may span GPU hosts.
     """
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
@@ -104,7 +92,7 @@ def _inside_a_slice(shape: tuple[int, int, int], sizes: Sequence[int]) -> tuple[
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """A complete copy on every device."""
     return NamedSharding(mesh, P())
 
 
@@ -119,16 +107,16 @@ def without(place: NamedSharding, axis: str) -> NamedSharding:
 
 
 def place(array: Any, where: NamedSharding) -> jax.Array:
-    """What every process holds whole, as one array; each takes its own pieces.
+    """One global array of what every process holds completely; each takes its own pieces.
 
-    `jax.device_put` would first send it to all processes, to see that they hold the same.
+    `jax.device_put` would first send it to all processes, to check that they hold the same.
     """
-    whole = np.asarray(array)
-    return jax.make_array_from_callback(whole.shape, where, whole.__getitem__)
+    complete = np.asarray(array)
+    return jax.make_array_from_callback(complete.shape, where, complete.__getitem__)
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """The whole arrays of a sharded tree on the host; every process must call it."""
+    """The complete arrays of a sharded tree on the host; every process must call it."""
     return jax.device_get(jax.jit(_identity, out_shardings=replicated(mesh))(tree))
 
 
@@ -152,14 +140,15 @@ def name(path: tuple[Any, ...]) -> str:
 
 
 def spec(path: str) -> PartitionSpec:
-    """The row of a parameter; ConfigError unless exactly one row of the table matches its path."""
+    """The row of a parameter, or DEFAULT; ConfigError when several rows match its path."""
     rows = [row for row in TABLE if _matches(row[0], path)]
-    if len(rows) != 1:
-        found = " and ".join(repr(pattern) for pattern, _ in rows) or "none"
+    if len(rows) > 1:
+        found = " and ".join(repr(pattern) for pattern, _ in rows)
         raise ConfigError(
-            f"parameter {path} must match exactly one row of sharding.TABLE, but matches {found}"
+            f"parameter {path} may match at most one row of sharding.TABLE, but matches {found}: "
+            "narrow one of the patterns"
         )
-    return rows[0][1]
+    return rows[0][1] if rows else DEFAULT
 
 
 def check_rows(paths: Iterable[str]) -> None:
@@ -171,7 +160,7 @@ def check_rows(paths: Iterable[str]) -> None:
     idle = [row for row, _ in TABLE if not any(_matches(row, path) for path in paths)]
     if idle:
         raise ConfigError(
-            f"no parameter matches {' and '.join(map(repr, idle))} of sharding.TABLE: mend or "
+            f"no parameter matches {' and '.join(map(repr, idle))} of sharding.TABLE: correct or "
             "delete the row"
         )
 
@@ -181,9 +170,10 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
-    """A NamedSharding for every leaf of parameters, optimiser state or both; scalars are whole.
+    """A NamedSharding for every leaf of parameters, optimiser state or both.
 
-    `tree` may be abstract. ConfigError lists each leaf that has no row or that does not divide.
+    Scalars are replicated. `tree` may be abstract. ConfigError lists each leaf that has several
+    rows or that does not divide.
     """
     faults: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Every parameter of every model has one row of the table, and every row a parameter."""
+"""Every parameter of every model has at most one row of the table, and every row a parameter."""
 
 import functools
 from unittest import mock
@@ -41,7 +41,7 @@ def shapes(name):
 
 
 @pytest.mark.parametrize("name", [*named.names(), "sami", "mae"])
-def test_every_parameter_has_one_row(name):
+def test_no_parameter_has_two_rows(name):
     abstract = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(name).items()
     }
@@ -80,9 +80,27 @@ def test_optimiser_state_lies_where_its_parameters_do():
     assert specs == {"count": P(), "kernel": P("fsdp", "tensor")}
 
 
-def test_unknown_and_ambiguous_paths_are_named(monkeypatch):
-    with pytest.raises(ConfigError, match=r"a/queery/kernel must match .* but matches none"):
-        sharding.shardings({"a": {"queery": {"kernel": np.zeros(3)}}}, one_device())
+def test_a_parameter_without_a_row_is_replicated():
+    tree = {"a": {"queery": {"kernel": np.zeros((3, 5))}}}
+    mesh = sharding.make_mesh(MeshConfig(fsdp=8))
+    assert sharding.shardings(tree, mesh)["a"]["queery"]["kernel"] == sharding.replicated(mesh)
+
+
+def test_what_is_split_in_every_model():
+    """By name: where a row no longer matched, its parameters would be replicated silently."""
+    attention = ("attn", "self_attn", "token_to_image", "image_to_token", "final_attn")
+    ends = {f"{one}/{part}/kernel" for one in attention for part in ("query", "key", "value")}
+    ends |= {end.replace("kernel", "bias") for end in ends}
+    ends |= {f"{one}/out/kernel" for one in attention}
+    ends |= {"mlp/hidden/kernel", "mlp/hidden/bias", "mlp/out/kernel"}
+    ends |= {"patch_embed/kernel", "embed/kernel", "head/kernel"}
+    for name in ("sami", "mae", *named.names()):
+        for path in shapes(name):
+            split = any(f"/{path}".endswith(f"/{end}") for end in ends)
+            assert (sharding.spec(path) != P()) == split, f"{name}: {path}"
+
+
+def test_ambiguous_paths_are_named(monkeypatch):
     monkeypatch.setattr(sharding, "TABLE", (("b/bias", P()), ("(a/)?b/bias", P())))
     with pytest.raises(ConfigError, match=r"a/b/bias .* matches 'b/bias' and '\(a/\)\?b/bias'"):
         sharding.spec("a/b/bias")
