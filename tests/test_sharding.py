@@ -12,9 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from esam_jax import sharding
 from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SamiDecoderConfig
-from esam_jax.convert import model_folder
 from esam_jax.errors import ConfigError
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.sami import Sami
 
 
@@ -24,9 +23,9 @@ def shapes(name):
     if name == "mae":
         encoder = named.sam("efficientsam_nano").encoder
         config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=2))
-        return dict(model_folder.expected_shapes(config))
+        return dict(expected_shapes.of(config))
     if name != "sami":
-        return dict(model_folder.expected_shapes(named.sam(name)))
+        return dict(expected_shapes.of(named.sam(name)))
     encoder = named.sam("efficientsam_nano").encoder
     network = Sami(encoder, SamiDecoderConfig(width=32, depth=2, heads=4), target_width=48)
     tree = jax.eval_shape(

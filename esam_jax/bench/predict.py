@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from esam_jax.bench import roofline
 from esam_jax.bench.baselines import Rival
 from esam_jax.config import SamConfig
-from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert import state_dict
 from esam_jax.machine.accelerators import Accelerator
-from esam_jax.models import flops
+from esam_jax.models import expected_shapes, flops
 from esam_jax.models.sam import network
 from esam_jax.ops import images
 from esam_jax.predict import frames
@@ -355,7 +355,7 @@ def random_params(config: SamConfig) -> Params:
         fan_in = np.prod(shape[:-1]) if kind == "kernel" else 1
         return rng.standard_normal(shape, np.float32) / np.float32(fan_in**0.5)
 
-    shapes = model_folder.expected_shapes(config)
+    shapes = expected_shapes.of(config)
     return state_dict.nested({path: draw(path, shape) for path, shape in shapes.items()})
 
 

@@ -183,7 +183,7 @@ class DecoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamConfig:
-    """A whole promptable model."""
+    """A complete promptable model."""
 
     encoder: EncoderConfig
     decoder: DecoderConfig
@@ -204,6 +204,11 @@ class SamConfig:
     def fit(self) -> Fit:
         """How a picture is brought to the square input."""
         return self.decoder.traits.fit
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return self.encoder.depth + self.decoder.depth
 
     @property
     def low_res_px(self) -> int:
@@ -239,6 +244,11 @@ class MaeConfig:
     kind: Literal["mae"] = "mae"
     encoder: VitConfig
     decoder: MaeDecoderConfig | None = None
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return self.encoder.depth + (0 if self.decoder is None else self.decoder.depth)
 
 
 ModelConfig = SamConfig | MaeConfig

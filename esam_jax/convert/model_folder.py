@@ -8,17 +8,13 @@ holds the SHA-256 of both, so that a damaged file is found out; older folders la
 """
 
 import dataclasses
-import functools
 import json
-import re
-import types
 import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from esam_jax import files
@@ -34,8 +30,7 @@ from esam_jax.config import (
 )
 from esam_jax.convert.formats import bounds, tensor_files
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
-from esam_jax.models.pretrain import mae
-from esam_jax.models.sam import network
+from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
 FORMAT = 1
@@ -85,7 +80,8 @@ def write(
     """
     folder = Path(folder)
     tensors = {path: np.asarray(x) for path, x in _flatten(params).items()}
-    check_shapes({path: x.shape for path, x in tensors.items()}, config, "these parameters")
+    shapes = {path: x.shape for path, x in tensors.items()}
+    expected_shapes.check(shapes, config, "these parameters")
     _refuse_odd(tensors, tensor_files.FLOATS, "these parameters")
     carried = {name: np.asarray(x) for name, x in (unused or {}).items()}
     _refuse_odd(carried, _UNUSED_TYPES, "unused")
@@ -130,83 +126,14 @@ def is_model_folder(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
 
 
-# ------------------------------------------------------------------------------- parameters
-
-
-@functools.lru_cache(maxsize=16)
-def expected_shapes(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
-    """Parameter path -> shape of a whole model, by tracing alone.
-
-    Blocks of a kind have the same shapes: one of each is traced, which for a large model is most of
-    the time that loading takes.
-    """
-    thin, stands_for = _one_block_of_a_kind(config)
-    init = network.init if isinstance(config, SamConfig) else mae.init
-    params = jax.eval_shape(functools.partial(init, thin), jax.random.key(0))
-    shapes = {}
-    for path, leaf in _flatten(params).items():
-        found = re.fullmatch(r"(.*)/block_(\d\d)/(.+)", path)
-        if found is None or found[1] not in stands_for:
-            shapes[path] = leaf.shape
-            continue
-        for i, traced in enumerate(stands_for[found[1]]):
-            if traced == int(found[2]):
-                shapes[f"{found[1]}/block_{i:02d}/{found[3]}"] = leaf.shape
-    return types.MappingProxyType(shapes)
-
-
-def _one_block_of_a_kind(config: ModelConfig) -> tuple[ModelConfig, dict[str, list[int]]]:
-    """The config with few blocks, and for each run of blocks which of those stands for block i."""
-    encoder, decoder = config.encoder, config.decoder
-    thin: dict[str, Any] = {}
-    stands_for: dict[str, list[int]] = {}
-    if isinstance(encoder, SamVitConfig):  # a global block has longer tables of positions
-        is_global = [i in encoder.global_blocks for i in range(encoder.depth)]
-        kinds = sorted(set(is_global))
-        stands_for["encoder"] = [kinds.index(kind) for kind in is_global]
-        thin["encoder"] = dataclasses.replace(
-            encoder,
-            depth=len(kinds),
-            global_blocks=tuple(i for i, kind in enumerate(kinds) if kind),
-        )
-    elif isinstance(encoder, VitConfig):
-        stands_for["encoder"] = [0] * encoder.depth
-        thin["encoder"] = dataclasses.replace(encoder, depth=1)
-    if decoder is not None:
-        run = "decoder/two_way" if isinstance(config, SamConfig) else "decoder"
-        stands_for[run] = [0] * decoder.depth
-        thin["decoder"] = dataclasses.replace(decoder, depth=1)
-    return dataclasses.replace(config, **thin), stands_for
-
-
-def check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, holder: str) -> None:
-    """CheckpointError listing every missing, unexpected and mis-shaped parameter of `holder`."""
-    wanted = expected_shapes(config)
-    wrong = [
-        f"{path} is {tuple(found[path])}, not {wanted[path]}"
-        for path in sorted(found.keys() & wanted.keys())
-        if tuple(found[path]) != wanted[path]
-    ]
-    faults = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "of another shape": wrong,
-    }
-    listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
-    if listed:
-        raise CheckpointError(f"{holder} do not fit the model config; {listed}")
-
-
 def _flatten(params: Params) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def _read_weights(file: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     found = tensor_files.read(file).tensors
-    layers = config.encoder.depth + (0 if config.decoder is None else config.decoder.depth)
-    if layers > len(found):  # before it is traced
-        raise CheckpointError(f"{file} holds {len(found)} tensors, fewer than its layers")
-    check_shapes({name: x.shape for name, x in found.items()}, config, f"{file}")
+    expected_shapes.check_depth(config, len(found), f"{file}")
+    expected_shapes.check({name: x.shape for name, x in found.items()}, config, f"{file}")
     _refuse_odd(found, tensor_files.FLOATS, f"{file}")
     return {name: np.asarray(x, np.float32) for name, x in found.items()}
 

@@ -7,10 +7,10 @@ import flax.traverse_util
 import numpy as np
 
 from esam_jax.config import ModelConfig
-from esam_jax.convert import model_folder
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family, State
 from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
 _FLOATS = ("float32", "float16", "bfloat16")
@@ -31,7 +31,7 @@ def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params
     One CheckpointError lists all that does not fit the config. The arrays are views of the file's
     tensors wherever that can be: a large file is not copied.
     """
-    _refuse_deeper(config, len(state))
+    expected_shapes.check_depth(config, len(state), "the file")
     links = list(family.links(config))
     unused = family.unused(config)
     state, torn = _without_aliases(state, family.aliases)
@@ -55,7 +55,7 @@ def to_state_dict(
     if reason is not None:
         raise CheckpointError(f"this model cannot be written as {family.name}: {reason}")
     flat = {k: np.asarray(x) for k, x in flax.traverse_util.flatten_dict(params, sep="/").items()}
-    model_folder.check_shapes({k: x.shape for k, x in flat.items()}, config, "these parameters")
+    expected_shapes.check({k: x.shape for k, x in flat.items()}, config, "these parameters")
     state: dict[str, np.ndarray] = {}
     for link in family.links(config):
         tensors = link.backward([flat[name] for name in link.params])
@@ -78,16 +78,6 @@ def nested(flat: Mapping[str, Any]) -> Params:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _refuse_deeper(config: ModelConfig, tensors: int) -> None:
-    """CheckpointError for more layers than tensors: tracing what a hostile config asks is slow."""
-    parts = (config.encoder, config.decoder)
-    layers = sum(part.depth for part in parts if part is not None)
-    if layers > tensors:
-        raise CheckpointError(
-            f"the config has {layers} layers, but the file only {tensors} tensors"
-        )
-
-
 def _without_aliases(state: State, aliases: Mapping[str, str]) -> tuple[State, list[str]]:
     """The state by first names alone, and the second names whose tensor is another."""
     by_first, torn = dict(state), []
@@ -99,7 +89,7 @@ def _without_aliases(state: State, aliases: Mapping[str, str]) -> tuple[State, l
 
 
 def _shapes(links: list[Any], config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    ours = model_folder.expected_shapes(config)
+    ours = expected_shapes.of(config)
     shapes = {}
     for link in links:
         shape = link.torch_shape([ours[name] for name in link.params])

@@ -1,7 +1,6 @@
 """A model folder is read whole, as it was written, or refused with everything that is wrong."""
 
 import dataclasses
-import functools
 import json
 import os
 import struct
@@ -14,12 +13,9 @@ import pytest
 import safetensors.numpy
 from helpers import nano
 
-from esam_jax.config import SamConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
-from esam_jax.models.pretrain import mae
-from esam_jax.models.sam import network
 
 CONFIG = named.sam("efficientsam_nano")
 PARAMS = nano.params(CONFIG)
@@ -178,7 +174,7 @@ def test_a_name_that_stands_twice_is_refused(folder: Path):
         (("model", "encoder", "kind"), "resnet", "kind is 'resnet'"),
         (("model", "encoder", "kind"), ["vit"], "kind is"),
         (("model", "encoder"), 3, "kind is None"),
-        (("model", "encoder", "depth"), 10_000, "fewer than its layers"),
+        (("model", "encoder", "depth"), 10_000, "tensors, but its config has 1000[0-9] layers"),
         (("model", "encoder", "depth"), 10**9, "from 1 to"),
         (("model", "encoder", "heads"), 0, "encoder.heads is 0"),
         (("model", "encoder", "width"), "64", "encoder.width is '64'"),
@@ -258,12 +254,3 @@ def test_the_model_file_is_plain_data():
 def test_weights_can_be_read_by_whom_the_config_can(folder: Path):
     modes = {(folder / name).stat().st_mode for name in ("config.json", "model.safetensors")}
     assert len(modes) == 1
-
-
-@pytest.mark.parametrize("name", ["efficientsam_ti", "sam_b", "mobile_sam", "sam_nano", "mae_b"])
-def test_expected_shapes_are_those_of_the_whole_network(name):
-    config = named.model(name)
-    init = network.init if isinstance(config, SamConfig) else mae.init
-    traced = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
-    flat = flax.traverse_util.flatten_dict(traced, sep="/")
-    assert model_folder.expected_shapes(config) == {path: x.shape for path, x in flat.items()}

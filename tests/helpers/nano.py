@@ -7,8 +7,7 @@ import flax.traverse_util
 import numpy as np
 
 from esam_jax.config import SamConfig
-from esam_jax.convert import model_folder
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
 
@@ -21,7 +20,7 @@ def params(config: SamConfig) -> dict:
         path: np.random.default_rng(zlib.crc32(path.encode()))
         .normal(0.0 if path.endswith("bias") else 0.1, 0.2, shape)
         .astype(np.float32)
-        for path, shape in model_folder.expected_shapes(config).items()
+        for path, shape in expected_shapes.of(config).items()
     }
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 

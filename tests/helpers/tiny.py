@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import DecoderConfig, SamConfig, SamVitConfig, VitConfig
-from esam_jax.convert import model_folder
+from esam_jax.models import expected_shapes
 
 WIRINGS = ("efficientsam", "sam")
 
@@ -42,6 +42,6 @@ def params(config: SamConfig) -> Any:
         rng = np.random.default_rng(zlib.crc32(path.encode()))
         return jnp.asarray(rng.normal(mean, deviation, shape), jnp.float32)
 
-    shapes = model_folder.expected_shapes(config)
+    shapes = expected_shapes.of(config)
     flat = {path: draw(path, shape) for path, shape in shapes.items()}
     return flax.traverse_util.unflatten_dict(flat, sep="/")

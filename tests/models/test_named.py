@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from esam_jax.convert import model_folder
 from esam_jax.errors import ConfigError
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 
 # Parameters without the Fourier matrix, a buffer of 2 x 128 in the originals.
 PUBLISHED = {
@@ -26,7 +25,7 @@ STATISTICS = ("/mean", "/variance")
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_parameter_counts_are_the_published_ones(name, count):
-    shapes = dict(model_folder.expected_shapes(named.sam(name)))
+    shapes = dict(expected_shapes.of(named.sam(name)))
     shapes.pop("prompt/fourier")
     sizes = [math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS)]
     assert sum(sizes) + CLASSIFIER.get(name, 0) == count

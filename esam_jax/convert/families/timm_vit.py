@@ -12,8 +12,8 @@ import flax.traverse_util
 import numpy as np
 
 from esam_jax.config import MaeConfig, SamConfig, VitConfig
-from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError
+from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
 CLASS_TOKEN, NORM_WEIGHT, NORM_BIAS = NAMES = ("cls_token", "norm.weight", "norm.bias")
@@ -56,7 +56,7 @@ def backbone(
     }
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(ours, sep="/")
     shapes = {path: np.shape(x) for path, x in flat.items()}
-    model_folder.check_shapes(shapes, vit, "trunk, class token and last norm")
+    expected_shapes.check(shapes, vit, "trunk, class token and last norm")
     return vit, ours
 
 

@@ -4,6 +4,7 @@ Works at any size that is a whole number of patches: tables learned for another 
 the absolute ones bicubically, the relative ones linearly (at 224 pixels it is SAMI's teacher).
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -95,3 +96,15 @@ class SamVitEncoder(nn.Module):
 
 def _first_positions(rng: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "h w D"]:
     return jnp.asarray(positions.sincos(*shape)).reshape(shape)
+
+
+def thin(config: SamVitConfig) -> tuple[SamVitConfig, list[int]]:
+    """One windowed block, and one global block, which has longer tables of positions."""
+    is_global = [i in config.global_blocks for i in range(config.depth)]
+    shapes = sorted(set(is_global))
+    global_blocks = tuple(i for i, each in enumerate(shapes) if each)
+    stands_for = [shapes.index(each) for each in is_global]
+    return dataclasses.replace(config, depth=len(shapes), global_blocks=global_blocks), stands_for
+
+
+NETWORK = SamVitEncoder

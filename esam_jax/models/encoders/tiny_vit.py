@@ -196,3 +196,11 @@ def _halve(width: int, compute: ComputeConfig, name: str) -> nn.Conv:
         precision=precision(compute),
         name=name,
     )
+
+
+def thin(config: TinyVitConfig) -> tuple[TinyVitConfig, list[int]]:
+    """The same: its few blocks differ from stage to stage."""
+    return config, []
+
+
+NETWORK = TinyVitEncoder

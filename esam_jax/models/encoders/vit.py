@@ -4,6 +4,7 @@ All attention is global, positions are absolute, and no norm follows the last bl
 efficient_sam_encoder.py). The trunk alone, on some of the patches, is what SAMI pretrains.
 """
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -78,3 +79,11 @@ def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D
     slots, width = shape
     side = int((slots - 1) ** 0.5)
     return jnp.pad(jnp.asarray(positions.sincos(side, side, width)), ((1, 0), (0, 0)))
+
+
+def thin(config: VitConfig) -> tuple[VitConfig, list[int]]:
+    """One block stands for all: they have the same shapes."""
+    return dataclasses.replace(config, depth=1), [0] * config.depth
+
+
+NETWORK = VitEncoder

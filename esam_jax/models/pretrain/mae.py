@@ -113,3 +113,14 @@ def init(config: MaeConfig, rng: Key[Array, ""]) -> Params:
         return model.init(rng, pixels, method=Mae.encode)["params"]
     tokens = jnp.arange(config.encoder.pretrain_grid**2)[None]
     return model.init(rng, pixels, tokens[:, :1], tokens[:, 1:])["params"]
+
+
+def thin(config: MaeConfig) -> tuple[MaeConfig, dict[str, list[int]]]:
+    """The config with one block in each half, which stands for all blocks of that half."""
+    runs = {"encoder": [0] * config.encoder.depth}
+    small = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, depth=1))
+    if config.decoder is None:
+        return small, runs
+    decoder = dataclasses.replace(config.decoder, depth=1)
+    runs["decoder"] = [0] * config.decoder.depth
+    return dataclasses.replace(small, decoder=decoder), runs

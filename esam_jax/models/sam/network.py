@@ -1,17 +1,17 @@
-"""A whole promptable model: image encoder, prompt encoder, mask decoder.
+"""The complete promptable model: image encoder, prompt encoder, mask decoder.
 
 `encode` once per picture, `decode` as often as there are prompts. The same module is EfficientSAM,
 SAM and MobileSAM: its config says which encoder and which wiring of the decoder.
 """
+
+import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from esam_jax.config import ComputeConfig, SamConfig
-from esam_jax.models.encoders.sam_vit import SamVitEncoder
-from esam_jax.models.encoders.tiny_vit import TinyVitEncoder
-from esam_jax.models.encoders.vit import VitEncoder
+from esam_jax.models import encoders
 from esam_jax.models.sam.mask_decoder import MaskDecoder
 from esam_jax.models.sam.prompt_encoder import PromptEncoder
 from esam_jax.typing import NOTHING, Params
@@ -25,12 +25,7 @@ class Sam(nn.Module):
 
     def setup(self) -> None:
         cfg = self.config
-        if cfg.encoder.kind == "vit":
-            self.encoder = VitEncoder(cfg.encoder, self.compute)
-        elif cfg.encoder.kind == "sam_vit":
-            self.encoder = SamVitEncoder(cfg.encoder, self.compute)
-        else:
-            self.encoder = TinyVitEncoder(cfg.encoder, self.compute)
+        self.encoder = encoders.build(cfg.encoder, self.compute)
         self.prompt = PromptEncoder(cfg, self.compute)
         self.decoder = MaskDecoder(cfg, self.compute)
 
@@ -77,3 +72,12 @@ def init(config: SamConfig, rng: Key[Array, ""]) -> Params:
     pixels = jnp.zeros((1, config.image_px, config.image_px, 3))
     points, labels = jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 1, 2), jnp.int32)
     return Sam(config).init(rng, pixels, points, labels)["params"]
+
+
+def thin(config: SamConfig) -> tuple[SamConfig, dict[str, list[int]]]:
+    """The config with one block of each shape, and which of them stands for each block."""
+    encoder, stands_for = encoders.thin(config.encoder)
+    decoder = dataclasses.replace(config.decoder, depth=1)
+    runs = {"decoder/two_way": [0] * config.decoder.depth}
+    runs |= {"encoder": stands_for} if stands_for else {}
+    return dataclasses.replace(config, encoder=encoder, decoder=decoder), runs

@@ -18,7 +18,7 @@ from esam_jax.convert.families import mae as layout
 from esam_jax.convert.families import registry, timm_vit
 from esam_jax.errors import CheckpointError
 from esam_jax.evaluate import golden
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.mae import Mae
 
 LISTING = "mae_vit_b_pretrain"
@@ -76,7 +76,7 @@ def test_large_and_huge_are_recognised(width, depth, heads, patch_px):
         width=width, depth=depth, heads=heads, patch_px=patch_px, image_px=224, pretrain_px=224
     )
     config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig())
-    shapes = model_folder.expected_shapes(config)
+    shapes = expected_shapes.of(config)
     links = list(layout.FAMILY.links(config))
     state = {
         name: link.torch_shape([shapes[p] for p in link.params])
@@ -132,7 +132,7 @@ def test_trunk_is_written_as_timm_names_it_and_read_again():
 def test_trunk_of_a_named_model_is_found_again_by_its_shapes():
     sam = named.sam("efficientsam_ti")
     vit = MaeConfig(encoder=timm_vit.pretrained(sam.encoder))
-    shapes = model_folder.expected_shapes(vit)
+    shapes = expected_shapes.of(vit)
     state = {
         name: link.torch_shape([shapes[p] for p in link.params])
         for link in layout.FAMILY.links(vit)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert import state_dict
 from esam_jax.convert.families import mobile_sam, registry, sam
 from esam_jax.errors import CheckpointError
 from esam_jax.evaluate import golden
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 
 FAMILY = mobile_sam.FAMILY
 CONFIG = named.sam("mobile_sam")
@@ -37,7 +37,7 @@ def test_both_sides_are_covered_exactly_once():
     torch = list(itertools.chain.from_iterable(link.torch for link in links))
     ours = list(itertools.chain.from_iterable(link.params for link in links))
     assert sorted([*torch, *FAMILY.unused(CONFIG)]) == sorted(golden.listing("mobile_sam_vit_t"))
-    assert sorted(ours) == sorted(model_folder.expected_shapes(CONFIG))
+    assert sorted(ours) == sorted(expected_shapes.of(CONFIG))
 
 
 def test_round_trip_is_exact_with_what_is_not_used():

@@ -12,11 +12,11 @@ import safetensors.numpy
 from golden import cases
 from helpers import nano, tiny
 
-from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry, sam_transformers
 from esam_jax.errors import CheckpointError
 from esam_jax.evaluate import golden
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 from esam_jax.predict import frames
 
 FAMILY = sam_transformers.FAMILY
@@ -56,9 +56,9 @@ def test_table_covers_both_sides_exactly_once(listing):
     theirs = list(itertools.chain.from_iterable(link.torch for link in links))
     ours = list(itertools.chain.from_iterable(link.params for link in links))
     assert sorted([*theirs, SECOND]) == sorted(shapes)
-    assert sorted(ours) == sorted(model_folder.expected_shapes(config))
+    assert sorted(ours) == sorted(expected_shapes.of(config))
     for link in links:
-        shape = link.torch_shape([model_folder.expected_shapes(config)[p] for p in link.params])
+        shape = link.torch_shape([expected_shapes.of(config)[p] for p in link.params])
         assert all(shapes[name] == shape for name in link.torch)
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from esam_jax.config import ModelConfig
-from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert import state_dict
 from esam_jax.convert.families import efficientsam, registry, sam
 from esam_jax.convert.families.family import Family
 from esam_jax.evaluate import golden
-from esam_jax.models import named
+from esam_jax.models import expected_shapes, named
 
 LISTINGS = (
     "efficientsam_ti",
@@ -48,14 +48,14 @@ def test_both_sides_are_covered_exactly_once(listing):
     torch += family.unused(config)
     ours = list(itertools.chain.from_iterable(link.params for link in links))
     assert sorted(torch) == sorted(golden.listing(listing))
-    assert sorted(ours) == sorted(model_folder.expected_shapes(config))
+    assert sorted(ours) == sorted(expected_shapes.of(config))
 
 
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_each_link_there_and_back_is_identity(listing):
     """Every value is told from every other, so that any wrong axis shows."""
     family, config = known(listing)
-    shapes, ours = golden.listing(listing), model_folder.expected_shapes(config)
+    shapes, ours = golden.listing(listing), expected_shapes.of(config)
     for link in family.links(config):
         if re.search(r"\.blocks\.[1-9]", link.torch[0]):
             continue  # the first block stands for all of them

@@ -1,0 +1,39 @@
+"""What each kind of model config stands for: the one table from a config to its network.
+
+Whoever adds a kind adds a row. Its module has
+
+    init(config, rng)   every parameter of the model, freshly drawn
+    thin(config)        the config with few blocks, and for each numbered run of blocks (its path)
+                        the block of the thin model that has the shapes of block i
+
+and its name is that of `predict/NAME.py`, where such a model can be asked something, and of
+`evaluate/parity_NAME.py`, where it can be compared with its original.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from esam_jax.config import MaeConfig, ModelConfig, SamConfig
+from esam_jax.models.pretrain import mae
+from esam_jax.models.sam import network
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """`about` completes "this file holds ..."."""
+
+    name: str
+    about: str
+    network: Any  # the module
+
+
+_KINDS: Mapping[type, Kind] = {
+    SamConfig: Kind("sam", "a promptable model", network),
+    MaeConfig: Kind("mae", "a pretrained encoder", mae),
+}
+
+
+def of(config: ModelConfig) -> Kind:
+    """The kind of a model, by the class of its config."""
+    return _KINDS[type(config)]
