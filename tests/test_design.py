@@ -64,7 +64,7 @@ def test_no_tensorflow_and_torch_in_one_place(path):
         # One reads and writes its files, the others run it beside our networks.
         assert path.relative_to(PACKAGE).as_posix() in (
             "convert/formats/torch_file.py",
-            "evaluate/parity.py",
+            "evaluate/parity_sam.py",
             "bench/transformers_sam.py",
         )
     if "orbax" in roots:

@@ -5,13 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from esam_jax.config import SamConfig
-from esam_jax.convert import state_dict
 from esam_jax.convert.families import sam_transformers
 from esam_jax.errors import ConfigError, MissingError
+from esam_jax.evaluate import parity_sam
 from esam_jax.ops import images
 from esam_jax.predict.sam import Sam
-from esam_jax.typing import Params
 
 
 def make(sam: Sam) -> "Transformers":
@@ -53,27 +51,14 @@ def torch_device() -> Any:
     )
 
 
-def sam_model(params: Params, config: SamConfig) -> Any:
-    """SamModel with exactly these parameters, in float32 on the CPU, ready to be asked."""
-    import torch
-    import transformers
-
-    state = state_dict.to_state_dict(params, sam_transformers.FAMILY, config)
-    settings = transformers.SamConfig.from_dict(sam_transformers.config_json(config))
-    model = transformers.SamModel(settings).eval()
-    tensors = {k: torch.tensor(np.asarray(x, np.float32)) for k, x in state.items()}
-    model.load_state_dict(tensors, strict=True)
-    return model
-
-
 class Transformers:
-    """SamModel asked as `rivals` says; preparation and enlarging are PyTorch on its device, too."""
+    """SamModel called as `baselines` says; it prepares and enlarges on its device, too."""
 
     def __init__(self, sam: Sam, dtype: Any, device: Any) -> None:
         import torch
 
         self._torch, self._dtype, self._device = torch, dtype, device
-        self._model = sam_model(sam.params, sam.config).to(device, dtype)
+        self._model = parity_sam.transformers_model(sam.params, sam.config).to(device, dtype)
         mean, std = (torch.tensor(x, device=device) for x in (images.MEAN, images.STD))
         self._mean, self._std = mean[:, None, None], std[:, None, None]
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.convert import model_folder, releases, state_dict
-from esam_jax.convert.families import registry, sam_transformers
+from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
 from esam_jax.convert.formats import tensor_files
 from esam_jax.convert.model_folder import ModelFile
@@ -109,7 +109,7 @@ def recognise(
     if model is not None:
         config = named.model(model)
     elif found.kind == "transformers":
-        config = sam_transformers.from_config_json(
+        config = registry.from_library_config(
             files.read_json(
                 found.path / "config.json",
                 max_bytes=_MOST_JSON_BYTES,

@@ -2,37 +2,28 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from esam_jax import files
-from esam_jax.config import ModelConfig, SamConfig
 from esam_jax.convert import model_folder, state_dict
 from esam_jax.convert.describe import flat
-from esam_jax.convert.families import mae, registry, sam_transformers, timm_vit
+from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
+from esam_jax.convert.families.family import Layout as FamilyLayout
 from esam_jax.convert.formats import tensor_files
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.typing import Params
 
-Layout = Literal["folder", "original", "transformers", "timm"]
+Layout = Literal["folder"] | FamilyLayout
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 FILES = (".pt", ".pth", ".safetensors")
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-
-# What EfficientSAM's release lacks, and the parameters whose zeros make it as good as absent.
-_EXTRAS = {
-    "background": (("prompt/background",), ("prompt/background",)),
-    "mask_prompts": (
-        ("prompt/no_mask", "prompt/mask"),
-        ("prompt/no_mask", "prompt/mask/conv_3/kernel", "prompt/mask/conv_3/bias"),
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,61 +74,25 @@ def write(
             unused=file.unused,
         )
         return Written(path=target, layout=layout)
-    if not single and layout != "transformers":
+    family = registry.of_layout(file.config, layout)
+    if not single and family.library is None:
         raise CheckpointError(
             f"{target} is no {', '.join(FILES)}: name a file, or take --layout folder"
         )
-    family, config, params, dropped = _fitted(file, layout, drop_extras)
+    config = family.nearest(file.config)
+    params, dropped = family.reduce(file.config, file.params, file.unused)
+    if dropped and not drop_extras:
+        raise CheckpointError(
+            f"the layout {family.name} cannot hold all of this model: {', '.join(dropped)} would "
+            "be lost; --drop-extras leaves them out, a model folder keeps them"
+        )
     state = state_dict.to_state_dict(params, family, config, file.unused)
     state = {name: _cast(name, x, dtype) for name, x in state.items()}
     if single:
         _write_file(target, state, family, file.source)
-    else:
-        assert isinstance(config, SamConfig)
-        _write_transformers(target, state, config, dtype)
+    elif family.library is not None:
+        _write_library(target, state, family.library.files(config, dtype))
     return Written(path=target, layout=family.name, dropped=dropped)
-
-
-def _fitted(
-    file: ModelFile, layout: Layout, drop_extras: bool
-) -> tuple[Family, ModelConfig, Params, tuple[str, ...]]:
-    """The layout's family, and the model as that can express it."""
-    if layout == "timm":
-        config, params = file.config, file.params
-        if isinstance(config, SamConfig):
-            config, params = timm_vit.backbone(config, params, file.unused)
-        return mae.FAMILY, config, params, ()
-    if layout == "transformers":
-        return sam_transformers.FAMILY, file.config, file.params, ()
-    config, params, dropped = _without_extras(file, drop_extras)
-    return registry.of_release(config), config, params, dropped
-
-
-def _without_extras(
-    file: ModelFile, drop_extras: bool
-) -> tuple[ModelConfig, Params, tuple[str, ...]]:
-    """The model less what EfficientSAM's release lacks; refused where that would change it."""
-    config = file.config
-    if not isinstance(config, SamConfig) or config.decoder.wiring != "efficientsam":
-        return config, file.params, ()
-    there = [field for field in _EXTRAS if getattr(config.decoder, field) == "learned"]
-    weights = flat(file.params)
-    trained = [f for f in there if any(np.any(weights[path]) for path in _EXTRAS[f][1])]
-    lost = tuple(branch for field in trained for branch in _EXTRAS[field][0])
-    if lost and not drop_extras:
-        raise CheckpointError(
-            f"EfficientSAM's layout has no {' and no '.join(trained)}, so {', '.join(lost)} would "
-            "be lost: --drop-extras leaves them out, a model folder keeps them"
-        )
-    gone = [branch for field in there for branch in _EXTRAS[field][0]]
-    kept = {
-        path: x
-        for path, x in weights.items()
-        if not any(path == branch or path.startswith(f"{branch}/") for branch in gone)
-    }
-    decoder = dataclasses.replace(config.decoder, background="none", mask_prompts="none")
-    config = dataclasses.replace(config, decoder=decoder)
-    return config, state_dict.nested(kept), lost
 
 
 def _cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
@@ -161,14 +116,8 @@ def _write_file(target: Path, state: dict[str, np.ndarray], family: Family, sour
         tensor_files.write_torch(target, state, wrap=family.wrap)
 
 
-def _write_transformers(
-    folder: Path, state: dict[str, np.ndarray], config: SamConfig, dtype: Dtype
-) -> None:
-    """The folder that SamModel.from_pretrained takes; the weights come last."""
-    contents = {
-        "config.json": sam_transformers.config_json(config, dtype),
-        "preprocessor_config.json": sam_transformers.preprocessor_json(config),
-    }
+def _write_library(folder: Path, state: dict[str, np.ndarray], contents: Mapping[str, Any]) -> None:
+    """The folder that the library loads; the weights come last."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():

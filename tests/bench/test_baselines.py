@@ -9,7 +9,7 @@ from helpers import nano
 
 from esam_jax.bench import baselines, predict
 from esam_jax.errors import ConfigError, EsamError
-from esam_jax.evaluate import parity
+from esam_jax.evaluate import parity_sam
 
 PLAIN = Path(__file__).parents[1] / "bench" / "plain_torch.py"
 
@@ -100,7 +100,7 @@ def test_transformers_has_no_efficientsam():
 )
 def test_pytorch_answers_as_we_do(name: str, model: str):
     """So that the times are of the same work. Limits: float32 rounding."""
-    if name == "torch" and not parity.has_transformers():
+    if name == "torch" and not parity_sam.has_transformers():
         pytest.skip("needs torch and transformers")
     pytest.importorskip("torch", reason="compares with torch")
     sam = nano.sam(model)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from esam_jax import cli
 from esam_jax.bench import everything
-from esam_jax.evaluate import parity
+from esam_jax.evaluate import parity_sam
 
 ROW_KEYS = {
     "part", "dtype", "pictures", "prompts", "median_seconds", "p90_seconds", "compile_seconds",
@@ -58,7 +58,7 @@ def test_predict_of_a_model_that_is_shipped(capsys):
 
 
 def test_predict_against_transformers(capsys):
-    if not parity.has_transformers():
+    if not parity_sam.has_transformers():
         pytest.skip("needs torch and transformers")
     argv = ["bench", "predict", "random:sam_nano", "--against", "torch", "--runs", "1"]
     assert cli.main([*argv, "--parts", "encoder", "decoder", "--prompts", "2"]) == 0

@@ -56,7 +56,7 @@ def test_round_trip_is_exact_whatever_the_order(listing):
 
 @pytest.mark.parametrize("config", [tiny.config("efficientsam"), tiny.config("sam")])
 def test_round_trip_from_our_side_is_exact(config):
-    params, family = nano.params(config), registry.of_release(config)
+    params, family = nano.params(config), registry.of_layout(config)
     state = state_dict.to_state_dict(params, family, config)
     back, unused = state_dict.to_params(state, family, config)
     assert jax.tree.structure(back) == jax.tree.structure(params) and not unused
@@ -171,14 +171,14 @@ def test_released_models_are_recognised(listing, name):
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     family = registry.recognise(state)
     assert state_dict.detect(state, family) == named.sam(name)
-    assert registry.of_release(named.sam(name)) == family
+    assert registry.of_layout(named.sam(name)) == family
     assert registry.closest(state, named.sam(name)) == family
 
 
 @pytest.mark.parametrize("name", nano.NAMES)
 def test_our_own_models_are_recognised(name):
     config = named.sam(name)
-    family = registry.of_release(config)
+    family = registry.of_layout(config)
     state = state_dict.to_state_dict(nano.params(config), family, config)
     assert state_dict.detect(state) == config
 

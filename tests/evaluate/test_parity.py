@@ -9,7 +9,7 @@ from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.evaluate import golden, parity
+from esam_jax.evaluate import golden, parity, parity_sam
 from esam_jax.models import named
 
 
@@ -62,15 +62,15 @@ def test_each_kind_has_its_case():
         "mae_l": "mae_vit_b_a",
     }
     for name, case in cases.items():
-        assert parity._case_for(named.model(name)) == case
+        assert parity.case_for(named.model(name)) == case
     odd = named.sam("sam_nano").decoder
     encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder)
-    with pytest.raises(CheckpointError, match="no PyTorch original"):
-        parity._case_for(dataclasses.replace(named.sam("sam_nano"), encoder=encoder, decoder=odd))
+    with pytest.raises(CheckpointError, match="no PyTorch release"):
+        parity.case_for(dataclasses.replace(named.sam("sam_nano"), encoder=encoder, decoder=odd))
 
 
 def test_these_weights_in_transformers():
-    if not parity.has_transformers():
+    if not parity_sam.has_transformers():
         pytest.skip("torch and transformers are not installed: make test WITH_TORCH=1")
     report = parity.measure(small("sam_small_test"))
     assert report.holds and "SamModel" in report.against

@@ -4,13 +4,19 @@ Its prompt encoder knows neither background points nor masks: a model that has l
 be written in this layout.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
+
+import flax.traverse_util
+import numpy as np
 
 from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, VitConfig
 from esam_jax.convert.families import sam
-from esam_jax.convert.families.family import Family, State, count, size, unwritten
+from esam_jax.convert.families.family import Family, Reduced, State, count, size, unwritten
 from esam_jax.convert.table import SAME, Link, Row, affine, links, mask_head, norm, upscale
+from esam_jax.typing import Params
 
 _IE, _E = "image_encoder", "encoder"
 _BLOCK, _OUR_BLOCK = f"{_IE}.blocks.{{block}}", f"{_E}/block_{{block}}"
@@ -76,13 +82,49 @@ def _detect(state: State) -> SamConfig:
 
 
 def _refuses(config: ModelConfig) -> str | None:
-    if not isinstance(config, SamConfig) or config.decoder.wiring != "efficientsam":
-        return "it has only models in the efficientsam wiring"
-    if config.encoder.kind != "vit":
-        return "its image encoder is a plain ViT"
-    if config.decoder.background == "learned" or config.decoder.mask_prompts == "learned":
+    reason = sam.unlike(config, "efficientsam", VitConfig, "a plain ViT")
+    if reason is None and config != _nearest(config):
         return "it has neither background points nor mask prompts"
-    return None
+    return reason
+
+
+# What the release lacks: the field of the decoder's config, its branches, and those of their
+# parameters whose zeros make them as good as absent.
+_EXTRAS = {
+    "background": (("prompt/background",), ("prompt/background",)),
+    "mask_prompts": (
+        ("prompt/no_mask", "prompt/mask"),
+        ("prompt/no_mask", "prompt/mask/conv_3/kernel", "prompt/mask/conv_3/bias"),
+    ),
+}
+
+
+def _nearest(config: ModelConfig) -> ModelConfig:
+    if not isinstance(config, SamConfig) or config.decoder.traits.extras == "always":
+        return config
+    without = dict.fromkeys(_EXTRAS, "none")
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **without))
+
+
+def _reduce(config: SamConfig, params: Params, unused: State) -> Reduced:
+    """The parameters less the extras; those that were trained are lost."""
+    there = [field for field in _EXTRAS if getattr(config.decoder, field) == "learned"]
+    weights: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
+    trained = [f for f in there if any(np.any(weights[path]) for path in _EXTRAS[f][1])]
+    gone = tuple(branch for field in there for branch in _EXTRAS[field][0])
+    kept = {
+        path: x
+        for path, x in weights.items()
+        if not any(path == branch or path.startswith(f"{branch}/") for branch in gone)
+    }
+    lost = tuple(branch for field in trained for branch in _EXTRAS[field][0])
+    return flax.traverse_util.unflatten_dict(kept, sep="/"), lost
+
+
+def _golden(config: SamConfig) -> str:
+    assert isinstance(config.encoder, VitConfig)
+    sizes = {192: "efficientsam_ti_a", 384: "efficientsam_s_a"}
+    return sizes.get(config.encoder.width, "efficientsam_small_test")
 
 
 FAMILY = Family(
@@ -92,6 +134,9 @@ FAMILY = Family(
     detect=_detect,
     links=_links,
     refuses=_refuses,
+    nearest=_nearest,
+    reduce=_reduce,
+    golden=_golden,
     wrap="model",
     licence="Apache-2.0",
 )

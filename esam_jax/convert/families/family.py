@@ -3,40 +3,69 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from esam_jax.config import ModelConfig
 from esam_jax.convert.table import Link
 from esam_jax.errors import CheckpointError
+from esam_jax.typing import Params
 
 State = Mapping[str, np.ndarray]  # tensor name -> array, as a file has them
 Unused = Mapping[str, tuple[tuple[int, ...], str]]  # tensor name -> shape, dtype
+Reduced = tuple[Params, tuple[str, ...]]  # parameters, branches that were left out
+
+# `original` is what the authors' code loads with strict=True.
+Layout = Literal["original", "transformers", "timm"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Library:
+    """What lies beside the weights in a library's folder.
+
+    `model_type` is that of its config.json, `from_config` reads it, and `files` gives the JSON
+    files of a config whose tensors have the named dtype.
+    """
+
+    model_type: str
+    from_config: Callable[[Any], ModelConfig]
+    files: Callable[[Any, str], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """One layout of names: how to recognise it, and its table.
 
-    `detect` gives the config of a state dict (CheckpointError when its shapes are no model's),
-    `links` the table for a config, `unused` the tensors that the layout has and our networks do
-    not: they are carried along, so that a file comes back as it was. `aliases` gives the second
-    name of a tensor that the original holds under two: both are written, either is enough to read.
-    `refuses` says why a config cannot be written in this layout, or None; `wrap` is the key under
-    which the released .pt files hold the state dict, `released` whether its authors named it so.
+    Reading: `detect` gives the config of a state dict (CheckpointError when its shapes are no
+    model's), `links` the table for a config, `unused` the tensors that the layout has and our
+    networks do not: they are carried along, so that a file comes back as it was. `aliases` gives
+    the second name of a tensor that the original holds under two: both are written, either is
+    enough to read.
+
+    Writing: `refuses` says why a config cannot be written in this layout, or None. `nearest` is the
+    config that the layout can express in place of another, and `reduce` its parameters, with the
+    trained branches that are lost; it takes the config, the parameters and the unused tensors.
+    `wrap` is the key under which the released .pt files hold the state dict.
+
+    `library` is there for layouts of a library's folders. `golden` names the golden case that is
+    most like a config of this family.
     """
 
     name: str
     about: str
-    marks: tuple[str, ...]  # tensors that, all together, only this family has
+    marks: tuple[str, ...]  # tensors that, all together, only this family has; none: only written
     detect: Callable[[State], ModelConfig]
     links: Callable[[Any], Iterator[Link]]
     refuses: Callable[[ModelConfig], str | None]
     unused: Callable[[Any], Unused] = lambda config: {}
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # second name -> first
+    nearest: Callable[[ModelConfig], ModelConfig] = lambda config: config
+    reduce: Callable[[Any, Params, State], Reduced] = lambda config, params, unused: (params, ())
+    layout: Layout = "original"
     wrap: str | None = None
-    released: bool = True
+    library: Library | None = None
+    golden: Callable[[Any], str] | None = None
     licence: str = "unstated"
 
 

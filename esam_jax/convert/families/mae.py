@@ -84,7 +84,7 @@ def _decoder(state: State) -> MaeDecoderConfig:
 
 def _refuses(config: ModelConfig) -> str | None:
     if not isinstance(config, MaeConfig):
-        return "it has only pretrained ViTs, with a class token and a last norm, not whole models"
+        return "it has only pretrained ViTs, which have a class token and a last norm"
     return None
 
 
@@ -96,5 +96,6 @@ FAMILY = Family(
     links=_links,
     refuses=_refuses,
     wrap="model",
+    golden=lambda config: "mae_vit_b_a",
     licence="CC-BY-NC-4.0",  # MAE's repository; a ViT of somebody else's has terms of its own
 )

@@ -112,11 +112,7 @@ def _detect(state: State) -> SamConfig:
 
 
 def _refuses(config: ModelConfig) -> str | None:
-    if not isinstance(config, SamConfig) or config.decoder.wiring != "sam":
-        return "it has only models in the sam wiring"
-    if config.encoder.kind != "tiny_vit":
-        return "its image encoder is TinyViT"
-    return None
+    return sam.unlike(config, "sam", TinyVitConfig, "TinyViT")
 
 
 FAMILY = Family(
@@ -127,5 +123,6 @@ FAMILY = Family(
     links=_links,
     refuses=_refuses,
     unused=_unused,
+    golden=lambda config: "mobile_sam_a",
     licence="Apache-2.0",
 )

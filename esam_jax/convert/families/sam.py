@@ -5,7 +5,7 @@ Half of this table is EfficientSAM's too, whose authors kept the names of what t
 
 from collections.abc import Iterator
 
-from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, SamVitConfig
+from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, SamVitConfig, TinyVitConfig
 from esam_jax.convert.families.family import Family, State, count, size, unwritten
 from esam_jax.convert.table import (
     CONV,
@@ -29,7 +29,6 @@ _HEADS, _OUR_HEADS = "mask_decoder.output_hypernetworks_mlps.{m}", "decoder/mask
 _IOU, _OUR_IOU = "mask_decoder.iou_prediction_head", "decoder/iou_head"
 _UP, _OUR_UP = "mask_decoder.output_upscaling", "decoder/upscale"
 _STEM, _OUR_STEM = "prompt_encoder.mask_downscaling", "prompt/mask"
-LAST_STEM = f"{_STEM}.6.weight"
 
 # ------------------------------------------------------- what EfficientSAM names alike
 
@@ -116,7 +115,7 @@ def counts(config: SamConfig) -> dict[str, int]:
 def sizes(config: SamConfig) -> dict[str, int]:
     """Axis sizes that a shape alone does not tell: p and q pixels of a patch, x and y of a stem."""
     encoder, patch = config.encoder, config.encoder.patch_px
-    assert encoder.kind != "tiny_vit"  # it has a table of its own
+    assert not isinstance(encoder, TinyVitConfig)  # it has a table of its own
     return {
         "n": 3,
         "a": encoder.heads,
@@ -128,17 +127,49 @@ def sizes(config: SamConfig) -> dict[str, int]:
     }
 
 
-def decoder_config(state: State, heads: int) -> DecoderConfig:
-    """The config of SAM's decoder, by the shapes of a state dict in these names."""
+def encoder_config(
+    state: State,
+    encoder: str = _IE,
+    blocks: str = "blocks",
+    patches: str = "patch_embed.proj",
+    neck: str = "neck.0",
+) -> SamVitConfig:
+    """The config of SAM's ViT, by the shapes of a state dict; its names are those of the release
+    unless others are given."""
+    width = size(state, f"{encoder}.pos_embed", -1)
+    first = f"{encoder}.{blocks}."
+    depth = count(state, first)
+    reach = [(size(state, f"{first}{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
+    patch_px = size(state, f"{encoder}.{patches}.weight", -1)
+    return SamVitConfig(
+        width=width,
+        heads=unwritten(width).encoder_heads,
+        depth=depth,
+        mlp_ratio=size(state, f"{first}0.mlp.lin1.weight", 0) // width,
+        patch_px=patch_px,
+        neck_width=size(state, f"{encoder}.{neck}.weight", 0),
+        image_px=size(state, f"{encoder}.pos_embed", 1) * patch_px,
+        window=min(reach),
+        global_blocks=tuple(i for i, cells in enumerate(reach) if cells != min(reach)),
+    )
+
+
+def decoder_config(
+    state: State,
+    heads: int,
+    iou_hidden: str = f"{_IOU}.layers.0",
+    last_stem: str = f"{_STEM}.6",
+) -> DecoderConfig:
+    """The config of SAM's decoder, likewise."""
     return DecoderConfig(
         wiring="sam",
         width=size(state, "mask_decoder.iou_token.weight", 1),
         depth=count(state, "mask_decoder.transformer.layers."),
         heads=heads,
         mlp_width=size(state, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
-        iou_width=size(state, f"{_IOU}.layers.0.weight", 0),
+        iou_width=size(state, f"{iou_hidden}.weight", 0),
         mask_tokens=size(state, "mask_decoder.mask_tokens.weight", 0),
-        mask_channels=size(state, LAST_STEM, 1),
+        mask_channels=size(state, f"{last_stem}.weight", 1),
         background="learned",
         mask_prompts="learned",
     )
@@ -149,32 +180,26 @@ def _links(config: SamConfig) -> Iterator[Link]:
 
 
 def _detect(state: State) -> SamConfig:
-    width = size(state, f"{_IE}.pos_embed", -1)
-    known = unwritten(width)
-    depth = count(state, f"{_IE}.blocks.")
-    reach = [(size(state, f"{_IE}.blocks.{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
-    patch_px = size(state, f"{_IE}.patch_embed.proj.weight", -1)
-    encoder = SamVitConfig(
-        width=width,
-        heads=known.encoder_heads,
-        depth=depth,
-        mlp_ratio=size(state, f"{_IE}.blocks.0.mlp.lin1.weight", 0) // width,
-        patch_px=patch_px,
-        neck_width=size(state, f"{_IE}.neck.0.weight", 0),
-        image_px=size(state, f"{_IE}.pos_embed", 1) * patch_px,
-        window=min(reach),
-        global_blocks=tuple(i for i, cells in enumerate(reach) if cells != min(reach)),
-    )
-    return SamConfig(encoder=encoder, decoder=decoder_config(state, known.decoder_heads))
+    encoder = encoder_config(state)
+    heads = unwritten(encoder.width).decoder_heads
+    return SamConfig(encoder=encoder, decoder=decoder_config(state, heads))
+
+
+def unlike(config: ModelConfig, wiring: str, encoder: type, about: str) -> str | None:
+    """Why a config is not of one wiring and one class of encoder, or None."""
+    if not isinstance(config, SamConfig) or config.decoder.wiring != wiring:
+        return f"it has only models in the {wiring} wiring"
+    return None if isinstance(config.encoder, encoder) else f"its image encoder is {about}"
 
 
 def refuses(config: ModelConfig) -> str | None:
     """Why the config cannot be written in a layout of SAM's ViT models."""
-    if not isinstance(config, SamConfig) or config.decoder.wiring != "sam":
-        return "it has only models in the sam wiring"
-    if config.encoder.kind != "sam_vit":
-        return "its image encoder is SAM's windowed ViT"
-    return None
+    return unlike(config, "sam", SamVitConfig, "SAM's windowed ViT")
+
+
+def _golden(config: SamConfig) -> str:
+    assert isinstance(config.encoder, SamVitConfig)
+    return "sam_vit_b_a" if config.encoder.width == 768 else "sam_small_test"
 
 
 FAMILY = Family(
@@ -184,5 +209,6 @@ FAMILY = Family(
     detect=_detect,
     links=_links,
     refuses=refuses,
+    golden=_golden,
     licence="Apache-2.0",
 )

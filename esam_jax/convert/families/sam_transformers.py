@@ -14,13 +14,11 @@ The numbers are those of segment-anything. What differs, from transformers' mode
   are not those of the unfilled one, and no label of ours means it.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Any, NoReturn
 
-from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, SamVitConfig
-from esam_jax.convert.families import sam
-from esam_jax.convert.families.family import Family, State, count, size, unwritten
+from esam_jax.config import SamConfig
+from esam_jax.convert.families import sam, sam_transformers_config
+from esam_jax.convert.families.family import Family, Library, State, unwritten
 from esam_jax.convert.table import (
     CONV,
     PATCHES,
@@ -35,7 +33,6 @@ from esam_jax.convert.table import (
     norm,
     upscale,
 )
-from esam_jax.errors import CheckpointError, ConfigError
 
 _V, _E = "vision_encoder", "encoder"
 _BLOCK, _OUR_BLOCK = f"{_V}.layers.{{block}}", f"{_E}/block_{{block}}"
@@ -102,34 +99,9 @@ def _links(config: SamConfig) -> Iterator[Link]:
 
 
 def _detect(state: State) -> SamConfig:
-    width = size(state, f"{_V}.pos_embed", -1)
-    known = unwritten(width)
-    depth = count(state, f"{_V}.layers.")
-    reach = [(size(state, f"{_V}.layers.{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
-    patch_px = size(state, f"{_V}.patch_embed.projection.weight", -1)
-    encoder = SamVitConfig(
-        width=width,
-        heads=known.encoder_heads,
-        depth=depth,
-        mlp_ratio=size(state, f"{_V}.layers.0.mlp.lin1.weight", 0) // width,
-        patch_px=patch_px,
-        neck_width=size(state, f"{_V}.neck.conv1.weight", 0),
-        image_px=size(state, f"{_V}.pos_embed", 1) * patch_px,
-        window=min(reach),
-        global_blocks=tuple(i for i, cells in enumerate(reach) if cells != min(reach)),
-    )
-    decoder = DecoderConfig(
-        wiring="sam",
-        width=size(state, f"{_D}.iou_token.weight", 1),
-        depth=count(state, f"{_TWO_WAY}.layers."),
-        heads=known.decoder_heads,
-        mlp_width=size(state, f"{_TWO_WAY}.layers.0.mlp.lin1.weight", 0),
-        iou_width=size(state, f"{_IOU}.proj_in.weight", 0),
-        mask_tokens=size(state, f"{_D}.mask_tokens.weight", 0),
-        mask_channels=size(state, f"{_STEM}.conv3.weight", 1),
-        background="learned",
-        mask_prompts="learned",
-    )
+    encoder = sam.encoder_config(state, _V, "layers", "patch_embed.projection", "neck.conv1")
+    heads = unwritten(encoder.width).decoder_heads
+    decoder = sam.decoder_config(state, heads, f"{_IOU}.proj_in", f"{_STEM}.conv3")
     return SamConfig(encoder=encoder, decoder=decoder)
 
 
@@ -141,217 +113,11 @@ FAMILY = Family(
     links=_links,
     refuses=sam.refuses,
     aliases={"prompt_encoder.shared_embedding.positional_embedding": _FOURIER},
-    released=False,
+    layout="transformers",
+    library=Library(
+        model_type="sam",
+        from_config=sam_transformers_config.from_config_json,
+        files=sam_transformers_config.files,
+    ),
     licence="Apache-2.0",
 )
-
-
-# ------------------------------------------------------------------------------ config.json
-
-_VISION = "vision_config"
-_PROMPT = "prompt_encoder_config"
-_DECODER = "mask_decoder_config"
-_LARGEST = 16_384  # as in model folders: a size beyond it is refused before anything is made
-
-# Section -> key -> the values that name what our networks compute. The first is transformers'
-# own default, which stands for a key that is not there. The values may be compared as they are:
-# no list or object of a hostile file equals one.
-_FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
-    _VISION: {
-        "hidden_act": ("gelu",),
-        "layer_norm_eps": (1e-6,),
-        "num_channels": (3,),
-        "qkv_bias": (True,),
-        "use_abs_pos": (True,),
-        "use_rel_pos": (True,),
-    },
-    _PROMPT: {
-        "hidden_act": ("gelu",),
-        "layer_norm_eps": (1e-6,),
-        "num_point_embeddings": (4,),
-    },
-    _DECODER: {
-        "hidden_act": ("relu",),
-        "layer_norm_eps": (1e-6, 1e-5),
-        "attention_downsample_rate": (2,),
-        "iou_head_depth": (3,),
-    },
-}
-
-
-def config_json(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
-    """What `config.json` beside a model.safetensors must hold for `SamModel.from_pretrained`.
-
-    `dtype` names the numbers of the tensors. CheckpointError for a model that is not SAM's.
-    """
-    reason = FAMILY.refuses(config)
-    if reason is not None or not isinstance(config, SamConfig):
-        raise CheckpointError(f"this model cannot be written as {FAMILY.name}: {reason}")
-    encoder, decoder = config.encoder, config.decoder
-    assert isinstance(encoder, SamVitConfig)  # or it would have been refused
-    fixed = {section: {k: v[0] for k, v in keys.items()} for section, keys in _FIXED.items()}
-    input_size = {"image_size": encoder.image_px, "patch_size": encoder.patch_px}
-    return {
-        "architectures": ["SamModel"],
-        "model_type": "sam",
-        "dtype": dtype,
-        _VISION: {
-            "model_type": "sam_vision_model",
-            **fixed[_VISION],
-            **input_size,
-            "hidden_size": encoder.width,
-            "num_hidden_layers": encoder.depth,
-            "num_attention_heads": encoder.heads,
-            "mlp_dim": encoder.mlp_ratio * encoder.width,
-            "mlp_ratio": float(encoder.mlp_ratio),
-            "window_size": encoder.window,
-            "global_attn_indexes": list(encoder.global_blocks),
-            "output_channels": encoder.neck_width,
-            "num_pos_feats": decoder.width // 2,
-        },
-        _PROMPT: {
-            "model_type": "sam_prompt_encoder",
-            **fixed[_PROMPT],
-            **input_size,
-            "image_embedding_size": encoder.grid,
-            "hidden_size": decoder.width,
-            "mask_input_channels": decoder.mask_channels,
-        },
-        _DECODER: {
-            "model_type": "sam_mask_decoder",
-            **fixed[_DECODER],
-            "layer_norm_eps": 1e-5,
-            "hidden_size": decoder.width,
-            "num_hidden_layers": decoder.depth,
-            "num_attention_heads": decoder.heads,
-            "mlp_dim": decoder.mlp_width,
-            "iou_head_hidden_dim": decoder.iou_width,
-            "num_multimask_outputs": decoder.mask_tokens - 1,
-        },
-    }
-
-
-def preprocessor_json(config: SamConfig) -> dict[str, Any]:
-    """What `preprocessor_config.json` must hold for `SamProcessor.from_pretrained`."""
-    side, low = config.image_px, config.low_res_px
-    return {
-        "image_processor_type": "SamImageProcessor",
-        "processor_class": "SamProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "resample": 2,  # PIL's bilinear
-        "size": {"longest_edge": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-        "do_pad": True,
-        "pad_size": {"height": side, "width": side},
-        "mask_size": {"longest_edge": low},
-        "mask_pad_size": {"height": low, "width": low},
-    }
-
-
-def from_config_json(value: Any) -> SamConfig:
-    """The config that transformers' `config.json` describes, head counts included.
-
-    A key that is absent or null has transformers' default; one that we know of no use for is
-    passed over. CheckpointError names the first value that is off.
-    """
-    if not isinstance(value, dict) or value.get("model_type") != "sam":
-        raise CheckpointError("this config.json is not of transformers' SamModel (model_type sam)")
-    sections = {name: _Section(value, name) for name in _FIXED}
-    for section in sections.values():
-        section.check_fixed()
-    encoder, decoder = _encoder(sections[_VISION]), sections[_DECODER]
-    width = decoder.whole("hidden_size", 256)
-    for name, key, default, wanted in (
-        (_VISION, "num_pos_feats", 128, width // 2),
-        (_PROMPT, "hidden_size", 256, width),
-        (_PROMPT, "image_size", 1024, encoder["image_px"]),
-        (_PROMPT, "patch_size", 16, encoder["patch_px"]),
-    ):
-        value = sections[name].whole(key, default)
-        if value != wanted:
-            sections[name].refuse(key, value, f"{wanted}, to fit the rest of the config")
-    try:
-        return SamConfig(
-            encoder=SamVitConfig(**encoder),
-            decoder=DecoderConfig(
-                wiring="sam",
-                width=width,
-                depth=decoder.whole("num_hidden_layers", 2),
-                heads=decoder.whole("num_attention_heads", 8),
-                mlp_width=decoder.whole("mlp_dim", 2048),
-                iou_width=decoder.whole("iou_head_hidden_dim", 256),
-                mask_tokens=decoder.whole("num_multimask_outputs", 3) + 1,
-                mask_channels=sections[_PROMPT].whole("mask_input_channels", 16),
-                background="learned",
-                mask_prompts="learned",
-            ),
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"config.json breaks a rule: {error}") from error
-
-
-def _encoder(vision: "_Section") -> dict[str, Any]:
-    width = vision.whole("hidden_size", 768)
-    ratio = vision.get("mlp_ratio", 4.0)
-    if type(ratio) not in (int, float) or not 0 < ratio <= _LARGEST:
-        vision.refuse("mlp_ratio", ratio, f"a number up to {_LARGEST}")
-    mlp_width = vision.whole("mlp_dim", math.floor(width * ratio))
-    if mlp_width % width:
-        vision.refuse("mlp_dim", mlp_width, f"a whole multiple of hidden_size={width}")
-    blocks = vision.get("global_attn_indexes", [2, 5, 8, 11])
-    if not isinstance(blocks, list) or not all(type(i) is int for i in blocks):
-        vision.refuse("global_attn_indexes", blocks, "a list of whole numbers")
-    return {
-        "width": width,
-        "heads": vision.whole("num_attention_heads", 12),
-        "depth": vision.whole("num_hidden_layers", 12),
-        "mlp_ratio": mlp_width // width,
-        "patch_px": vision.whole("patch_size", 16),
-        "image_px": vision.whole("image_size", 1024),
-        "neck_width": vision.whole("output_channels", 256),
-        "window": vision.whole("window_size", 14),
-        "global_blocks": tuple(sorted(set(blocks))),
-    }
-
-
-class _Section:
-    """One object of config.json, read with suspicion."""
-
-    def __init__(self, config: dict[str, Any], name: str) -> None:
-        self.name = name
-        self.values = {} if config.get(name) is None else config[name]
-        if not isinstance(self.values, dict):
-            raise CheckpointError(
-                f"{name} of config.json is {_shown(self.values)}, but must be a JSON object"
-            )
-
-    def get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def whole(self, key: str, default: int) -> int:
-        value = self.get(key, default)
-        if type(value) is not int or not 0 < value <= _LARGEST:
-            self.refuse(key, value, f"a whole number from 1 to {_LARGEST}")
-        return value
-
-    def check_fixed(self) -> None:
-        for key, accepted in _FIXED[self.name].items():
-            value = self.get(key, accepted[0])
-            if value not in accepted:
-                self.refuse(key, value, " or ".join(str(x) for x in accepted))
-
-    def refuse(self, key: str, value: Any, rule: str) -> NoReturn:
-        raise CheckpointError(
-            f"{self.name}.{key} of config.json is {_shown(value)}, but must be {rule}"
-        )
-
-
-def _shown(value: Any) -> str:
-    """A value short enough for a message; lists and objects may nest without end."""
-    return f"{value!r:.80}" if isinstance(value, str | int | float) else type(value).__name__

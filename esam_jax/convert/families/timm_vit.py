@@ -1,7 +1,7 @@
 """The trunk of one of our image encoders, as the ViT backbone that timm knows.
 
-The `mae` family writes it. A trunk alone is no ViT of timm's: that also has a class token and a
-last norm, which SAMI trains and no promptable model uses. A SAMI run keeps them beside its model.
+In MAE's names, which are timm's. A trunk alone is no ViT of timm's: that also has a class token and
+a last norm, which SAMI trains and no promptable model uses. A SAMI run keeps them beside its model.
 """
 
 import dataclasses
@@ -11,7 +11,9 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from esam_jax.config import MaeConfig, SamConfig, VitConfig
+from esam_jax.config import MaeConfig, ModelConfig, SamConfig, VitConfig
+from esam_jax.convert.families import mae
+from esam_jax.convert.families.family import Reduced, State
 from esam_jax.errors import CheckpointError
 from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
@@ -31,24 +33,22 @@ def kept(sami: Params) -> dict[str, np.ndarray]:
 def backbone(
     config: SamConfig, params: Params, unused: Mapping[str, np.ndarray]
 ) -> tuple[MaeConfig, Params]:
-    """The pretrained ViT in a whole model: its trunk, with class token and last norm of `unused`.
+    """A promptable model's pretrained ViT: its trunk, with class token and last norm of `unused`.
 
     It takes pictures of `pretrain_px`, which its position table was made for. CheckpointError when
     the encoder is no plain ViT, or when `unused` lacks what timm needs.
     """
-    encoder = config.encoder
-    if not isinstance(encoder, VitConfig):
-        raise CheckpointError(
-            f"this model cannot be written as a ViT of timm's: its image encoder is "
-            f"{encoder.kind!r}, but must be a plain ViT, as in the efficientsam_* models"
-        )
+    reason = _refuses(config)
+    if reason is not None:
+        raise CheckpointError(f"this model cannot be written as {FAMILY.name}: {reason}")
+    vit = _nearest(config)
+    assert isinstance(vit, MaeConfig)
     absent = [name for name in NAMES if name not in unused]
     if absent:
         raise CheckpointError(
-            f"this model cannot be written as a ViT of timm's: it lacks {', '.join(absent)}, which "
+            f"this model cannot be written as {FAMILY.name}: it lacks {', '.join(absent)}, which "
             "only SAMI trains; give the model folder that a SAMI run wrote"
         )
-    vit = MaeConfig(encoder=pretrained(encoder))
     ours = {
         "encoder": {name: part for name, part in params["encoder"].items() if name != "neck"},
         "class_token": np.asarray(unused[CLASS_TOKEN]).reshape(-1),
@@ -65,3 +65,37 @@ def pretrained(encoder: VitConfig) -> VitConfig:
     return dataclasses.replace(
         encoder, image_px=encoder.pretrain_px, neck_width=VitConfig.neck_width
     )
+
+
+def _refuses(config: ModelConfig) -> str | None:
+    if isinstance(config, SamConfig) and not isinstance(config.encoder, VitConfig):
+        return (
+            f"its image encoder is {config.encoder.kind!r}, but must be a plain ViT, as in the "
+            "efficientsam_* models"
+        )
+    return None
+
+
+def _nearest(config: ModelConfig) -> ModelConfig:
+    if isinstance(config, SamConfig) and isinstance(config.encoder, VitConfig):
+        return MaeConfig(encoder=pretrained(config.encoder))
+    return config
+
+
+def _reduce(config: ModelConfig, params: Params, unused: State) -> Reduced:
+    """All that the layout has room for was asked for: nothing counts as lost."""
+    if isinstance(config, SamConfig):
+        params = backbone(config, params, unused)[1]
+    return params, ()
+
+
+FAMILY = dataclasses.replace(
+    mae.FAMILY,
+    name="timm",
+    about="a ViT backbone as timm names it",
+    marks=(),  # what is read in these names is of the `mae` family
+    refuses=_refuses,
+    nearest=_nearest,
+    reduce=_reduce,
+    layout="timm",
+)

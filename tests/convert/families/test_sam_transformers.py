@@ -14,6 +14,7 @@ from helpers import nano, tiny
 
 from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry, sam_transformers
+from esam_jax.convert.families import sam_transformers_config as their_config
 from esam_jax.errors import CheckpointError
 from esam_jax.evaluate import golden
 from esam_jax.models import expected_shapes, named
@@ -111,9 +112,9 @@ def test_two_names_of_two_matrices_are_refused():
 
 def test_a_config_of_more_layers_than_tensors_is_refused_at_once():
     state, config, _ = small()
-    value = sam_transformers.config_json(config)
+    value = their_config.config_json(config)
     value["vision_config"]["num_hidden_layers"] = 16_000
-    deep = sam_transformers.from_config_json(value)
+    deep = their_config.from_config_json(value)
     with pytest.raises(CheckpointError, match="16002 layers, but the file only 189 tensors"):
         state_dict.to_params(state, FAMILY, deep)
 
@@ -124,13 +125,13 @@ def test_a_config_of_more_layers_than_tensors_is_refused_at_once():
 @pytest.mark.parametrize("name", ["sam_nano", "sam_b", "sam_l", "sam_h", "tiny"])
 def test_config_there_and_back(name):
     config = tiny.config("sam") if name == "tiny" else named.sam(name)
-    value = json.loads(json.dumps(sam_transformers.config_json(config)))
-    assert sam_transformers.from_config_json(value) == config
+    value = json.loads(json.dumps(their_config.config_json(config)))
+    assert their_config.from_config_json(value) == config
 
 
 def test_what_is_absent_has_their_default_and_what_is_unknown_is_passed_over():
     bare = {"model_type": "sam", "transformers_version": "4.29.0", "vision_config": None}
-    assert sam_transformers.from_config_json(bare) == named.sam("sam_b")
+    assert their_config.from_config_json(bare) == named.sam("sam_b")
     huge = {
         "hidden_size": 1280,
         "num_hidden_layers": 32,
@@ -139,7 +140,7 @@ def test_what_is_absent_has_their_default_and_what_is_unknown_is_passed_over():
         "mlp_dim": None,
         "projection_dim": 512,
     }
-    assert sam_transformers.from_config_json({**bare, "vision_config": huge}) == named.sam("sam_h")
+    assert their_config.from_config_json({**bare, "vision_config": huge}) == named.sam("sam_h")
 
 
 @pytest.mark.parametrize(
@@ -167,10 +168,10 @@ def test_what_is_absent_has_their_default_and_what_is_unknown_is_passed_over():
     ],
 )
 def test_odd_values_are_refused_in_one_line(section, key, value, message):
-    config = sam_transformers.config_json(named.sam("sam_b"))
+    config = their_config.config_json(named.sam("sam_b"))
     config[section][key] = value
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
-        sam_transformers.from_config_json(config)
+        their_config.from_config_json(config)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 250
 
 
@@ -178,24 +179,24 @@ def test_odd_values_are_refused_in_one_line(section, key, value, message):
 def test_odd_ratios_are_refused(ratio):
     vision = {"mlp_ratio": ratio}
     with pytest.raises(CheckpointError, match=r"vision_config\.mlp_(ratio|dim) of config\.json"):
-        sam_transformers.from_config_json({"model_type": "sam", "vision_config": vision})
+        their_config.from_config_json({"model_type": "sam", "vision_config": vision})
 
 
 @pytest.mark.parametrize("value", [None, [], {}, {"model_type": ["sam"]}, {"model_type": "sam2"}])
 def test_configs_of_something_else_are_refused(value):
     with pytest.raises(CheckpointError, match="not of transformers' SamModel"):
-        sam_transformers.from_config_json(value)
+        their_config.from_config_json(value)
 
 
 def test_sections_must_be_objects():
     with pytest.raises(CheckpointError, match=r"mask_decoder_config of config\.json is list"):
-        sam_transformers.from_config_json({"model_type": "sam", "mask_decoder_config": [[[]]]})
+        their_config.from_config_json({"model_type": "sam", "mask_decoder_config": [[[]]]})
 
 
 def test_efficientsam_is_not_written():
     config = named.sam("efficientsam_nano")
     with pytest.raises(CheckpointError, match="only models in the sam wiring"):
-        sam_transformers.config_json(config)
+        their_config.config_json(config)
     with pytest.raises(CheckpointError, match="only models in the sam wiring"):
         state_dict.to_state_dict(nano.params(config), FAMILY, config)
 
@@ -215,7 +216,7 @@ def transformers(torch):
 
 def their_model(torch, transformers, network, **decoder):
     """SamModel with the network's parameters; `decoder` overrides keys of its config."""
-    value = sam_transformers.config_json(network.config)
+    value = their_config.config_json(network.config)
     value["mask_decoder_config"] |= decoder
     with torch.device("meta"):  # random first weights would take seconds
         model = transformers.SamModel(transformers.SamConfig.from_dict(value)).eval()
@@ -331,8 +332,8 @@ def test_full_size_model_gives_the_same_numbers(torch, transformers):
 
 def write_folder(folder, state, config):
     for name, value in (
-        ("config", sam_transformers.config_json(config)),
-        ("preprocessor_config", sam_transformers.preprocessor_json(config)),
+        ("config", their_config.config_json(config)),
+        ("preprocessor_config", their_config.preprocessor_json(config)),
     ):
         (folder / f"{name}.json").write_text(json.dumps(value))
     file = folder / "model.safetensors"
@@ -356,7 +357,7 @@ def test_a_folder_of_theirs_is_read(tmp_path, torch, transformers):
     written = safetensors.numpy.load_file(tmp_path / "theirs" / "model.safetensors")
     assert written.keys() ^ state.keys() == {SECOND}
     value = json.loads((tmp_path / "theirs" / "config.json").read_text())
-    assert sam_transformers.from_config_json(value) == config
+    assert their_config.from_config_json(value) == config
     params, _ = state_dict.to_params(written, FAMILY, config)
     assert_same(state_dict.to_state_dict(params, FAMILY, config), state)
 
@@ -377,7 +378,7 @@ def test_their_processor_makes_our_input(tmp_path, torch, transformers):
 def test_listings_are_those_of_the_library(listing, torch, transformers):
     shapes = golden.listing(listing)
     hollow = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    value = sam_transformers.config_json(state_dict.detect(hollow))
+    value = their_config.config_json(state_dict.detect(hollow))
     with torch.device("meta"):
         model = transformers.SamModel(transformers.SamConfig.from_dict(value))
     found = model.state_dict()

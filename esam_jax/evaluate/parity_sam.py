@@ -1,0 +1,171 @@
+"""The promptable networks beside transformers' SamModel, and beside recorded numbers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from esam_jax.config import SamConfig
+from esam_jax.convert import state_dict
+from esam_jax.convert.families import sam_transformers, sam_transformers_config
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.evaluate import exact, golden
+from esam_jax.models.sam import network
+from esam_jax.ops import geometry
+from esam_jax.predict import frames
+from esam_jax.typing import BOTTOM_RIGHT, PADDING, PADDING_XY, TOP_LEFT, Params
+
+
+def has_transformers() -> bool:
+    """Whether torch and transformers' SamModel can be imported."""
+    try:
+        import torch  # noqa: F401
+        from transformers import SamModel  # noqa: F401
+    except Exception:  # a broken installation raises anything
+        return False
+    return True
+
+
+def library_pairs(file: ModelFile) -> tuple[str, list[tuple[str, Any, Any]]] | None:
+    """Both networks with these weights, on one picture and three prompts (points, and a box)."""
+    config = file.config
+    assert isinstance(config, SamConfig)
+    if sam_transformers.FAMILY.refuses(config) is not None or not has_transformers():
+        return None
+    import torch
+    import transformers
+
+    height, width = round(0.6 * config.image_px), config.image_px
+    pixels = np.asarray(frames.to_input(_picture(height, width), config))[None]
+    points, labels, box = _prompts(config)
+    theirs = transformers_model(file.params, config)
+    ours = network.Sam(config, exact.COMPUTE)
+    params = jax.device_put(file.params)
+    embedding = exact.apply(ours, params, "encode", jnp.asarray(pixels))
+    with torch.no_grad():
+        expected = theirs.get_image_embeddings(torch.tensor(pixels.transpose(0, 3, 1, 2)))
+    pairs: list[tuple[str, Any, Any]] = [
+        ("embedding", embedding.transpose(0, 3, 1, 2), expected.numpy())
+    ]
+    for asked in ("points", "box"):
+        inputs: dict[str, Any] = (
+            {"input_points": torch.tensor(points), "input_labels": torch.tensor(labels)}
+            if asked == "points"
+            else {"input_boxes": torch.tensor(box)}
+        )
+        with torch.no_grad():
+            answer = theirs(image_embeddings=expected, multimask_output=True, **inputs)
+        all_masks = exact.apply(
+            ours, params, "decode", jnp.asarray(expected.numpy().transpose(0, 2, 3, 1)),
+            *(_slots(points, labels) if asked == "points" else _corners(box)),
+        )  # fmt: skip
+        logits, iou = (each[:, :, 1:] for each in all_masks)
+        pairs.append(("low-res masks", logits, answer.pred_masks.numpy()))
+        pairs.append(("IoU", iou, answer.iou_scores.numpy()))
+        masks = [
+            np.asarray(frames.to_original(jnp.asarray(x), height, width, config)) > 0
+            for x in (logits, answer.pred_masks.numpy())
+        ]
+        pairs.append(("mask pixels", masks[0], masks[1]))
+    versions = f"transformers {transformers.__version__} SamModel, torch {torch.__version__}"
+    return versions, pairs
+
+
+def transformers_model(params: Params, config: SamConfig) -> Any:
+    """SamModel with exactly these parameters, in float32 on the CPU, ready to be called."""
+    import torch
+    import transformers
+
+    state = state_dict.to_state_dict(params, sam_transformers.FAMILY, config)
+    settings = transformers.SamConfig.from_dict(sam_transformers_config.config_json(config))
+    model = transformers.SamModel(settings).eval()
+    tensors = {k: torch.tensor(np.asarray(x, np.float32)) for k, x in state.items()}
+    model.load_state_dict(tensors, strict=True)
+    return model
+
+
+def _picture(height: int, width: int) -> np.ndarray:
+    """Smooth waves, edges and noise, the same everywhere."""
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    waves = np.stack([np.sin(x / 37 + c) + np.cos(y / (23 + 5 * c)) for c in range(3)], -1)
+    disc = ((x - width / 2) ** 2 + (y - height / 2) ** 2 < (height / 3) ** 2)[..., None]
+    noise = np.random.default_rng(0).random((height, width, 3))
+    return np.clip(110 + 40 * waves + 60 * disc + 20 * noise, 0, 255).astype(np.uint8)
+
+
+def _prompts(config: SamConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points [1, Q, P, 2], labels [1, Q, P] and boxes [1, Q, 4], in pixels of the model's input."""
+    px = config.image_px
+    points = np.array([[[[0.5, 0.3], [0.2, 0.2]], [[0.7, 0.1], [0.4, 0.5]]]], np.float32) * px
+    labels = np.array([[[1, 0], [1, 1]]], np.int64)
+    return points, labels, np.array([[[0.2, 0.1, 0.8, 0.5]]], np.float32) * px
+
+
+def _slots(points: Any, labels: np.ndarray) -> tuple[Any, Any]:
+    """SAM appends one slot of padding to points that come without a box."""
+    padded = np.pad(points, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=-1)
+    marks = np.pad(labels, ((0, 0), (0, 0), (0, 1)), constant_values=PADDING)
+    return jnp.asarray(padded), jnp.asarray(marks.astype(np.int32))
+
+
+def _corners(box: np.ndarray) -> tuple[Any, Any]:
+    marks = np.tile(np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), (*box.shape[:2], 1))
+    return jnp.asarray(box.reshape(*box.shape[:2], 2, 2)), jnp.asarray(marks)
+
+
+# ------------------------------------------------------------------------------------ golden
+
+
+def golden_pairs(
+    case: golden.Case, config: SamConfig, params: Any
+) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """Embedding, masks and scores of a golden case."""
+    pictures = case.pictures if case.pictures.ndim == 4 else case.pictures[None]
+    H, W = pictures.shape[1:3]
+    ours = network.Sam(config, exact.COMPUTE)
+    pixels = jnp.stack([frames.to_input(picture, config) for picture in pictures])
+    embedding = exact.apply(ours, params, "encode", pixels)
+    step = max(1, embedding.shape[1] // 8)
+    sample = embedding[:, 3::step, 5::step].transpose(0, 3, 1, 2)
+    yield "embedding", sample, case.arrays["embedding_sample"]
+    for prompt in case.meta["prompts"]:
+        wanted = case.prompt(prompt)
+        if config.decoder.traits.fixed_slots:
+            points, labels = _release_slots(wanted["points"], wanted["labels"], config, H, W)
+            stride, kept = case.meta["low_stride"], slice(None)
+        elif "point_coords" in wanted and "box" not in wanted and "mask_input" not in wanted:
+            frame = (H, W, config.image_px, config.fit)
+            points = geometry.to_model(wanted["point_coords"][None], *frame)[None]
+            points, labels = _slots(points, wanted["point_labels"][None, None])
+            stride, kept = 7, (0, 0)
+        else:
+            continue  # points will do: the other prompts have their own tests
+        tokens = slice(1, None) if wanted.get("multimask_output", True) else slice(0, 1)
+        answer = exact.apply(ours, params, "decode", embedding, points, labels)
+        logits, iou = (each[:, :, tokens][kept] for each in answer)
+        yield "low-res masks", logits[..., 2::stride, 3::stride], wanted["low_res_sample"]
+        yield "IoU", iou, wanted["iou"]
+        full = np.asarray(frames.to_original(jnp.asarray(logits), H, W, config))
+        mask = full >= 0 if config.decoder.traits.zero_is_inside else full > 0
+        mask = mask[..., ::16, :] if H * W > 200_000 else mask  # large files hold every 16th row
+        bits = np.unpackbits(wanted["full_mask_bits"], axis=-1, count=W).astype(bool)
+        yield "mask pixels", mask, bits
+
+
+def _release_slots(
+    given: np.ndarray, labels: np.ndarray, config: SamConfig, height: int, width: int
+) -> tuple[Any, Any]:
+    """Points in the model's frame, in the slots it has: cut or padded as the original does it."""
+    count = config.decoder.point_slots
+    points = geometry.to_model(
+        given, height, width, config.image_px, config.fit, negative="minus_one"
+    )
+    free = ((0, 0), (0, 0), (0, max(0, count - labels.shape[2])))
+    points = np.pad(np.asarray(points), (*free, (0, 0)), constant_values=PADDING_XY)
+    labels = np.pad(labels, free, constant_values=PADDING)
+    return (
+        jnp.asarray(points[:, :, :count], jnp.float32),
+        jnp.asarray(labels[:, :, :count], jnp.int32),
+    )
