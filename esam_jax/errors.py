@@ -36,7 +36,21 @@ class DiskError(EsamError, OSError):
 
 
 class PromptError(EsamError, ValueError):
-    """A point, box, label or mask prompt breaks a rule."""
+    """A point, box, label or mask prompt breaks a rule.
+
+    `argument` names what breaks it, where that is one argument; the message is its name followed by
+    `problem`, so that a caller whose arguments have other names can raise it under these.
+    """
+
+    argument: str | None = None
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, argument: str, problem: str) -> "PromptError":
+        """The error of one argument."""
+        error = cls(f"{argument} {problem}")
+        error.argument, error.problem = argument, problem
+        return error
 
 
 class DeviceMemoryError(EsamError, MemoryError):

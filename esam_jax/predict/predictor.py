@@ -22,10 +22,6 @@ _NAMES = {
     "mask": "mask_input",
     "multimask": "multimask_output",
 }
-_REMEDIES = {  # of `Sam`, in words that its users do not know
-    "take .best()": "take the mask with the highest score",
-    "pass Masks.low_res": "pass logits that predict gave",
-}
 
 
 class Predictor:
@@ -42,7 +38,9 @@ class Predictor:
         """
         self.reset_image()
         if image_format not in _FORMATS:
-            raise PromptError(f"image_format is {image_format!r}, but must be one of {_FORMATS}")
+            raise PromptError.of(
+                "image_format", f"is {image_format!r}, but must be one of {_FORMATS}"
+            )
         check_picture(image, "image")
         if image_format == "BGR":
             image = image[..., ::-1]
@@ -68,9 +66,11 @@ class Predictor:
         `return_logits` gives the masks as float logits. PromptError names what is wrong.
         """
         if point_coords is not None and point_labels is None:
-            raise PromptError("point_labels is missing: give a 1 or a 0 for each point")
+            raise PromptError.of("point_labels", "is missing: give a 1 or a 0 for each point")
         if point_coords is None and point_labels is not None:
-            raise PromptError("point_labels is given without point_coords: give both or neither")
+            raise PromptError.of(
+                "point_labels", "is given without point_coords: give both or neither"
+            )
         with _named_as_here():
             prompt = Prompt(
                 points=point_coords, labels=point_labels, box=_one(box, 1), mask=_one(mask_input, 2)
@@ -89,7 +89,7 @@ class Predictor:
 
     @property
     def is_image_set(self) -> bool:
-        """Whether there is a picture to ask about."""
+        """Whether a picture is set."""
         return self._embedding is not None
 
     @property
@@ -99,7 +99,7 @@ class Predictor:
 
     def _set(self) -> Embedding:
         if self._embedding is None:
-            raise PromptError("no picture is set: call set_image(image) before asking")
+            raise PromptError("no picture is set: call set_image(image) first")
         return self._embedding
 
 
@@ -107,7 +107,7 @@ def _one(value: Any, axes: int) -> Any:
     """The box or mask of so many axes: SAM takes it with a leading axis of one, too."""
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):  # told by what takes it
+    except (TypeError, ValueError, RuntimeError):  # refused by what takes it
         return value
     return array[0] if array.ndim == axes + 1 and len(array) == 1 else value
 
@@ -118,7 +118,7 @@ def _named_as_here() -> Iterator[None]:
     try:
         yield
     except PromptError as error:
-        name, _, rest = str(error).partition(" ")
-        for theirs, ours in _REMEDIES.items():
-            rest = rest.replace(theirs, ours)
-        raise PromptError(f"{_NAMES.get(name, name)} {rest}") from error
+        if error.argument is None or error.problem is None:
+            raise
+        name = _NAMES.get(error.argument, error.argument)
+        raise PromptError.of(name, error.problem) from error

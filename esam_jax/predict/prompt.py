@@ -41,8 +41,8 @@ class Prompt:
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
         if len(points) == 0 and self.box is None and self.mask is None:
-            raise PromptError(
-                "prompt is empty, but something must be asked: give points, box or mask"
+            raise PromptError.of(
+                "prompt", "is empty, but something must be asked: give points, box or mask"
             )
 
     @property
@@ -76,33 +76,38 @@ class Prompt:
         decoder = config.decoder
         no_background = decoder.background == "none" or "prompt/background" in untrained
         if no_background and (self.labels == BACKGROUND).any():
-            raise PromptError(
-                f"labels has a {BACKGROUND} (background), which this checkpoint never learned: "
-                "leave that point out, or use a checkpoint with background points"
+            raise PromptError.of(
+                "labels",
+                f"has a {BACKGROUND} (background), which this checkpoint never learned: "
+                "leave that point out, or use a checkpoint with background points",
             )
         taken = len(self.points) + (0 if self.box is None else 2)
         if decoder.traits.fixed_slots and taken > decoder.point_slots:
-            raise PromptError(
-                f"points takes {taken} slots (a box takes 2), but this checkpoint has "
-                f"{decoder.point_slots}: give fewer points"
+            raise PromptError.of(
+                "points",
+                f"takes {taken} slots (a box takes 2), but this checkpoint has "
+                f"{decoder.point_slots}: give fewer points",
             )
         if self.mask is None:
             return
         if decoder.mask_prompts == "none":
-            raise PromptError(
-                "mask is given, but this checkpoint takes no mask prompts: "
-                "give its box instead, or use a checkpoint with mask prompts"
+            raise PromptError.of(
+                "mask",
+                "is given, but this checkpoint takes no mask prompts: "
+                "give its box instead, or use a checkpoint with mask prompts",
             )
         if "prompt/mask" in untrained:
-            raise PromptError(
-                "mask is given, but this checkpoint never learned mask prompts: "
-                "give its box instead, or use a checkpoint with mask prompts"
+            raise PromptError.of(
+                "mask",
+                "is given, but this checkpoint never learned mask prompts: "
+                "give its box instead, or use a checkpoint with mask prompts",
             )
         side = config.low_res_px
         if self.mask.dtype.kind == "f" and self.mask.shape != (side, side):
-            raise PromptError(
-                f"mask has float logits of shape {self.mask.shape}, but this model's are "
-                f"({side}, {side}): pass Masks.low_res, or a mask of booleans in any size"
+            raise PromptError.of(
+                "mask",
+                f"has float logits of shape {self.mask.shape}, but this model's are "
+                f"({side}, {side}): pass logits of an earlier answer, or booleans in any size",
             )
 
     def check_inside(self, height: int, width: int) -> None:
@@ -110,11 +115,11 @@ class Prompt:
         frame = f"the picture is {width} wide and {height} high: give x, y in its pixels"
         for x, y in self.points:
             if not (0 <= x < width and 0 <= y < height):
-                raise PromptError(f"points has ({x:g}, {y:g}), which lies outside; {frame}")
+                raise PromptError.of("points", f"has ({x:g}, {y:g}), which lies outside; {frame}")
         if self.box is not None:
             x0, y0, x1, y1 = self.box
             if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                raise PromptError(f"box is {_text(self.box)}, which reaches outside; {frame}")
+                raise PromptError.of("box", f"is {_text(self.box)}, which reaches outside; {frame}")
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
@@ -126,16 +131,18 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         array = np.array(array, np.float64)
     except _NO_ARRAY as error:
         shown = " ".join(repr(value).split())[:80]
-        raise PromptError(f"{name} is {shown}, but must be numbers ({error})") from error
+        raise PromptError.of(name, f"is {shown}, but must be numbers ({error})") from error
     if not np.isfinite(array).all():
-        raise PromptError(f"{name} is {_text(array)}, but must be finite: replace NaN and infinity")
+        raise PromptError.of(
+            name, f"is {_text(array)}, but must be finite: replace NaN and infinity"
+        )
     return array
 
 
 def _checked_points(points: np.ndarray) -> np.ndarray:
     if points.ndim != 2 or points.shape[1] != 2:
-        raise PromptError(
-            f"points has shape {points.shape}, but must be a list of pairs: write [[x, y], ...]"
+        raise PromptError.of(
+            "points", f"has shape {points.shape}, but must be a list of pairs: write [[x, y], ...]"
         )
     return points
 
@@ -145,24 +152,27 @@ def _checked_labels(labels: Any, count: int) -> np.ndarray:
         return np.full(count, FOREGROUND, np.int32)
     array = _numbers("labels", labels)
     if array.shape != (count,):
-        raise PromptError(
-            f"labels has shape {array.shape} for {count} points: give one label for each point"
+        raise PromptError.of(
+            "labels", f"has shape {array.shape} for {count} points: give one label for each point"
         )
     if not np.isin(array, _LABELS).all():
-        raise PromptError(
-            f"labels is {_text(array)}, but each must be 1 (foreground) or 0 (background)"
+        raise PromptError.of(
+            "labels", f"is {_text(array)}, but each must be 1 (foreground) or 0 (background)"
         )
     return array.astype(np.int32)
 
 
 def _checked_box(box: np.ndarray) -> np.ndarray:
     if box.shape != (4,):
-        raise PromptError(f"box has shape {box.shape}, but must be one box: write [x0, y0, x1, y1]")
+        raise PromptError.of(
+            "box", f"has shape {box.shape}, but must be one box: write [x0, y0, x1, y1]"
+        )
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
-        raise PromptError(
-            f"box is {_text(box)}, but needs x0 < x1 and y0 < y1: "
-            "give the top-left corner, then the bottom-right one"
+        raise PromptError.of(
+            "box",
+            f"is {_text(box)}, but needs x0 < x1 and y0 < y1: "
+            "give the top-left corner, then the bottom-right one",
         )
     return box
 
@@ -171,20 +181,23 @@ def _checked_mask(value: Any) -> np.ndarray:
     try:
         mask = np.asarray(value)
     except _NO_ARRAY as error:
-        raise PromptError(f"mask must be one array [height, width] ({error})") from error
+        raise PromptError.of("mask", f"must be one array [height, width] ({error})") from error
     if mask.ndim != 2 or mask.size == 0:
-        raise PromptError(
-            f"mask has shape {mask.shape}, but must be one mask: pass [height, width]"
+        raise PromptError.of(
+            "mask", f"has shape {mask.shape}, but must be one mask: pass [height, width]"
         )
     if mask.dtype.kind == "f":
         with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
             logits = mask.astype(np.float32)
         if not np.isfinite(logits).all():
-            raise PromptError("mask has NaN or infinity, but logits must be finite: replace them")
+            raise PromptError.of(
+                "mask", "has NaN or infinity, but logits must be finite: replace them"
+            )
         return logits
     if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
-        raise PromptError(
-            f"mask has {mask.dtype} values other than 0 and 1: pass `mask > 0`, or logits as floats"
+        raise PromptError.of(
+            "mask",
+            f"has {mask.dtype} values other than 0 and 1: pass `mask > 0`, or logits as floats",
         )
     return mask.astype(bool)
 

@@ -95,9 +95,10 @@ class Sam:
         lists = [prompts] if embedding.single else prompts
         self._check(embedding, lists)
         if not multimask and "decoder/single_mask" in self.untrained:
-            raise PromptError(
-                "multimask is False, but this checkpoint never learned the single mask: "
-                "leave it True and take .best()"
+            raise PromptError.of(
+                "multimask",
+                "is False, but this checkpoint never learned the single mask: "
+                "leave it True and take the mask with the highest score",
             )
         answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
@@ -113,7 +114,9 @@ class Sam:
         """
         _check_embedding(embedding)
         if len(embedding) != 1:
-            raise PromptError(f"embedding holds {len(embedding)} pictures, but only one is taken")
+            raise PromptError.of(
+                "embedding", f"holds {len(embedding)} pictures, but only one is taken"
+            )
         self._check(embedding, [prompts])
         calls = list(self._asked(embedding, [prompts], multimask=True))
         order = np.argsort([i for asked, _, _ in calls for _, i in asked])
@@ -129,14 +132,18 @@ class Sam:
 
     def _check(self, embedding: Embedding, lists: Any) -> None:
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
-            raise PromptError(
-                f"prompts is no list of {len(embedding)} lists, but each picture needs its own"
+            raise PromptError.of(
+                "prompts", f"is no list of {len(embedding)} lists, but each picture needs its own"
             )
         for (height, width), asked in zip(embedding.sizes, lists, strict=True):
             if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
-                raise PromptError("prompts must be a list of Prompt: write [esam_jax.Prompt(...)]")
+                raise PromptError.of(
+                    "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
+                )
             if not asked:
-                raise PromptError("prompts is empty, but each picture needs at least one Prompt")
+                raise PromptError.of(
+                    "prompts", "is empty, but each picture needs at least one Prompt"
+                )
             for prompt in asked:
                 prompt.check(self.config, height, width, self.untrained)
 
@@ -200,8 +207,8 @@ def _decode(
 
 def _check_embedding(embedding: Any) -> None:
     if not isinstance(embedding, Embedding):
-        raise PromptError(
-            f"embedding is a {type(embedding).__name__}, but must be what encode gives"
+        raise PromptError.of(
+            "embedding", f"is a {type(embedding).__name__}, but must be what encode gives"
         )
 
 

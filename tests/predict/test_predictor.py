@@ -121,12 +121,21 @@ def test_an_unknown_format_is_named():
         Predictor(nano.sam("sam_nano")).set_image(PICTURE, image_format="HSV")
 
 
-def test_remedies_are_in_words_of_the_predictor():
-    """Single mask and logits of a wrong size, whose remedies name other classes elsewhere."""
+def test_an_error_names_the_predictors_arguments_and_keeps_the_original():
+    with pytest.raises(PromptError, match=r"^point_coords has \(99, 1\)") as error:
+        predictor().predict([[99, 1]], [1])
+    assert error.value.argument == "point_coords"
+    cause = error.value.__cause__
+    assert isinstance(cause, PromptError) and cause.argument == "points"
+    assert cause.problem == error.value.problem and str(cause) == f"points {cause.problem}"
+
+
+def test_remedies_are_in_words_of_both_interfaces():
+    """Single mask and logits of a wrong size: neither names a class or a method."""
     trained = nano.sam("sam_nano")
     asked = Predictor(Sam(trained.model, trained.params, ["decoder/single_mask"]))
     asked.set_image(PICTURE)
     with pytest.raises(PromptError, match=r"^multimask_output is False.* highest score$"):
         asked.predict([[3, 4]], [1], multimask_output=False)
-    with pytest.raises(PromptError, match=r"^mask_input has .*: pass logits that predict gave"):
+    with pytest.raises(PromptError, match=r"^mask_input has .*: pass logits of an earlier answer"):
         asked.predict(mask_input=np.zeros((1, 9, 9), np.float32))

@@ -94,12 +94,12 @@ class Mask:
     crop: Int[np.ndarray, " 4"]
 
 
-@functools.partial(jax.jit, static_argnames=("offset", "rules"))
+@functools.partial(jax.jit, static_argnames=("offset", "zero_is_inside"))
 def measure(
-    logits: Float[Array, "N H W"], offset: float, rules: str
+    logits: Float[Array, "N H W"], offset: float, zero_is_inside: bool
 ) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
     stable = selection.stability(logits, MASK_THRESHOLD, offset)
-    return stable, selection.boxes(_inside(logits, rules))
+    return stable, selection.boxes(_inside(logits, zero_is_inside))
 
 
 @functools.partial(jax.jit, static_argnames=("valid", "offset"))
@@ -111,13 +111,13 @@ def low_res_stability(
     return selection.stability(logits[:, :rows, :columns], MASK_THRESHOLD, offset)
 
 
-@functools.partial(jax.jit, static_argnames="rules")
-def turns(logits: Float[Array, "N H W"], rules: str) -> UInt8[Array, "N W L"]:
-    return bits.turns(bits.pack(_inside(logits, rules)))
+@functools.partial(jax.jit, static_argnames="zero_is_inside")
+def turns(logits: Float[Array, "N H W"], zero_is_inside: bool) -> UInt8[Array, "N W L"]:
+    return bits.turns(bits.pack(_inside(logits, zero_is_inside)))
 
 
-def _inside(logits: Float[Array, "N H W"], rules: str) -> Bool[Array, "N H W"]:
-    return logits >= MASK_THRESHOLD if rules == "efficientsam" else logits > MASK_THRESHOLD
+def _inside(logits: Float[Array, "N H W"], zero_is_inside: bool) -> Bool[Array, "N H W"]:
+    return logits >= MASK_THRESHOLD if zero_is_inside else logits > MASK_THRESHOLD
 
 
 _T = TypeVar("_T")

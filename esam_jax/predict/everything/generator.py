@@ -21,8 +21,9 @@ from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import bits, grids, regions
 from esam_jax.predict import frames
-from esam_jax.predict.everything import candidates
+from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
+from esam_jax.predict.everything.rules import RULES, preset
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
@@ -33,23 +34,6 @@ _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _STABILITY_RULES = ("full_size", "low_res")
 Record = dict[str, Any]
 
-# What the originals set, by name. EfficientSAM's are those of its notebook
-# `EfficientSAM_segment_everything_example.ipynb`.
-PRESETS: dict[str, dict[str, Any]] = {
-    "segment_anything": {
-        "pred_iou_thresh": 0.88,
-        "stability_score_thresh": 0.95,
-        "min_mask_region_area": 0,
-        "rules": "segment_anything",
-    },
-    "efficientsam": {
-        "pred_iou_thresh": 0.7,
-        "stability_score_thresh": 0.9,
-        "min_mask_region_area": 100,
-        "rules": "efficientsam",
-    },
-}
-
 
 class AutomaticMaskGenerator:
     """Every mask of a picture: `generate(image)`.
@@ -58,9 +42,7 @@ class AutomaticMaskGenerator:
     "full_size", on logits of the picture's size as the original does; or "low_res", on the
     decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
     other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
-    thresholds: clicks at corners of cells, column by column; of each click the best mask alone;
-    stability above the threshold, not at it; a logit of 0 is inside; nothing is suppressed before
-    small regions are gone, and then by order of clicks.
+    thresholds (`rules.py` lists how).
     """
 
     def __init__(
@@ -84,57 +66,18 @@ class AutomaticMaskGenerator:
         rules: str = "segment_anything",
     ) -> None:
         """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
-        for name, value, least in (
-            ("points_per_side", points_per_side, 1),
-            ("points_per_batch", points_per_batch, 1),
-            ("crop_n_layers", crop_n_layers, 0),
-            ("crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1),
-        ):
-            if value is not None and (not isinstance(value, int | np.integer) or value < least):
-                raise PromptError(f"{name} is {value!r}, but must be a whole number from {least}")
-        for name, value in (
-            ("pred_iou_thresh", pred_iou_thresh),
-            ("stability_score_thresh", stability_score_thresh),
-            ("stability_score_offset", stability_score_offset),
-            ("box_nms_thresh", box_nms_thresh),
-            ("crop_nms_thresh", crop_nms_thresh),
-            ("crop_overlap_ratio", crop_overlap_ratio),
-            ("min_mask_region_area", min_mask_region_area),
-        ):
-            number = isinstance(value, int | float | np.integer | np.floating)
-            if not number or not np.isfinite(value):
-                raise PromptError(f"{name} is {value!r:.80}, but must be a finite number")
-        if stability_score_offset < 0:
-            raise PromptError(
-                f"stability_score_offset is {stability_score_offset!r}, but must not be negative"
-            )
-        if (points_per_side is None) == (point_grids is None):
-            raise PromptError("give points_per_side or point_grids: exactly one of them")
-        if output_mode not in _MODES:
-            raise PromptError(f"output_mode is {output_mode!r}, but must be one of {_MODES}")
-        if stability_rule not in _STABILITY_RULES:
-            raise PromptError(
-                f"stability_rule is {stability_rule!r}, but must be one of {_STABILITY_RULES}"
-            )
-        if rules not in PRESETS:
-            raise PromptError(f"rules is {rules!r}, but must be one of {tuple(PRESETS)}")
-        if point_grids is not None:
-            self.point_grids = [_checked_grid(grid) for grid in point_grids]
-            if len(self.point_grids) <= crop_n_layers:
-                raise PromptError(
-                    f"point_grids has {len(point_grids)} grids for {crop_n_layers} layers of "
-                    "crops and the picture itself: give one for each"
-                )
-        else:
-            try:
-                self.point_grids = grids.layers(
-                    points_per_side or 0,
-                    crop_n_layers,
-                    crop_n_points_downscale_factor,
-                    grids.corners if rules == "efficientsam" else grids.points,
-                )
-            except ValueError as error:
-                raise PromptError(f"points_per_side: {error}") from error
+        arguments.require_whole(1, {"points_per_batch": points_per_batch})
+        arguments.require_whole(0, {"crop_n_layers": crop_n_layers})
+        arguments.require_whole(
+            1, {"crop_n_points_downscale_factor": crop_n_points_downscale_factor}
+        )
+        arguments.require_one_of("output_mode", output_mode, _MODES)
+        arguments.require_one_of("stability_rule", stability_rule, _STABILITY_RULES)
+        arguments.require_one_of("rules", rules, RULES)
+        self._rules = RULES[rules]
+        self.point_grids = self._grids(
+            points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
+        )
         self.model = model
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
@@ -148,11 +91,33 @@ class AutomaticMaskGenerator:
         self.output_mode = output_mode
         self.stability_rule = stability_rule
         self.rules = rules
+        names = ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset")
+        names += ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area")
+        arguments.require_finite({name: getattr(self, name) for name in names})
+        if stability_score_offset < 0:
+            raise PromptError.of(
+                "stability_score_offset",
+                f"is {stability_score_offset!r}, but must not be negative",
+            )
 
     @classmethod
     def efficientsam(cls, model: Sam, **options: Any) -> "AutomaticMaskGenerator":
         """With the settings of EfficientSAM's notebook, and those of `options` instead of them."""
-        return cls(model, **{**PRESETS["efficientsam"], **options})
+        return cls(model, **{**preset("efficientsam"), **options})
+
+    def _grids(
+        self, side: int | None, given: Any, layers: int, shrink: int
+    ) -> list[Float[np.ndarray, "N 2"]]:
+        """The clicks of each layer, in the unit square."""
+        if (side is None) == (given is None):
+            raise PromptError("give points_per_side or point_grids: exactly one of them")
+        if side is None:
+            return arguments.checked_grids(given, layers)
+        arguments.require_whole(1, {"points_per_side": side})
+        try:
+            return grids.layers(side, layers, shrink, self._rules.grid)
+        except ValueError as error:
+            raise PromptError.of("points_per_side", f"is {side}, but {error}") from error
 
     @out_of_memory.advice()
     def generate(self, image: Any) -> list[Record]:
@@ -175,9 +140,10 @@ class AutomaticMaskGenerator:
             crops = np.array([mask.crop for mask in found], np.float32)
             sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
             found = candidates.suppressed(found, 1 / sizes, self.crop_nms_thresh)
-        if found and (self.min_mask_region_area > 0 or self.rules == "efficientsam"):
+        late = self._rules.suppress == "after_cleaning"
+        if found and (self.min_mask_region_area > 0 or late):
             limit = max(self.box_nms_thresh, self.crop_nms_thresh)
-            limit = self.box_nms_thresh if self.rules == "efficientsam" else limit
+            limit = self.box_nms_thresh if late else limit
             found = candidates.cleaned(found, self.min_mask_region_area, limit, height)
         return [self._record(mask, (height, width)) for mask in found]
 
@@ -194,7 +160,7 @@ class AutomaticMaskGenerator:
             for i in range(0, len(points), self.points_per_batch)
         ]
         found = Candidates.joined(parts)
-        if self.rules == "segment_anything":
+        if self._rules.suppress == "before_cleaning":
             kept = candidates.survivors(found.boxes, found.scores, self.box_nms_thresh)
             found = found.only(kept)
         return [
@@ -212,7 +178,7 @@ class AutomaticMaskGenerator:
     def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "N 2"]:
         """The clicks of a crop, in its frame."""
         points = self.point_grids[layer] * [width, height]
-        if self.rules == "segment_anything":
+        if self._rules.click == "exact":
             return points
         # A picture of a few pixels would be missed by the last click.
         return np.minimum(points + 0.5, np.nextafter([width, height], 0))
@@ -237,7 +203,7 @@ class AutomaticMaskGenerator:
             stability=np.zeros(Q * M, np.float32),
             boxes=np.zeros((Q * M, 4), np.int32),
         )
-        if self.rules == "efficientsam":
+        if self._rules.candidates == "best":
             # The first of equal ones, as in the original.
             found = found.only(np.arange(Q) * M + scores.argmax(axis=1))
         if self.pred_iou_thresh > 0:
@@ -253,7 +219,7 @@ class AutomaticMaskGenerator:
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
         threshold = np.float32(self.stability_score_thresh)
-        if self.rules == "efficientsam":
+        if self._rules.stability == "above":
             return found.only(found.stability > threshold)
         return found if threshold <= 0 else found.only(found.stability >= threshold)
 
@@ -273,7 +239,9 @@ class AutomaticMaskGenerator:
         """Stability and box of each at full size, a few at a time."""
         measured = candidates.each_behind(
             candidates.measure(
-                enlarged, offset=float(self.stability_score_offset), rules=self.rules
+                enlarged,
+                offset=float(self.stability_score_offset),
+                zero_is_inside=self._rules.zero_is_inside,
             )
             for enlarged in self._in_parts(found, crop)
         )
@@ -292,7 +260,8 @@ class AutomaticMaskGenerator:
         runs = [
             each
             for turns in candidates.each_behind(
-                candidates.turns(enlarged, rules=self.rules) for enlarged in parts
+                candidates.turns(enlarged, zero_is_inside=self._rules.zero_is_inside)
+                for enlarged in parts
             )
             for each in bits.runs(turns, x, y, height, width)
         ]
@@ -343,16 +312,3 @@ def _size(crop: Int[np.ndarray, " 4"]) -> tuple[int, int]:
     """Height and width."""
     x0, y0, x1, y1 = crop.tolist()
     return y1 - y0, x1 - x0
-
-
-def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
-    rule = "point_grids must hold arrays [N, 2] of (x, y), each from 0 to below 1"
-    try:
-        array = np.asarray(grid, np.float64)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"{rule} ({error})") from error
-    if array.ndim != 2 or array.shape[1] != 2 or not ((array >= 0) & (array < 1)).all():
-        raise PromptError(rule)
-    if not len(array):
-        raise PromptError("point_grids has an empty grid: give at least one point")
-    return array

@@ -16,7 +16,8 @@ from PIL import Image
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import DataError, DeviceMemoryError, PromptError
 from esam_jax.ops import geometry, grids, regions
-from esam_jax.predict.everything.generator import PRESETS, AutomaticMaskGenerator
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.everything.rules import preset
 from esam_jax.predict.load import load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
@@ -167,7 +168,7 @@ def notebook(size: tuple[int, int], seed: int) -> list[tuple[np.ndarray, float, 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("size", PICTURES)
 def test_masks_are_those_of_efficientsams_notebook(size: tuple[int, int], seed: int):
-    got = records(size, seed, **{**PRESETS["efficientsam"], **LOOSE, "min_mask_region_area": 12})
+    got = records(size, seed, **{**preset("efficientsam"), **LOOSE, "min_mask_region_area": 12})
     wanted = notebook(size, seed)
     assert len(got) == len(wanted) >= 3
     for record, (point, score, mask) in zip(got, wanted, strict=True):
@@ -185,7 +186,7 @@ def test_the_preset_is_the_notebooks_and_can_be_changed():
 
 def test_the_preset_of_segment_anything_is_what_needs_no_naming():
     defaults = inspect.signature(AutomaticMaskGenerator).parameters
-    assert all(defaults[key].default == value for key, value in PRESETS["segment_anything"].items())
+    assert all(defaults[key].default == value for key, value in preset("segment_anything").items())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 40)])

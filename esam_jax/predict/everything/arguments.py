@@ -1,0 +1,55 @@
+"""How an argument of the mask generator is refused: by name, with its value and the rule."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from esam_jax.errors import PromptError
+
+
+def require_whole(least: int, values: Mapping[str, Any]) -> None:
+    """PromptError unless each is a whole number from `least`."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or value < least:
+            raise PromptError.of(name, f"is {value!r}, but must be a whole number from {least}")
+
+
+def require_finite(values: Mapping[str, Any]) -> None:
+    """PromptError unless each is a finite number."""
+    for name, value in values.items():
+        number = isinstance(value, int | float | np.integer | np.floating)
+        if not number or not np.isfinite(value):
+            raise PromptError.of(name, f"is {value!r:.80}, but must be a finite number")
+
+
+def require_one_of(name: str, value: Any, choices: Collection[str]) -> None:
+    """PromptError unless it is one of the choices."""
+    if value not in choices:
+        raise PromptError.of(name, f"is {value!r}, but must be one of {tuple(choices)}")
+
+
+def checked_grids(given: Any, crop_layers: int) -> list[Float[np.ndarray, "N 2"]]:
+    """The point grids of a caller's own: one for the picture and one for each layer of crops."""
+    found = [_checked_grid(grid) for grid in given]
+    if len(found) <= crop_layers:
+        raise PromptError.of(
+            "point_grids",
+            f"has {len(found)} grids for {crop_layers} layers of crops and the picture itself: "
+            "give one for each",
+        )
+    return found
+
+
+def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
+    rule = "must hold arrays [N, 2] of (x, y), each from 0 to below 1"
+    try:
+        array = np.asarray(grid, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PromptError.of("point_grids", f"{rule} ({error})") from error
+    if array.ndim != 2 or array.shape[1] != 2 or not ((array >= 0) & (array < 1)).all():
+        raise PromptError.of("point_grids", rule)
+    if not len(array):
+        raise PromptError.of("point_grids", "has an empty grid: give at least one point")
+    return array

@@ -1,0 +1,74 @@
+"""Whose algorithm segment-everything follows: one table of how the originals select masks.
+
+Sources: `automatic_mask_generator.py` of segment-anything; the notebook
+`EfficientSAM_segment_everything_example.ipynb` of EfficientSAM, which differs in more than
+thresholds.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from esam_jax.ops import grids
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What one original does; no other code compares the names of rules."""
+
+    # The clicks of a layer of so many points a side, in the unit square.
+    grid: Callable[[int], Float[np.ndarray, "N 2"]]
+    # Where in its pixel a click lies: as the grid has it, or at the centre.
+    click: Literal["exact", "pixel_centre"]
+    # The candidates of a click that are looked at: all, or the one with the highest predicted IoU.
+    candidates: Literal["all", "best"]
+    # A mask passes with a stability at the threshold, or only above it.
+    stability: Literal["at_least", "above"]
+    # Whether a logit of exactly 0 belongs to the mask.
+    zero_is_inside: bool
+    # Duplicates of a crop are suppressed by predicted IoU before small regions are removed, and
+    # again only if there is a limit to their size; or afterwards alone, in the order of clicks.
+    suppress: Literal["before_cleaning", "after_cleaning"]
+    # The original's settings.
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    min_mask_region_area: int
+
+
+RULES: Mapping[str, Rules] = MappingProxyType(
+    {
+        "segment_anything": Rules(
+            grid=grids.points,
+            click="exact",
+            candidates="all",
+            stability="at_least",
+            zero_is_inside=False,
+            suppress="before_cleaning",
+            pred_iou_thresh=0.88,
+            stability_score_thresh=0.95,
+            min_mask_region_area=0,
+        ),
+        "efficientsam": Rules(
+            grid=grids.corners,
+            click="pixel_centre",
+            candidates="best",
+            stability="above",
+            zero_is_inside=True,
+            suppress="after_cleaning",
+            pred_iou_thresh=0.7,
+            stability_score_thresh=0.9,
+            min_mask_region_area=100,
+        ),
+    }
+)
+
+_SETTINGS = ("pred_iou_thresh", "stability_score_thresh", "min_mask_region_area")
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Arguments of the generator with which it does what the original of that name does."""
+    return {setting: getattr(RULES[name], setting) for setting in _SETTINGS} | {"rules": name}
