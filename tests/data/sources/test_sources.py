@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
+from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.data.sources import image_folder, scene_painter
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 sys.path.insert(0, sys.argv[1])
 from helpers import steps
 from esam_jax import sharding
-from esam_jax.config import MeshConfig
+from esam_jax.config import MeshConfig, SaveConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.train.checkpoint.manager import Checkpoints
 
@@ -34,8 +34,7 @@ def state(step):
     return jax.tree.map(put, host)
 
 def saves(first, last):
-    cfg = steps.config(best="box_miou")
-    with Checkpoints(cfg, folder, steps.template(state(0))) as checkpoints:
+    with Checkpoints(SaveConfig(best="box_miou"), folder, steps.template(state(0))) as checkpoints:
         for step in range(first, last + 1):
             checkpoints.save(step, state(step))
             checkpoints.score(step, {"box_miou": -step})
@@ -43,7 +42,7 @@ def saves(first, last):
         print(checkpoints.check(), flush=True)
 
 def restored(**save):
-    with Checkpoints(steps.config(**save), folder, steps.template(state(0))) as checkpoints:
+    with Checkpoints(SaveConfig(**save), folder, steps.template(state(0))) as checkpoints:
         found = checkpoints.restore(steps.template(state(0)))
         for ours, theirs in zip(*map(jax.tree.leaves, (state(checkpoints.latest()), found))):
             for a, b in zip(ours.addressable_shards, theirs.addressable_shards):
@@ -90,5 +89,5 @@ def test_two_processes_save_verify_keep_and_read(run, tmp_path):
     for first, second in run(FAULTS):
         assert "checkpoints/4 cannot be read in" in first and second == "3"
     assert (folder / "4.damaged").is_dir()
-    with Checkpoints(steps.config(), tmp_path) as checkpoints:
+    with Checkpoints(SaveConfig(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 3
