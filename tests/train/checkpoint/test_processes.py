@@ -76,18 +76,16 @@ def run(tmp_path):
     return start
 
 
-def test_two_processes_save_verify_keep_and_read(run, tmp_path):
+def test_two_processes_save_keep_and_read(run, tmp_path):
     assert run(SAVES) == [["[]", "4"]] * 2
     folder = tmp_path / "checkpoints"
-    assert (
-        step_folders.steps(folder) == step_folders.verified(folder) == [1, 3, 4]
-    )  # 1 has the best score
+    assert step_folders.steps(folder) == [1, 3, 4]  # 1 has the best score
     steps.assert_restores(tmp_path, 4)  # by one process
 
     # F09: what the second process wrote is gone.
     shutil.rmtree(folder / "4" / "state" / "ocdbt.process_1")
     for first, second in run(FAULTS):
-        assert "checkpoints/4 cannot be read in" in first and second == "3"
+        assert "checkpoints/4 cannot be read" in first and second == "3"
     assert (folder / "4.damaged").is_dir()
     with Checkpoints(SaveConfig(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 3
