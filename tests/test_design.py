@@ -68,13 +68,10 @@ def test_no_tensorflow_and_torch_in_one_place(path):
             "bench/transformers_sam.py",
         )
     if "orbax" in roots:
-        # One writes and restores checkpoints, one reads them back to see that they are whole, and
-        # two mend what Orbax leaves behind.
         assert path.relative_to(PACKAGE).as_posix() in (
             "train/checkpoint/manager.py",
-            "train/checkpoint/leaks.py",
-            "train/checkpoint/stragglers.py",
-            "train/checkpoint/verify.py",
+            "train/checkpoint/reader.py",
+            "train/checkpoint/retention.py",
         )
 
 

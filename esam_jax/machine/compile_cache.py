@@ -40,6 +40,12 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
     return _use(str(folder))
 
 
+def is_named(environment: Mapping[str, str]) -> bool:
+    """Whether the user names the folder, in either variable, and does not turn the cache off."""
+    switch = environment.get(SWITCH)
+    return switch != "off" and bool(environment.get(JAX_FOLDER) or switch)
+
+
 def current() -> str | None:
     """Where this process keeps programs; None where it keeps none."""
     import jax

@@ -1,73 +1,60 @@
-"""A barrier that one host can call off: the others then leave it at once, and know why.
+"""The barrier of a save, which ends at once for all hosts when one cannot write its part.
 
-A host whose part of a checkpoint cannot be written never reaches the barrier after it. With a plain
-barrier all others would wait there until its timeout, and training with them.
+Orbax takes its barriers for a save from `AsyncOptions.barrier_sync_fn`. With plain ones, a host
+whose part fails skips to a later barrier while the others wait at an earlier one, each until its
+timeout of minutes. Here hosts meet in order of arrival and compare which barrier each one is at.
 """
 
 import itertools
 import threading
 
 import jax
-from jax._src import distributed  # its key-value store has no public name
 
-_FOLDER = "esam_jax/rendezvous"
-_rounds = itertools.count()  # of this process: alike on all, since all begin the same rounds
+from esam_jax.processes import coordinator
+
+_FOLDER = "esam_jax/save"
+_rounds = itertools.count()  # of this process: alike on all, since all begin the same saves
 
 
 class CalledOffError(OSError):
-    """Another host could not do its part."""
+    """A host could not write its part of the save."""
 
 
-class Rendezvous:
-    """Where the hosts meet, any number of times in a round; called as Orbax calls its barriers.
+class SaveBarrier:
+    """The barriers of one save after another; one thread at a time may use it.
 
-    One thread at a time may use it. In a single process it does nothing.
+    In a single process it does nothing.
     """
 
-    def __init__(self, timeout_seconds: int) -> None:
-        """The longest that a host which calls off waits for the others to learn of it."""
-        self._timeout_ms = 1000 * timeout_seconds
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._round = self._met = 0
         self._over = True
 
     def begin(self) -> None:
-        """A new round; every host must begin it."""
+        """A new save; every host must begin it."""
         with self._lock:
             self._round, self._met, self._over = next(_rounds), 0, False
 
     def __call__(self, *, key: str, timeout_ms: int) -> None:
-        """Waits for all hosts; CalledOffError when one of them has called the round off.
+        """Waits for all hosts; CalledOffError on all of them if they come with different keys.
 
-        `key` is Orbax's name of the barrier, for the error. What JAX raises when a host does
-        not come in time goes through.
+        Returns at once after that, until the next save. What JAX raises when a host does not come
+        in time is passed on.
         """
-        if (client := distributed.global_state.client) is None:
-            return
+        service, me = coordinator.client(), jax.process_index()
         with self._lock:
-            place, self._met = self._place(), self._met + 1
+            if service is None or self._over:
+                return
+            place, self._met = f"{_FOLDER}/{self._round}/{self._met}", self._met + 1
+        service.key_value_set(f"{place}/{me}", key)
         try:
-            client.wait_at_barrier(place, timeout_ms)
+            service.wait_at_barrier(place, timeout_ms)
         except jax.errors.JaxRuntimeError:
             self._over = True
             raise
-        if reasons := client.key_value_dir_get(f"{place}/off/"):
+        keys = coordinator.by_process(service.key_value_dir_get(f"{place}/"))
+        if len(set(keys.values())) > 1:
             self._over = True
-            host, why = min((int(name.rsplit("/", 1)[-1]), why) for name, why in reasons)
-            raise CalledOffError(f"called off by host {host} before {key}: {why}")
-
-    def call_off(self, why: str) -> None:
-        """Ends the round for all hosts, which meet here a last time; nothing when it is over."""
-        client = distributed.global_state.client
-        with self._lock:
-            if self._over or client is None:
-                return
-            self._over = True
-            place = self._place()
-        # Of this meeting: whoever is slow to leave the one before must not miss it.
-        client.key_value_set(f"{place}/off/{jax.process_index()}", why or "no reason given", True)
-        client.wait_at_barrier(place, self._timeout_ms)
-
-    def _place(self) -> str:
-        """The name of the next meeting."""
-        return f"{_FOLDER}/{self._round}/{self._met}"
+            at = ", ".join(f"host {host} at {keys[host]}" for host in sorted(keys))
+            raise CalledOffError(f"a host could not write its part ({at})")

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import distributed  # its key-value store has no public name
 
 import esam_jax
 from esam_jax.errors import ConfigError, PeerError
-from esam_jax.processes import join
+from esam_jax.processes import coordinator
 
-# What a host may see late on a disk that all share; it sees it when it is started again.
+# What a host may see late on a shared disk; it sees it when it is started again.
 _MAY_BE_LATE = ("first_step", "finished")
-_agreements = itertools.count()  # every host asks for the same ones in the same order
+_agreements = itertools.count()  # every host makes the same ones in the same order
 
 
 def facts(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -42,13 +41,13 @@ def facts(config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def agree(about: Mapping[str, Any]) -> None:
-    """Returns when every host has brought the same facts.
+    """Returns when every host has the same facts.
 
-    ConfigError on every host otherwise: it names the hosts that differ from most others, and in
-    what. PeerError when a host does not come, or only sees another step of the run.
+    ConfigError on every host otherwise: it names the hosts that differ from most others, and how.
+    PeerError when a host does not come, or only sees another step of the run.
     """
-    client, me = distributed.global_state.client, distributed.global_state.process_id
-    if client is None:
+    service, me = coordinator.client(), coordinator.state().process_id
+    if service is None:
         if jax.process_count() > 1:  # a TPU slice forms by itself
             raise ConfigError(
                 f"JAX sees {jax.process_count()} processes, but this one has not met the others: "
@@ -57,38 +56,35 @@ def agree(about: Mapping[str, Any]) -> None:
         return
     text = json.dumps(about, sort_keys=True)
     folder = f"esam_jax/agreement_{next(_agreements)}"
-    client.key_value_set(f"{folder}/whole/{me}", text)
+    service.key_value_set(f"{folder}/{me}", text)
     mine = f"{_digest(text.encode())} {socket.gethostname()}"
-    client.key_value_set(f"{folder}/digests/{me}", mine)
-    join.meet("the comparison of all hosts")
-    found = dict(client.key_value_dir_get(f"{folder}/digests/"))
-    brought = {int(key.rsplit("/", 1)[-1]): value.split(" ", 1) for key, value in found.items()}
-    digests = {number: brought[number][0] for number in sorted(brought)}
-    odd, usual = odd_ones(digests)
-    if not odd:
+    brought = [line.split(" ", 1) for line in coordinator.gather("the comparison", mine)]
+    digests = {number: digest for number, (digest, _) in enumerate(brought)}
+    different, usual = outliers(digests)
+    if not different:
         return
 
     def read(number: int) -> Any:
-        return json.loads(client.key_value_try_get(f"{folder}/whole/{number}"))
+        return json.loads(service.key_value_try_get(f"{folder}/{number}"))
 
-    unlike = {number: differences(read(number), read(usual)) for number in odd[:4]}
-    told = [
-        f"host {number} ({brought[number][1]}) differs from host {usual} in {'; '.join(lines)}"
-        for number, lines in unlike.items()
+    unlike = {number: differences(read(number), read(usual)) for number in different[:4]}
+    lines = [
+        f"host {number} ({brought[number][1]}) differs from host {usual} in {'; '.join(found)}"
+        for number, found in unlike.items()
     ]
-    more = f"; and {len(odd) - 4} more hosts" if len(odd) > 4 else ""
-    said = f"{'; '.join(told)}{more}"
-    if all(line.startswith(_MAY_BE_LATE) for lines in unlike.values() for line in lines):
-        raise PeerError(f"{said}: start them again; if it stays so, share one --workdir")
-    raise ConfigError(f"{said}: start every host with the same command, code, packages and data")
+    more = f"; and {len(different) - 4} more hosts" if len(different) > 4 else ""
+    text = f"{'; '.join(lines)}{more}"
+    if all(line.startswith(_MAY_BE_LATE) for found in unlike.values() for line in found):
+        raise PeerError(f"{text}: start them again; if that does not help, share one --workdir")
+    raise ConfigError(f"{text}: start every host with the same command, code, packages and data")
 
 
-def odd_ones(digests: Mapping[int, str]) -> tuple[list[int], int]:
+def outliers(digests: Mapping[int, str]) -> tuple[list[int], int]:
     """The hosts that differ from most, and the first of those; among equals host 0 counts."""
     counts = Counter(digests.values())  # in order of first appearance
     usual, _ = counts.most_common(1)[0]
-    odd = [number for number, digest in digests.items() if digest != usual]
-    return odd, next(number for number, digest in digests.items() if digest == usual)
+    different = [number for number, digest in digests.items() if digest != usual]
+    return different, next(number for number, digest in digests.items() if digest == usual)
 
 
 def differences(here: Any, there: Any, path: str = "") -> list[str]:
@@ -108,7 +104,7 @@ def agreeing(step_fn: Callable[..., Any]) -> Callable[..., Any]:
     Different programs wait for each other in collectives that never meet. The jitted function
     keeps what it has traced and lowered, so that the comparison costs no second time.
     """
-    if distributed.global_state.num_processes == 1:
+    if coordinator.state().num_processes == 1:
         return step_fn
     compared = False
 

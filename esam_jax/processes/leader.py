@@ -16,9 +16,9 @@ _BLOCK = 1024  # bytes; texts of like length share one compiled program
 
 
 def decide(make: Callable[[], Value]) -> Value:
-    """What `make` gives back on process 0, a JSON value, on every process; or its error.
+    """The result of `make` on process 0, a JSON value, on every process; or its error.
 
-    Must be called by all processes alike: two hosts may see another state of the same folder.
+    All processes must call it: two hosts may see different states of the same folder.
     """
     if jax.process_count() == 1:
         return make()
@@ -31,7 +31,7 @@ def decide(make: Callable[[], Value]) -> Value:
     outcome = json.loads(_of_first(json.dumps(outcome)))
     if "value" in outcome:
         return outcome["value"]
-    # A defect there is one here: were it something to mend, launchers would not start again.
+    # A defect there is one here: as an error of the user's, launchers would not start again.
     kind = getattr(errors, outcome["error"], RuntimeError)
     raise fault or kind(f"{outcome['says']} (on process 0)")
 
@@ -43,5 +43,5 @@ def _of_first(text: str) -> str:
         padded = np.zeros(-(-size // _BLOCK) * _BLOCK, np.uint8)
         if jax.process_index() == 0:
             padded[:size] = data
-        told = np.asarray(multihost_utils.broadcast_one_to_all(padded))
-    return told[:size].tobytes().decode()
+        received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return received[:size].tobytes().decode()

@@ -1,8 +1,8 @@
 """Ends a run in which no update finishes any more, after showing where every host is.
 
-A collective that one host never enters keeps all others waiting without an error, and heartbeats
-go on meanwhile. Each host watches by itself; none asks the device or the others anything until
-something is wrong.
+A collective that one host never enters keeps all others waiting without an error, while heartbeats
+continue. Each host watches by itself; none queries the device or the others until something is
+wrong.
 """
 
 import collections
@@ -18,17 +18,16 @@ from types import TracebackType
 from typing import Any
 
 import jax
-from jax._src import distributed  # its key-value store has no public name
 
-from esam_jax.train import scalars
+from esam_jax.processes import coordinator
 
 EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
 STACKS_FOLDER = "stacks"
 # On top of the limit for what is no update: compilation, evaluation, saving. The longest
 # compilation seen took six minutes, on two cores.
 SLOW_SECONDS = 3600.0
-GRACE_SECONDS = 10.0  # for all hosts to find the hang and to say where they are
-_FOLDER = "esam_jax/hang"  # where hosts tell each other that they have found a hang
+GRACE_SECONDS = 10.0  # for all hosts to find the hang and to report where they are
+_FOLDER = "esam_jax/hang"  # where hosts report to each other that they have found a hang
 _FIRST = "the first update and what comes before it"
 
 
@@ -72,7 +71,7 @@ class Watchdog:
             self._thread.join()
 
     def watching(self, step_fn: Callable[..., Any], first_step: int) -> Callable[..., Any]:
-        """`step_fn`, whose calls and results are noticed; it still returns before the device."""
+        """`step_fn`, whose calls and results are recorded; it still returns before the device."""
         self._begun = self._finished = first_step
 
         def step(*args: Any) -> Any:
@@ -106,7 +105,7 @@ class Watchdog:
             late = self._quiet > self._seconds
             if late and phase is not None and self._quiet <= self._seconds + self._slow_seconds:
                 late = self._others_hang()  # they wait for this host
-                # Asking may take longer than a pause, and that is time too.
+                # The query may take longer than a pause, and that time counts too.
                 self._quiet += min(time.monotonic() - now, GRACE_SECONDS)
                 last = time.monotonic()
             if late:
@@ -114,8 +113,8 @@ class Watchdog:
                 return
 
     def _notice(self) -> None:
-        """Takes note of the updates that the device has finished; waits for nothing."""
-        while self._waiting and scalars.ready(self._waiting[0][1]):
+        """Records the updates that the device has finished; waits for nothing."""
+        while self._waiting and _is_ready(self._waiting[0][1]):
             self._finished, _ = self._waiting.popleft()
             self._started, self._quiet = True, 0.0
 
@@ -125,7 +124,7 @@ class Watchdog:
         host = jax.process_index()
         _say(f"no update finished in {self._quiet:.0f} s on host {host} ({where}): {self._file}")
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-        # What hangs may be the disk, or the store of what hosts say: neither is waited for long.
+        # What hangs may be the disk or the coordination service: neither is waited for long.
         threads = [
             threading.Thread(target=work, args=(where,), daemon=True)
             for work in (self._write_stacks, self._compare)
@@ -138,18 +137,18 @@ class Watchdog:
 
     def _others_hang(self) -> bool:
         """Whether a host has found no update finished in time, in what is no slow phase for it."""
-        client, found = distributed.global_state.client, []
-        if client is None:
+        service, found = coordinator.client(), []
+        if service is None:
             return False
 
-        def ask() -> None:
+        def query() -> None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                found.extend(client.key_value_dir_get(f"{_FOLDER}/"))
+                found.extend(service.key_value_dir_get(f"{_FOLDER}/"))
 
-        # The store may not answer, and this thread must go on counting.
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(GRACE_SECONDS)
+        # The service may not answer, and this thread must continue to count.
+        querying = threading.Thread(target=query, daemon=True)
+        querying.start()
+        querying.join(GRACE_SECONDS)
         return bool(found)
 
     def _write_stacks(self, where: str) -> None:
@@ -165,34 +164,39 @@ class Watchdog:
 
     def _compare(self, where: str) -> None:
         """Tells the other hosts where this one is, and the user which of them are behind."""
-        client, total = distributed.global_state.client, jax.process_count()
-        if client is None or total == 1:
+        service, total = coordinator.client(), jax.process_count()
+        if service is None or total == 1:
             return
-        client.key_value_set(f"{_FOLDER}/{jax.process_index()}", f"{self._begun} {where}", True)
+        service.key_value_set(f"{_FOLDER}/{jax.process_index()}", f"{self._begun} {where}", True)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # those that did not come are named
-            client.wait_at_barrier(f"{_FOLDER}/told", int(1000 * GRACE_SECONDS))
-        found = dict(client.key_value_dir_get(f"{_FOLDER}/"))
-        told = {int(key.rsplit("/", 1)[-1]): text.split(" ", 1) for key, text in found.items()}
-        _say("; ".join(behind({n: (int(begun), at) for n, (begun, at) in told.items()}, total)))
-        # The store lives in process 0: it goes when the others have read.
+            service.wait_at_barrier(f"{_FOLDER}/reported", int(1000 * GRACE_SECONDS))
+        found = coordinator.by_process(service.key_value_dir_get(f"{_FOLDER}/"))
+        reports = {number: text.split(" ", 1) for number, text in found.items()}
+        _say("; ".join(behind({n: (int(begun), at) for n, (begun, at) in reports.items()}, total)))
+        # The service lives in process 0, which ends after the others have read.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            client.wait_at_barrier(f"{_FOLDER}/read", int(1000 * GRACE_SECONDS / 2))
+            service.wait_at_barrier(f"{_FOLDER}/read", int(1000 * GRACE_SECONDS / 2))
 
 
-def behind(told: dict[int, tuple[int, str]], total: int) -> list[str]:
+def behind(reports: dict[int, tuple[int, str]], total: int) -> list[str]:
     """One line for each host that is silent or has begun fewer updates than another."""
-    most = max(begun for begun, _ in told.values())
+    most = max(begun for begun, _ in reports.values())
     silent = [
-        f"host {number} says nothing: it is stopped, dead or cut off"
+        f"host {number} is silent: it is stopped, dead or cut off"
         for number in range(total)
-        if number not in told
+        if number not in reports
     ]
     slow = [
         f"host {number} is behind ({where}; others have begun {most})"
-        for number, (begun, where) in sorted(told.items())
+        for number, (begun, where) in sorted(reports.items())
         if begun < most
     ]
     return silent + slow or [f"all {total} hosts are in the same update"]
+
+
+def _is_ready(metrics: Any) -> bool:
+    """Whether the metrics of an update are computed; does not wait."""
+    return jax.tree.leaves(metrics)[0].is_ready()
 
 
 def _say(text: str) -> None:

@@ -60,10 +60,10 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def with_stored(cfg: RunConfig, workdir: Path) -> list[str]:
-    """How `cfg` differs from the config of the run so far, one line for each value.
+def require_same(cfg: RunConfig, workdir: Path) -> None:
+    """CheckpointError, with one line for each value, unless `cfg` may resume the run in `workdir`.
 
-    CheckpointError when that is missing or damaged, DiskError when the disk does not give it.
+    Also when its config is missing or damaged; DiskError on an error of the disk.
     """
     file = workdir / CONFIG_FILE
     try:
@@ -75,7 +75,11 @@ def with_stored(cfg: RunConfig, workdir: Path) -> list[str]:
         ) from fault
     except OSError as fault:
         raise DiskError(f"{file} cannot be read ({fault.strerror}): start again") from fault
-    return differences(_filled(saved, cfg), to_json(cfg))
+    if found := differences(_filled(saved, cfg), to_json(cfg)):
+        raise CheckpointError(
+            f"{workdir} belongs to another run: {'; '.join(found)}. Give these values, or another "
+            "workdir"
+        )
 
 
 def store(cfg: RunConfig, workdir: Path) -> None:

@@ -20,11 +20,11 @@ from esam_jax.convert import model_folder
 from esam_jax.data import loader, records, sources
 from esam_jax.errors import TrainingError
 from esam_jax.evaluate import runner
-from esam_jax.processes import consistency, join, leader, shared_cache
-from esam_jax.processes.join import Terminated
+from esam_jax.processes import consistency, leader, stop
+from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import plots
-from esam_jax.runs import config_file
+from esam_jax.runs import config_file, owner
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
@@ -47,8 +47,7 @@ def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) ->
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     back = None
-    with join.sigterm() as terminated:
-        shared_cache.require()
+    with stop.sigterm() as terminated:
         while True:
             try:
                 return _run(cfg, Path(workdir), back, terminated, progress)
@@ -80,9 +79,11 @@ def _run(
     consistency.agree(consistency.facts(config_file.to_json(cfg), **here))
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    if done_before:
-        with Checkpoints(cfg, workdir):  # only compares the configs: the data may be gone by now
-            log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
+    resumed = first_step > 0
+    if resumed:
+        leader.decide(lambda: config_file.require_same(cfg, workdir))
+    if done_before:  # the data may be gone by now
+        log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
         return so_far
 
     # What a typing error can break is opened here, before the folder is touched.
@@ -98,9 +99,11 @@ def _run(
     template = states.abstract(task, optimiser, cfg, mesh)
     with (
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
-        Checkpoints(cfg, workdir, template) as checkpoints,
+        owner.owned(workdir, resumed=resumed),
+        Checkpoints(cfg.save, workdir, template) as checkpoints,
         _full_memory(),
     ):
+        leader.decide(lambda: _store(cfg, workdir, resumed))
         if back is not None:
             checkpoints.go_back(first_step)
         if first_step:
@@ -146,12 +149,12 @@ def _run(
                         report.events(done, checkpoints.check())
                         if _is_due(cfg.guard.checksum_every_steps, done):
                             copies.compare(done, _copied(state, frozen))
-                        stop = join.stop_agreed(terminated)
-                        if stop or done % cfg.save.every_steps == 0 or done == cfg.steps:
+                        stopping = stop.stop_agreed(terminated)
+                        if stopping or done % cfg.save.every_steps == 0 or done == cfg.steps:
                             guard.judge(cfg.guard, report.flush(done))  # before it can be saved
                             with watchdog.slow("a save"), report.timed("save", done):
                                 checkpoints.save(done, state)
-                        if stop:
+                        if stopping:
                             with watchdog.slow("the last save"):
                                 checkpoints.wait()
                             raise Terminated
@@ -173,6 +176,11 @@ def _run(
                 log.say(plots.loss(workdir), progress)
             report.finish()
         return log.merged(workdir / log.METRICS_FILE)
+
+
+def _store(cfg: RunConfig, workdir: Path, resumed: bool) -> None:
+    with owner.writing(workdir, resumed=resumed):
+        config_file.store(cfg, workdir)
 
 
 def _evaluates(cfg: RunConfig, done: int) -> bool:

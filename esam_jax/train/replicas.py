@@ -1,4 +1,4 @@
-"""Copies of a piece on several devices, compared: a bit that flipped in one shows in its word sum.
+"""Copies of a piece on several devices, compared: a bit that flipped in one shows in its checksum.
 
 Parameters that are whole on every device, or sharded over one mesh axis and repeated along
 another, must have the same bits wherever they lie: equal arithmetic made them. A faulty chip or
@@ -29,7 +29,7 @@ class Replicas:
         self._pieces_LD = [_pieces(leaf, self._devices) for _, leaf in leaves]
         self._trusted = trusted
         sums = jax.shard_map(
-            lambda tree: jnp.stack([checksums.word_sum(leaf) for leaf in jax.tree.leaves(tree)])[
+            lambda tree: jnp.stack([checksums.array_sum(leaf) for leaf in jax.tree.leaves(tree)])[
                 None
             ],
             mesh=mesh,

@@ -2,7 +2,7 @@
 
 Prints one line a save: seconds that `save` blocks, the part of it that sums take, seconds of the
 next update (which donates the state that is being written) beside one without a save, and seconds
-until the checkpoint is whole and read back.
+until the checkpoint is committed.
 """
 
 import pathlib
@@ -58,7 +58,7 @@ def main(folder, saves=5):
     print(
         f"{size / 1e9:.2f} GB in {len(jax.tree.leaves(now))} arrays, {jax.devices()[0].device_kind}"
     )
-    with Checkpoints(toy.config(), pathlib.Path(folder), now) as checkpoints:
+    with Checkpoints(toy.config().save, pathlib.Path(folder), now) as checkpoints:
         for step in range(1, saves + 1):
             alone, now = seconds(update, now)
             summing, _ = seconds(checksums.of, now)

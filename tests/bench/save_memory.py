@@ -1,12 +1,12 @@
 """How much the memory of a process grows with each save: `python tests/bench/save_memory.py`.
 
-    python tests/bench/save_memory.py [--saves 240] [--arrays 501] [--leaking]
+    python tests/bench/save_memory.py [--saves 240] [--arrays 501]
 
 Saves a state of many small arrays again and again, and prints three sizes and their slopes over the
-last third: resident memory, what glibc has given out and not got back (mallinfo2), and objects that
+last third: resident memory, what glibc has allocated and not freed (mallinfo2), and objects that
 Python holds in memory of its own. What is lost grows in one of the last two; what grows in the
-first alone is kept for later by the allocator. With `--leaking`, Orbax works as it does by itself,
-without `esam_jax.train.storage.leaks`.
+first alone is kept for later by the allocator. TensorStore 0.1.69 to 0.1.86 keeps
+some objects of Python for each array of a save.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from helpers import toy
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
 from esam_jax.machine import memory
-from esam_jax.train.checkpoint import leaks
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.state import TrainState
 
@@ -52,7 +51,7 @@ def grow(folder, saves, arrays):
     tree = {f"array_{i:04d}": np.zeros((16, 16), np.float32) for i in range(arrays)}
     state = jax.device_put(TrainState(np.int32(0), tree, (), (), ()), place)
     sizes = []
-    with Checkpoints(toy.config(), pathlib.Path(folder), state) as checkpoints:
+    with Checkpoints(toy.config().save, pathlib.Path(folder), state) as checkpoints:
         for step in range(1, saves + 1):
             checkpoints.save(step, state)
             checkpoints.wait()
@@ -69,10 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--saves", type=int, default=240)
     parser.add_argument("--arrays", type=int, default=501)
-    parser.add_argument("--leaking", action="store_true")
     args = parser.parse_args()
-    if args.leaking:
-        leaks.stop = lambda: False
     with tempfile.TemporaryDirectory() as scratch:
         for name, sizes in grow(scratch, args.saves, args.arrays):
             late = sizes[-(args.saves // 3) :]

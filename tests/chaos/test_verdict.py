@@ -97,7 +97,7 @@ def leave_half_a_file(run):
 
 
 def leave_half_a_file_in_the_last_checkpoint(run):
-    (run / "checkpoints" / "2" / ".verified.json.3.new").write_text("")
+    (run / "checkpoints" / "2" / ".metadata.3.new").write_text("")
 
 
 def go_further(run):
@@ -115,7 +115,7 @@ def go_further(run):
         (lose_batch, "process 0: steps had no batch: 2"),
         (leave_half_a_checkpoint, "left over: checkpoints/4.orbax-checkpoint-tmp"),
         (leave_half_a_file, "left over: .config.json.12.new"),
-        (leave_half_a_file_in_the_last_checkpoint, "left over: .verified.json.3.new"),
+        (leave_half_a_file_in_the_last_checkpoint, "left over: .metadata.3.new"),
         (go_further, "the last checkpoint is [3] instead of [2]"),
     ],
 )

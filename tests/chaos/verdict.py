@@ -108,7 +108,7 @@ def _batches(calm, stormy):
 
 
 def _names(calm, stormy):
-    """Nothing is left over: no half-written file or checkpoint, no lease."""
+    """Nothing is left over: no half-written file or checkpoint, no owner."""
     left = sorted(name for name in _tree(stormy) - _tree(calm) if not MAY_REMAIN.fullmatch(name))
     last = stormy / "checkpoints" / str(saved(stormy / "checkpoints")[-1])
     left += [path.name for path in last.rglob("*") if "tmp" in path.name or path.name[0] == "."]

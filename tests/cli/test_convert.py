@@ -15,6 +15,7 @@ from esam_jax.convert import describe, load, model_folder, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
 from esam_jax.evaluate import golden
+from esam_jax.runs import config_file
 from esam_jax.train import optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -172,7 +173,9 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
     mesh, task = sharding.make_mesh(cfg.mesh), tasks.build(cfg)
     first = states.create(task, optim.make(cfg.optim, cfg.steps), cfg, mesh, None)
     kept = {1: first, 2: first.replace(params=jax.tree.map(lambda x: x + 1, first.params))}
-    with Checkpoints(cfg, tmp_path / "run") as checkpoints:
+    (tmp_path / "run").mkdir()
+    config_file.store(cfg, tmp_path / "run")
+    with Checkpoints(cfg.save, tmp_path / "run") as checkpoints:
         for step, state in kept.items():
             checkpoints.save(step, state)
     run_folder = tmp_path / "run"

@@ -13,6 +13,7 @@ from esam_jax.config import (
     ScenesConfig,
     SegmentConfig,
 )
+from esam_jax.runs import config_file
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.state import GuardState, TrainState
 from helpers import toy
@@ -55,8 +56,10 @@ def config(**save):
 
 
 def saved(folder, *steps, **save):
-    """A run folder with these steps, each read back."""
-    with Checkpoints(config(**{"keep": 9} | save), folder) as checkpoints:
+    """The folder of checkpoints of a run with these steps, and its config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config_file.store(config(), folder)
+    with Checkpoints(SaveConfig(**{"keep": 9} | save), folder) as checkpoints:
         for step in steps:
             checkpoints.save(step, state(step))
         checkpoints.wait()
@@ -65,7 +68,7 @@ def saved(folder, *steps, **save):
 
 
 def assert_restores(folder, step, wanted=None, **save):
-    with Checkpoints(config(**save), folder) as checkpoints:
+    with Checkpoints(SaveConfig(**save), folder) as checkpoints:
         found = checkpoints.restore(template())
         assert checkpoints.latest() == step
         for ours, theirs in zip(*map(jax.tree.leaves, (wanted or state(step), found)), strict=True):

@@ -2,9 +2,9 @@
 
 The JSON holds `workdir`, and what a test wants to go differently: `steps`, `pause` (seconds before
 each batch), `sleep` ({"host": h, "step": s}: never ends there), `warned` (a host that gets SIGTERM
-before its first batch), `lr` ({"host": h, "rate": r}), `caches` (where each host keeps compiled
-programs), `constant` (a host whose program holds another number), `weights` (a host that reads
-other frozen ones), `hang_seconds`, and `peers`.
+before its first batch), `lr` ({"host": h, "rate": r}), `default_cache` (a folder for compiled
+programs, which no variable names), `constant` (a host whose program holds another number),
+`weights` (a host that reads other frozen ones), `hang_seconds`, and `peers`.
 Prints, on stdout, one line of JSON about every file that Python opened to write.
 """
 
@@ -55,8 +55,8 @@ def main(wishes):
     """The exit code, as the command line gives it."""
     written = []
     number = int(os.environ.get("JAX_PROCESS_ID", 0))
-    if "caches" in wishes:
-        jax.config.update("jax_compilation_cache_dir", wishes["caches"][number])
+    if "default_cache" in wishes:
+        jax.config.update("jax_compilation_cache_dir", wishes["default_cache"])
     config = toy.config(
         steps=wishes.get("steps", 6),
         mesh=MeshConfig(),

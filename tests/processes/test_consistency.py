@@ -40,7 +40,7 @@ def test_lowering_first_traces_once():
 
 
 @pytest.mark.parametrize(
-    ("digests", "odd", "usual"),
+    ("digests", "different", "usual"),
     [
         ("aaa", [], 0),
         ("aba", [1], 0),
@@ -50,8 +50,8 @@ def test_lowering_first_traces_once():
         ("abbc", [0, 3], 1),
     ],
 )
-def test_the_odd_ones_are_fewer(digests, odd, usual):
-    assert consistency.odd_ones(dict(enumerate(digests))) == (odd, usual)
+def test_hosts_that_differ_are_fewer(digests, different, usual):
+    assert consistency.outliers(dict(enumerate(digests))) == (different, usual)
 
 
 def test_differences_are_named_by_path():

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 from helpers import processes, toy, toy_run
-from jax._src.clusters import cloud_tpu_cluster
 
 from esam_jax import sharding
 from esam_jax.config import PeersConfig
@@ -27,80 +26,6 @@ from esam_jax.train.telemetry import log
 
 STEPS = 300  # of a run that a signal must hit; JAX takes seconds to tell all hosts of one
 PAUSE = 0.1  # before each update of such a run
-
-
-@pytest.mark.parametrize(
-    ("environment", "told", "several"),
-    [
-        ({}, None, False),
-        ({"SLURM_NTASKS": "8"}, None, False),  # a batch script, not a step of it
-        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8"}, 8, True),
-        ({"SLURM_STEP_NUM_TASKS": "1"}, 1, False),
-        ({"OMPI_COMM_WORLD_SIZE": "4"}, 4, True),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, False),
-        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, 2, True),
-        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2", "MEGASCALE_NUM_SLICES": "3"}, 6, True),
-        ({"TPU_PROCESS_ADDRESSES": "a:8471,b:8471,c:8471"}, 3, True),
-        ({"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234"}, None, True),
-        ({"JAX_NUM_PROCESSES": "2", "SLURM_STEP_NUM_TASKS": "8"}, 2, True),  # the user is right
-    ],
-)
-def test_one_of_several_processes_is_told_by_its_environment(environment, told, several):
-    assert join.told_processes(PeersConfig(), environment) == told
-    assert join.is_one_of_several(PeersConfig(), environment) == several
-    assert join.told_processes(PeersConfig(processes=3), environment) == 3
-    assert join.is_one_of_several(PeersConfig(processes=3), environment)
-
-
-@pytest.fixture
-def tpu_vm(monkeypatch):
-    """As on a TPU VM: gives the attributes that Google's metadata server tells."""
-    attributes = {}
-    monkeypatch.setattr(cloud_tpu_cluster, "running_in_cloud_tpu_vm", True)
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # JAX sets it where there is no TPU
-    monkeypatch.setattr(
-        cloud_tpu_cluster,
-        "get_metadata",
-        lambda key: (attributes[key], 200) if key in attributes else ("", 404),
-    )
-    join._of_tpu_vms.cache_clear()
-    yield attributes
-    join._of_tpu_vms.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("workers", "slices", "told"), [("a", 1, 1), ("a,b,c,d", 1, 4), ("x:1:a,y:2:b", 2, 4)]
-)
-def test_the_hosts_of_a_tpu_slice_are_told_by_its_metadata(tpu_vm, workers, slices, told):
-    tpu_vm |= {"agent-worker-number": "0", "worker-network-endpoints": workers}
-    tpu_vm["tpu-env"] = f"ZONE: 'here'\nMEGASCALE_NUM_SLICES: '{slices}'\n"
-    assert join.told_processes(PeersConfig(), {}) == told
-    assert join.is_one_of_several(PeersConfig(), {}) == (told > 1)
-    assert join.told_processes(PeersConfig(processes=3), {}) == 3  # the user is right
-
-
-def test_a_tpu_vm_that_belongs_to_no_slice(tpu_vm):
-    assert join.told_processes(PeersConfig(), {}) is None
-
-
-def test_a_count_that_is_none():
-    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES is 'two' in the environment"):
-        join.told_processes(PeersConfig(), {"JAX_NUM_PROCESSES": "two"})
-
-
-@pytest.mark.parametrize(
-    ("environment", "devices"),
-    [
-        ({}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "3"}, [0, 1, 2]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),  # a node without GPUs
-    ],
-)
-def test_one_task_on_a_node_uses_all_its_gpus(environment, devices):
-    assert join._local_devices(environment) == devices
 
 
 def test_other_devices_than_expected_are_refused():
@@ -268,7 +193,7 @@ def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
     second = max(saved(tmp_path))
     assert first < second < STEPS and second == steps_done(tmp_path)
 
-    # A notice that comes before the first update of a run that goes on.
+    # A notice that comes before the first update of a resumed run.
     warned = run(2, cache, workdir=str(tmp_path), pause=PAUSE, warned=1)
     processes.finish(warned, codes=[143, 143], timeout=120)
     third = max(saved(tmp_path))
@@ -278,7 +203,7 @@ def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
     assert_same_end(whole[0], tmp_path)
 
 
-def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_path):
+def test_f02_a_lost_host_ends_the_others_and_the_run_resumes(whole, cache, tmp_path):
     started = run(2, cache, workdir=str(tmp_path), pause=PAUSE, save=20)
     wait_for_step(tmp_path, 22, started)
     started[1].kill()
@@ -291,8 +216,8 @@ def test_f02_a_lost_host_ends_the_others_and_the_run_goes_on(whole, cache, tmp_p
 
 
 def test_f16_a_host_with_another_config_is_named_by_all(cache, tmp_path):
-    odd = {"host": 1, "rate": 0.5}
-    outputs = processes.finish(run(3, cache, workdir=str(tmp_path), lr=odd), codes=[2, 2, 2])
+    other = {"host": 1, "rate": 0.5}
+    outputs = processes.finish(run(3, cache, workdir=str(tmp_path), lr=other), codes=[2, 2, 2])
     for _, errors in outputs:
         assert "esam: host 1 (" in errors and ") differs from host 0 in " in errors
         assert "config.optim.peak_lr: 0.5, not 0.01" in errors
@@ -312,26 +237,20 @@ def compiled(folder):
     return [line["cache"] for line in lines if line.get("event") == "compile"]
 
 
-def test_one_cache_of_all_hosts_is_used(whole, cache):
+def test_a_cache_that_the_user_names_is_used(whole):
     assert compiled(whole[0])[0] in ("miss", "hit")
-    assert not [name for name in cache.iterdir() if name.name.startswith(".seen")]
 
 
-@pytest.mark.parametrize(
-    "named", [("one", "two"), ("one", None), (None, "two"), ("/proc/none",) * 2]
-)
-def test_caches_of_single_hosts_are_not_used(cache, tmp_path, named):
+def test_several_processes_keep_no_programs_unless_the_user_names_a_folder(tmp_path):
     """On GPUs a host that finds its program leaves those that do not waiting for its timings."""
-    caches = [name and str(tmp_path / name) for name in named]
-    outputs = processes.finish(
-        run(2, cache, workdir=str(tmp_path / "run"), steps=3, save=3, caches=caches)
-    )
-    fault = "cannot be written" if named[0] == "/proc/none" else "is not seen by host 1"
-    said = f"esam: the compilation cache {caches[0]} of host 0 {fault}: no host keeps"
-    assert (said in outputs[0][1]) == (named[0] is not None)
-    assert "compilation cache" not in outputs[1][1]
+    default = tmp_path / "default"
+    wishes = {"steps": 3, "save": 3, "default_cache": str(default), "peers": {}}
+    command = [toy_run.__file__, json.dumps({"workdir": str(tmp_path / "run"), **wishes})]
+    outputs = processes.finish(processes.start(command, 2, environment={"ESAM_COMPILE_CACHE": ""}))
+    assert "several processes keep no compiled programs" in outputs[0][1]
+    assert "compiled programs" not in outputs[1][1]
     assert compiled(tmp_path / "run") == ["off"]
-    assert not any(list((tmp_path / name).glob("*")) for name in named if name)
+    assert not default.exists()
 
 
 def test_a_host_that_has_read_other_weights_is_found_before_the_first_update(cache, tmp_path):

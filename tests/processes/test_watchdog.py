@@ -149,7 +149,7 @@ def test_none_watches_nothing(tmp_path):
 def test_hosts_that_are_behind_are_named():
     told = {0: (8, "update 8 begun, 7 finished"), 2: (7, "update 7 begun, 7 finished")}
     assert watchdog.behind(told, 3) == [
-        "host 1 says nothing: it is stopped, dead or cut off",
+        "host 1 is silent: it is stopped, dead or cut off",
         "host 2 is behind (update 7 begun, 7 finished; others have begun 8)",
     ]
     assert watchdog.behind({0: (8, ""), 1: (8, "")}, 2) == ["all 2 hosts are in the same update"]
@@ -187,5 +187,5 @@ def test_f15_a_host_that_is_stopped(tmp_path):
             each.kill()
             each.communicate()
     assert started[0].returncode == 75, errors
-    assert "host 1 says nothing: it is stopped, dead or cut off" in errors
+    assert "host 1 is silent: it is stopped, dead or cut off" in errors
     assert (tmp_path / "stacks" / "host_000.txt").exists()

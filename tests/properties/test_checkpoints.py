@@ -1,7 +1,7 @@
-"""Any order of saves, failing saves, kills, damage and outages leaves the newest whole step.
+"""Any order of saves, failing saves, kills, damage and outages leaves the newest intact step.
 
-A machine draws the order. What it believes is simple: a step that was saved and not damaged reads
-as it was written, and the newest of those is where the next start goes on.
+A machine draws the order. What it expects is simple: a step that was saved and not damaged reads
+as it was written, and the next start resumes from the newest of those.
 """
 
 import contextlib
@@ -15,14 +15,16 @@ from unittest import mock
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from helpers import steps
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from esam_jax.config import SaveConfig
 from esam_jax.errors import DiskError
-from esam_jax.train.checkpoint import manager, step_folders, verify
+from esam_jax.train.checkpoint import manager, reader, step_folders
 from esam_jax.train.checkpoint.manager import Checkpoints
 
 # Where a write fails, Orbax leaves threads behind whose loops are closed under them.
@@ -55,7 +57,7 @@ class Disk(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.checkpoints = Checkpoints(
-            steps.config(**_CONFIG), self.workdir, steps.template()
+            SaveConfig(**_CONFIG), self.workdir, steps.template()
         ).__enter__()
 
     def close(self) -> None:
@@ -70,7 +72,7 @@ class Disk(RuleBasedStateMachine):
         return manager.steps(self.workdir)
 
     def save(self) -> list[dict]:
-        """The next step, and what is told of it."""
+        """The next step, and what is reported of it."""
         self.step += 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they say the same
@@ -79,22 +81,25 @@ class Disk(RuleBasedStateMachine):
             return self.checkpoints.check()
 
     @rule()
-    def a_save_is_whole(self) -> None:
+    def a_save_is_committed(self) -> None:
         assert self.save() == []
         assert self.kept[-1] == self.step
 
     @rule(how=st.sampled_from(["no room", "while it is written", "when it is finished"]))
     def a_save_fails(self, how: str) -> None:
         before = self.kept
-        handler = self.checkpoints._checkpointer.handler
         fault = {
             "no room": lambda: mock.patch.object(step_folders, "free_bytes", lambda folder: 0),
-            "while it is written": lambda: mock.patch.object(handler, "async_save", refuse),
-            "when it is finished": lambda: mock.patch.object(handler, "finalize", refuse),
+            "while it is written": lambda: mock.patch.object(
+                ocp.PyTreeCheckpointHandler, "async_save", refuse
+            ),
+            "when it is finished": lambda: mock.patch.object(
+                ocp.CompositeCheckpointHandler, "finalize", refuse
+            ),
         }[how]
         with fault():
             (event,) = self.save()
-        assert "training goes on" in event["event"] and event["saves_failed"] > 0
+        assert "training continues" in event["event"] and event["saves_failed"] > 0
         assert self.kept == before
 
     @precondition(lambda self: set(self.kept) - self.damaged)
@@ -132,17 +137,17 @@ class Disk(RuleBasedStateMachine):
                 self.nothing_can_be_read(outage)
                 assert self.kept == there
             else:
-                self.goes_on_from(whole[-1])
+                self.resumes_from(whole[-1])
             self.checkpoints.check()
         if not self.kept or (there and not whole):
-            self.a_person_starts_anew()
+            self.a_person_starts_over()
 
     def nothing_can_be_read(self, outage: bool) -> None:
-        reads = mock.patch.object(verify, "_arrays", fail)
+        reads = mock.patch.object(reader, "_restore", fail)
         with reads if outage else contextlib.nullcontext(), pytest.raises(DiskError):
             self.checkpoints.restore(steps.template())
 
-    def goes_on_from(self, newest: int) -> None:
+    def resumes_from(self, newest: int) -> None:
         found = self.checkpoints.restore(steps.template())
         leaves = zip(*map(jax.tree.leaves, (steps.state(newest), found)), strict=True)
         for wanted, leaf in leaves:
@@ -156,7 +161,7 @@ class Disk(RuleBasedStateMachine):
     def step_of(state) -> int:
         return int(state.step)
 
-    def a_person_starts_anew(self) -> None:
+    def a_person_starts_over(self) -> None:
         self.close()
         shutil.rmtree(self.workdir / step_folders.CHECKPOINTS_FOLDER)
         self.step, self.damaged = 0, set()

@@ -1,96 +1,100 @@
-"""What becomes of a checkpoint once it is written: read back, compared by score, deleted at last.
+"""Which checkpoints a run keeps, as a preservation policy of Orbax's CheckpointManager.
 
-All of it happens in one thread of process 0, behind the training.
+The manager evaluates it when a save begins, and deletes what it does not preserve after that save
+is committed: a save that fails costs no older checkpoint.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+from orbax.checkpoint import checkpoint_managers as policies
 
+from esam_jax import files
 from esam_jax.config import SaveConfig
 from esam_jax.train.checkpoint import step_folders
 
+SCORES_FILE = "scores.json"
 
-class Keeper:
-    """Verifies the steps in a folder, and deletes those that `save` does not ask to keep.
 
-    `fault_of` reads a step and says what is wrong with it, or None. `tell` takes what a person
-    should know. Processes other than 0 do nothing.
+def policy(save: SaveConfig, folder: Path) -> "Committed":
+    """The newest `save.keep`, the best, and the newest at a multiple of `save.every_steps`.
+
+    `guard.spike` goes back to the last of these when runs that were stopped have left newer ones.
+    """
+    kept = [
+        policies.LatestN(save.keep),
+        policies.EveryNSteps(save.every_steps, max_to_keep=1),
+    ]
+    if save.best is not None:
+        kept.append(_Best(folder, save.best))
+    return Committed(folder, policies.AnyPreservationPolicy(kept))
+
+
+class Committed(policies.PreservationPolicy):
+    """A policy that sees the committed steps alone, and the one being saved.
+
+    Orbax lists every folder whose name is a number, also one that has lost its commit marker.
     """
 
-    def __init__(
-        self,
-        save: SaveConfig,
-        folder: Path,
-        fault_of: Callable[[Path], str | None],
-        tell: Callable[[str], None],
-    ) -> None:
-        self._save, self._folder = save, folder
-        self._fault_of, self._tell = fault_of, tell
-        self._scores = step_folders.read_scores(folder)
-        self._thread = ThreadPoolExecutor(1, "keeper")
+    def __init__(self, folder: Path, inner: policies.AnyPreservationPolicy) -> None:
+        self._folder, self._inner = folder, inner
 
-    def written(self, step: int) -> None:
-        """Begins to verify a new step; older ones go only after it came back as it was written."""
-        self._submit(self._verify, step)
+    def should_preserve(
+        self, checkpoints: Any, *, context: policies.PreservationContext
+    ) -> list[bool]:
+        committed = {*step_folders.steps(self._folder), checkpoints[-1].step}
+        seen = [each for each in checkpoints if each.step in committed]
+        answers = self._inner.should_preserve(seen, context=context)
+        kept = {each.step for each, answer in zip(seen, answers, strict=True) if answer}
+        return [each.step in kept for each in checkpoints]
 
-    def score(self, step: int, values: Mapping[str, Any]) -> None:
-        """Takes what the evaluation gave, which is nothing where no picture could be read."""
-        best = self._save.best
-        if best is not None and best in values:
-            self._submit(self._note, step, {best: float(values[best])})
 
-    def forget(self, after: int) -> None:
-        """Takes back the scores of later steps, which a run that went back does anew."""
-        self._submit(self._keep_scores, lambda step: step <= after)
+class _Best(policies.PreservationPolicy):
+    """The step with the highest value of a metric, the newest of equals.
 
-    def wait(self) -> None:
-        """Returns when nothing is left to do."""
-        self._thread.submit(lambda: None).result()
+    Orbax takes metrics only together with the save, but a model is measured after it is saved; so
+    they are kept in a file of their own.
+    """
 
-    def close(self) -> None:
-        """Ends the thread, after its work."""
-        self._thread.shutdown()
+    def __init__(self, folder: Path, metric: str) -> None:
+        self._folder, self._metric = folder, metric
 
-    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
-        """In the background, where an error must not be lost and must not end the training."""
+    def should_preserve(
+        self, checkpoints: Any, *, context: policies.PreservationContext
+    ) -> list[bool]:
+        values = {
+            step: scores[self._metric]
+            for step, scores in read_scores(self._folder).items()
+            if self._metric in scores
+        }
+        steps = [each.step for each in checkpoints]
+        scored = [step for step in steps if step in values]
+        best = max(scored, key=lambda step: (values[step], step), default=None)
+        return [step == best for step in steps]
 
-        def run() -> None:
-            try:
-                work(*arguments)
-            except Exception as fault:
-                self._tell(f"checkpoints in {self._folder} are not looked after ({fault})")
 
-        if jax.process_index() == 0:
-            self._thread.submit(run)
+def note_score(folder: Path, step: int, metric: str, value: float) -> None:
+    """Records what the evaluation measured after `step` updates."""
+    _write(folder, {**read_scores(folder), step: {metric: value}})
 
-    def _verify(self, step: int) -> None:
-        fault = self._fault_of(self._folder / str(step))
-        if fault is not None:
-            place = step_folders.set_aside(self._folder, step, "damaged")
-            self._tell(
-                f"checkpoint {step} {fault} right after it was written: it is {place.name} now"
-            )
-            return
-        step_folders.mark_verified(self._folder, step)
-        self._retain()
 
-    def _note(self, step: int, score: dict[str, float]) -> None:
-        oldest = min(step_folders.steps(self._folder), default=step)
-        self._scores[step] = score
-        self._keep_scores(lambda step: step >= oldest)
-        self._retain()
+def forget_scores(folder: Path, after: int) -> None:
+    """Drops the scores of later steps, which a run that went back repeats."""
+    scores = read_scores(folder)
+    if any(step > after for step in scores):
+        _write(folder, {step: each for step, each in scores.items() if step <= after})
 
-    def _keep_scores(self, which: Callable[[int], bool]) -> None:
-        self._scores = {step: each for step, each in self._scores.items() if which(step)}
-        step_folders.write_scores(self._folder, self._scores)
 
-    def _retain(self) -> None:
-        best = self._save.best
-        scores = {step: each[best] for step, each in self._scores.items() if best in each}
-        whole, good = step_folders.steps(self._folder), step_folders.verified(self._folder)
-        for step in step_folders.surplus(whole, good, scores, self._save):
-            step_folders.remove(self._folder, step)
+def read_scores(folder: Path) -> dict[int, dict[str, float]]:
+    """The recorded measurements by step; {} where there are none."""
+    try:
+        found = json.loads((folder / SCORES_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {int(step): values for step, values in found.items()}
+
+
+def _write(folder: Path, scores: Mapping[int, Mapping[str, float]]) -> None:
+    files.write(folder / SCORES_FILE, json.dumps(scores, indent=2) + "\n")

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 sys.path.insert(0, sys.argv[1])
 from helpers import steps
 from esam_jax import sharding
-from esam_jax.config import MeshConfig
+from esam_jax.config import MeshConfig, SaveConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.train.checkpoint.manager import Checkpoints
 
@@ -34,8 +34,7 @@ def state(step):
     return jax.tree.map(put, host)
 
 def saves(first, last):
-    cfg = steps.config(best="box_miou")
-    with Checkpoints(cfg, folder, steps.template(state(0))) as checkpoints:
+    with Checkpoints(SaveConfig(best="box_miou"), folder, steps.template(state(0))) as checkpoints:
         for step in range(first, last + 1):
             checkpoints.save(step, state(step))
             checkpoints.score(step, {"box_miou": -step})
@@ -43,7 +42,7 @@ def saves(first, last):
         print(checkpoints.check(), flush=True)
 
 def restored(**save):
-    with Checkpoints(steps.config(**save), folder, steps.template(state(0))) as checkpoints:
+    with Checkpoints(SaveConfig(**save), folder, steps.template(state(0))) as checkpoints:
         found = checkpoints.restore(steps.template(state(0)))
         for ours, theirs in zip(*map(jax.tree.leaves, (state(checkpoints.latest()), found))):
             for a, b in zip(ours.addressable_shards, theirs.addressable_shards):
@@ -77,18 +76,16 @@ def run(tmp_path):
     return start
 
 
-def test_two_processes_save_verify_keep_and_read(run, tmp_path):
+def test_two_processes_save_keep_and_read(run, tmp_path):
     assert run(SAVES) == [["[]", "4"]] * 2
     folder = tmp_path / "checkpoints"
-    assert (
-        step_folders.steps(folder) == step_folders.verified(folder) == [1, 3, 4]
-    )  # 1 has the best score
+    assert step_folders.steps(folder) == [1, 3, 4]  # 1 has the best score
     steps.assert_restores(tmp_path, 4)  # by one process
 
     # F09: what the second process wrote is gone.
     shutil.rmtree(folder / "4" / "state" / "ocdbt.process_1")
     for first, second in run(FAULTS):
-        assert "checkpoints/4 cannot be read in" in first and second == "3"
+        assert "checkpoints/4 cannot be read" in first and second == "3"
     assert (folder / "4.damaged").is_dir()
-    with Checkpoints(steps.config(), tmp_path) as checkpoints:
+    with Checkpoints(SaveConfig(), tmp_path) as checkpoints:
         assert checkpoints.latest() == 3

@@ -1,0 +1,107 @@
+"""Reads one saved step, by each process alone, and reports what is wrong with it.
+
+Writes nothing. No barrier lies between the processes: where one of them cannot read its pieces, the
+others return too, and all compare their results afterwards.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from esam_jax import files, sharding
+from esam_jax.errors import DiskError, one_line
+from esam_jax.processes import coordinator
+from esam_jax.train.checkpoint import checksums, step_folders
+from esam_jax.train.state import TrainState
+
+FORMAT = "position hash"  # of the checksums item; the first format had the sums alone
+
+
+class DamagedError(Exception):
+    """The step is not what was written; the text completes "checkpoint 12 ..."."""
+
+
+def checksums_item(state: TrainState) -> dict[str, Any]:
+    """What is saved beside a state, for `read` to compare with."""
+    return {"format": FORMAT, "arrays": checksums.of(state)}
+
+
+def read(path: Path, template: TrainState) -> TrainState:
+    """The state of a step, laid out as `template`; every process must call it alike.
+
+    DamagedError on all of them where one cannot read it or an array differs from its checksum,
+    DiskError on a transient I/O error, which says nothing about the step.
+    """
+    fault: Exception | None = None
+    state, item = None, {}
+    try:
+        item = ocp.JsonCheckpointHandler(multiprocessing_options=_alone()).restore(
+            epath.Path(path / step_folders.CHECKSUMS)
+        )
+        state = _restore(path, template)
+    except Exception as error:  # Orbax and TensorStore raise built-ins of many kinds
+        fault = error
+    outcome = None
+    if fault is not None:
+        transient = files.is_transient(fault)
+        reason = one_line(fault) if transient or not item else _unreadable(path, template, fault)
+        outcome = {"transient": transient, "reason": reason}
+    found = [json.loads(each) for each in coordinator.gather("the restore", json.dumps(outcome))]
+    for each in filter(None, found):
+        if each["transient"]:
+            raise DiskError(f"checkpoint {path} cannot be read ({each['reason']}): start again")
+        raise DamagedError(each["reason"]) from fault
+    assert state is not None
+    hashed = item.get("format") == FORMAT
+    sums = checksums.of(state) if hashed else checksums.word_sums(state)
+    if different := _unequal(sums, item["arrays"] if hashed else item):
+        raise DamagedError(f"is damaged in {', '.join(different)}")
+    return state
+
+
+def tree(path: Path) -> Any:
+    """Shapes and types of what a step holds, in the place of its arrays."""
+    return _handler().metadata(epath.Path(path / step_folders.STATE)).tree
+
+
+def _restore(path: Path, template: Any) -> Any:
+    targets = ocp.checkpoint_utils.construct_restore_args(template)
+    return _handler().restore(
+        epath.Path(path / step_folders.STATE),
+        args=ocp.args.PyTreeRestore(template, restore_args=targets),
+    )
+
+
+def _unreadable(path: Path, template: TrainState, fault: Exception) -> str:
+    """Which arrays cannot be read: each is tried alone, since Orbax ends at the first."""
+    leaves, shape = jax.tree_util.tree_flatten_with_path(template)
+    lost = []
+    for number, (place, _) in enumerate(leaves):
+        only = [leaf if n == number else ocp.PLACEHOLDER for n, (_, leaf) in enumerate(leaves)]
+        try:
+            _restore(path, jax.tree.unflatten(shape, only))
+        except Exception:
+            lost.append(sharding.name(place))
+    names = f" in {', '.join(lost)}" if 0 < len(lost) < len(leaves) else ""
+    return f"cannot be read{names} ({one_line(fault)})"
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+
+
+def _unequal(found: Mapping[str, int], wanted: Mapping[str, int]) -> list[str]:
+    """The arrays that differ from their checksums, or have none, or are missing."""
+    return [path for path in {**wanted, **found} if found.get(path) != wanted.get(path)]
