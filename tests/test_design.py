@@ -81,7 +81,7 @@ def test_no_tensorflow_and_torch_in_one_place(path):
 def test_import_is_light():
     code = (
         "import sys, esam_jax; esam_jax.load; "
-        "heavy = {'torch', 'tensorflow', 'grain', 'orbax', 'optax', 'matplotlib'}; "
+        "heavy = {'torch', 'tensorflow', 'grain', 'orbax', 'optax'}; "
         "bad = heavy & set(sys.modules); "
         "sys.exit(' '.join(bad) or None)"
     )
