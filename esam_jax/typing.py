@@ -47,7 +47,7 @@ AXES = {
     "F": "MLP width",
     "A": "attention heads",
     "K": "width per head",
-    "X": "items of any kind; *X any leading axes",
+    "X": "items of any kind (*X: any leading axes)",
 }
 
 NOTHING, PADDING, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -2, -1, 0, 1, 2, 3
