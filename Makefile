@@ -12,11 +12,11 @@ WORKERS ?= 2
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[plots]'
+	$(BIN)/pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[plots,dev]'
+	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
 # Both are only ever compared with; torch is pinned to what the comparisons were written against.

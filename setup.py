@@ -46,7 +46,6 @@ setuptools.setup(
         # Compilers for machines that are not there: what jax's own extras pin, without its drivers.
         "plan-gpu": ["jax-cuda13-plugin[with-cuda]"],
         "plan-tpu": ["libtpu==0.0.42.*"],
-        "plots": ["matplotlib>=3.9"],
         "tensorboard": ["tensorboardX>=2.6.2"],
         "wandb": ["wandb>=0.19"],
         "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],

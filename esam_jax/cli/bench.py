@@ -28,7 +28,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators, environment, memory
 from esam_jax.models import named
 from esam_jax.models.sam import network
-from esam_jax.predict.everything import rules
+from esam_jax.predict.everything import presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
@@ -221,7 +221,7 @@ def _everything(args: Everything) -> int:
         crop_n_layers=args.crop_n_layers,
         output_mode="coco_rle",
         stability_rule=args.stability_rule,
-        **{**rules.preset(args.preset), **(loose if args.all else {})},
+        **{**presets.preset(args.preset), **(loose if args.all else {})},
     )
     about = {
         "command": "esam bench everything",

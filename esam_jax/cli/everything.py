@@ -20,7 +20,7 @@ from esam_jax.convert import load as models
 from esam_jax.data import archives
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.machine import compile_cache
-from esam_jax.predict.everything import album, rules
+from esam_jax.predict.everything import album, presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.load import load
 
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _settings(args: Everything) -> dict[str, Any]:
     """Arguments of the generator: the preset's, unless others are given."""
-    preset = rules.preset(args.preset)
+    preset = presets.preset(args.preset)
     given = {name: getattr(args, name) for name in preset if hasattr(args, name)}
     given = {name: value for name, value in given.items() if value is not None}
     return {**{name: getattr(args, name) for name in _SETTINGS}, **preset, **given}

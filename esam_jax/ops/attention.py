@@ -82,11 +82,11 @@ def choose(
 
 def attend(
     q: Float[Array, "... N A K"],
-    k: Float[Array, "... S A K"],
-    v: Float[Array, "... S A C"],
+    k: Float[Array, "... J A K"],
+    v: Float[Array, "... J A C"],
     *,
-    bias: Float[Array, "A N S"] | None = None,
-    seen: Bool[Array, "... S"] | None = None,
+    bias: Float[Array, "A N J"] | None = None,
+    seen: Bool[Array, "... J"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
     precision: lax.PrecisionLike = None,
@@ -125,11 +125,11 @@ def attend(
 
 def _plain(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... K S"],
-    v: Float[Array, "... S C"],
+    k: Float[Array, "... K J"],
+    v: Float[Array, "... J C"],
     precision: lax.PrecisionLike,
-    bias: Float[Array, "A N S"] | None = None,
-    seen: Bool[Array, "... S"] | None = None,
+    bias: Float[Array, "A N J"] | None = None,
+    seen: Bool[Array, "... J"] | None = None,
     *,
     stored: bool = False,
 ) -> Float[Array, "... N C"]:
@@ -154,7 +154,7 @@ def _plain(
 
 
 def _shift(
-    q: Float[Array, "N K"], k: Float[Array, "K S"], scores: Float[Array, "N S"]
+    q: Float[Array, "N K"], k: Float[Array, "K J"], scores: Float[Array, "N J"]
 ) -> Float[Array, "N 1"]:
     """What to take off the scores: the largest of each row, or nothing when all are small.
 
@@ -171,8 +171,8 @@ def _shift(
 
 def _chunked(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... K S"],
-    v: Float[Array, "... S C"],
+    k: Float[Array, "... K J"],
+    v: Float[Array, "... J C"],
     precision: lax.PrecisionLike,
     *,
     most: int = CHUNK_QUERIES,
@@ -190,8 +190,8 @@ def _chunked(
 
 def _by_head(
     q: Float[Array, "... N K"],
-    k: Float[Array, "... K S"],
-    v: Float[Array, "... S C"],
+    k: Float[Array, "... K J"],
+    v: Float[Array, "... J C"],
     precision: lax.PrecisionLike,
 ) -> Float[Array, "... N C"]:
     lead = jnp.broadcast_shapes(q.shape[:-2], k.shape[:-2])
@@ -204,8 +204,8 @@ def _by_head(
 
 def _cudnn(
     q: Float[Array, "... N A K"],
-    k: Float[Array, "... S A K"],
-    v: Float[Array, "... S A C"],
+    k: Float[Array, "... J A K"],
+    v: Float[Array, "... J A C"],
     scale: float,
 ) -> Float[Array, "... N A C"]:
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
@@ -246,7 +246,7 @@ def fold_relative_positions(
     q: Float[Array, "... N A K"],
     k: Float[Array, "... N A K"],
     rel_rows: Float[Array, "L K"],
-    rel_cols: Float[Array, "S K"],
+    rel_cols: Float[Array, "_ K"],
     grid: tuple[int, int],
     scale: float,
     precision: lax.PrecisionLike = None,
@@ -303,7 +303,7 @@ def to_windows(
 
 
 def from_windows(
-    windows: Float[Array, "X w w D"], padded: tuple[int, int], grid: tuple[int, int]
+    windows: Float[Array, "X s s D"], padded: tuple[int, int], grid: tuple[int, int]
 ) -> Float[Array, "B {grid[0]} {grid[1]} D"]:
     """The grid that `to_windows` cut up, without its padding."""
     rows, cols = (size // windows.shape[1] for size in padded)

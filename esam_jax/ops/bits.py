@@ -12,11 +12,11 @@ from jaxtyping import Array, Bool, Int, UInt8
 _ROWS = 32  # of a word of the host, which is four bytes of the device
 
 
-def pack(masks: Bool[Array, "N H W"]) -> UInt8[Array, "N L W"]:
+def pack(masks: Bool[Array, "X H W"]) -> UInt8[Array, "X L W"]:
     """Row 8 l + i in bit i of byte l. At least one row more than the picture has: zeros."""
-    N, H, W = masks.shape
+    X, H, W = masks.shape
     padded = jnp.pad(masks, ((0, 0), (0, _ROWS - H % _ROWS), (0, 0)))
-    bits = padded.reshape(N, -1, 8, W).astype(jnp.uint8)
+    bits = padded.reshape(X, -1, 8, W).astype(jnp.uint8)
     return jnp.sum(bits << jnp.arange(8, dtype=jnp.uint8)[:, None], axis=2, dtype=jnp.uint8)
 
 
@@ -26,20 +26,20 @@ def unpack(line: UInt8[Array, "*X L"], length: int) -> Bool[Array, "*X {length}"
     return bits.reshape(*line.shape[:-1], -1)[..., :length] > 0
 
 
-def turns(packed: UInt8[Array, "N L W"]) -> UInt8[Array, "N W L"]:
+def turns(packed: UInt8[Array, "X L W"]) -> UInt8[Array, "X W L"]:
     """Turns of each column: outside above row 0 and below row H - 1, so always an even number."""
     above = jnp.pad(packed[:, :-1] >> 7, ((0, 0), (1, 0), (0, 0)))
     return (packed ^ (packed << 1 | above)).swapaxes(1, 2)
 
 
 def runs(
-    turns: UInt8[np.ndarray, "N W L"], x: int, y: int, height: int, width: int
-) -> list[Int[np.ndarray, " R"]]:
+    turns: UInt8[np.ndarray, "X W L"], x: int, y: int, height: int, width: int
+) -> list[Int[np.ndarray, " _"]]:
     """COCO's plain run lengths of masks that lie at (x, y) in a picture of that size.
 
     Down the columns, outside and inside by turns, starting outside.
     """
-    N, W, L = turns.shape
+    X, W, L = turns.shape
     words = np.ascontiguousarray(turns).reshape(-1).view("<u4")
     full = np.flatnonzero(words)
     bits = np.unpackbits(words[full].view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
@@ -54,5 +54,5 @@ def runs(
     turn[1:] &= ~again
     turn[:-1] &= ~again
     mask, pixel = mask[turn], pixel[turn]
-    parts = np.split(pixel, np.searchsorted(mask, np.arange(1, N)))
+    parts = np.split(pixel, np.searchsorted(mask, np.arange(1, X)))
     return [np.diff(part, prepend=0, append=height * width) for part in parts]

@@ -31,8 +31,8 @@ def layers(
     side: int,
     crop_layers: int,
     shrink: int,
-    grid: Callable[[int], Float[np.ndarray, "N 2"]] = points,
-) -> list[Float[np.ndarray, "N 2"]]:
+    grid: Callable[[int], Float[np.ndarray, "X 2"]] = points,
+) -> list[Float[np.ndarray, "X 2"]]:
     """The grid of each layer of crops: layer i has side / shrink^i points a side, rounded down.
 
     ValueError where a layer would have none.
@@ -48,7 +48,7 @@ def layers(
 
 def crops(
     height: int, width: int, layers: int, overlap_ratio: float
-) -> tuple[Int[np.ndarray, "N 4"], list[int]]:
+) -> tuple[Int[np.ndarray, "X 4"], list[int]]:
     """Boxes (x0, y0, x1, y1) with x1, y1 outside, and the layer of each; layer 0 is the picture.
 
     Layer i has 2^i x 2^i crops, columns first; neighbours share `overlap_ratio` of the short side
@@ -71,8 +71,8 @@ def crops(
 
 
 def cut_by_crop(
-    boxes: Num[np.ndarray, "N 4"], crop: Num[np.ndarray, " 4"], height: int, width: int
-) -> Bool[np.ndarray, " N"]:
+    boxes: Num[np.ndarray, "X 4"], crop: Num[np.ndarray, " 4"], height: int, width: int
+) -> Bool[np.ndarray, " X"]:
     """Which boxes, in the frame of the crop, touch its edge where the picture goes on.
 
     "Touch" means within 20 pixels, as torch.isclose(atol=20, rtol=0) has it.

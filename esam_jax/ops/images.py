@@ -45,7 +45,7 @@ def _shares(old: int, new: int) -> Float[np.ndarray, "{new} {old}"]:
     return (np.maximum(covered, 0) * new / old).astype(np.float32)
 
 
-def unpack_bits(packed: UInt8[Array, "*X w"]) -> Bool[Array, "*X 8*w"]:
+def unpack_bits(packed: UInt8[Array, "*X L"]) -> Bool[Array, "*X 8*L"]:
     """What `numpy.packbits(mask, axis=-1)` packed, high bit first."""
     shifts = jnp.arange(7, -1, -1, dtype=jnp.uint8)
     bits = (packed[..., None] >> shifts) & 1

@@ -31,14 +31,14 @@ def _unit(x: Float[Array, "*X T"]) -> Float[Array, "*X T"]:
 
 
 def masked_mse(
-    pred_BNF: Float[Array, "B N F"], target_BNF: Float[Array, "B N F"], masked_BM: Int[Array, "B M"]
+    pred_BNY: Float[Array, "B N Y"], target_BNY: Float[Array, "B N Y"], masked_BU: Int[Array, "B U"]
 ) -> Float[Array, " B"]:
     """Squared error of the removed patches, mean over them and their values (MAE, forward_loss).
 
-    `masked_BM` holds their raster indices. The target is the pixels that `ops.patches.patchify`
+    `masked_BU` holds their raster indices. The target is the pixels that `ops.patches.patchify`
     gives, or with MAE's norm_pix_loss those that `ops.patches.standardise` makes of them.
     """
-    return feature_mse(*(masking.gather(x, masked_BM) for x in (pred_BNF, target_BNF)))
+    return feature_mse(*(masking.gather(x, masked_BU) for x in (pred_BNY, target_BNY)))
 
 
 def focal(

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 def choose(
     rng: Key[Array, ""] | UInt32[Array, "2"], images: int, tokens: int, visible: int
-) -> tuple[Int[Array, "B V"], Int[Array, "B M"]]:
+) -> tuple[Int[Array, "B V"], Int[Array, "B U"]]:
     """Indices of the visible and of the masked tokens.
 
     Each image gets its own uniformly random subset of exactly `visible` tokens.
@@ -17,9 +17,9 @@ def choose(
     return shuffled[:, :visible], shuffled[:, visible:]
 
 
-def order(visible_BV: Int[Array, "B V"], masked_BM: Int[Array, "B M"]) -> Int[Array, "B N"]:
+def order(visible_BV: Int[Array, "B V"], masked_BU: Int[Array, "B U"]) -> Int[Array, "B N"]:
     """Where each token of the image stands in [visible, masked], for `restore`."""
-    return jnp.argsort(jnp.concatenate([visible_BV, masked_BM], axis=1), axis=1)
+    return jnp.argsort(jnp.concatenate([visible_BV, masked_BU], axis=1), axis=1)
 
 
 def gather(

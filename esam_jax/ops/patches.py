@@ -24,12 +24,12 @@ def patchify(
     return einops.rearrange(image_BHWC, "b (h p) (w q) c -> b h w (p q c)", p=patch_px, q=patch_px)
 
 
-def standardise(patches_XF: Float[Array, "*X F"]) -> Float[Array, "*X F"]:
+def standardise(patches_XY: Float[Array, "*X Y"]) -> Float[Array, "*X Y"]:
     """Each patch less its mean, over its deviation, in float32 (MAE, norm_pix_loss).
 
-    The variance is the unbiased one, divided by F - 1, plus 1e-6.
+    The variance is the unbiased one, divided by one less than the number of values, plus 1e-6.
     """
-    patches_XF = patches_XF.astype(jnp.float32)
-    centred = patches_XF - patches_XF.mean(-1, keepdims=True)
-    variance = (centred**2).sum(-1, keepdims=True) / (patches_XF.shape[-1] - 1)
+    patches_XY = patches_XY.astype(jnp.float32)
+    centred = patches_XY - patches_XY.mean(-1, keepdims=True)
+    variance = (centred**2).sum(-1, keepdims=True) / (patches_XY.shape[-1] - 1)
     return centred * lax.rsqrt(variance + 1e-6)

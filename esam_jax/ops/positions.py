@@ -144,20 +144,20 @@ def sincos(h: int, w: int, width: int) -> Float[np.ndarray, "{h*w} {width}"]:
 
 
 def fourier(
-    coords01: Float[Array, "*X 2"], matrix_2K: Float[Array, "2 K"]
-) -> Float[Array, "*X 2*K"]:
+    coords01: Float[Array, "*X 2"], matrix_2C: Float[Array, "2 C"]
+) -> Float[Array, "*X 2*C"]:
     """Random Fourier features (sine, then cosine) of (x, y) as shares of the square, in [0, 1].
 
     Row 0 of the matrix multiplies x (segment-anything, PositionEmbeddingRandom).
     """
     centred = 2 * coords01 - 1
     # Two terms need no matrix product, and so no question of its precision.
-    angle = centred[..., :1] * matrix_2K[0] + centred[..., 1:] * matrix_2K[1]
+    angle = centred[..., :1] * matrix_2C[0] + centred[..., 1:] * matrix_2C[1]
     angle = 2 * np.pi * angle
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def dense_fourier(matrix_2K: Float[Array, "2 K"], h: int, w: int) -> Float[Array, "{h} {w} 2*K"]:
+def dense_fourier(matrix_2C: Float[Array, "2 C"], h: int, w: int) -> Float[Array, "{h} {w} 2*C"]:
     """Fourier features of the centres of an h x w grid of cells."""
     y, x = np.meshgrid((np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w, indexing="ij")
-    return fourier(jnp.asarray(np.stack([x, y], axis=-1), jnp.float32), matrix_2K)
+    return fourier(jnp.asarray(np.stack([x, y], axis=-1), jnp.float32), matrix_2C)

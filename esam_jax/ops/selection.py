@@ -44,8 +44,8 @@ def boxes(masks: Bool[Array, "*X H W"]) -> Int[Array, "*X 4"]:
 
 
 def nms(
-    boxes: Float[Array, "N 4"], scores: Float[Array, " N"], threshold: float
-) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
+    boxes: Float[Array, "X 4"], scores: Float[Array, " X"], threshold: float
+) -> tuple[Int[Array, " X"], Bool[Array, " X"]]:
     """The order by falling score, and which in that order survive.
 
     A box goes when its IoU with a better survivor is above `threshold`; equal scores keep their

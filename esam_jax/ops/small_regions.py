@@ -48,7 +48,7 @@ def box(runs: Runs, height: int) -> tuple[int, int, int, int]:
 
 def _pieces(
     runs: Runs, height: int, parity: int
-) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
     """First pixel and the one behind the last of every second run, cut where a column ends."""
     ends = np.cumsum(runs, dtype=np.int64)
     starts, ends = (ends - runs)[parity::2], ends[parity::2]
@@ -64,8 +64,8 @@ def _pieces(
 
 
 def _joined(
-    starts: Int[np.ndarray, " K"], ends: Int[np.ndarray, " K"], height: int
-) -> Int[np.ndarray, " K"]:
+    starts: Int[np.ndarray, " X"], ends: Int[np.ndarray, " X"], height: int
+) -> Int[np.ndarray, " X"]:
     """The number of the 8-connected part that each piece belongs to."""
     from scipy import sparse  # here, since few need it and it is slow to import
 
@@ -83,7 +83,7 @@ def _joined(
     return sparse.csgraph.connected_components(touching, directed=False)[1]
 
 
-def _flipped(runs: Runs, starts: Int[np.ndarray, " K"], ends: Int[np.ndarray, " K"]) -> Runs:
+def _flipped(runs: Runs, starts: Int[np.ndarray, " X"], ends: Int[np.ndarray, " X"]) -> Runs:
     """The runs with inside and outside exchanged on some pieces that do not overlap."""
     pixels = int(runs.sum())
     turns = np.concatenate([np.cumsum(runs, dtype=np.int64)[:-1], starts, ends])
@@ -91,7 +91,7 @@ def _flipped(runs: Runs, starts: Int[np.ndarray, " K"], ends: Int[np.ndarray, " 
     return np.diff(turns[counts % 2 == 1], prepend=0, append=pixels)
 
 
-def _count_up(counts: Int[np.ndarray, " K"]) -> Int[np.ndarray, " R"]:
+def _count_up(counts: Int[np.ndarray, " X"]) -> Int[np.ndarray, " L"]:
     """0, 1, ... up to below each count, one after another."""
     begin = np.cumsum(counts) - counts
     return np.arange(counts.sum()) - np.repeat(begin, counts)

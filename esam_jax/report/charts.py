@@ -1,4 +1,4 @@
-"""Line charts as SVG text: for a page that must open anywhere, years later, without a network."""
+"""Line charts as SVG text, which opens anywhere, years later, without a network or a library."""
 
 import dataclasses
 import html
@@ -9,9 +9,19 @@ WIDTH, HEIGHT = 460, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 34
 _LEGEND = 16  # pixels above the curves, where there are several
 _COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
+_HEADING, _FOOTING = 26, 14  # pixels above and below the chart in a file of its own
 _MOST_POINTS = 600  # a chart has no more pixels than that
 Number = int | float  # JSON tells them apart
 _SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+# Of a file of its own; a page brings its own style.
+_STYLE = """
+text { font: 11px system-ui, sans-serif; fill: #5d6b7a; }
+.title { font-size: 14px; font-weight: 600; fill: #1d2733; }
+.grid { stroke: #dde3ea; } .axis, .tick { stroke: #5d6b7a; }
+polyline { stroke-width: 1.6; stroke-linejoin: round; }
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,30 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
         parts.append(_legend(shown))
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     return f'<svg class="chart" {box} xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+
+
+def document(title: str, series: Sequence[Series], *, log: bool = False) -> str:
+    """A chart over the updates as an SVG file of its own; "" where there is nothing to draw."""
+    chart = line_chart(series, log=log)
+    if not chart:
+        return ""
+    height = _HEADING + HEIGHT + _FOOTING
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    parts = (
+        f"<style>{_STYLE}</style>",
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<text class="title" x="{_LEFT}" y="20">{html.escape(title)}</text>',
+        chart.replace("<svg ", f'<svg y="{_HEADING}" ', 1),
+        f'<text x="{middle}" y="{height - 8}" text-anchor="middle">updates</text>',
+    )
+    box = f'viewBox="0 0 {WIDTH} {height}" width="{2 * WIDTH}" height="{2 * height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'
+
+
+def spans_decades(series: Sequence[Series]) -> bool:
+    """Whether a logarithmic axis shows more of the curves than a linear one."""
+    values = [y for each in series for _, y in each.points if y > 0]
+    return bool(values) and max(values) > 30 * min(values)
 
 
 def ticks(low: Number, high: Number) -> list[float]:

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page that needs nothing beside itself."""
+"""The report of a run as one self-contained HTML page."""
 
 import datetime
 import html
@@ -9,7 +9,7 @@ from typing import Any
 from esam_jax.report import charts
 from esam_jax.report.charts import Series
 
-# Colours of the parts of wall time; whatever else is told is grey.
+# Colours of the parts of wall time; all others are grey.
 _COLOURS = {
     "steps": "#3c8a5b",
     "data": "#d9a441",
@@ -23,11 +23,11 @@ _COLOURS = {
 }
 _MEANING = {
     "steps": "updates that are part of the result",
-    "data": "waiting for a batch with idle devices",
-    "redone": "updates lost to a stop, and done anew",
-    "skipped": "updates without effect: their loss or gradient was not finite",
+    "data": "devices idle, waiting for a batch",
+    "redone": "updates lost to a stop and done again",
+    "skipped": "updates discarded because their loss or gradient was not finite",
     "compile": "compiling the update",
-    "save": "saving, as far as training waited",
+    "save": "saving, where training waited for it",
     "evaluate": "evaluation",
     "start": "from the start of a part to its first batch",
     "down": "between the last line of a part and the next start",
@@ -68,7 +68,7 @@ summary { cursor: pointer; }
 
 
 def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -> str:
-    """The whole page; `summary` and `curves` as `train.report` gives them."""
+    """The whole page; from `summary.summary` and `summary.curves`."""
     title = html.escape(str(summary["name"]))
     body = [
         f"<h1>{title}</h1>",
@@ -94,7 +94,7 @@ def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -
 
 
 def duration(seconds: charts.Number) -> str:
-    """As people say it: 45.2 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    """For people: 45.2 s, 12 min, 3 h 05 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     minutes = round(seconds / 60)
@@ -147,27 +147,21 @@ def _tiles(summary: Mapping[str, Any]) -> str:
 def _charts(curves: Mapping[str, Sequence[Series]]) -> str:
     cards = []
     for title, series in curves.items():
-        drawn = charts.line_chart(series, log=_spans_decades(title, series))
+        log = title in ("Loss", "Gradient norm") and charts.spans_decades(series)
+        drawn = charts.line_chart(series, log=log)
         if drawn:
             cards.append(f'<div class="card"><h3>{html.escape(title)}</h3>{drawn}</div>')
     if not cards:
-        return '<p class="note">No update is done yet.</p>'
+        return '<p class="note">No update has been done yet.</p>'
     note = '<p class="note">Over the number of updates done.</p>'
     return f'<div class="charts">{"".join(cards)}</div>{note}'
 
 
-def _spans_decades(title: str, series: Sequence[Series]) -> bool:
-    values = [y for each in series for _, y in each.points if y > 0]
-    return title in ("Loss", "Gradient norm") and max(values, default=0) > 30 * min(
-        values, default=1
-    )
-
-
 def _time(summary: Mapping[str, Any]) -> str:
     spent, whole = summary["spent"], summary["seconds"] or 1.0
-    told = {name: seconds for name, seconds in spent.items() if seconds > 0}
+    parts = {name: seconds for name, seconds in spent.items() if seconds > 0}
     blocks, rows = [], []
-    for name, seconds in told.items():
+    for name, seconds in parts.items():
         colour, share = _COLOURS.get(name, "#b9c2cc"), seconds / whole
         tip = html.escape(f"{name} {share:.1%}")
         style = f"width:{100 * share:.3f}%;background:{colour}"
@@ -187,13 +181,13 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for fault in faults[-_MOST_FAULTS:]:
         details = {k: v for k, v in fault.items() if k not in ("step", "at", "event")}
-        said = ", ".join(f"{name} {_plain(value)}" for name, value in details.items())
+        text = ", ".join(f"{name} {_plain(value)}" for name, value in details.items())
         rows.append(
             f'<tr><td class="number">{fault["step"]:,}</td><td>{_clock(fault["at"])}</td>'
-            f"<td>{html.escape(str(fault['event']))}</td><td>{html.escape(said[:600])}</td></tr>"
+            f"<td>{html.escape(str(fault['event']))}</td><td>{html.escape(text[:600])}</td></tr>"
         )
     left_out = len(faults) - len(rows)
-    note = f'<p class="note">{left_out} earlier ones are left out.</p>' if left_out else ""
+    note = f'<p class="note">{left_out} earlier ones are not shown.</p>' if left_out else ""
     head = '<tr><th class="number">step</th><th>time (UTC)</th><th>what</th><th></th></tr>'
     return f"<table>{head}{''.join(rows)}</table>{note}"
 
@@ -220,7 +214,7 @@ def _table(rows: Mapping[str, Any]) -> str:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions stand by themselves, everything else by its name."""
+    """Each version as a row of its own, everything else by its name."""
     versions = tree.get("versions", {})
     return {k.replace("_", " "): v for k, v in tree.items() if k != "versions"} | versions
 

@@ -1,4 +1,4 @@
-"""What became of a run, from its folder alone: under way, killed or finished."""
+"""The state and history of a run, from its folder alone: running, killed or finished."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _ENVIRONMENT = ("versions", "host", "processes", "devices", "device_kind", "plat
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """Everything that the page says in words and numbers; MissingError where there is no run."""
+    """All text and numbers of the page; MissingError when the folder holds no run."""
     lines, config = _lines(run), _config(run)
     ledger, last = Ledger(lines), metrics_file.latest(lines)
     starts = [line for line in lines if line.get("event") == "start"]
@@ -41,9 +41,9 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """Whatever was not routine, in order: restarts, broken records, and all events of that kind.
+    """What was not routine, in order: restarts, broken records and all other events.
 
-    `at` is the wall clock in seconds, where it is known.
+    `at` is seconds since the epoch, or None when unknown.
     """
     found, began, parts = [], None, 0
     for line in lines:
@@ -64,7 +64,7 @@ def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 
 def curves(run: Path) -> dict[str, list[Series]]:
-    """Title -> the curves of one chart, for every chart that there are numbers for."""
+    """Chart title -> its curves, for every chart that has data."""
     lines = [line for line in _lines(run) if "event" not in line]
     updates = [line for line in lines if "loss" in line]
     found = {
@@ -110,12 +110,12 @@ def _memory(lines: Sequence[Line]) -> list[Series]:
 def _lines(run: Path) -> list[Line]:
     lines = metrics_file.read(run / METRICS_FILE)
     if not lines:
-        raise MissingError(f"{run} is no run with a {METRICS_FILE}: name the --workdir of a run")
+        raise MissingError(f"{run} holds no run with a {METRICS_FILE}: name the --workdir of a run")
     return lines
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """The stored config; {} where it is not whole, for a report must not fail on that."""
+    """The stored config; {} when it is damaged, which a report must survive."""
     try:
         found = json.loads((run / CONFIG_FILE).read_text())
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ from esam_jax.evaluate import runner
 from esam_jax.processes import consistency, leader, stop
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
-from esam_jax.report import plots
+from esam_jax.report import figures
 from esam_jax.runs import config_file, owner
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, optim, teacher_check
@@ -173,7 +173,7 @@ def _run(
                 report.events(cfg.steps, checkpoints.check())
                 _write_models(cfg, workdir, task, state.params, mesh)
             if jax.process_index() == 0:
-                log.say(plots.loss(workdir), progress)
+                log.say(figures.loss(workdir), progress)
             report.finish()
         return log.merged(workdir / log.METRICS_FILE)
 

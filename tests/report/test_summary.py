@@ -138,7 +138,7 @@ def test_no_run(tmp_path, capsys):
     with pytest.raises(MissingError, match="name the --workdir of a run"):
         summary.summary(tmp_path)
     assert main(["report", str(tmp_path / "absent")]) == 2
-    assert "is no run with a metrics.jsonl" in capsys.readouterr().err
+    assert "holds no run with a metrics.jsonl" in capsys.readouterr().err
 
 
 def test_durations():

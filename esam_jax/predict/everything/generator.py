@@ -23,7 +23,7 @@ from esam_jax.ops import bits, grids, regions
 from esam_jax.predict import frames
 from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
-from esam_jax.predict.everything.rules import RULES, preset
+from esam_jax.predict.everything.presets import RULES, preset
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
@@ -42,7 +42,7 @@ class AutomaticMaskGenerator:
     "full_size", on logits of the picture's size as the original does; or "low_res", on the
     decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
     other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
-    thresholds (`rules.py` lists how).
+    thresholds (`presets.py` lists how).
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from helpers import processes, steps
 
+from esam_jax.config import SaveConfig
 from esam_jax.train.checkpoint import step_folders
 from esam_jax.train.checkpoint.manager import Checkpoints
 
