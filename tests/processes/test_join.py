@@ -113,6 +113,7 @@ def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
 def run(count, cache, **wishes):
     """Running processes of one toy run; they compile once for all tests."""
     environment = {
+        "ESAM_COMPILE_CACHE": str(cache),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

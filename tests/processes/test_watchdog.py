@@ -109,7 +109,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
     for says, hangs in (("hang", False), ("told", True), ("nothing", False)):
-        monkeypatch.setattr(watchdog.distributed.global_state, "client", Store(says))
+        monkeypatch.setattr(watchdog.coordinator, "client", lambda says=says: Store(says))
         asked.clear()
         assert Watchdog(TICK, tmp_path)._others_hang() == hangs and asked.wait(60)
     never.set()

@@ -259,7 +259,7 @@ def test_f20_what_a_preempted_run_saved_is_not_gone_back_to(train, tmp_path, mon
     spike, asked = spoil(10, by=30.0), itertools.count(1)
     _, whole = train("whole", spike, guard=SPIKE)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.join, "stop_agreed", lambda terminated: next(asked) == 9)
+        patch.setattr(loop.stop, "stop_agreed", lambda terminated: next(asked) == 9)
         with pytest.raises(loop.Terminated):
             train("stopped", spike, guard=SPIKE)
     assert manager.newest(tmp_path / "stopped") == 9
