@@ -248,7 +248,7 @@ def test_f06_a_run_that_has_its_two_needs_room_for_one(tmp_path, monkeypatch):
     assert_restores(tmp_path, 2)
 
 
-def test_f06_a_run_that_goes_on_without_room_by_policy(tmp_path, monkeypatch):
+def test_f06_a_run_that_resumes_without_room_by_policy(tmp_path, monkeypatch):
     saved(tmp_path, 1, 2)
     monkeypatch.setattr(step_folders, "free_bytes", lambda folder: 0)
     with pytest.raises(CheckpointError, match=r"has 0\.0 MB free"):
