@@ -2,7 +2,7 @@
 # One machine: [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]
 # A run that dies is started again from its newest checkpoint: RESTARTS times in a row at most
 # without a newer one, after PAUSE seconds, twice as many each time, five minutes at most. It ends
-# for good when it is done (0), when the user must mend something (2), or when this script is told
+# for good when it is done (0), when the user must change something (2), or when this script is told
 # to stop (143; 137 where the state was not saved in GRACE seconds and the processes were killed).
 set -uo pipefail
 set -m # each process leads a group, so that its data workers can be killed with it
@@ -25,7 +25,7 @@ start() {
     done
 }
 terminate() { ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null; }
-end() { # every process, for none can go on alone; SIGKILL also reaches stopped ones
+end() { # every process, for none can continue alone; SIGKILL also reaches stopped ones
     terminate
     for ((tick = 0; tick < grace * 5; tick++)); do kill -0 "${pids[@]}" 2>/dev/null || break; sleep 0.2; done
     ! kill -0 "${pids[@]}" 2>/dev/null || late=yes

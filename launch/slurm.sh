@@ -2,7 +2,7 @@
 # sbatch [--nodes=N --gpus-per-node=8 ...] launch/slurm.sh CONFIG WORKDIR [--field.name value ...]
 # One process a node by default; one a GPU with --ntasks-per-node=8 --gpus-per-task=1.
 # A run that dies is started again as launch/local.sh does it (RESTARTS, PAUSE). Before the time
-# limit and on preemption Slurm tells the processes alone to end: they save and the job is requeued.
+# limit and on preemption Slurm signals only the processes: they save and the job is requeued.
 # `scancel --batch --signal=TERM JOB` tells this script: the state is saved and the job ends.
 #SBATCH --job-name=esam
 #SBATCH --nodes=1

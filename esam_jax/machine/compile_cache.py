@@ -62,7 +62,7 @@ def off() -> None:
 def check(environment: Mapping[str, str] = os.environ) -> None:
     """ConfigError where others could write the folder that JAX's own variable names.
 
-    JAX uses it unasked, also for commands that keep no compiled programs.
+    JAX uses it by itself, also for commands that keep no compiled programs.
     """
     named = environment.get(JAX_FOLDER)
     if not named:

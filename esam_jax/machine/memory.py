@@ -12,7 +12,7 @@ _STATM = Path("/proc/self/statm")  # Linux
 
 
 def resident_bytes() -> int:
-    """Of this process; where the system does not tell, the most that it ever was."""
+    """Of this process; its peak where the system does not report the present value."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -21,10 +21,10 @@ def resident_bytes() -> int:
 
 
 def give_back() -> None:
-    """Gives the system what this process has freed and glibc keeps for later; some milliseconds.
+    """Returns to the system what this process has freed and glibc keeps; takes some milliseconds.
 
-    Compiling a training step leaves a gigabyte of it. Other C libraries than glibc give back by
-    themselves, or cannot be asked.
+    Compiling a training step leaves a gigabyte of it. Other C libraries than glibc return it by
+    themselves, or have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -32,7 +32,7 @@ def give_back() -> None:
 
 
 def device_bytes() -> dict[str, int]:
-    """In use now and at most so far, on the fullest device of this host; {} where none tells."""
+    """In use now and at most so far, on the fullest device of this host; {} where none reports it."""
     stats = [each.memory_stats() or {} for each in jax.local_devices()]
     names = {"bytes_in_use": "device_bytes", "peak_bytes_in_use": "device_peak_bytes"}
     found = {

@@ -1,4 +1,4 @@
-"""Running out of memory is told with what helps, and leaves room for a smaller call."""
+"""Running out of memory becomes an error with advice, and leaves room for a smaller call."""
 
 import contextlib
 import traceback
@@ -19,7 +19,7 @@ _REMEDY = (
 def advice() -> Iterator[None]:
     """What JAX and NumPy raise inside for want of memory becomes a DeviceMemoryError.
 
-    Every other error passes. JAX computes while Python goes on, so what is computed here must also
+    Every other error passes. JAX computes while Python continues, so what is computed here must also
     be waited for here, or its error comes up elsewhere.
     """
     try:

@@ -8,9 +8,9 @@ counts as warm-up. Exit code 1 when resident memory grows by 1 MB an hour or mor
 TensorStore keeps of each save (save_memory.py), or when file descriptors are not constant: as
 saving and evaluating take some of both for a moment, the least of each minute or stretch counts.
 
-The purpose is to find memory that is lost, and glibc hides it: it has a pool for each thread, a save
-has many threads, and each pool grows for hours to its largest need. The variable makes that one
-pool. For the same reason another process compiles: what compiling frees would be reused over time.
+The purpose is to find memory that is lost, and glibc hides it: it has a pool for each thread, a
+save has many threads, and each pool grows for hours to its largest need. The variable makes that
+one pool. For the same reason another process compiles: the memory that this frees would be reused.
 """
 
 import argparse

@@ -8,7 +8,7 @@ SIZE = "24m"
 
 @contextlib.contextmanager
 def small(folder):
-    """Mounts one on `folder`; gives back None, or why it cannot be had."""
+    """Mounts one on `folder`; returns None, or why there is none."""
     folder.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "chaos", str(folder)]
     try:

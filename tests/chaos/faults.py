@@ -1,6 +1,6 @@
 """The faults: what each does to a run, and whether the run must live on or may start again.
 
-`FAULTS` lists them all. A fault is done when training is known to go on; what it cost is measured
+`FAULTS` lists them all. A fault is over when training is known to continue; what it cost is measured
 by the runner.
 """
 
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 64 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One kind. `inject(scene)` brings it about and gives back what was done, for the log.
+    """One kind. `inject(scene)` causes it and returns what was done, for the log.
 
     `ends`: the life in which it happens ends by itself, and the runner starts the next one.
     `alone`: its peers must notice and end by themselves; at start they would wait for it to join.
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclasses.dataclass
 class Scene:
-    """What a fault may touch. `wait(condition)` lets the run go on until then, or fails it."""
+    """What a fault may touch. `wait(condition)` lets the run continue until then, or fails it."""
 
     supervisor: object
     checkpoints: Path
@@ -56,7 +56,7 @@ class Scene:
 
 
 def saved(checkpoints):
-    """The steps of whole checkpoints, in order. Unfinished ones have longer names."""
+    """The steps of committed checkpoints, in order. Unfinished ones have longer names."""
     return sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal())
 
 
@@ -96,7 +96,7 @@ def _kill_twice(scene):
 
 
 def _freeze(scene):
-    """Never to wake: only missing heartbeats can tell the others. The runner kills it later."""
+    """Never to wake: only missing heartbeats show it to the others. The runner kills it later."""
     victim = scene.anyone()
     scene.supervisor.signal(victim, signal.SIGSTOP)
     return f"SIGSTOP of process {victim} for good"
@@ -194,7 +194,7 @@ def truncate(checkpoint, rng):
 
 
 def delete_marker(checkpoint, rng):
-    """What says that the checkpoint is whole."""
+    """The file that marks a checkpoint as committed."""
     file = checkpoint / rng.choice(("commit_success.txt", "_CHECKPOINT_METADATA"))
     return _delete(file if file.exists() else checkpoint / "_CHECKPOINT_METADATA", checkpoint)
 

@@ -1,6 +1,6 @@
 """What happens inside a training process for the chaos runner: a journal, and faults on demand.
 
-The journal of process n has one JSON line where training begins or goes on, and one for every batch
+The journal of process n has one JSON line where training begins or resumes, and one for every batch
 that is handed to an update, with a digest of its pixels. Faults that no signal can bring about are
 asked for by a file, which their victim takes away.
 """
@@ -79,7 +79,7 @@ def _digest(batch):
 def _shift_clock(file):
     """From the moment that `file` is there, the time of day is off by as many seconds as it says.
 
-    Monotonic clocks go on as they were, as they do when somebody sets the time.
+    Monotonic clocks continue as they were, as they do when somebody sets the time.
     """
     now, now_ns = time.time, time.time_ns
     offset = [0.0]

@@ -11,7 +11,7 @@ from chaos.faults import saved
 from chaos.supervisor import read_journal
 
 NUMBERS = ("loss", "grad_norm", "param_norm", "update_ratio", "learning_rate")
-# What is meant to stay: checkpoints that were set aside, and the stacks of processes that hung.
+# What is meant to stay: checkpoints that were quarantined, and the stacks of processes that hung.
 MAY_REMAIN = re.compile(r"checkpoints/\d+\.(damaged|uncommitted)(\.\d+)?|stacks(/.*)?")
 _MOST_NAMED = 5
 

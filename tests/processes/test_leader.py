@@ -46,7 +46,7 @@ def test_one_decides_and_both_compare():
     assert first[0] == second[0] == ["", ["seen", 0]]
     assert first[1] == ["ConfigError", "a value breaks a rule"]
     assert second[1] == ["ConfigError", "a value breaks a rule (on process 0)"]
-    # What a disk says on process 0 is nothing that the user of another must mend.
+    # An error of process 0's disk is not for the user of another process to fix.
     assert first[2][0] == "OSError"
     assert second[2] == ["RuntimeError", "[Errno 116] Stale file handle (on process 0)"]
     for told in (first, second):

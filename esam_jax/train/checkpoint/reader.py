@@ -48,18 +48,20 @@ def read(path: Path, template: TrainState) -> TrainState:
         fault = error
     outcome = None
     if fault is not None:
-        transient = files.is_transient(fault)
-        reason = one_line(fault) if transient or not item else _unreadable(path, template, fault)
-        outcome = {"transient": transient, "reason": reason}
+        causes = _causes(fault)
+        transient = any(files.is_transient(cause) for cause in causes)
+        lost = [] if transient or not item else _unreadable(path, template)
+        outcome = {"transient": transient, "lost": lost, "reason": one_line(causes[-1])}
     found = [json.loads(each) for each in coordinator.gather("the restore", json.dumps(outcome))]
     for each in filter(None, found):
         if each["transient"]:
             raise DiskError(f"checkpoint {path} cannot be read ({each['reason']}): start again")
-        raise DamagedError(each["reason"]) from fault
+        names = f" in {', '.join(each['lost'])}" if each["lost"] else ""
+        raise DamagedError(f"cannot be read{names} ({each['reason']})") from fault
     assert state is not None
     hashed = item.get("format") == FORMAT
     sums = checksums.of(state) if hashed else checksums.word_sums(state)
-    if different := _unequal(sums, item["arrays"] if hashed else item):
+    if different := _unequal(sums, item.get("arrays", {}) if hashed else item):
         raise DamagedError(f"is damaged in {', '.join(different)}")
     return state
 
@@ -77,7 +79,15 @@ def _restore(path: Path, template: Any) -> Any:
     )
 
 
-def _unreadable(path: Path, template: TrainState, fault: Exception) -> str:
+def _causes(fault: BaseException) -> list[BaseException]:
+    """The error and those it was raised from; Orbax hides the reason behind one of its own."""
+    causes = [fault]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    return causes
+
+
+def _unreadable(path: Path, template: TrainState) -> list[str]:
     """Which arrays cannot be read: each is tried alone, since Orbax ends at the first."""
     leaves, shape = jax.tree_util.tree_flatten_with_path(template)
     lost = []
@@ -87,8 +97,7 @@ def _unreadable(path: Path, template: TrainState, fault: Exception) -> str:
             _restore(path, jax.tree.unflatten(shape, only))
         except Exception:
             lost.append(sharding.name(place))
-    names = f" in {', '.join(lost)}" if 0 < len(lost) < len(leaves) else ""
-    return f"cannot be read{names} ({one_line(fault)})"
+    return lost
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

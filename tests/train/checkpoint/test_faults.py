@@ -402,7 +402,7 @@ def test_f09_missing_folder_of_a_process(tmp_path):
     shutil.rmtree(folder / "2" / "state" / "ocdbt.process_0")
     with (
         Checkpoints(SaveConfig(), tmp_path) as checkpoints,
-        pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read "),
+        pytest.raises(CheckpointError, match=r"checkpoints/2 cannot be read in .*params/wide"),
     ):
         checkpoints.restore(template())
     with pytest.warns(UserWarning, match="checkpoint 2 cannot be read"):
@@ -432,6 +432,31 @@ def test_f08_where_nothing_can_be_read_nothing_is_quarantined(tmp_path, monkeypa
     with (
         Checkpoints(SaveConfig(damaged="fallback"), tmp_path) as checkpoints,
         pytest.raises(DiskError, match="None was changed"),
+    ):
+        checkpoints.restore(template())
+
+
+@pytest.mark.parametrize("content", ["{}", '{"format": "position hash", "arraxs": {}}', '{"a": 1}'])
+def test_f08_damaged_checksums_are_refused(tmp_path, content):
+    folder = saved(tmp_path, 1, 2)
+    (folder / "2" / "checksums" / "metadata").write_text(content)
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged in .*params/narrow"):
+        assert_restores(tmp_path, 1, damaged="fallback")
+
+
+def test_f08_an_error_of_the_disk_is_found_behind_one_of_orbax(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+
+    def fail(path, template):
+        try:
+            raise ValueError("UNKNOWN: Error reading local file: Input/output error")
+        except ValueError as fault:
+            raise Exception("Encountered error while reading array index: ()") from fault
+
+    monkeypatch.setattr(reader, "_restore", fail)
+    with (
+        Checkpoints(SaveConfig(damaged="fallback"), tmp_path) as checkpoints,
+        pytest.raises(DiskError, match=r"checkpoints/1 .*Input/output error\): start again"),
     ):
         checkpoints.restore(template())
 
