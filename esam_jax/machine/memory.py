@@ -32,7 +32,7 @@ def give_back() -> None:
 
 
 def device_bytes() -> dict[str, int]:
-    """In use now and at most so far, on the fullest device of this host; {} where none reports it."""
+    """In use now and at most so far, on the fullest local device; {} where none reports it."""
     stats = [each.memory_stats() or {} for each in jax.local_devices()]
     names = {"bytes_in_use": "device_bytes", "peak_bytes_in_use": "device_peak_bytes"}
     found = {

@@ -19,8 +19,8 @@ _REMEDY = (
 def advice() -> Iterator[None]:
     """What JAX and NumPy raise inside for want of memory becomes a DeviceMemoryError.
 
-    Every other error passes. JAX computes while Python continues, so what is computed here must also
-    be waited for here, or its error comes up elsewhere.
+    Every other error passes. JAX computes while Python continues, so what is computed here must
+    also be waited for here, or its error comes up elsewhere.
     """
     try:
         yield
