@@ -25,8 +25,8 @@ setuptools.setup(
     package_dir={"esam_jax.configs": "configs"},
     package_data={"esam_jax": ["assets/*/*", "py.typed"]},
     install_requires=[
-        # Bounded above: private names of these two are used (tests/design/test_imports.py lists
-        # where), and any release may change them.
+        # Bounded above, because any release may break them: private names of jax are used, in the
+        # files that tests/design/test_imports.py lists, and checkpoints are laid out by Orbax.
         "jax>=0.10.2,<0.13",
         "orbax-checkpoint>=0.12,<0.13",
         "flax>=0.12.8",

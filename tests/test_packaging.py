@@ -83,7 +83,7 @@ def test_an_editable_install_leaves_the_name_configs_to_others(source: Path, tmp
 # ------------------------------------------------------------------------------------- versions
 
 
-def test_private_names_bound_their_packages_above():
+def test_packages_that_any_release_may_break_are_bounded_above():
     bounded = {
         canonicalize_name(each.name)
         for each in lock.requirements()
