@@ -41,6 +41,15 @@ _NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 b
 _ABANDONED_SECONDS = 86_400  # age at which a temporary file of another host counts as left behind
 
 
+def cache_folder() -> Path:
+    """The folder of downloads and compiled programs: $ESAM_CACHE, else in the user's cache."""
+    named = os.environ.get("ESAM_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "esam_jax"
+
+
 # ------------------------------------------------------------------------------------- reading
 
 

@@ -7,7 +7,6 @@ What is downloaded stays in the cache folder, and what somebody put there by han
 import contextlib
 import dataclasses
 import http.client
-import os
 import re
 import shutil
 import urllib.error
@@ -34,7 +33,7 @@ class Release:
     @property
     def file(self) -> Path:
         """Where the file is kept."""
-        return cache() / self.address.rsplit("/", 1)[-1]
+        return files.cache_folder() / self.address.rsplit("/", 1)[-1]
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -70,15 +69,6 @@ RELEASES = {
 }
 
 
-def cache() -> Path:
-    """The folder of downloaded weights: $ESAM_CACHE, or esam_jax in the user's cache folder."""
-    named = os.environ.get("ESAM_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "esam_jax"
-
-
 def fetch(release: Release) -> Path:
     """The file of a release, downloaded unless it is there; its checksum is right if it is known.
 
@@ -108,7 +98,7 @@ def fetch_repository(name: str) -> Path:
     import huggingface_hub
 
     # Files, where the hub's own cache would have links to files elsewhere.
-    folder = cache() / name.replace("/", "--")
+    folder = files.cache_folder() / name.replace("/", "--")
     try:
         huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=list(_HUB_FILES))
         return folder

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from esam_jax.convert import releases
+from esam_jax import files
 from esam_jax.errors import ConfigError
 
 SWITCH = "ESAM_COMPILE_CACHE"  # a folder, or the word off
@@ -28,7 +28,7 @@ def enable(environment: Mapping[str, str] = os.environ) -> Path | None:
         return off()
     if named is not None and "://" in named:  # a bucket has no owner to look at
         return _use(named)
-    folder = Path(named) if named else releases.cache() / "compiled"
+    folder = Path(named) if named else files.cache_folder() / "compiled"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
