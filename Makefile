@@ -5,18 +5,20 @@ BIN := $(VENV)/bin
 SEED ?= 0
 WORKDIR ?= runs/quickstart
 WORKERS ?= 2
+# `make test LOCKED=1` installs the versions of requirements.lock.
+LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
-.PHONY: run test check format clean
+.PHONY: run test check format lock clean
 
 # Reinstalled whenever the requirements change; the package itself is installed editable.
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet $(LOCK) --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet $(LOCK) --editable '.[dev]'
 	touch $@
 
 # Both are only ever compared with; torch is pinned to what the comparisons were written against.
@@ -38,6 +40,11 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# To run once the suite has passed with newer versions.
+lock: $(VENV)/.installed-dev
+	$(BIN)/python tests/helpers/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

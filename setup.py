@@ -25,10 +25,12 @@ setuptools.setup(
     package_dir={"esam_jax.configs": "configs"},
     package_data={"esam_jax": ["assets/*/*", "py.typed"]},
     install_requires=[
-        "jax>=0.10.2",
+        # Bounded above, because any release may break them: private names of jax are used, in the
+        # files that tests/design/test_imports.py lists, and checkpoints are laid out by Orbax.
+        "jax>=0.10.2,<0.13",
+        "orbax-checkpoint>=0.12,<0.13",
         "flax>=0.12.8",
         "optax>=0.2.8",
-        "orbax-checkpoint>=0.12",
         "grain>=0.2.18",
         "huggingface-hub>=0.30",
         "ml_dtypes>=0.5",
@@ -58,6 +60,7 @@ setuptools.setup(
             "pytest-xdist>=3.6",
             "ruff>=0.8",
             "safetensors>=0.5",
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["esam = esam_jax.cli:main"]},

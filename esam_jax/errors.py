@@ -1,14 +1,14 @@
 """The package's own errors: each is also the built-in that a caller would expect.
 
-Every message states the value, the rule and the remedy in one line. The command line leaves with
-the `exit_code` of an `EsamError`; whatever else escapes is a defect of ours.
+Every message states the value, the rule and the remedy in one line. The command line exits with the
+`exit_code` of an `EsamError`; any other exception that escapes is a defect of this package.
 """
 
 import os
 
 
 class EsamError(Exception):
-    """Something the user can mend; a launcher does not start again what left with its code."""
+    """Something the user can fix. A launcher does not restart a run that exits with this code."""
 
     exit_code = 2
 
@@ -18,7 +18,7 @@ class ConfigError(EsamError, ValueError):
 
 
 class MissingError(EsamError, FileNotFoundError):
-    """A file or folder that was named is not there, or cannot be written."""
+    """A named file or folder does not exist or cannot be written."""
 
 
 class DataError(EsamError, ValueError):
@@ -26,11 +26,11 @@ class DataError(EsamError, ValueError):
 
 
 class CheckpointError(EsamError, ValueError):
-    """A model file or checkpoint does not hold what it should."""
+    """A model file or checkpoint is damaged or does not match what is expected."""
 
 
 class DiskError(EsamError, OSError):
-    """A disk does not do what it did before. It may the next time: start again."""
+    """A transient I/O error; starting again may succeed."""
 
     exit_code = os.EX_TEMPFAIL
 
@@ -54,15 +54,15 @@ class PromptError(EsamError, ValueError):
 
 
 class DeviceMemoryError(EsamError, MemoryError):
-    """The device has no room for what was asked; it has for less."""
+    """The device is out of memory; a smaller request may fit."""
 
 
 class TrainingError(EsamError, RuntimeError):
-    """Training cannot go on: a non-finite loss, or too many broken examples."""
+    """Training cannot continue: a non-finite loss, or too many broken examples."""
 
 
 class PeerError(EsamError, TimeoutError):
-    """Another process of the run did not come in time. It may be on its way: start again."""
+    """Another process of the run was not there in time; starting again may succeed."""
 
     exit_code = os.EX_TEMPFAIL
 

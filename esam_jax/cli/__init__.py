@@ -1,7 +1,7 @@
-"""The `esam` command: finds the sub-command, and turns whatever goes wrong into an exit code.
+"""The `esam` command: runs a sub-command and turns every error into an exit code.
 
-0 when done; 2 for what the user can mend, with one line on stderr; 1 for a defect of ours. Training
-has more of them: see processes/join.py.
+0 when done; 2 for what the user can fix, with one line on stderr; 1 for a defect of this package.
+Training has more of them: see processes/join.py.
 """
 
 import difflib
@@ -16,21 +16,21 @@ from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compile_cache
 
 COMMANDS = {
-    "train": "train models from a config; goes on by itself where it stopped",
-    "plan": "what a run will need on a machine that need not be there: memory, time, money",
+    "train": "train models from a config; resumes by itself",
+    "plan": "what a run needs on a machine that need not exist yet: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
-    "report": "a page about a run: curves, where its time went, what befell it",
+    "report": "an HTML page about a run: curves, where its time went, faults",
     "evaluate": "measure a model on data with masks",
-    "bench": "what a model costs on this machine, beside PyTorch or whatever you name",
-    "convert": "between PyTorch's files and ours, exactly, with the measured error",
-    "inspect": "what a file of weights is and holds",
-    "quickstart": "teacher, SAMI and segmentation in small, on this machine",
+    "bench": "speed of a model on this machine, compared with PyTorch or a program of yours",
+    "convert": "convert between PyTorch's files and ours, exactly, with the measured error",
+    "inspect": "what kind of model a weight file holds",
+    "quickstart": "SAMI pretraining and fine-tuning in minutes, and whether SAMI wins",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `esam ARGV...`, gives back its exit code; with --debug errors keep their traceback."""
+    """Runs `esam ARGV...` and returns its exit code; with --debug errors keep their traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             return _dispatch(arguments)
-        except SystemExit as leave:  # --help, and a run that was told to end
+        except SystemExit as leave:  # --help, and a run that was terminated
             return leave.code if isinstance(leave.code, int) else 0
         except KeyboardInterrupt:
             return _complain("interrupted", 130)
@@ -68,7 +68,7 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"esam has no command {name!r}: {hint}")
     compile_cache.check()
-    # Imported when asked for: `esam --help` should not wait for JAX.
+    # Imported here, so that `esam --help` does not wait for JAX.
     return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
 
 

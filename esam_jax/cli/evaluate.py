@@ -1,4 +1,4 @@
-"""`esam evaluate TASK --model M --data D`: a measurement, with its protocol beside its numbers."""
+"""`esam evaluate TASK --model M --data D`: a measurement, with its protocol."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ class Prompts:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the numbers; model and data are found before weights are read."""
+    """Prints the numbers; a missing model or data set is reported before weights are read."""
     args = arguments.parse(Prompts, argv, prog="esam evaluate")
     for name in ("images", "masks_per_image"):
         if getattr(args, name) < 1:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(args.workdir)
     compile_cache.enable()
 
-    from esam_jax.study import sami_gain  # starts JAX, which a typing error need not wait for
+    from esam_jax.study import sami_gain  # import JAX only once the arguments are right
 
     summary = sami_gain.run(args.workdir, seed=args.seed)
     holds, verdict = summary["claim"]["holds"], sami_gain.verdict(summary)

@@ -1,4 +1,4 @@
-"""`esam report RUN`: one page about a run, under way or done."""
+"""`esam report RUN`: one page about a run, running or finished."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from esam_jax.errors import MissingError
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Curves, goodput, faults, versions and config of a run, as one HTML page that needs no net."""
+    """Curves, goodput, faults, versions and config of a run, as one self-contained HTML page."""
 
     run: tyro.conf.Positional[Path]
     """The --workdir of a run."""
@@ -27,7 +27,7 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Writes the page, or prints the summary."""
     args = arguments.parse(Report, argv, prog="esam report")
-    from esam_jax.report import page, summary  # JAX, which a typing error need not wait for
+    from esam_jax.report import page, summary  # import JAX only once the arguments are right
 
     found = summary.summary(args.run)
     out = args.out or (None if args.json else args.run / "report.html")

@@ -1,9 +1,9 @@
-"""Dot-product attention behind one door, relative positions, windows.
+"""Dot-product attention with one entry point, relative positions, windows.
 
 `attend` is the only place where the implementation is chosen, by `choose`:
 
-- `xla`: plain batched products, with the whole N x S score matrix;
-- `chunked`: the same in a loop over 256 queries at a time, so that no N x S matrix is stored.
+- `xla`: plain batched products, with the complete N x J score matrix;
+- `chunked`: the same in a loop over 256 queries at a time, so that no N x J matrix is stored.
   Images and heads stay batch axes, so that splitting them over devices needs no communication;
   on a CPU alone they are looped over as well, for its caches hold the scores of one head and no
   more;
@@ -27,9 +27,9 @@ from esam_jax.ops import positions
 
 Impl = Literal["xla", "chunked", "cudnn"]
 
-PLAIN_TOKENS = 1024  # up to here a whole score matrix is cheap, and fastest
+PLAIN_TOKENS = 1024  # up to here a complete score matrix is cheap, and fastest
 CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
-SMALL_SCORE = 30.0  # exp(30) is 1e13; a derivative squares the sum of S of them
+SMALL_SCORE = 30.0  # exp(30) is 1e13; a derivative squares the sum of J of them
 
 # (backend, widest head of its cuDNN kernel, devices) of a machine that is compiled for elsewhere.
 _TARGET: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.ContextVar(
@@ -39,7 +39,7 @@ _TARGET: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.Conte
 
 @contextlib.contextmanager
 def target(backend: str, max_head_dim: int = 128, devices: int = 1) -> Iterator[None]:
-    """Within it, `attend` chooses as it would on that backend, which need not be there."""
+    """Within it, `attend` chooses as it would on that backend, which need not exist here."""
     token = _TARGET.set((backend, max_head_dim, devices))
     try:
         yield
@@ -112,9 +112,9 @@ def attend(
         raise ConfigError(f"attention {chosen!r} takes no bias or mask of the scores: use 'xla'")
     if chosen == "cudnn":
         return _cudnn(q, k, v, factor)
-    # Scaling the N x K queries is cheaper than scaling the N x S scores.
+    # Scaling the N x K queries is cheaper than scaling the N x J scores.
     q, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, v))
-    k = jnp.moveaxis(k, -3, -1)  # as the products take it: turned once, not in every chunk
+    k = jnp.moveaxis(k, -3, -1)  # as the products take it: transposed once, not in every chunk
     if chosen == "chunked":
         alone = backend == "cpu" and devices == 1  # a loop over heads cannot be split
         out = (_by_head if alone else _chunked)(q, k, v, precision)
@@ -148,7 +148,7 @@ def _plain(
         total = product(weights, jnp.ones((weights.shape[-1], 1)))  # faster there than a sum
     else:
         total = weights.sum(-1, keepdims=True)
-    # Divide after the product with v: N x C numbers instead of N x S.
+    # Divide after the product with v: N x C numbers instead of N x J.
     out = product(weights.astype(v.dtype), v) / total
     return out.astype(v.dtype)
 

@@ -1,8 +1,8 @@
 """Masks as bits, 8 rows of a column to a byte, and run lengths of many masks at once.
 
-A device packs masks without turning a map around, and marks turns: pixels that differ from the one
-above them in their column. An eighth of a mask travels; the host unpacks the few words that hold a
-turn.
+A device packs masks without transposing them, and marks turns: pixels that differ from the one
+above them in their column. An eighth of a mask is transferred; the host unpacks the few words that
+hold a turn.
 """
 
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def runs(
 ) -> list[Int[np.ndarray, " _"]]:
     """COCO's plain run lengths of masks that lie at (x, y) in a picture of that size.
 
-    Down the columns, outside and inside by turns, starting outside.
+    Down the columns, outside and inside alternating, starting outside.
     """
     X, W, L = turns.shape
     words = np.ascontiguousarray(turns).reshape(-1).view("<u4")
@@ -47,7 +47,7 @@ def runs(
     column, word = np.divmod(full[which], L // 4)
     mask, column = np.divmod(column, W)
     pixel = (x + column) * height + y + word * _ROWS + bit
-    # A run that goes on into the next column ends and begins at one pixel: no turn. Neither is the
+    # A run that continues into the next column ends and begins at one pixel: no turn. Nor is the
     # end of the picture.
     again = (pixel[1:] == pixel[:-1]) & (mask[1:] == mask[:-1])
     turn = pixel < height * width

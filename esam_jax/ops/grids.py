@@ -1,4 +1,4 @@
-"""Where segment-everything asks and looks: grids of points, and overlapping crops of a picture.
+"""Prompts and crops of segment-everything: grids of points, overlapping crops of a picture.
 
 Source: segment-anything, `segment_anything/utils/amg.py`; for corners, the notebook
 `EfficientSAM_segment_everything_example.ipynb` of EfficientSAM. NumPy, float64, host side.
@@ -53,7 +53,7 @@ def crops(
 
     Layer i has 2^i x 2^i crops, columns first; neighbours share `overlap_ratio` of the short side
     in layer 1 and half as much with each further layer. A picture smaller than its crops gives
-    empty ones, which are left out.
+    empty ones, which are dropped.
     """
     boxes, layer_of = [[0, 0, width, height]], [0]
     for layer in range(1, layers + 1):
@@ -73,7 +73,7 @@ def crops(
 def cut_by_crop(
     boxes: Num[np.ndarray, "X 4"], crop: Num[np.ndarray, " 4"], height: int, width: int
 ) -> Bool[np.ndarray, " X"]:
-    """Which boxes, in the frame of the crop, touch its edge where the picture goes on.
+    """Which boxes, in the frame of the crop, touch its edge where the picture continues.
 
     "Touch" means within 20 pixels, as torch.isclose(atol=20, rtol=0) has it.
     """

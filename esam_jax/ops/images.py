@@ -14,7 +14,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 def normalise(
     image: UInt8[Array, "*X H W 3"] | Float[Array, "*X H W 3"],
 ) -> Float[Array, "*X H W 3"]:
-    """RGB, uint8 or float32 in [0, 1], to float32 with ImageNet's mean and deviation taken out."""
+    """RGB, uint8 or float32 in [0, 1], to float32 normalised by ImageNet's mean and deviation."""
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255
     return (image - MEAN) / STD
@@ -31,7 +31,7 @@ def stretch(image_BHWC: UInt8[Array, "B H W C"], px: int) -> Float[Array, "B {px
 def area_pool(
     x_BhwC: Float[Array, "B h w C"], rows: int, cols: int
 ) -> Float[Array, "B {rows} {cols} C"]:
-    """Mean over each of rows x cols equal rectangles; a cell that is cut counts by its share."""
+    """Mean over each of rows x cols equal rectangles; a cell on a border counts in proportion."""
     _, h, w, _ = x_BhwC.shape
     return positions.separable(x_BhwC, _shares(h, rows), _shares(w, cols))
 

@@ -25,7 +25,7 @@ def patchify(
 
 
 def standardise(patches_XY: Float[Array, "*X Y"]) -> Float[Array, "*X Y"]:
-    """Each patch less its mean, over its deviation, in float32 (MAE, norm_pix_loss).
+    """Each patch minus its mean, divided by its deviation, in float32 (MAE, norm_pix_loss).
 
     The variance is the unbiased one, divided by one less than the number of values, plus 1e-6.
     """

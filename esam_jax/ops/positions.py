@@ -116,9 +116,9 @@ def linear_resize(table_LK: Float[Array, "L K"], length: int) -> Float[Array, "{
 
 
 def resample(table_SD: Float[Array, "S D"], h: int, w: int) -> Float[Array, "{h} {w} D"]:
-    """A learned table fitted to a grid of h x w cells, bicubic, or untouched where it fits.
+    """A learned table fitted to a grid of h x w cells, bicubic, or unchanged where it fits.
 
-    S is g * g, or 1 + g * g when slot 0 belongs to a class token, which is left out.
+    S is g * g, or 1 + g * g when slot 0 belongs to a class token, which is dropped.
     """
     stored = table_SD.shape[0]
     g = int(stored**0.5)

@@ -55,7 +55,7 @@ def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
 
 
 def fill(runs: Int[np.ndarray, " L"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """The mask of run lengths that are known to be right; column-major in memory."""
+    """The mask of checked run lengths; column-major in memory."""
     return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(width, height).T
 
 
@@ -107,7 +107,7 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
-    """Checked run lengths, outside and inside by turns, starting outside."""
+    """Checked run lengths, outside and inside alternating, starting outside."""
     height, width = _size(rle)
     counts, pixels = rle.get("counts"), height * width
     if isinstance(counts, str | bytes):

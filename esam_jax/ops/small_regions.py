@@ -14,7 +14,7 @@ Runs = Int[np.ndarray, "_"]  # COCO's plain run lengths, of a picture of known h
 def without_small(
     runs: Runs, height: int, area: int, kind: Literal["holes", "islands"]
 ) -> tuple[Runs, bool]:
-    """The mask less its holes or islands of fewer than `area` pixels, and whether any was there.
+    """The mask without its holes or islands of fewer than `area` pixels, and whether any was there.
 
     Pixels that touch at a corner belong together, in holes too. When all islands are small the
     largest stays; of equals, the one that begins in the highest row, furthest left.
@@ -49,7 +49,7 @@ def box(runs: Runs, height: int) -> tuple[int, int, int, int]:
 def _pieces(
     runs: Runs, height: int, parity: int
 ) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
-    """First pixel and the one behind the last of every second run, cut where a column ends."""
+    """First pixel, and the one after the last, of every second run, cut where a column ends."""
     ends = np.cumsum(runs, dtype=np.int64)
     starts, ends = (ends - runs)[parity::2], ends[parity::2]
     starts, ends = starts[ends > starts], ends[ends > starts]

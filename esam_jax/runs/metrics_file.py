@@ -1,8 +1,7 @@
-"""metrics.jsonl: one object a line, always with `step`; events beside them have an `event` too.
+"""metrics.jsonl: one JSON object per line, always with `step`; an event also has `event`.
 
-A run that is resumed does some updates anew. Their lines go, so that each metric has one value a
-step, and a `redone` event takes their place, so that the time is not forgotten. Events stay: what
-happened has happened.
+A resumed run repeats some updates. Their old lines are removed, so that a metric has one value per
+step, and replaced by a `redone` event, so that their time is still counted. Events are kept.
 """
 
 import json
@@ -20,45 +19,49 @@ Line = dict[str, Any]
 
 
 class MetricsFile:
-    """The file of a run, open for more; a full disk costs lines and a warning, never the run."""
+    """The file of a run, for appending; a full disk costs lines and a warning, not the run."""
 
     def __init__(self, file: Path, last_step: int) -> None:
-        """Goes on with what was said about updates up to `last_step`."""
+        """Continues after the lines of updates up to `last_step`.
+
+        Temporary files that a killed process left beside it are removed.
+        """
         self._file = file
+        files.remove_unfinished(file.parent)
         self.rewind(last_step)
 
     def rewind(self, last_step: int) -> None:
-        """Folds away the lines about later updates, which will be done anew."""
+        """Removes the metrics of later updates, which will be repeated."""
         self.lines = folded(read(self._file), last_step)
         files.write(self._file, "".join(json.dumps(line) + "\n" for line in self.lines))
         self._torn = False
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """One more line, whole or not at all for whoever reads it."""
-        # JSON has no word for NaN and infinity.
-        odd = {name for name, x in line.items() if isinstance(x, float) and not math.isfinite(x)}
-        told = {**line, **dict.fromkeys(odd)}
-        text = ("\n" if self._torn else "") + json.dumps(told) + "\n"
+        """Appends a line; a reader sees all of it or none."""
+        # JSON has no NaN or infinity: they become null.
+        infinite = {k for k, x in line.items() if isinstance(x, float) and not math.isfinite(x)}
+        finite = {**line, **dict.fromkeys(infinite)}
+        text = ("\n" if self._torn else "") + json.dumps(finite) + "\n"
         try:
             with self._file.open("ab", buffering=0) as out:
                 self._torn = out.write(text.encode()) != len(text)
         except OSError as error:
             self._torn = True
             warnings.warn(
-                f"{self._file} takes no more lines ({error.strerror}), training goes on: make room",
+                f"{self._file} cannot be written ({error.strerror}); training continues: make room",
                 stacklevel=2,
             )
 
 
 def read(file: Path) -> list[Line]:
-    """Every whole line of a metrics file; [] where there is none."""
+    """Every complete line of a metrics file; [] without a file."""
     if not file.exists():
         return []
     lines = []
     for text in file.read_text(errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:  # a killed run may leave half a line, which is never read as whole
+        except ValueError:  # a killed run may leave half a line
             continue
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
@@ -71,7 +74,7 @@ def merged(file: Path) -> Line:
 
 
 def latest(lines: Iterable[Line]) -> Line:
-    """The last value of every metric; events are none."""
+    """The last value of every metric, without events."""
     result: Line = {}
     for line in lines:
         if "event" not in line:
@@ -85,7 +88,7 @@ def evaluated(lines: Iterable[Line]) -> set[int]:
 
 
 def folded(lines: Iterable[Line], last_step: int) -> list[Line]:
-    """The lines without metrics of later steps: of each part of a run a `redone` event is left."""
+    """The lines without the metrics of later steps, which one `redone` event per part replaces."""
     kept: list[Line] = []
     redone: Line | None = None
     part = Part()
@@ -112,16 +115,16 @@ def _redone(last_step: int) -> Line:
 
 
 class Part:
-    """Reads the lines of a run in order, and tells the time of the steps behind each of them."""
+    """Reads the lines of a run in order and computes how long the steps of each took."""
 
     def __init__(self) -> None:
         self._step = self._batch = 0
 
     def add(self, line: Line) -> tuple[float, int]:
-        """Seconds of the steps that this line stands for, and the step that they follow.
+        """Seconds of the steps that this line covers, and the step before the first of them.
 
-        Saves, evaluations and the compiler are not in them; the first update of a part is not
-        either, for it cannot be told apart from compilation.
+        Without saves, evaluations and compilation, and without the first update of a part, which
+        cannot be separated from compilation.
         """
         before = self._step
         if line.get("event") == "start":

@@ -1,4 +1,4 @@
-"""A trace of chosen updates, for xprof or Perfetto, in `<workdir>/profile`."""
+"""A profiler trace of chosen updates, for xprof or Perfetto, in `<workdir>/profile`."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Tracer:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around the waiting for, and the dispatch of, update `number`."""
+        """Around waiting for the batch of update `number` and dispatching it."""
         if number not in self._steps:
             yield
             return
@@ -44,7 +44,7 @@ class Tracer:
             yield
 
     def after(self, number: int, metrics: object) -> None:
-        """Ends the trace once the last of the updates is done, which is waited for."""
+        """Ends the trace after the last of the updates; waits for it."""
         if self._running and number >= self._steps[-1]:
             jax.block_until_ready(metrics)
             self._stop()

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases beside metrics.jsonl. A sink that fails never stops a run."""
+"""TensorBoard and Weights & Biases beside metrics.jsonl. A failing tracker never stops a run."""
 
 import dataclasses
 import importlib
@@ -14,21 +14,21 @@ from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-_PATIENCE = 3  # failures in a row before a sink is left alone
+_PATIENCE = 3  # failures in a row before a tracker is dropped
 
 
 class Tracker(Protocol):
-    """Where numbers go."""
+    """A destination for metrics."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes the numbers of one line."""
+        """Records the numbers of one line."""
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Flushes and closes."""
 
 
 def require(cfg: RunConfig) -> None:
-    """ConfigError, before anything expensive, unless the packages of `cfg.trackers` are there."""
+    """ConfigError, before anything expensive, when a package of `cfg.trackers` is missing."""
     for name in cfg.trackers:
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise ConfigError(
@@ -53,7 +53,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of the service, the same one after each restart; its own WANDB_* variables apply."""
+    """A Weights & Biases run, the same after each restart; WANDB_* variables apply."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
         wandb = importlib.import_module(_PACKAGES["wandb"])
@@ -83,21 +83,21 @@ _TRACKERS: dict[str, Callable[[RunConfig, Path], Tracker]] = {
 
 
 class Trackers:
-    """The sinks of a run; each is dropped, with a warning, after failing three times in a row."""
+    """The trackers of a run; each is dropped, with a warning, after three failures in a row."""
 
     def __init__(self, cfg: RunConfig, workdir: Path) -> None:
         self._sinks: dict[str, Tracker] = {}
-        # Every host computes the same numbers; one of them tells.
+        # Every host computes the same numbers; one of them reports.
         names = cfg.trackers if jax.process_index() == 0 else ()
         self._failures: dict[str, int] = dict.fromkeys(names, 0)
         for name in names:
             try:
                 self._sinks[name] = _TRACKERS[name](cfg, workdir)
             except Exception as error:  # each has its own errors, and those of its network
-                _warn(f"tracker {name} does not start ({error!r}): the run goes on without it")
+                _warn(f"tracker {name} does not start ({error!r}): the run continues without it")
 
     def write(self, step: int, line: Mapping[str, Any]) -> None:
-        """Hands the numbers of a line to every sink."""
+        """Passes the numbers of a line to every tracker."""
         numbers = {name: value for name, value in line.items() if type(value) in (int, float)}
         for name, sink in list(self._sinks.items()):
             try:
@@ -111,7 +111,7 @@ class Trackers:
             try:
                 sink.close()
             except Exception as error:
-                _warn(f"tracker {name} does not end well ({error!r}): its last lines may be lost")
+                _warn(f"tracker {name} cannot be closed ({error!r}): its last lines may be lost")
 
     def _note(self, name: str, error: Exception) -> None:
         self._failures[name] += 1
@@ -119,7 +119,7 @@ class Trackers:
             return
         del self._sinks[name]
         _warn(
-            f"tracker {name} failed {_PATIENCE} times in a row ({error!r}): the run goes on "
+            f"tracker {name} failed {_PATIENCE} times in a row ({error!r}): the run continues "
             "without it, and metrics.jsonl has everything"
         )
 

@@ -144,7 +144,7 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(path, "open", full)
-            with pytest.warns(UserWarning, match="takes no more lines .No space left"):
+            with pytest.warns(UserWarning, match="cannot be written .No space left"):
                 report.write(1, {"box_miou": 0.1})
         report.write(2, {"box_miou": 0.2})
     assert [line["step"] for line in log.read(tmp_path / "metrics.jsonl")] == [0, 2]

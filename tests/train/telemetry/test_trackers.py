@@ -69,14 +69,14 @@ def test_f18_a_sink_that_does_not_start_or_end_is_done_without(use, tmp_path, mo
         raise TimeoutError("the service does not answer")
 
     monkeypatch.setitem(trackers._TRACKERS, "wandb", refused)
-    with pytest.warns(UserWarning, match="wandb does not start .*the run goes on without"):
+    with pytest.warns(UserWarning, match="wandb does not start .*the run continues without"):
         run_log(toy.config(trackers=("wandb",)), tmp_path)
 
     def broken(self):
         raise OSError("gone")
 
     monkeypatch.setattr(Sink, "close", broken)
-    with pytest.warns(UserWarning, match="does not end well"):
+    with pytest.warns(UserWarning, match="cannot be closed"):
         run_log(use(), tmp_path / "..")
 
 
