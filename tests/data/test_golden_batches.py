@@ -19,16 +19,12 @@ from esam_jax.config import (
     DataConfig,
     ImageFolderConfig,
     MeshConfig,
-    OptimConfig,
     PromptedConfig,
-    RunConfig,
     Sa1bConfig,
-    SamiConfig,
     ScenesConfig,
-    SegmentConfig,
     SourceConfig,
 )
-from esam_jax.data import loader
+from esam_jax.data import loader, sources
 from esam_jax.ops import regions
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "batches.json"
@@ -115,7 +111,8 @@ def digests(name: str, seed: int, root: Path) -> list[str]:
     source, view = CASES[name]
     data = DataConfig(source=source(root), view=view, threads=2, max_broken_share=0.5)
     found = []
-    with open_stream(data, seed) as stream:
+    opened, mesh = sources.open_source(data.source), sharding.make_mesh(MeshConfig(data=1))
+    with loader.stream(opened, data, seed=seed, batch=BATCH, mesh=mesh) as stream:
         for _ in range(BATCHES):
             batch = next(stream)
             digest = 0
@@ -124,21 +121,6 @@ def digests(name: str, seed: int, root: Path) -> list[str]:
                     digest = zlib.crc32(np.ascontiguousarray(batch[key]).tobytes(), digest)
             found.append(f"{digest:08x}")
     return found
-
-
-def open_stream(data: DataConfig, seed: int) -> loader.Stream:
-    mesh = sharding.make_mesh(MeshConfig(data=1))
-    task = SamiConfig(students=("x",)) if data.view.kind == "crop" else SegmentConfig()
-    cfg = RunConfig(
-        name="x",
-        task=task,
-        data=data,
-        optim=OptimConfig(peak_lr=1e-3),
-        steps=1,
-        batch=BATCH,
-        seed=seed,
-    )
-    return loader.stream(cfg, mesh)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
