@@ -1,7 +1,7 @@
 """What is read, and how it is shown to a task."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 from esam_jax.config.rules import require
 
@@ -10,6 +10,7 @@ from esam_jax.config.rules import require
 class ScenesConfig:
     """Procedural scenes with all their objects, drawn without any file."""
 
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
     kind: Literal["scenes"] = "scenes"
     split: Literal["train", "heldout"] = "train"
     scenes: int = 20_000  # distinct scenes of one split
@@ -24,6 +25,7 @@ class ScenesConfig:
 class ImageFolderConfig:
     """Every picture below `path`, without masks: ImageNet's layout, or any other."""
 
+    annotations: ClassVar[frozenset[str]] = frozenset()
     kind: Literal["image_folder"] = "image_folder"
     path: str | None = None
 
@@ -32,6 +34,7 @@ class ImageFolderConfig:
 class CocoConfig:
     """A COCO instance json, or the image folder beside it."""
 
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
     kind: Literal["coco"] = "coco"
     path: str | None = None
 
@@ -40,17 +43,32 @@ class CocoConfig:
 class Sa1bConfig:
     """A folder of `sa_*.jpg` with `sa_*.json` beside each."""
 
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
     kind: Literal["sa1b"] = "sa1b"
     path: str | None = None
 
 
-SourceConfig = ScenesConfig | ImageFolderConfig | CocoConfig | Sa1bConfig
+# A path is taken for the first of these that reads it: the more particular come first.
+SourceConfig = ScenesConfig | Sa1bConfig | CocoConfig | ImageFolderConfig
+
+
+def require_annotations(source: SourceConfig, needs: frozenset[str], who: str) -> None:
+    """ConfigError, naming the sources that would do, unless the source has what `who` needs."""
+    fitting = [each.kind for each in get_args(SourceConfig) if needs <= each.annotations]
+    remedy = f"read {', '.join(fitting)}" if fitting else "no source has them"
+    require(
+        needs <= source.annotations,
+        "source.kind",
+        source.kind,
+        f"{who} {' and '.join(sorted(needs))}: {remedy}",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CropConfig:
     """Views for SAMI: random resized crop and horizontal flip, nothing else (section 4.1)."""
 
+    needs: ClassVar[frozenset[str]] = frozenset()  # annotations
     kind: Literal["crop"] = "crop"
     image_px: int = 224
     min_scale: float = 0.2  # share of the area; MAE's value
@@ -67,6 +85,7 @@ class PromptedConfig:
     First prompts follow SAM, section A: a foreground point or a noisy box with equal chance.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"masks"})  # annotations
     kind: Literal["prompted"] = "prompted"
     image_px: int = 1024
     fit: Literal["stretch", "pad"] = "stretch"
@@ -102,9 +121,4 @@ class DataConfig:
             self.max_broken_share,
             "must lie in [0, 1]",
         )
-        require(
-            not (self.view.kind == "prompted" and self.source.kind == "image_folder"),
-            "source.kind",
-            self.source.kind,
-            "prompted views need masks: read scenes, coco or sa1b",
-        )
+        require_annotations(self.source, self.view.needs, f"{self.view.kind} views need")

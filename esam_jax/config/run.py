@@ -5,7 +5,7 @@ import math
 import re
 from typing import Literal
 
-from esam_jax.config.data import DataConfig, SourceConfig
+from esam_jax.config.data import DataConfig, SourceConfig, require_annotations
 from esam_jax.config.networks import ComputeConfig
 from esam_jax.config.rules import require
 from esam_jax.config.tasks import TaskConfig
@@ -80,12 +80,7 @@ class EvaluateConfig:
             self.every_steps,
             "must be positive, or None for the end only",
         )
-        require(
-            self.source.kind != "image_folder",
-            "source.kind",
-            self.source.kind,
-            "a measurement needs masks: read scenes, coco or sa1b",
-        )
+        require_annotations(self.source, frozenset({"masks"}), "a measurement needs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

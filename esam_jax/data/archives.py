@@ -11,9 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from esam_jax import files
-from esam_jax.data import decode
-from esam_jax.data.sources.image_folder import list_pictures
+from esam_jax.data import decode, pictures
 from esam_jax.errors import DataError, MissingError
 
 _MAX_HEADER_BYTES = 2**16  # of a name with what belongs to it; the longest path has 2**12
@@ -44,33 +42,33 @@ class Album:
 def open_album(path: Path) -> Album:
     """MissingError or DataError unless there is at least one picture; none is decoded yet.
 
-    A UserWarning tells what is left out of an archive.
+    A UserWarning names what is left out of an archive.
     """
     if path.is_dir():
-        found = tuple(list_pictures(path))
+        found = tuple(pictures.list_pictures(path))
         if not found:
             raise DataError(f"{path} holds no {', '.join(decode.SUFFIXES)} file at any depth")
-        return Album(found, lambda name: _bytes(path / name))
+        return Album(found, lambda name: decode.read_file(path / name))
     if not path.exists():
         raise MissingError(f"{path} does not exist: name a picture, a folder or a tar archive")
     if not path.is_file():
-        raise DataError(f"{path} is no plain file: name a picture, a folder or a tar archive")
+        raise DataError(f"{path} is not a regular file: name a picture, a folder or a tar archive")
     archive = _opened(path)
     if archive is None:
-        return Album((path.name,), lambda name: _bytes(path))
+        return Album((path.name,), lambda name: decode.read_file(path))
     return _archive(path, archive)
 
 
 class _Member(tarfile.TarInfo):
     """An entry of an archive; DataError for a size that would fill the memory or never end.
 
-    `tarfile` reads long names whole, whatever their size, and in older Pythons goes round for ever
-    over a negative one (CVE-2025-8194). It asks this method for every size.
+    `tarfile` reads long names at once, whatever their size, and in older Pythons loops for ever on
+    a negative one (CVE-2025-8194). It calls this method for every size.
     """
 
     def _block(self, count: int) -> int:
         if count < 0 or (self.type in _HEADERS and count > _MAX_HEADER_BYTES):
-            raise DataError(f"the archive has a header of {count} bytes: make it anew")
+            raise DataError(f"the archive has a header of {count} bytes: create it again")
         return super()._block(count)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -108,9 +106,9 @@ def _archive(path: Path, archive: tarfile.TarFile) -> Album:
 
     weakref.finalize(read, archive.close)
     if left_out:
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        warnings.warn(f"{path}: not read are {told}", UserWarning, stacklevel=3)
-    # As they lie: a compressed archive can only go back by unpacking from its start.
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        warnings.warn(f"{path}: not read are {counts}", UserWarning, stacklevel=3)
+    # In the order of the file: a compressed archive can only go back by unpacking from its start.
     names = sorted(members, key=lambda name: members[name].offset)
     return Album(tuple(names), read, left_out)
 
@@ -125,7 +123,7 @@ def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mappi
         name = PurePosixPath(member.name)
         if member.isdir() or name.suffix.lower() not in decode.SUFFIXES:
             continue
-        reason = _oddity(member)
+        reason = _reason_to_skip(member)
         if reason is None:
             if str(name) in members:
                 left_out["older files of the same name"] += 1
@@ -138,7 +136,7 @@ def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mappi
     return members, left_out
 
 
-def _oddity(member: tarfile.TarInfo) -> str | None:
+def _reason_to_skip(member: tarfile.TarInfo) -> str | None:
     """Why an entry is not read: a picture needs no link, no device and no way out of a folder."""
     name = PurePosixPath(member.name)
     if member.issym() or member.islnk():
@@ -158,21 +156,10 @@ def _require_end(archive: tarfile.TarFile) -> None:
     file: Any = archive.fileobj
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise DataError("the archive breaks off: fetch it again")
+        raise DataError("the archive is cut short: fetch it again")
 
 
 def _unusable(path: Path, error: Exception) -> DataError:
     if isinstance(error, DataError):
         return DataError(f"{path}: {error}")
-    return DataError(f"{path} is no whole tar archive ({error}): fetch it again")
-
-
-def _bytes(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise DataError(f"{path} is no plain file")
-
-    def attempt() -> bytes:
-        with open(path, "rb") as file:
-            return decode.read_bytes(file.read)
-
-    return files.read(path, attempt, "check the path")
+    return DataError(f"{path} is not an intact tar archive ({error}): fetch it again")

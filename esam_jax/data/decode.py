@@ -1,9 +1,13 @@
 """Pictures on disk to RGB. Files are hostile: type and size are checked first."""
 
+import contextlib
+import dataclasses
 import io
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -14,6 +18,7 @@ from esam_jax import files
 from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
 
+Kind = Literal["JPEG", "PNG", "WEBP"]
 Orientation = Literal["exif", "stored"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 
@@ -22,16 +27,32 @@ _HEAD_BYTES = 2**16
 _EXIF_ORIENTATION = 0x0112
 
 
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the first bytes of a picture file say; `width` and `height` are those once decoded.
+
+    `mode` is Pillow's name for how colours are stored; `turn` is the EXIF orientation that decoding
+    undoes, 1 for none.
+    """
+
+    kind: Kind
+    mode: str
+    width: int
+    height: int
+    turn: int
+
+
 def read_rgb(path: str | Path, orientation: Orientation = "exif") -> UInt8[np.ndarray, "H W 3"]:
     """The picture as RGB, turned upright by its EXIF tag unless orientation is "stored".
 
-    JPEG, PNG and WebP, told by content and not by name. Grey, palette, CMYK and 16-bit pictures are
-    converted, alpha is dropped, an animation gives its first frame. Raises MissingError when the
-    file cannot be opened, DiskError when its disk does not answer, DataError when it is broken, cut
-    short, of another type or too large (64 megapixels, 16384 a side). A flipped bit inside the
-    pixels cannot be noticed.
+    JPEG, PNG and WebP, recognised by content and not by name. Grey, palette, CMYK and 16-bit
+    pictures are converted, alpha is dropped, an animation gives its first frame. Raises
+    MissingError when the file cannot be opened, DiskError when its disk does not answer, DataError
+    when it is broken, cut short, of another type or too large (64 megapixels, 16384 a side). A
+    flipped bit inside the pixels cannot be noticed.
     """
-    return _read(path, lambda data: decode_rgb(data, orientation))
+    with named(path):
+        return decode_rgb(read_file(path), orientation)
 
 
 def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
@@ -39,16 +60,62 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
 
     16-bit pictures hold numbers of objects, most of which would be black as a colour.
     """
-    return _read(path, lambda data: _decode(data, "exif", _inside))
+    with named(path):
+        data = read_file(path)
+        head = header(data)
+        if not head.mode.startswith("I"):
+            return np.asarray(pixels(data, head).any(axis=2))
+        with _opened(data) as (image, _):
+            return _upright(np.asarray(image).astype(bool), head.turn)
 
 
 def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarray, "H W 3"]:
     """`read_rgb` for the bytes of a file."""
-    return _decode(data, orientation, _rgb)
+    return pixels(data, header(data, orientation))
+
+
+def header(data: bytes, orientation: Orientation = "exif") -> Header:
+    """Kind and size of a picture file, its pixels not decoded; DataError as `read_rgb`."""
+    with _opened(data) as (image, kind):
+        turn = _orientation(data, image) if orientation == "exif" else 1
+        width, height = image.size if turn < 5 else image.size[::-1]
+        return Header(kind, image.mode, width, height, turn)
+
+
+def pixels(
+    data: bytes, head: Header, at_least: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture of a file whose header has been read.
+
+    With `at_least` (height, width), JPEG is decoded at the smallest number of eighths of its size
+    that is no smaller than that, by a smaller inverse DCT; other formats in full.
+    """
+    if head.kind == "JPEG" and head.mode in ("L", "RGB"):
+        height, width = at_least or (0, 0)  # 0: no limit, which means full size
+        if head.turn >= 5:  # the limits are those of the turned picture
+            height, width = width, height
+        with _decoding(head.kind), contextlib.suppress(ValueError):
+            # simplejpeg refuses harmless deviations, too; Pillow still refuses what is cut short.
+            return _upright(_by_simplejpeg(data, height, width), head.turn)
+    with _opened(data) as (image, _):
+        return _upright(_by_pillow(image), head.turn)
+
+
+def read_file(path: str | Path) -> bytes:
+    """A picture file, complete and not decoded; errors as those of `read_rgb`, without the path."""
+
+    def attempt() -> bytes:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a pipe would never return
+            raise DataError("it is not a regular file")
+        with open(path, "rb") as file:
+            return read_bytes(file.read)
+
+    return files.read(path, attempt, "check the path")
 
 
 def read_bytes(read: Callable[[int], bytes]) -> bytes:
-    """A picture file, whole and not decoded, by the `read` of an open one.
+    """A picture file, complete and not decoded, by the `read` of an open one.
 
     DataError, before the rest is read, when its first bytes are those of no picture, or of one that
     is too large: an archive may hold gigabytes of zeros in a few kilobytes.
@@ -61,38 +128,41 @@ def read_bytes(read: Callable[[int], bytes]) -> bytes:
     return data
 
 
-def _read(path: str | Path, decode: Callable[[bytes], Any]) -> Any:
-    def attempt() -> bytes:
-        with open(path, "rb") as file:
-            return read_bytes(file.read)
-
+@contextlib.contextmanager
+def named(name: str | Path) -> Iterator[None]:
+    """While it lasts, every DataError starts with `name`."""
     try:
-        return decode(files.read(path, attempt, "check the path"))
+        yield
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
 
 
-def _decode(data: bytes, orientation: Orientation, convert: Callable[..., Any]) -> Any:
-    """What `convert(data, image, kind)` makes of the picture, upright."""
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[tuple[Image.Image, Kind]]:
+    """The picture, its header checked and its pixels not decoded; whatever fails is a DataError."""
     kind = _kind(data)
     _check_head(data, kind)
+    with _decoding(kind), Image.open(io.BytesIO(data), formats=[kind]) as image:
+        _check_size(*image.size)
+        yield image, kind
+
+
+@contextlib.contextmanager
+def _decoding(kind: Kind) -> Iterator[None]:
+    """While it lasts, every error is a DataError."""
     try:
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
-            _check_size(*image.size)
-            turn = _orientation(image) if orientation == "exif" else 1
-            pixels = convert(data, image, kind)
+        yield
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"the header promises more than {MAX_PIXELS} pixels; make it smaller first"
         ) from error
-    except Exception as error:  # decoders answer broken bytes with whatever they stumble over
+    except Exception as error:  # decoders answer broken bytes with any kind of exception
         raise DataError(f"broken {kind} picture ({error}): fetch it again") from error
-    return _upright(pixels, turn)
 
 
-def _kind(data: bytes) -> str:
+def _kind(data: bytes) -> Kind:
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -104,14 +174,14 @@ def _kind(data: bytes) -> str:
     )
 
 
-def _check_head(data: bytes, kind: str) -> None:
+def _check_head(data: bytes, kind: Kind) -> None:
     """DataError for a size that Pillow would warn of, or make room for, before it is asked."""
     size = _promised(data, kind)
     if size is not None:
         _check_size(*size)
 
 
-def _promised(data: bytes, kind: str) -> tuple[int, int] | None:
+def _promised(data: bytes, kind: Kind) -> tuple[int, int] | None:
     """Width and height by the first bytes of a file; None where they do not tell.
 
     Sources: PNG (W3C), section 11.2.1; WebP (RFC 9649), sections 2.5 to 2.7.
@@ -143,13 +213,18 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _rgb(data: bytes, image: Image.Image, kind: str) -> UInt8[np.ndarray, "H W 3"]:
-    if kind == "JPEG" and image.mode in ("L", "RGB"):
-        try:
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False)
-        except ValueError:
-            # simplejpeg also refuses harmless oddities; Pillow still refuses what is cut short.
-            pass
+def _by_simplejpeg(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+    return simplejpeg.decode_jpeg(
+        data,
+        colorspace="RGB",
+        fastdct=False,
+        fastupsample=False,
+        min_height=height,
+        min_width=width,
+    )
+
+
+def _by_pillow(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode.startswith("I"):
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "P":  # Pillow warns on the direct way when the palette has transparency
@@ -157,18 +232,28 @@ def _rgb(data: bytes, image: Image.Image, kind: str) -> UInt8[np.ndarray, "H W 3
     return np.array(image.convert("RGB"))
 
 
-def _inside(data: bytes, image: Image.Image, kind: str) -> Bool[np.ndarray, "H W"]:
-    if image.mode.startswith("I"):
-        return np.asarray(image).astype(bool)
-    return np.asarray(_rgb(data, image, kind).any(axis=2))
-
-
-def _orientation(image: Image.Image) -> int:
+def _orientation(data: bytes, image: Image.Image) -> int:
     try:
-        turn = image.getexif().get(_EXIF_ORIENTATION, 1)
+        # A PNG may have EXIF after its pixels. Its own `getexif` decodes it in order to look, and
+        # does so for every PNG without any.
+        late = image.format == "PNG" and _has_late_metadata(data)
+        exif = image.getexif() if late else Image.Image.getexif(image)
+        turn = exif.get(_EXIF_ORIENTATION, 1)
     except Exception:  # a damaged tag block raises almost anything, and the pixels are still good
         return 1
     return turn if turn in range(1, 9) else 1
+
+
+def _has_late_metadata(data: bytes) -> bool:
+    """Whether a PNG has EXIF or text after its first pixels (PNG, W3C, sections 5.3 and 11.3)."""
+    at, pixels = 8, False
+    while at + 8 <= len(data):
+        name = data[at + 4 : at + 8]
+        if pixels and name in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+            return True
+        pixels = pixels or name == b"IDAT"
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return False
 
 
 def _upright(pixels: np.ndarray, turn: int) -> np.ndarray:

@@ -1,51 +1,41 @@
-"""What every source gives: a picture, and masks that are decoded only when they are chosen."""
+"""What every source gives: a picture that is decoded on demand, and its annotations by kind."""
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Bool, Integer, UInt8
-
-from esam_jax.errors import DataError
-from esam_jax.ops import regions
-
-
-@runtime_checkable  # for the shape checks in the tests
-class MaskSet(Protocol):
-    """The masks of one picture. Both readers raise DataError when a mask asked for is broken."""
-
-    def __len__(self) -> int: ...
-
-    def decode(self, indices: Sequence[int]) -> Bool[np.ndarray, "X H W"]:
-        """These masks in the picture's own frame."""
-        ...
-
-    def sample(
-        self,
-        indices: Sequence[int],
-        rows: Integer[np.ndarray, " h"],
-        columns: Integer[np.ndarray, " w"],
-    ) -> Bool[np.ndarray, "X h w"]:
-        """These masks at some rows and columns only, as nearest-neighbour resizing wants."""
-        ...
+from esam_jax.data.pictures import Picture
+from esam_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One picture; `name` is unique in its source and the same on every machine."""
+    """One picture; `name` is unique in its source and the same on every machine.
+
+    Annotations by kind, as far as the source has them: "masks" is a `masks.MaskSet`. A new kind
+    needs no change here: its source stores it and its view asks for it.
+    """
 
     name: str
-    image: UInt8[np.ndarray, "H W 3"]
-    masks: MaskSet | None = None
+    picture: Picture
+    annotations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def annotation(self, kind: str) -> Any:
+        """The annotations of this kind; ConfigError when the source has none."""
+        if kind not in self.annotations:
+            raise ConfigError(
+                f"{self.name} comes from a source without {kind}: choose one that has them"
+            )
+        return self.annotations[kind]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Records by index.
+    """Records by index; may be called from many threads.
 
-    `read` raises DataError, MissingError or DiskError for one that cannot be used.
+    `read` raises DataError, MissingError or DiskError for one that cannot be used, and so does the
+    picture of a record when it is decoded.
     """
 
     def __len__(self) -> int: ...
@@ -63,46 +53,3 @@ def summary(source: Source) -> str:
     every = max(1, len(source) // _NAMED)
     names = "\n".join(source.name(i) for i in range(0, len(source), every))
     return f"{len(source)} records, names {hashlib.sha256(names.encode()).hexdigest()[:12]}"
-
-
-@dataclasses.dataclass(frozen=True)
-class CocoMasks:
-    """COCO segmentations of the picture `name` as the json has them: polygons or run lengths."""
-
-    name: str
-    segmentations: Sequence[Any]
-    height: int
-    width: int
-
-    def __len__(self) -> int:
-        return len(self.segmentations)
-
-    def decode(self, indices: Sequence[int]) -> Bool[np.ndarray, "X H W"]:
-        return self.sample(indices, np.arange(self.height), np.arange(self.width))
-
-    def sample(
-        self,
-        indices: Sequence[int],
-        rows: Integer[np.ndarray, " h"],
-        columns: Integer[np.ndarray, " w"],
-    ) -> Bool[np.ndarray, "X h w"]:
-        masks = np.zeros((len(indices), len(rows), len(columns)), bool)
-        for slot, index in enumerate(indices):
-            try:
-                mask = self._one(self.segmentations[index])
-            except DataError as error:
-                raise DataError(f"{self.name}: mask {index}: {error}") from error
-            # COCO's forms decode column by column, so columns are picked first.
-            masks[slot] = mask.T.take(columns, 0).take(rows, 1).T
-        return masks
-
-    def _one(self, segmentation: Any) -> Bool[np.ndarray, "H W"]:
-        if not isinstance(segmentation, Mapping):
-            return regions.from_polygons(segmentation, self.height, self.width)
-        # Compared before decoding: a wrong size may be a huge one.
-        if segmentation.get("size") != [self.height, self.width]:
-            raise DataError(
-                f"its size is {str(segmentation.get('size'))[:60]}, "
-                f"but the picture is {[self.height, self.width]}"
-            )
-        return regions.from_rle(segmentation)

@@ -84,16 +84,16 @@ def evaluate(
 
 def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Question:
     """Up to `most` masks of a record, drawn by `key` alone, with their prompts."""
-    if record.masks is None:
+    if "masks" not in record.annotations:
         raise DataError(f"{record.name} has no masks: name data with masks")
+    masks, picture = record.annotation("masks"), record.picture
     rng = np.random.default_rng(key)
-    order = rng.permutation(len(record.masks)).tolist()
-    height, width = record.image.shape[:2]
+    order = rng.permutation(len(masks)).tolist()
     kept: list[np.ndarray] = []
     for i in order:
         if len(kept) == most:
             break
-        (mask,) = record.masks.decode([i])
+        (mask,) = masks.decode([i])
         if np.count_nonzero(mask) >= MIN_AREA_PX:
             kept.append(mask)
     points = [
@@ -101,8 +101,8 @@ def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Questi
         for mask in kept
     ]
     return Question(
-        image=record.image,
-        masks=np.stack(kept) if kept else np.zeros((0, height, width), bool),
+        image=picture.rgb(),
+        masks=np.stack(kept) if kept else np.zeros((0, picture.height, picture.width), bool),
         boxes=[Prompt(box=_box(mask)) for mask in kept],
         clicks=[Prompt(points=[point]) for point in points],
     )

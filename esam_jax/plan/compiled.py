@@ -94,13 +94,14 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
             f"mesh data={cfg.mesh.data} uses {mesh.size} of the {len(devices)} devices of "
             f"{topology.name}: leave --mesh.data out, or plan for a smaller machine"
         )
+    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
     state = states.abstract(task, optimiser, cfg, mesh)
     frozen = states.abstract_frozen(task, cfg, mesh)
     update = jit_step(task, optimiser, cfg, mesh, state, frozen)
     with _choices_of(topology):
         return update.lower(  # pyright: ignore[reportFunctionMemberAccess]
-            state, frozen, loader.abstract(cfg, mesh)
+            state, frozen, loader.abstract(cfg.data.view, batch=cfg.batch, mesh=mesh)
         )
 
 

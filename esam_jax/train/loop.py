@@ -123,7 +123,16 @@ def _run(
         step_fn = watchdog.watching(consistency.agreeing(step_fn), first_step)
 
         with (
-            contextlib.closing(loader.stream(cfg, mesh, int(state.batches), source)) as batches,
+            contextlib.closing(
+                loader.stream(
+                    source,
+                    cfg.data,
+                    seed=cfg.seed,
+                    batch=cfg.batch,
+                    mesh=mesh,
+                    first_batch=int(state.batches),
+                )
+            ) as batches,
             log.Log(
                 cfg,
                 workdir,

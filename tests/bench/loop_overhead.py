@@ -130,7 +130,7 @@ def main():
     step_fn, batches, fresh = setup(cfg, task)
     # The loop builds what it runs: it is given what the bare loop runs, compiled once.
     loop.tasks.build = lambda cfg: task
-    loop.loader.stream = lambda *args: Ready(batches)
+    loop.loader.stream = lambda *args, **options: Ready(batches)
     loop.jit_step = lambda *args: step_fn
     pairs = []
     with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.data import loader, views
+from esam_jax.data import loader, sources, views
 
 
 @pytest.fixture
@@ -31,7 +31,11 @@ def folder(tmp_path, monkeypatch):
 def batches(first_step, count):
     mesh = sharding.make_mesh(MeshConfig(data=1))
     try:
-        with loader.stream(toy.config(), mesh, first_step) as stream:
+        cfg = toy.config()
+        source = sources.open_source(cfg.data.source)
+        with loader.stream(
+            source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh, first_batch=first_step
+        ) as stream:
             return list(itertools.islice(stream, count))
     finally:  # a thread that still reads would take what is asked of the next stream
         for thread in threading.enumerate():

@@ -188,10 +188,10 @@ def test_f29_masks_of_everything_lie_on_the_upright_picture(
         record = source.read(i)
         content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
         case = Path(content["image"]["source"]).stem
-        masks = record.masks.decode(range(len(record.masks)))
-        assert record.image.shape == (HEIGHT, WIDTH, 3) and len(masks) > 0
+        masks = record.annotation("masks").decode(range(len(record.annotation("masks"))))
+        assert record.picture.rgb().shape == (HEIGHT, WIDTH, 3) and len(masks) > 0
         given = decode.read_rgb(tmp_path / "album" / f"{case}.png")
-        assert np.abs(record.image.astype(int) - given).mean() < 20  # a JPEG of sharp edges
+        assert np.abs(record.picture.rgb().astype(int) - given).mean() < 20  # a JPEG of sharp edges
         found[case] = [each["segmentation"] for each in content["annotations"]]
     for turn in range(1, 9):
         assert found[f"EXIF {turn}"] == found["alpha"]
@@ -212,9 +212,9 @@ def test_f29_tiny_and_thin_pictures_have_masks_of_their_size(
     argv = ["everything", str(tmp_path / "a.png"), "--model", model, *LOOSE]
     assert cli.main([*argv, "--out", str(tmp_path / "all")]) == 0
     record = sources.open_source(Sa1bConfig(path=str(tmp_path / "all"))).read(0)
-    assert record.image.shape == (height, width, 3)
-    found = range(len(record.masks))
-    assert record.masks.decode(found).shape == (len(found), height, width)
+    assert record.picture.rgb().shape == (height, width, 3)
+    found = range(len(record.annotation("masks")))
+    assert record.annotation("masks").decode(found).shape == (len(found), height, width)
 
 
 def test_f29_an_array_may_be_longer_than_a_file_may():

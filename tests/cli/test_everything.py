@@ -60,8 +60,8 @@ def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
         record = source.read(i)
         content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
         given = decode.read_rgb(album / content["image"]["source"])
-        assert np.abs(record.image.astype(int) - given).mean() < 4  # a JPEG of a PNG
-        masks = record.masks.decode(range(len(record.masks)))
+        assert np.abs(record.picture.rgb().astype(int) - given).mean() < 4  # a JPEG of a PNG
+        masks = record.annotation("masks").decode(range(len(record.annotation("masks"))))
         for mask, annotation in zip(masks, content["annotations"], strict=True):
             assert mask.sum() == annotation["area"] > 0
             x, y, wide, high = regions.mask_box(mask)
@@ -77,8 +77,13 @@ def test_coco_lists_every_picture(album: Path, tmp_path: Path):
     assert len(source) == 4
     for i in range(4):
         record = source.read(i)
-        assert record.image.shape == (64, 64, 3)
-        assert record.masks.decode(range(len(record.masks))).any((1, 2)).all()
+        assert record.picture.rgb().shape == (64, 64, 3)
+        assert (
+            record.annotation("masks")
+            .decode(range(len(record.annotation("masks"))))
+            .any((1, 2))
+            .all()
+        )
 
 
 def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, capsys, monkeypatch):
@@ -230,7 +235,7 @@ def test_a_turned_picture_is_stored_upright(tmp_path: Path):
     image.save(tmp_path / "album" / "turned.jpg", exif=exif)
     assert call(tmp_path / "album", tmp_path / "out") == 0
     record = sources.open_source(sources.detect(str(tmp_path / "out"))).read(0)
-    assert record.image.shape == (96, 48, 3)
+    assert record.picture.rgb().shape == (96, 48, 3)
 
 
 def test_a_plain_jpeg_is_kept_to_the_byte(tmp_path: Path):
@@ -289,7 +294,9 @@ def test_killed_ten_times_over_a_hundred_pictures(tmp_path: Path):
     assert len(source) == 100
     for i in range(100):
         record = source.read(i)
-        assert record.masks.decode(range(len(record.masks))).shape[1:] == (64, 64)
+        assert record.annotation("masks").decode(range(len(record.annotation("masks")))).shape[
+            1:
+        ] == (64, 64)
     train = ["train", "quickstart_scratch", "--workdir", str(tmp_path / "run"), "--steps", "20"]
     train += ["--data.source.kind", "sa1b", "--data.source.path", str(out), "--batch", "8"]
     train += ["--optim.warmup-steps", "2"]

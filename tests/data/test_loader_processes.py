@@ -11,35 +11,28 @@ from esam_jax import sharding
 from esam_jax.config import (
     DataConfig,
     MeshConfig,
-    OptimConfig,
     PromptedConfig,
-    RunConfig,
     ScenesConfig,
-    SegmentConfig,
 )
-from esam_jax.data import loader
+from esam_jax.data import loader, sources
 
 MESHES = (MeshConfig(), MeshConfig(fsdp=2), MeshConfig(tensor=4))
-RUN = RunConfig(
-    name="test",
-    task=SegmentConfig(),
-    data=DataConfig(
-        source=ScenesConfig(scenes=6, scene_px=32),
-        view=PromptedConfig(image_px=32, masks=2, min_area_px=4),
-        threads=1,
-    ),
-    optim=OptimConfig(peak_lr=1e-3),
-    steps=9,
-    batch=4,
+DATA = DataConfig(
+    source=ScenesConfig(scenes=6, scene_px=32),
+    view=PromptedConfig(image_px=32, masks=2, min_area_px=4),
+    threads=1,
 )
+BATCH = 4
 
 
 def sums(mesh: jax.sharding.Mesh) -> dict[int, int]:
     """Sum of the pixels of each row of batch 3 that this process holds."""
-    with jax.transfer_guard("disallow"), loader.stream(RUN, mesh, first_batch=3) as batches:
+    source = sources.open_source(DATA.source)
+    stream = loader.stream(source, DATA, seed=0, batch=BATCH, mesh=mesh, first_batch=3)
+    with jax.transfer_guard("disallow"), stream as batches:
         shards = next(batches)["image"].addressable_shards
     return {
-        shard.index[0].indices(RUN.batch)[0] + i: int(np.asarray(row).sum(dtype=np.int64))
+        shard.index[0].indices(BATCH)[0] + i: int(np.asarray(row).sum(dtype=np.int64))
         for shard in shards
         for i, row in enumerate(shard.data)
     }

@@ -33,7 +33,7 @@ def test_every_coco_picture_and_mask_can_be_read(split: str):
     declared = [a["area"] for a in content["annotations"] if not a["iscrowd"]]
     decoded = 0
     for i in range(len(source)):
-        masks = source.read(i).masks
+        masks = source.read(i).annotation("masks")
         decoded += sum(int(masks.decode([k]).sum()) for k in range(len(masks)))
     # The declared areas are those of the polygons, before they are put on the pixel grid.
     assert abs(decoded - sum(declared)) < 0.01 * sum(declared)
@@ -43,7 +43,7 @@ def test_sa1b_areas_and_boxes_are_those_declared():
     for record in records("sa1b_layout", "sa1b", 2):
         path = DATA / "sa1b_layout" / record.name.replace(".jpg", ".json")
         for i, annotation in enumerate(json.loads(path.read_text())["annotations"]):
-            (mask,) = record.masks.decode([i])
+            (mask,) = record.annotation("masks").decode([i])
             assert mask.sum() == annotation["area"]
             assert regions.mask_box(mask) == tuple(annotation["bbox"])
 

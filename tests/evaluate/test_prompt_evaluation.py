@@ -10,6 +10,7 @@ from helpers import nano
 
 from esam_jax.config import ScenesConfig
 from esam_jax.data import sources
+from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.evaluate import prompts
@@ -49,7 +50,9 @@ class Pictures:
     def read(self, index: int) -> Record:
         masks = self._masks[index]
         image = np.full((24, 32, 3), index, np.uint8)
-        return Record(self.name(index), image, None if masks is None else Masks(masks))
+        return Record(
+            self.name(index), Pixels(image), {} if masks is None else {"masks": Masks(masks)}
+        )
 
 
 class FakeSam(Sam):
@@ -65,7 +68,7 @@ class FakeSam(Sam):
     def decode(self, embedding: list[int], lists: list, *, multimask: bool = True) -> list:
         answers = []
         for index, asked in zip(embedding, lists, strict=True):
-            masks = self._source.read(index).masks.masks
+            masks = self._source.read(index).annotation("masks").masks
             found = np.stack([self._answer(masks, prompt) for prompt in asked])
             answers.append(SimpleNamespace(best=lambda found=found: (None, found)))
         return answers

@@ -75,8 +75,9 @@ def batch_of(seed, step, size):
 class Stream:
     """Stands for data.loader.stream; `spoil` names a batch with a NaN, `edit` changes any."""
 
-    def __init__(self, cfg, mesh, first_batch=0, source=None, spoil=None, edit=None):
-        self._cfg, self._mesh, self._step, self._spoil = cfg, mesh, first_batch, spoil
+    def __init__(self, source, config, *, seed, batch, mesh, first_batch=0, spoil=None, edit=None):
+        self._seed, self._batch, self._mesh = seed, batch, mesh
+        self._step, self._spoil = first_batch, spoil
         self._edit = edit or (lambda number, batch: None)
         self.broken, self.closed = {}, False
 
@@ -84,7 +85,7 @@ class Stream:
         return self
 
     def __next__(self):
-        batch = batch_of(self._cfg.seed, self._step, self._cfg.batch)
+        batch = batch_of(self._seed, self._step, self._batch)
         if self._spoil == self._step:
             batch["y"][0] = np.nan
         self._edit(self._step, batch)

@@ -39,7 +39,7 @@ def stream(wishes):
             if here == {"host": jax.process_index(), "step": self._step}:
                 time.sleep(10_000)
             time.sleep(wishes.get("pause", 0))
-            batch = toy.batch_of(self._cfg.seed, self._step, self._cfg.batch)
+            batch = toy.batch_of(self._seed, self._step, self._batch)
             self._step += 1
             place = sharding.batch(self._mesh)
             with jax.transfer_guard("allow"):

@@ -28,16 +28,16 @@ def config(**more):
 def as_toy(monkeypatch):
     """Everything is real but the task and its batch."""
 
-    def batch(cfg, mesh):
+    def abstract(view, *, batch, mesh):
         place = sharding.batch(mesh)
-        host = toy.batch_of(0, 0, cfg.batch)
+        host = toy.batch_of(0, 0, batch)
         return {
             name: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype), sharding=place)
             for name, x in host.items()
         }
 
     monkeypatch.setattr(compiled.tasks, "build", lambda cfg: toy.task())
-    monkeypatch.setattr(compiled.loader, "abstract", batch)
+    monkeypatch.setattr(compiled.loader, "abstract", abstract)
 
 
 def with_memory(size):

@@ -4,13 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_jax import sharding
-from esam_jax.config import CropConfig, DataConfig, MeshConfig, ScenesConfig
-from esam_jax.data import loader
+from esam_jax.config import CropConfig, MeshConfig
+from esam_jax.data import order
+from esam_jax.data.examples import Examples, Tally
+from esam_jax.data.order import Order
+from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import DataError
 
-SOURCE = ScenesConfig()
 VIEW = CropConfig(image_px=8)
 seeds = st.integers(0, 2**32 - 1)
 
@@ -31,26 +33,26 @@ class Fragile:
         if index in self.broken:
             raise DataError("broken on purpose")
         self.read_names.append(index)
-        return Record(self.name(index), scene_painter.draw(index, 32)[0])
+        return Record(self.name(index), Pixels(scene_painter.draw(index, 32)[0]))
 
 
 @given(seeds, st.integers(1, 40), st.integers(0, 4))
 def test_every_record_comes_once_an_epoch(seed: int, records: int, epoch: int):
-    order = loader.Order(records, seed)
+    sequence = Order(records, seed)
     positions = range(epoch * records, (epoch + 1) * records)
-    assert {order[p][0] for p in positions} == {epoch}
-    assert sorted(order[p][1] for p in positions) == list(range(records))
+    assert {sequence[p][0] for p in positions} == {epoch}
+    assert sorted(sequence[p][1] for p in positions) == list(range(records))
 
 
 @given(seeds)
 def test_epochs_and_seeds_shuffle_anew(seed: int):
-    first, other = loader.Order(60, seed), loader.Order(60, seed ^ 1)
+    first, other = Order(60, seed), Order(60, seed ^ 1)
     orders = [
         [first[p][1] for p in range(60)],
         [first[p][1] for p in range(60, 120)],
         [other[p][1] for p in range(60)],
     ]
-    assert len({tuple(order) for order in orders}) == 3
+    assert len({tuple(each) for each in orders}) == 3
 
 
 @given(
@@ -71,12 +73,12 @@ def test_processes_read_together_what_one_reads_alone(
     seen: dict[int, int] = {}
     for process in range(processes):
         mine = devices[process * share : (process + 1) * share]
-        rows = loader.local_rows(placement, batch, mine)
+        rows = order.local_rows(placement, batch, mine)
         assert len(rows) == batch // (data * fsdp) * max(share // tensor, 1)
         for slot, row in enumerate(rows):
-            seen[row] = loader.position(step * len(rows) + slot, rows, batch)
+            seen[row] = order.position(step * len(rows) + slot, rows, batch)
     assert [seen[row] for row in sorted(seen)] == list(range(step * batch, (step + 1) * batch))
-    assert loader.local_rows(placement, batch) == tuple(range(batch))
+    assert order.local_rows(placement, batch) == tuple(range(batch))
 
 
 @given(
@@ -90,22 +92,22 @@ def test_f28_any_hosts_and_resume_steps_read_the_same_ids(
     """A run in parts, each of so many hosts and updates: in the end every id once an epoch."""
     mesh, batch = sharding.make_mesh(MeshConfig()), 16
     placement, devices = sharding.batch(mesh), list(mesh.devices.flat)
-    order, step, read = loader.Order(records, seed), 0, []
+    sequence, step, read = Order(records, seed), 0, []
     for hosts, updates in parts:
         share = len(devices) // hosts
         held = [
-            loader.local_rows(placement, batch, devices[i * share : (i + 1) * share])
+            order.local_rows(placement, batch, devices[i * share : (i + 1) * share])
             for i in range(hosts)
         ]
         for done in range(step, step + updates):  # every host has a part of every batch
             found = {
-                row: order[loader.position(done * len(rows) + slot, rows, batch)]
+                row: sequence[order.position(done * len(rows) + slot, rows, batch)]
                 for rows in held
                 for slot, row in enumerate(rows)
             }
             read.extend(found[row] for row in range(batch))
         step += updates
-    assert read == [order[position] for position in range(step * batch)]
+    assert read == [sequence[position] for position in range(step * batch)]
     for epoch in range(step * batch // records):
         assert sorted(index for e, index in read if e == epoch) == list(range(records))
 
@@ -117,15 +119,15 @@ def test_a_broken_record_is_replaced_by_the_same_other_one(
     broken = {index for index in broken if index < records}
     if len(broken) == records:
         broken.pop()
-    config = DataConfig(source=SOURCE, view=VIEW, max_broken_share=1.0)
     views = []
     for warm_up in (0, 3):  # what was read before makes no difference
         source = Fragile(records, broken)
-        examples = loader.Examples(source, config, seed)
+        examples = Examples(source, VIEW, seed)
+        tally = Tally(examples, max_broken_share=1.0)
         for other in range(warm_up):
-            examples[other]
-        views.append(examples[position]["image"])
-        index = loader.Order(records, seed)[position][1]
+            tally.view_of(examples[other])
+        views.append(tally.view_of(examples[position])["image"])
+        index = Order(records, seed)[position][1]
         assert (source.read_names[-1] == index) == (index not in broken)
-        assert (str(index) in examples.broken()) == (index in broken)
+        assert (str(index) in tally.broken) == (index in broken)
     assert (views[0] == views[1]).all()

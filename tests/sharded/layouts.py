@@ -39,6 +39,8 @@ from esam_jax.config import (
     VitConfig,
 )
 from esam_jax.data import loader, sources
+from esam_jax.data.examples import Examples, Tally
+from esam_jax.data.order import Order
 from esam_jax.models import named
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
@@ -175,7 +177,8 @@ def train(layout, steps=STEPS):
         optimiser = optim.make(cfg.optim, cfg.steps)
         state, frozen = start(task, optimiser, cfg, mesh)
         update = step.jit_step(task, optimiser, cfg, mesh, state, frozen)
-        with loader.stream(cfg, mesh) as batches:
+        source = sources.open_source(cfg.data.source)
+        with loader.stream(source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh) as batches:
             batch, losses = next(batches), []
             update = update.lower(state, frozen, batch).compile(QUICK)
             for done in range(1, steps + 1):
@@ -206,13 +209,16 @@ def expected_rows(cfg, first_step, steps):
     """(ids, rows): the record at each row of each batch, and the checksum of its view, found
     without a loader's order of reading: one position after the other."""
     source = sources.open_source(cfg.data.source)
-    order = loader.Order(len(source), cfg.seed)
-    examples = loader.Examples(source, cfg.data, cfg.seed)
+    order = Order(len(source), cfg.seed)
+    examples = Examples(source, cfg.data.view, cfg.seed)
+    tally = Tally(examples, cfg.data.max_broken_share)
     ids, rows = [], []
     for number in range(first_step, first_step + steps):
         positions = range(number * cfg.batch, (number + 1) * cfg.batch)
         ids.append([source.name(order[p][1]) for p in positions])
-        rows.append({i: zlib.crc32(examples[p]["image"]) for i, p in enumerate(positions)})
+        rows.append(
+            {i: zlib.crc32(tally.view_of(examples[p])["image"]) for i, p in enumerate(positions)}
+        )
     return ids, rows
 
 

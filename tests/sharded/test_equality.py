@@ -13,7 +13,7 @@ from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig, SamiConfig, SamiDecoderConfig, TeacherConfig
-from esam_jax.data import loader
+from esam_jax.data import loader, sources
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
 
@@ -27,7 +27,8 @@ def train(mesh_config, accumulate=1):
     mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1)
     optimiser = optim.make(cfg.optim, cfg.steps)
     state = states.create(task, optimiser, cfg, mesh)
-    update, batches = step.jit_step(task, optimiser, cfg, mesh, state, {}), toy.Stream(cfg, mesh)
+    update = step.jit_step(task, optimiser, cfg, mesh, state, {})
+    batches = toy.Stream(None, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh)
     history = []
     for _ in range(3):
         state, metrics = update(state, {}, next(batches))
@@ -86,7 +87,8 @@ def loss_and_gradient(cfg, mesh_config):
     mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     frozen = drawn(jax.eval_shape(task.load_frozen), mesh)
-    with loader.stream(cfg, mesh) as batches:
+    source = sources.open_source(cfg.data.source)
+    with loader.stream(source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh) as batches:
         batch = next(batches)
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     gradient = jax.jit(

@@ -111,7 +111,7 @@ def trained():
     def run(steps, scale=1.0):
         state, batches, history = (
             states.create(task, optimiser, cfg, MESH),
-            toy.Stream(cfg, MESH),
+            toy.Stream(None, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=MESH),
             [],
         )
         weights = {"scale": jax.device_put(jnp.float32(scale), sharding.replicated(MESH))}

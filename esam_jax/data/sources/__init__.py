@@ -1,50 +1,51 @@
-"""The door to every kind of data: a `SourceConfig` becomes a `Source` of records."""
+"""The door to every kind of data: a `SourceConfig` becomes a `Source` of records.
 
-from pathlib import Path
+A source is a config class in `config/data.py`, whose `kind` names a module here and whose
+`annotations` name what its records carry, and that module, with two functions:
 
-from esam_jax.config import (
-    CocoConfig,
-    ImageFolderConfig,
-    Sa1bConfig,
-    ScenesConfig,
-    SourceConfig,
-)
+    open(config) -> Source          MissingError or DataError when there is nothing to read
+    detects(path) -> config | None  the config for what a user means by a path, if it is one of ours
+
+Nothing else knows a source by name. To add one: its class and its place in `SourceConfig`
+(`detect` asks in that order, so the more particular come first), its module, its tests in
+`tests/data/sources/`. A new kind of annotation also needs a view that reads it (`data/views/`).
+"""
+
+import importlib
+from types import ModuleType
+from typing import get_args
+
+from esam_jax.config import SourceConfig
 from esam_jax.data.records import Source
-from esam_jax.data.sources import coco
-from esam_jax.data.sources.coco import CocoInstances
-from esam_jax.data.sources.image_folder import ImageFolder
-from esam_jax.data.sources.sa1b import Sa1b
-from esam_jax.data.sources.scenes import Scenes
 from esam_jax.errors import ConfigError, MissingError
 
 
 def open_source(config: SourceConfig) -> Source:
-    """The source a config names.
+    """The source of a config.
 
     Raises MissingError or DataError when there is nothing there to read, before any picture is.
     """
-    if isinstance(config, ScenesConfig):
-        return Scenes(config)
-    if config.path is None:
+    if getattr(config, "path", "") is None:
         raise ConfigError(f"source.path is None, but the source {config.kind!r} reads one: name it")
-    kinds = {"image_folder": ImageFolder, "coco": CocoInstances, "sa1b": Sa1b}
-    return kinds[config.kind](Path(config.path).expanduser())
+    return _module(config.kind).open(config)
 
 
 def detect(path: str) -> SourceConfig:
     """The source a user means by a path, or by the word "scenes" (the held-out ones)."""
-    if path == "scenes":
-        return ScenesConfig(split="heldout")
-    place = Path(path).expanduser()
-    if place.is_file() and place.suffix == ".json":
-        return CocoConfig(path=path)
-    if not place.is_dir():
-        raise MissingError(f"{path} is neither a folder, nor a COCO json, nor the word scenes")
-    # SA-1B unpacks flat, or into one folder for each of its archives.
-    if next(place.glob("sa_*.json"), None) or next(place.glob("*/sa_*.json"), None):
-        return Sa1bConfig(path=path)
-    try:
-        coco.find_json(place)
-    except MissingError:
-        return ImageFolderConfig(path=path)
-    return CocoConfig(path=path)
+    for kind in kinds():
+        config = _module(kind).detects(path)
+        if config is not None:
+            return config
+    raise MissingError(
+        f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a COCO json or the "
+        "word scenes"
+    )
+
+
+def kinds() -> tuple[str, ...]:
+    """The names of all sources, the more particular first."""
+    return tuple(config.kind for config in get_args(SourceConfig))
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{kind}")

@@ -6,12 +6,33 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from esam_jax import files
-from esam_jax.data import decode
-from esam_jax.data.records import CocoMasks, Record
+from esam_jax.config import CocoConfig
+from esam_jax.data import pictures
+from esam_jax.data.masks import CocoMasks
+from esam_jax.data.records import Record
 from esam_jax.data.sources.annotations import field, segmentations
 from esam_jax.errors import DataError, MissingError
 
 _MAX_JSON_BYTES = 2**31
+
+
+def open(config: CocoConfig) -> "CocoInstances":
+    """The pictures of the json that the path of the config is, or lies beside."""
+    return CocoInstances(Path(str(config.path)).expanduser())
+
+
+def detects(path: str) -> CocoConfig | None:
+    """A json, or a folder of pictures with an instance json beside or in it."""
+    place = Path(path).expanduser()
+    if place.is_file() and place.suffix == ".json":
+        return CocoConfig(path=path)
+    if not place.is_dir():
+        return None
+    try:
+        find_json(place)
+    except MissingError:
+        return None
+    return CocoConfig(path=path)
 
 
 class CocoInstances:
@@ -49,13 +70,13 @@ class CocoInstances:
 
     def read(self, index: int) -> Record:
         name, entry = self._images[index]
-        image = decode.read_rgb(self._root / name, orientation="stored")
-        height, width, _ = image.shape
+        picture = pictures.read(self._root / name, orientation="stored")
+        height, width = picture.height, picture.width
         declared = (field(entry, "height", int, name), field(entry, "width", int, name))
         if declared != (height, width):
             raise DataError(f"{name} is {height} x {width}, but {self._json.name} says {declared}")
         found = segmentations(self._objects[entry["id"]], (list, Mapping), name)
-        return Record(name, image, CocoMasks(name, found, height, width))
+        return Record(name, picture, {"masks": CocoMasks(name, found, height, width)})
 
 
 def find_json(path: Path) -> Path:

@@ -3,13 +3,28 @@
 from pathlib import Path, PurePosixPath
 
 from esam_jax import files
-from esam_jax.data import decode
-from esam_jax.data.records import CocoMasks, Record
+from esam_jax.config import Sa1bConfig
+from esam_jax.data import pictures
+from esam_jax.data.masks import CocoMasks
+from esam_jax.data.records import Record
 from esam_jax.data.sources.annotations import field, segmentations
-from esam_jax.data.sources.image_folder import list_pictures
 from esam_jax.errors import DataError
 
 _MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
+
+
+def open(config: Sa1bConfig) -> "Sa1b":
+    """Every picture below the path of the config whose name is one of SA-1B's."""
+    return Sa1b(Path(str(config.path)).expanduser())
+
+
+def detects(path: str) -> Sa1bConfig | None:
+    """A folder as SA-1B unpacks: flat, or into one folder for each of its archives."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return None
+    found = next(place.glob("sa_*.json"), None) or next(place.glob("*/sa_*.json"), None)
+    return Sa1bConfig(path=path) if found else None
 
 
 class Sa1b:
@@ -17,7 +32,7 @@ class Sa1b:
 
     def __init__(self, path: Path) -> None:
         self._root = path
-        self._names = [name for name in list_pictures(path) if is_sa1b(name)]
+        self._names = [name for name in pictures.list_pictures(path) if is_sa1b(name)]
         if not self._names:
             raise DataError(f"{path} holds no sa_*.jpg at any depth")
 
@@ -35,9 +50,9 @@ class Sa1b:
         )
         annotations = field(content, "annotations", list, name)
         found = segmentations(annotations, dict, name)
-        image = decode.read_rgb(path, orientation="stored")
-        height, width, _ = image.shape
-        return Record(name, image, CocoMasks(name, found, height, width))
+        picture = pictures.read(path, orientation="stored")
+        masks = CocoMasks(name, found, picture.height, picture.width)
+        return Record(name, picture, {"masks": masks})
 
 
 def is_sa1b(name: str) -> bool:

@@ -19,10 +19,12 @@ def shapes(config: CropConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 
 def view(record: Record, config: CropConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """{"image": uint8 [p, p, 3]}: random resized crop, bicubic, then flip (arXiv:2312.00863)."""
-    height, width, _ = record.image.shape
-    box = _random_box(rng, height, width, config.min_scale)
+    picture = record.picture
+    box = _random_box(rng, picture.height, picture.width, config.min_scale)
     size = (config.image_px, config.image_px)
-    crop = np.asarray(Image.fromarray(record.image).resize(size, Image.Resampling.BICUBIC, box))
+    # Decoded in full: a smaller inverse DCT gives other pixels, and published recipes resize these.
+    image = Image.fromarray(picture.rgb())
+    crop = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))
     if draws.flips(rng, config.flip):
         crop = crop[:, ::-1]
     return {"image": np.ascontiguousarray(crop)}

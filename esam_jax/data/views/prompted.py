@@ -5,9 +5,9 @@ from jaxtyping import Bool, Integer, UInt8
 
 from esam_jax.config import PromptedConfig
 from esam_jax.data import prompts
-from esam_jax.data.records import MaskSet, Record
+from esam_jax.data.masks import MaskSet
+from esam_jax.data.records import Record
 from esam_jax.data.views import draws, resize
-from esam_jax.errors import ConfigError
 from esam_jax.ops import geometry
 from esam_jax.typing import PADDING
 
@@ -27,27 +27,30 @@ def shapes(config: PromptedConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]
     }
 
 
+def empty_reason(config: PromptedConfig) -> str:
+    """What a record without a view lacks, with the remedy."""
+    return (
+        f"no usable mask: widen data.view.min_area_px={config.min_area_px} and "
+        f"data.view.max_area={config.max_area}, or choose data with masks of that size"
+    )
+
+
 def view(
     record: Record, config: PromptedConfig, rng: np.random.Generator
 ) -> dict[str, np.ndarray] | None:
-    """The whole picture, up to `config.masks` masks in its frame and a first prompt for each.
+    """The complete picture, up to `config.masks` masks in its frame and a first prompt for each.
 
     {"image": uint8 [p, p, 3], "masks": packed uint8 [Q, p, p // 8], "points": float32 [Q, 2, 2]
     (x, y in pixels of the p x p input), "labels": int32 [Q, 2], "valid": float32 [Q]}. Slots
     without a mask are zero, labelled as padding. None when no mask of the record can be used.
     """
-    if record.masks is None:
-        raise ConfigError(
-            f"{record.name} comes from a source without masks; prompted views need one"
-        )
     px, slots = config.image_px, config.masks
-    height, width = _fitted(record.image, config)
+    picture, masks = record.picture, record.annotation("masks")
+    height, width = _fitted(picture.height, picture.width, config)
     flip = draws.flips(rng, config.flip)
-    rows, columns = (
-        resize.nearest(record.image.shape[0], height),
-        resize.nearest(record.image.shape[1], width),
-    )
-    chosen = _usable_masks(rng, record.masks, rows, columns[::-1] if flip else columns, config)
+    rows = resize.nearest(picture.height, height)
+    columns = resize.nearest(picture.width, width)
+    chosen = _usable_masks(rng, masks, rows, columns[::-1] if flip else columns, config)
     if not chosen:
         return None
     frame, packed = np.zeros((px, px), bool), np.zeros((slots, px, px // 8), np.uint8)
@@ -60,7 +63,7 @@ def view(
             rng, mask, box_noise=config.box_noise, box_noise_max_px=config.box_noise_max_px
         )
     return {
-        "image": _framed_image(record.image, height, width, config, flip),
+        "image": _framed_image(picture.rgb(), height, width, config, flip),
         "masks": packed,
         "points": points,
         "labels": labels,
@@ -68,11 +71,11 @@ def view(
     }
 
 
-def _fitted(image: UInt8[np.ndarray, "H W 3"], config: PromptedConfig) -> tuple[int, int]:
+def _fitted(height: int, width: int, config: PromptedConfig) -> tuple[int, int]:
     """Height and width of the picture inside the square input."""
     if config.fit == "stretch":
         return config.image_px, config.image_px
-    return geometry.longest_side(image.shape[0], image.shape[1], config.image_px)
+    return geometry.longest_side(height, width, config.image_px)
 
 
 def _usable_masks(
@@ -103,7 +106,7 @@ def _framed_image(
     width: int,
     config: PromptedConfig,
     flip: bool,
-) -> UInt8[np.ndarray, "p p 3"]:
+) -> UInt8[np.ndarray, "{config.image_px} {config.image_px} 3"]:
     """The picture at height x width in the top-left corner of a square of the mean colour.
 
     Resized as `predict.frames.to_input` does it, which depends on the fit.

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from helpers import nano
 
-from esam_jax.config import CocoConfig, DataConfig, PromptedConfig, Sa1bConfig
-from esam_jax.data import loader, sources
+from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig
+from esam_jax.data import sources
+from esam_jax.data.examples import Examples, Tally
 from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import prompts
 from esam_jax.ops import regions
@@ -24,11 +25,11 @@ def open_coco(path: Path) -> sources.Source:
     return sources.open_source(CocoConfig(path=str(path)))
 
 
-def examples_of(source: sources.Source) -> loader.Examples:
-    """As a run in training reads them."""
-    view = PromptedConfig(image_px=32, masks=3, min_area_px=1)
-    config = DataConfig(source=Sa1bConfig(path="unused"), view=view)
-    return loader.Examples(source, config, seed=0)
+def used(source: sources.Source, count: int) -> tuple[list[dict], dict[str, str]]:
+    """The first views of a run in training, and the records that were broken."""
+    examples = Examples(source, PromptedConfig(image_px=32, masks=3, min_area_px=1), seed=0)
+    tally = Tally(examples, max_broken_share=0.1)
+    return [tally.view_of(examples[position]) for position in range(count)], tally.broken
 
 
 # What is written in place of a SA-1B json, from its content; and what is said of it.
@@ -84,10 +85,8 @@ def test_f31_a_bad_annotation_is_skipped_in_training_and_an_error_in_evaluation(
     source = open_sa1b(sa1b_folder)
     with pytest.raises(DataError, match=rf"sa_1\.(jpg|json).*{message}"):
         prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
-    examples = examples_of(source)
-    for position in range(3):
-        assert examples[position]["valid"].any()
-    broken = examples.broken()
+    views, broken = used(source, 3)
+    assert all(view["valid"].any() for view in views)
     assert list(broken) == ["sa_1.jpg"] and "sa_1" in broken["sa_1.jpg"]
 
 
@@ -110,7 +109,7 @@ def test_f31_a_bad_coco_annotation_is_refused(coco_json: Path, change: Callable,
     change(content)
     coco_json.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
-        open_coco(coco_json).read(0).masks.decode([0])
+        open_coco(coco_json).read(0).annotation("masks").decode([0])
 
 
 @pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "a" * 5000 + ".png"])
@@ -120,9 +119,8 @@ def test_f31_a_name_that_no_file_can_have_is_missing(coco_json: Path, name: str)
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="cannot be read"):
         open_coco(coco_json).read(1)
-    examples = examples_of(open_coco(coco_json))
-    assert all(examples[position]["valid"].any() for position in range(2))
-    assert list(examples.broken()) == [name]
+    views, broken = used(open_coco(coco_json), 2)
+    assert all(view["valid"].any() for view in views) and list(broken) == [name]
     content["images"][0]["file_name"] = name
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="is in none of"):
@@ -173,7 +171,7 @@ def test_f32_run_lengths_that_are_no_mask_are_refused(sa1b_folder: Path, case: s
     content["annotations"][1]["segmentation"]["counts"] = counts
     file.write_text(json.dumps(content))
     with pytest.raises(DataError, match=rf"sa_1\.jpg: mask 1: .*{message}"):
-        open_sa1b(sa1b_folder).read(0).masks.decode([0, 1])
+        open_sa1b(sa1b_folder).read(0).annotation("masks").decode([0, 1])
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig
-from esam_jax.data import sources
-from esam_jax.data.sources import image_folder, scene_painter
+from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
+from esam_jax.config.data import require_annotations
+from esam_jax.data import pictures, sources
+from esam_jax.data.sources import scene_painter
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.ops import regions
 
@@ -37,9 +39,9 @@ def test_scenes_come_with_their_visible_masks():
     record = source.read(4)
     image, labels = scene_painter.draw(4, 40, split="heldout")
     assert len(source) == 5 and record.name == "heldout/4"
-    assert (record.image == image).all()
-    assert len(record.masks) == labels.max()
-    assert (record.masks.decode([1, 0]) == [labels == 2, labels == 1]).all()
+    assert (record.picture.rgb() == image).all()
+    assert len(record.annotation("masks")) == labels.max()
+    assert (record.annotation("masks").decode([1, 0]) == [labels == 2, labels == 1]).all()
 
 
 # -------------------------------------------------------------------------------- image folder
@@ -55,7 +57,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(
     for name in ("a/x.png", "b/y.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
-    assert image_folder.list_pictures(tmp_path) == ["a/x.png", "b/y.png"]
+    assert pictures.list_pictures(tmp_path) == ["a/x.png", "b/y.png"]
     listed = os.scandir
 
     def scandir(path):
@@ -65,7 +67,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(kind, match=rf"/a cannot be read \({os.strerror(code)}\)") as caught:
-        image_folder.list_pictures(tmp_path)
+        pictures.list_pictures(tmp_path)
     assert caught.value.exit_code == leaves
 
 
@@ -80,7 +82,7 @@ def test_what_a_disk_keeps_for_itself_is_left_out(tmp_path: Path, monkeypatch: p
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert image_folder.list_pictures(tmp_path) == ["x.png"]
+    assert pictures.list_pictures(tmp_path) == ["x.png"]
 
 
 def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture: Callable):
@@ -91,7 +93,11 @@ def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture:
     names = [source.name(i) for i in range(len(source))]
     assert names == ["images/n01/a.png", "images/n02/b.JPEG", "top.webp"]
     record = source.read(0)
-    assert record.name == names[0] and record.image.shape == (7, 9, 3) and record.masks is None
+    assert (
+        record.name == names[0]
+        and record.picture.rgb().shape == (7, 9, 3)
+        and not record.annotations
+    )
 
 
 def test_nothing_to_read_is_said_at_once(tmp_path: Path):
@@ -111,20 +117,20 @@ def test_coco_gives_objects_and_leaves_crowds_out(coco_json: Path):
     source = open_coco(coco_json)
     assert [source.name(i) for i in range(len(source))] == ["a.png", "b.png"]
     first, second = source.read(0), source.read(1)
-    (polygon,) = first.masks.decode([0])
+    (polygon,) = first.annotation("masks").decode([0])
     assert (
-        len(first.masks) == 1
+        len(first.annotation("masks")) == 1
         and regions.mask_box(polygon) == (2, 3, 20, 10)
         and polygon.all(0).sum() == 0
     )
-    (packed,) = second.masks.decode([0])
+    (packed,) = second.annotation("masks").decode([0])
     assert packed[9, 11] and packed.sum() == 81
 
 
 def test_sampling_is_decoding_and_then_choosing(coco_json: Path):
     rows, columns = np.array([0, 5, 9, 12]), np.array([29, 11, 4])
     for index in range(2):
-        masks = open_coco(coco_json).read(index).masks
+        masks = open_coco(coco_json).read(index).annotation("masks")
         assert (masks.sample([0], rows, columns) == masks.decode([0])[:, rows][:, :, columns]).all()
 
 
@@ -142,7 +148,11 @@ def test_masks_and_pictures_share_the_stored_frame(coco_json: Path):
     image = Image.open(path)
     image.save(path, exif=exif)
     record = open_coco(coco_json).read(0)
-    assert record.image.shape[:2] == record.masks.decode([0]).shape[1:] == (20, 30)
+    assert (
+        record.picture.rgb().shape[:2]
+        == record.annotation("masks").decode([0]).shape[1:]
+        == (20, 30)
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,8 +205,8 @@ def test_a_broken_annotation_breaks_its_own_picture_only(
     edit(coco_json, change)
     source = open_coco(coco_json)
     with pytest.raises(DataError, match=reason):
-        source.read(0).masks.decode([0])
-    assert source.read(1).masks.decode([0]).any()
+        source.read(0).annotation("masks").decode([0])
+    assert source.read(1).annotation("masks").decode([0]).any()
 
 
 # ---------------------------------------------------------------------------------------- sa1b
@@ -206,8 +216,8 @@ def test_sa1b_reads_pairs(sa1b_folder: Path):
     source = open_sa1b(sa1b_folder)
     assert [source.name(i) for i in range(len(source))] == ["sa_1.jpg", "sa_10.jpg", "sa_2.jpg"]
     record = source.read(1)
-    assert record.image.shape == (40, 60, 3) and len(record.masks) == 3
-    areas = record.masks.decode([2, 0]).sum((1, 2))
+    assert record.picture.rgb().shape == (40, 60, 3) and len(record.annotation("masks")) == 3
+    areas = record.annotation("masks").decode([2, 0]).sum((1, 2))
     assert areas.tolist() == [5, 253]
 
 
@@ -228,7 +238,7 @@ def test_sa1b_unpacked_into_folders(sa1b_folder: Path):
 def test_a_broken_sa1b_json_names_its_picture(sa1b_folder: Path, change: Callable, reason: str):
     edit(sa1b_folder / "sa_1.json", change)
     with pytest.raises(DataError, match=reason):
-        open_sa1b(sa1b_folder).read(0).masks.decode([0, 1])
+        open_sa1b(sa1b_folder).read(0).annotation("masks").decode([0, 1])
 
 
 def test_a_picture_without_its_json(sa1b_folder: Path):
@@ -255,3 +265,36 @@ def test_detect_tells_layouts_apart(
         assert config.kind == kind and len(sources.open_source(config)) > 0
     with pytest.raises(MissingError, match="scenes"):
         sources.detect(str(tmp_path / "absent"))
+
+
+# ----------------------------------------------------------------------------- each by its kind
+
+
+@pytest.mark.parametrize("config", get_args(SourceConfig), ids=lambda config: config.kind)
+def test_a_source_brings_all_of_itself(
+    config: type, tmp_path: Path, sa1b_folder: Path, coco_json: Path, write_picture: Callable
+):
+    write_picture(tmp_path / "pictures" / "a.png", 7, 9)
+    place = {
+        "scenes": "scenes",
+        "sa1b": str(sa1b_folder),
+        "coco": str(coco_json),
+        "image_folder": str(tmp_path / "pictures"),
+    }[config.kind]
+    found = sources.detect(place)
+    assert type(found) is config
+    source = sources.open_source(found)
+    assert isinstance(source, sources.Source) and len(source) > 0
+    # What its config promises is what its records carry, whatever a view asks for.
+    assert set(source.read(0).annotations) == config.annotations
+
+
+def test_a_source_without_what_a_view_needs_is_refused_and_others_are_named():
+    masks = frozenset({"masks"})
+    for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
+        require_annotations(config, masks, "a view needs")
+    with pytest.raises(ConfigError, match="'image_folder', but a view needs masks: read scenes, "):
+        require_annotations(ImageFolderConfig(path="x"), masks, "a view needs")
+    require_annotations(ImageFolderConfig(path="x"), frozenset(), "a view needs")
+    with pytest.raises(ConfigError, match="'scenes', but a view needs text: no source has them"):
+        require_annotations(ScenesConfig(), frozenset({"text"}), "a view needs")

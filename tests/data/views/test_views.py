@@ -6,6 +6,7 @@ import pytest
 
 from esam_jax.config import CropConfig, PromptedConfig
 from esam_jax.data import views
+from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.data.views import draws
 from esam_jax.errors import ConfigError
@@ -31,6 +32,10 @@ class Masks:
         return self.decode(indices)[:, rows][:, :, columns]
 
 
+def record_of(image: np.ndarray, masks: Masks | None = None) -> Record:
+    return Record("x", Pixels(image), {} if masks is None else {"masks": masks})
+
+
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -46,7 +51,7 @@ def unpack(view: dict) -> np.ndarray:
 
 
 def prompted(array: np.ndarray, **config: object) -> dict | None:
-    record = Record("x", picture(*array.shape[1:]), Masks(array))
+    record = record_of(picture(*array.shape[1:]), Masks(array))
     return views.make(record, PromptedConfig(image_px=32, **config), rng())
 
 
@@ -56,7 +61,7 @@ def prompted(array: np.ndarray, **config: object) -> dict | None:
 def test_crop_is_a_part_of_the_picture_with_an_allowed_shape():
     config = CropConfig(image_px=32, min_scale=0.2, flip="none")
     for seed in range(50):
-        image = views.make(Record("x", picture(200, 150)), config, rng(seed))["image"]
+        image = views.make(record_of(picture(200, 150)), config, rng(seed))["image"]
         assert image.shape == (32, 32, 3) and image.dtype == np.uint8
         # A ramp's slope tells the size of the crop: 32 new pixels span height x width old ones.
         height = (image[-3, :, 0].mean() - image[2, :, 0].mean()) / 27 * 32
@@ -67,7 +72,7 @@ def test_crop_is_a_part_of_the_picture_with_an_allowed_shape():
 
 def test_crop_flips_half_the_time():
     config = CropConfig(image_px=16, flip="horizontal")
-    record = Record("x", picture(64, 64))
+    record = record_of(picture(64, 64))
     flipped = 0
     for seed in range(200):
         green = views.make(record, config, rng(seed))["image"][..., 1].astype(int)
@@ -77,7 +82,7 @@ def test_crop_flips_half_the_time():
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 200), (200, 2)])
 def test_crop_of_a_line(shape: tuple[int, int]):
-    view = views.make(Record("x", picture(*shape)), CropConfig(image_px=16), rng())
+    view = views.make(record_of(picture(*shape)), CropConfig(image_px=16), rng())
     assert view["image"].shape == (16, 16, 3)
 
 
@@ -113,7 +118,7 @@ def test_training_sees_the_pixels_of_inference(model: str, shape: tuple[int, int
     image = rng(1).integers(0, 256, (*shape, 3), np.uint8)
     masks = Masks(np.ones((1, *shape), bool))
     view = views.make(
-        Record("x", image, masks),
+        record_of(image, masks),
         PromptedConfig(image_px=config.image_px, fit=config.fit, min_area_px=1, max_area=1.0),
         rng(),
     )
@@ -128,7 +133,7 @@ def test_masks_and_prompts_are_flipped_with_the_picture():
     image = picture(32, 32)
     mask = np.zeros((1, 32, 32), bool)
     mask[0, 3:20, 2:11] = True
-    record = Record("x", image, Masks(mask))
+    record = record_of(image, Masks(mask))
     config = PromptedConfig(image_px=32, flip="horizontal", box_noise=0.0)
     seen = set()
     for seed in range(20):
@@ -167,10 +172,10 @@ def test_at_most_the_asked_number_is_chosen_and_hardly_more_decoded():
     masks = np.zeros((100, 32, 32), bool)
     masks[:, 4:20, 4:20] = True
     masks[np.arange(100), 0, np.arange(100) % 32] = True
-    record = Record("x", picture(32, 32), Masks(masks))
+    record = record_of(picture(32, 32), Masks(masks))
     view = views.make(record, PromptedConfig(image_px=32, masks=10), rng())
     assert view["valid"].sum() == 10
-    assert record.masks.decoded <= 16
+    assert record.annotation("masks").decoded <= 16
     other = views.make(record, PromptedConfig(image_px=32, masks=10), rng(1))
     assert (other["masks"] != view["masks"]).any()
 
@@ -182,7 +187,7 @@ def test_a_line_of_pixels_survives_padding():
 
 def test_prompted_views_need_masks():
     with pytest.raises(ConfigError, match="without masks"):
-        views.make(Record("x", picture(8, 8)), PromptedConfig(image_px=32), rng())
+        views.make(record_of(picture(8, 8)), PromptedConfig(image_px=32), rng())
 
 
 def test_generators_differ_by_each_part_of_their_key():
