@@ -27,6 +27,7 @@ from esam_jax.typing import Batch
 
 _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
 _MOST_EMPTY = 1000  # records read in a row without a usable mask before a run stops
+_PREFETCH_BATCHES = 4  # made ahead of their use
 _REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentation
 
 
@@ -72,7 +73,7 @@ class Stream:
         rows = local_rows(placement, batch)
         positions = grain.MapDataset.range(first_batch * len(rows), sys.maxsize)
         # Threads work on single examples, so that all of them help with the next batch.
-        examples = max(config.prefetch_batches * len(rows), config.threads)  # or threads would idle
+        examples = max(_PREFETCH_BATCHES * len(rows), config.threads)  # or threads would idle
         reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=examples)
         dataset = positions.map(lambda i: self._examples[position(i, rows, batch)])
         self._host = iter(dataset.to_iter_dataset(reading).batch(len(rows)))

@@ -35,7 +35,7 @@ def config(source: SourceConfig = SCENES, batch: int = 8, **options: object) -> 
     return RunConfig(
         name="test",
         task=SamiConfig(students=("x",)) if view.kind == "crop" else SegmentConfig(),
-        data=DataConfig(source=source, view=view, threads=2, prefetch_batches=2, **options),
+        data=DataConfig(source=source, view=view, threads=2, **options),
         optim=OptimConfig(peak_lr=1e-3),
         steps=10,
         batch=batch,
