@@ -42,7 +42,7 @@ setuptools.setup(
         "scipy>=1.13",
         "simplejpeg>=1.8",
         "tqdm>=4.66",
-        "tyro>=1.0",
+        "tyro>=1.0.17,<1.1",  # its errors are read by names that are private
     ],
     extras_require={
         # Compilers for machines that are not there: what jax's own extras pin, without its drivers.

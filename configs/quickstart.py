@@ -10,10 +10,10 @@ from esam_jax.config import (
     DataConfig,
     EvaluateConfig,
     OptimConfig,
+    PretrainDecoderConfig,
     PromptedConfig,
     RunConfig,
     SamiConfig,
-    SamiDecoderConfig,
     SaveConfig,
     ScenesConfig,
     SegmentConfig,
@@ -70,7 +70,7 @@ def quickstart_sami() -> RunConfig:
         task=SamiConfig(
             students=("efficientsam_nano",),
             teacher=TeacherConfig(model="sam_nano", weights=_TEACHER),
-            decoder=SamiDecoderConfig(width=64, depth=2, heads=2),
+            decoder=PretrainDecoderConfig(width=64, depth=2, heads=2),
         ),
         data=DataConfig(source=_TRAIN, view=CropConfig(image_px=_PX, min_scale=1.0), threads=1),
         optim=OptimConfig(

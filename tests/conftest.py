@@ -1,6 +1,10 @@
 """Test set-up: CPU, eight pretend devices, few threads, shape checks at run time."""
 
+import json
 import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -10,6 +14,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["ESAM_COMPILE_CACHE"] = "off"  # of the user who runs the tests
 
 import hypothesis
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("esam_jax", "beartype.beartype")
@@ -18,3 +23,29 @@ hypothesis.settings.register_profile("esam", deadline=None, max_examples=25, der
 hypothesis.settings.load_profile("esam")
 
 pytest_plugins = ("helpers.compiled_once",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden",
+        action="store_true",
+        help="write the golden files that are compared with what is computed; review the diff",
+    )
+
+
+@pytest.fixture
+def golden_file(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Compares a JSON value with `tests/golden/NAME`, or writes it there with --rewrite-golden."""
+
+    def compare(name: str, value: Any) -> None:
+        file = pathlib.Path(__file__).parent / "golden" / name
+        text = json.dumps(value, indent=2) + "\n"
+        if request.config.getoption("--rewrite-golden"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        assert file.exists(), f"{file} does not exist: write it with pytest --rewrite-golden"
+        assert json.loads(text) == json.loads(file.read_text()), (
+            f"{file} holds other values: if that is meant, pytest --rewrite-golden and review"
+        )
+
+    return compare

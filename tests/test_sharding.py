@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from esam_jax import sharding
-from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SamiDecoderConfig
+from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.sami import Sami
@@ -22,12 +22,12 @@ def shapes(name):
     """Path -> shape of a named model, by tracing alone; "sami" and "mae" are for pretraining."""
     if name == "mae":
         encoder = named.sam("efficientsam_nano").encoder
-        config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=2))
+        config = MaeConfig(encoder=encoder, decoder=PretrainDecoderConfig(width=32, depth=2))
         return dict(expected_shapes.of(config))
     if name != "sami":
         return dict(expected_shapes.of(named.sam(name)))
     encoder = named.sam("efficientsam_nano").encoder
-    network = Sami(encoder, SamiDecoderConfig(width=32, depth=2, heads=4), target_width=48)
+    network = Sami(encoder, PretrainDecoderConfig(width=32, depth=2, heads=4), target_width=48)
     tree = jax.eval_shape(
         network.init,
         jax.random.key(0),

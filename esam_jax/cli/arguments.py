@@ -1,20 +1,20 @@
 """Command-line arguments -> dataclasses, and the checks that commands make before any work."""
 
-import contextlib
 import dataclasses
 import difflib
-import io
-import itertools
 import os
-import re
-import typing
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
+from tyro import _errors as tyro_errors  # has no public name: setup.py bounds the release
 
-from esam_jax.errors import ConfigError, MissingError
+from esam_jax import configs
+from esam_jax.config import RunConfig, json, rules
+from esam_jax.config.rules import Config
+from esam_jax.errors import ConfigError, EsamError, MissingError
 
 Args = TypeVar("Args")
 
@@ -23,18 +23,45 @@ _STYLE = (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)
 
 
 def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | None = None) -> Args:
-    """The arguments as a `kind`; ConfigError, in one line, for what does not parse."""
+    """The arguments as a `kind`; ConfigError, in one line, for what does not parse.
+
+    Where a field of `default` takes several configs, `--PATH.kind NAME` puts another in its place:
+    fields that both have keep their values, the others get their defaults.
+    """
     if default is None:
         _require_known(argv, list(_keys(kind)), prog)
         return _call(kind, argv, prog)
-    default = _of_kinds(default, argv)
-    _require_known(argv, list(_keys(default)), prog)
-    return _call(kind, argv, prog, default=default)
+    default, argv = _of_kinds(default, argv, prog)
+    kinds = [f"--{path}.kind {{{','.join(members)}}}" for path, members in _unions(default)]
+    _require_known(argv, [*_keys(default), *(f"{path}.kind" for path, _ in _unions(default))], prog)
+    about = f"Others can take the place of these: {', '.join(kinds)}." if kinds else None
+    return _call(kind, argv, prog, default=default, description=about)
 
 
 def parse_known(kind: type[Args], argv: Sequence[str], *, prog: str) -> tuple[Args, list[str]]:
-    """As `parse`, with the options that are not `kind`'s handed back."""
+    """As `parse`; the options that are not `kind`'s are returned."""
     return _call(kind, argv, prog, return_unknown_args=True)
+
+
+def config_first(
+    kind: type, argv: Sequence[str], *, prog: str, usage: str
+) -> tuple[str, RunConfig, list[str]]:
+    """Name and contents of the config that comes first, and the other arguments.
+
+    ConfigError, with the `usage`, where none comes first, or where the user's own file fails.
+    """
+    if not argv:
+        raise ConfigError(f"no config is named: write {usage}")
+    if argv[0].startswith("-"):
+        parse(kind, argv, prog=f"{prog} CONFIG")  # --help
+        raise ConfigError(f"the config comes first: write {usage}")
+    name, *rest = argv
+    try:
+        return name, configs.load(name), rest
+    except EsamError:
+        raise
+    except Exception as error:  # whatever the user's own file raises
+        raise ConfigError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def require_writable(folder: Path) -> None:
@@ -49,48 +76,108 @@ def require_writable(folder: Path) -> None:
 
 
 def _call(kind: Any, argv: Sequence[str], prog: str, **options: Any) -> Any:
-    """tyro's parser, whose complaints become ConfigErrors; --help prints and leaves."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=list(argv), prog=prog, config=_STYLE, **options)
-    except SystemExit as leave:
-        if not leave.code:
-            raise
-        raise ConfigError(f"{_in_one_line(complaint.getvalue())} ({prog} --help)") from None
+    """tyro's parser, whose errors become ConfigErrors; --help prints and exits."""
+
+    def refuse(event: tyro_errors.ParseErrorEvent) -> NoReturn:
+        raise ConfigError(f"{_in_words(event)} ({prog} --help)")
+
+    with tyro_errors.on_parse_error(refuse):
+        return tyro.cli(kind, args=list(argv), prog=prog, config=_STYLE, **options)
 
 
-def _of_kinds(config: Any, argv: Sequence[str]) -> Any:
-    """The config with each member of a union that `--PATH.kind NAME` asks for in its place.
+def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
+    """What is wrong, in one line."""
+    match event:
+        case tyro_errors.MissingArgs():
+            return f"missing: {', '.join(_usage(each.arg) for each in event.missing_arguments)}"
+        case tyro_errors.BadValue():
+            return f"{event.argument.display_name()} needs a value: write {_usage(event.argument)}"
+        case tyro_errors.InvalidChoice():
+            name, known = event.argument.display_name(), ", ".join(event.choices)
+            return f"{name} is {event.value!r}, but must be one of {known}"
+        case tyro_errors.UnrecognizedArgs():
+            return f"{' '.join(event.tokens)!r} is no argument"
+        case tyro_errors.InstantiationFailure() if event.argument is not None:
+            return f"{event.argument.display_name()}: {event.message}"
+        case tyro_errors.InstantiationFailure():
+            # A config has checked itself: its message begins with the name of a field of it. Only
+            # the error that is being handled says which config, if it is a nested one.
+            path = getattr(sys.exception(), "arg", "")
+            return f"{path}.{event.message}" if path else event.message
+        case _:
+            return f"these arguments cannot be read ({type(event).__name__})"
 
-    Fields that both members have keep their values; the others get their defaults. An unknown name
-    is left to the parser, which lists those that there are.
-    """
-    words = [word for argument in argv for word in argument.split("=", 1)]
-    for option, name in itertools.pairwise(words):
-        if option.startswith("--") and option.endswith(".kind"):
-            path = option[2:].replace("-", "_").split(".")[:-1]
-            config = _with_kind(config, path, name)
-    return config
+
+def _usage(argument: Any) -> str:
+    """An option with what it takes: "--workdir PATH"; a positional argument as "IMAGE"."""
+    names = () if argument.is_positional() else argument.lowered.name_or_flags[:1]
+    return " ".join(filter(None, (*names, argument.lowered.metavar)))
 
 
-def _with_kind(config: Any, path: list[str], name: str) -> Any:
-    field, *rest = path
-    value = getattr(config, field, None)
-    if not dataclasses.is_dataclass(value):
-        return config
-    if rest:
-        return dataclasses.replace(config, **{field: _with_kind(value, rest, name)})
-    for member in typing.get_args(typing.get_type_hints(type(config))[field]):
-        if getattr(member, "kind", None) == name != getattr(value, "kind", None):
-            shared = {f.name for f in dataclasses.fields(member)} & vars(value).keys() - {"kind"}
-            changed = member(**{key: getattr(value, key) for key in shared})
-            return dataclasses.replace(config, **{field: changed})
-    return config
+def _of_kinds(config: Any, argv: Sequence[str], prog: str) -> tuple[Any, list[str]]:
+    """The config with the members of unions that are named, and the other arguments."""
+    paths, names, rest, waiting = dict(_unions(config)), {}, [], list(argv)
+    while waiting:
+        argument = waiting.pop(0)
+        option, _, name = argument.partition("=")
+        path = option[2:].replace("-", "_").removesuffix(".kind")
+        if not (option.startswith("--") and option.endswith(".kind") and path in paths):
+            rest.append(argument)
+        elif "=" in argument or waiting:
+            names[path] = name if "=" in argument else waiting.pop(0)
+        else:
+            raise ConfigError(f"{option} needs a value ({prog} --help)")
+        if path in names and names[path] not in paths[path]:
+            known = ", ".join(paths[path])
+            raise ConfigError(f"{option} is {names[path]!r}, but must be one of {known}")
+    return _with_kinds(config, names), rest
+
+
+def _with_kinds(config: Any, names: Mapping[str, str], prefix: str = "") -> Any:
+    """All at once, for the checks of a config hold between several of its fields."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if path in names and names[path] != value.kind:
+            member = _kinds(config, field.name)[names[path]]
+            changes[field.name] = _with_shared(member, value, path)
+        elif isinstance(value, Config):
+            changes[field.name] = _with_kinds(value, names, f"{path}.")
+    return dataclasses.replace(config, **changes)
+
+
+def _with_shared(member: type[Config], value: Config, path: str) -> Config:
+    """A config of another kind, with the values of the fields that both have."""
+    fields = dataclasses.fields(member)
+    shared = {each.name: getattr(value, each.name) for each in fields if hasattr(value, each.name)}
+    needed = [each.name for each in fields if each.default is dataclasses.MISSING]
+    if lacking := [name for name in needed if name not in shared]:
+        raise ConfigError(
+            f"--{path}.kind cannot be changed here: {', '.join(lacking)} would have no value; "
+            "start from another config"
+        )
+    return member(**shared)
+
+
+def _unions(config: Any, prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """The fields that take several configs, by their path, with the kinds of those."""
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if isinstance(value, Config):
+            if kinds := _kinds(config, field.name):
+                yield path, list(kinds)
+            yield from _unions(value, f"{path}.")
+
+
+def _kinds(config: Config, field: str) -> dict[str, type[Config]]:
+    members = json.members(rules.hints(type(config))[field])
+    found = {getattr(each, "kind", ""): each for each in members}
+    return found if len(found) > 1 else {}
 
 
 def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:
-    """tyro suggests too, but in a frame of many lines."""
+    """ConfigError for the first option that does not exist, with the one that is nearest."""
+    known = [each.replace("_", "-") for each in known]
     for argument in argv:
         option = argument.split("=")[0].replace("_", "-")
         if option.startswith("--") and option[2:] not in (*known, "help"):
@@ -102,23 +189,8 @@ def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:
     """Names of the options of a dataclass, or of an instance of nested ones."""
     for field in dataclasses.fields(config):
-        name, value = prefix + field.name.replace("_", "-"), getattr(config, field.name, None)
+        name, value = prefix + field.name, getattr(config, field.name, None)
         if dataclasses.is_dataclass(value):
             yield from _keys(value, name + ".")
         else:
             yield name
-
-
-def _in_one_line(box: str) -> str:
-    """tyro's complaint without its frame: the part between the title and the help text."""
-    title, *lines = [re.sub("[│╭╮╰╯─]", "", line).strip() for line in box.splitlines()]
-    if "Required options" in title:
-        # An option stands alone on its line, with what it takes; the lines between describe it.
-        # Options that tyro was not told of come after those that are missing; others read them.
-        needed = itertools.takewhile(lambda line: "Unrecognized options" not in line, lines)
-        alone = [line for line in needed if re.fullmatch(r"--\w[\w.-]*( \S+)?|[A-Z]+", line)]
-        return f"missing: {', '.join(alone)}"
-    body = " ".join(line for line in lines if not set(line) <= {"-"})
-    body = re.split(r"Argument helptext:|For full helptext", body)[0]
-    # An error of a config's own check names its field; the prefix would name our class.
-    return re.sub(r"^Error parsing (?:RunConfig: )?(?!--)", "", " ".join(body.split()))

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from esam_jax.cli import arguments
+from esam_jax.config import json as config_json
 from esam_jax.convert import describe, load, model_folder, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
@@ -43,7 +44,7 @@ def _folder(found: Location) -> dict[str, Any]:
     return {
         "family": "model folder of esam_jax",
         "model": named.name_of(file.config),
-        "config": dataclasses.asdict(file.config),
+        "config": config_json.to_json(file.config),
         "dtypes": _dtypes(tensor_files.read(found.path / model_folder.WEIGHTS_FILE).tensors),
         "parameters": describe.parameters(file),
         "sha256": describe.checksum(file.params),
@@ -76,7 +77,7 @@ def _file(found: Location) -> dict[str, Any]:
     result |= {
         "family": f"{family.name} ({family.about})",
         "model": named.name_of(config),
-        "config": dataclasses.asdict(config),
+        "config": config_json.to_json(config),
         "licence": found.licence or family.licence,
     }
     wanted = registry.names(family, config)

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from esam_jax import configs
 from esam_jax.cli import arguments
 from esam_jax.config import RunConfig
-from esam_jax.errors import ConfigError, EsamError
 
 _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
 
@@ -39,16 +37,12 @@ class Where:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the plan; exit code 0 whether or not it fits."""
-    if not argv:
-        raise ConfigError(f"no config is named: write {_USAGE}")
-    if argv[0].startswith("-"):
-        arguments.parse(Where, argv, prog="esam plan CONFIG")
-        raise ConfigError(f"the config comes first: write {_USAGE}")
-    name, *rest = argv
+    name, config, rest = arguments.config_first(Where, argv, prog="esam plan", usage=_USAGE)
+    prog = f"esam plan {name}"
     if "-h" in rest or "--help" in rest:
-        arguments.parse(Where, ["--help"], prog=f"esam plan {name}")
-    where, keys = arguments.parse_known(Where, rest, prog=f"esam plan {name}")
-    config = arguments.parse(RunConfig, keys, prog=f"esam plan {name}", default=_load(name))
+        arguments.parse(Where, ["--help"], prog=prog)
+    where, keys = arguments.parse_known(Where, rest, prog=prog)
+    config = arguments.parse(RunConfig, keys, prog=prog, default=config)
     _prepare(where.topology)
     from esam_jax.plan import report, topologies  # starts JAX
 
@@ -81,12 +75,3 @@ def _prepare(topology: str) -> None:
 def _say(message: str) -> None:
     if sys.stderr.isatty():
         print("esam:", message, file=sys.stderr)
-
-
-def _load(name: str) -> RunConfig:
-    try:
-        return configs.load(name)
-    except EsamError:
-        raise
-    except Exception as error:  # whatever the user's own file raises
-        raise ConfigError(f"{name} cannot be planned: {type(error).__name__}: {error}") from error

@@ -5,10 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax import configs
 from esam_jax.cli import arguments
 from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
-from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compile_cache
 
 _USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--json]"
@@ -31,13 +29,8 @@ class Where:
 
 def main(argv: Sequence[str]) -> int:
     """Trains to the end; ConfigError for an unknown config or key, before JAX starts."""
-    if not argv:
-        raise ConfigError(f"no config is named: write {_USAGE}")
-    if argv[0].startswith("-"):
-        arguments.parse(Where, argv, prog="esam train CONFIG")
-        raise ConfigError(f"the config comes first: write {_USAGE}")
-    name, *rest = argv
-    config, prog = _load(name), f"esam train {name}"
+    name, config, rest = arguments.config_first(Where, argv, prog="esam train", usage=_USAGE)
+    prog = f"esam train {name}"
     if "-h" in rest or "--help" in rest:
         arguments.parse(RunConfig, ["--help"], prog=prog, default=config)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
@@ -58,12 +51,3 @@ def main(argv: Sequence[str]) -> int:
     if where.json:
         print(json.dumps(metrics))
     return 0
-
-
-def _load(name: str) -> RunConfig:
-    try:
-        return configs.load(name)
-    except EsamError:
-        raise
-    except Exception as error:  # whatever the user's own file raises
-        raise ConfigError(f"{name} cannot be run: {type(error).__name__}: {error}") from error

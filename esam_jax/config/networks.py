@@ -1,38 +1,59 @@
 """What a network is: these configs travel with its weights."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.rules import require
+from esam_jax.config.rules import MAY_DIFFER, Config, each, multiple_of, some, within
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
+
+# No size may exceed the bound, so that a hostile config stays cheap to refuse.
+_LARGEST = 16_384
+Size = Annotated[int, within(1, _LARGEST)]
+Sizes = Annotated[tuple[int, ...], some(), each(within(1, _LARGEST))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VitConfig:
-    """Plain ViT image encoder of EfficientSAM (arXiv:2312.00863, section 3)."""
+class _EncoderConfig(Config):
+    """What every image encoder has: a square input, and a neck whose width the decoder takes."""
 
-    kind: Literal["vit"] = "vit"
-    width: int
-    heads: int
-    depth: int = 12
-    mlp_ratio: int = 4
-    patch_px: int = 16
-    image_px: int = 1024
-    pretrain_px: int = 224  # the position table covers this square, plus one class slot
-    neck_width: int = 256
+    image_px: Size = 1024
+    neck_width: Size = 256
 
-    def __post_init__(self) -> None:
-        _check_encoder(self)
-        require(
-            self.pretrain_px % self.patch_px == 0,
-            "pretrain_px",
-            self.pretrain_px,
-            f"must be a multiple of patch_px={self.patch_px}",
-        )
+    mlp_ratio: ClassVar[int] = 4  # of every released network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _PlainEncoderConfig(_EncoderConfig):
+    """Blocks of one width over one grid of patches."""
+
+    width: Size
+    heads: Size
+    depth: Size = 12
+    patch_px: Size = 16
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.width % self.heads:
+            yield "width", f"must divide into {self.heads} heads"
+        if self.image_px % self.patch_px:
+            yield "image_px", f"must be a multiple of patch_px={self.patch_px}"
 
     @property
     def grid(self) -> int:
         return self.image_px // self.patch_px
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VitConfig(_PlainEncoderConfig):
+    """Plain ViT image encoder of EfficientSAM (arXiv:2312.00863, section 3)."""
+
+    kind: ClassVar[Literal["vit"]] = "vit"
+    pretrain_px: Size = 224  # the position table covers this square, plus one class slot
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        yield from super().across()
+        if self.pretrain_px % self.patch_px:
+            yield "pretrain_px", f"must be a multiple of patch_px={self.patch_px}"
 
     @property
     def pretrain_grid(self) -> int:
@@ -40,70 +61,44 @@ class VitConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamVitConfig:
+class SamVitConfig(_PlainEncoderConfig):
     """SAM's windowed ViT image encoder (arXiv:2304.02643; upstream image_encoder.py)."""
 
-    kind: Literal["sam_vit"] = "sam_vit"
-    width: int
-    heads: int
-    depth: int
-    global_blocks: tuple[int, ...]
-    window: int = 14  # cells
-    mlp_ratio: int = 4
-    patch_px: int = 16
-    image_px: int = 1024
-    neck_width: int = 256
+    kind: ClassVar[Literal["sam_vit"]] = "sam_vit"
+    global_blocks: Annotated[tuple[int, ...], each(within(0, _LARGEST))]
+    window: Size = 14  # cells
 
-    def __post_init__(self) -> None:
-        _check_encoder(self)
-        require(
-            all(0 <= i < self.depth for i in self.global_blocks),
-            "global_blocks",
-            self.global_blocks,
-            f"each must name one of {self.depth} blocks",
-        )
-
-    @property
-    def grid(self) -> int:
-        return self.image_px // self.patch_px
+    def across(self) -> Iterator[tuple[str, str]]:
+        yield from super().across()
+        if max(self.global_blocks, default=0) >= self.depth:
+            yield "global_blocks", f"each must name one of {self.depth} blocks"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TinyVitConfig:
+class TinyVitConfig(_EncoderConfig):
     """MobileSAM's image encoder (arXiv:2306.14289; upstream tiny_vit_sam.py), one value a stage.
 
     Stage 0 is convolutional, so its heads and window are not used. Between stages the grid halves,
     except before the last.
     """
 
-    kind: Literal["tiny_vit"] = "tiny_vit"
-    widths: tuple[int, ...] = (64, 128, 160, 320)
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    all_heads: tuple[int, ...] = (2, 4, 5, 10)
-    windows: tuple[int, ...] = (7, 7, 14, 7)
-    mlp_ratio: int = 4
-    image_px: int = 1024
-    neck_width: int = 256
+    kind: ClassVar[Literal["tiny_vit"]] = "tiny_vit"
+    widths: Sizes = (64, 128, 160, 320)
+    depths: Sizes = (2, 2, 6, 2)
+    all_heads: Sizes = (2, 4, 5, 10)
+    windows: Sizes = (7, 7, 14, 7)
 
-    def __post_init__(self) -> None:
+    def across(self) -> Iterator[tuple[str, str]]:
         for field in ("depths", "all_heads", "windows"):
-            require(
-                len(getattr(self, field)) == len(self.widths) >= 2,
-                field,
-                getattr(self, field),
-                f"must have one value for each of widths={self.widths}, at least two",
-            )
-        for field in ("widths", "depths", "all_heads", "windows"):
-            value = getattr(self, field)
-            require(min(value) > 0, field, value, "each must be positive")
-        for width, heads in zip(self.widths, self.all_heads, strict=True):
-            require(width % heads == 0, "widths", width, f"must divide by {heads}")
-        require(
-            self.image_px % self.patch_px == 0,
-            "image_px",
-            self.image_px,
-            f"must be a multiple of {self.patch_px}",
-        )
+            if not len(getattr(self, field)) == len(self.widths) >= 2:
+                yield (
+                    field,
+                    f"must have one value for each of widths={self.widths}, at least two",
+                )
+        if any(width % heads for width, heads in zip(self.widths, self.all_heads, strict=True)):
+            yield "widths", f"each must divide into its heads: {self.all_heads}"
+        if self.image_px % self.patch_px:
+            yield "image_px", f"must be a multiple of {self.patch_px}"
 
     @property
     def patch_px(self) -> int:
@@ -122,23 +117,8 @@ class TinyVitConfig:
 EncoderConfig = VitConfig | SamVitConfig | TinyVitConfig
 
 
-def _check_encoder(config: VitConfig | SamVitConfig) -> None:
-    require(
-        config.width % config.heads == 0,
-        "width",
-        config.width,
-        f"must divide into {config.heads} heads",
-    )
-    require(
-        config.image_px % config.patch_px == 0,
-        "image_px",
-        config.image_px,
-        f"must be a multiple of patch_px={config.patch_px}",
-    )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Prompt encoder and two-way mask decoder; `wiring` names which of the two originals
     (`wirings.py` lists how they differ).
 
@@ -148,32 +128,28 @@ class DecoderConfig:
     """
 
     wiring: Literal["efficientsam", "sam"]
-    width: int = 256
-    depth: int = 2
-    heads: int = 8
-    mlp_width: int = 2048
-    iou_width: int = 256
-    mask_tokens: int = 4  # the first is the single-mask output, the others the candidates
-    point_slots: int = 6  # efficientsam pads every prompt to this many points; sam has no limit
-    mask_channels: int = 16
+    width: Annotated[Size, multiple_of(8)] = 256
+    depth: Size = 2
+    heads: Size = 8
+    mlp_width: Size = 2048
+    mask_tokens: Size = 4  # the first is the single-mask output, the others the candidates
+    point_slots: Size = 6  # efficientsam pads every prompt to this many points; sam has no limit
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
 
-    def __post_init__(self) -> None:
-        require(self.width % 8 == 0, "width", self.width, "must be a multiple of 8")
-        require(
-            self.width % (2 * self.heads) == 0,
-            "width",
-            self.width,
-            f"half of it must divide into {self.heads} heads",
-        )
-        if self.traits.extras == "always":
-            require(
-                self.background == "learned" and self.mask_prompts == "learned",
-                "background, mask_prompts",
-                (self.background, self.mask_prompts),
-                f'the "{self.wiring}" wiring always has both: say "learned"',
-            )
+    mask_channels: ClassVar[int] = 16  # of the mask prompt's convolutions, in every release
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.width % (2 * self.heads):
+            yield "width", f"half of it must divide into {self.heads} heads"
+        for field in ("background", "mask_prompts"):
+            if self.traits.extras == "always" and getattr(self, field) != "learned":
+                yield field, f'the "{self.wiring}" wiring always has it: set "learned"'
+
+    @property
+    def iou_width(self) -> int:
+        """Of the head that predicts the IoU: the decoder's, in every release."""
+        return self.width
 
     @property
     def traits(self) -> Wiring:
@@ -182,19 +158,15 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamConfig:
+class SamConfig(Config):
     """A complete promptable model."""
 
     encoder: EncoderConfig
     decoder: DecoderConfig
 
-    def __post_init__(self) -> None:
-        require(
-            self.encoder.neck_width == self.decoder.width,
-            "encoder.neck_width",
-            self.encoder.neck_width,
-            f"must equal decoder.width={self.decoder.width}",
-        )
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.encoder.neck_width != self.decoder.width:
+            yield "encoder.neck_width", f"must equal decoder.width={self.decoder.width}"
 
     @property
     def image_px(self) -> int:
@@ -217,33 +189,34 @@ class SamConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaeDecoderConfig:
-    """Decoder of MAE pretraining (arXiv:2111.06377; upstream models_mae.py)."""
+class PretrainDecoderConfig(Config):
+    """The decoder that pretraining throws away.
 
-    width: int = 512
-    depth: int = 8
-    heads: int = 16
-    mlp_ratio: int = 4
+    SAMI's attends across (arXiv:2312.00863, sections 3.2 and 4.1), MAE's to itself
+    (arXiv:2111.06377; upstream models_mae.py); the sizes are the same.
+    """
 
-    def __post_init__(self) -> None:
-        require(
-            self.width % self.heads == 0,
-            "width",
-            self.width,
-            f"must divide into {self.heads} heads",
-        )
+    width: Size = 512
+    depth: Size = 8
+    heads: Size = 16
+
+    mlp_ratio: ClassVar[int] = 4
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.width % self.heads:
+            yield "width", f"must divide into {self.heads} heads"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaeConfig:
-    """A pretrained ViT: class token, trunk, last norm; with `decoder`, the whole of MAE.
+class MaeConfig(Config):
+    """A pretrained ViT: class token, trunk, last norm; with `decoder`, all of MAE.
 
     The encoder's neck is not part of it.
     """
 
-    kind: Literal["mae"] = "mae"
+    kind: ClassVar[Literal["mae"]] = "mae"
     encoder: VitConfig
-    decoder: MaeDecoderConfig | None = None
+    decoder: PretrainDecoderConfig | None = None
 
     @property
     def depth(self) -> int:
@@ -255,28 +228,10 @@ ModelConfig = SamConfig | MaeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamiDecoderConfig:
-    """Cross-attention decoder of SAMI pretraining (arXiv:2312.00863, sections 3.2 and 4.1)."""
-
-    width: int = 512
-    depth: int = 8
-    heads: int = 16
-    mlp_ratio: int = 4
-
-    def __post_init__(self) -> None:
-        require(
-            self.width % self.heads == 0,
-            "width",
-            self.width,
-            f"must divide into {self.heads} heads",
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(Config):
     """How a network is computed; never changes which parameters it has."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # softmax and norms stay in float32
     precision: Literal["default", "highest"] = "default"  # of float32 matrix products
-    attention: Literal["auto", "xla", "chunked", "cudnn"] = "auto"
-    remat: Literal["none", "blocks"] = "none"
+    attention: Annotated[Literal["auto", "xla", "chunked", "cudnn"], MAY_DIFFER] = "auto"
+    remat: Annotated[Literal["none", "blocks"], MAY_DIFFER] = "none"

@@ -1,63 +1,73 @@
 """What is learned."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.networks import SamiDecoderConfig
-from esam_jax.config.rules import require
+from esam_jax.config.networks import PretrainDecoderConfig
+from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, below, distinct, some
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherConfig:
+class _TrainedConfig(Config):
+    """What every task has.
+
+    `reads` is the kind of its views, `measures` what an evaluation of it reports; more is better.
+    """
+
+    reads: ClassVar[str]
+    measures: ClassVar[tuple[str, ...]] = ()
+    # A model or a run whose weights are taken over, as far as they fit the task.
+    init_from: Annotated[str | None, MAY_DIFFER] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Config):
     """The frozen SAM image encoder whose features are reconstructed.
 
     `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
     error.
     `features`: after the neck, or the trunk before it. `view`: the student's own pixels, or those
     enlarged to the teacher's input size, with the features pooled back to the student's grid.
+    `placement`: complete on every device, or in pieces.
     """
 
     model: str = "sam_h"
-    weights: str | None = None
+    weights: Annotated[str | None, MAY_DIFFER] = None
     features: Literal["neck", "trunk"] = "neck"
     view: Literal["native", "enlarged"] = "native"
-    placement: Literal["replicated", "fsdp"] = "replicated"  # whole on every device, or in pieces
+    placement: Annotated[Literal["replicated", "fsdp"], MAY_DIFFER] = "replicated"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamiConfig:
-    """SAMI: reconstruct the features of a frozen teacher from a quarter of the patches."""
+class SamiConfig(_TrainedConfig):
+    """SAMI: reconstruct the features of a frozen teacher from a quarter of the patches.
 
-    kind: Literal["sami"] = "sami"
-    students: tuple[str, ...]  # names in models/named.py, trained from one teacher pass
-    init_from: str | None = None  # MAE's weights, a model or a run: the students' trunks
+    `init_from` holds MAE's weights: the students' trunks.
+    """
+
+    kind: ClassVar[Literal["sami"]] = "sami"
+    reads: ClassVar[str] = "crop"
+    # Names in models/named.py, trained from one teacher pass.
+    students: Annotated[tuple[str, ...], some(), distinct("name each once")]
     teacher: TeacherConfig = TeacherConfig()
-    decoder: SamiDecoderConfig = SamiDecoderConfig()
-    mask_ratio: float = 0.75
+    decoder: PretrainDecoderConfig = PretrainDecoderConfig()
+    mask_ratio: Annotated[float, above(0), below(1)] = 0.75
     loss: Literal["mse", "cosine"] = "mse"
 
-    def __post_init__(self) -> None:
-        require(len(self.students) > 0, "students", self.students, "at least one is needed")
-        require(
-            len(set(self.students)) == len(self.students),
-            "students",
-            self.students,
-            "each may be named once",
-        )
-        require(0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "must lie in (0, 1)")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
+class SegmentConfig(_TrainedConfig):
     """Promptable segmentation: three masks a prompt, the loss of the best one (SAM, section A)."""
 
-    kind: Literal["segment"] = "segment"
+    kind: ClassVar[Literal["segment"]] = "segment"
+    reads: ClassVar[str] = "prompted"
+    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
     model: str = "efficientsam_ti"  # a name in models/named.py
-    init_from: str | None = None  # a model or a run; whatever it was trained for is taken over
-    decoder_from: str | None = None  # a SAM; its prompt encoder and mask decoder are taken over
-    focal_weight: float = 20.0
-    dice_weight: float = 1.0
-    iou_weight: float = 1.0
+    # A SAM; its prompt encoder and mask decoder are taken over.
+    decoder_from: Annotated[str | None, MAY_DIFFER] = None
+    focal_weight: Annotated[float, at_least(0)] = 20.0
+    dice_weight: Annotated[float, at_least(0)] = 1.0
+    iou_weight: Annotated[float, at_least(0)] = 1.0
     loss_at: Literal["low_res", "image"] = "low_res"  # where logits and masks are compared
     scored_masks: Literal["best", "all"] = "best"  # whose predicted IoU is trained
 

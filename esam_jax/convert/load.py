@@ -3,12 +3,13 @@
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from esam_jax import files
 from esam_jax.config import ModelConfig
+from esam_jax.config import json as config_json
+from esam_jax.config.rules import Config
 from esam_jax.convert import model_folder, releases, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
@@ -123,21 +124,10 @@ def recognise(
     return registry.closest(state, config), config
 
 
-def differences(found: Any, wanted: Any) -> str:
+def differences(found: Config, wanted: Config) -> str:
     """The fields in which two configs differ: "encoder.depth 12 instead of 4, ..."."""
-    return ", ".join(_differences(found, wanted, ""))
-
-
-def _differences(found: Any, wanted: Any, prefix: str) -> Iterator[str]:
-    if type(found) is not type(wanted):
-        yield f"{prefix}kind {type(found).__name__} instead of {type(wanted).__name__}"
-        return
-    for field in dataclasses.fields(wanted):
-        a, b = getattr(found, field.name), getattr(wanted, field.name)
-        if dataclasses.is_dataclass(b):
-            yield from _differences(a, b, f"{prefix}{field.name}.")
-        elif a != b:
-            yield f"{prefix}{field.name} {a} instead of {b}"
+    pairs = config_json.differences(config_json.to_json(found), config_json.to_json(wanted))
+    return ", ".join(f"{path} {a} instead of {b}" for path, a, b in pairs)
 
 
 def _as_named(file: ModelFile, model: str | None) -> ModelFile:

@@ -9,25 +9,16 @@ holds the SHA-256 of both, so that a damaged file is found out; older folders la
 
 import dataclasses
 import json
-import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import flax.traverse_util
 import numpy as np
 
 from esam_jax import files
-from esam_jax.config import (
-    DecoderConfig,
-    MaeConfig,
-    MaeDecoderConfig,
-    ModelConfig,
-    SamConfig,
-    SamVitConfig,
-    TinyVitConfig,
-    VitConfig,
-)
+from esam_jax.config import ModelConfig
+from esam_jax.config import json as config_json
 from esam_jax.convert.formats import bounds, tensor_files
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import expected_shapes
@@ -37,11 +28,7 @@ FORMAT = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNUSED_FILE = "unused.safetensors"
 
-_ENCODERS = {"vit": VitConfig, "sam_vit": SamVitConfig, "tiny_vit": TinyVitConfig}
 _UNUSED_TYPES = (*tensor_files.FLOATS, "int64")
-_LARGEST = (
-    16_384  # no size in a config may exceed this, so that a hostile one stays cheap to refuse
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +77,7 @@ def write(
         "source": source,
         "licence": licence,
         "untrained": list(untrained),
-        "model": to_json(config),
+        "model": config_json.to_json(config),
     }
     with files.replacing_folder(folder, remedy="name another folder") as fresh:
         tensor_files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
@@ -107,7 +94,7 @@ def read(folder: str | Path) -> ModelFile:
     """
     folder = Path(folder)
     header = _read_header(folder / CONFIG_FILE)
-    config = from_json(header["model"])
+    config = _read_config(header["model"])
     tensors = _read_weights(folder / WEIGHTS_FILE, config)
     unused = folder / UNUSED_FILE
     carried = _read_unused(unused) if unused.exists() else {}
@@ -177,66 +164,11 @@ def _refuse_odd(found: Mapping[str, np.ndarray], allowed: Collection[str], holde
 # ------------------------------------------------------------------------------ config.json
 
 
-def to_json(config: ModelConfig) -> dict[str, Any]:
-    """The model config as plain JSON values; `from_json` gives it back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def from_json(value: Any) -> ModelConfig:
-    """The model config that `to_json` wrote; CheckpointError names the first key that is off."""
+def _read_config(value: Any) -> ModelConfig:
     try:
-        if isinstance(value, dict) and value.get("kind") == "mae":
-            return _mae_from_json(value)
-        _require_keys(value, {"encoder", "decoder"}, "model")
-        kind = value["encoder"].get("kind") if isinstance(value["encoder"], dict) else None
-        if kind not in list(_ENCODERS):  # a list in the file is not hashable
-            raise CheckpointError(
-                f"model.encoder.kind is {kind!r}, but must be one of {list(_ENCODERS)}"
-            )
-        return SamConfig(
-            encoder=_parse(_ENCODERS[kind], value["encoder"], "model.encoder"),
-            decoder=_parse(DecoderConfig, value["decoder"], "model.decoder"),
-        )
+        return config_json.from_json(ModelConfig, value, "model")
     except ConfigError as error:
         raise CheckpointError(f"the model config breaks a rule: {error}") from error
-
-
-def _mae_from_json(value: dict[str, Any]) -> MaeConfig:
-    _require_keys(value, {"kind", "encoder", "decoder"}, "model")
-    decoder = value["decoder"]
-    return MaeConfig(
-        encoder=_parse(VitConfig, value["encoder"], "model.encoder"),
-        decoder=None if decoder is None else _parse(MaeDecoderConfig, decoder, "model.decoder"),
-    )
-
-
-def _parse(kind: type, value: Any, where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    _require_keys(value, set(hints), where)
-    fields = {}
-    for key, hint in hints.items():
-        fields[key] = tuple(value[key]) if isinstance(value[key], list) else value[key]
-        if not _fits(fields[key], hint):
-            raise CheckpointError(f"{where}.{key} is {value[key]!r}, but must be {_wording(hint)}")
-    return kind(**fields)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if typing.get_origin(hint) is Literal:
-        return value in typing.get_args(hint)
-    if hint is int:
-        return type(value) is int and 0 < value <= _LARGEST
-    return isinstance(value, tuple) and all(type(x) is int and x <= _LARGEST for x in value)
-
-
-def _wording(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return f"one of {list(typing.get_args(hint))}"
-    return (
-        f"a whole number from 1 to {_LARGEST}"
-        if hint is int
-        else f"a list of whole numbers, at most {_LARGEST}"
-    )
 
 
 def _require_keys(value: Any, wanted: set[str], where: str) -> None:

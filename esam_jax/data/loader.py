@@ -21,6 +21,8 @@ from esam_jax.data.records import Source
 from esam_jax.data.views import ViewConfig
 from esam_jax.typing import Batch
 
+_PREFETCH_BATCHES = 4  # made ahead of their use
+
 
 def stream(
     source: Source,
@@ -68,7 +70,7 @@ class Stream:
         self._rows = rows = order.local_rows(placement, batch)
         indices = grain.MapDataset.range(first_batch * len(rows), sys.maxsize)
         # Threads work on single examples, so that all of them help with the next batch.
-        ahead = max(config.prefetch_batches * len(rows), config.threads)  # or threads would idle
+        ahead = max(_PREFETCH_BATCHES * len(rows), config.threads)  # or threads would idle
         reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=ahead)
         dataset = indices.map(lambda i: examples[order.position(i, rows, batch)])
         self._examples = iter(dataset.to_iter_dataset(reading))

@@ -10,8 +10,8 @@ import math
 from esam_jax.config import (
     DecoderConfig,
     EncoderConfig,
+    PretrainDecoderConfig,
     SamConfig,
-    SamiDecoderConfig,
     SamVitConfig,
     TinyVitConfig,
     VitConfig,
@@ -98,7 +98,7 @@ def encoder(config: EncoderConfig, image_px: int) -> int:
 
 
 def sami_decoder(
-    config: SamiDecoderConfig, encoder_width: int, target_width: int, visible: int, masked: int
+    config: PretrainDecoderConfig, encoder_width: int, target_width: int, visible: int, masked: int
 ) -> int:
     """SAMI's decoder with the maps in front of it and behind it."""
     E, tokens = config.width, visible + masked

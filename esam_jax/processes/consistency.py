@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 import esam_jax
+from esam_jax.config import json as config_json
 from esam_jax.errors import ConfigError, PeerError
 from esam_jax.processes import coordinator
 
@@ -87,15 +88,12 @@ def outliers(digests: Mapping[int, str]) -> tuple[list[int], int]:
     return different, next(number for number, digest in digests.items() if digest == usual)
 
 
-def differences(here: Any, there: Any, path: str = "") -> list[str]:
+def differences(here: Any, there: Any) -> list[str]:
     """Every value in which two trees of JSON differ, as "config.seed: 1, not 0"."""
-    if here == there:
-        return []
-    if isinstance(here, dict) and isinstance(there, dict):
-        keys = [*there, *(key for key in here if key not in there)]
-        pairs = [(f"{path}.{key}".lstrip("."), here.get(key), there.get(key)) for key in keys]
-        return [line for name, a, b in pairs for line in differences(a, b, name)]
-    return [f"{path}: {json.dumps(here)}, not {json.dumps(there)}"]
+    return [
+        f"{path}: {json.dumps(a)}, not {json.dumps(b)}"
+        for path, a, b in config_json.differences(here, there)
+    ]
 
 
 def agreeing(step_fn: Callable[..., Any]) -> Callable[..., Any]:

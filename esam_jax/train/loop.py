@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from esam_jax import sharding, tasks
-from esam_jax.config import RunConfig
+from esam_jax.config import RunConfig, json
 from esam_jax.convert import model_folder
 from esam_jax.data import loader, records, sources
 from esam_jax.errors import TrainingError
@@ -76,7 +76,7 @@ def _run(
     done_before = first_step == cfg.steps and "finished" in so_far
     # Hosts with folders of their own would go on from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
-    consistency.agree(consistency.facts(config_file.to_json(cfg), **here))
+    consistency.agree(consistency.facts(json.to_json(cfg), **here))
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     resumed = first_step > 0

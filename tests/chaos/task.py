@@ -12,10 +12,10 @@ from esam_jax.config import (
     DataConfig,
     DecoderConfig,
     OptimConfig,
+    PretrainDecoderConfig,
     RunConfig,
     SamConfig,
     SamiConfig,
-    SamiDecoderConfig,
     SamVitConfig,
     SaveConfig,
     ScenesConfig,
@@ -26,9 +26,7 @@ from esam_jax.models import named
 
 _PX = 32
 _ENCODER = {"width": 16, "heads": 2, "depth": 1, "patch_px": 8, "image_px": _PX, "neck_width": 16}
-_DECODER = DecoderConfig(
-    wiring="efficientsam", width=16, heads=2, mlp_width=16, iou_width=16, depth=1
-)
+_DECODER = DecoderConfig(wiring="efficientsam", width=16, heads=2, mlp_width=16, depth=1)
 _STUDENT = SamConfig(encoder=VitConfig(**_ENCODER, pretrain_px=_PX), decoder=_DECODER)
 _TEACHER = SamConfig(
     encoder=SamVitConfig(**_ENCODER, global_blocks=(0,), window=2),
@@ -50,13 +48,12 @@ def chaos() -> RunConfig:
         task=SamiConfig(
             students=("efficientsam_chaos",),
             teacher=TeacherConfig(model="sam_chaos", weights="random"),
-            decoder=SamiDecoderConfig(width=16, depth=1, heads=2),
+            decoder=PretrainDecoderConfig(width=16, depth=1, heads=2),
         ),
         data=DataConfig(
             source=ScenesConfig(scenes=100, scene_px=_PX),
             view=CropConfig(image_px=_PX),
             threads=1,
-            prefetch_batches=2,
         ),
         optim=OptimConfig(peak_lr=1e-3, warmup_steps=5),
         steps=100,

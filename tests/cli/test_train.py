@@ -84,7 +84,7 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
     assert runs[0][0] == configs.load("segment_ti") and capsys.readouterr().out == ""
     path.write_text("def mine( -> RunConfig")
     text = refused([str(path), "--workdir", str(tmp_path / "run")], capsys)
-    assert "mine.py cannot be run: SyntaxError" in text
+    assert "mine.py cannot be loaded: SyntaxError" in text
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,22 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (["segment_ti", "--workdir", "w", "--optim.peak-lr", "x"], "--optim.peak-lr"),
         (
             ["segment_ti", "--workdir", "w", "--steps", "0"],
-            "esam: steps is 0, but must be positive",
+            "esam: steps is 0, but must be at least 1",
         ),
-        (["segment_ti", "--workdir", "w", "--optim.beta1", "2"], "esam: optim: beta1 is 2.0, but"),
+        (["segment_ti", "--workdir", "w", "--optim.beta1", "2"], "esam: optim.beta1 is 2.0, but"),
         (["sami_ti", "--workdir", "w", "--evaluate.images", "2"], "a measurement needs masks"),
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
-        (["segment_ti", "--workdir", "w", "--data.source.kind", "scene"], "'scene'"),
+        (
+            ["segment_ti", "--workdir", "w", "--data.source.kind", "scene"],
+            "--data.source.kind is 'scene', but must be one of scenes, sa1b, coco, image_folder",
+        ),
+        (["segment_ti", "--workdir", "w", "--data.source.kind"], "--data.source.kind needs a"),
+        (["segment_ti", "--workdir", "w", "--data.sauce.kind=coco"], "--data.source.kind?"),
+        (["segment_ti", "--workdir", "w", "--task.kind=sami"], "students would have no value"),
         (["segment_ti", "--workdir", "w", "stray"], "stray"),
         (
             ["segment_ti", "--workdir", "w", "--peers.processes=2", "--peers.process=2"],
-            "esam: peers: process is 2, but must lie in [0, processes=2)",
+            "esam: peers.process is 2, but must be below processes=2",
         ),
         (["segment_ti", "--workdir", "w", "--peers.coordinator", "here"], "must be HOST:PORT"),
         (["segment_ti", "--workdir", "w", "--peers.proces", "2"], "--peers.proces"),

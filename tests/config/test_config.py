@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from esam_jax import configs
-from esam_jax.config import EvaluateConfig, ImageFolderConfig, ScenesConfig
+from esam_jax.config import DataConfig, EvaluateConfig, ImageFolderConfig, SaveConfig, ScenesConfig
 from esam_jax.errors import ConfigError
 
 SCENES = ScenesConfig()
@@ -19,10 +19,8 @@ RUN = dataclasses.replace(
     [
         ("save", "keep", 1),
         ("data", "threads", 0),
-        ("data", "prefetch_batches", 0),
         ("optim", "beta1", 1.0),
         ("optim", "beta2", -0.1),
-        ("optim", "eps", 0.0),
         ("optim", "weight_decay", -0.1),
         ("optim", "final_lr", -1e-6),
         ("optim", "clip_norm", 0.0),
@@ -40,6 +38,27 @@ def test_a_number_out_of_its_range(part, field, value):
         dataclasses.replace(getattr(RUN, part) if part else RUN, **{field: value})
 
 
+def test_the_remedy_stands_beside_the_field():
+    with pytest.raises(ConfigError, match=r"^keep is 1, but must .* 2: one may be damaged$"):
+        SaveConfig(keep=1)
+    with pytest.raises(ConfigError, match=r"must be above 0: None for no clipping$"):
+        dataclasses.replace(RUN.optim, clip_norm=0.0)
+
+
+@pytest.mark.parametrize("best", ["loss", "box_iou"])
+def test_the_best_is_something_that_the_task_measures(best):
+    save = dataclasses.replace(RUN.save, best=best)
+    with pytest.raises(ConfigError, match="must be one of box_miou, point_miou"):
+        dataclasses.replace(RUN, save=save)
+
+
+def test_a_task_names_the_views_that_it_reads():
+    with pytest.raises(ConfigError, match="'segment' reads 'prompted' views"):
+        dataclasses.replace(RUN, data=configs.load("quickstart_sami").data)
+    with pytest.raises(ConfigError, match=r"^evaluate .*'sami' has nothing to measure"):
+        dataclasses.replace(configs.load("quickstart_sami"), evaluate=RUN.evaluate)
+
+
 def test_none_switches_off():
     assert dataclasses.replace(RUN.optim, clip_norm=None).clip_norm is None
     assert dataclasses.replace(RUN.evaluate, every_steps=None).every_steps is None
@@ -53,6 +72,8 @@ def test_a_warm_up_as_long_as_the_run_names_the_remedy():
 def test_a_measurement_needs_masks():
     with pytest.raises(ConfigError, match="needs masks"):
         EvaluateConfig(source=ImageFolderConfig(path="x"))
+    with pytest.raises(ConfigError, match="prompted views need masks: read scenes, sa1b, coco"):
+        DataConfig(source=ImageFolderConfig(path="x"), view=RUN.data.view)
 
 
 def test_the_best_needs_a_measurement():

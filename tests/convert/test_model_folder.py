@@ -38,12 +38,6 @@ def test_what_is_read_is_what_was_written(folder: Path):
     jax.tree.map(np.testing.assert_array_equal, file.params, PARAMS)
 
 
-@pytest.mark.parametrize("name", named.names())
-def test_every_config_survives_json(name: str):
-    config = named.sam(name)
-    assert model_folder.from_json(json.loads(json.dumps(model_folder.to_json(config)))) == config
-
-
 def forget_sha256(folder: Path) -> None:
     """As the folders of earlier releases, or of people who make them by hand."""
     header = json.loads((folder / "config.json").read_text())
@@ -194,24 +188,6 @@ def test_hostile_configs_are_refused_early(folder: Path, path: tuple, value, mes
     (folder / "config.json").write_text(json.dumps(header))
     with pytest.raises(CheckpointError, match=message):
         model_folder.read(folder)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("windows", [7, 7, 10**9, 7], "windows is .* list of whole numbers, at most"),
-        ("windows", [7, 7, 0, 7], "windows is .* must be positive"),
-        ("depths", [2, 2, 6.0, 2], "depths is .* list of whole numbers"),
-        ("depths", [2, 2, 6], "depths is .* one value for each"),
-        ("widths", 64, "widths is 64"),
-    ],
-)
-def test_hostile_stages_are_refused(key, value, message):
-    header = model_folder.to_json(named.sam("mobile_sam"))
-    assert model_folder.from_json(header) == named.sam("mobile_sam")
-    header["encoder"][key] = value
-    with pytest.raises(CheckpointError, match=message):
-        model_folder.from_json(header)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "nonsense", "[" * 100_000, '{"format": 1}'])

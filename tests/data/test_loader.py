@@ -30,7 +30,7 @@ VIEW = PromptedConfig(image_px=32, masks=3, min_area_px=4)
 
 
 def config(source: SourceConfig = SCENES, view=VIEW, **options: object) -> DataConfig:
-    return DataConfig(source=source, view=view, threads=2, prefetch_batches=2, **options)
+    return DataConfig(source=source, view=view, threads=2, **options)
 
 
 def stream(

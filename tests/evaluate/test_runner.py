@@ -29,9 +29,7 @@ def task(*names: str) -> Task:
 
 @pytest.fixture
 def cfg():
-    evaluate = EvaluateConfig(
-        source=ScenesConfig(split="heldout"), images=3, masks_per_image=2, seed=1
-    )
+    evaluate = EvaluateConfig(source=ScenesConfig(split="heldout"), images=3, masks_per_image=2)
     return dataclasses.replace(configs.load("quickstart_segment"), evaluate=evaluate)
 
 
@@ -42,7 +40,7 @@ def test_the_run_is_measured_like_a_loaded_model(cfg):
     result = runner.run(cfg, task(NAME), params)
     source = sources.open_source(cfg.evaluate.source)
     sam = nano.sam(NAME)
-    alone = prompts.evaluate(sam, source, images=3, masks_per_image=2, seed=1)
+    alone = prompts.evaluate(sam, source, images=3, masks_per_image=2, seed=0)
     assert result == alone | {"skipped": 0}
 
 

@@ -6,12 +6,12 @@ import flax.traverse_util
 import jax
 import pytest
 
-from esam_jax.config import MaeConfig, MaeDecoderConfig
+from esam_jax.config import MaeConfig, PretrainDecoderConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.models import expected_shapes, kinds, named
 
 WITH_DECODER = MaeConfig(
-    encoder=named.sam("efficientsam_nano").encoder, decoder=MaeDecoderConfig(width=32, depth=3)
+    encoder=named.sam("efficientsam_nano").encoder, decoder=PretrainDecoderConfig(width=32, depth=3)
 )
 MODELS = ["efficientsam_ti", "sam_b", "mobile_sam", "sam_nano", "mae_b", "with decoder"]
 

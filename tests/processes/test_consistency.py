@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from helpers import toy
 
+from esam_jax.config import json as config_json
 from esam_jax.errors import ConfigError
 from esam_jax.processes import consistency
-from esam_jax.runs import config_file
 
 
 def test_one_process_agrees_with_itself(monkeypatch):
@@ -68,7 +68,7 @@ def test_differences_are_named_by_path():
 def test_facts_hold_config_code_and_packages(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_b=1 --xla_dump_to=/here --xla_a=2")
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
-    facts = consistency.facts(config_file.to_json(toy.config()), workdir="runs/a")
+    facts = consistency.facts(config_json.to_json(toy.config()), workdir="runs/a")
     assert facts["config"]["optim"]["peak_lr"] == 1e-2 and facts["workdir"] == "runs/a"
     assert {"train/loop.py", "__init__.py", "ops/losses.py"} <= facts["code"].keys()
     assert facts["packages"].keys() == {"jax", "jaxlib"}

@@ -15,6 +15,7 @@ from esam_jax.config import (
     ScenesConfig,
     TeacherConfig,
 )
+from esam_jax.config import json as config_json
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import config_file
 
@@ -29,7 +30,7 @@ def test_config_lies_beside_and_may_change_only_in_harmless_fields(tmp_path):
         log_every_steps=5,
         save=SaveConfig(every_steps=7, keep=9),
         mesh=MeshConfig(fsdp=8),
-        data=dataclasses.replace(cfg.data, threads=1, prefetch_batches=1),
+        data=dataclasses.replace(cfg.data, threads=1),
         task=dataclasses.replace(cfg.task, teacher=TeacherConfig(weights="moved")),
     )
     config_file.require_same(harmless, tmp_path)
@@ -71,11 +72,40 @@ def test_missing_config_is_named(tmp_path):
         config_file.require_same(toy.config(), tmp_path)
 
 
-def test_differences_walk_the_whole_config():
-    saved = {"task": {"a": 1, "b": [1, 2]}, "gone": 3, "mesh": {"data": 1}}
-    current = {"task": {"a": 1, "b": [1, 3]}, "new": "x", "mesh": {"data": 2}}
-    assert config_file.differences(saved, current) == [
-        "task.b was [1, 2], is [1, 3]",
-        'new was null, is "x"',
-        "gone was 3, is null",
-    ]
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": 3}', "[" * 100_000])
+def test_a_damaged_config_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is missing or damaged \("):
+        config_file.require_same(toy.config(), tmp_path)
+
+
+def earlier(cfg):
+    """The config.json of the releases that had one dataclass for all sources, and other names."""
+    old = config_json.to_json(cfg)
+    common = {"path": None, "split": "train", "scenes": 20_000, "scene_px": 64}
+    old["data"]["source"] = common | old["data"]["source"]
+    old["data"]["prefetch_batches"] = 9
+    old["optim"]["eps"] = 1e-8
+    old["guard"] |= {"spike_horizon_steps": 100, "max_rollbacks": 3}
+    del old["save"]
+    return old | {"save_every_steps": 100, "keep_checkpoints": 1}
+
+
+@pytest.mark.parametrize("source", [ScenesConfig(split="heldout"), ImageFolderConfig(path="here")])
+def test_a_run_of_an_earlier_release_is_resumed(tmp_path, source):
+    cfg = toy.config(data=dataclasses.replace(toy.config().data, source=source))
+    (tmp_path / "config.json").write_text(json.dumps(earlier(cfg)))
+    config_file.require_same(cfg, tmp_path)
+    with pytest.raises(CheckpointError, match="seed was 0, is 1"):
+        config_file.require_same(dataclasses.replace(cfg, seed=1), tmp_path)
+    other = dataclasses.replace(cfg.data, source=ScenesConfig(scenes=5))
+    with pytest.raises(CheckpointError, match=r"data\.source\.(kind|split|scenes) was "):
+        config_file.require_same(dataclasses.replace(cfg, data=other), tmp_path)
+
+
+def test_a_constant_that_was_another_is_named(tmp_path):
+    old = earlier(toy.config())
+    old["optim"]["eps"] = 1e-6
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(CheckpointError, match=r"optim\.eps is 1e-06, but is always 1e-08 here"):
+        config_file.require_same(toy.config(), tmp_path)

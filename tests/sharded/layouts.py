@@ -26,11 +26,11 @@ from esam_jax.config import (
     DecoderConfig,
     MeshConfig,
     OptimConfig,
+    PretrainDecoderConfig,
     PromptedConfig,
     RunConfig,
     SamConfig,
     SamiConfig,
-    SamiDecoderConfig,
     SamVitConfig,
     SaveConfig,
     ScenesConfig,
@@ -56,7 +56,7 @@ _ENCODER = {
     "image_px": PX,
     "neck_width": 32,
 }
-_DECODER = {"width": 32, "heads": 8, "mlp_width": 32, "iou_width": 16, "mask_channels": 8}
+_DECODER = {"width": 32, "heads": 8, "mlp_width": 32}
 MODELS = {
     "layout_student": lambda: SamConfig(
         encoder=VitConfig(**_ENCODER, pretrain_px=PX),
@@ -117,7 +117,7 @@ def config(layout, steps=STEPS, every=10):
     source = ScenesConfig(scenes=RECORDS, scene_px=PX)
     if layout.task != "segment":
         teacher = TeacherConfig(model="layout_teacher", weights="random")
-        decoder = SamiDecoderConfig(width=16, depth=1, heads=8)
+        decoder = PretrainDecoderConfig(width=16, depth=1, heads=8)
         task = SamiConfig(students=("layout_student",), teacher=teacher, decoder=decoder)
         view = CropConfig(image_px=PX)
     else:
@@ -126,7 +126,7 @@ def config(layout, steps=STEPS, every=10):
     return RunConfig(
         name="layout",
         task=task,
-        data=DataConfig(source=source, view=view, threads=1, prefetch_batches=1),
+        data=DataConfig(source=source, view=view, threads=1),
         optim=OptimConfig(peak_lr=1e-3, warmup_steps=2),
         steps=steps,
         batch=BATCH,

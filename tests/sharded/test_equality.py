@@ -12,7 +12,7 @@ from helpers import toy
 from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import MeshConfig, SamiConfig, SamiDecoderConfig, TeacherConfig
+from esam_jax.config import MeshConfig, PretrainDecoderConfig, SamiConfig, TeacherConfig
 from esam_jax.data import loader, sources
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
@@ -64,7 +64,7 @@ def sami():
     task = SamiConfig(
         students=("efficientsam_nano",),
         teacher=TeacherConfig(model="sam_nano", weights="random"),
-        decoder=SamiDecoderConfig(width=32, depth=1, heads=2),
+        decoder=PretrainDecoderConfig(width=32, depth=1, heads=2),
     )
     return dataclasses.replace(config, task=task, batch=8)
 

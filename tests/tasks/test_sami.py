@@ -10,7 +10,7 @@ import pytest
 from helpers import nano, tiny
 
 from esam_jax import configs, tasks
-from esam_jax.config import SamiConfig, SamiDecoderConfig, TeacherConfig
+from esam_jax.config import PretrainDecoderConfig, SamiConfig, TeacherConfig
 from esam_jax.convert import model_folder
 from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError
@@ -21,7 +21,7 @@ from esam_jax.models.sam import network
 from esam_jax.ops import images, masking
 
 PX, TOKENS, VISIBLE = 64, 64, 16
-DECODER = SamiDecoderConfig(width=32, depth=1, heads=2)
+DECODER = PretrainDecoderConfig(width=32, depth=1, heads=2)
 
 
 def _config(**changes):

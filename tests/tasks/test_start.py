@@ -9,7 +9,7 @@ import pytest
 from helpers import nano
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import MaeConfig, MaeDecoderConfig, MeshConfig, SegmentConfig
+from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig, SegmentConfig
 from esam_jax.convert import load, model_folder
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
@@ -42,7 +42,7 @@ def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
     assert np.array_equal(kernel, params["encoder"]["block_00"]["attn"]["query"]["kernel"])
 
 
-@pytest.mark.parametrize("decoder", [None, MaeDecoderConfig(width=32, depth=1)])
+@pytest.mark.parametrize("decoder", [None, PretrainDecoderConfig(width=32, depth=1)])
 def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
     encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder, neck_width=256)
     config = MaeConfig(encoder=encoder, decoder=decoder)
@@ -71,7 +71,7 @@ def test_sami_starts_from_a_trunk(tmp_path, kind):
     """Of MAE's weights, or of a model: what is behind the trunk is drawn."""
     encoder = named.sam("efficientsam_nano").encoder
     if kind == "mae":
-        config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig(width=32, depth=1))
+        config = MaeConfig(encoder=encoder, decoder=PretrainDecoderConfig(width=32, depth=1))
         params, path = nano.params(config), str(tmp_path / "model")
         model_folder.write(tmp_path / "model", config, params, source="test")
     else:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,15 @@ def test_f19_too_many_in_a_row_stop_the_run(train, tmp_path):
     assert manager.steps(tmp_path / "run") == [4, 8]
 
 
-SPIKE = GuardConfig(spike=4.0, spike_horizon_steps=4, max_rollbacks=2)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortMemory(GuardConfig):
+    """A mean that is known after few updates, and few rollbacks."""
+
+    spike_horizon_steps: ClassVar[int] = 4
+    max_rollbacks: ClassVar[int] = 2
+
+
+SPIKE = ShortMemory(spike=4.0)
 
 
 def left_out(*gone):
@@ -267,8 +276,9 @@ def test_f20_what_a_preempted_run_saved_is_not_gone_back_to(train, tmp_path, mon
     assert_same(state, whole)
 
 
-def test_the_mean_follows_the_losses_and_ignores_what_is_wrong():
-    config = GuardConfig(spike=3.0, spike_horizon_steps=2)
+def test_the_mean_follows_the_losses_and_ignores_what_is_wrong(monkeypatch):
+    monkeypatch.setattr(GuardConfig, "spike_horizon_steps", 2)
+    config = GuardConfig(spike=3.0)
     zero = jnp.int32(0)
     memory = states.GuardState(zero, zero, zero, jnp.float32(0), zero)
     found = []

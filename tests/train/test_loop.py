@@ -259,7 +259,7 @@ cfg = c.RunConfig(
     task=c.SamiConfig(
         students=("efficientsam_nano",),
         teacher=c.TeacherConfig(model="sam_nano", weights="random"),
-        decoder=c.SamiDecoderConfig(width=32, depth=1, heads=2),
+        decoder=c.PretrainDecoderConfig(width=32, depth=1, heads=2),
     ),
     data=c.DataConfig(
         source=c.ScenesConfig(scenes=20), view=c.CropConfig(image_px=64), threads=1

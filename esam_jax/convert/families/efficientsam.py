@@ -63,7 +63,6 @@ def _detect(state: State) -> SamConfig:
         width=width,
         heads=known.encoder_heads,
         depth=count(state, f"{_IE}.blocks."),
-        mlp_ratio=size(state, f"{_IE}.blocks.0.mlp.fc1.weight", 0) // width,
         patch_px=patch_px,
         neck_width=size(state, f"{_IE}.neck.0.weight", 0),
         image_px=known.image_px,
@@ -75,7 +74,6 @@ def _detect(state: State) -> SamConfig:
         depth=count(state, "mask_decoder.transformer.layers."),
         heads=known.decoder_heads,
         mlp_width=size(state, "mask_decoder.transformer.layers.0.mlp.layers.0.0.weight", 0),
-        iou_width=size(state, f"{_IOU}.layers.0.0.weight", 0),
         mask_tokens=size(state, "mask_decoder.mask_tokens.weight", 0),
     )
     return SamConfig(encoder=encoder, decoder=decoder)

@@ -7,7 +7,7 @@ the encoder alone; with `mask_token` in it a file has the decoder too.
 import math
 from collections.abc import Iterator
 
-from esam_jax.config import MaeConfig, MaeDecoderConfig, ModelConfig, VitConfig
+from esam_jax.config import MaeConfig, ModelConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.convert.families.family import Family, State, count, size, unwritten
 from esam_jax.convert.table import PATCHES, Link, Row, affine, fused_attention, links, norm
 from esam_jax.errors import CheckpointError
@@ -64,7 +64,6 @@ def _detect(state: State) -> MaeConfig:
         width=width,
         heads=unwritten(width).encoder_heads,
         depth=count(state, "blocks."),
-        mlp_ratio=size(state, "blocks.0.mlp.fc1.weight", 0) // width,
         patch_px=patch_px,
         image_px=side * patch_px,
         pretrain_px=side * patch_px,
@@ -72,13 +71,12 @@ def _detect(state: State) -> MaeConfig:
     return MaeConfig(encoder=encoder, decoder=_decoder(state) if "mask_token" in state else None)
 
 
-def _decoder(state: State) -> MaeDecoderConfig:
+def _decoder(state: State) -> PretrainDecoderConfig:
     width = size(state, "mask_token", -1)
-    return MaeDecoderConfig(
+    return PretrainDecoderConfig(
         width=width,
         depth=count(state, "decoder_blocks."),
         heads=DECODER_HEADS,
-        mlp_ratio=size(state, "decoder_blocks.0.mlp.fc1.weight", 0) // width,
     )
 
 

@@ -105,7 +105,6 @@ def _detect(state: State) -> SamConfig:
         depths=tuple(count(state, block) for block in blocks),
         all_heads=(defaults.all_heads[0], *(size(state, name, 0) for name in biases)),
         windows=(defaults.windows[0], *(math.isqrt(size(state, name, 1)) for name in biases)),
-        mlp_ratio=size(state, f"{blocks[-1]}0.mlp.fc1.weight", 0) // widths[-1],
         neck_width=size(state, f"{_IE}.neck.0.weight", 0),
     )
     return SamConfig(encoder=encoder, decoder=sam.decoder_config(state, _DECODER_HEADS))

@@ -145,7 +145,6 @@ def encoder_config(
         width=width,
         heads=unwritten(width).encoder_heads,
         depth=depth,
-        mlp_ratio=size(state, f"{first}0.mlp.lin1.weight", 0) // width,
         patch_px=patch_px,
         neck_width=size(state, f"{encoder}.{neck}.weight", 0),
         image_px=size(state, f"{encoder}.pos_embed", 1) * patch_px,
@@ -167,9 +166,7 @@ def decoder_config(
         depth=count(state, "mask_decoder.transformer.layers."),
         heads=heads,
         mlp_width=size(state, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
-        iou_width=size(state, f"{iou_hidden}.weight", 0),
         mask_tokens=size(state, "mask_decoder.mask_tokens.weight", 0),
-        mask_channels=size(state, f"{last_stem}.weight", 1),
         background="learned",
         mask_prompts="learned",
     )

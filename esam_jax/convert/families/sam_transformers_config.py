@@ -141,6 +141,8 @@ def from_config_json(value: Any) -> SamConfig:
         (_PROMPT, "hidden_size", 256, width),
         (_PROMPT, "image_size", 1024, encoder["image_px"]),
         (_PROMPT, "patch_size", 16, encoder["patch_px"]),
+        (_PROMPT, "mask_input_channels", 16, DecoderConfig.mask_channels),
+        (_DECODER, "iou_head_hidden_dim", 256, width),
     ):
         value = sections[name].whole(key, default)
         if value != wanted:
@@ -154,9 +156,7 @@ def from_config_json(value: Any) -> SamConfig:
                 depth=decoder.whole("num_hidden_layers", 2),
                 heads=decoder.whole("num_attention_heads", 8),
                 mlp_width=decoder.whole("mlp_dim", 2048),
-                iou_width=decoder.whole("iou_head_hidden_dim", 256),
                 mask_tokens=decoder.whole("num_multimask_outputs", 3) + 1,
-                mask_channels=sections[_PROMPT].whole("mask_input_channels", 16),
                 background="learned",
                 mask_prompts="learned",
             ),
@@ -171,8 +171,9 @@ def _encoder(vision: "_Section") -> dict[str, Any]:
     if type(ratio) not in (int, float) or not 0 < ratio <= _LARGEST:
         vision.refuse("mlp_ratio", ratio, f"a number up to {_LARGEST}")
     mlp_width = vision.whole("mlp_dim", math.floor(width * ratio))
-    if mlp_width % width:
-        vision.refuse("mlp_dim", mlp_width, f"a whole multiple of hidden_size={width}")
+    wanted = SamVitConfig.mlp_ratio * width
+    if mlp_width != wanted:
+        vision.refuse("mlp_dim", mlp_width, f"{wanted}, four times hidden_size={width}")
     blocks = vision.get("global_attn_indexes", [2, 5, 8, 11])
     if not isinstance(blocks, list) or not all(type(i) is int for i in blocks):
         vision.refuse("global_attn_indexes", blocks, "a list of whole numbers")
@@ -180,7 +181,6 @@ def _encoder(vision: "_Section") -> dict[str, Any]:
         "width": width,
         "heads": vision.whole("num_attention_heads", 12),
         "depth": vision.whole("num_hidden_layers", 12),
-        "mlp_ratio": mlp_width // width,
         "patch_px": vision.whole("patch_size", 16),
         "image_px": vision.whole("image_size", 1024),
         "neck_width": vision.whole("output_channels", 256),

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from esam_jax import files
 from esam_jax.config import Sa1bConfig
 from esam_jax.data import pictures
-from esam_jax.data.masks import CocoMasks
+from esam_jax.data.mask_sets import CocoMasks
 from esam_jax.data.records import Record
 from esam_jax.data.sources.annotations import field, segmentations
 from esam_jax.errors import DataError

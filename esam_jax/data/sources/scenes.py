@@ -1,7 +1,7 @@
 """Procedural scenes as a source: pictures with all their visible objects, and no file."""
 
 from esam_jax.config import ScenesConfig
-from esam_jax.data.masks import LabelledMasks
+from esam_jax.data.mask_sets import LabelledMasks
 from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.data.sources import scene_painter

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Integer, UInt8
 
 from esam_jax.config import PromptedConfig
 from esam_jax.data import prompts
-from esam_jax.data.masks import MaskSet
+from esam_jax.data.mask_sets import MaskSet
 from esam_jax.data.records import Record
 from esam_jax.data.views import draws, resize
 from esam_jax.ops import geometry

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from esam_jax.config import ComputeConfig, MaeConfig, MaeDecoderConfig
+from esam_jax.config import ComputeConfig, MaeConfig, PretrainDecoderConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models.encoders.vit import VitEncoder, first_positions
 from esam_jax.models.parts import stack
@@ -84,7 +84,7 @@ class MaeDecoder(nn.Module):
     `positions` has `slots` of them, slot 0 for the class token, as in the encoder.
     """
 
-    config: MaeDecoderConfig
+    config: PretrainDecoderConfig
     slots: int
     compute: ComputeConfig = ComputeConfig()
 

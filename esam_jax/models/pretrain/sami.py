@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from esam_jax.config import ComputeConfig, SamiDecoderConfig, VitConfig
+from esam_jax.config import ComputeConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.models.parts import stack
 from esam_jax.models.parts.layers import Attention, LayerNorm, Mlp, linear
@@ -30,7 +30,7 @@ class Sami(nn.Module):
     """
 
     encoder: VitConfig
-    decoder: SamiDecoderConfig
+    decoder: PretrainDecoderConfig
     target_width: int
     compute: ComputeConfig = ComputeConfig()
 
@@ -70,7 +70,7 @@ class SamiDecoder(nn.Module):
     masked tokens differ, and can find their neighbours, from the first step on.
     """
 
-    config: SamiDecoderConfig
+    config: PretrainDecoderConfig
     grid: int
     compute: ComputeConfig = ComputeConfig()
 
@@ -97,7 +97,7 @@ class SamiDecoder(nn.Module):
 class CrossBlock(nn.Module):
     """Masked tokens look at all tokens: {query_norm, context_norm, attn, mlp_norm, mlp}."""
 
-    config: SamiDecoderConfig
+    config: PretrainDecoderConfig
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact

@@ -26,7 +26,7 @@ def read(run: Path, step: int | None = None, *, name: str | None = None) -> Mode
     file = run / config_file.CONFIG_FILE
     stored = files.read_json(file, max_bytes=_MOST_BYTES, error=CheckpointError, finite=False)
     stored.pop("save", None)  # which changes no model, and may break a rule of this release
-    cfg = json.parse(RunConfig, stored, str(run))
+    cfg = json.from_json(RunConfig, stored, str(run))
     there = manager.steps(run)
     if not there or (step is not None and step not in there):
         listed = ", ".join(map(str, there)) or "none"

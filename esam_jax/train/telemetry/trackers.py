@@ -1,6 +1,5 @@
 """TensorBoard and Weights & Biases beside metrics.jsonl. A failing tracker never stops a run."""
 
-import dataclasses
 import importlib
 import importlib.util
 import warnings
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
-from esam_jax.config import RunConfig
+from esam_jax.config import RunConfig, json
 from esam_jax.errors import ConfigError
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -66,7 +65,7 @@ class Wandb:
             id=run_id,
             resume="allow",
             dir=str(workdir),
-            config=dataclasses.asdict(cfg),
+            config=json.to_json(cfg),
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from helpers import tiny
 
-from esam_jax.config import MaeConfig, MaeDecoderConfig, VitConfig
+from esam_jax.config import MaeConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.convert import model_folder, state_dict
 from esam_jax.convert.families import mae as layout
 from esam_jax.convert.families import registry, timm_vit
@@ -48,7 +48,9 @@ def blank(shapes):
 def test_round_trip_is_exact(part):
     state = part(golden.state_dict(LISTING, 8))
     config = state_dict.detect(state)
-    assert config == MaeConfig(encoder=VIT_B, decoder=MaeDecoderConfig() if part is dict else None)
+    assert config == MaeConfig(
+        encoder=VIT_B, decoder=PretrainDecoderConfig() if part is dict else None
+    )
     params, unused = state_dict.to_params(state, layout.FAMILY, config)
     assert unused == {} and all(x.dtype == np.float32 for x in jax.tree.leaves(params))
     back = state_dict.to_state_dict(params, layout.FAMILY, config)
@@ -57,7 +59,7 @@ def test_round_trip_is_exact(part):
         np.testing.assert_array_equal(back[name], x, strict=True)
 
 
-@pytest.mark.parametrize("decoder", [None, MaeDecoderConfig(width=8, depth=1, heads=2)])
+@pytest.mark.parametrize("decoder", [None, PretrainDecoderConfig(width=8, depth=1, heads=2)])
 def test_round_trip_from_our_side_is_exact(decoder):
     encoder = timm_vit.pretrained(SAM.encoder)
     config = MaeConfig(encoder=encoder, decoder=decoder)
@@ -75,7 +77,7 @@ def test_large_and_huge_are_recognised(width, depth, heads, patch_px):
     encoder = VitConfig(
         width=width, depth=depth, heads=heads, patch_px=patch_px, image_px=224, pretrain_px=224
     )
-    config = MaeConfig(encoder=encoder, decoder=MaeDecoderConfig())
+    config = MaeConfig(encoder=encoder, decoder=PretrainDecoderConfig())
     shapes = expected_shapes.of(config)
     links = list(layout.FAMILY.links(config))
     state = {
@@ -291,7 +293,7 @@ def test_unused_tensors_of_other_types_are_not_written(tmp_path):
 
 def test_a_mae_folder_is_read_as_it_was_written(tmp_path):
     encoder = timm_vit.pretrained(SAM.encoder)
-    for decoder in (None, MaeDecoderConfig(width=8, depth=1, heads=2)):
+    for decoder in (None, PretrainDecoderConfig(width=8, depth=1, heads=2)):
         config = MaeConfig(encoder=encoder, decoder=decoder)
         model_folder.write(tmp_path / "m", config, tiny.params(config), source="a test")
         file = model_folder.read(tmp_path / "m")

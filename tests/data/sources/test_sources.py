@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
-from esam_jax.config.data import require_annotations
+from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
@@ -289,12 +289,15 @@ def test_a_source_brings_all_of_itself(
     assert set(source.read(0).annotations) == config.annotations
 
 
-def test_a_source_without_what_a_view_needs_is_refused_and_others_are_named():
+def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
     masks = frozenset({"masks"})
     for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
-        require_annotations(config, masks, "a view needs")
-    with pytest.raises(ConfigError, match="'image_folder', but a view needs masks: read scenes, "):
-        require_annotations(ImageFolderConfig(path="x"), masks, "a view needs")
-    require_annotations(ImageFolderConfig(path="x"), frozenset(), "a view needs")
-    with pytest.raises(ConfigError, match="'scenes', but a view needs text: no source has them"):
-        require_annotations(ScenesConfig(), frozenset({"text"}), "a view needs")
+        assert list(lacking(config, masks, "a view needs")) == []
+    folder = ImageFolderConfig(path="x")
+    wanted = "a view needs masks: read scenes, sa1b, coco"
+    assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
+    assert list(lacking(folder, frozenset(), "a view needs")) == []
+    wanted = "a view needs text: no source has them"
+    assert list(lacking(ScenesConfig(), frozenset({"text"}), "a view needs")) == [
+        ("source.kind", wanted)
+    ]

@@ -22,7 +22,6 @@ CONFIG = TinyVitConfig(
     depths=(1, 1, 1),
     all_heads=(1, 2, 5),
     windows=(9, 3, 4),
-    mlp_ratio=2,
     image_px=40,
     neck_width=7,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from esam_jax.config import ComputeConfig, MaeConfig, MaeDecoderConfig, VitConfig
+from esam_jax.config import ComputeConfig, MaeConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.models.pretrain import mae
@@ -18,7 +18,7 @@ from esam_jax.ops import masking, positions
 
 CONFIG = MaeConfig(
     encoder=VitConfig(width=12, heads=3, depth=2, patch_px=4, image_px=16, pretrain_px=16),
-    decoder=MaeDecoderConfig(width=8, depth=2, heads=2, mlp_ratio=2),
+    decoder=PretrainDecoderConfig(width=8, depth=2, heads=2),
 )
 ALONE = dataclasses.replace(CONFIG, decoder=None)
 PARAMS = tiny.params(CONFIG)

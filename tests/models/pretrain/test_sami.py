@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esam_jax.config import ComputeConfig, SamiDecoderConfig, VitConfig
+from esam_jax.config import ComputeConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.models.pretrain.sami import CrossBlock, Sami
 from esam_jax.ops import masking
@@ -13,7 +13,7 @@ from esam_jax.ops import masking
 ENCODER = VitConfig(
     width=12, heads=3, depth=2, patch_px=4, image_px=32, pretrain_px=16, neck_width=5
 )
-DECODER = SamiDecoderConfig(width=8, depth=2, heads=2, mlp_ratio=2)
+DECODER = PretrainDecoderConfig(width=8, depth=2, heads=2)
 SAMI = Sami(ENCODER, DECODER, target_width=7)
 RNG = np.random.default_rng(0)
 PIXELS = jnp.asarray(RNG.normal(size=(2, 16, 16, 3)), jnp.float32)

@@ -1,0 +1,42 @@
+"""How much there is to set: the fields of each concern are counted, so that one more is a choice.
+
+A field that several classes inherit counts once.
+"""
+
+import dataclasses
+import importlib
+import inspect
+
+import pytest
+
+from esam_jax.config.rules import Config
+
+MOST = {"networks": 33, "data": 19, "tasks": 18, "run": 49}
+
+
+def declared(concern: str) -> list[str]:
+    module = importlib.import_module(f"esam_jax.config.{concern}")
+    classes = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type)
+        and issubclass(each, Config)
+        and each.__module__ == module.__name__
+    ]
+    return [
+        f"{each.__name__}.{field.name}"
+        for each in classes
+        for field in dataclasses.fields(each)
+        if field.name in inspect.get_annotations(each)
+    ]
+
+
+@pytest.mark.parametrize("concern", MOST)
+def test_fields_of_a_concern_are_few(concern):
+    found = declared(concern)
+    assert 10 < len(found) <= MOST[concern], sorted(found)
+
+
+def test_all_fields_are_under_120():
+    found = [field for concern in MOST for field in declared(concern)]
+    assert len(found) == len(set(found)) < 120
