@@ -1,7 +1,7 @@
 """The faults: what each does to a run, and whether the run must live on or may start again.
 
-`FAULTS` lists them all. A fault is over when training is known to continue; the runner
-measures what it cost.
+`FAULTS` lists them all. A fault is over when training is known to continue; the runner measures
+what it cost.
 """
 
 import dataclasses
