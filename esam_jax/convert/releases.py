@@ -143,7 +143,7 @@ def _check(file: Path, release: Release) -> None:
             f"{release.sha256}; delete it, and it will be downloaded again"
         )
     with contextlib.suppress(OSError):  # a folder that cannot be written: checked every time
-        _note(file).write_text(_state(file, release.sha256))
+        files.write(_note(file), _state(file, release.sha256))
 
 
 def _seen_whole(file: Path, sha256: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
+from esam_jax import files
 from esam_jax.config import RunConfig, json
 from esam_jax.errors import ConfigError
 
@@ -58,7 +59,7 @@ class Wandb:
         wandb = importlib.import_module(_PACKAGES["wandb"])
         note = workdir / "wandb_id"
         run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
-        note.write_text(run_id + "\n")
+        files.write(note, run_id + "\n")
         self._run = wandb.init(
             project="esam_jax",
             name=cfg.name,
