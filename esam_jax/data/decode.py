@@ -175,7 +175,7 @@ def _kind(data: bytes) -> Kind:
 
 
 def _check_head(data: bytes, kind: Kind) -> None:
-    """DataError for a size that Pillow would warn of, or make room for, before it is asked."""
+    """DataError for a size that Pillow would warn of, or make room for, before it is opened."""
     size = _promised(data, kind)
     if size is not None:
         _check_size(*size)

@@ -8,7 +8,8 @@ A source is a config class in `config/data.py`, whose `kind` names a module here
 
 Nothing else knows a source by name. To add one: its class and its place in `SourceConfig`
 (`detect` asks in that order, so the more particular come first), its module, its tests in
-`tests/data/sources/`. A new kind of annotation also needs a view that reads it (`data/views/`).
+`tests/data/sources/`; and its class in `config/__init__.py`, for people who write configs in
+Python. A new kind of annotation also needs a view that reads it (`data/views/`).
 """
 
 import importlib
