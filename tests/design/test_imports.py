@@ -30,6 +30,7 @@ FOREIGN = {
     "tensorflow": set(),
     "jax._src": {"processes/coordinator.py"},
     "orbax.checkpoint._src": set(),
+    "tyro._errors": {"cli/arguments.py"},
 }
 
 

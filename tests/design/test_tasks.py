@@ -4,6 +4,7 @@ import ast
 import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import source_tree as source
@@ -18,7 +19,7 @@ COMPARES_KIND = {"plan/changes.py", "plan/compiled.py", "train/state.py"}
 NAMES_A_TASK = {"train/checkpoint/model_of_step.py", "train/teacher_check.py"}
 
 
-def task_classes() -> list[type]:
+def task_classes() -> list[Any]:
     union = typing.get_type_hints(RunConfig)["task"]
     return list(typing.get_args(union))
 
