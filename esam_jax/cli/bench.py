@@ -32,9 +32,9 @@ from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators
 from esam_jax.models import named
 from esam_jax.models.sam import network
+from esam_jax.predict import load
 from esam_jax.predict.everything import presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
 
 _RANDOM = "random:"
