@@ -55,7 +55,7 @@ def row(ours: tuple[float, ...], theirs: tuple[float, ...] | None = None, **more
 def test_calls_take_turns_and_are_waited_for(monkeypatch):
     order, waited = [], []
     ticks = itertools.count()
-    monkeypatch.setattr(predict, "wait", waited.append)
+    monkeypatch.setattr(timing, "wait", waited.append)
 
     def call(name):
         return lambda: (order.append(name), name)[1]
