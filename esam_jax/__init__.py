@@ -47,8 +47,8 @@ from esam_jax.errors import (
 )
 
 if TYPE_CHECKING:
+    from esam_jax.predict import load
     from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-    from esam_jax.predict.load import load
     from esam_jax.predict.masks import Masks
     from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
@@ -63,7 +63,7 @@ _HOMES = {
     "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",
     "Sam": "esam_jax.predict.sam",
-    "load": "esam_jax.predict.load",
+    "load": "esam_jax.predict",
 }
 
 __all__ = [

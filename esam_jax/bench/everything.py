@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from esam_jax.bench import predict
-from esam_jax.bench.predict import Timing
+from esam_jax.bench import timing
+from esam_jax.bench.timing import Timing
 from esam_jax.ops import regions
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
@@ -64,12 +64,12 @@ def measure(
     seconds: list[dict[Part, float]] = []
     totals, compiling, masks, clicks = [], [], 0, 0
     for _ in range(1 + runs):
-        before = predict.compile_seconds()
+        before = timing.compile_seconds()
         with _watching() as watch:
             begin = time.perf_counter()
             masks = len(generator.generate(picture))
             total = time.perf_counter() - begin
-        compiling.append(predict.compile_seconds() - before)
+        compiling.append(timing.compile_seconds() - before)
         clicks = watch.clicks
         selection = max(0.0, total - sum(watch.seconds.values()))
         seconds.append({**watch.seconds, "selection": selection})

@@ -1,10 +1,7 @@
-"""What prompts cost: encoder, decoder and the whole way, run by run in turn with a rival's."""
+"""What prompts cost: encoder, decoder and both together, run by run in turn with a rival's."""
 
 import dataclasses
 import functools
-import sys
-import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,111 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from esam_jax.bench import roofline
+from esam_jax.bench import inputs, roofline, timing
 from esam_jax.bench.baselines import Rival
+from esam_jax.bench.timing import Timing
 from esam_jax.config import SamConfig
-from esam_jax.convert import state_dict
 from esam_jax.machine.accelerators import Accelerator
-from esam_jax.models import expected_shapes, flops
+from esam_jax.models import flops
 from esam_jax.models.sam import network
 from esam_jax.ops import images
 from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
-from esam_jax.typing import BOTTOM_RIGHT, TOP_LEFT, Params
+from esam_jax.typing import Params
 
 Part = Literal["encoder", "decoder", "device", "end-to-end"]
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "device", "end-to-end")
-WARM_UP = 1  # calls after the one that compiles and before those that count
-
-
-# ------------------------------------------------------------------------------------ timing
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds of one call: the first, each of those that count, and what of the first JAX took to
-    lower and compile, by its own account (0 where it had nothing to compile, or takes no part)."""
-
-    first: float
-    seconds: tuple[float, ...]
-    compile: float = 0.0
-
-    @property
-    def median(self) -> float:
-        return float(np.median(self.seconds))
-
-    @property
-    def p90(self) -> float:
-        """Nine of ten calls take no longer (linear between two runs)."""
-        return float(np.percentile(self.seconds, 90))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "median_seconds": self.median,
-            "p90_seconds": self.p90,
-            "compile_seconds": self.compile,
-            "first_seconds": self.first,
-            "seconds": list(self.seconds),
-        }
-
-
-def in_turn(
-    calls: Sequence[Callable[[], Any]], runs: int, clock: Callable[[], float] = time.perf_counter
-) -> list[Timing]:
-    """Times every call `runs` times, A B A B ..., so that a busy machine is busy for all alike.
-
-    A call counts until all that it gives back is there. Before that each is called once to compile
-    and `WARM_UP` times more. `clock` is in seconds.
-    """
-
-    def timed(call: Callable[[], Any]) -> float:
-        begin = clock()
-        wait(call())
-        return clock() - begin
-
-    first, compiling = [], []
-    for call in calls:
-        before = compile_seconds()
-        first.append(timed(call))
-        compiling.append(compile_seconds() - before)
-    for _ in range(WARM_UP):
-        for call in calls:
-            timed(call)
-    rounds = [[timed(call) for call in calls] for _ in range(runs)]
-    return [Timing(*each) for each in zip(first, zip(*rounds), compiling, strict=True)]
-
-
-def wait(result: Any) -> None:
-    """Returns when the result is computed, whoever computes it: JAX, or PyTorch on a GPU."""
-    jax.block_until_ready(result)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-# Tracing is left out: programs within a program would count twice.
-_COMPILING = (
-    "/jax/core/compile/jaxpr_to_mlir_module_duration",
-    "/jax/core/compile/backend_compile_duration",
-)
-_spent = [0.0]
-
-
-def compile_seconds() -> float:
-    """What JAX has taken to lower and compile since this module was imported."""
-    return _spent[0]
-
-
-def _listen(event: str, duration_secs: float, **details: object) -> None:
-    if event in _COMPILING:
-        _spent[0] += duration_secs
-
-
-jax.monitoring.register_event_duration_secs_listener(_listen)
-
-
-# ------------------------------------------------------------------------------- measurements
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +114,7 @@ class _Setting:
         operations: int,
     ) -> Row:
         calls = [ours] if theirs is None else [ours, theirs]
-        timings = in_turn(calls, self.runs)
+        timings = timing.in_turn(calls, self.runs)
         return Row(
             part=part,
             dtype=self.sam.model.compute.dtype,
@@ -233,7 +140,7 @@ def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
     model, params, rival = setting.sam.model, setting.sam.params, setting.rival
     each = flops.encoder(setting.config.encoder, setting.config.image_px)
     for batch in batches:
-        pictures = _pictures(batch, setting.config)
+        pictures = inputs.pictures(batch, setting.config)
         ours = functools.partial(_encode, model, params, jnp.asarray(pictures))
         theirs = None
         if rival is not None and rival.encode is not None:
@@ -243,13 +150,13 @@ def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
 
 def _decoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
     model, params, rival = setting.sam.model, setting.sam.params, setting.rival
-    pictures = _pictures(1, setting.config)
+    pictures = inputs.pictures(1, setting.config)
     features = _encode(model, params, jnp.asarray(pictures))
     embedding = None
     if rival is not None and rival.encode is not None and rival.decode is not None:
         embedding = rival.encode(rival.put(pictures))
     for count in prompts:
-        points, labels = _boxes(1, count, setting.config)
+        points, labels = inputs.boxes(1, count, setting.config)
         on_device = jnp.asarray(points), jnp.asarray(labels)
         ours = functools.partial(_decode, model, params, features, *on_device)
         theirs = None
@@ -262,8 +169,8 @@ def _decoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
 
 def _device(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
     for batch in batches:
-        pictures = jnp.asarray(_pictures(batch, setting.config))
-        asked = (jnp.asarray(x) for x in _boxes(batch, 1, setting.config))
+        pictures = jnp.asarray(inputs.pictures(batch, setting.config))
+        asked = (jnp.asarray(x) for x in inputs.boxes(batch, 1, setting.config))
         model, params = setting.sam.model, setting.sam.params
         ours = functools.partial(_masks, model, params, pictures, *asked)
         yield setting.row("device", batch, 1, ours, None, batch * _whole_flops(setting.config))
@@ -272,8 +179,8 @@ def _device(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -
 def _end_to_end(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
     rival = setting.rival
     for batch in batches:
-        pictures = _pictures(batch, setting.config)
-        points, labels = _boxes(batch, 1, setting.config)
+        pictures = inputs.pictures(batch, setting.config)
+        points, labels = inputs.boxes(batch, 1, setting.config)
         asked = [[Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
         ours = functools.partial(_answer, setting.sam, list(pictures), asked)
         theirs = None
@@ -336,41 +243,3 @@ def _masks(
 
 def _answer(sam: Sam, pictures: list[np.ndarray], prompts: list[list[Prompt]]) -> list[np.ndarray]:
     return [masks.binary() for masks in sam.decode(sam.encode(pictures), prompts)]
-
-
-# --------------------------------------------------------------------------------- the inputs
-
-
-def random_params(config: SamConfig) -> Params:
-    """Parameters drawn by their names, small enough that nothing overflows.
-
-    Quicker than `efficient_sam.init`, which takes half a minute to compile.
-    """
-
-    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-        rng = np.random.default_rng(zlib.crc32(path.encode()))
-        kind = path.rsplit("/", 1)[-1]
-        if kind in ("scale", "bias"):
-            return np.full(shape, kind == "scale", np.float32)
-        fan_in = np.prod(shape[:-1]) if kind == "kernel" else 1
-        return rng.standard_normal(shape, np.float32) / np.float32(fan_in**0.5)
-
-    shapes = expected_shapes.of(config)
-    return state_dict.nested({path: draw(path, shape) for path, shape in shapes.items()})
-
-
-def _pictures(count: int, config: SamConfig) -> UInt8[np.ndarray, "B H W 3"]:
-    px = config.image_px
-    return np.random.default_rng(0).integers(0, 256, (count, px, px, 3), np.uint8)
-
-
-def _boxes(
-    pictures: int, count: int, config: SamConfig
-) -> tuple[Float[np.ndarray, "B Q 2 2"], Int[np.ndarray, "B Q 2"]]:
-    """Corners of boxes, in pixels of the picture, and the labels that say so."""
-    rng = np.random.default_rng(1)
-    corner = rng.uniform(0, 0.5, (pictures, count, 1, 2))
-    size = rng.uniform(0.2, 0.45, (pictures, count, 1, 2))
-    corners = np.concatenate([corner, corner + size], axis=2) * config.image_px
-    labels = np.broadcast_to(np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), (pictures, count, 2))
-    return corners.astype(np.float32), labels.copy()

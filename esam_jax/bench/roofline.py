@@ -8,9 +8,10 @@ TPU the sides of a product are filled up to the matrix unit. A network in float3
 the same floor: it says what the device could do, not what the type allows.
 """
 
-from esam_jax.config import SamConfig, VitConfig
+from esam_jax.config import SamConfig
 from esam_jax.machine.accelerators import Accelerator
-from esam_jax.models import flops
+from esam_jax.models import encoders, flops
+from esam_jax.models.parts.kernels import Attention, Convolution, Kernel, Pass, Product
 
 _BYTES = 2
 
@@ -25,23 +26,11 @@ _MATRIX_UNIT = {"v4": 128, "v5e": 128, "v5p": 128, "v6e": 256}
 
 
 def encoder(config: SamConfig, sheet: Accelerator) -> float:
-    """Seconds a picture. Of SAM's and MobileSAM's encoders the operations alone are counted."""
-    vit, N = config.encoder, config.encoder.grid**2
-    if not isinstance(vit, VitConfig):
-        return flops.encoder(vit, config.image_px) / sheet.flops
-    D, C, F = vit.width, vit.neck_width, vit.mlp_ratio * vit.width
-    patch = 3 * vit.patch_px**2
-    block = (
-        2 * _traffic(sheet, 2 * N * D)
-        + _product(sheet, N, D, 3 * D)
-        + _attention(sheet, N, vit.heads, D // vit.heads)
-        + _product(sheet, N, D, D, residual=D)
-        + _product(sheet, N, D, F)
-        + _product(sheet, N, F, D, residual=D)
-    )
-    smooth = max(flops.linear(N, 9 * C, C) / sheet.flops, _traffic(sheet, 2 * N * C))
-    neck = _product(sheet, N, D, C) + smooth + 2 * _traffic(sheet, 2 * N * C)
-    return _product(sheet, N, patch, D) + vit.depth * block + neck
+    """Seconds a picture. Where an encoder lists no kernels, its operations alone are counted."""
+    listed = encoders.kernels(config.encoder)
+    if listed is None:
+        return flops.encoder(config.encoder, config.image_px) / sheet.flops
+    return sum(_seconds(kernel, sheet) for kernel in listed)
 
 
 def decoder(config: SamConfig, sheet: Accelerator, prompts: int, points: int = 2) -> float:
@@ -68,17 +57,22 @@ def whole(config: SamConfig, sheet: Accelerator, prompts: int) -> float:
     return encoder(config, sheet) + decoder(config, sheet, prompts) + enlarging
 
 
-def _product(sheet: Accelerator, rows: int, wide: int, out: int, residual: int = 0) -> float:
+def _seconds(kernel: Kernel, sheet: Accelerator) -> float:
     unit = _MATRIX_UNIT.get(sheet.name, 1)
-    work = flops.linear(rows, _filled(wide, unit), _filled(out, unit)) / sheet.flops
-    return max(work, _traffic(sheet, rows * (wide + out + residual)))
-
-
-def _attention(sheet: Accelerator, tokens: int, heads: int, head_dim: int) -> float:
-    width = heads * _filled(head_dim, _MATRIX_UNIT.get(sheet.name, 1))
-    seconds = flops.attention(tokens, tokens, width) / sheet.flops
-    rate = _EXPONENTIALS.get(sheet.name)
-    return seconds if rate is None else seconds + heads * tokens**2 / rate
+    match kernel:
+        case Product(rows, wide, out, residual):
+            work = flops.linear(rows, _filled(wide, unit), _filled(out, unit)) / sheet.flops
+            return max(work, _traffic(sheet, rows * (wide + out + residual)))
+        case Attention(tokens, heads, head_dim):
+            width = heads * _filled(head_dim, unit)
+            seconds = flops.attention(tokens, tokens, width) / sheet.flops
+            rate = _EXPONENTIALS.get(sheet.name)
+            return seconds if rate is None else seconds + heads * tokens**2 / rate
+        case Convolution(cells, channels):
+            work = flops.linear(cells, 9 * channels, channels) / sheet.flops
+            return max(work, _traffic(sheet, 2 * cells * channels))
+        case Pass(numbers):
+            return _traffic(sheet, 2 * numbers)
 
 
 def _traffic(sheet: Accelerator, numbers: int) -> float:

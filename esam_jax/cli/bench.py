@@ -5,12 +5,8 @@ with random weights: time does not depend on them, but how many masks `everythin
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import re
-import resource
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,23 +15,30 @@ import jax
 import tyro
 
 from esam_jax import files
-from esam_jax.bench import baselines, everything, predict
+from esam_jax.bench import (
+    baselines,
+    conditions,
+    everything,
+    inputs,
+    predict,
+    tables,
+    timing,
+)
 from esam_jax.cli import arguments
 from esam_jax.config import ComputeConfig
 from esam_jax.convert import load as models
 from esam_jax.data import decode
 from esam_jax.errors import ConfigError
-from esam_jax.machine import accelerators, environment, memory
+from esam_jax.machine import accelerators
 from esam_jax.models import named
 from esam_jax.models.sam import network
+from esam_jax.predict import load
 from esam_jax.predict.everything import presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-from esam_jax.predict.load import load
 from esam_jax.predict.sam import Sam
 
 _RANDOM = "random:"
 _USAGE = "esam bench predict|everything MODEL ... (esam bench predict --help says more)"
-_DRIVER = Path("/proc/driver/nvidia/version")
 DType = Literal["float32", "bfloat16"]
 
 
@@ -129,17 +132,20 @@ def _predict(args: Predict) -> int:
         "model": args.model,
         "against": args.against,
         "runs": runs,
-        "warm_up": predict.WARM_UP,
-        **_machine(),
+        "warm_up": timing.WARM_UP,
+        **conditions.machine(),
     }
     rows: list[predict.Row] = []
     for dtype in dtypes:
         same = _in(dtype, sam)
         rival = None if args.against is None else baselines.load(args.against, same)
-        if not rows:  # the rival has loaded what versions are told of
-            about |= {"versions": _versions(), "torch_threads": _torch_threads()}
-            print(_heading(about))
-            print(_columns(_HEADS))
+        if not rows:  # the rival has loaded the packages whose versions are listed
+            about |= {
+                "versions": conditions.versions(),
+                "torch_threads": conditions.torch_threads(),
+            }
+            print(tables.heading(about))
+            print(tables.columns(tables.HEADS))
         measured = predict.predict(
             same,
             batches=batches,
@@ -151,54 +157,10 @@ def _predict(args: Predict) -> int:
         )
         for row in measured:
             rows.append(row)
-            print(_columns(_cells(row)), flush=True)
+            print(tables.columns(tables.cells(row)), flush=True)
     about["load_after"] = os.getloadavg()[0]
     _write(args.json, {**about, "rows": [row.as_json() for row in rows]})
     return 0
-
-
-_HEADS = (
-    "part", "dtype", "pictures", "prompts", "median", "p90", "rate", "compile", "floor",
-    "against", "ratio",
-)  # fmt: skip
-_WIDTHS = (10, 8, 8, 7, 11, 11, 18, 9, 6, 11, 6)
-
-
-def _columns(cells: Sequence[str]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(cells[:2], _WIDTHS[:2], strict=True)]
-    right = [cell.rjust(width) for cell, width in zip(cells[2:], _WIDTHS[2:], strict=True)]
-    return "  ".join(left + right)
-
-
-def _cells(row: predict.Row) -> tuple[str, ...]:
-    unit = "prompts/s" if row.part == "decoder" else "images/s"
-    share, theirs, ratio = row.floor_share, row.theirs, row.ratio
-    return (
-        row.part,
-        row.dtype,
-        str(row.pictures),
-        str(row.prompts) if row.prompts else "-",
-        _milliseconds(row.ours.median),
-        _milliseconds(row.ours.p90),
-        f"{row.per_second:.4g} {unit}",
-        f"{row.ours.compile:.2f} s",
-        "-" if share is None else f"{share:.1%}",
-        "-" if theirs is None else _milliseconds(theirs.median),
-        "-" if ratio is None else f"{ratio:.3f}",
-    )
-
-
-def _heading(about: dict[str, Any]) -> str:
-    sheet = about["data_sheet"]
-    floor = f"floor: of {sheet} in bfloat16, kernel by kernel" if sheet else "floor: none is known"
-    ratio = f"; ratio: our median over that of {about['against']}" if about["against"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return (
-        f"{about['model']} on {about['device']} ({about['cores']} cores of the host, load "
-        f"{about['load']:.1f}); {versions}\n"
-        f"{about['runs']} runs in turn after {1 + about['warm_up']} that do not count; "
-        f"{floor}{ratio}"
-    )
 
 
 # --------------------------------------------------------------------------------- everything
@@ -229,39 +191,21 @@ def _everything(args: Everything) -> int:
         "dtype": args.dtype,
         "preset": args.preset,
         "runs": runs,
-        **_machine(),
-        "versions": _versions(),
+        **conditions.machine(),
+        "versions": conditions.versions(),
     }
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    print(f"{args.model}, {args.dtype}, on {about['device']}, load {about['load']:.1f}; {versions}")
+    where = f"on {about['device']}, load {about['load']:.1f}; {tables.versions(about)}"
+    print(f"{args.model}, {args.dtype}, {where}")
     results = []
     for path, picture in zip(args.pictures, pictures, strict=True):
         result = everything.measure(generator, picture, runs=runs)
         results.append({"picture": str(path), **result.as_json()})
-        print(_line(path, result), flush=True)
-    peak = _peak_memory()
-    told = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in peak.items())
-    print(f"peak memory: {told}")
+        print(tables.picture(path, result), flush=True)
+    peak = conditions.peak_memory()
+    shown = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in peak.items())
+    print(f"peak memory: {shown}")
     _write(args.json, {**about, "peak_bytes": peak, "pictures": results})
     return 0
-
-
-def _line(path: Path, result: everything.Result) -> str:
-    whole = result.whole
-    parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in result.parts.items())
-    return (
-        f"{path.name} {result.width}x{result.height}: {result.masks} masks of {result.clicks} "
-        f"clicks in {whole.median:.3f} s (p90 {whole.p90:.3f}, {1 / whole.median:.4g} pictures/s; "
-        f"compilation {whole.compile:.3f}): {parts}"
-    )
-
-
-def _peak_memory() -> dict[str, int]:
-    """Bytes, the most that this process has held so far, on the host and on its fullest device."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"host": most if sys.platform == "darwin" else most * 1024}
-    device = memory.device_bytes().get("device_peak_bytes")
-    return found if device is None else {**found, "device": device}
 
 
 # --------------------------------------------------------------------------------------- both
@@ -271,7 +215,7 @@ def _model(name: str) -> Sam:
     """In float32; a real model is found before anything slow is done."""
     if name.startswith(_RANDOM):
         config = named.sam(name.removeprefix(_RANDOM))
-        return Sam(network.Sam(config), predict.random_params(config))
+        return Sam(network.Sam(config), inputs.random_params(config))
     models.locate(name)
     return load(name)
 
@@ -279,44 +223,6 @@ def _model(name: str) -> Sam:
 def _in(dtype: DType, sam: Sam) -> Sam:
     """The same model, computing in `dtype`."""
     return Sam(network.Sam(sam.config, ComputeConfig(dtype=dtype)), sam.params, sam.untrained)
-
-
-def _machine() -> dict[str, Any]:
-    device = jax.devices()[0]
-    sheet = accelerators.of(device)
-    return {
-        "device": device.device_kind,
-        "platform": device.platform,
-        "devices": jax.device_count(),
-        "data_sheet": None if sheet is None else sheet.name,
-        "cores": baselines.cores(),
-        "load": os.getloadavg()[0],  # of the last minute: above the cores, times are too long
-    }
-
-
-def _torch_threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return None if torch is None else torch.get_num_threads()
-
-
-def _versions() -> dict[str, str]:
-    """Of Python and the packages; of torch and transformers where they are loaded."""
-    found = environment.versions()
-    for name in ("torch", "transformers"):
-        if name in sys.modules:
-            found[name] = importlib.metadata.version(name)
-    for each in importlib.metadata.distributions():
-        name = (each.metadata["Name"] or "").lower()
-        if re.fullmatch(r"nvidia-cudnn-cu\d+|libtpu", name):
-            found[name] = each.version
-    if _DRIVER.is_file():
-        driver = re.search(r"\d+\.\d[\d.]*", _DRIVER.read_text())
-        found["driver"] = driver[0] if driver else "unknown"
-    return found
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.5g} ms"
 
 
 def _require_positive(option: str, *values: int) -> None:

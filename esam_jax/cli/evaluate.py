@@ -13,7 +13,7 @@ from esam_jax.data import sources
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
 from esam_jax.machine import compile_cache
-from esam_jax.predict.load import load
+from esam_jax.predict import load
 
 
 @dataclasses.dataclass(frozen=True)

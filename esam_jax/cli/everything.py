@@ -20,9 +20,9 @@ from esam_jax.convert import load as models
 from esam_jax.data import archives
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.machine import compile_cache
+from esam_jax.predict import load
 from esam_jax.predict.everything import album, presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-from esam_jax.predict.load import load
 
 
 @dataclasses.dataclass(frozen=True)

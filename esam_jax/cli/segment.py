@@ -20,8 +20,7 @@ from esam_jax.data import decode
 from esam_jax.errors import MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
-from esam_jax.predict import draw
-from esam_jax.predict.load import load
+from esam_jax.predict import draw, load
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 

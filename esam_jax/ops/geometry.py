@@ -5,6 +5,7 @@ Everything works on NumPy arrays (float64 inside, as the originals) and on JAX a
 (EfficientSAM), "pad" keeps the aspect ratio and pads at the bottom and right (SAM).
 """
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-Fit = Literal["stretch", "pad"]
+from esam_jax.config.wirings import Fit
 
 
 def longest_side(height: int, width: int, px: int) -> tuple[int, int]:
@@ -24,9 +25,20 @@ def longest_side(height: int, width: int, px: int) -> tuple[int, int]:
     return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
 
 
+_INSIDE: Mapping[Fit, Callable[[int, int, int], tuple[int, int]]] = {
+    "stretch": lambda height, width, px: (px, px),
+    "pad": longest_side,
+}
+
+
+def inside(height: int, width: int, px: int, fit: Fit) -> tuple[int, int]:
+    """Height and width of the picture within the px x px model input."""
+    return _INSIDE[fit](height, width, px)
+
+
 def _factors(height: int, width: int, px: int, fit: Fit) -> np.ndarray:
     """Model pixels per picture pixel, (x, y)."""
-    new_height, new_width = (px, px) if fit == "stretch" else longest_side(height, width, px)
+    new_height, new_width = inside(height, width, px, fit)
     return np.array([new_width / width, new_height / height])
 
 

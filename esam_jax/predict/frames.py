@@ -6,6 +6,8 @@ longer side brought to the full side, the rest padded; masks pass through the si
 """
 
 import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,39 +17,38 @@ from PIL import Image
 
 from esam_jax.config import SamConfig
 from esam_jax.ops import geometry, images, positions
+from esam_jax.ops.geometry import Fit
 
 
 def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[Array, "p p 3"]:
     """The picture as the image encoder takes it: p = `config.image_px`, normalised, float32."""
-    if config.fit == "stretch":
-        return _stretch(image_HW3, config.image_px)
-    # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
-    H, W = image_HW3.shape[:2]
-    height, width = geometry.longest_side(H, W, config.image_px)
-    resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = images.normalise(jnp.asarray(np.asarray(resized)))
-    # Padded after normalising, so that what is beside the picture has the mean colour.
-    below, beside = config.image_px - height, config.image_px - width
-    return jnp.pad(pixels, ((0, below), (0, beside), (0, 0)))
+    return _FITS[config.fit].to_input(image_HW3, config.image_px)
 
 
 def to_original(
     low_res: Float[Array | np.ndarray, "*X l l"], height: int, width: int, config: SamConfig
 ) -> Float[Array, "*X {height} {width}"]:
     """The decoder's logits enlarged to a picture of height x width pixels, float32."""
-    if config.fit == "stretch":
-        return _bicubic(low_res, height, width)
-    return _unpad(low_res, height, width, config.image_px)
+    return _FITS[config.fit].to_original(low_res, height, width, config.image_px)
 
 
 def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
     """Rows and columns of the decoder's logits that lie on the picture, not on its padding."""
-    side = config.low_res_px
-    if config.fit == "stretch":
-        return side, side
-    inner = geometry.longest_side(height, width, config.image_px)
-    rows, columns = (max(1, round(n * side / config.image_px)) for n in inner)
+    side, px = config.low_res_px, config.image_px
+    inner = geometry.inside(height, width, px, config.fit)
+    rows, columns = (max(1, round(n * side / px)) for n in inner)
     return rows, columns
+
+
+def _pad(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
+    # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
+    H, W = image_HW3.shape[:2]
+    height, width = geometry.longest_side(H, W, px)
+    resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = images.normalise(jnp.asarray(np.asarray(resized)))
+    # Padded after normalising, so that what is beside the picture has the mean colour.
+    below, beside = px - height, px - width
+    return jnp.pad(pixels, ((0, below), (0, beside), (0, 0)))
 
 
 @functools.partial(jax.jit, static_argnames="px")
@@ -55,9 +56,9 @@ def _stretch(image_HW3: UInt8[Array, "H W 3"], px: int) -> Float[Array, "{px} {p
     return images.normalise(images.stretch(image_HW3[None], px)[0])
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width"))
+@functools.partial(jax.jit, static_argnames=("height", "width", "px"))
 def _bicubic(
-    low_res: Float[Array, "*X l l"], height: int, width: int
+    low_res: Float[Array, "*X l l"], height: int, width: int, px: int
 ) -> Float[Array, "*X {height} {width}"]:
     return positions.bicubic_enlarge(low_res.astype(jnp.float32), height, width)
 
@@ -82,3 +83,16 @@ def _through_input(side: int, px: int, inner: int, size: int) -> Float[np.ndarra
     with jax.ensure_compile_time_eval():
         enlarged = positions.linear_resize(jnp.eye(side), px)
         return np.asarray(positions.linear_resize(enlarged[:inner], size))
+
+
+class _Fit(NamedTuple):
+    """How pictures go to the square input of px pixels, and logits back to the picture."""
+
+    to_input: Callable[[np.ndarray, int], Array]
+    to_original: Callable[[Array | np.ndarray, int, int, int], Array]
+
+
+_FITS: Mapping[Fit, _Fit] = {
+    "stretch": _Fit(_stretch, _bicubic),
+    "pad": _Fit(_pad, _unpad),
+}

@@ -1,7 +1,9 @@
-"""A loaded model: encode a picture once, then ask for as many masks as wanted."""
+"""A loaded promptable model: encode a picture once, then decode any number of prompts."""
 
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -10,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from esam_jax.config import SamConfig
+from esam_jax.config import ComputeConfig, SamConfig
+from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import DataError, PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.models.sam import network
@@ -20,6 +23,7 @@ from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import Params
 
+_NEEDED_ALWAYS = ("encoder", "encoder/neck", "prompt", "decoder")
 _PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
 
 
@@ -27,7 +31,7 @@ _PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
 class Embedding:
     """What the encoder keeps of one or more pictures, and their sizes as given.
 
-    `single` tells that one picture was given, not a list of one: `decode` answers alike.
+    `single`: one picture was given, not a list of one, and `decode` returns one `Masks`.
     """
 
     features: Float[Array, "B h w C"]
@@ -42,7 +46,7 @@ class Sam:
     """A promptable model with its weights; `esam_jax.load` makes one.
 
     `model` is the Linen module, `params` its plain nested dict, on the device. `untrained` names
-    parts that hold random values (`ModelFile.untrained`): what needs them is refused.
+    parts that hold random values (`ModelFile.untrained`): prompts that need them are refused.
     """
 
     def __init__(self, model: network.Sam, params: Params, untrained: Sequence[str] = ()) -> None:
@@ -58,8 +62,8 @@ class Sam:
         """The image encoder's features.
 
         images: uint8 RGB [H, W, 3] of any size; or a list of such, of different sizes; or a batch
-        [B, H, W, 3]. DataError names the first that is something else; DeviceMemoryError tells what
-        helps when the device is full.
+        [B, H, W, 3]. DataError names the first that is something else; DeviceMemoryError says
+        what helps when the device is full.
         """
         single = isinstance(images, np.ndarray) and images.ndim == 3
         if not isinstance(images, np.ndarray | Sequence):
@@ -77,7 +81,7 @@ class Sam:
             features.append(_encode(self.model, self.params, pixels))
         together = jnp.concatenate(features) if len(features) > 1 else features[0]
         return Embedding(
-            features=jax.block_until_ready(together),  # a full device is told here
+            features=jax.block_until_ready(together),  # a full device shows here
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
             single=single,
         )
@@ -89,7 +93,7 @@ class Sam:
         prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
         multimask: three candidates a query, or the one that the model gives for clear prompts.
         Everything is checked before anything is computed; PromptError says what is wrong.
-        DeviceMemoryError tells what helps when the device is full.
+        DeviceMemoryError says what helps when the device is full.
         """
         _check_embedding(embedding)
         lists = [prompts] if embedding.single else prompts
@@ -109,8 +113,8 @@ class Sam:
     ) -> tuple[Float[Array, "Q M l l"], Float[np.ndarray, "Q M"]]:
         """Low-resolution logits, left on the device, and scores of the candidates of one picture.
 
-        What `decode` gives, for those who throw most of it away: the logits of a thousand clicks
-        take longer to fetch than to compute.
+        As `decode`, for callers that discard most of it: the logits of a thousand clicks take
+        longer to fetch than to compute.
         """
         _check_embedding(embedding)
         if len(embedding) != 1:
@@ -125,7 +129,7 @@ class Sam:
         scores = np.concatenate(
             [np.asarray(part, np.float32)[: len(asked)] for asked, _, part in calls]
         )
-        # Questions of one kind, such as a grid of clicks, come back in their order.
+        # Prompts of one kind, such as a grid of clicks, are decoded in their order.
         if (np.diff(order) != 1).any():
             logits, scores = logits[order], scores[order]
         return logits, scores
@@ -157,7 +161,7 @@ class Sam:
             low_res = np.empty((*shape, side, side), np.float32)
             masks.append(Masks(low_res, np.empty(shape, np.float32), *size, self.config))
         for asked, *answer in each_behind(self._asked(embedding, lists, multimask)):
-            # What fills a call up is not asked: it is left out here.
+            # Copies that only fill a call up are left out here.
             for (picture, i), low_res, scores in zip(asked, *answer, strict=False):
                 masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
         return masks
@@ -186,8 +190,24 @@ class Sam:
         return max(1, _PIXELS_AT_ONCE // self.config.image_px**2)
 
 
+def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sam:
+    """The model of a file that was read from `source`, with a warning of what means nothing yet."""
+    hollow = [part for part in file.untrained if part in _NEEDED_ALWAYS]
+    if hollow:
+        warnings.warn(
+            f"{source} holds parts that were never trained ({', '.join(hollow)}): "
+            "its masks mean nothing until a promptable training has filled them",
+            UserWarning,
+            stacklevel=3,
+        )
+    # Arrays of a file are views of it: the model must not change when somebody writes there.
+    params = jax.device_put(file.params, may_alias=False)
+    assert isinstance(file.config, SamConfig)
+    return Sam(network.Sam(file.config, compute), params, file.untrained)
+
+
 # Compiled for the module and the shapes alone: another set of weights, such as those of a later
-# step of training, finds what is there.
+# step of training, reuses the program.
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(
     model: network.Sam, params: Params, pixels: Float[Array, "B H W 3"]

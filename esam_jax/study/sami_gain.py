@@ -19,8 +19,7 @@ from esam_jax.data import sources
 from esam_jax.data.records import Source
 from esam_jax.evaluate import prompts
 from esam_jax.ops import regions
-from esam_jax.predict import draw
-from esam_jax.predict.load import load
+from esam_jax.predict import draw, load
 from esam_jax.predict.sam import Sam
 from esam_jax.report import figures
 from esam_jax.runs import metrics_file

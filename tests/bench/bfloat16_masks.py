@@ -15,7 +15,7 @@ from esam_jax.config import ScenesConfig
 from esam_jax.data import decode, sources
 from esam_jax.evaluate import prompts
 from esam_jax.ops import grids, regions
-from esam_jax.predict.load import load
+from esam_jax.predict import load
 from esam_jax.predict.prompt import Prompt
 
 

@@ -11,8 +11,8 @@ import json
 import numpy as np
 
 from esam_jax.data import decode
+from esam_jax.predict import load
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-from esam_jax.predict.load import load
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
 LOOSE = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}

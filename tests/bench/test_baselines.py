@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import nano
 
-from esam_jax.bench import baselines, predict
+from esam_jax.bench import baselines, inputs, predict
 from esam_jax.errors import ConfigError, EsamError
 from esam_jax.evaluate import parity_sam
 
@@ -106,7 +106,7 @@ def test_pytorch_answers_as_we_do(name: str, model: str):
     sam = nano.sam(model)
     rival = baselines.load(name, sam)
     assert rival.encode is not None and rival.decode is not None and rival.ask is not None
-    pictures, (points, labels) = predict._pictures(2, sam.config), predict._boxes(2, 3, sam.config)
+    pictures, (points, labels) = inputs.pictures(2, sam.config), inputs.boxes(2, 3, sam.config)
     ours = np.asarray(predict._encode(sam.model, sam.params, pictures))
     embedding = rival.encode(rival.put(pictures))
     scale = np.abs(ours).max()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from helpers import nano, tiny
 
-from esam_jax.bench import everything, predict, roofline
+from esam_jax.bench import everything, inputs, predict, roofline, timing
 from esam_jax.bench.baselines import Rival
-from esam_jax.bench.predict import Row, Timing
+from esam_jax.bench.predict import Row
+from esam_jax.bench.timing import Timing
 from esam_jax.config import ComputeConfig
 from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators
@@ -54,13 +55,13 @@ def row(ours: tuple[float, ...], theirs: tuple[float, ...] | None = None, **more
 def test_calls_take_turns_and_are_waited_for(monkeypatch):
     order, waited = [], []
     ticks = itertools.count()
-    monkeypatch.setattr(predict, "wait", waited.append)
+    monkeypatch.setattr(timing, "wait", waited.append)
 
     def call(name):
         return lambda: (order.append(name), name)[1]
 
-    a, b = predict.in_turn([call("a"), call("b")], 3, clock=lambda: float(next(ticks)))
-    assert order == ["a", "b"] * (1 + predict.WARM_UP + 3)
+    a, b = timing.in_turn([call("a"), call("b")], 3, clock=lambda: float(next(ticks)))
+    assert order == ["a", "b"] * (1 + timing.WARM_UP + 3)
     assert waited == order
     assert a.seconds == b.seconds == (1.0, 1.0, 1.0) and a.first == 1.0
 
@@ -74,7 +75,7 @@ def test_each_call_gets_its_own_times():
 
         return call
 
-    a, b = predict.in_turn(
+    a, b = timing.in_turn(
         [takes(iter([9, 8, 1, 2, 3])), takes(iter([7, 6, 4, 5, 6]))], 3, clock=lambda: now[0]
     )
     assert (a.first, a.seconds) == (9, (1, 2, 3))
@@ -83,7 +84,7 @@ def test_each_call_gets_its_own_times():
 
 def test_compilation_is_told_apart():
     fresh = jax.jit(lambda x: x * 3 + 1)
-    compiled, plain = predict.in_turn([lambda: fresh(jnp.ones(3)), lambda: None], 1)
+    compiled, plain = timing.in_turn([lambda: fresh(jnp.ones(3)), lambda: None], 1)
     assert 0 < compiled.compile <= compiled.first and plain.compile == 0
 
 
@@ -121,8 +122,8 @@ def test_every_part_of_a_model(wiring: str):
 
 def test_the_device_gives_the_masks_of_the_library():
     sam = nano.sam("efficientsam_nano")
-    pictures = predict._pictures(2, sam.config)
-    points, labels = predict._boxes(2, 1, sam.config)
+    pictures = inputs.pictures(2, sam.config)
+    points, labels = inputs.boxes(2, 1, sam.config)
     on_device, _ = predict._masks(sam.model, sam.params, pictures, points, labels)
     asked = [[predict.Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
     answers = predict._answer(sam, list(pictures), asked)
@@ -158,7 +159,7 @@ def test_a_rival_gets_what_was_promised():
 
 
 def test_boxes_lie_in_the_picture():
-    points, labels = predict._boxes(2, 50, named.sam("sam_nano"))
+    points, labels = inputs.boxes(2, 50, named.sam("sam_nano"))
     assert (points >= 0).all() and (points < 64).all()
     assert (points[:, :, 1] > points[:, :, 0]).all() and (labels == [2, 3]).all()
 
@@ -167,7 +168,7 @@ def test_random_weights_keep_numbers_finite():
     config = tiny.config("sam")
     for dtype in ("float32", "bfloat16"):
         ours = network.Sam(config, ComputeConfig(dtype=dtype))
-        sam = Sam(ours, predict.random_params(config))
+        sam = Sam(ours, inputs.random_params(config))
         answer = sam.decode(sam.encode(nano.picture(40, 60)), [predict.Prompt(box=[4, 4, 30, 30])])
         assert np.isfinite(answer.low_res).all() and np.abs(answer.low_res).max() < 1e3
 

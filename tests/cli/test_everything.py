@@ -19,9 +19,9 @@ from esam_jax.config import CocoConfig
 from esam_jax.data import archives, decode, sources
 from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
+from esam_jax.predict import load
 from esam_jax.predict.everything import album as albums
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
-from esam_jax.predict.load import load
 
 LOOSE = ["--points-per-side", "8", "--pred-iou-thresh", "0.7", "--stability-score-thresh", "0.7"]
 

@@ -6,7 +6,7 @@ import zlib
 import flax.traverse_util
 import numpy as np
 
-from esam_jax.config import SamConfig
+from esam_jax.config import ModelConfig
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
@@ -14,7 +14,7 @@ from esam_jax.predict.sam import Sam
 NAMES = ("efficientsam_nano", "sam_nano")
 
 
-def params(config: SamConfig) -> dict:
+def params(config: ModelConfig) -> dict:
     """Each parameter drawn by its own name; quicker than `init`, which compiles."""
     flat = {
         path: np.random.default_rng(zlib.crc32(path.encode()))

@@ -7,8 +7,9 @@ import pytest
 from helpers import nano
 
 import esam_jax
+from esam_jax.config import MaeConfig
 from esam_jax.convert import model_folder
-from esam_jax.errors import PromptError
+from esam_jax.errors import CheckpointError, PromptError
 from esam_jax.models import named
 
 
@@ -55,6 +56,13 @@ def test_what_needs_an_untrained_part_is_refused_and_the_rest_answers(tmp_path: 
     ):
         with pytest.raises(PromptError, match=message):
             sam.decode(encoded, [prompt], multimask=multimask)
+
+
+def test_a_pretrained_encoder_answers_no_prompts(tmp_path: Path):
+    config = MaeConfig(encoder=named.sam("efficientsam_nano").encoder)
+    model_folder.write(tmp_path, config, nano.params(config), source="")
+    with pytest.raises(CheckpointError, match="holds a pretrained encoder, which answers no"):
+        esam_jax.load(tmp_path)
 
 
 def test_the_public_names_are_there():

@@ -18,7 +18,7 @@ from esam_jax.convert import load as models
 from esam_jax.data import sources
 from esam_jax.evaluate import prompts
 from esam_jax.machine import compile_cache
-from esam_jax.predict.load import load
+from esam_jax.predict import load
 from esam_jax.study import sami_gain
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

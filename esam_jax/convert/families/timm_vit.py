@@ -38,10 +38,10 @@ def backbone(
     It takes pictures of `pretrain_px`, which its position table was made for. CheckpointError when
     the encoder is no plain ViT, or when `unused` lacks what timm needs.
     """
-    reason = _refuses(config)
+    vit = _nearest(config)
+    reason = _refuses(vit)
     if reason is not None:
         raise CheckpointError(f"this model cannot be written as {FAMILY.name}: {reason}")
-    vit = _nearest(config)
     assert isinstance(vit, MaeConfig)
     absent = [name for name in NAMES if name not in unused]
     if absent:
@@ -73,7 +73,7 @@ def _refuses(config: ModelConfig) -> str | None:
             f"its image encoder is {config.encoder.kind!r}, but must be a plain ViT, as in the "
             "efficientsam_* models"
         )
-    return None
+    return mae.FAMILY.refuses(config)
 
 
 def _nearest(config: ModelConfig) -> ModelConfig:

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from esam_jax.config import ComputeConfig, VitConfig
 from esam_jax.models.parts import stack
+from esam_jax.models.parts.kernels import Attention as AttentionKernel
+from esam_jax.models.parts.kernels import Convolution, Kernel, Pass, Product
 from esam_jax.models.parts.layers import Attention, Block, Neck, linear
 from esam_jax.ops import masking, patches, positions
 
@@ -79,6 +81,23 @@ def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D
     slots, width = shape
     side = int((slots - 1) ** 0.5)
     return jnp.pad(jnp.asarray(positions.sincos(side, side, width)), ((1, 0), (0, 0)))
+
+
+def kernels(config: VitConfig) -> list[Kernel]:
+    """One picture's, with activations and residuals as part of the product before them."""
+    N, D, C = config.grid**2, config.width, config.neck_width
+    hidden = config.mlp_ratio * D
+    block = [
+        Pass(N * D),
+        Pass(N * D),
+        Product(N, D, 3 * D),
+        AttentionKernel(N, config.heads, D // config.heads),
+        Product(N, D, D, residual=D),
+        Product(N, D, hidden),
+        Product(N, hidden, D, residual=D),
+    ]
+    neck = [Product(N, D, C), Convolution(N, C), Pass(N * C), Pass(N * C)]
+    return [Product(N, 3 * config.patch_px**2, D), *(config.depth * block), *neck]
 
 
 def thin(config: VitConfig) -> tuple[VitConfig, list[int]]:

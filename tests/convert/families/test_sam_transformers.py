@@ -115,7 +115,7 @@ def test_a_config_of_more_layers_than_tensors_is_refused_at_once():
     value = their_config.config_json(config)
     value["vision_config"]["num_hidden_layers"] = 16_000
     deep = their_config.from_config_json(value)
-    with pytest.raises(CheckpointError, match="16002 layers, but the file only 189 tensors"):
+    with pytest.raises(CheckpointError, match="189 tensors, but its config has 16002 layers"):
         state_dict.to_params(state, FAMILY, deep)
 
 

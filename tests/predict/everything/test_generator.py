@@ -16,9 +16,9 @@ from PIL import Image
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import DataError, DeviceMemoryError, PromptError
 from esam_jax.ops import geometry, grids, regions
+from esam_jax.predict import load
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.presets import preset
-from esam_jax.predict.load import load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 
