@@ -6,9 +6,9 @@ build the same network with the same weights, `sam.model.compute.dtype` says in 
 back a callable, or an object with any of these (B pictures, Q boxes each, px =
 `sam.config.image_px`):
 
-* `rival(pictures, points, labels)`, the whole way: uint8 RGB [B, px, px, 3], float32 [B, Q, 2, 2]
-  and int32 [B, Q, 2], all NumPy, to masks in whatever form it likes. Points are the corners of a
-  box (x, y) in pixels, labels their kinds: 2 top left, 3 bottom right.
+* `rival(pictures, points, labels)`: uint8 RGB [B, px, px, 3], float32 [B, Q, 2, 2] and int32
+  [B, Q, 2], all NumPy, to masks in any form. Points are the corners of a box (x, y) in pixels,
+  labels their kinds: 2 top left, 3 bottom right.
 * `rival.encode(pictures)` -> anything, and `rival.decode(embedding, points, labels)` -> anything,
   which takes what `encode` gave for one picture. They get what `rival.put(array)` made of each
   array, which is not timed: where it has `put`, that brings an array to its device.
@@ -36,7 +36,7 @@ TORCH = "torch"
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """What it can do; None for what it cannot. `ask` is the whole way."""
+    """What it can do; None for what it cannot. `ask` goes from pictures to masks."""
 
     name: str
     encode: Callable[..., Any] | None = None
@@ -98,7 +98,7 @@ def cores() -> int:
 
 
 def _transformers(sam: Sam) -> Any:
-    from esam_jax.bench import transformers_sam  # torch is asked for here alone
+    from esam_jax.bench import transformers_sam  # torch is imported here alone
 
     return transformers_sam.make(sam)
 

@@ -44,7 +44,7 @@ DType = Literal["float32", "bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Latency (median, p90) and rate of encoder, decoder and the whole way; compile time apart.
+    """Latency (median, p90) and rate of encoder, decoder and both together; compile time apart.
 
     encoder: uint8 pictures on the device to embeddings. decoder: boxes on one embedding to logits.
     device: pictures and one box each to masks of full size, in one program. end-to-end: the same

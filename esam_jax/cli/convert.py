@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if args.verify:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
-        back = load.model_file(args.dst, model=None if args.layout == "timm" else args.model)
+        back = load.model_file(args.dst, model=args.model if written.same_model else None)
         report = parity.measure(file)
         result["round_trip"] = describe.round_trip(file, back, args.dtype)
         holds = report.holds and not result["round_trip"].startswith(describe.DIFFERENT)

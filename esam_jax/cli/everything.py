@@ -1,6 +1,6 @@
 """`esam everything PATH --model M --out DIR`: every mask of a picture, a folder or a tar archive.
 
-The same command goes on where it was stopped. `esam train segment_ti --data.source.kind sa1b
+The same command resumes where it was stopped. `esam train segment_ti --data.source.kind sa1b
 --data.source.path DIR` reads what it writes; `esam evaluate` does, too.
 """
 

@@ -99,7 +99,7 @@ def _floats(option: str, text: str, counts: tuple[int, ...]) -> list[float]:
 def _write(
     args: Segment, picture: np.ndarray, prompts: list[Prompt], masks: Masks
 ) -> dict[str, Any]:
-    """masks.json comes last: where it lies, the rest is whole."""
+    """masks.json comes last: where it is, the rest is complete."""
     indices, chosen = masks.best()
     files = {"overlay.png": draw.png(draw.overlay(picture, chosen, prompts))}
     entries = []

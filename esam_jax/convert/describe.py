@@ -17,7 +17,7 @@ DIFFERENT = "different"  # how `round_trip` begins when something went wrong
 
 
 def parameters(file: ModelFile) -> int:
-    """Parameters as PyTorch counts those of the whole file: without buffers, with unused heads."""
+    """Parameters as PyTorch counts those of the file: without buffers, with unused heads."""
     used = sum(x.size for path, x in flat(file.params).items() if not _is_buffer(path))
     return used + sum(x.size for x in file.unused.values() if x.dtype.kind != "i")
 
@@ -48,7 +48,7 @@ def round_trip(written: ModelFile, back: ModelFile, dtype: str) -> str:
     wanted, found = flat(written.params), flat(back.params)
     if wanted.keys() != found.keys():
         gone = len(wanted.keys() - found.keys())
-        return f"{gone} of {len(wanted)} parameters were left out, as asked"
+        return f"{gone} of {len(wanted)} parameters were left out, as requested"
     cast = jnp.dtype(dtype)
     differ = [
         path

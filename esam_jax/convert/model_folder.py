@@ -2,7 +2,7 @@
 
 The tensors are named by their parameter path joined with "/". Reading runs no code from the file
 and is strict: what the config asks for is worked out by tracing `Sam.init` (no arithmetic is done),
-and a file that holds anything else is refused whole. What no network of ours uses, but another
+and a file that holds anything else is refused as a whole. What no network of ours uses, but another
 layout needs, may lie beside them in `unused.safetensors`, under that layout's names. `config.json`
 holds the SHA-256 of both, so that a damaged file is found out; older folders lack it.
 """
@@ -58,7 +58,7 @@ def write(
     untrained: tuple[str, ...] = (),
     unused: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Puts the folder in place whole, replacing one of that name.
+    """Writes the folder atomically, replacing one of that name.
 
     `source` says where the weights came from, for people. `unused` holds tensors of another layout
     that belong to no parameter, by that layout's names: floats of 16 or 32 bits, or int64.
@@ -139,12 +139,12 @@ def _check_sha256(folder: Path, known: Mapping[str, str]) -> None:
         except OSError as error:
             raise CheckpointError(
                 f"{folder / name} cannot be read ({error}), but {CONFIG_FILE} lists it; copy the "
-                "folder anew"
+                "folder again"
             ) from error
         if found != wanted:
             raise CheckpointError(
                 f"{folder / name} is damaged or not the file that {CONFIG_FILE} was written for: "
-                f"its SHA-256 is {found}, not {wanted}; copy the folder anew"
+                f"its SHA-256 is {found}, not {wanted}; copy the folder again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Public weights by name: where they are released, where they are kept, and whether they are whole.
+"""Public weights by name: where they are released and kept, and whether they are intact.
 
 A preset is a file at the address of its release; a hub id is a repository on the Hugging Face hub.
 What is downloaded stays in the cache folder, and what somebody put there by hand is used alike.

@@ -28,15 +28,19 @@ _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Written:
-    """Where a model was written, how, and what the layout could not hold."""
+    """Where a model was written, how, and what the layout could not hold.
+
+    `same_model` is False where the layout holds another kind of model, such as its backbone.
+    """
 
     path: Path
     layout: str
+    same_model: bool = True
     dropped: tuple[str, ...] = ()
 
 
 def layout_of(target: Path) -> Layout:
-    """The layout that a target has unless another is asked for: by its ending."""
+    """The layout that a target has unless another is given: by its ending."""
     return "original" if target.suffix in FILES else "folder"
 
 
@@ -48,7 +52,7 @@ def write(
     dtype: Dtype = "float32",
     drop_extras: bool = False,
 ) -> Written:
-    """Puts the model in place, whole, as a single file or a folder.
+    """Puts the model in place atomically, as a single file or a folder.
 
     layout: `folder` is a model folder of this package; `original` the state dict that its authors'
     code loads with strict=True; `transformers` the names and config.json of SamModel; `timm` the
@@ -92,11 +96,12 @@ def write(
         _write_file(target, state, family, file.source)
     elif family.library is not None:
         _write_library(target, state, family.library.files(config, dtype))
-    return Written(path=target, layout=family.name, dropped=dropped)
+    same = type(config) is type(file.config)
+    return Written(path=target, layout=family.name, same_model=same, dropped=dropped)
 
 
 def _cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
-    """The array in the dtype asked for, unless it counts something."""
+    """The array in the requested dtype, unless it counts something."""
     if array.dtype.kind == "i":
         return array
     with np.errstate(over="ignore"):

@@ -56,7 +56,7 @@ def check(found: Mapping[str, tuple[int, ...]], config: ModelConfig, holder: str
 
 
 def check_depth(config: ModelConfig, tensors: int, holder: str) -> None:
-    """CheckpointError for more layers than tensors: tracing what a hostile config asks is slow."""
+    """CheckpointError for more layers than tensors, before a hostile config is traced for long."""
     if config.depth > tensors:
         raise CheckpointError(
             f"{holder} holds {tensors} tensors, but its config has {config.depth} layers, "

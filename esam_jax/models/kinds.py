@@ -6,7 +6,7 @@ Whoever adds a kind adds a row. Its module has
     thin(config)        the config with few blocks, and for each numbered run of blocks (its path)
                         the block of the thin model that has the shapes of block i
 
-and its name is that of `predict/NAME.py`, where such a model can be asked something, and of
+and its name is that of `predict/NAME.py`, where such a model can be queried, and of
 `evaluate/parity_NAME.py`, where it can be compared with its original.
 """
 

@@ -16,7 +16,7 @@ class Masks:
     """Candidate masks of one picture, in the order of the prompts and of the model: not sorted.
 
     low_res: logits at the decoder's own size. scores: predicted IoU, raw, so not always in [0, 1].
-    height, width: of the picture as given. What is at full size is made when it is asked for.
+    height, width: of the picture as given. What is at full size is made on request.
     """
 
     low_res: Float[np.ndarray, "Q M l l"]

@@ -17,7 +17,7 @@ _NO_ARRAY = (TypeError, ValueError, OverflowError, RuntimeError)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
-    """What one query asks for, in pixels of the picture as given; every part is optional, not all.
+    """One query, in pixels of the picture as given; every part is optional, not all.
 
     points: [[x, y], ...]. labels: 1 foreground or 0 background, one a point; all 1 when left out.
     box: [x0, y0, x1, y1]. mask: booleans or 0/1 integers of any size, stretched over the picture;

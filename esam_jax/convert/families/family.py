@@ -71,7 +71,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Unwritten:
-    """What shapes do not tell; `image_px` is asked for where no table has the input's size."""
+    """What shapes do not tell; `image_px` is used where no table has the input's size."""
 
     encoder_heads: int
     decoder_heads: int = 8

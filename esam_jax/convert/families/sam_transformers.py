@@ -3,7 +3,7 @@
 The numbers are those of segment-anything. What differs, from transformers' modeling_sam.py:
 
 * The Fourier matrix is one parameter under two names. `state_dict` has both and a strict
-  `load_state_dict` asks for both; `save_pretrained` writes the first only.
+  `load_state_dict` requires both; `save_pretrained` writes the first only.
 * The norms in the layers of the two-way decoder take their epsilon from `mask_decoder_config`, by
   default 1e-6. SAM was trained with 1e-5, which we compute and write; the config of another
   writer may say either (with plain random weights, masks then differ by 1e-4 of their size).

@@ -83,7 +83,7 @@ def _nearest(config: ModelConfig) -> ModelConfig:
 
 
 def _reduce(config: ModelConfig, params: Params, unused: State) -> Reduced:
-    """All that the layout has room for was asked for: nothing counts as lost."""
+    """All that the layout has room for is written: nothing counts as lost."""
     if isinstance(config, SamConfig):
         params = backbone(config, params, unused)[1]
     return params, ()

@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:  # ValueError: it has become shorter meanwhile
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it anew") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from error
     metadata = _metadata(header.pop("__metadata__", {}), str(path))
     entries = _entries(header, size - start, str(path))
     return {
@@ -67,7 +67,7 @@ def write(
     """Writes what `safetensors.numpy.save_file` would, one tensor after the other.
 
     Only the one being written is made contiguous (or fetched from a device), so a model of strided
-    views takes little memory. The file appears whole, under its name, or not at all.
+    views takes little memory. The file appears complete, or not at all.
     CheckpointError for two tensors of one name or a dtype that the format lacks, MissingError when
     it cannot be written.
     """
@@ -101,13 +101,15 @@ def write(
 
 def _read_header(first: bytes, size: int, read: Any, where: str) -> dict[str, Any]:
     if len(first) < 8:
-        raise CheckpointError(f"{where} is no whole safetensors file ({size} bytes); copy it anew")
+        raise CheckpointError(
+            f"{where} is no complete safetensors file ({size} bytes); copy it again"
+        )
     (length,) = struct.unpack("<Q", first)
     # Before anything is read: a file may claim any length.
     if length > min(size - 8, bounds.MOST_HEADER_BYTES):
         raise CheckpointError(
-            f"{where} is no whole safetensors file: it claims a header of {length} bytes, but has "
-            f"{size - 8} and may have {bounds.MOST_HEADER_BYTES}; copy it anew"
+            f"{where} is no complete safetensors file: it claims a header of {length} bytes, but "
+            f"has {size - 8} and may have {bounds.MOST_HEADER_BYTES}; copy it again"
         )
     return parse_json(read(length), f"the header of {where}")
 
@@ -120,24 +122,24 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
         if len(found) < len(pairs):
             counts = collections.Counter(name for name, _ in pairs)
             doubled = bounds.listed(name for name, times in counts.items() if times > 1)
-            raise CheckpointError(f"{where} names {doubled} more than once; convert it anew")
+            raise CheckpointError(f"{where} names {doubled} more than once; convert it again")
         return found
 
     if not text.startswith(b"{"):
-        raise CheckpointError(f"{where} is no JSON object; copy it anew")
+        raise CheckpointError(f"{where} is no JSON object; copy it again")
     try:
         return json.loads(text.decode(), object_pairs_hook=unique)
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where} is no JSON ({bounds.reason(error)}); copy it anew"
+            f"{where} is no JSON ({bounds.reason(error)}); copy it again"
         ) from error
 
 
 def _metadata(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(x, str) for x in value.values()):
-        raise CheckpointError(f"{where}: __metadata__ must be an object of texts; convert it anew")
+        raise CheckpointError(f"{where}: __metadata__ must be an object of texts; convert it again")
     return value
 
 
@@ -165,7 +167,7 @@ def _entries(header: dict[str, Any], body: int, where: str) -> dict[str, _Entry]
         first, end = offsets
         if not 0 <= first <= end <= body:
             raise CheckpointError(
-                f"{at} is not inside the {body} bytes that the file has; copy it anew"
+                f"{at} is not inside the {body} bytes that the file has; copy it again"
             )
         if end - first != values * DTYPES[code].itemsize:
             raise CheckpointError(f"{at} has {end - first} bytes, which its shape does not fill")
@@ -175,10 +177,10 @@ def _entries(header: dict[str, Any], body: int, where: str) -> dict[str, _Entry]
     for first, end, name in sorted(spans):
         if first != reached:
             fault = "overlaps another" if first < reached else "lies behind a hole"
-            raise CheckpointError(f"{where}: tensor {bounds.shown(name)} {fault}; convert it anew")
+            raise CheckpointError(f"{where}: tensor {bounds.shown(name)} {fault}; convert it again")
         reached = end
     if reached != body:
         raise CheckpointError(
-            f"{where} has {body - reached} bytes behind its last tensor; copy it anew"
+            f"{where} has {body - reached} bytes behind its last tensor; copy it again"
         )
     return entries

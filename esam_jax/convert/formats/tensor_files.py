@@ -1,6 +1,6 @@
 """Weight files in and out; nothing else in the package opens one.
 
-`read` takes safetensors, whole or in shards, PyTorch files and a PyTorch file in a zip archive. It
+`read` takes safetensors, in one file or in shards, PyTorch files, also in a zip archive. It
 runs nothing, copies nothing that can be mapped, and raises CheckpointError for a file that is
 damaged, hostile or ambiguous, MissingError for one that is not there. Which names, shapes and
 dtypes a model needs is no matter of this module.
@@ -77,7 +77,7 @@ def read(path: str | Path) -> Tensors:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError | MissingError):
             raise
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it anew") from error
+        raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from error
     raise CheckpointError(
         f"{path} is no weight file: it must be .safetensors, {', '.join(TORCH_SUFFIXES)}, .zip, "
         f"or {INDEX_FILE} with its shards"
@@ -111,7 +111,7 @@ def _read_shards(index: Path, path: Path) -> Tensors:
         if listed != found.keys():
             raise CheckpointError(
                 f"{index} and {file} disagree about {bounds.listed(listed ^ found.keys())}; "
-                "copy both anew"
+                "copy both again"
             )
         tensors |= found
         metadata |= about
@@ -126,7 +126,7 @@ def _shard_files(index: Path) -> dict[str, str]:
         raise CheckpointError(f"{index} is longer than {bounds.MOST_HEADER_BYTES} bytes")
     files = safetensors_file.parse_json(text, str(index)).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-        raise CheckpointError(f"{index}: weight_map must give each tensor's file; copy it anew")
+        raise CheckpointError(f"{index}: weight_map must give each tensor's file; copy it again")
     return files
 
 
@@ -194,4 +194,4 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: IO[bytes], wh
             f"{where} cannot be unpacked to {copy.name} ({error}); point TMPDIR to a roomy folder"
         ) from error
     if left:
-        raise CheckpointError(f"{where} has another size than the archive says; copy it anew")
+        raise CheckpointError(f"{where} has another size than the archive says; copy it again")

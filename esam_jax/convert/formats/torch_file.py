@@ -1,4 +1,4 @@
-"""PyTorch files: checked whole before PyTorch sees them, then read with `weights_only=True`.
+"""PyTorch files: checked completely before PyTorch sees them, then read with `weights_only=True`.
 
 There is no other way in: whatever is refused stays refused. `torch_pickle` says what a file may
 hold. Only this module imports torch.
@@ -57,7 +57,7 @@ def read(path: Path, where: str | None = None) -> Contents:
     except FileNotFoundError as error:
         raise MissingError(f"no file at {where!r}") from error
     except OSError as error:
-        raise CheckpointError(f"{where} cannot be read ({error}); copy it anew") from error
+        raise CheckpointError(f"{where} cannot be read ({error}); copy it again") from error
     views, wrapped, ignored = _state(held, size, where)
     try:
         loaded = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
@@ -65,7 +65,7 @@ def read(path: Path, where: str | None = None) -> Contents:
         tensors = {name: _to_numpy(torch, state[name]) for name in views}
     except Exception as error:  # torch may raise anything, with advice to turn the checks off
         raise CheckpointError(
-            f"{where} is refused by PyTorch ({type(error).__name__}): it is damaged; copy it anew"
+            f"{where} is refused by PyTorch ({type(error).__name__}): it is damaged; copy it again"
         ) from error
     for name, view in views.items():
         if (tensors[name].shape, tensors[name].dtype) != (view.shape, view.storage.dtype):
@@ -119,20 +119,22 @@ def _follow_zip(file: BinaryIO, where: str) -> Any:
             if info.compress_type != 0 or info.file_size != info.compress_size:
                 raise CheckpointError(
                     f"{where}: member {bounds.shown(info.filename)} is compressed, as torch.save "
-                    "never does; save it anew"
+                    "never does; save it again"
                 )
         if pickled.file_size > _MOST_PICKLE_BYTES:
             raise CheckpointError(_too_long(where, pickled.file_size))
         order = members.get(f"{root}/byteorder")
         if order is not None and (order.file_size > 8 or archive.read(order) != b"little"):
-            raise CheckpointError(f"{where} is not little-endian; save it anew on a common machine")
+            raise CheckpointError(
+                f"{where} is not little-endian; save it again on a common machine"
+            )
         held, storages = torch_pickle.follow(io.BytesIO(archive.read(pickled)), where)
         for storage in storages.values():
             member = members.get(f"{root}/data/{storage.key}")
             if member is None or member.file_size != _bytes(storage):
                 raise CheckpointError(
                     f"{where}: storage {bounds.shown(storage.key)} is missing or has another size "
-                    f"than the {_bytes(storage)} bytes that it should; copy it anew"
+                    f"than the {_bytes(storage)} bytes that it should; copy it again"
                 )
         return held
 
@@ -143,7 +145,7 @@ def _follow_legacy(file: BinaryIO, where: str) -> Any:
     start = file.read(_MOST_PICKLE_BYTES)
     if not start.startswith(_LEGACY_MAGIC):
         raise CheckpointError(
-            f"{where} is no file of torch.save; nothing in it was run. Copy it anew, or save the "
+            f"{where} is no file of torch.save; nothing in it was run. Copy it again, or save the "
             "state dict with torch.save in an environment you trust"
         )
     _refuse_tar(start, where)
@@ -151,12 +153,12 @@ def _follow_legacy(file: BinaryIO, where: str) -> Any:
     for _ in ("magic number", "protocol version", "about the machine"):
         about, _ = torch_pickle.follow(stream, where)
     if type(about) is not dict or about.get("little_endian") is not True:
-        raise CheckpointError(f"{where} is not little-endian; save it anew on a common machine")
+        raise CheckpointError(f"{where} is not little-endian; save it again on a common machine")
     held, storages = torch_pickle.follow(stream, where, more_in_key=1)
     keys, _ = torch_pickle.follow(stream, where)
     if stream.tell() == _MOST_PICKLE_BYTES:
         raise CheckpointError(_too_long(where, _MOST_PICKLE_BYTES))
-    odd = CheckpointError(f"{where} does not hold the storages that it names; copy it anew")
+    odd = CheckpointError(f"{where} does not hold the storages that it names; copy it again")
     if type(keys) is not list or not all(type(key) is str for key in keys):
         raise odd
     if len(set(keys)) < len(keys) or set(keys) != storages.keys():
@@ -178,7 +180,7 @@ def _refuse_tar(start: bytes, where: str) -> None:
         tarfile.TarInfo.frombuf(start[:512].ljust(512, b"\0"), "ascii", "surrogateescape")
     except tarfile.HeaderError:
         return
-    raise CheckpointError(f"{where} is a tar archive of an old PyTorch; save it anew")
+    raise CheckpointError(f"{where} is a tar archive of an old PyTorch; save it again")
 
 
 def _state(held: Any, size: int, where: str) -> tuple[dict[str, View], str | None, tuple[str, ...]]:
@@ -205,7 +207,7 @@ def _state(held: Any, size: int, where: str) -> tuple[dict[str, View], str | Non
     if total > _MOST_TIES * size:
         raise CheckpointError(
             f"{where} claims {total} bytes of tensors, but has {size}; tied tensors may make that "
-            f"{_MOST_TIES} times as many, so save it anew"
+            f"{_MOST_TIES} times as many, so save it again"
         )
     return state, wrapped, ignored
 

@@ -1,6 +1,6 @@
 """What the pickle in a PyTorch file would build, worked out without building it.
 
-PyTorch's own reader (`weights_only=True`) runs no foreign code, but it does what it is told: it
+PyTorch's own reader (`weights_only=True`) runs no foreign code, but it does what the file says: it
 allocates a storage or a bytearray of any size, grows a storage to fit a view, or crashes on a key
 that is nested too deeply. So the pickle is followed here first, with plain Python values, and
 PyTorch sees only what passed. Allowed is what `torch.save` writes for state dicts and for plain
@@ -84,7 +84,7 @@ def follow(stream: io.BytesIO, where: str, more_in_key: int = 0) -> tuple[Any, d
         raise
     except Exception as error:  # a damaged pickle fails anywhere: stack, memo, text, number
         raise CheckpointError(
-            f"{where} holds a damaged pickle ({bounds.reason(error)}); copy it anew"
+            f"{where} holds a damaged pickle ({bounds.reason(error)}); copy it again"
         ) from error
 
 
@@ -175,7 +175,7 @@ class _Machine:
                 raise self._refusal(f"a dict key that is {bounds.shown(key)}")
             if key in target:
                 raise CheckpointError(
-                    f"{self.where} names {bounds.shown(key)} more than once; save it anew"
+                    f"{self.where} names {bounds.shown(key)} more than once; save it again"
                 )
             target[key] = value
 
@@ -196,7 +196,9 @@ class _Machine:
             view, needs_gradient, hooks = arguments
             if isinstance(view, View) and self._is_plain(needs_gradient, hooks):
                 return view
-        raise self._refusal(f"an odd call of {name.replace(' ', '.') or 'what is no function'}")
+        raise self._refusal(
+            f"an unexpected call of {name.replace(' ', '.') or 'what is no function'}"
+        )
 
     def _is_plain(self, needs_gradient: Any, hooks: Any) -> bool:
         no_hooks = type(hooks) is collections.OrderedDict and not hooks
@@ -204,7 +206,7 @@ class _Machine:
 
     def _storage(self, key: Any) -> Storage:
         if type(key) is not tuple or len(key) != self.key_length:
-            raise self._refusal("an odd reference to a storage")
+            raise self._refusal("an unexpected reference to a storage")
         kind, storage_type, name, device, values, *rest = key
         dtype = STORAGES.get(getattr(storage_type, "name", "").removeprefix("torch "))
         if (
@@ -214,7 +216,7 @@ class _Machine:
             or not (type(name) is str and type(device) is str)
             or any(x is not None for x in rest)
         ):
-            raise self._refusal("an odd reference to a storage")
+            raise self._refusal("an unexpected reference to a storage")
         bounds.count([values], f"{self.where}: storage {bounds.shown(name)}")
         storage = Storage(name, dtype, values)
         if self.storages.setdefault(name, storage) != storage:
@@ -227,7 +229,7 @@ class _Machine:
         where = f"{self.where}: a tensor in storage {bounds.shown(storage.key)}"
         values = bounds.count(shape, where)
         if type(strides) is not tuple or len(strides) != len(shape):
-            raise CheckpointError(f"{where} has not one stride for each dimension; save it anew")
+            raise CheckpointError(f"{where} has not one stride for each dimension; save it again")
         bounds.count([offset], where)
         for stride in strides:
             bounds.count([stride], where)
@@ -237,6 +239,6 @@ class _Machine:
         if max(reach, values) > storage.values:
             raise CheckpointError(
                 f"{where} takes {values} values up to {reach}, but the storage has "
-                f"{storage.values}; copy or save it anew"
+                f"{storage.values}; copy or save it again"
             )
         return View(storage, offset, shape, strides, values)

@@ -29,14 +29,14 @@ def opened(file: BinaryIO, where: str) -> Iterator[zipfile.ZipFile]:
         start = _directory_start(file, where)
         with zipfile.ZipFile(file) as archive:
             if archive.start_dir != start:
-                raise CheckpointError(f"{where} has two zip directories; save it anew")
+                raise CheckpointError(f"{where} has two zip directories; save it again")
             _check_members(file, archive, where)
             yield archive
     except (EsamError, OSError):
         raise
     except Exception as error:  # zipfile raises half a dozen kinds for a damaged archive
         raise CheckpointError(
-            f"{where} is no whole zip archive ({bounds.reason(error)}); copy it anew"
+            f"{where} is no complete zip archive ({bounds.reason(error)}); copy it again"
         ) from error
 
 
@@ -47,23 +47,23 @@ def _directory_start(file: BinaryIO, where: str) -> int:
     tail = file.read(42)
     end = tail[-22:]
     if len(end) < 22 or end[:4] != _END or end[20:] != b"\0\0":
-        raise CheckpointError(f"{where} does not end as a zip archive must; copy it anew")
+        raise CheckpointError(f"{where} does not end as a zip archive must; copy it again")
     length, start = struct.unpack("<II", end[12:20])
     stop = size - 22
     if len(tail) == 42 and tail[:4] == _LOCATOR:
         (at,) = struct.unpack("<Q", tail[8:16])
         if at != size - 98:
-            raise CheckpointError(f"{where} has an odd zip64 directory; save it anew")
+            raise CheckpointError(f"{where} has an unexpected zip64 directory; save it again")
         file.seek(at)
         record = file.read(56)
         if record[:4] != _END64:
-            raise CheckpointError(f"{where} has an odd zip64 directory; save it anew")
+            raise CheckpointError(f"{where} has an unexpected zip64 directory; save it again")
         length, start = struct.unpack("<QQ", record[40:56])
         stop = at
     if length > _MOST_DIRECTORY_BYTES or start + length != stop:
         raise CheckpointError(
             f"{where} has a zip directory of {length} bytes at {start}; it must end at {stop} and "
-            f"have at most {_MOST_DIRECTORY_BYTES}; copy it anew"
+            f"have at most {_MOST_DIRECTORY_BYTES}; copy it again"
         )
     return start
 
@@ -72,20 +72,20 @@ def _check_members(file: BinaryIO, archive: zipfile.ZipFile, where: str) -> None
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     # PyTorch finds members without regard to case.
     if len({info.filename.lower() for info in members}) < len(members):
-        raise CheckpointError(f"{where} names a member more than once; save it anew")
+        raise CheckpointError(f"{where} names a member more than once; save it again")
     reached = 0
     for info in members:
         at = f"{where}: member {bounds.shown(info.filename)}"
         parts = info.orig_filename.replace("\\", "/").split("/")
         if info.orig_filename != info.filename or parts[0] == "" or ".." in parts:
-            raise CheckpointError(f"{at} is named like a file elsewhere; save it anew")
+            raise CheckpointError(f"{at} is named like a file elsewhere; save it again")
         if info.flag_bits & 1:
             raise CheckpointError(f"{at} is encrypted; save it without a password")
         file.seek(info.header_offset)
         header = file.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4" or info.header_offset < reached:
-            raise CheckpointError(f"{at} is damaged or overlaps another; copy it anew")
+            raise CheckpointError(f"{at} is damaged or overlaps another; copy it again")
         reached = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
         reached += info.compress_size
         if reached > archive.start_dir:
-            raise CheckpointError(f"{at} reaches beyond the file; copy it anew")
+            raise CheckpointError(f"{at} reaches beyond the file; copy it again")

@@ -1,6 +1,6 @@
 """MobileSAM's image encoder: TinyViT, convolutions then windowed attention (arXiv:2306.14289).
 
-After upstream tiny_vit_sam.py (TinyViT is arXiv:2207.10666). Positions are told by the convolutions
+After upstream tiny_vit_sam.py (TinyViT is arXiv:2207.10666). Positions come from the convolutions
 and by the biases of the attention alone, so any size that is a whole number of patches will do.
 """
 

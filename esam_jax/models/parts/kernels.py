@@ -1,4 +1,4 @@
-"""What a network asks of a device, kernel by kernel: the vocabulary in which encoders list it.
+"""What a network computes on a device, kernel by kernel: the vocabulary in which encoders list it.
 
 Numbers are counted for one picture. `bench/roofline.py` gives them a time.
 """

@@ -75,8 +75,8 @@ class MaskDecoder(nn.Module):
 class Upscale(nn.Module):
     """Each cell cut in 4x4, as its last two axes say: (2x2 of the first step, 2x2 of the second).
 
-    Nothing here mixes cells (the whole-map norm does not care for their order), so they stay where
-    they are and only the finished masks are put in image order.
+    Nothing here mixes cells (the norm over the map does not depend on their order), so they stay
+    where they are and only the finished masks are put in image order.
     """
 
     config: DecoderConfig

@@ -1,7 +1,7 @@
 """Every mask of every picture of an album, in the layout of SA-1B, which `esam train` reads.
 
 `sa_<number>.jpg` and, written last, `sa_<number>.json`: a picture whose json is there is done, so
-the same command goes on after a kill. The number follows from the picture's name alone, so that any
+the same command resumes after a kill. The number follows from the picture's name alone, so that any
 number of hosts share an album without speaking to each other, and it may grow between two calls.
 The devices of one host take the next picture each.
 """
@@ -102,9 +102,9 @@ def run(
     *,
     overlays: bool = False,
 ) -> Iterator[tuple[str, int | str]]:
-    """(name, number of masks) for each picture once its files are whole, or (name, what is wrong).
+    """(name, number of masks) for each picture that is written, or (name, what is wrong).
 
-    `generator` must give COCO's run lengths. A broken picture is told and left out. Each local
+    `generator` must give COCO's run lengths. A broken picture is reported and left out. Each local
     device of JAX has its own copy of the weights; answers come in the order of names all the same.
     """
     work = _Work(album, out, overlays)

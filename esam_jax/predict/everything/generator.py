@@ -122,7 +122,7 @@ class AutomaticMaskGenerator:
     @out_of_memory.advice()
     def generate(self, image: Any) -> list[Record]:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
-        stability_score, crop_box. `segmentation` is what `output_mode` asks for.
+        stability_score, crop_box. `segmentation` is in the form of `output_mode`.
 
         image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError tells what helps
         when the device is full. As in the original, a box is measured between its outermost pixels.
@@ -254,7 +254,7 @@ class AutomaticMaskGenerator:
     def _runs(
         self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
     ) -> list[Int[np.ndarray, " L"]]:
-        """Run lengths of each in the whole picture."""
+        """Run lengths of each in the complete picture."""
         parts = self._in_parts(found, crop)
         x, y = crop[:2].tolist()
         runs = [

@@ -195,8 +195,8 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, torch, write):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no whole safetensors file"),
-        (b"1234567", "no whole safetensors file"),
+        (b"", "no complete safetensors file"),
+        (b"1234567", "no complete safetensors file"),
         (struct.pack("<Q", 2**31) + b"{}", "a header of 2147483648 bytes"),
         (struct.pack("<Q", 2**64 - 1) + b"{}", "a header of 18446744073709551615 bytes"),
         (made.safetensors(b"[]"), "no JSON object"),
@@ -484,8 +484,8 @@ def test_archives_that_two_readers_would_read_differently_are_refused(tmp_path, 
             GOOD[:-12] + struct.pack("<I", 10**9) + GOOD[-8:],
             "a zip directory of 10+ bytes|must end",
         ),
-        (GOOD.replace(b"PK\1\2", b"PK\1\3"), "no whole zip archive"),
-        (GOOD.replace(b"\x80\x02}", b"\x80\x02]"), "no whole zip archive .*CRC"),
+        (GOOD.replace(b"PK\1\2", b"PK\1\3"), "no complete zip archive"),
+        (GOOD.replace(b"\x80\x02}", b"\x80\x02]"), "no complete zip archive .*CRC"),
     ):
         refused(put(tmp_path / "a.pt", data), message)
     # A member that starts inside another.
