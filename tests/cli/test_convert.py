@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import toy
 
 from esam_jax import cli, configs, sharding, tasks
 from esam_jax.config import MeshConfig

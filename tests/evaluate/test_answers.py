@@ -12,15 +12,14 @@ from helpers import nano, processes
 from esam_jax import sharding
 from esam_jax.config import EvaluateConfig, MeshConfig, ScenesConfig
 from esam_jax.data import sources
+from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.evaluate import answers, prompts
 from esam_jax.models import named
 from esam_jax.ops import regions
 
 NAME = "efficientsam_nano"
-EVALUATE = EvaluateConfig(
-    source=ScenesConfig(split="heldout"), images=11, masks_per_image=3, seed=1
-)
+EVALUATE = EvaluateConfig(source=ScenesConfig(split="heldout"), images=11, masks_per_image=3)
 MEANS = ("box_miou", "point_miou", "fill_box")
 
 
@@ -61,7 +60,7 @@ def test_a_model_in_training_is_measured_like_a_loaded_one(mesh):
     result = measured(NAME, mesh)
     assert_close(result, alone(nano.sam(NAME), source, EVALUATE))
     assert result["images"] == 11 and result["skipped"] == 0
-    loaded = prompts.evaluate(nano.sam(NAME), source, images=11, masks_per_image=3, seed=1)
+    loaded = prompts.evaluate(nano.sam(NAME), source, images=11, masks_per_image=3, seed=0)
     assert_close(loaded, result)
     assert loaded.keys() | {"skipped"} == result.keys()
     assert loaded["protocol"] == result["protocol"]
@@ -81,7 +80,8 @@ class Blobs:
                 < (5 + rng.integers(min(height, width) // 2)) ** 2
                 for _ in range(0 if i == 2 else i + 1)
             ]
-            self._records.append(Record(str(i), nano.picture(height, width, i), _Masks(masks)))
+            picture = Pixels(nano.picture(height, width, i))
+            self._records.append(Record(str(i), picture, {"masks": _Masks(masks)}))
 
     def __len__(self):
         return len(self._records)
@@ -120,8 +120,8 @@ def test_pictures_of_any_size_share_few_programs(monkeypatch):
             return self._records[2 if index == 5 else index]  # without a mask
 
     sam, ious = nano.sam(name), {box: [] for box in MEANS[:2]}
-    for i in np.random.default_rng(1).permutation(7).tolist():
-        asked = prompts.ask(Good().read(i), 3, (1, i), "uniform")
+    for i in np.random.default_rng(0).permutation(7).tolist():
+        asked = prompts.ask(Good().read(i), 3, (0, i), "uniform")
         if not asked.boxes:
             continue
         _, found = sam.decode(sam.encode(asked.image), asked.boxes + asked.clicks).best()

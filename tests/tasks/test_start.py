@@ -137,7 +137,7 @@ def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
 
 def test_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
-    expected = r"another model than 'efficientsam_nano': encoder\.kind SamVit.*; name"
+    expected = r"another model than 'efficientsam_nano': encoder\.kind sam_vit.*; name"
     with pytest.raises(CheckpointError, match=expected):
         tasks.build(_with_init(path)).initial()
 
