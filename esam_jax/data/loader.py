@@ -15,10 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from esam_jax import sharding
 from esam_jax.config import DataConfig
-from esam_jax.data import order, views
+from esam_jax.data import order
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.records import Source
-from esam_jax.data.views import ViewConfig
 from esam_jax.typing import Batch
 
 _PREFETCH_BATCHES = 4  # made ahead of their use
@@ -39,14 +38,6 @@ def stream(
     """
     examples = Examples(source, config.view, seed)
     return Stream(examples, config, batch, sharding.batch(mesh), first_batch)
-
-
-def abstract(view: ViewConfig, *, batch: int, mesh: Mesh) -> Batch:
-    """Shapes, types and shardings of the batches of a stream, without a source."""
-    return {
-        name: jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=sharding.batch(mesh))
-        for name, (shape, dtype) in views.shapes(view).items()
-    }
 
 
 class Stream:

@@ -1,37 +1,121 @@
-"""How well one box or one click finds a labelled mask (arXiv:2312.00863, section 4.3)."""
+"""How well one box or one click finds a labelled mask (arXiv:2312.00863, section 4.3).
+
+The protocol (which pictures, masks and prompts, and what is summed) is one for a loaded model and
+for a model in training. Both are measured over a mesh: every device answers for its own pictures,
+every process compares those answers with the masks, and the sums are merged at the end.
+"""
 
 import dataclasses
 import sys
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jax.sharding import Mesh
+from jaxtyping import Bool
 from tqdm import tqdm
 
+from esam_jax import sharding
+from esam_jax.config import EvaluateConfig, MeshConfig, SamConfig
 from esam_jax.data import prompts as drawing
+from esam_jax.data import sources
 from esam_jax.data.records import Record, Source
 from esam_jax.errors import DataError, MissingError
+from esam_jax.evaluate import answers
+from esam_jax.evaluate.answers import Question
 from esam_jax.evaluate.metrics import Mean
+from esam_jax.machine import out_of_memory
+from esam_jax.models.sam import network
 from esam_jax.ops import regions
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
+from esam_jax.typing import Params
 
+_NOTHING = Mean()
 MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
-_PICTURES_AT_ONCE = 4
 
 Click = Literal["uniform", "centre"]
+Broken = Literal["raise", "skip"]
+
+
+@runtime_checkable  # for the shape checks in the tests
+class Answers(Protocol):
+    """A model that is asked about a batch of pictures at a time.
+
+    `rows` is the size of a batch over all processes, `read` are the rows whose pictures this
+    process reads, `own` those that it answers for: together the processes own each row once.
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def read(self) -> tuple[int, ...]: ...
+
+    @property
+    def own(self) -> frozenset[int]: ...
+
+    def __call__(self, asked: Mapping[int, Question]) -> Mapping[int, np.ndarray]:
+        """IoU [2, masks] of the answers to box and click with each mask, for each own row.
+
+        Every process must call it equally often, whatever it has to ask.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which pictures, masks and prompts are drawn; anybody who draws them gets the same."""
+
+    images: int
+    masks_per_image: int
+    seed: int
+    click: Click = "uniform"
+
+    def pictures(self, source: Source) -> list[int]:
+        """Places in the source."""
+        order = np.random.default_rng(self.seed).permutation(len(source))
+        return order[: self.images].tolist()
+
+    def words(self, config: SamConfig, total: int) -> str:
+        """The protocol in words, for a source of `total` pictures."""
+        centre = self.click == "centre"
+        where = "the pixel farthest from its outside" if centre else "uniform inside it"
+        sign = ">=" if config.decoder.traits.zero_is_inside else ">"
+        return (
+            f"{min(self.images, total)} of {total} pictures and up to {self.masks_per_image} masks "
+            f"of each, drawn with seed {self.seed}; masks under {MIN_AREA_PX} pixels left out. One "
+            f"tight box (box_miou), or one foreground point, {where} (point_miou), per mask; of "
+            "three candidates the one with the highest predicted IoU, logits "
+            f"{sign} 0 at the picture's own size. IoU averaged over masks. "
+            "fill_box: IoU of the filled tight box with the mask."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """One picture, the masks that are asked for, and a box and a click for each."""
+class Sums:
+    """What one process has measured; `merge` adds up those of several."""
 
-    image: UInt8[np.ndarray, "H W 3"]
-    masks: Bool[np.ndarray, "Q H W"]
-    boxes: list[Prompt]
-    clicks: list[Prompt]
+    box_miou: Mean = _NOTHING
+    point_miou: Mean = _NOTHING
+    fill_box: Mean = _NOTHING
+    skipped: int = 0
+
+    def merge(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.box_miou.merge(other.box_miou),
+            self.point_miou.merge(other.point_miou),
+            self.fill_box.merge(other.fill_box),
+            self.skipped + other.skipped,
+        )
+
+    def means(self) -> dict[str, float]:
+        """By name, without those of nothing."""
+        each = {name: getattr(self, name) for name in ("box_miou", "point_miou", "fill_box")}
+        return {name: round(mean.value, 6) for name, mean in each.items() if mean.count}
 
 
+@out_of_memory.advice()
 def evaluate(
     sam: Sam,
     source: Source,
@@ -40,46 +124,83 @@ def evaluate(
     masks_per_image: int,
     seed: int,
     click: Click = "uniform",
-    broken: Literal["raise", "skip"] = "raise",
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """box_miou, point_miou, fill_box, masks, images, and the protocol in words.
 
-    A broken record is an error by default, for leaving it out changes what the numbers mean, and so
-    is data without a mask that is large enough: DataError or MissingError. With broken="skip", for
-    a run in training that must not end here, broken records are counted as `skipped`, and the means
-    are left out where nothing could be measured.
+    A broken record is an error, for leaving it out changes what the numbers mean, and so is data
+    without a mask that is large enough: DataError or MissingError.
     `progress` forces the bar on stderr on or off.
     """
-    chosen = np.random.default_rng(seed).permutation(len(source))[:images].tolist()
-    sums = {name: Mean() for name in ("box_miou", "point_miou", "fill_box")}
-    skipped, faults = 0, (DataError, MissingError) if broken == "skip" else ()
+    chosen = Selection(images=images, masks_per_image=masks_per_image, seed=seed, click=click)
+    mesh = sharding.make_mesh(MeshConfig(data=1))  # of the device that holds the parameters
+    model = answers.Model(sam.model, mesh, min(images, len(source)))
+    found = measure(model.of(sam.params), source, chosen, progress=progress)
+    return _named(found, sam.config, source, chosen)
+
+
+def measurement(
+    model: network.Sam, config: EvaluateConfig, mesh: Mesh
+) -> Callable[[Params], dict[str, Any]]:
+    """Parameters, placed on the mesh -> what `evaluate` gives, with broken pictures `skipped`.
+
+    For a run in training, which must not end here: the means are left out where nothing could be
+    measured. Opens the data now; every process must call the result, and all find the same.
+    """
+    source = sources.open_source(config.source)
+    chosen = Selection(
+        images=config.images, masks_per_image=config.masks_per_image, seed=config.seed
+    )
+    placed = answers.Model(model, mesh, min(config.images, len(source)))
+
+    def run(params: Params) -> dict[str, Any]:
+        found = measure(placed.of(params), source, chosen, broken="skip", progress=False)
+        named = _named(found, model.config, source, chosen)
+        named["images"] -= found.skipped
+        return {"skipped": found.skipped, **named}
+
+    return run
+
+
+def measure(
+    model: Answers,
+    source: Source,
+    chosen: Selection,
+    *,
+    broken: Broken = "raise",
+    progress: bool | None = None,
+) -> Sums:
+    """The sums of all processes together."""
+    pictures = chosen.pictures(source)
+    faults = (DataError, MissingError) if broken == "skip" else ()
     hidden = not (sys.stderr.isatty() if progress is None else progress)
-    with tqdm(total=len(chosen), desc="evaluate prompts", unit="picture", disable=hidden) as bar:
-        for first in range(0, len(chosen), _PICTURES_AT_ONCE):
-            chunk = chosen[first : first + _PICTURES_AT_ONCE]
-            asked = []
-            for i in chunk:
+    sums = Sums()
+    with tqdm(total=len(pictures), desc="evaluate prompts", unit="picture", disable=hidden) as bar:
+        for first in range(0, len(pictures), model.rows):
+            batch = pictures[first : first + model.rows]
+            asked: dict[int, Question] = {}
+            for row in model.read:
+                if row >= len(batch):
+                    continue
+                key = (chosen.seed, batch[row])
                 try:
-                    asked.append(ask(source.read(i), masks_per_image, (seed, i), click))
+                    record = source.read(batch[row])
+                    asked[row] = ask(record, chosen.masks_per_image, key, chosen.click)
                 except faults:
-                    skipped += 1
-            for name, values in _measure(sam, [item for item in asked if item.boxes]).items():
-                sums[name] = sums[name].add(values)
-            bar.update(len(chunk))
-    masks = sums["fill_box"].count
-    if not masks and broken == "raise":
+                    sums = dataclasses.replace(sums, skipped=sums.skipped + (row in model.own))
+            found = model({row: question for row, question in asked.items() if question.boxes})
+            for row, ious in found.items():
+                sums = sums.merge(_sums(asked[row], ious))
+            bar.update(len(batch))
+    total = Sums()
+    for each in answers.gather(_plain(sums)):
+        total = total.merge(_from_plain(each))
+    if not total.fill_box.count and broken == "raise":
         raise DataError(
-            f"none of {len(chosen)} pictures has a mask of {MIN_AREA_PX} pixels or more: "
+            f"none of {len(pictures)} pictures has a mask of {MIN_AREA_PX} pixels or more: "
             "name data with masks"
         )
-    return {
-        **{name: round(mean.value, 6) for name, mean in sums.items() if mean.count},
-        "masks": masks,
-        "images": len(chosen) - skipped,
-        **({"skipped": skipped} if broken == "skip" else {}),
-        "protocol": _protocol(sam, len(source), len(chosen), masks_per_image, seed, click),
-    }
+    return total
 
 
 def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Question:
@@ -108,36 +229,36 @@ def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Questi
     )
 
 
-def _measure(sam: Sam, questions: list[Question]) -> dict[str, list[float]]:
-    """IoU of every mask with the answer to its box, to its click, and with its filled box."""
-    ious: dict[str, list[float]] = {"box_miou": [], "point_miou": [], "fill_box": []}
-    if not questions:
-        return ious
-    embedding = sam.encode([question.image for question in questions])
-    answers = sam.decode(embedding, [question.boxes + question.clicks for question in questions])
-    for question, answer in zip(questions, answers, strict=True):
-        _, found = answer.best()
-        for i, mask in enumerate(question.masks):
-            ious["box_miou"].append(regions.iou(found[i], mask))
-            ious["point_miou"].append(regions.iou(found[len(question.boxes) + i], mask))
-            _, _, width, height = regions.mask_box(mask)
-            ious["fill_box"].append(float(mask.sum()) / (width * height))
-    return ious
+def _sums(question: Question, ious_2Q: np.ndarray) -> Sums:
+    """Of one picture: the answers to its boxes and clicks, and its boxes filled."""
+    filled = []
+    for mask in question.masks:
+        _, _, width, height = regions.mask_box(mask)
+        filled.append(float(mask.sum()) / (width * height))
+    box, click = (Mean().add(row.tolist()) for row in ious_2Q)
+    return Sums(box, click, Mean().add(filled))
+
+
+def _plain(sums: Sums) -> list[int | float]:
+    means = (sums.box_miou, sums.point_miou, sums.fill_box)
+    return [*(x for mean in means for x in (mean.total, mean.count)), sums.skipped]
+
+
+def _from_plain(values: list[float]) -> Sums:
+    pairs = zip(values[:6:2], values[1:6:2], strict=True)
+    return Sums(*(Mean(total, int(count)) for total, count in pairs), skipped=int(values[6]))
+
+
+def _named(sums: Sums, config: SamConfig, source: Source, chosen: Selection) -> dict[str, Any]:
+    return {
+        **sums.means(),
+        "masks": sums.fill_box.count,
+        "images": len(chosen.pictures(source)),
+        "protocol": chosen.words(config, len(source)),
+    }
 
 
 def _box(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:
     """The tight box; a mask of one row or column gets a box one pixel thick, as a box needs."""
     x0, y0, x1, y1 = drawing.tight_box(mask).tolist()
     return np.array([x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)])
-
-
-def _protocol(sam: Sam, total: int, images: int, most: int, seed: int, click: Click) -> str:
-    where = "the pixel farthest from its outside" if click == "centre" else "uniform inside it"
-    sign = ">=" if sam.config.decoder.traits.zero_is_inside else ">"
-    return (
-        f"{images} of {total} pictures and up to {most} masks of each, drawn with seed {seed}; "
-        f"masks under {MIN_AREA_PX} pixels left out. One tight box (box_miou), or one foreground "
-        f"point, {where} (point_miou), per mask; of three candidates the one with the highest "
-        f"predicted IoU, logits {sign} 0 at the picture's own size. IoU averaged over masks. "
-        "fill_box: IoU of the filled tight box with the mask."
-    )

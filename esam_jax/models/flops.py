@@ -1,21 +1,63 @@
-"""Floating-point operations of each network's forward pass, by formula; one image.
+"""Floating-point operations of a forward pass, counted in its jaxpr; by formula where that errs.
 
 One multiplication with its addition counts two. Only products are counted: norms, activations and
-softmaxes are a few percent of small networks and less of large ones. What a kernel does beside the
-mathematics (padded heads, recomputation, one-hot channels for relative positions) is not counted.
+softmaxes are a few percent of small networks and less of large ones. Nothing is compiled, computed
+or allocated. Two encoders keep a formula: SAM's, whose relative positions are one-hot channels in
+its products, and TinyViT's, whose depthwise convolutions are sums of shifted maps.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
 
 from esam_jax.config import (
+    ComputeConfig,
     DecoderConfig,
     EncoderConfig,
-    PretrainDecoderConfig,
     SamConfig,
     SamVitConfig,
     TinyVitConfig,
-    VitConfig,
 )
+from esam_jax.models.sam import network
+
+# A fused kernel is opaque, and chunks may be padded: the plain products are what is counted.
+PLAIN = ComputeConfig(attention="xla")
+
+
+def count(function: Callable[..., Any], *arguments: Any) -> int:
+    """Of one call with these arguments, which may be abstract."""
+    return _products(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _products(jaxpr: core.Jaxpr) -> int:
+    """Of the matrix products and convolutions, inner programs included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        inner = [_products(each) for each in core.jaxprs_in_params(params)]
+        if name == "scan":
+            total += params["length"] * sum(inner)
+        else:
+            total += max(inner, default=0) if name == "cond" else sum(inner)
+        if name not in ("dot_general", "conv_general_dilated"):
+            continue
+        left, right, out = (_array(v) for v in (*equation.invars, *equation.outvars))
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            total += 2 * out.size * math.prod(left.shape[i] for i in contracted)
+        else:
+            channels = right.shape[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * out.size * (right.size // channels)
+    return total
+
+
+def _array(variable: Any) -> Any:
+    return variable.aval
 
 
 def attention(queries: int, keys: int, width: int) -> int:
@@ -27,12 +69,53 @@ def linear(rows: int, wide: int, out: int) -> int:
     return 2 * rows * wide * out
 
 
-def vit_trunk(config: VitConfig, tokens: int, *, patches: int | None = None) -> int:
-    """Patch embedding of `patches` (default: of every token) and all blocks over `tokens`."""
-    D, patches = config.width, tokens if patches is None else patches
-    embed = linear(patches, 3 * config.patch_px**2, D)
-    block = _block(tokens, D, config.mlp_ratio) + attention(tokens, tokens, D)
-    return embed + config.depth * block
+def encoder(config: EncoderConfig, image_px: int) -> int:
+    """Image encoder with its neck, on one square image."""
+    if isinstance(config, TinyVitConfig):
+        return _tiny_vit(config, image_px)
+    if isinstance(config, SamVitConfig):
+        cells = (image_px // config.patch_px) ** 2
+        return sam_vit_trunk(config, image_px) + neck(config, cells, config.width)
+    return _counted_encoder(config, image_px)
+
+
+def miscounted(config: EncoderConfig) -> int:
+    """What `encoder` says on one image of the config's size, less what its jaxpr tells."""
+    exact = isinstance(config, SamVitConfig | TinyVitConfig)
+    px = config.image_px
+    return encoder(config, px) - _counted_encoder(config, px) if exact else 0
+
+
+def mask_decoder(config: SamConfig, prompts: int, points: int) -> int:
+    """Prompt encoder and mask decoder on `prompts` of `points` slots each; shared work once."""
+    model, grid = network.Sam(config, PLAIN), config.encoder.grid
+    return count(
+        lambda params, *inputs: model.apply({"params": params}, *inputs, method="decode"),
+        _params(config),
+        jax.ShapeDtypeStruct((1, grid, grid, config.decoder.width), jnp.float32),
+        jax.ShapeDtypeStruct((1, prompts, points, 2), jnp.float32),
+        jax.ShapeDtypeStruct((1, prompts, points), jnp.int32),
+    )
+
+
+@functools.cache
+def _params(config: SamConfig) -> Any:
+    return jax.eval_shape(functools.partial(network.init, config), jax.random.key(0))
+
+
+@functools.cache
+def _counted_encoder(config: EncoderConfig, image_px: int) -> int:
+    decoder = DecoderConfig(wiring="efficientsam", width=config.neck_width)
+    whole = SamConfig(encoder=config, decoder=decoder)
+    model = network.Sam(whole, PLAIN)
+    pixels = jax.ShapeDtypeStruct((1, image_px, image_px, 3), jnp.float32)
+    shapes = _params(whole)
+    return count(
+        lambda params, x: model.apply({"params": params}, x, method="encode"), shapes, pixels
+    )
+
+
+# ------------------------------------------------------------------------------ by formula
 
 
 def sam_vit_trunk(config: SamVitConfig, image_px: int) -> int:
@@ -43,12 +126,12 @@ def sam_vit_trunk(config: SamVitConfig, image_px: int) -> int:
     total = linear(tokens, 3 * config.patch_px**2, D)
     for i in range(config.depth):
         if i in config.global_blocks:
-            count, each = 1, side
+            number, each = 1, side
         else:
-            count, each = windows, config.window
-        rows = count * each**2
+            number, each = windows, config.window
+        rows = number * each**2
         relative = 2 * rows * D * 2 * each  # every query with one vector for each row and column
-        total += linear(rows, D, 4 * D) + count * attention(each**2, each**2, D) + relative
+        total += linear(rows, D, 4 * D) + number * attention(each**2, each**2, D) + relative
         total += linear(tokens, D, 2 * config.mlp_ratio * D)
     return total
 
@@ -59,7 +142,7 @@ def neck(config: EncoderConfig, cells: int, width: int) -> int:
     return linear(cells, width, C) + linear(cells, 9 * C, C)
 
 
-def tiny_vit(config: TinyVitConfig, image_px: int) -> int:
+def _tiny_vit(config: TinyVitConfig, image_px: int) -> int:
     """MobileSAM's encoder with its neck."""
     widths, side = config.widths, image_px // 2
     total = linear(side**2, 9 * 3, widths[0] // 2)
@@ -83,72 +166,6 @@ def tiny_vit(config: TinyVitConfig, image_px: int) -> int:
             total += linear(halved**2, following, following)
             side = halved
     return total + neck(config, side**2, widths[-1])
-
-
-def encoder(config: EncoderConfig, image_px: int) -> int:
-    """Image encoder with its neck, on a square image."""
-    if isinstance(config, TinyVitConfig):
-        return tiny_vit(config, image_px)
-    cells = (image_px // config.patch_px) ** 2
-    if isinstance(config, VitConfig):
-        trunk = vit_trunk(config, cells)
-    else:
-        trunk = sam_vit_trunk(config, image_px)
-    return trunk + neck(config, cells, config.width)
-
-
-def sami_decoder(
-    config: PretrainDecoderConfig, encoder_width: int, target_width: int, visible: int, masked: int
-) -> int:
-    """SAMI's decoder with the maps in front of it and behind it."""
-    E, tokens = config.width, visible + masked
-    block = linear(masked, E, 2 * E) + linear(tokens, E, 2 * E)  # query and out; key and value
-    block += attention(masked, tokens, E) + linear(masked, E, 2 * config.mlp_ratio * E)
-    ends = linear(visible, encoder_width, E) + linear(tokens, E, target_width)
-    return ends + config.depth * block
-
-
-def mask_decoder(config: SamConfig, prompts: int, points: int) -> int:
-    """Mask decoder on `prompts` of `points` slots each; what they share is counted once.
-
-    The image side of the first block's attention, keys and values and queries alike, is the same
-    for all prompts as long as none has a mask.
-    """
-    cfg, N = config.decoder, config.encoder.grid**2
-    C, half = cfg.width, cfg.width // 2
-    slots = cfg.point_slots if cfg.traits.fixed_slots else points
-    T = 1 + cfg.mask_tokens + slots
-    total = 0
-    for i in range(cfg.depth):
-        shared = 1 if i == 0 else prompts
-        total += shared * 3 * linear(N, C, half)  # key, value; then query the other way around
-        total += prompts * linear(N, half, C)
-        total += prompts * _two_way_tokens(cfg, T, N)
-    total += prompts * (2 * linear(N, C, half) + 2 * linear(T, C, half) + attention(T, N, half))
-    positions = (2 * cfg.depth + 1) * linear(N, C, half)  # of the grid, once for all prompts
-    return total + positions + prompts * _read_out(cfg, N)
-
-
-def _two_way_tokens(cfg: DecoderConfig, T: int, N: int) -> int:
-    """What a block does with the tokens, and both looks between them and the image."""
-    C, half = cfg.width, cfg.width // 2
-    own = linear(T, C, 4 * C) + attention(T, T, C) + linear(T, C, 2 * cfg.mlp_width)
-    looks = 2 * attention(T, N, half) + 4 * linear(T, C, half)
-    return own + looks
-
-
-def _read_out(cfg: DecoderConfig, N: int) -> int:
-    """Upscaling to 16 sub-cells, hypernetworks, masks and predicted IoU of one prompt."""
-    C, M = cfg.width, cfg.mask_tokens
-    upscale = linear(N, C, 4 * (C // 4)) + linear(4 * N, C // 4, 4 * (C // 8))
-    heads = M * (linear(2, C, C) + linear(1, C, C // 8))
-    iou = linear(1, C, cfg.iou_width) + linear(1, cfg.iou_width, cfg.iou_width + M)
-    return upscale + heads + linear(16 * N, C // 8, M) + iou
-
-
-def _block(tokens: int, width: int, mlp_ratio: int) -> int:
-    """Projections and MLP of a transformer block."""
-    return linear(tokens, width, (4 + 2 * mlp_ratio) * width)
 
 
 def _depthwise(cells: int, channels: int) -> int:

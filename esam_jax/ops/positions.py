@@ -19,7 +19,7 @@ Kind = Literal["linear", "cubic"]
 
 
 @functools.lru_cache(maxsize=64)
-def _weights(old: int, new: int, kind: Kind) -> np.ndarray:
+def weights(old: int, new: int, kind: Kind) -> np.ndarray:
     """Matrix [new, old] that resamples an axis (torch.nn.functional.interpolate)."""
     centre = (np.arange(new) + 0.5) * (old / new) - 0.5
     if kind == "linear":
@@ -84,7 +84,7 @@ def enlarge(
 
 def _resize(x: Array, height: int, width: int, kind: Kind) -> Array:
     sizes = zip(x.shape[-3:-1], (height, width), strict=True)
-    rows, cols = (None if old == new else _weights(old, new, kind) for old, new in sizes)
+    rows, cols = (None if old == new else weights(old, new, kind) for old, new in sizes)
     return separable(x, rows, cols)
 
 
@@ -107,7 +107,7 @@ def bicubic_enlarge(
 ) -> Float[Array, "*X {height} {width}"]:
     """`bicubic_resize` of maps without channels, by `enlarge`."""
     H, W = x.shape[-2:]
-    return enlarge(x, _weights(H, height, "cubic"), _weights(W, width, "cubic"))
+    return enlarge(x, weights(H, height, "cubic"), weights(W, width, "cubic"))
 
 
 def linear_resize(table_LK: Float[Array, "L K"], length: int) -> Float[Array, "{length} K"]:

@@ -1,7 +1,9 @@
 """What to change when a step does not fit: each remedy is compiled, none is guessed."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -60,7 +62,7 @@ def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
 
 
 def remedies(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
-    """Recomputation; parameters in pieces; the teacher in pieces too."""
+    """Recomputation; parameters in pieces; frozen networks in pieces too."""
     if cfg.compute.remat == "none":
         compute = dataclasses.replace(cfg.compute, remat="blocks")
         yield dataclasses.replace(cfg, compute=compute)
@@ -68,9 +70,16 @@ def remedies(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
     if pieces > cfg.mesh.fsdp:
         cfg = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, fsdp=pieces))
         yield cfg
-    if cfg.mesh.fsdp > 1 and cfg.task.kind == "sami" and cfg.task.teacher.placement != "fsdp":
-        teacher = dataclasses.replace(cfg.task.teacher, placement="fsdp")
-        yield dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
+    if cfg.mesh.fsdp > 1:
+        yield from _in_pieces(cfg)
+
+
+def _in_pieces(cfg: RunConfig) -> Iterator[RunConfig]:
+    """Every frozen network of the task in pieces, one more at a time."""
+    for path in _placements(cfg):
+        if _value(cfg, path) != "fsdp":
+            cfg = _with_value(cfg, path, "fsdp")
+            yield cfg
 
 
 def accumulations(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
@@ -88,17 +97,36 @@ def _one_on_another(cfg: RunConfig, devices: int) -> Iterator[RunConfig]:
 
 def _options(cfg: RunConfig, changed: RunConfig) -> str:
     """What to add to the command that gave `cfg`."""
-    options = {
-        "--compute.remat": lambda c: c.compute.remat,
-        "--mesh.fsdp": lambda c: c.mesh.fsdp,
-        "--task.teacher.placement": lambda c: c.task.kind == "sami" and c.task.teacher.placement,
-        "--accumulate": lambda c: c.accumulate,
-    }
+    paths = ("compute.remat", "mesh.fsdp", *_placements(cfg), "accumulate")
     return " ".join(
-        f"{name} {value(changed)}"
-        for name, value in options.items()
-        if value(changed) != value(cfg)
+        f"--{path.replace('_', '-')} {_value(changed, path)}"
+        for path in paths
+        if _value(changed, path) != _value(cfg, path)
     )
+
+
+def _placements(node: Any, path: str = "task") -> list[str]:
+    """Where the config of the task says how a frozen network is placed: fields `placement`."""
+    node = _value(node, path) if path == "task" else node
+    found = []
+    for field in dataclasses.fields(node):
+        value, inside = getattr(node, field.name), f"{path}.{field.name}"
+        if field.name == "placement":
+            found.append(inside)
+        elif dataclasses.is_dataclass(value):
+            found += _placements(value, inside)
+    return found
+
+
+def _value(node: Any, path: str) -> Any:
+    return functools.reduce(getattr, path.split("."), node)
+
+
+def _with_value(node: Any, path: str, value: Any) -> Any:
+    """The config with another value at a path of field names."""
+    name, _, rest = path.partition(".")
+    inside = _with_value(getattr(node, name), rest, value) if rest else value
+    return dataclasses.replace(node, **{name: inside})
 
 
 def _pieces(cfg: RunConfig, devices: int) -> int:

@@ -10,13 +10,12 @@ import jax
 
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
-from esam_jax.data import loader
 from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, topologies
 from esam_jax.plan.collectives import Collective
 from esam_jax.plan.topologies import Topology
-from esam_jax.train import optim
+from esam_jax.train import frozen, optim
 from esam_jax.train import state as states
 from esam_jax.train.step import jit_step
 
@@ -87,7 +86,6 @@ def _peak(memory: Any, topology: Topology) -> int:
 
 
 def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.Lowered:
-    cfg = without_weights(cfg)
     mesh = sharding.make_mesh(cfg.mesh, devices)
     if mesh.size < len(devices):  # one process may, but hours and dollars would be of all of them
         raise ConfigError(
@@ -96,23 +94,22 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
         )
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
-    state = states.abstract(task, optimiser, cfg, mesh)
-    frozen = states.abstract_frozen(task, cfg, mesh)
-    update = jit_step(task, optimiser, cfg, mesh, state, frozen)
+    state = states.abstract(task, optimiser, mesh)
+    weights = frozen.abstract(task, cfg.compute.dtype, mesh)
+    update = jit_step(
+        task,
+        optimiser,
+        mesh,
+        state,
+        weights,
+        seed=cfg.seed,
+        accumulate=cfg.accumulate,
+        guarded=cfg.guard,
+    )
     with _choices_of(topology):
         return update.lower(  # pyright: ignore[reportFunctionMemberAccess]
-            state, frozen, loader.abstract(cfg.data.view, batch=cfg.batch, mesh=mesh)
+            state, weights, states.abstract_batch(task, cfg.batch, mesh)
         )
-
-
-def without_weights(cfg: RunConfig) -> RunConfig:
-    """The same run from random weights: their shapes are the same, and no file is needed."""
-    if cfg.task.kind == "sami":
-        teacher = dataclasses.replace(cfg.task.teacher, weights="random")
-        task = dataclasses.replace(cfg.task, teacher=teacher, init_from=None)
-        return dataclasses.replace(cfg, task=task)
-    task = dataclasses.replace(cfg.task, init_from=None, decoder_from=None)
-    return dataclasses.replace(cfg, task=task)
 
 
 def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:

@@ -8,7 +8,7 @@ import dataclasses
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
 from esam_jax.plan.topologies import Topology
-from esam_jax.tasks import flops
+from esam_jax.tasks import operations
 
 PRICES_OF = "2026-01"
 
@@ -64,7 +64,7 @@ def bill(
         raise ConfigError(f"--mfu is {mfu}, but must lie in (0, 1]: the share of the peak")
     if price is not None and price < 0:
         raise ConfigError(f"--price is {price}, but must not be negative: dollars a chip and hour")
-    parts = {part.name: float(part.total * cfg.batch) for part in flops.parts(cfg)}
+    parts = {part.name: float(part.total * cfg.batch) for part in operations.parts(cfg)}
     sheet, assumed = topology.accelerator, ASSUMPTIONS.get(topology.kind)
     if sheet is None or assumed is None:
         return Bill(parts)

@@ -169,3 +169,10 @@ def _input(
     spare = slots - len(labels)
     points = np.pad(points, ((0, spare), (0, 0)))
     return points, np.pad(labels, (0, spare), constant_values=NOTHING)
+
+
+def query(
+    prompt: Prompt, config: SamConfig, height: int, width: int
+) -> tuple[Float[np.ndarray, "P 2"], Int[np.ndarray, " P"]]:
+    """Points and labels of one prompt without a mask, as the decoder takes them; few sizes of P."""
+    return _input(prompt, _slots(prompt, config), config, height, width)

@@ -32,6 +32,19 @@ def to_original(
     return _FITS[config.fit].to_original(low_res, height, width, config.image_px)
 
 
+def enlarging(
+    height: int, width: int, config: SamConfig
+) -> tuple[Float[np.ndarray, "{height} l"], Float[np.ndarray, "{width} l"]]:
+    """Matrices for rows and columns of the decoder's logits that do what `to_original` does."""
+    side = config.low_res_px
+    if config.fit == "stretch":
+        return positions.weights(side, height, "cubic"), positions.weights(side, width, "cubic")
+    inner = geometry.longest_side(height, width, config.image_px)
+    sizes = zip(inner, (height, width), strict=True)
+    rows, columns = (_through_input(side, config.image_px, *each) for each in sizes)
+    return rows, columns
+
+
 def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
     """Rows and columns of the decoder's logits that lie on the picture, not on its padding."""
     side, px = config.low_res_px, config.image_px

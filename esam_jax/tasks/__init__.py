@@ -1,15 +1,18 @@
-"""Tasks: what is learned, as a pure `init` and `loss`; the loop in `train/` is the same for all."""
+"""Tasks: what is learned, one module for each `kind` of task config; the train loop is the same."""
+
+import importlib
 
 from esam_jax.config import RunConfig
-from esam_jax.tasks import sami, segment
 from esam_jax.tasks.task import Task
-
-BUILDERS = {"sami": sami.build, "segment": segment.build}
 
 
 def build(config: RunConfig) -> Task:
-    """The task of a run; raises EsamError for whatever can be known before anything expensive."""
-    return BUILDERS[config.task.kind](config)
+    """The task of a run, from the module named after its kind; opens no file.
+
+    ConfigError for whatever the config alone tells to be wrong.
+    """
+    module = importlib.import_module(f"{__name__}.{config.task.kind}")
+    return module.build(config)
 
 
 __all__ = ["Task", "build"]

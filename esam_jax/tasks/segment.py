@@ -7,25 +7,24 @@ section 4.1): three masks for one prompt, and only the best of them is trained.
 import jax
 import jax.numpy as jnp
 from einops import reduce
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from esam_jax.config import PromptedConfig, RunConfig, SamConfig, SegmentConfig
+from esam_jax.config import EvaluateConfig, PromptedConfig, RunConfig, SamConfig, SegmentConfig
+from esam_jax.data import views
 from esam_jax.errors import ConfigError
-from esam_jax.models import named
+from esam_jax.evaluate import prompts
+from esam_jax.models import flops, named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images, losses, positions
 from esam_jax.tasks import start
-from esam_jax.tasks.task import Task, TrainedModel
+from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 
 def build(config: RunConfig) -> Task:
-    """The segmentation task; ConfigError before any work.
-
-    `initial` reads the files it starts from, with MissingError or CheckpointError: a run that goes
-    on from its own checkpoint needs them no more.
-    """
+    """The segmentation task; ConfigError for a view that does not fit the model."""
     task = config.task
     assert isinstance(task, SegmentConfig)
     sam_config = named.sam(task.model)
@@ -55,21 +54,23 @@ def build(config: RunConfig) -> Task:
         logits, scores = logits[:, :, 1:], scores[:, :, 1:]
         return compare(logits, scores, batch["masks"], batch["valid"])
 
-    untrained: tuple[str, ...] | None = None
+    def models(params: Params, start: Start) -> dict[str, TrainedModel]:
+        return {task.model: TrainedModel(sam_config, params[task.model], start.untrained)}
 
-    def initial() -> Params | None:
-        nonlocal untrained
-        begun = start.read(task, sam_config)
-        untrained = begun.untrained
-        return {task.model: begun.params} if begun.params else None
+    def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
+        measure = prompts.measurement(model, evaluate, mesh)
+        return lambda params: measure(params[task.model])
 
-    def models(params: Params) -> dict[str, TrainedModel]:
-        nonlocal untrained
-        if untrained is None:  # the run goes on, so that `initial` was not asked
-            untrained = start.untrained(task, sam_config)
-        return {task.model: TrainedModel(sam_config, params[task.model], untrained)}
-
-    return Task(init=init, loss=loss, load_frozen=lambda: {}, initial=initial, models=models)
+    return Task(
+        init=init,
+        loss=loss,
+        example=views.shapes(config.data.view),
+        models=models,
+        initial=lambda: start.read(task, sam_config),
+        resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
+        measurement=measurement,
+        miscounted=flops.miscounted(sam_config.encoder),
+    )
 
 
 def round_loss(

@@ -19,7 +19,7 @@ from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
 from esam_jax.models import named
-from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK
+from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK, Start
 from esam_jax.typing import Params
 
 _DECODER = ("prompt", "decoder")
@@ -27,17 +27,11 @@ _DECODER = ("prompt", "decoder")
 _OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Branches of the model's tree that are not drawn, and what first prompts will not train."""
-
-    params: Params
-    untrained: tuple[str, ...]
-
-
 def read(task: SegmentConfig, config: SamConfig) -> Start:
-    """Reads the files; MissingError for one that is not there, CheckpointError for one that does
-    not fit."""
+    """Branches of the model's tree that are not drawn, and what first prompts will not train.
+
+    MissingError for a file that is not there, CheckpointError for one that does not fit.
+    """
     params: Params = {}
     before = _DECODER  # what was never trained so far
     if task.init_from is not None:
@@ -51,7 +45,7 @@ def read(task: SegmentConfig, config: SamConfig) -> Start:
         params = {**params, **taken, "encoder": encoder}
     never = _never_trained(config)
     kept = tuple(part for part in never if any(f"{part}/".startswith(f"{b}/") for b in before))
-    return Start(params, kept)
+    return Start({task.model: params} if params else {}, kept)
 
 
 def trunk(init_from: str, model: str) -> Params:
@@ -64,7 +58,7 @@ def trunk(init_from: str, model: str) -> Params:
 
 
 def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
-    """What first prompts do not train, of a run that goes on; its first files may be gone."""
+    """What first prompts do not train, of a run that resumes; its first files may be gone."""
     try:
         return read(task, config).untrained
     except EsamError:
@@ -82,7 +76,7 @@ def _never_trained(config: SamConfig) -> tuple[str, ...]:
 
 
 def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
-    """The model of a run or folder to go on from; of a run with several, the one of this name.
+    """The model of a run or folder to start from; of a run with several, the one of this name.
 
     Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
     """

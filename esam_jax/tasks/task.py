@@ -1,25 +1,34 @@
-"""What the train loop needs to know of a task: pure functions and nothing else."""
+"""What the train loop needs to know of a task: pure functions, and what they read.
+
+A task brings all of itself: loss, draws, frozen networks, the arrays of one example, what it starts
+from, what it is measured by and the models that it leaves behind. Building one opens no file.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from esam_jax.config import SamConfig
+from esam_jax.config import EvaluateConfig, SamConfig
 from esam_jax.typing import Batch, Params, PerExample
 
 # The output of mask token 0, whose parameters are slices of arrays shared with the candidates.
 SINGLE_MASK = "decoder/single_mask"
-# Pretraining ends with the encoder's trunk; everything behind it starts anew in fine-tuning.
+# Pretraining ends with the encoder's trunk; fine-tuning draws everything behind it.
 BEHIND_TRUNK = ("encoder/neck", "prompt", "decoder")
+
+Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # of one example, without a batch axis
+Measure = Callable[[Params], dict[str, Any]]  # sharded parameters -> values of metrics.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """One model that a run gives: its config, its parameters, and the branches never trained.
+    """One model that a run leaves: its config, its parameters, and the branches never trained.
 
-    `untrained` holds parameter paths ("encoder/neck"); a later run starts those anew. One name is
+    `untrained` holds parameter paths ("encoder/neck"); a later run draws those again. One name is
     no path: `SINGLE_MASK`. `unused` holds what was trained beside the model and another layout
     needs, by that layout's names (`convert.model_folder`).
     """
@@ -31,24 +40,68 @@ class TrainedModel:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from: host arrays in place of drawn parameters, and what those never learn.
+
+    `params` is a subset of the leaves of `Task.init`. `untrained` names branches of the model that
+    neither the files nor this task train (`TrainedModel.untrained`).
+    """
+
+    params: Params = dataclasses.field(default_factory=dict)
+    untrained: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """One network that the loss reads and nothing changes.
+
+    key: where its config stands ("task.teacher"), for errors; `weights` is that config's value.
+    read: -> its parameters on the host. The first to open a file: ConfigError, MissingError or
+        CheckpointError.
+    shapes: -> the same, abstract.
+    placement: every device holds all of it, or pieces by the table of `sharding.py`.
+    features: (its parameters, uint8 pictures) -> what it computes of them, which must be finite.
+    drawn: whether its weights are random, and so may differ on another device.
+    operations: of its forward pass on one picture, where its jaxpr does not tell them.
+    """
+
+    key: str
+    weights: str | None
+    read: Callable[[], Params]
+    shapes: Callable[[], Params]
+    placement: Literal["replicated", "fsdp"]
+    features: Callable[[Params, Array], Array]
+    drawn: bool = False
+    operations: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """What is learned. Parameters are nested dicts whose top-level keys are model names.
 
     init: key -> parameters. Traceable, so that they can be born sharded.
-    loss: (parameters, frozen, batch) -> one value per example. Pure and traceable.
+    loss: (parameters, frozen, batch) -> one value per example. Pure and traceable. `frozen` holds
+        the parameters of each frozen network by its name.
+    example: the arrays of one example, as the view gives them.
+    models: (parameters, start) -> what is written to the run's `model/`, by name.
     draw: (key, images) -> every random choice of one update, one a row, which `loss` finds in its
         batch: made before the batch is cut, so that micro-batches choose what the whole would.
-    load_frozen: weights that the loss reads but nothing changes, on the host; {} for none.
-    initial: host arrays to start from, a subset of init's leaves, or None to start from scratch;
-        called for a fresh run only, and the first to read what the run starts from.
-    models: parameters -> what is written to the run's `model/`, by name.
-    features: (frozen, uint8 pictures) -> what the teacher makes of them; None without a teacher.
+    frozen: the networks that the loss reads and nothing changes, by name.
+    initial: -> the start of a fresh run. Reads its files: MissingError or CheckpointError.
+    resumed: -> the start of a run that resumes; its first files may be gone, and no parameter is
+        needed of them.
+    measurement: (what to measure on, mesh) -> the measurement of a model in training. Opens the
+        data once; None for a task whose models are not measured.
+    miscounted: operations to add to those that the jaxpr of the loss tells for one example.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Params, Batch], PerExample]
-    load_frozen: Callable[[], Params]
-    initial: Callable[[], Params | None]
-    models: Callable[[Params], Mapping[str, TrainedModel]]
+    example: Shapes
+    models: Callable[[Params, Start], Mapping[str, TrainedModel]]
     draw: Callable[[Array, int], Batch] = lambda key, images: {}
-    features: Callable[[Params, Array], Array] | None = None
+    frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
+    initial: Callable[[], Start] = Start
+    resumed: Callable[[], Start] = Start
+    measurement: Callable[[EvaluateConfig, Mesh], Measure] | None = None
+    miscounted: int = 0

@@ -1,48 +1,47 @@
 """The train loop: one for every task, from a config and a folder to trained models.
 
-A run folder goes on by itself: the same command after a kill, a preemption or a mended disk resumes
-from the last whole checkpoint, to the same numbers as a run that was left alone.
+A run folder resumes by itself: the same command after a kill, a preemption or a full disk resumes
+from the last intact checkpoint, to the same numbers as a run that was left alone.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
-from esam_jax import sharding, tasks
-from esam_jax.config import RunConfig, json
+from esam_jax import sharding
+from esam_jax.config import RunConfig
 from esam_jax.convert import model_folder
-from esam_jax.data import loader, records, sources
+from esam_jax.data import loader
 from esam_jax.errors import TrainingError
-from esam_jax.evaluate import runner
 from esam_jax.processes import consistency, leader, stop
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
-from esam_jax.runs import config_file, owner
-from esam_jax.tasks.task import Task
-from esam_jax.train import guard, optim, teacher_check
-from esam_jax.train import state as states
-from esam_jax.train.checkpoint import manager
+from esam_jax.runs import owner
+from esam_jax.train import guard, jobs, start
 from esam_jax.train.checkpoint.manager import Checkpoints
+from esam_jax.train.jobs import Due, Jobs
 from esam_jax.train.replicas import Replicas
+from esam_jax.train.start import Begun, Ready
 from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
-from esam_jax.train.telemetry import log, trackers
+from esam_jax.train.telemetry import log
+from esam_jax.train.telemetry.log import Log
 from esam_jax.train.telemetry.tracing import Tracer
-from esam_jax.typing import Params
+from esam_jax.train.telemetry.trackers import Trackers
+from esam_jax.typing import Batch, Params
 
 
 def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) -> dict[str, Any]:
-    """Trains, and gives back the last value of every metric; a finished run only reads them.
+    """Trains, and returns the last value of every metric; a finished run only reads them.
 
     Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises
-    EsamError for what the user can mend, most of it before anything is written or compiled, and
+    EsamError for what the user can fix, most of it before anything is written or compiled, and
     Terminated on SIGTERM.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
@@ -65,155 +64,147 @@ def _run(
 ) -> dict[str, Any]:
     """A run from where it stands to its end; `back` is the spike to go back from first.
 
-    Going back is starting anew in place: the one way that a killed run takes too.
+    Going back is starting again in place: the one way that a killed run takes too.
     """
     began = time.monotonic()
-    trackers.require(cfg)
-    first_step = manager.newest(workdir)
-    if back is not None:
-        first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
-    so_far = log.merged(workdir / log.METRICS_FILE)
-    done_before = first_step == cfg.steps and "finished" in so_far
-    # Hosts with folders of their own would go on from different steps.
-    here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
-    consistency.agree(consistency.facts(json.to_json(cfg), **here))
-    mesh = sharding.make_mesh(cfg.mesh)
-    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    resumed = first_step > 0
-    if resumed:
-        leader.decide(lambda: config_file.require_same(cfg, workdir))
-    if done_before:  # the data may be gone by now
+    # ---------------------------------------------------------- the start: nothing is touched
+    where = start.standing(cfg, workdir, back)
+    if where.finished:  # the data may be gone by now
         log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
-        return so_far
-
-    # What a typing error can break is opened here, before the folder is touched.
-    source = sources.open_source(cfg.data.source)
-    found = records.summary(source)
-    consistency.agree({"records": found})  # else batches would hold some twice and others never
-    if cfg.evaluate is not None:
-        sources.open_source(cfg.evaluate.source)
-    task = tasks.build(cfg)
-    start = task.initial() if first_step == 0 else None
-
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, mesh)
+        return where.metrics
+    ready = start.check(cfg, workdir, where.first_step)
     with (
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
-        owner.owned(workdir, resumed=resumed),
-        Checkpoints(cfg.save, workdir, template) as checkpoints,
+        owner.owned(workdir, resumed=where.first_step > 0),
+        Checkpoints(cfg.save, workdir, ready.template) as checkpoints,
         _full_memory(),
     ):
-        leader.decide(lambda: _store(cfg, workdir, resumed))
+        leader.decide(lambda: start.store_config(cfg, workdir, where.first_step))
+        # ------------------------------------------------------ the state, on the devices
         if back is not None:
-            checkpoints.go_back(first_step)
-        if first_step:
-            state = checkpoints.restore(template)
-            # Older, if the newest is damaged; other hosts may see that later than process 0.
-            first_step = leader.decide(checkpoints.latest) or 0
-            log.say(f"going on from step {first_step}", progress)
-        else:
-            state = states.create(task, optimiser, cfg, mesh, start)
-        state, rollback = (state, None) if back is None else guard.skip_ahead(back, state)
-        frozen = states.load_frozen(task, cfg, mesh)
-        teacher_check.check(task, cfg, mesh, frozen, workdir, resumed=first_step > 0)
-        copies = Replicas(_copied(template, frozen), mesh, trusted=first_step)
+            checkpoints.go_back(where.first_step)
+        begun = start.begin(cfg, ready, checkpoints, workdir, back)
+        if begun.first_step:
+            log.say(f"resuming from step {begun.first_step}", progress)
+        copies = Replicas(jobs.copied(ready.template, begun.frozen), ready.mesh, begun.first_step)
         if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
-            copies.compare(first_step, _copied(state, frozen))  # each host has read its own files
-        step_fn = jit_step(task, optimiser, cfg, mesh, template, frozen)
-        step_fn = watchdog.watching(consistency.agreeing(step_fn), first_step)
-
+            # Each host has read its own files.
+            copies.compare(begun.first_step, jobs.copied(begun.state, begun.frozen))
+        # ------------------------------------------------------ the updates
         with (
-            contextlib.closing(
-                loader.stream(
-                    source,
-                    cfg.data,
-                    seed=cfg.seed,
-                    batch=cfg.batch,
-                    mesh=mesh,
-                    first_batch=int(state.batches),
-                )
-            ) as batches,
-            log.Log(
-                cfg,
-                workdir,
-                first_step,
-                lambda: batches.broken,
-                records=found,
-                progress=progress,
-                began=began,
-            ) as report,
+            _batches(cfg, ready, begun) as batches,
+            _log(cfg, ready, begun, lambda: batches.broken, workdir, began, progress) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
-            if rollback is not None:
-                report.event("rollback", first_step, **rollback)
-            # Nothing crosses between host and device unless it is asked for by name.
-            with jax.transfer_guard("disallow"):
-                # The first round has no update: it makes up for an evaluation that was cut short.
-                for done in range(first_step, cfg.steps + 1):
-                    if done > first_step:
-                        with tracer.step(done):
-                            state, metrics = step_fn(state, frozen, report.await_batch(batches))
-                        tracer.after(done, metrics)
-                        guard.judge(cfg.guard, report.after(done, metrics))
-                        report.events(done, checkpoints.check())
-                        if _is_due(cfg.guard.checksum_every_steps, done):
-                            copies.compare(done, _copied(state, frozen))
-                        stopping = stop.stop_agreed(terminated)
-                        if stopping or done % cfg.save.every_steps == 0 or done == cfg.steps:
-                            guard.judge(cfg.guard, report.flush(done))  # before it can be saved
-                            with watchdog.slow("a save"), report.timed("save", done):
-                                checkpoints.save(done, state)
-                        if stopping:
-                            with watchdog.slow("the last save"):
-                                checkpoints.wait()
-                            raise Terminated
-                    if _evaluates(cfg, done) and done not in report.evaluated:
-                        guard.judge(cfg.guard, report.flush(done))
-                        with (
-                            watchdog.slow("an evaluation"),
-                            report.timed("evaluate", done),
-                            jax.transfer_guard("allow"),
-                        ):
-                            measured = runner.run(cfg, task, state.params)
-                            report.write(done, measured)
-                            checkpoints.score(done, measured)
+            compare = jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen)
+            work = jobs.plan(cfg, report, watchdog, checkpoints, ready.measure, compare)
+            step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
+            state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated)
+            # -------------------------------------------------- the end
             with watchdog.slow("the end of the run"):
-                checkpoints.wait()
+                work.save.wait()
                 report.events(cfg.steps, checkpoints.check())
-                _write_models(cfg, workdir, task, state.params, mesh)
+                _write_models(cfg, workdir, ready, state.params)
             if jax.process_index() == 0:
                 log.say(figures.loss(workdir), progress)
             report.finish()
         return log.merged(workdir / log.METRICS_FILE)
 
 
-def _store(cfg: RunConfig, workdir: Path, resumed: bool) -> None:
-    with owner.writing(workdir, resumed=resumed):
-        config_file.store(cfg, workdir)
+def _train(
+    cfg: RunConfig,
+    begun: Begun,
+    step_fn: Callable[..., Any],
+    batches: Iterator[Batch],
+    report: Log,
+    tracer: Tracer,
+    work: Jobs,
+    terminated: threading.Event,
+) -> TrainState:
+    """The state after the last update; Terminated once the state is saved after a SIGTERM."""
+    state, frozen, first_step = begun.state, begun.frozen, begun.first_step
+    if begun.rollback is not None:
+        report.event("rollback", first_step, **begun.rollback)
+    work.evaluate.after(first_step, state)  # unless an earlier part of the run did
+    # Nothing crosses between host and device unless it is requested by name.
+    with jax.transfer_guard("disallow"):
+        for done in range(first_step + 1, cfg.steps + 1):
+            # ------------------------------------------ one update; its numbers come one late
+            with tracer.step(done):
+                state, metrics = step_fn(state, frozen, report.await_batch(batches))
+            tracer.after(done, metrics)
+            guard.judge(cfg.guard, report.after(done, metrics))
+            report.events(done, work.save.news())
+            # ------------------------------------------ what is due after it
+            work.compare.after(done, state)
+            stopping = stop.stop_agreed(terminated)
+            work.save.after(done, state, now=stopping)
+            if stopping:
+                work.save.wait()
+                raise Terminated
+            work.evaluate.after(done, state)
+    return state
 
 
-def _evaluates(cfg: RunConfig, done: int) -> bool:
-    """Whether the model is measured after `done` updates: as asked, and at the end."""
-    if cfg.evaluate is None or done == 0:
-        return False
-    return done == cfg.steps or _is_due(cfg.evaluate.every_steps, done)
+def _step(cfg: RunConfig, ready: Ready, begun: Begun) -> Callable[..., Any]:
+    """(state, frozen, batch) -> (state, metrics), compiled; hosts compare their programs."""
+    step_fn = jit_step(
+        ready.task,
+        ready.optimiser,
+        ready.mesh,
+        ready.template,
+        begun.frozen,
+        seed=cfg.seed,
+        accumulate=cfg.accumulate,
+        guarded=cfg.guard,
+    )
+    return consistency.agreeing(step_fn)
 
 
-def _is_due(every_steps: int | None, done: int) -> bool:
-    return every_steps is not None and done % every_steps == 0
+def _batches(cfg: RunConfig, ready: Ready, begun: Begun) -> contextlib.closing[Any]:
+    stream = loader.stream(
+        ready.source,
+        cfg.data,
+        seed=cfg.seed,
+        batch=cfg.batch,
+        mesh=ready.mesh,
+        first_batch=int(begun.state.batches),
+    )
+    return contextlib.closing(stream)
 
 
-def _copied(state: TrainState, frozen: Params) -> dict[str, Any]:
-    """What several devices hold copies of."""
-    return {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}
+def _log(
+    cfg: RunConfig,
+    ready: Ready,
+    begun: Begun,
+    broken: Callable[[], Mapping[str, str]],
+    workdir: Path,
+    began: float,
+    progress: bool | None,
+) -> Log:
+    return Log(
+        workdir,
+        name=cfg.name,
+        first_step=begun.first_step,
+        steps=cfg.steps,
+        batch=cfg.batch,
+        every_steps=cfg.log_every_steps,
+        mesh=ready.mesh,
+        flops_per_example=begun.flops_per_example,
+        trackers=Trackers(cfg, workdir),
+        broken=broken,
+        records=ready.records,
+        progress=progress,
+        began=began,
+    )
 
 
-def _write_models(cfg: RunConfig, workdir: Path, task: Task, params: Params, mesh: Mesh) -> None:
+def _write_models(cfg: RunConfig, workdir: Path, ready: Ready, params: Params) -> None:
     """`model/` for one trained model, `model/NAME/` for each of several."""
-    whole = sharding.gather(params, mesh)
+    gathered = sharding.gather(params, ready.mesh)
     if jax.process_index() != 0:
         return
-    models = task.models(whole)
+    models = ready.task.models(gathered, ready.start)
     for name, model in models.items():
         folder = workdir / "model" if len(models) == 1 else workdir / "model" / name
         model_folder.write(

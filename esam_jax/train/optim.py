@@ -1,5 +1,6 @@
 """AdamW with warm-up, decay of kernels only, layer-wise rates and clipping by model."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -19,17 +20,28 @@ _STAGE = re.compile(r"(?:^|/)encoder/stage_\d+/")
 _BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
 
 
-def make(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """A gradient transformation of optax's and the rate that it learns with.
+
+    rate: number of the update, from 0 -> learning rate.
+    """
+
+    init: Callable[[Any], Any]
+    update: Callable[..., tuple[Any, Any]]
+    rate: Callable[[Any], jax.Array]
+
+
+def make(config: OptimConfig, steps: int) -> Optimiser:
     """The optimiser of a run of `steps` updates; top-level keys of its trees are model names."""
-    parts = [
-        adam_with_decay(config),
-        optax.scale_by_learning_rate(learning_rate(config, steps)),
-    ]
+    rate = learning_rate(config, steps)
+    parts = [adam_with_decay(config), optax.scale_by_learning_rate(rate)]
     if config.clip_norm is not None:
         parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
     if config.layer_decay is not None:
         parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
-    return optax.chain(*parts)
+    chain = optax.chain(*parts)
+    return Optimiser(chain.init, chain.update, rate)
 
 
 def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:

@@ -8,15 +8,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from esam_jax import sharding
-from esam_jax.config import RunConfig
 from esam_jax.errors import CheckpointError
 from esam_jax.tasks.task import Task
-from esam_jax.typing import Params
+from esam_jax.train.optim import Optimiser
+from esam_jax.typing import Batch, Params
 
 # Step s draws from fold_in(key, s); the parameters from a number that no step has.
 _INIT_STREAM = 2**32 - 1
@@ -24,7 +23,7 @@ _INIT_STREAM = 2**32 - 1
 
 @flax.struct.dataclass
 class GuardState:
-    """What train/guard.py goes by: scalars in the state, so that a resumed run decides alike."""
+    """What train/guard.py decides by: scalars in the state, so that a resumed run decides alike."""
 
     skipped: Any  # int32: updates that were skipped so far, which the learning rate waits for
     skipped_in_a_row: Any  # int32
@@ -48,7 +47,7 @@ class TrainState:
     guard: Any  # GuardState
 
 
-def _fresh(task: Task, optimiser: optax.GradientTransformation, rng: Array) -> TrainState:
+def _fresh(task: Task, optimiser: Optimiser, rng: Array) -> TrainState:
     params = task.init(rng)
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
@@ -76,11 +75,9 @@ def compile_once(mesh: Mesh) -> dict[str, Any] | None:
     return quick if on_cpu else None
 
 
-def abstract(
-    task: Task, optimiser: optax.GradientTransformation, cfg: RunConfig, mesh: Mesh
-) -> TrainState:
+def abstract(task: Task, optimiser: Optimiser, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state, without computing anything."""
-    shapes = jax.eval_shape(functools.partial(_fresh, task, optimiser), init_key(cfg.seed))
+    shapes = jax.eval_shape(functools.partial(_fresh, task, optimiser), init_key(0))
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
@@ -88,57 +85,30 @@ def abstract(
     )
 
 
+def abstract_batch(task: Task, size: int, mesh: Mesh) -> Batch:
+    """Shapes, types and shardings of a batch of `size` examples, without opening any data."""
+    return {
+        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding.batch(mesh))
+        for name, (shape, dtype) in task.example.items()
+    }
+
+
 def create(
-    task: Task,
-    optimiser: optax.GradientTransformation,
-    cfg: RunConfig,
-    mesh: Mesh,
-    start: Params | None = None,
+    task: Task, optimiser: Optimiser, key: Array, mesh: Mesh, start: Params | None = None
 ) -> TrainState:
-    """The state before the first update; `start` takes the place of what was drawn (task.initial).
+    """The state before the first update; `start` replaces what was drawn (`tasks.task.Start`).
 
     CheckpointError lists the leaves of `start` that fit nowhere.
     """
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, cfg, mesh))
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, mesh))
     fresh = jax.jit(
         functools.partial(_fresh, task, optimiser),
         out_shardings=places,
         compiler_options=compile_once(mesh),
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
-    state = fresh(init_key(cfg.seed))
-    return state if start is None else state.replace(params=_replace(state.params, start))
-
-
-def load_frozen(task: Task, cfg: RunConfig, mesh: Mesh) -> Params:
-    """The weights that the loss reads but nothing changes; kernels in the type of the computation.
-
-    Norms, biases and tables stay as they are, as they do in what is trained: they are small.
-    """
-    frozen = task.load_frozen()
-
-    def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-        return sharding.place(leaf.astype(like.dtype), like.sharding)
-
-    return jax.tree.map(put, frozen, _like_frozen(frozen, cfg, mesh))
-
-
-def abstract_frozen(task: Task, cfg: RunConfig, mesh: Mesh) -> Params:
-    """Shapes, types and shardings of `load_frozen`; a random teacher is not drawn for them."""
-    return _like_frozen(jax.eval_shape(task.load_frozen), cfg, mesh)
-
-
-def _like_frozen(frozen: Params, cfg: RunConfig, mesh: Mesh) -> Params:
-    """In pieces by the table of parameters, or whole on every device but for its split heads."""
-    pieces = cfg.task.kind == "sami" and cfg.task.teacher.placement == "fsdp"
-
-    def like(path: tuple[Any, ...], leaf: Any, place: jax.sharding.NamedSharding) -> Any:
-        kernel = sharding.name(path).endswith("/kernel")
-        dtype = jnp.dtype(cfg.compute.dtype) if kernel else leaf.dtype
-        place = place if pieces else sharding.without(place, "fsdp")
-        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=place)
-
-    return jax.tree_util.tree_map_with_path(like, frozen, sharding.shardings(frozen, mesh))
+    state = fresh(key)
+    return state.replace(params=_replace(state.params, start)) if start else state
 
 
 def _replace(params: Params, start: Params) -> Params:

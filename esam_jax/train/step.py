@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Num, Shaped
 
 from esam_jax import sharding
-from esam_jax.config import RunConfig
+from esam_jax.config import GuardConfig
 from esam_jax.tasks.task import Task
-from esam_jax.train import guard, optim, scalars
+from esam_jax.train import guard, scalars
+from esam_jax.train.optim import Optimiser
 from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
 from esam_jax.typing import Batch, Params
@@ -23,25 +24,28 @@ Metrics = dict[str, Num[Array, ""]]
 
 def jit_step(
     task: Task,
-    optimiser: optax.GradientTransformation,
-    cfg: RunConfig,
+    optimiser: Optimiser,
     mesh: Mesh,
     state: TrainState,
     frozen: Params,
+    *,
+    seed: int,
+    accumulate: int,
+    guarded: GuardConfig,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Scalars]]:
     """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state.
 
-    `state` and `frozen` may be abstract: only their shardings are read. An update whose loss or
+    `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
+    random choice, `accumulate` the number of micro-batches. An update whose loss or
     gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
     models are skipped together, because they share a batch and the optimiser's count.
     """
-    rate = optim.learning_rate(cfg.optim, cfg.steps)
-    root_key = jax.random.key_data(jax.random.key(cfg.seed))
+    root_key = jax.random.key_data(jax.random.key(seed))
 
     def update(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Scalars]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(root_key), state.step)
         grads, metrics = mean_gradient(
-            task, state.params, frozen, batch, rng, cfg.accumulate, sharding.batch(mesh)
+            task, state.params, frozen, batch, rng, accumulate, sharding.batch(mesh)
         )
         metrics |= _gradient_norms(grads)
         # Of what was summed over all devices, so that every host finds the same.
@@ -53,9 +57,9 @@ def jit_step(
             functools.partial(jnp.where, good), changed, (state.params, state.opt_state)
         )
         metrics |= _sizes(params, updates, good)
-        metrics["learning_rate"] = rate(state.step - state.guard.skipped)
-        guarded, findings = guard.watch(cfg.guard, state, metrics["loss"], good)
-        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, guarded)
+        metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped)
+        memory, findings = guard.watch(guarded, state, metrics["loss"], good)
+        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
         return after, scalars.pack(metrics | findings)
 
     def places(tree: Any) -> Any:

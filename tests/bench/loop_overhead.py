@@ -27,11 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import toy
 
-from esam_jax import sharding
+from esam_jax import sharding, tasks
 from esam_jax.config import SaveConfig
-from esam_jax.train import loop, optim
-from esam_jax.train import state as states
-from esam_jax.train.step import jit_step
+from esam_jax.train import loop
 from esam_jax.typing import PerExample
 
 WIDTH = 256  # of the product that makes an update last
@@ -73,12 +71,10 @@ class Ready:
 
 def setup(cfg, task):
     mesh = sharding.make_mesh(cfg.mesh)
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, mesh)
-    step_fn = jit_step(task, optimiser, cfg, mesh, template, {})
+    step_fn = toy.jit_step(task, cfg, mesh, toy.abstract(task, cfg, mesh), {})
     place = sharding.batch(mesh)
     batches = [jax.device_put(toy.batch_of(0, i, cfg.batch), place) for i in range(16)]
-    return step_fn, batches, lambda: states.create(task, optimiser, cfg, mesh)
+    return step_fn, batches, lambda: toy.create(task, cfg, mesh)
 
 
 def bare(step_fn, batches, fresh, steps):
@@ -129,9 +125,9 @@ def main():
     task = slow_task(calibrate(cfg, arguments.milliseconds / 1e3))
     step_fn, batches, fresh = setup(cfg, task)
     # The loop builds what it runs: it is given what the bare loop runs, compiled once.
-    loop.tasks.build = lambda cfg: task
-    loop.loader.stream = lambda *args, **options: Ready(batches)
-    loop.jit_step = lambda *args: step_fn
+    tasks.build = lambda cfg: task
+    loop.loader.stream = lambda *args, **keys: Ready(batches)
+    loop.jit_step = lambda *args, **keys: step_fn
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         whole(cfg, Path(folder) / "warm")

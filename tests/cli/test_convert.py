@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers import toy
 
 from esam_jax import cli, configs, sharding, tasks
 from esam_jax.config import MeshConfig
@@ -16,8 +17,6 @@ from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
 from esam_jax.evaluate import golden
 from esam_jax.runs import config_file
-from esam_jax.train import optim
-from esam_jax.train import state as states
 from esam_jax.train.checkpoint.manager import Checkpoints
 
 
@@ -171,7 +170,7 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
     """A run that wrote no model yet: its last step, and an earlier one by number."""
     cfg = dataclasses.replace(configs.load("quickstart_scratch"), mesh=MeshConfig(data=1))
     mesh, task = sharding.make_mesh(cfg.mesh), tasks.build(cfg)
-    first = states.create(task, optim.make(cfg.optim, cfg.steps), cfg, mesh, None)
+    first = toy.create(task, cfg, mesh)
     kept = {1: first, 2: first.replace(params=jax.tree.map(lambda x: x + 1, first.params))}
     (tmp_path / "run").mkdir()
     config_file.store(cfg, tmp_path / "run")
@@ -181,7 +180,7 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
     run_folder = tmp_path / "run"
     for source_name, step in ((f"{run_folder}@1", 1), (f"{run_folder}@2", 2), (run_folder, 2)):
         found = result(capsys, "convert", source_name, tmp_path / "model")
-        (model,) = task.models(kept[step].params).values()
+        (model,) = task.models(kept[step].params, task.resumed()).values()
         assert found["sha256"] == describe.checksum(jax.device_get(model.params))
         assert found["untrained"] == list(model.untrained)
         assert found["source"].endswith(f"step {step} of {cfg.steps}")

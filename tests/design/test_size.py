@@ -12,15 +12,13 @@ SAME_NAME = {
     "mae": "the network, and the converter of its family",
     "sam": "the converter of the family, and the class of the public API",
     "sami": "the network, and the task that trains it",
+    "start": "before the first update of a run, and the weights that a task starts from",
     "prompts": "drawn from masks, and the protocol `esam evaluate prompts`",
 }
 
 # ---- What is still to be fixed. A list holds exactly the present offenders, so it only shrinks.
-LONG_FUNCTIONS = {
-    "tasks/sami.py:build",
-    "train/loop.py:_run",
-}
-CONFUSED_NAMES = {"flops", "table"}
+LONG_FUNCTIONS: set[str] = set()
+CONFUSED_NAMES = {"table"}
 
 
 def test_no_file_is_too_long():

@@ -15,8 +15,8 @@ from esam_jax.config import RunConfig
 KNOWS_TASKS = ("config/", "configs/", "tasks/", "__init__.py")
 
 # ---- What is still to be fixed. A list holds exactly the present offenders, so it only shrinks.
-COMPARES_KIND = {"plan/changes.py", "plan/compiled.py", "train/state.py"}
-NAMES_A_TASK = {"train/checkpoint/model_of_step.py", "train/teacher_check.py"}
+COMPARES_KIND: set[str] = set()
+NAMES_A_TASK: set[str] = set()
 
 
 def task_classes() -> list[Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +14,7 @@ from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.evaluate import prompts
 from esam_jax.models import named
-from esam_jax.models.sam.network import Sam as Network
-from esam_jax.predict.sam import Sam
+from esam_jax.ops import regions
 
 
 @dataclasses.dataclass
@@ -55,23 +53,27 @@ class Pictures:
         )
 
 
-class FakeSam(Sam):
-    """Answers each prompt with what `answer(masks of the picture, prompt)` says."""
+class Fake:
+    """Answers each prompt with what `answer(masks of the picture, prompt)` says, two at a time."""
 
-    def __init__(self, source: Pictures, answer) -> None:
-        super().__init__(Network(named.sam("sam_nano")), {})
-        self._source, self._answer = source, answer
+    rows, read, own = 2, (0, 1), frozenset((0, 1))
 
-    def encode(self, images: list[np.ndarray]) -> list[int]:
-        return [int(image[0, 0, 0]) for image in images]
+    def __init__(self, answer) -> None:
+        self._answer = answer
 
-    def decode(self, embedding: list[int], lists: list, *, multimask: bool = True) -> list:
-        answers = []
-        for index, asked in zip(embedding, lists, strict=True):
-            masks = self._source.read(index).annotation("masks").masks
-            found = np.stack([self._answer(masks, prompt) for prompt in asked])
-            answers.append(SimpleNamespace(best=lambda found=found: (None, found)))
-        return answers
+    def __call__(self, asked):
+        return {
+            row: np.array(
+                [
+                    [
+                        regions.iou(self._answer(question.masks, prompt), mask)
+                        for prompt, mask in zip(prompts, question.masks, strict=True)
+                    ]
+                    for prompts in (question.boxes, question.clicks)
+                ]
+            )
+            for row, question in asked.items()
+        }
 
 
 def ellipse(x: float, y: float, a: float, b: float) -> np.ndarray:
@@ -102,9 +104,10 @@ def filled(masks: np.ndarray, prompt) -> np.ndarray:
     return out
 
 
-def evaluate(source: Pictures, answer, **options) -> dict:
-    settings = {"images": 9, "masks_per_image": 9, "seed": 0} | options
-    return prompts.evaluate(FakeSam(source, answer), source, **settings)
+def evaluate(source: Pictures, answer, broken="raise", **options) -> dict:
+    chosen = prompts.Selection(**{"images": 9, "masks_per_image": 9, "seed": 0} | options)
+    found = prompts.measure(Fake(answer), source, chosen, broken=broken)
+    return found.means() | {"masks": found.fill_box.count, "skipped": found.skipped}
 
 
 def test_an_oracle_scores_one_from_box_and_from_point():
@@ -112,7 +115,7 @@ def test_an_oracle_scores_one_from_box_and_from_point():
     for click in ("uniform", "centre"):
         result = evaluate(source, oracle, click=click)
         assert (result["box_miou"], result["point_miou"]) == (1, 1)
-        assert (result["masks"], result["images"]) == (5, 3)
+        assert result["masks"] == 5
 
 
 def test_filling_the_box_scores_the_baseline():
@@ -138,9 +141,9 @@ def test_tiny_masks_are_left_out():
 
 def test_the_seed_draws_pictures_and_masks():
     source = Pictures([THREE] * 7)
-    result = evaluate(source, oracle, images=4, masks_per_image=2)
-    assert (result["masks"], result["images"]) == (8, 4)
-    assert "4 of 7 pictures and up to 2 masks" in result["protocol"]
+    assert evaluate(source, oracle, images=4, masks_per_image=2)["masks"] == 8
+    chosen = prompts.Selection(images=4, masks_per_image=2, seed=0)
+    assert "4 of 7 pictures and up to 2 masks" in chosen.words(named.sam("sam_nano"), 7)
     asked = [prompts.ask(source.read(3), 2, (seed, 3), "uniform") for seed in (0, 0, 1)]
     points = [[click.points.tolist() for click in question.clicks] for question in asked]
     assert points[0] == points[1] != points[2]
@@ -153,7 +156,7 @@ def test_a_picture_without_masks_is_an_error():
 
 def test_broken_pictures_are_skipped_and_counted_when_asked():
     result = evaluate(Pictures([THREE, None, LINE]), oracle, broken="skip")
-    assert (result["masks"], result["images"], result["skipped"]) == (4, 2, 1)
+    assert (result["masks"], result["skipped"]) == (4, 1)
     assert result["box_miou"] == 1
     nothing = evaluate(Pictures([None]), oracle, broken="skip")
     assert (nothing["masks"], nothing["skipped"]) == (0, 1) and "box_miou" not in nothing

@@ -18,8 +18,14 @@ from esam_jax.config import (
     SaveConfig,
     ScenesConfig,
 )
-from esam_jax.tasks.task import Task
+from esam_jax.tasks.task import Frozen, Task
+from esam_jax.train import optim, step
+from esam_jax.train import state as states
+from esam_jax.train.telemetry.log import Log
+from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import PerExample
+
+FLOPS = 123_456_789  # of an example, as `open_log` says
 
 
 def task(noise=0.0):
@@ -51,13 +57,21 @@ def task(noise=0.0):
         error += batch.get("noise", 0.0) * x.mean(-1)
         return PerExample(error, batch["weight"], {"largest": jnp.abs(x).max(-1)})
 
-    return Task(
-        init=init,
-        loss=loss,
-        load_frozen=lambda: {},
-        initial=lambda: None,
-        models=lambda _: {},
-        draw=draw,
+    number = np.dtype(np.float32)
+    example = {"x": ((8,), number), "y": ((8,), number), "weight": ((), number)}
+    return Task(init=init, loss=loss, example=example, models=lambda *_: {}, draw=draw)
+
+
+def frozen(weights, placement="replicated", features=None, source="teacher.pt", drawn=False):
+    """A frozen network of these host arrays, which looks at pictures as `features` says."""
+    return Frozen(
+        key="task.teacher",
+        weights=source,
+        read=lambda: weights,
+        shapes=lambda: jax.eval_shape(lambda: weights),
+        placement=placement,
+        features=features or (lambda params, image: image.astype(jnp.float32)),
+        drawn=drawn,
     )
 
 
@@ -94,6 +108,54 @@ class Stream:
 
     def close(self):
         self.closed = True
+
+
+def stream(cfg, mesh, first_batch=0):
+    """The toy's batches for a config."""
+    return Stream(
+        None, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh, first_batch=first_batch
+    )
+
+
+def open_log(cfg, folder, first_step=0, **more):
+    """The log of a run, by a config."""
+    keys = {"trackers": Trackers(cfg, folder), "broken": dict, "progress": False} | more
+    return Log(
+        folder,
+        name=cfg.name,
+        first_step=first_step,
+        steps=cfg.steps,
+        batch=cfg.batch,
+        every_steps=cfg.log_every_steps,
+        mesh=sharding.make_mesh(cfg.mesh),
+        flops_per_example=FLOPS,
+        **keys,
+    )
+
+
+def create(made, cfg, mesh, start=None):
+    """The state of a task before its first update, by a config."""
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    return states.create(made, optimiser, states.init_key(cfg.seed), mesh, start)
+
+
+def abstract(made, cfg, mesh):
+    """The same, abstract."""
+    return states.abstract(made, optim.make(cfg.optim, cfg.steps), mesh)
+
+
+def jit_step(made, cfg, mesh, state, frozen):
+    """The compiled update of a task, by a config."""
+    return step.jit_step(
+        made,
+        optim.make(cfg.optim, cfg.steps),
+        mesh,
+        state,
+        frozen,
+        seed=cfg.seed,
+        accumulate=cfg.accumulate,
+        guarded=cfg.guard,
+    )
 
 
 def config(**changes):

@@ -19,7 +19,7 @@ import time
 import jax
 import numpy as np
 
-from esam_jax import sharding
+from esam_jax import sharding, tasks
 from esam_jax.config import GuardConfig, MeshConfig, OptimConfig, PeersConfig, SaveConfig
 from esam_jax.errors import EsamError
 from esam_jax.processes import join
@@ -66,9 +66,9 @@ def main(wishes):
     if wishes.get("lr", {}).get("host") == number:
         config = toy.config(optim=OptimConfig(peak_lr=wishes["lr"]["rate"]), mesh=MeshConfig())
     noise = 0.25 if wishes.get("constant") == number else 0.125
-    frozen = {"norm": {"scale": np.full(8, 2.0 if wishes.get("weights") == number else 1.0)}}
-    task = dataclasses.replace(toy.task(noise), load_frozen=lambda: frozen)
-    loop.tasks.build = lambda cfg: task
+    weights = {"norm": {"scale": np.full(8, 2.0 if wishes.get("weights") == number else 1.0)}}
+    task = dataclasses.replace(toy.task(noise), frozen={"teacher": toy.frozen(weights)})
+    tasks.build = lambda cfg: task
     loop.loader.stream = stream(wishes)
 
     def note(event, details):

@@ -25,6 +25,7 @@ def train(arguments):
         num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
         process_id=int(os.environ["JAX_PROCESS_ID"]),
     )
+    from esam_jax import tasks
     from esam_jax.config import MeshConfig
     from esam_jax.train import loop
 
@@ -35,7 +36,7 @@ def train(arguments):
             time.sleep(0.1)
             return super().__next__()
 
-    loop.tasks.build = lambda cfg: toy.task()
+    tasks.build = lambda cfg: toy.task()
     loop.loader.stream = Slow
     name, workdir = arguments[1], arguments[3]
     config = toy.config(name=name, steps=STEPS, mesh=MeshConfig(), save=SaveConfig(every_steps=5))

@@ -4,11 +4,10 @@ import dataclasses
 import json
 
 import jax
-import numpy as np
 import pytest
 from helpers import toy
 
-from esam_jax import configs, sharding
+from esam_jax import configs
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
 from esam_jax.plan import changes, compiled, costs, report, table, topologies
@@ -26,18 +25,8 @@ def config(**more):
 
 @pytest.fixture
 def as_toy(monkeypatch):
-    """Everything is real but the task and its batch."""
-
-    def abstract(view, *, batch, mesh):
-        place = sharding.batch(mesh)
-        host = toy.batch_of(0, 0, batch)
-        return {
-            name: jax.ShapeDtypeStruct(x.shape, np.dtype(x.dtype), sharding=place)
-            for name, x in host.items()
-        }
-
+    """Everything is real but the task."""
     monkeypatch.setattr(compiled.tasks, "build", lambda cfg: toy.task())
-    monkeypatch.setattr(compiled.loader, "abstract", abstract)
 
 
 def with_memory(size):

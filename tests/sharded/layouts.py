@@ -42,8 +42,7 @@ from esam_jax.data import loader, sources
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.order import Order
 from esam_jax.models import named
-from esam_jax.train import optim, step
-from esam_jax.train import state as states
+from esam_jax.train import frozen
 
 STEPS, BATCH, RECORDS, PX = 20, 32, 100, 32
 TOLD = "told "
@@ -174,23 +173,22 @@ def train(layout, steps=STEPS):
     cfg = config(layout, steps)
     with tasks_of(layout), watch():
         mesh, task = sharding.make_mesh(cfg.mesh), tasks.build(cfg)
-        optimiser = optim.make(cfg.optim, cfg.steps)
-        state, frozen = start(task, optimiser, cfg, mesh)
-        update = step.jit_step(task, optimiser, cfg, mesh, state, frozen)
+        state, weights = start(task, cfg, mesh)
+        update = toy.jit_step(task, cfg, mesh, state, weights)
         source = sources.open_source(cfg.data.source)
         with loader.stream(source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh) as batches:
             batch, losses = next(batches), []
-            update = update.lower(state, frozen, batch).compile(QUICK)
+            update = update.lower(state, weights, batch).compile(QUICK)
             for done in range(1, steps + 1):
-                state, metrics = update(state, frozen, batch)
+                state, metrics = update(state, weights, batch)
                 losses.append(float(metrics["loss"]))
                 batch = next(batches) if done < steps else None
         return losses, batches.rows
 
 
-def start(task, optimiser, cfg, mesh):
+def start(task, cfg, mesh):
     """(state, frozen) of a run, of random parameters that need no compiler."""
-    template = states.abstract(task, optimiser, cfg, mesh)
+    template = toy.abstract(task, cfg, mesh)
 
     def draw(path, leaf):
         rng = np.random.default_rng(zlib.crc32(sharding.name(path).encode()))
@@ -200,9 +198,11 @@ def start(task, optimiser, cfg, mesh):
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), template)
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
     state = jax.device_put(zeros.replace(params=params), places)
-    frozen = jax.tree_util.tree_map_with_path(draw, jax.eval_shape(task.load_frozen))
-    drawn = dataclasses.replace(task, load_frozen=lambda: frozen)
-    return state, states.load_frozen(drawn, cfg, mesh)
+    weights = {
+        name: jax.tree_util.tree_map_with_path(draw, part.shapes())
+        for name, part in task.frozen.items()
+    }
+    return state, frozen.place(task, weights, cfg.compute.dtype, mesh)
 
 
 def expected_rows(cfg, first_step, steps):

@@ -14,8 +14,7 @@ from layouts import Layout
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig, PretrainDecoderConfig, SamiConfig, TeacherConfig
 from esam_jax.data import loader, sources
-from esam_jax.train import optim, step
-from esam_jax.train import state as states
+from esam_jax.train import step
 
 ONE = MeshConfig(data=1)
 
@@ -25,10 +24,8 @@ def train(mesh_config, accumulate=1):
     """Three updates of the toy task: parameters and metrics, on the host."""
     cfg = toy.config(batch=16, mesh=mesh_config, accumulate=accumulate)
     mesh, task = sharding.make_mesh(mesh_config), toy.task(noise=0.1)
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    state = states.create(task, optimiser, cfg, mesh)
-    update = step.jit_step(task, optimiser, cfg, mesh, state, {})
-    batches = toy.Stream(None, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh)
+    state = toy.create(task, cfg, mesh)
+    update, batches = toy.jit_step(task, cfg, mesh, state, {}), toy.stream(cfg, mesh)
     history = []
     for _ in range(3):
         state, metrics = update(state, {}, next(batches))
@@ -86,9 +83,9 @@ def loss_and_gradient(cfg, mesh_config):
     """Of one real batch."""
     mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)), mesh)
-    frozen = drawn(jax.eval_shape(task.load_frozen), mesh)
+    frozen = drawn({name: part.shapes() for name, part in task.frozen.items()}, mesh)
     source = sources.open_source(cfg.data.source)
-    with loader.stream(source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh) as batches:
+    with loader.stream(source, cfg.data, seed=0, batch=cfg.batch, mesh=mesh) as batches:
         batch = next(batches)
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     gradient = jax.jit(

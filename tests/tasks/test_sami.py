@@ -19,6 +19,7 @@ from esam_jax.models.encoders.sam_vit import SamVitEncoder
 from esam_jax.models.pretrain.sami import Sami
 from esam_jax.models.sam import network
 from esam_jax.ops import images, masking
+from esam_jax.tasks.task import Start
 
 PX, TOKENS, VISIBLE = 64, 64, 16
 DECODER = PretrainDecoderConfig(width=32, depth=1, heads=2)
@@ -39,13 +40,13 @@ choose = tiny.jit(masking.choose, static_argnums=(1, 2, 3))
 def _begun():
     """As a run begins: the task, what it initialises, and its random teacher."""
     task = tasks.build(_config())
-    return task, tiny.jit(task.init)(jax.random.key(0)), task.load_frozen()
+    return task, tiny.jit(task.init)(jax.random.key(0)), {"teacher": task.frozen["teacher"].read()}
 
 
 @functools.cache
 def _left_behind():
     task, params, _ = _begun()
-    return task.models(params)["efficientsam_nano"]
+    return task.models(params, Start())["efficientsam_nano"]
 
 
 def _drawn(shapes):
@@ -125,7 +126,7 @@ def test_students_from_one_teacher_pass_learn_as_apart():
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)
-        names = set(task.models(params))
+        names = set(task.models(params, Start()))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
     np.testing.assert_allclose(out.loss, sum(out.metrics.values()), rtol=1e-6)
@@ -153,7 +154,8 @@ def test_enlarged_input_is_pooled_to_the_students_grid():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(named, "sam", lambda n: whole if n == "_test_big" else original(n))
         _, params, frozen, out = _run(
-            _config(teacher=teacher), lambda task: _drawn(jax.eval_shape(task.load_frozen))
+            _config(teacher=teacher),
+            lambda task: {"teacher": _drawn(task.frozen["teacher"].shapes())},
         )
     pixels = images.normalise(BATCH["image"])
     # torch's bilinear rule on an exact doubling, from the slow definition in one dimension twice
@@ -177,9 +179,13 @@ def test_no_gradient_reaches_the_teacher():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def _teacher(config):
+    return tasks.build(_config(teacher=config)).frozen["teacher"]
+
+
 def test_a_teacher_without_weights_is_refused():
     with pytest.raises(ConfigError, match=r"teacher\.weights is not set.*random"):
-        tasks.build(_config(teacher=TeacherConfig(model="sam_nano")))
+        _teacher(TeacherConfig(model="sam_nano")).read()
 
 
 def test_weights_of_another_teacher_are_refused(tmp_path):
@@ -188,7 +194,7 @@ def test_weights_of_another_teacher_are_refused(tmp_path):
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
     with pytest.raises(CheckpointError, match="another image encoder"):
-        tasks.build(_config(teacher=teacher))
+        _teacher(teacher).read()
 
 
 def test_given_weights_are_the_frozen_ones(tmp_path):
@@ -196,8 +202,8 @@ def test_given_weights_are_the_frozen_ones(tmp_path):
     params = nano.params(config)
     model_folder.write(tmp_path / "model", config, params, source="test")
     teacher = TeacherConfig(model="sam_nano", weights=str(tmp_path / "model"))
-    frozen = tasks.build(_config(teacher=teacher)).load_frozen()
-    jax.tree.map(np.testing.assert_array_equal, frozen["teacher"], params["encoder"])
+    found = _teacher(teacher).read()
+    jax.tree.map(np.testing.assert_array_equal, found, params["encoder"])
 
 
 def test_a_teacher_with_other_patches_is_refused():

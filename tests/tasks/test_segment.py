@@ -174,7 +174,7 @@ def test_loss_runs_from_uint8_and_packed_bits():
     assert out.loss.shape == (2, 3) and np.isfinite(out.loss).all()
     assert np.array_equal(out.weight, _batch()["valid"])
     task = tasks.build(configs.load("quickstart_scratch"))
-    assert set(task.models(_params("efficientsam_nano"))) == {"efficientsam_nano"}
+    assert set(task.models(_params("efficientsam_nano"), task.resumed())) == {"efficientsam_nano"}
 
 
 @pytest.mark.parametrize("loss_at", ["low_res", "image"])

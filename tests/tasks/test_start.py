@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from helpers import nano
+from helpers import nano, toy
 
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig, SegmentConfig
@@ -15,8 +15,6 @@ from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
 from esam_jax.models.sam import network
 from esam_jax.tasks import start
-from esam_jax.train import optim
-from esam_jax.train import state as states
 
 
 def _folder(tmp_path, name, untrained=()):
@@ -34,8 +32,7 @@ def _with_init(path):
 
 def test_after_sami_only_the_trunk_is_taken_over(tmp_path):
     path, params = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
-    found = tasks.build(_with_init(path)).initial()
-    assert found is not None
+    found = tasks.build(_with_init(path)).initial().params
     found = found["efficientsam_nano"]
     assert set(found) == {"encoder"} and "neck" not in found["encoder"]
     kernel = found["encoder"]["block_00"]["attn"]["query"]["kernel"]
@@ -49,13 +46,13 @@ def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
     params = nano.params(config)
     model_folder.write(tmp_path / "vit", config, params, source="test")
     task = tasks.build(_with_init(str(tmp_path / "vit")))
-    found = task.initial()
-    assert found is not None
+    found = task.initial().params
     assert set(found["efficientsam_nano"]) == {"encoder"}
     trunk = found["efficientsam_nano"]["encoder"]
     jax.tree.map(np.testing.assert_array_equal, trunk, params["encoder"])
     assert (
-        "encoder/neck" not in task.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained
+        "encoder/neck"
+        not in task.models({"efficientsam_nano": {}}, task.resumed())["efficientsam_nano"].untrained
     )
 
 
@@ -77,10 +74,11 @@ def test_sami_starts_from_a_trunk(tmp_path, kind):
     else:
         path, params = _folder(tmp_path, "efficientsam_nano")
     cfg = _sami_from(path)
-    task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
+    task = tasks.build(cfg)
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    drawn = states.create(task, optimiser, cfg, mesh).params["efficientsam_nano"]
-    started = states.create(task, optimiser, cfg, mesh, task.initial()).params["efficientsam_nano"]
+    drawn = toy.create(task, cfg, mesh).params["efficientsam_nano"]
+    begun = toy.create(task, cfg, mesh, task.initial().params)
+    started = begun.params["efficientsam_nano"]
     trunk = {name: branch for name, branch in params["encoder"].items() if name != "neck"}
     jax.tree.map(np.testing.assert_array_equal, started.pop("encoder"), trunk)
     drawn.pop("encoder")
@@ -108,7 +106,7 @@ def test_parts_that_first_prompts_never_train_are_named(tmp_path):
         view = dataclasses.replace(config.data.view, fit="pad")
         data = dataclasses.replace(config.data, view=view)
         built = tasks.build(dataclasses.replace(config, task=task, data=data))
-        return built.models({"sam_nano": {}})["sam_nano"].untrained
+        return built.models({"sam_nano": {}}, built.resumed())["sam_nano"].untrained
 
     everything = ("prompt/background", "prompt/mask", "decoder/single_mask")
     assert untrained(None) == untrained(str(tmp_path / "gone")) == everything
@@ -124,9 +122,7 @@ def test_parts_that_first_prompts_never_train_are_named(tmp_path):
         model_folder.write(folder, config, nano.params(config), source="", untrained=before)
         assert untrained(str(folder)) == after
     released = tasks.build(_with_init(None))  # has no such prompts at all
-    assert released.models({"efficientsam_nano": {}})["efficientsam_nano"].untrained == (
-        "decoder/single_mask",
-    )
+    assert released.resumed().untrained == ("decoder/single_mask",)
 
 
 def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
@@ -135,13 +131,13 @@ def test_of_a_run_with_several_models_the_one_of_that_name_is_taken(tmp_path):
         model_folder.write(
             tmp_path / "model" / name, config, nano.params(config), source="", untrained=()
         )
-    found = tasks.build(_with_init(str(tmp_path))).initial()
-    assert found is not None and set(found) == {"efficientsam_nano"}
+    found = tasks.build(_with_init(str(tmp_path))).initial().params
+    assert set(found) == {"efficientsam_nano"}
 
 
 def test_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
-    expected = r"another model than 'efficientsam_nano': encoder\.kind SamVit.*; name"
+    expected = r"another model than 'efficientsam_nano': encoder\.kind sam_vit.*; name"
     with pytest.raises(CheckpointError, match=expected):
         tasks.build(_with_init(path)).initial()
 
@@ -160,7 +156,7 @@ def _decoder(name, decoder_from=TEACHER, init_from=None):
     task = SegmentConfig(model=name, init_from=init_from, decoder_from=decoder_from)
     begun = start.read(task, named.sam(name))
     assert start.untrained(task, named.sam(name)) == begun.untrained
-    return begun.params, begun.untrained
+    return begun.params[name], begun.untrained
 
 
 def test_a_sams_decoder_is_taken_over_by_the_other_wiring():
@@ -223,14 +219,13 @@ def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
     assert untrained == ()
 
 
-def test_files_are_read_once_when_a_run_begins_and_once_when_it_goes_on(monkeypatch):
+def test_files_are_read_once_when_a_run_begins_and_once_when_it_resumes(monkeypatch):
     read, model_file = [], load.model_file
     monkeypatch.setattr(load, "model_file", lambda name: read.append(name) or model_file(name))
     for begins in (True, False):
         task = tasks.build(configs.load("quickstart_scratch"))
-        if begins:
-            task.initial()
-        found = [task.models({"efficientsam_nano": {}}) for _ in range(2)]
+        begun = task.initial() if begins else task.resumed()
+        found = [task.models({"efficientsam_nano": {}}, begun) for _ in range(2)]
         assert {model["efficientsam_nano"].untrained for model in found} == {
             ("decoder/single_mask",)
         }
@@ -238,10 +233,10 @@ def test_files_are_read_once_when_a_run_begins_and_once_when_it_goes_on(monkeypa
 
 
 def test_a_run_asks_for_that_decoder_by_its_config():
-    begun = tasks.build(configs.load("quickstart_scratch")).initial()
-    assert begun is not None and set(begun) == {"efficientsam_nano"}
+    begun = tasks.build(configs.load("quickstart_scratch")).initial().params
+    assert set(begun) == {"efficientsam_nano"}
     assert set(begun["efficientsam_nano"]) == {"encoder", "prompt", "decoder"}
-    assert tasks.build(_with_init(None)).initial() is None
+    assert tasks.build(_with_init(None)).initial().params == {}
 
 
 @pytest.mark.parametrize(

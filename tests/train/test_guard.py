@@ -45,11 +45,10 @@ def compiled(mesh_config, config=None):
     """(first state on the host, the update on device) of the toy task."""
     cfg = dataclasses.replace(toy.config(steps=40, batch=16), guard=config or GuardConfig())
     mesh, task = sharding.make_mesh(mesh_config), kinked_task()
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, mesh)
-    first = jax.device_get(states.create(task, optimiser, cfg, mesh))
+    template = toy.abstract(task, cfg, mesh)
+    first = jax.device_get(toy.create(task, cfg, mesh))
     places = jax.tree.map(lambda leaf: leaf.sharding, template)
-    update = step.jit_step(task, optimiser, cfg, mesh, template, {})
+    update = toy.jit_step(task, cfg, mesh, template, {})
 
     def run(state, batch):
         placed = jax.device_put(batch, sharding.batch(mesh))
@@ -132,7 +131,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Runs the toy task in a folder of that name; `edit(number, batch)` may spoil its data."""
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task(noise=0.1))
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task(noise=0.1))
 
     def run(folder, edit=None, **changes):
         stream = functools.partial(toy.Stream, edit=edit)
@@ -145,8 +144,8 @@ def train(monkeypatch, tmp_path):
 
 
 def final(cfg, folder):
-    optimiser, mesh = optim.make(cfg.optim, cfg.steps), sharding.make_mesh(cfg.mesh)
-    template = states.abstract(toy.task(), optimiser, cfg, mesh)
+    mesh = sharding.make_mesh(cfg.mesh)
+    template = toy.abstract(toy.task(), cfg, mesh)
     return jax.device_get(manager.load(folder, cfg.steps, template))
 
 
@@ -297,9 +296,8 @@ def process():
     number = int(os.environ["JAX_PROCESS_ID"])
     jax.distributed.initialize(num_processes=2, process_id=number)
     cfg, mesh, task = toy.config(), sharding.make_mesh(MeshConfig()), kinked_task()
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    state = states.create(task, optimiser, cfg, mesh)
-    update = step.jit_step(task, optimiser, cfg, mesh, state, {})
+    state = toy.create(task, cfg, mesh)
+    update = toy.jit_step(task, cfg, mesh, state, {})
     place = sharding.batch(mesh)
     for number in range(4):
         whole = batch(number, cfg.batch, **({"room": 0.0} if number == 2 else {}))

@@ -48,7 +48,7 @@ def use_toy(monkeypatch):
     """Puts the toy task and its data in the place of the real ones; `spoil` makes a step NaN."""
 
     def use(spoil=None):
-        monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task(noise=0.1))
+        monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task(noise=0.1))
         monkeypatch.setattr(loop.loader, "stream", functools.partial(toy.Stream, spoil=spoil))
 
     use()
@@ -94,7 +94,7 @@ def test_runs_to_the_end_then_only_says_so(use_toy, tmp_path, capsys, monkeypatc
     assert saved(tmp_path) == [4, 6]  # of 2, 4, 6 two are kept
     assert capsys.readouterr() == ("", "")  # no terminal, no word
 
-    monkeypatch.setattr(loop.tasks, "build", None)  # nothing is built again
+    monkeypatch.setattr("esam_jax.tasks.build", None)  # nothing is built again
     assert loop.run(toy.config(), tmp_path, progress=True) == result
     assert "is finished: 6 steps are done" in capsys.readouterr().err
     with pytest.raises(CheckpointError, match="seed was 0, is 3"):
@@ -111,7 +111,7 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
 
     use_toy()
     loop.run(toy.config(), tmp_path / "broken", progress=True)
-    assert "going on from step 2" in capsys.readouterr().err
+    assert "resuming from step 2" in capsys.readouterr().err
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken", 6)
     keys = ("step", "loss", "grad_norm", "param_norm", "learning_rate")
     numbers = [
@@ -131,7 +131,7 @@ def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
 
 
 def test_f07_folder_that_cannot_be_written_is_refused_first(use_toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.states, "create", None)  # nothing is computed or compiled
+    monkeypatch.setattr(loop.start.states, "create", None)  # nothing is computed or compiled
     monkeypatch.setattr(loop, "jit_step", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(MissingError, match="cannot be written"):
@@ -165,7 +165,7 @@ def test_a_resumed_run_needs_no_initial_weights(use_toy, tmp_path, monkeypatch):
 
     task = dataclasses.replace(toy.task(noise=0.1), initial=vanished)
     use_toy()
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: task)
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: task)
     assert loop.run(toy.config(), tmp_path)["finished"]
     with pytest.raises(MissingError, match="no model any more"):
         loop.run(toy.config(), tmp_path / "fresh")
@@ -183,7 +183,7 @@ def test_a_full_device_says_what_to_do(use_toy, tmp_path, monkeypatch):
     def step(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(loop, "jit_step", lambda *args: step)
+    monkeypatch.setattr(loop, "jit_step", lambda *args, **keys: step)
     with pytest.raises(TrainingError, match=r"9 bytes\): raise --accumulate, lower --batch"):
         loop.run(toy.config(), tmp_path)
 
@@ -232,13 +232,14 @@ def test_sigterm_saves_the_update_under_way(use_toy, tmp_path, monkeypatch):
 def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(use_toy, tmp_path, monkeypatch):
     calls = []
 
-    def measure(cfg, task, params):
+    def measure(params):
         calls.append(float(params["toy"]["encoder"]["block_01"]["mlp"]["out"]["bias"][0]))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return {"box_miou": len(calls) / 10}
 
-    monkeypatch.setattr(loop.runner, "run", measure)
+    task = dataclasses.replace(toy.task(noise=0.1), measurement=lambda config, mesh: measure)
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: task)
     # Only what has masks may be measured.
     cfg = dataclasses.replace(NANO_SEGMENT, evaluate=EvaluateConfig(source=SCENES, every_steps=2))
     with pytest.raises(KeyboardInterrupt):  # while measuring step 4, which is saved

@@ -9,8 +9,7 @@ from helpers import toy
 from esam_jax import sharding
 from esam_jax.config import GuardConfig, MeshConfig
 from esam_jax.errors import TrainingError
-from esam_jax.train import loop, optim, replicas
-from esam_jax.train import state as states
+from esam_jax.train import loop, replicas
 
 MESH = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
 
@@ -18,7 +17,7 @@ MESH = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
 def tree(mesh):
     """A state with moments, and a teacher in half precision."""
     cfg = toy.config()
-    made = states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
+    made = toy.create(toy.task(), cfg, mesh)
     frozen = {"teacher": {"mlp": {"hidden": {"kernel": jnp.full((8, 16), 0.3, jnp.bfloat16)}}}}
     return {
         "params": made.params,
@@ -104,7 +103,7 @@ def test_before_the_first_update_files_are_to_blame():
 
 def test_f21_the_run_stops_within_the_set_number_of_steps(monkeypatch, tmp_path):
     """A copy of a kernel is spoilt after update 3; the copies are compared after 2, 4 and 6."""
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     make, done = loop.jit_step, []
 

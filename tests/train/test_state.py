@@ -1,7 +1,5 @@
 """The state: born in pieces, started from given weights, refused when those do not fit."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +7,8 @@ import pytest
 from helpers import toy
 
 from esam_jax import sharding
-from esam_jax.config import ComputeConfig, MeshConfig, TeacherConfig
+from esam_jax.config import MeshConfig
 from esam_jax.errors import CheckpointError
-from esam_jax.train import optim
 from esam_jax.train import state as states
 
 MESH = sharding.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
@@ -19,7 +16,7 @@ MESH = sharding.make_mesh(MeshConfig(data=1, fsdp=2, tensor=2))
 
 def create(start=None, seed=0):
     cfg = toy.config(seed=seed)
-    return states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, MESH, start)
+    return toy.create(toy.task(), cfg, MESH, start)
 
 
 def kernel(tree):
@@ -65,27 +62,3 @@ def test_weights_that_do_not_fit_are_listed_together():
         "other is unknown",
     ):
         assert fault in str(error.value)
-
-
-def frozen_config(placement, dtype="float32"):
-    config = toy.config(compute=ComputeConfig(dtype=dtype))
-    teacher = TeacherConfig(placement=placement)
-    return dataclasses.replace(config, task=dataclasses.replace(config.task, teacher=teacher))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("placement", "piece"), [("fsdp", (4, 8)), ("replicated", (8, 8))])
-def test_frozen_kernels_are_placed_in_the_type_of_the_computation(dtype, placement, piece):
-    wide, norm = np.full((8, 16), 1.001, np.float32), {"scale": np.full(8, 1.001, np.float32)}
-    host = {"mlp": {"hidden": {"kernel": wide}}, "mlp_norm": norm, "positions": wide}
-    task = dataclasses.replace(toy.task(), load_frozen=lambda: host)
-    cfg = frozen_config(placement, dtype)
-    frozen = states.load_frozen(task, cfg, MESH)
-    kernel = frozen["mlp"]["hidden"]["kernel"]
-    assert kernel.dtype == dtype
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {piece}
-    like = states.abstract_frozen(task, cfg, MESH)
-    for leaf, shape in zip(jax.tree.leaves(frozen), jax.tree.leaves(like), strict=True):
-        assert (leaf.shape, leaf.dtype, leaf.sharding) == (shape.shape, shape.dtype, shape.sharding)
-    np.testing.assert_array_equal(frozen["mlp_norm"]["scale"], norm["scale"])
-    np.testing.assert_array_equal(frozen["positions"], wide)

@@ -9,8 +9,7 @@ from helpers import toy
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
 from esam_jax.tasks.task import Task
-from esam_jax.train import optim, step
-from esam_jax.train import state as states
+from esam_jax.train import step
 from esam_jax.typing import PerExample
 
 MESH = sharding.make_mesh(MeshConfig(data=2))
@@ -26,9 +25,8 @@ def linear_task():
     return Task(
         init=lambda rng: {"m": {"norm": {"scale": jnp.float32(3.0)}}},
         loss=loss,
-        load_frozen=dict,
-        initial=lambda: None,
-        models=lambda params: {},
+        example={},
+        models=lambda *_: {},
     )
 
 
@@ -79,9 +77,7 @@ def test_draws_do_not_depend_on_how_the_batch_is_cut(accumulate):
     def draw(rng, images):
         return {"drawn": jax.random.normal(rng, (images,))}
 
-    task = Task(
-        loss=loss, init=dict, load_frozen=dict, initial=lambda: None, models=dict, draw=draw
-    )
+    task = Task(loss=loss, init=dict, example={}, models=dict, draw=draw)
     rng, x = jax.random.key(7), np.arange(1.0, 9.0, dtype=np.float32)
     grads, _ = gradient(task, {"m": 1.0}, {"x": x}, accumulate, rng)
     drawn = np.asarray(jax.random.normal(rng, (8,)))
@@ -103,15 +99,14 @@ def test_micro_batches_stay_where_they_are():
 def trained():
     """Forty updates of the toy task; `trained()` runs the same compiled update from the start."""
     cfg, task = toy.config(steps=40, batch=16), toy.task(noise=0.1)
-    optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, MESH)
+    template = toy.abstract(task, cfg, MESH)
     frozen = {"scale": jax.device_put(jnp.float32(1.0), sharding.replicated(MESH))}
-    update = step.jit_step(task, optimiser, cfg, MESH, template, frozen)
+    update = toy.jit_step(task, cfg, MESH, template, frozen)
 
     def run(steps, scale=1.0):
         state, batches, history = (
-            states.create(task, optimiser, cfg, MESH),
-            toy.Stream(None, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=MESH),
+            toy.create(task, cfg, MESH),
+            toy.stream(cfg, MESH),
             [],
         )
         weights = {"scale": jax.device_put(jnp.float32(scale), sharding.replicated(MESH))}

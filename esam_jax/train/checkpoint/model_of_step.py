@@ -1,12 +1,11 @@
 """One checkpoint of a run as a model: of a run that is under way, or of an earlier step."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 
 from esam_jax import files, sharding, tasks
-from esam_jax.config import MeshConfig, RunConfig, SamiConfig, json
+from esam_jax.config import MeshConfig, RunConfig, json
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import config_file
@@ -32,17 +31,12 @@ def read(run: Path, step: int | None = None, *, name: str | None = None) -> Mode
         listed = ", ".join(map(str, there)) or "none"
         raise CheckpointError(f"run {run} has no checkpoint {step}: it keeps {listed}")
     step = there[-1] if step is None else step
-    # Any mesh will do, and no teacher is needed to take a student out.
-    cfg = dataclasses.replace(cfg, mesh=MeshConfig(data=1))
-    if isinstance(cfg.task, SamiConfig):
-        teacher = dataclasses.replace(cfg.task.teacher, weights="random")
-        cfg = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = sharding.make_mesh(MeshConfig(data=1))  # any will do
     task = tasks.build(cfg)
     optimiser = optim.make(cfg.optim, cfg.steps)
-    template = states.abstract(task, optimiser, cfg, mesh)
+    template = states.abstract(task, optimiser, mesh)
     state = manager.load(run, step, template)
-    models = task.models(jax.device_get(state.params))
+    models = task.models(jax.device_get(state.params), task.resumed())
     name = next(iter(models)) if name is None and len(models) == 1 else name
     if name is None or name not in models:
         raise CheckpointError(f"run {run} trains {', '.join(models)}: name one of them (--model)")

@@ -15,17 +15,15 @@ from types import TracebackType
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from esam_jax import sharding
-from esam_jax.config import RunConfig
 from esam_jax.errors import one_line
 from esam_jax.machine import compilation, environment, memory
 from esam_jax.processes import leader
 from esam_jax.runs import metrics_file
 from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, MetricsFile, merged, read
-from esam_jax.tasks import flops
 from esam_jax.train import scalars
 from esam_jax.train.telemetry.clock import StepClock
 from esam_jax.train.telemetry.trackers import Trackers
@@ -37,46 +35,49 @@ Values = dict[str, float]
 
 
 class Log:
-    """What a run says while it lasts. `step` is always the number of updates done."""
+    """The record of a run. `step` is always the number of updates done."""
 
     def __init__(
         self,
-        cfg: RunConfig,
         workdir: Path,
-        first_step: int,
-        broken: Callable[[], Mapping[str, str]],
         *,
+        name: str,
+        first_step: int,
+        steps: int,
+        batch: int,
+        every_steps: int,
+        mesh: Mesh,
+        flops_per_example: int,
+        trackers: Trackers,
+        broken: Callable[[], Mapping[str, str]],
         records: str | None = None,
         progress: bool | None = None,
         began: float | None = None,
     ) -> None:
-        """Goes on with the file of an earlier part of the run, less what will be done anew.
+        """Continues the file of an earlier part of the run, less what will be done again.
 
-        `broken` gives the unusable records so far; `records` says in words which data there is,
-        and a warning tells of an earlier part that had other data; `progress` forces the bar on or
-        off; `began` is the monotonic time from which this part of the run counts (default: now).
+        `steps` is the last update of the run, `every_steps` how many share a line; `broken` gives
+        the unusable records so far; `records` says in words which data there is, and a warning
+        reports that an earlier part had other data; `progress` forces the bar on or off; `began` is
+        the monotonic time from which this part of the run counts (default: now).
         """
-        self._cfg, self._workdir, self._first_step, self._progress = (
-            cfg,
-            workdir,
-            first_step,
-            progress,
-        )
-        self._broken, self._told, self._records = broken, 0, records
+        self._workdir, self._first_step, self._steps = workdir, first_step, steps
+        self._batch, self._every_steps, self._progress = batch, every_steps, progress
+        self._broken, self._reported, self._records = broken, 0, records
         self._waiting: collections.deque[tuple[int, scalars.Metrics]] = collections.deque()
         self._begin = time.monotonic() if began is None else began
         self._first_dispatch: float | None = None
         self._programs = compilation.counts()
         self._compiled: float | None = None
         self._clock = StepClock()
-        self._mesh = sharding.make_mesh(cfg.mesh)
-        self._flops, self._peak = flops.per_example(cfg), environment.peak_flops(self._mesh)
+        self._mesh, self._trackers = mesh, trackers
+        self._flops, self._peak = flops_per_example, environment.peak_flops(mesh)
         self._open(first_step)
         self._bar = tqdm(
-            total=cfg.steps,
+            total=steps,
             initial=first_step,
             unit="step",
-            desc=cfg.name,
+            desc=name,
             disable=not (jax.process_index() == 0 and talks(progress)),
             dynamic_ncols=True,
         )
@@ -149,21 +150,20 @@ class Log:
         """The last line of a run that is done."""
         summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}
         if self._compiled is not None:
-            examples = (self._cfg.steps - self._first_step - 1) * self._cfg.batch
+            examples = (self._steps - self._first_step - 1) * self._batch
             rate = examples / (time.monotonic() - self._compiled)
             summary |= {"compile_seconds": self._compile_seconds}
             summary |= {"mean_examples_per_second": round(rate, 3)}
         summary |= self._goodput()
-        self.write(self._cfg.steps, summary)
+        self.write(self._steps, summary)
         listed = ", ".join(f"{name} {value}" for name, value in summary.items())
         seconds = time.monotonic() - self._begin
-        say(f"{self._workdir}: {self._cfg.steps} steps, {seconds:.1f} s, {listed}", self._progress)
+        say(f"{self._workdir}: {self._steps} steps, {seconds:.1f} s, {listed}", self._progress)
 
     def _open(self, first_step: int) -> None:
         """Every host computes the same numbers; one of them writes."""
         main = jax.process_index() == 0
         self._file = MetricsFile(self._workdir / METRICS_FILE, first_step) if main else None
-        self._trackers = Trackers(self._cfg, self._workdir)
         self._fold(first_step)
         self._last_read = first_step
         stamp = time.time() - (time.monotonic() - self._begin)  # for people, and for goodput alone
@@ -171,7 +171,7 @@ class Log:
             "start",
             first_step,
             time=round(stamp, 3),
-            batch=self._cfg.batch,
+            batch=self._batch,
             flops_per_example=self._flops,
             records=self._records,
             **environment.describe(self._mesh),
@@ -190,7 +190,7 @@ class Log:
         if before != self._records:
             warnings.warn(
                 f"the data of {self._workdir} has changed: {self._records}, but {before} before. "
-                "The records are shuffled anew, and some may come twice in this epoch",
+                "The records are shuffled again, and some may come twice in this epoch",
                 UserWarning,
                 stacklevel=2,
             )
@@ -221,7 +221,7 @@ class Log:
         return found
 
     def _line(self, done: int, values: Values) -> None:
-        speed = self._clock.take().metrics(self._cfg.batch)
+        speed = self._clock.take().metrics(self._batch)
         if done == self._first_step + 1:
             speed["first_step_seconds"] = round(time.monotonic() - self._begin, 3)
         rate = speed.get("examples_per_second", 0.0)
@@ -241,17 +241,17 @@ class Log:
         return {"goodput": round(self._ledger.goodput(), 4)}
 
     def _is_due(self, done: int) -> bool:
-        """Whether an update gets a line: the first and the last always, so that short runs talk."""
-        edges = (self._first_step + 1, self._cfg.steps)
-        return done % self._cfg.log_every_steps == 0 or done in edges
+        """Whether an update gets a line: the first and the last always do."""
+        edges = (self._first_step + 1, self._steps)
+        return done % self._every_steps == 0 or done in edges
 
     def _news_of_broken(self) -> dict[str, Any]:
         """How many records could not be used, and which are new, whenever the number changes."""
         names = list(self._broken())
-        new, self._told = names[self._told :], len(names)
+        new, self._reported = names[self._reported :], len(names)
         if new and jax.process_index() > 0:  # the file is of process 0, whose share is another one
-            told = f"host {jax.process_index()}: {len(names)} records cannot be used, new are"
-            warnings.warn(f"{told} {', '.join(new)}", UserWarning, stacklevel=2)
+            count = f"host {jax.process_index()}: {len(names)} records cannot be used, new are"
+            warnings.warn(f"{count} {', '.join(new)}", UserWarning, stacklevel=2)
         return {"broken": len(names), "broken_names": new} if new else {}
 
 

@@ -181,7 +181,7 @@ def test_f06_what_comes_late_of_a_failed_save_does_not_stay(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("policy", ["stop", "continue"])
 def test_f06_full_disk_by_policy(tmp_path, monkeypatch, policy):
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     room = step_folders.free_bytes
 
@@ -369,7 +369,7 @@ def test_f08_whichever_file_is_cut_short_the_run_goes_on(tmp_path):
 
 
 def test_f08_a_run_falls_back_and_repeats_the_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     whole = loop.run(config(every_steps=2, keep=9), tmp_path / "whole")
     loop.run(config(every_steps=2, keep=9), tmp_path / "run")

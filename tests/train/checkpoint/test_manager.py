@@ -14,7 +14,6 @@ from esam_jax.config import (
     SaveConfig,
 )
 from esam_jax.errors import CheckpointError, MissingError
-from esam_jax.train import optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -22,13 +21,13 @@ from esam_jax.train.checkpoint.manager import Checkpoints
 
 def template(mesh):
     cfg = toy.config()
-    return states.abstract(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
+    return toy.abstract(toy.task(), cfg, mesh)
 
 
 @pytest.fixture(scope="module")
 def state():
     cfg, mesh = toy.config(), sharding.make_mesh(MeshConfig(data=1))
-    return states.create(toy.task(), optim.make(cfg.optim, cfg.steps), cfg, mesh)
+    return toy.create(toy.task(), cfg, mesh)
 
 
 def test_comes_back_to_the_bit_on_another_mesh(state, tmp_path):

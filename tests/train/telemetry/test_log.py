@@ -11,7 +11,6 @@ from helpers import toy
 
 from esam_jax.config import GuardConfig
 from esam_jax.errors import TrainingError
-from esam_jax.tasks import flops
 from esam_jax.train import guard
 from esam_jax.train.telemetry import log
 
@@ -41,7 +40,7 @@ def events(folder, name):
 
 def start(folder, first_step=0, broken=None, every=2, records=None):
     cfg = toy.config(log_every_steps=every)
-    return log.Log(cfg, folder, first_step, lambda: broken or {}, records=records, progress=False)
+    return toy.open_log(cfg, folder, first_step, broken=lambda: broken or {}, records=records)
 
 
 def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
@@ -102,7 +101,7 @@ def test_mfu_is_told_where_there_is_a_data_sheet(tmp_path, monkeypatch):
             report.after(step, metrics(1.0))
         report.flush(2)
     line = lines(tmp_path)[1]
-    wanted = line["examples_per_second"] * flops.per_example(toy.config()) / 1e12
+    wanted = line["examples_per_second"] * toy.FLOPS / 1e12
     assert line["mfu"] == pytest.approx(wanted, abs=1e-4)
 
 

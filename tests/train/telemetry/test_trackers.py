@@ -42,7 +42,7 @@ def use(monkeypatch):
 
 
 def run_log(cfg, folder):
-    with log.Log(cfg, folder, 0, dict, progress=False) as report:
+    with toy.open_log(cfg, folder) as report:
         for step in range(1, 9):
             report.write(step, {"loss": 1.0 / step, "names": ["a"], "finished": True})
 
@@ -81,7 +81,7 @@ def test_f18_a_sink_that_does_not_start_or_end_is_done_without(use, tmp_path, mo
 
 
 def test_f18_training_is_not_touched_by_a_sink(use, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.tasks, "build", lambda cfg: toy.task())
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     monkeypatch.setattr(trackers, "require", lambda cfg: None)
     with pytest.warns(UserWarning, match="tensorboard failed"):

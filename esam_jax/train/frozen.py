@@ -1,0 +1,151 @@
+"""What the loss reads and nothing changes: frozen networks, read, compared, placed and tried out.
+
+Wrong or damaged weights would spoil a run of days unnoticed. So each network's weights are hashed
+as they were read: all hosts must have the same, and a resumed run those of its first start, which
+`<workdir>/frozen.json` keeps. (A model folder holds a hash of its own, checked by `convert.load`.)
+Then each looks at one drawn picture, in the run's own precision and sharding: what it computes must
+be finite, and not the same everywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from esam_jax import files, sharding
+from esam_jax.errors import CheckpointError
+from esam_jax.tasks.task import Frozen, Task
+from esam_jax.train import state as states
+from esam_jax.typing import Params
+
+FILE = "frozen.json"
+_MAX_BYTES = 1_000_000  # of that file, which has a hundred for each network
+
+
+def read(task: Task) -> Params:
+    """The weights of every frozen network by its name, on the host; raises as `Frozen.read`."""
+    return {name: part.read() for name, part in task.frozen.items()}
+
+
+def abstract(task: Task, dtype: str, mesh: Mesh) -> Params:
+    """Shapes, types and shardings of what `place` returns; opens no file and draws nothing."""
+    return {name: _like(part, part.shapes(), dtype, mesh) for name, part in task.frozen.items()}
+
+
+def place(task: Task, weights: Params, dtype: str, mesh: Mesh) -> Params:
+    """The weights on the devices; kernels in the type of the computation.
+
+    Norms, biases and tables stay as they are, as they do in what is trained: they are small.
+    """
+
+    def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return sharding.place(leaf.astype(like.dtype), like.sharding)
+
+    return {
+        name: jax.tree.map(put, weights[name], _like(part, weights[name], dtype, mesh))
+        for name, part in task.frozen.items()
+    }
+
+
+def _like(part: Frozen, weights: Params, dtype: str, mesh: Mesh) -> Params:
+    """In pieces by the table of parameters, or all of it on every device but for split heads."""
+
+    def like(path: tuple[Any, ...], leaf: Any, where: NamedSharding) -> Any:
+        kernel = sharding.name(path).endswith("/kernel")
+        where = where if part.placement == "fsdp" else sharding.without(where, "fsdp")
+        kind = jnp.dtype(dtype) if kernel else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=where)
+
+    return jax.tree_util.tree_map_with_path(like, weights, sharding.shardings(weights, mesh))
+
+
+# --------------------------------------------------------------------------------- their hashes
+
+
+def digests(weights: Params) -> dict[str, str]:
+    """SHA-256 of the names, types, shapes and bytes of each network's arrays."""
+    return {name: _digest(params) for name, params in weights.items()}
+
+
+def _digest(params: Params) -> str:
+    total = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        total.update(f"{sharding.name(path)} {array.dtype} {array.shape}\n".encode())
+        total.update(array.data.cast("B") if array.size else b"")
+    return total.hexdigest()
+
+
+def compare(task: Task, found: Mapping[str, str], workdir: Path) -> None:
+    """CheckpointError unless these are the weights of the run's first start, where it kept them.
+
+    Drawn weights are not compared: another device may draw others.
+    """
+    file = workdir / FILE
+    known: dict[str, Any] = {}
+    if file.is_file():
+        known = files.read_json(file, max_bytes=_MAX_BYTES, error=CheckpointError)
+    for name, part in task.frozen.items():
+        if part.drawn or known.get(name) in (None, found[name]):
+            continue
+        raise CheckpointError(
+            f"{part.key}.weights {part.weights} holds other weights than at the first start of "
+            f"this run (SHA-256 {found[name][:12]} is not {str(known[name])[:12]} of {file}): give "
+            f"those that the run began with (--{part.key}.weights)"
+        )
+
+
+def store(task: Task, found: Mapping[str, str], workdir: Path) -> None:
+    """Keeps the hashes for later starts; process 0 writes."""
+    kept = {name: found[name] for name, part in task.frozen.items() if not part.drawn}
+    if kept and jax.process_index() == 0:
+        files.write(workdir / FILE, json.dumps(kept, indent=2) + "\n")
+
+
+# ---------------------------------------------------------------------------- a look at a picture
+
+
+def try_out(task: Task, frozen: Params, mesh: Mesh) -> None:
+    """CheckpointError for a network whose features of one picture are not finite or all alike.
+
+    Every process must call it, and all find the same.
+    """
+    for name, part in task.frozen.items():
+        shown = picture(task.example["image"][0])
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        pictures = jax.make_array_from_callback(
+            (rows, *shown.shape), sharding.batch(mesh), lambda index, shown=shown: shown[None]
+        )
+
+        def look(params: Params, pictures: jax.Array, part: Frozen = part) -> tuple[Any, Any]:
+            seen = part.features(params, pictures)
+            return jnp.isfinite(seen).all(), seen.std((1, 2)).max()  # over positions
+
+        finite, spread = jax.device_get(
+            jax.jit(
+                look,
+                out_shardings=sharding.replicated(mesh),
+                compiler_options=states.compile_once(mesh),
+            )(frozen[name], pictures)
+        )
+        if not finite or spread == 0:
+            fault = "the same everywhere" if finite else "not finite"
+            raise CheckpointError(
+                f"the features of {part.key} ({part.weights}) are {fault}: its weights are "
+                "damaged, or --compute.dtype is too narrow for it; name other weights "
+                f"(--{part.key}.weights)"
+            )
+
+
+def picture(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [H, W, 3]: ramps and a texture, by arithmetic."""
+    y, x, channel = np.indices(shape)
+    ramp = np.where(channel == 0, 255 * x // shape[1], 255 * y // shape[0])
+    texture = (x * x * 7 + y * y * 13 + x * y * 5) % 61
+    return ((ramp + texture + 40 * channel) % 256).astype(np.uint8)

@@ -1,0 +1,136 @@
+"""What happens between updates: each job knows when it is due."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from esam_jax.config import GuardConfig, RunConfig
+from esam_jax.processes.watchdog import Watchdog
+from esam_jax.tasks.task import Measure
+from esam_jax.train import guard
+from esam_jax.train.checkpoint.manager import Checkpoints
+from esam_jax.train.replicas import Replicas
+from esam_jax.train.state import TrainState
+from esam_jax.train.telemetry.log import Log
+from esam_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Due:
+    """After every so many updates (None: after none), and after the last one, if that is named."""
+
+    every_steps: int | None
+    last_step: int | None = None
+
+    def __contains__(self, done: int) -> bool:
+        if done == 0:
+            return False
+        often = self.every_steps is not None and done % self.every_steps == 0
+        return often or done == self.last_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What jobs share: where they report, and who must know that they may take long."""
+
+    report: Log
+    watchdog: Watchdog
+    guarded: GuardConfig
+
+    @contextlib.contextmanager
+    def timed(self, event: str, what: str, done: int) -> Iterator[None]:
+        """Around a job after `done` updates, all of which are read and judged first."""
+        guard.judge(self.guarded, self.report.flush(done))
+        with self.watchdog.slow(what), self.report.timed(event, done):
+            yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Save:
+    """Writes the state, in the background."""
+
+    due: Due
+    shared: Shared
+    checkpoints: Checkpoints
+
+    def after(self, done: int, state: TrainState, *, now: bool = False) -> None:
+        """Begins to write if it is due, or must be `now`."""
+        if now or done in self.due:
+            with self.shared.timed("save", "a save", done):
+                self.checkpoints.save(done, state)
+
+    def news(self) -> list[dict[str, Any]]:
+        """What has become of earlier saves; raises where one has failed."""
+        return self.checkpoints.check()
+
+    def wait(self) -> None:
+        """Returns once the last one is on the disk."""
+        with self.shared.watchdog.slow("the last save"):
+            self.checkpoints.wait()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measures the models in training; the values also score the checkpoint of that step."""
+
+    due: Due
+    shared: Shared
+    checkpoints: Checkpoints
+    measure: Measure | None
+
+    def after(self, done: int, state: TrainState) -> None:
+        """Measures if it is due, unless an earlier part of the run has done so."""
+        if self.measure is None or done not in self.due or done in self.shared.report.evaluated:
+            return
+        with self.shared.timed("evaluate", "an evaluation", done), jax.transfer_guard("allow"):
+            measured = self.measure(state.params)
+            self.shared.report.write(done, measured)
+            self.checkpoints.score(done, measured)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compares the copies of every array that several devices hold."""
+
+    due: Due
+    copies: Replicas
+    frozen: Params
+
+    def after(self, done: int, state: TrainState) -> None:
+        if done in self.due:
+            self.copies.compare(done, copied(state, self.frozen))
+
+
+@dataclasses.dataclass(frozen=True)
+class Jobs:
+    """Those of a run. The log and the tracer know by themselves when they are due."""
+
+    compare: Compare
+    save: Save
+    evaluate: Evaluate
+
+
+def plan(
+    cfg: RunConfig,
+    report: Log,
+    watchdog: Watchdog,
+    checkpoints: Checkpoints,
+    measure: Measure | None,
+    compare: Compare,
+) -> Jobs:
+    """The jobs as the config schedules them."""
+    shared = Shared(report, watchdog, cfg.guard)
+    often = None if cfg.evaluate is None else cfg.evaluate.every_steps
+    return Jobs(
+        compare,
+        Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
+        Evaluate(Due(often, cfg.steps), shared, checkpoints, measure),
+    )
+
+
+def copied(state: TrainState, frozen: Params) -> dict[str, Params]:
+    """What several devices hold copies of."""
+    return {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}

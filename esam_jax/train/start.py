@@ -1,0 +1,153 @@
+"""Before a run touches anything: where it stands, and whether all that it needs is there.
+
+`standing` and `check` only read: a typing error, a missing file or two hosts that disagree are
+reported before a folder is made, a program compiled or a device filled. `begin` then fills them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from esam_jax import sharding, tasks
+from esam_jax.config import RunConfig, json
+from esam_jax.data import records, sources
+from esam_jax.data.records import Source
+from esam_jax.processes import consistency, leader
+from esam_jax.runs import config_file, owner
+from esam_jax.tasks import operations
+from esam_jax.tasks.task import Measure, Start, Task
+from esam_jax.train import frozen as frozen_weights
+from esam_jax.train import guard, optim
+from esam_jax.train import state as states
+from esam_jax.train.checkpoint import manager
+from esam_jax.train.checkpoint.manager import Checkpoints
+from esam_jax.train.optim import Optimiser
+from esam_jax.train.state import TrainState
+from esam_jax.train.telemetry import log, trackers
+from esam_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How far a run folder has come: updates done, and whether the run is finished."""
+
+    first_step: int
+    finished: bool
+    metrics: dict[str, Any]
+
+
+@dataclasses.dataclass(kw_only=True)
+class Ready:
+    """What a run is made of, opened and checked. `weights` are those of frozen networks."""
+
+    task: Task
+    mesh: Mesh
+    optimiser: Optimiser
+    template: TrainState  # abstract
+    source: Source
+    records: str
+    start: Start
+    weights: Params
+    digests: Mapping[str, str]
+    measure: Measure | None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Begun:
+    """A run on its devices, at the first update."""
+
+    first_step: int
+    state: TrainState
+    frozen: Params
+    rollback: dict[str, object] | None  # what the log says of a spike that was gone back from
+    flops_per_example: int
+
+
+def standing(cfg: RunConfig, workdir: Path, back: guard.RollBack | None) -> Standing:
+    """The same on every host, whose facts are compared; `back` is a spike to go back from."""
+    trackers.require(cfg)
+    first_step = manager.newest(workdir)
+    if back is not None:
+        first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
+    metrics = log.merged(workdir / log.METRICS_FILE)
+    finished = first_step == cfg.steps and "finished" in metrics
+    # Hosts with folders of their own would resume from different steps.
+    here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": finished}
+    consistency.agree(consistency.facts(json.to_json(cfg), **here))
+    if first_step:
+        leader.decide(lambda: config_file.require_same(cfg, workdir))
+    return Standing(first_step, finished, metrics)
+
+
+def store_config(cfg: RunConfig, workdir: Path, first_step: int) -> None:
+    """Writes config.json; for process 0."""
+    with owner.writing(workdir, resumed=first_step > 0):
+        config_file.store(cfg, workdir)
+
+
+def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:
+    """Opens all that a typing error can break, on every host; raises EsamError."""
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
+    source = sources.open_source(cfg.data.source)
+    found = records.summary(source)
+    task = tasks.build(cfg)
+    measure = None
+    if cfg.evaluate is not None and task.measurement is not None:
+        measure = task.measurement(cfg.evaluate, mesh)
+    weights = frozen_weights.read(task)
+    digests = frozen_weights.digests(weights)
+    # Else batches would hold some records twice, and hosts would learn from different teachers.
+    consistency.agree({"records": found, "frozen": digests})
+    if first_step:
+        frozen_weights.compare(task, digests, workdir)
+    optimiser = optim.make(cfg.optim, cfg.steps)
+    return Ready(
+        task=task,
+        mesh=mesh,
+        optimiser=optimiser,
+        template=states.abstract(task, optimiser, mesh),
+        source=source,
+        records=found,
+        start=task.resumed() if first_step else task.initial(),
+        weights=weights,
+        digests=digests,
+        measure=measure,
+    )
+
+
+def begin(
+    cfg: RunConfig,
+    ready: Ready,
+    checkpoints: Checkpoints,
+    workdir: Path,
+    back: guard.RollBack | None,
+) -> Begun:
+    """The state, restored or new, and the frozen networks, tried out on one picture."""
+    task, mesh, template = ready.task, ready.mesh, ready.template
+    first_step = leader.decide(checkpoints.latest) or 0
+    if first_step:
+        state = checkpoints.restore(template)
+        # Older, if the newest is damaged; other hosts may see that later than process 0.
+        first_step = leader.decide(checkpoints.latest) or 0
+    else:
+        key = states.init_key(cfg.seed)
+        state = states.create(task, ready.optimiser, key, mesh, ready.start.params)
+    state, rollback = (state, None) if back is None else guard.skip_ahead(back, state)
+    frozen = frozen_weights.place(task, ready.weights, cfg.compute.dtype, mesh)
+    ready.weights = {}  # gigabytes on the host that nothing needs any more
+    frozen_weights.try_out(task, frozen, mesh)
+    if not first_step or not (workdir / frozen_weights.FILE).is_file():
+        frozen_weights.store(task, ready.digests, workdir)
+    shapes = jax.eval_shape(lambda tree: tree, (template.params, frozen))
+    return Begun(
+        first_step=first_step,
+        state=state,
+        frozen=frozen,
+        rollback=rollback,
+        flops_per_example=operations.per_example(cfg, *shapes),
+    )

@@ -1,0 +1,79 @@
+"""The first updates of every task on real data, held to recorded numbers.
+
+A constant that changes (a weight of a loss, a rate, the noise of a box) is a reviewed difference in
+`losses.json`: `pytest tests/golden --rewrite-golden` writes it again.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from esam_jax import configs
+from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
+from esam_jax.data import loader
+from esam_jax.train import loop
+from esam_jax.train.telemetry import log
+
+FILE = pathlib.Path(__file__).with_name("losses.json")
+UPDATES = 3  # the first has a rate of zero, so that the third is the first to see the rate
+KEYS = ("loss", "grad_norm", "param_norm", "update_ratio", "learning_rate")
+
+
+class EnoughError(Exception):
+    """Ends a run whose schedule is longer."""
+
+
+def _config(name, **task):
+    """A shipped run with few pictures an update, and no file that another run has to write."""
+    cfg = configs.load(name)
+    return dataclasses.replace(
+        cfg,
+        task=dataclasses.replace(cfg.task, **task),
+        batch=4,
+        accumulate=1,
+        mesh=MeshConfig(data=1),
+        evaluate=None,
+        save=SaveConfig(),
+        guard=GuardConfig(),
+        log_every_steps=1,
+    )
+
+
+CASES = {
+    "sami_mse": lambda: _config("quickstart_sami", loss="mse"),
+    "sami_cosine": lambda: _config("quickstart_sami", loss="cosine"),
+    "segment_low_res": lambda: _config("quickstart_scratch", loss_at="low_res"),
+    "segment_image": lambda: _config("quickstart_scratch", loss_at="image"),
+    "quickstart_segment": lambda: _config("quickstart_segment"),
+    "quickstart_scratch": lambda: _config("quickstart_scratch"),
+    "quickstart_teacher": lambda: _config("quickstart_teacher"),
+}
+
+
+def _first_updates(cfg, folder, monkeypatch):
+    read, batches = loader.Stream.__next__, iter(range(UPDATES + 1))
+
+    def some(stream):
+        if next(batches, None) is None:
+            raise EnoughError
+        return read(stream)
+
+    monkeypatch.setattr(loader.Stream, "__next__", some)
+    with pytest.raises(EnoughError):
+        loop.run(cfg, folder)
+    lines = [line for line in log.read(folder / log.METRICS_FILE) if "loss" in line]
+    return {key: [line[key] for line in lines[:UPDATES]] for key in KEYS}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_first_updates(name, tmp_path, monkeypatch, request):
+    found = _first_updates(CASES[name](), tmp_path, monkeypatch)
+    known = json.loads(FILE.read_text()) if FILE.exists() else {}
+    if request.config.getoption("--rewrite-golden"):
+        FILE.write_text(json.dumps(known | {name: found}, indent=2) + "\n")
+        return
+    for key, values in found.items():
+        # Another processor adds up in another order; a changed constant moves far more.
+        assert values == pytest.approx(known[name][key], rel=2e-5), key

@@ -1,0 +1,199 @@
+"""Operations counted in jaxprs, against the numbers of formulas, what XLA counts, and on paper.
+
+The formulas were worked out by hand for each network and held against XLA; their results are kept
+here. XLA counts every operation, a jaxpr's count holds products alone, so that small networks
+differ by more than large ones.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import toy, unrolled
+
+from esam_jax import configs, sharding, tasks
+from esam_jax.config import ComputeConfig, MeshConfig, TeacherConfig
+from esam_jax.models import flops, named
+from esam_jax.models.sam import network
+from esam_jax.models.sam.network import Sam
+from esam_jax.tasks import operations
+from esam_jax.train.step import mean_gradient
+
+PLAIN = ComputeConfig(attention="xla")
+GIGA = 1e9
+
+# By formula: image encoder at its own size; mask decoder for one and five prompts of two points.
+NETWORKS = {
+    "efficientsam_nano": (28835840, 7275520, 27988992),
+    "efficientsam_ti": (204547817472, 5030465536, 16562393088),
+    "efficientsam_s": (491236884480, 5030465536, 16562393088),
+    "efficientsam_b": (1325534281728, 5030465536, 16562393088),
+    "mobile_sam": (77536590848, 4964782080, 16233975808),
+    "sam_nano": (69009408, 6386688, 23544832),
+    "sam_b": (972077334528, 4964782080, 16233975808),
+    "sam_l": (2985680306176, 4964782080, 16233975808),
+    "sam_h": (5961082830848, 4964782080, 16233975808),
+}
+# By formula: one example of a step.
+STEPS = {
+    "quickstart_sami": 122464512,
+    "sami_ti": 280847331328,
+    "sami_s": 285766279168,
+    "sami_b": 305159323648,
+    "sami_all": 363545448448,
+    "segment_ti": 1173618425856,
+    "segment_s": 2033685626880,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_by_formula(name):
+    config, (encoder, one, five) = named.sam(name), NETWORKS[name]
+    # The formulas leave out that a position table is fitted to the grid: 1.3e-4 of Ti at 1024 px.
+    assert flops.encoder(config.encoder, config.image_px) == pytest.approx(encoder, rel=1.5e-4)
+    assert flops.mask_decoder(config, 1, 2) == one
+    assert flops.mask_decoder(config, 5, 2) == five
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_by_formula(name):
+    assert operations.per_example(configs.load(name)) == pytest.approx(STEPS[name], rel=1e-4)
+
+
+def test_masks_enlarged_for_the_loss_are_products_too():
+    """At the size of the image, which the formulas left out: from 32 to 64 pixels."""
+    cfg = configs.load("quickstart_scratch")
+    low = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, loss_at="low_res"))
+    assert operations.per_example(low) == 154939392
+    more = operations.per_example(cfg) - 154939392
+    one = 2 * 64 * 32 * (32 + 64)
+    assert more == 3 * cfg.data.view.masks * 4 * one  # three candidates, and the best again
+
+
+def test_a_teacher_that_is_trained_counts_no_one_hot_channels():
+    cfg = configs.load("quickstart_teacher")
+    low = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, loss_at="low_res"))
+    assert operations.per_example(low) == 264794112  # by formula
+
+
+def test_loops_branches_and_recomputation():
+    x = _shape(3, 5)
+
+    def product(x):
+        return x @ jnp.ones((5, 5))
+
+    once = 2 * 3 * 5 * 5
+    assert flops.count(product, x) == once
+    assert flops.count(jax.jit(product), x) == once
+    assert flops.count(jax.checkpoint(product), x) == once
+    custom = jax.custom_vjp(product)
+    custom.defvjp(lambda x: (product(x), None), lambda _, cotangent: (cotangent,))
+    assert flops.count(custom, x) == once
+    looped = lambda x: jax.lax.scan(lambda x, _: (product(x), None), x, length=7)[0]  # noqa: E731
+    assert flops.count(looped, x) == 7 * once
+    branched = lambda x: jax.lax.cond(x[0, 0] > 0, product, lambda x: product(product(x)), x)  # noqa: E731
+    assert flops.count(branched, x) == 2 * once
+    kernel = _shape(3, 3, 4, 8)
+    convolve = lambda x, k: jax.lax.conv_general_dilated(  # noqa: E731
+        x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert flops.count(convolve, _shape(1, 6, 7, 4), kernel) == 2 * 6 * 7 * 8 * 9 * 4
+
+
+def test_any_task_is_counted(monkeypatch):
+    monkeypatch.setattr(tasks, "build", lambda cfg: toy.task())
+    (trained,) = operations.parts(toy.config())
+    assert trained.trained and trained.forward == 2 * (2 * 8 * 8 + 2 * 8 * 16)
+
+
+def _shape(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _xla(function, arguments):
+    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(
+    ("name", "image_px"),
+    [("efficientsam_ti", 224), ("efficientsam_s", 1024), ("sam_b", 224)],
+)
+def test_encoders_as_xla_counts_them(name, image_px):
+    config = named.sam(name)
+    model = Sam(config, PLAIN)
+    params = jax.eval_shape(lambda key: network.init(config, key), jax.random.key(0))
+
+    def run(params, pixels):
+        return model.apply({"params": params}, pixels, method=Sam.encode)
+
+    with unrolled.blocks():  # it counts bodies of loops once
+        counted = _xla(run, (params, _shape(1, image_px, image_px, 3)))
+    assert flops.encoder(config.encoder, image_px) == pytest.approx(counted, rel=0.05)
+
+
+def _gradient(cfg):
+    """The gradient of a config's step on one device, with one example, and its arguments."""
+    cfg = dataclasses.replace(cfg, mesh=MeshConfig(data=1), batch=1, compute=PLAIN)
+    task, place = tasks.build(cfg), sharding.batch(sharding.make_mesh(cfg.mesh))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    frozen = {name: part.shapes() for name, part in task.frozen.items()}
+    batch = {name: _shape(1, *shape, dtype=dtype) for name, (shape, dtype) in task.example.items()}
+
+    def step(params, frozen, batch):
+        return mean_gradient(task, params, frozen, batch, jax.random.key(1), 1, place)
+
+    return step, (params, frozen, batch)
+
+
+@pytest.mark.parametrize("name", ["sami_ti", "segment_ti"])
+def test_steps_as_xla_counts_them(name):
+    cfg = configs.load(name)
+    if hasattr(cfg.task, "teacher"):
+        teacher = TeacherConfig(model="sam_b", weights="random")
+        cfg = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
+    with unrolled.blocks():
+        counted = _xla(*_gradient(cfg))
+    assert operations.per_example(cfg) == pytest.approx(counted, rel=0.05)
+
+
+def test_encoders_on_paper():
+    """GFLOP by hand for 1024 pixels: 24 N D^2 + 4 N^2 D a block, embedding and neck."""
+    for name, wanted in (("ti", 204.5), ("s", 491.2), ("b", 1330)):
+        found = flops.encoder(named.sam(f"efficientsam_{name}").encoder, 1024)
+        assert found / GIGA == pytest.approx(wanted, rel=0.01)
+    for name, whole, small in (("b", 970, 35), ("l", 2990, 123), ("h", 5960, 254)):
+        config = named.sam(f"sam_{name}").encoder
+        assert flops.encoder(config, 1024) / GIGA == pytest.approx(whole, rel=0.01)
+        assert flops.encoder(config, 224) / GIGA == pytest.approx(small, rel=0.02)
+
+
+def test_mask_decoder_on_paper():
+    """3.69 GFLOP for one prompt, 2.88 for each further one; the grid's own codes come once."""
+    config = named.sam("efficientsam_ti")
+    one, two = (flops.mask_decoder(config, prompts, 2) for prompts in (1, 2))
+    positions = 5 * flops.linear(4096, 256, 128)
+    assert (one - positions) / GIGA == pytest.approx(3.69, rel=0.01)
+    assert (two - one) / GIGA == pytest.approx(2.88, rel=0.01)
+
+
+def test_sami_on_paper():
+    """Teacher 254 G, students 0.57, 2.20, 8.64 G, decoder 8.3 G; one teacher pass for all."""
+    found = {part.name: part.forward / GIGA for part in operations.parts(configs.load("sami_all"))}
+    assert found["teacher"] == pytest.approx(254, rel=0.01)
+    assert found["trained"] == pytest.approx(0.57 + 2.20 + 8.64 + 3 * 8.35, rel=0.01)
+    for name, low, high in (("ti", 257, 281), ("s", 264, 287), ("b", 294, 307)):
+        assert low < operations.per_example(configs.load(f"sami_{name}")) / GIGA < high
+
+
+def test_enlarged_teacher_and_trunk_features():
+    cfg = configs.load("sami_ti")
+
+    def teacher(**changes):
+        replaced = dataclasses.replace(cfg.task.teacher, **changes)
+        changed = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=replaced))
+        return operations.parts(changed)[0].forward / GIGA
+
+    assert teacher(view="enlarged") == pytest.approx(5960, rel=0.01)
+    neck = flops.neck(named.sam("sam_h").encoder, 196, 1280) / GIGA
+    assert teacher() - teacher(features="trunk") == pytest.approx(neck)
