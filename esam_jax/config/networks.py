@@ -132,6 +132,7 @@ class DecoderConfig(Config):
     depth: Size = 2
     heads: Size = 8
     mlp_width: Size = 2048
+    iou_width: Size = 256  # of the head that predicts the IoU
     mask_tokens: Size = 4  # the first is the single-mask output, the others the candidates
     point_slots: Size = 6  # efficientsam pads every prompt to this many points; sam has no limit
     background: Literal["none", "learned"] = "none"
@@ -145,11 +146,6 @@ class DecoderConfig(Config):
         for field in ("background", "mask_prompts"):
             if self.traits.extras == "always" and getattr(self, field) != "learned":
                 yield field, f'the "{self.wiring}" wiring always has it: set "learned"'
-
-    @property
-    def iou_width(self) -> int:
-        """Of the head that predicts the IoU: the decoder's, in every release."""
-        return self.width
 
     @property
     def traits(self) -> Wiring:

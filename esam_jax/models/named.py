@@ -72,7 +72,9 @@ def _efficientsam_nano() -> SamConfig:
         encoder=VitConfig(
             width=64, heads=2, depth=3, patch_px=8, image_px=64, pretrain_px=64, neck_width=64
         ),
-        decoder=DecoderConfig(wiring="efficientsam", width=64, heads=4, mlp_width=128),
+        decoder=DecoderConfig(
+            wiring="efficientsam", width=64, heads=4, mlp_width=128, iou_width=64
+        ),
     )
 
 
@@ -93,6 +95,7 @@ def _sam_nano() -> SamConfig:
             width=64,
             heads=4,
             mlp_width=128,
+            iou_width=64,
             background="learned",
             mask_prompts="learned",
         ),

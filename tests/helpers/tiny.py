@@ -26,7 +26,7 @@ def config(wiring: str, **decoder: Any) -> SamConfig:
         decoder = {"background": "learned", "mask_prompts": "learned", **decoder}
     else:
         encoder = VitConfig(**common, pretrain_px=32)
-    sizes = {"width": 16, "heads": 2, "mlp_width": 24}
+    sizes = {"width": 16, "heads": 2, "mlp_width": 24, "iou_width": 20}
     return SamConfig(encoder=encoder, decoder=DecoderConfig(wiring=wiring, **{**sizes, **decoder}))
 
 

@@ -74,6 +74,7 @@ def _detect(state: State) -> SamConfig:
         depth=count(state, "mask_decoder.transformer.layers."),
         heads=known.decoder_heads,
         mlp_width=size(state, "mask_decoder.transformer.layers.0.mlp.layers.0.0.weight", 0),
+        iou_width=size(state, f"{_IOU}.layers.0.0.weight", 0),
         mask_tokens=size(state, "mask_decoder.mask_tokens.weight", 0),
     )
     return SamConfig(encoder=encoder, decoder=decoder)

@@ -153,12 +153,7 @@ def encoder_config(
     )
 
 
-def decoder_config(
-    state: State,
-    heads: int,
-    iou_hidden: str = f"{_IOU}.layers.0",
-    last_stem: str = f"{_STEM}.6",
-) -> DecoderConfig:
+def decoder_config(state: State, heads: int, iou_hidden: str = f"{_IOU}.layers.0") -> DecoderConfig:
     """The config of SAM's decoder, likewise."""
     return DecoderConfig(
         wiring="sam",
@@ -166,6 +161,7 @@ def decoder_config(
         depth=count(state, "mask_decoder.transformer.layers."),
         heads=heads,
         mlp_width=size(state, "mask_decoder.transformer.layers.0.mlp.lin1.weight", 0),
+        iou_width=size(state, f"{iou_hidden}.weight", 0),
         mask_tokens=size(state, "mask_decoder.mask_tokens.weight", 0),
         background="learned",
         mask_prompts="learned",

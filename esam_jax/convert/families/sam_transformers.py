@@ -101,7 +101,7 @@ def _links(config: SamConfig) -> Iterator[Link]:
 def _detect(state: State) -> SamConfig:
     encoder = sam.encoder_config(state, _V, "layers", "patch_embed.projection", "neck.conv1")
     heads = unwritten(encoder.width).decoder_heads
-    decoder = sam.decoder_config(state, heads, f"{_IOU}.proj_in", f"{_STEM}.conv3")
+    decoder = sam.decoder_config(state, heads, f"{_IOU}.proj_in")
     return SamConfig(encoder=encoder, decoder=decoder)
 
 

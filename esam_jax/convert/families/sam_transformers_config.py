@@ -142,7 +142,6 @@ def from_config_json(value: Any) -> SamConfig:
         (_PROMPT, "image_size", 1024, encoder["image_px"]),
         (_PROMPT, "patch_size", 16, encoder["patch_px"]),
         (_PROMPT, "mask_input_channels", 16, DecoderConfig.mask_channels),
-        (_DECODER, "iou_head_hidden_dim", 256, width),
     ):
         value = sections[name].whole(key, default)
         if value != wanted:
@@ -156,6 +155,7 @@ def from_config_json(value: Any) -> SamConfig:
                 depth=decoder.whole("num_hidden_layers", 2),
                 heads=decoder.whole("num_attention_heads", 8),
                 mlp_width=decoder.whole("mlp_dim", 2048),
+                iou_width=decoder.whole("iou_head_hidden_dim", 256),
                 mask_tokens=decoder.whole("num_multimask_outputs", 3) + 1,
                 background="learned",
                 mask_prompts="learned",
