@@ -114,7 +114,7 @@ class Watchdog:
 
     def _notice(self) -> None:
         """Records the updates that the device has finished; waits for nothing."""
-        while self._waiting and _is_ready(self._waiting[0][1]):
+        while self._waiting and jax.tree.leaves(self._waiting[0][1])[0].is_ready():
             self._finished, _ = self._waiting.popleft()
             self._started, self._quiet = True, 0.0
 
@@ -192,11 +192,6 @@ def behind(reports: dict[int, tuple[int, str]], total: int) -> list[str]:
         if begun < most
     ]
     return silent + slow or [f"all {total} hosts are in the same update"]
-
-
-def _is_ready(metrics: Any) -> bool:
-    """Whether the metrics of an update are computed; does not wait."""
-    return jax.tree.leaves(metrics)[0].is_ready()
 
 
 def _say(text: str) -> None:

@@ -64,10 +64,10 @@ def main(folder, saves=5):
             summing, _ = seconds(checksums.of, now)
             blocking, _ = seconds(checkpoints.save, step, now)
             after, now = seconds(update, now)
-            whole, _ = seconds(checkpoints.wait)
+            committed, _ = seconds(checkpoints.wait)
             print(
                 f"save {step}: blocks {blocking:.3f} s, of which sums {summing:.3f} s; next update "
-                f"{after:.3f} s (without a save {alone:.3f} s); read back after {whole:.1f} s",
+                f"{after:.3f} s (without a save {alone:.3f} s); committed after {committed:.1f} s",
                 flush=True,
             )
 

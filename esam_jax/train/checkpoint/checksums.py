@@ -81,20 +81,24 @@ def of_array(x: np.ndarray) -> int:
     """As `array_sum`, of a NumPy array."""
     x = np.ascontiguousarray(x).reshape(-1)
     words = x.view(f"uint{8 * x.dtype.itemsize}" if x.dtype.itemsize < 4 else "uint32")
-    total = 0
+    steps, total = np.arange(min(_BLOCK, words.size), dtype=np.uint32), 0
     for start in range(0, words.size, _BLOCK):
-        block = words[start : start + _BLOCK].astype(np.uint32)
-        position = np.arange(start, start + block.size, dtype=np.uint64).astype(np.uint32)
+        block = words[start : start + _BLOCK]
+        position = steps[: block.size] + np.uint32(start % 2**32)
         total += int(np.sum(_mix(block, position), dtype=np.uint32))
     return total % 2**32
 
 
 def _mix(words: Any, position: Any) -> Any:
     """A hash of each word and its position; for one position, no two words have the same."""
-    x = words ^ (position * _SPREAD)
-    x = (x ^ (x >> np.uint32(16))) * _MULTIPLIERS[0]
-    x = (x ^ (x >> np.uint32(13))) * _MULTIPLIERS[1]
-    return x ^ (x >> np.uint32(16))
+    x = position * _SPREAD
+    x ^= words  # NumPy does these in place, which takes two thirds of the time
+    x ^= x >> np.uint32(16)
+    x *= _MULTIPLIERS[0]
+    x ^= x >> np.uint32(13)
+    x *= _MULTIPLIERS[1]
+    x ^= x >> np.uint32(16)
+    return x
 
 
 def _words(x: jax.Array) -> jax.Array:
