@@ -7,7 +7,7 @@ from the last whole checkpoint, to the same numbers as a run that was left alone
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from esam_jax.processes import consistency, leader, stop
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
-from esam_jax.runs import config_file, owner
+from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, optim, teacher_check
 from esam_jax.train import state as states
@@ -38,19 +38,27 @@ from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.typing import Params
 
 
-def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) -> dict[str, Any]:
+def run(
+    cfg: RunConfig,
+    workdir: str | Path,
+    *,
+    progress: bool | None = None,
+    resume_with: Collection[str] = (),
+) -> dict[str, Any]:
     """Trains, and gives back the last value of every metric; a finished run only reads them.
 
     Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises
     EsamError for what the user can mend, most of it before anything is written or compiled, and
     Terminated on SIGTERM.
+    `resume_with` names values, such as "optim.peak_lr", in which the config may differ from that of
+    the run so far.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     back = None
     with stop.sigterm() as terminated:
         while True:
             try:
-                return _run(cfg, Path(workdir), back, terminated, progress)
+                return _run(cfg, Path(workdir), back, terminated, progress, resume_with)
             except guard.RollBack as spike:
                 # Less its frames, which hold the old state in the memory of the devices.
                 back = spike.with_traceback(None)
@@ -62,6 +70,7 @@ def _run(
     back: guard.RollBack | None,
     terminated: threading.Event,
     progress: bool | None,
+    resume_with: Collection[str],
 ) -> dict[str, Any]:
     """A run from where it stands to its end; `back` is the spike to go back from first.
 
@@ -73,7 +82,7 @@ def _run(
     if back is not None:
         first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
     so_far = log.merged(workdir / log.METRICS_FILE)
-    done_before = first_step == cfg.steps and "finished" in so_far
+    done_before = first_step == cfg.steps == metrics_file.finished_at(workdir / log.METRICS_FILE)
     # Hosts with folders of their own would go on from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": done_before}
     consistency.agree(consistency.facts(json.to_json(cfg), **here))
@@ -81,7 +90,7 @@ def _run(
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     resumed = first_step > 0
     if resumed:
-        leader.decide(lambda: config_file.require_same(cfg, workdir))
+        leader.decide(lambda: config_file.require_same(cfg, workdir, first_step, resume_with))
     if done_before:  # the data may be gone by now
         log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
         return so_far
@@ -103,7 +112,7 @@ def _run(
         Checkpoints(cfg.save, workdir, template) as checkpoints,
         _full_memory(),
     ):
-        leader.decide(lambda: _store(cfg, workdir, resumed))
+        leader.decide(lambda: _store(cfg, workdir, first_step))
         if back is not None:
             checkpoints.go_back(first_step)
         if first_step:
@@ -144,6 +153,9 @@ def _run(
             ) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
+            for change in leader.decide(lambda: config_file.unlogged(workdir)):
+                log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
+                report.event(config_file.CHANGE_EVENT, **change)
             if rollback is not None:
                 report.event("rollback", first_step, **rollback)
             # Nothing crosses between host and device unless it is asked for by name.
@@ -187,9 +199,9 @@ def _run(
         return log.merged(workdir / log.METRICS_FILE)
 
 
-def _store(cfg: RunConfig, workdir: Path, resumed: bool) -> None:
-    with owner.writing(workdir, resumed=resumed):
-        config_file.store(cfg, workdir)
+def _store(cfg: RunConfig, workdir: Path, first_step: int) -> None:
+    with owner.writing(workdir, resumed=first_step > 0):
+        config_file.store(cfg, workdir, first_step)
 
 
 def _evaluates(cfg: RunConfig, done: int) -> bool:
