@@ -7,9 +7,10 @@ from pathlib import Path
 
 from esam_jax.cli import arguments
 from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
+from esam_jax.errors import ConfigError
 from esam_jax.machine import compile_cache
 
-_USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--json]"
+_USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--resume-with ...] [--json]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Where:
     """The run's folder; a run that lies there already is continued."""
     json: bool = False
     """Print the last value of every metric as JSON."""
+    resume_with: tuple[str, ...] = ()
+    """Change the run in `workdir` on purpose: steps=20000 optim.peak-lr=1e-4, for example."""
     peers: PeersConfig = PeersConfig()  # noqa: RUF009  it is frozen
     """The processes of this run, on one host or many."""
 
@@ -34,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     if "-h" in rest or "--help" in rest:
         arguments.parse(RunConfig, ["--help"], prog=prog, default=config)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
+    changed = dict(_key_and_value(each) for each in where.resume_with)
+    keys += [f"--{key}={value}" for key, value in changed.items()]
     if config.evaluate is None and any(key.startswith("--evaluate.") for key in keys):
         # The keys below it need something to change.
         measured = EvaluateConfig(source=config.data.source)
@@ -47,7 +52,15 @@ def main(argv: Sequence[str]) -> int:
     with join.joined(where.peers):
         from esam_jax.train import loop  # libraries that must not start JAX before its peers met
 
-        metrics = loop.run(config, where.workdir)
+        resume_with = [key.replace("-", "_") for key in changed]
+        metrics = loop.run(config, where.workdir, resume_with=resume_with)
     if where.json:
         print(json.dumps(metrics))
     return 0
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise ConfigError(f"--resume-with is {text!r}, but takes KEY=VALUE, such as steps=20000")
+    return key, value

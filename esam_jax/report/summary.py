@@ -23,12 +23,14 @@ def summary(run: Path) -> dict[str, Any]:
     ledger, last = Ledger(lines), metrics_file.latest(lines)
     starts = [line for line in lines if line.get("event") == "start"]
     updates = [line["step"] for line in lines if "loss" in line]
+    # A run may have been lengthened since it was finished.
+    steps = config.get("steps", last.get("step"))
     return {
         "run": str(run),
         "name": config.get("name", run.name),
         "step": max(updates, default=0),
-        "steps": config.get("steps"),
-        "finished": bool(last.get("finished")),
+        "steps": steps,
+        "finished": any(line.get("finished") and line["step"] == steps for line in lines),
         "restarts": max(0, len(starts) - 1),
         "seconds": round(ledger.seconds(), 3),
         "goodput": round(ledger.goodput(), 4),

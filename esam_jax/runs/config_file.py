@@ -1,10 +1,11 @@
-"""What a run may not change when it goes on: the values of its config, and the shapes of its state.
+"""What a resumed run may not change: the values of its config, and the shapes of its state.
 
-`<workdir>/config.json` is the whole resolved config of the run so far.
+`<workdir>/config.json` is the complete resolved config of the run so far.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,51 @@ from esam_jax import files, sharding
 from esam_jax.config import RunConfig
 from esam_jax.config import json as config_json
 from esam_jax.errors import CheckpointError, DiskError
+from esam_jax.runs import metrics_file
 
 CONFIG_FILE = "config.json"
+CHANGES_FILE = "config_changes.jsonl"
+CHANGE_EVENT = "config_change"
 
 Kind = tuple[tuple[int, ...], str]  # shape and type of an array
 
 
-def require_same(cfg: RunConfig, workdir: Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A value that decides what is computed, in the stored config and now."""
+
+    path: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} was {json.dumps(self.old)}, is {json.dumps(self.new)}"
+
+
+def require_same(
+    cfg: RunConfig, workdir: Path, step: int = 0, resume_with: Collection[str] = ()
+) -> None:
     """CheckpointError, with one line for each value, unless `cfg` may resume the run in `workdir`.
 
-    Also when its config is missing or damaged; DiskError on an error of the disk.
+    The values whose paths `resume_with` names may differ. `step` counts the updates done, and
+    `cfg` must not have fewer. CheckpointError also when the stored config is missing or damaged;
+    DiskError on an error of the disk.
     """
-    if found := changes(cfg, workdir):
+    found = [change for change in changes(cfg, workdir) if change.path not in resume_with]
+    if found:
+        asked = " ".join(f"{change.path}={change.new}" for change in found)
         raise CheckpointError(
-            f"{workdir} belongs to another run: {'; '.join(found)}. Give these values, or another "
-            "workdir"
+            f"{workdir} belongs to another run: {'; '.join(map(str, found))}. Give these values, "
+            f"or another workdir; to change the run on purpose, add --resume-with {asked}"
+        )
+    if cfg.steps < step:
+        raise CheckpointError(
+            f"steps is {cfg.steps}, but {workdir} has done {step} updates: give at least {step}"
         )
 
 
-def changes(cfg: RunConfig, workdir: Path) -> list[str]:
-    """Each value that matters and has changed, as "optim.peak_lr was 0.1, is 0.2"."""
+def changes(cfg: RunConfig, workdir: Path) -> list[Change]:
+    """What differs from the stored config and is not marked with MAY_DIFFER."""
     file = workdir / CONFIG_FILE
     try:
         stored = config_json.from_json(RunConfig, json.loads(file.read_text()), "the stored config")
@@ -46,18 +72,38 @@ def changes(cfg: RunConfig, workdir: Path) -> list[str]:
     except OSError as fault:
         raise DiskError(f"{file} cannot be read ({fault.strerror}): start again") from fault
     found = config_json.differences(config_json.to_json(stored), config_json.to_json(cfg))
-    return [
-        f"{path} was {json.dumps(old)}, is {json.dumps(new)}"
-        for path, old, new in found
-        if not config_json.may_differ(RunConfig, path)
-    ]
+    return [Change(*each) for each in found if not config_json.may_differ(RunConfig, each[0])]
 
 
-def store(cfg: RunConfig, workdir: Path) -> None:
-    """Writes config.json, unless it says the same already."""
+def store(cfg: RunConfig, workdir: Path, step: int = 0) -> None:
+    """Writes config.json, unless it says the same already.
+
+    Of a run that has done `step` updates, what was changed on purpose goes into
+    config_changes.jsonl first: {"step": ..., "changes": {path: [old, new]}}.
+    """
     file, text = workdir / CONFIG_FILE, json.dumps(config_json.to_json(cfg), indent=2) + "\n"
+    found = changes(cfg, workdir) if step else []
+    if found:
+        line = {"step": step, "changes": {each.path: [each.old, each.new] for each in found}}
+        known = history(workdir)
+        if known[-1:] != [line]:  # or the process ended before config.json was written
+            lines = (json.dumps(each) + "\n" for each in [*known, line])
+            files.write(workdir / CHANGES_FILE, "".join(lines))
     if not file.exists() or file.read_text() != text:
         files.write(file, text)
+
+
+def history(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of config_changes.jsonl."""
+    file = workdir / CHANGES_FILE
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def unlogged(workdir: Path) -> list[dict[str, Any]]:
+    """Those of which metrics.jsonl has no event yet."""
+    lines = metrics_file.read(workdir / metrics_file.METRICS_FILE)
+    logged = sum(line.get("event") == CHANGE_EVENT for line in lines)
+    return history(workdir)[logged:]
 
 
 def kinds(tree: Any) -> dict[str, Kind]:

@@ -82,6 +82,12 @@ def latest(lines: Iterable[Line]) -> Line:
     return result
 
 
+def finished_at(file: Path) -> int | None:
+    """The number of updates after which the run was finished last; it may go on from there."""
+    steps = [line["step"] for line in read(file) if line.get("finished")]
+    return max(steps, default=None)
+
+
 def evaluated(lines: Iterable[Line]) -> set[int]:
     """The steps after which the model was measured."""
     return {line["step"] for line in lines if "loss" not in line and "event" not in line}

@@ -7,7 +7,7 @@ from the last intact checkpoint, to the same numbers as a run that was left alon
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from esam_jax.processes import consistency, leader, stop
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
-from esam_jax.runs import owner
+from esam_jax.runs import config_file, owner
 from esam_jax.train import guard, jobs, start
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.jobs import Due, Jobs
@@ -37,19 +37,27 @@ from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch, Params
 
 
-def run(cfg: RunConfig, workdir: str | Path, *, progress: bool | None = None) -> dict[str, Any]:
+def run(
+    cfg: RunConfig,
+    workdir: str | Path,
+    *,
+    progress: bool | None = None,
+    resume_with: Collection[str] = (),
+) -> dict[str, Any]:
     """Trains, and returns the last value of every metric; a finished run only reads them.
 
     Writes config.json, metrics.jsonl, checkpoints/, model/ and plots/ in `workdir`. Raises
     EsamError for what the user can fix, most of it before anything is written or compiled, and
     Terminated on SIGTERM.
+    `resume_with` names values, such as "optim.peak_lr", in which the config may differ from that of
+    the run so far.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     back = None
     with stop.sigterm() as terminated:
         while True:
             try:
-                return _run(cfg, Path(workdir), back, terminated, progress)
+                return _run(cfg, Path(workdir), back, terminated, progress, resume_with)
             except guard.RollBack as spike:
                 # Less its frames, which hold the old state in the memory of the devices.
                 back = spike.with_traceback(None)
@@ -61,6 +69,7 @@ def _run(
     back: guard.RollBack | None,
     terminated: threading.Event,
     progress: bool | None,
+    resume_with: Collection[str],
 ) -> dict[str, Any]:
     """A run from where it stands to its end; `back` is the spike to go back from first.
 
@@ -68,7 +77,7 @@ def _run(
     """
     began = time.monotonic()
     # ---------------------------------------------------------- the start: nothing is touched
-    where = start.standing(cfg, workdir, back)
+    where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
         log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
         return where.metrics
@@ -96,6 +105,9 @@ def _run(
             _log(cfg, ready, begun, lambda: batches.broken, workdir, began, progress) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
+            for change in leader.decide(lambda: config_file.unlogged(workdir)):
+                log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
+                report.event(config_file.CHANGE_EVENT, **change)
             compare = jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen)
             work = jobs.plan(cfg, report, watchdog, checkpoints, ready.measure, compare)
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)

@@ -5,7 +5,7 @@ reported before a folder is made, a program compiled or a device filled. `begin`
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from esam_jax.config import RunConfig, json
 from esam_jax.data import records, sources
 from esam_jax.data.records import Source
 from esam_jax.processes import consistency, leader
-from esam_jax.runs import config_file, owner
+from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations
 from esam_jax.tasks.task import Measure, Start, Task
 from esam_jax.train import frozen as frozen_weights
@@ -67,26 +67,31 @@ class Begun:
     flops_per_example: int
 
 
-def standing(cfg: RunConfig, workdir: Path, back: guard.RollBack | None) -> Standing:
+def standing(
+    cfg: RunConfig,
+    workdir: Path,
+    back: guard.RollBack | None,
+    resume_with: Collection[str],
+) -> Standing:
     """The same on every host, whose facts are compared; `back` is a spike to go back from."""
     trackers.require(cfg)
     first_step = manager.newest(workdir)
     if back is not None:
         first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
     metrics = log.merged(workdir / log.METRICS_FILE)
-    finished = first_step == cfg.steps and "finished" in metrics
+    finished = first_step == cfg.steps == metrics_file.finished_at(workdir / log.METRICS_FILE)
     # Hosts with folders of their own would resume from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": finished}
     consistency.agree(consistency.facts(json.to_json(cfg), **here))
     if first_step:
-        leader.decide(lambda: config_file.require_same(cfg, workdir))
+        leader.decide(lambda: config_file.require_same(cfg, workdir, first_step, resume_with))
     return Standing(first_step, finished, metrics)
 
 
 def store_config(cfg: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json; for process 0."""
     with owner.writing(workdir, resumed=first_step > 0):
-        config_file.store(cfg, workdir)
+        config_file.store(cfg, workdir, first_step)
 
 
 def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:

@@ -13,13 +13,18 @@ from esam_jax.processes import join
 from esam_jax.train import loop
 
 
+class Calls(list):
+    options: dict
+
+
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list:
     """Calls of the train loop, which is not run."""
-    calls = []
+    calls = Calls()
 
-    def run(cfg, workdir):
+    def run(cfg, workdir, **options):
         calls.append((cfg, workdir))
+        calls.options = options
         return {"loss": 0.5}
 
     monkeypatch.setattr(loop, "run", run)
@@ -150,3 +155,17 @@ def test_help_lists_the_values_of_the_config(capsys):
 def test_the_workdir_is_a_path(runs, tmp_path):
     assert cli.main(["train", "segment_ti", "--workdir", str(tmp_path)]) == 0
     assert isinstance(runs[0][1], Path)
+
+
+def test_a_run_is_changed_on_purpose(runs, tmp_path, capsys):
+    argv = ["train", "segment_ti", "--workdir", str(tmp_path), "--batch", "64"]
+    assert cli.main([*argv, "--resume-with", "steps=500000", "optim.peak-lr=1e-4"]) == 0
+    ((cfg, _),) = runs
+    assert (cfg.steps, cfg.optim.peak_lr, cfg.batch) == (500_000, 1e-4, 64)
+    assert runs.options == {"resume_with": ["steps", "optim.peak_lr"]}
+    for wrong, message in (
+        ("steps", "'steps', but takes KEY=VALUE"),
+        ("stepps=3", "did you mean --steps?"),
+        ("steps=x", "--steps: "),
+    ):
+        assert message in refused([*argv[1:], "--resume-with", wrong], capsys)
