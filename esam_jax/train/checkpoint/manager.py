@@ -29,6 +29,7 @@ from esam_jax.train.checkpoint import reader, retention, step_folders
 from esam_jax.train.state import TrainState
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
+_ERRORS = 8  # more than Orbax's threads can raise after one save
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
 _REMEDY = "move that folder away, or set --save.damaged fallback, to resume from the one before"
 
@@ -67,7 +68,7 @@ class Checkpoints:
         leader.decide(lambda: self._open(template))
         self._waiting = ThreadPoolExecutor(1, "commit")
         self._barrier = SaveBarrier()
-        self._manager = _manager(save, self._folder, self._barrier)
+        self._manager: _Manager | None = None
 
     def _open(self, template: TrainState | None) -> None:
         """What process 0 does before anything is read or compiled."""
@@ -108,8 +109,7 @@ class Checkpoints:
                 raise
         finally:
             self._waiting.shutdown()
-            with contextlib.suppress(Exception):  # of a save whose failure was reported already
-                self._manager.close()
+            self._close()
             if self._failures and jax.process_index() == 0:
                 step_folders.tidy(self._folder)
 
@@ -169,7 +169,10 @@ class Checkpoints:
         self._barrier.begin()
         # Orbax moves arrays to the host by its own means, which the loop's guard would refuse.
         with jax.transfer_guard("allow"):
-            self._manager.reload()  # what failed, was quarantined or dropped is not on the disk
+            if self._manager is None:
+                self._manager = _manager(self._config, self._folder, self._barrier)
+            else:
+                self._manager.reload()  # what was quarantined or dropped is not on the disk
             args = ocp.args.Composite(
                 state=ocp.args.PyTreeSave(state),
                 checksums=ocp.args.JsonSave(reader.checksums_item(state)),
@@ -177,6 +180,7 @@ class Checkpoints:
             try:
                 self._manager.save(step, args=args, force=True)
             except Exception as fault:  # Orbax and TensorStore raise built-ins of many kinds
+                self._close()
                 # Alone past a barrier at which the others wait, this host must not train on.
                 return self._failed(step, one_line(fault), fault, fatal=jax.process_count() > 1)
         self._pending_step = step
@@ -204,8 +208,7 @@ class Checkpoints:
         try:
             commit.result()
         except Exception as fault:
-            with contextlib.suppress(Exception):
-                self._manager.wait_until_finished()  # it raises once in each thread
+            self._close()
             if isinstance(fault, CalledOffError) and isinstance(fault.__context__, Exception):
                 fault = fault.__context__  # why this host could not write its part
             self._failed(self._pending_step, one_line(fault), fault)
@@ -219,6 +222,20 @@ class Checkpoints:
             retention.note_score(self._folder, step, best, float(values[best]))
         except OSError as fault:
             self._tell(f"the score of checkpoint {step} could not be written ({fault.strerror})")
+
+    def _close(self) -> None:
+        """Waits for all threads of Orbax's manager; a later save makes a new one.
+
+        Several threads may fail in one save, and each error is raised once, to whoever waits next:
+        it must not be taken for one of the next save.
+        """
+        manager, self._manager = self._manager, None
+        if manager is None:
+            return
+        for _ in range(_ERRORS):
+            with contextlib.suppress(Exception):
+                manager.close()
+                return
 
     # --------------------------------------------------------------------- of a save
 

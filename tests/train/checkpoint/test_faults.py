@@ -11,6 +11,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -160,6 +161,32 @@ def test_f05_failure_of_the_last_save_is_not_lost(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
         checkpoints.save(2, state(2))
+
+
+def test_f06_the_second_error_of_a_failed_save_is_not_of_the_next(tmp_path, monkeypatch):
+    """A full disk fails the arrays and the metadata, in threads of their own."""
+    with Checkpoints(SaveConfig(full_disk="continue"), tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        store = type(checkpoints._manager._non_blocking_metadata_store)
+        wait = store.wait_until_finished
+
+        def fail_at_the_end(self):
+            if threading.current_thread().name == "save_finalize":
+                full()
+            return wait(self)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
+            broken.setattr(store, "wait_until_finished", fail_at_the_end)
+            checkpoints.save(2, state(2))
+            checkpoints.wait()
+        with pytest.warns(UserWarning, match=r"checkpoint 2 .*training continues"):
+            assert len(checkpoints.check()) == 1
+        checkpoints.save(3, state(3))
+        checkpoints.wait()
+        assert checkpoints.check() == []
+    assert manager.steps(tmp_path) == [1, 3]
 
 
 def test_f06_what_comes_late_of_a_failed_save_does_not_stay(tmp_path, monkeypatch):
