@@ -134,10 +134,10 @@ class DecoderConfig(Config):
     mlp_width: Size = 2048
     iou_width: Size = 256  # of the head that predicts the IoU
     mask_tokens: Size = 4  # the first is the single-mask output, the others the candidates
-    point_slots: Size = 6  # efficientsam pads every prompt to this many points; sam has no limit
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
 
+    point_slots: ClassVar[int] = 6  # efficientsam pads every prompt to these; sam has no limit
     mask_channels: ClassVar[int] = 16  # of the mask prompt's convolutions, in every release
 
     def across(self) -> Iterator[tuple[str, str]]:

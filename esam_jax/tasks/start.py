@@ -109,7 +109,7 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
             "of promptable training"
         )
     # Parameters have the same names and shapes whatever these fields say.
-    free = {field: getattr(wanted, field) for field in ("wiring", "point_slots", *_OPTIONAL)}
+    free = {field: getattr(wanted, field) for field in ("wiring", *_OPTIONAL)}
     found = dataclasses.replace(file.config.decoder, **free)
     if found != wanted:
         raise CheckpointError(
