@@ -137,10 +137,8 @@ class DecoderConfig(Config):
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
 
-    # In every release: points that efficientsam pads a prompt to (sam has no limit), and the channels
-    # of the mask prompt's convolutions.
-    point_slots: ClassVar[int] = 6
-    mask_channels: ClassVar[int] = 16
+    point_slots: ClassVar[int] = 6  # efficientsam pads every prompt to these; sam has no limit
+    mask_channels: ClassVar[int] = 16  # of the mask prompt's convolutions, in every release
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.width % (2 * self.heads):

@@ -127,7 +127,7 @@ def test_a_model_of_an_earlier_release_is_read(name):
     config = MODELS[name]
     written = json.to_json(config)
     written["encoder"]["mlp_ratio"] = 4
-    written["decoder"]["mask_channels"] = 16
+    written["decoder"] |= {"point_slots": 6, "mask_channels": 16}
     assert json.from_json(ModelConfig, written, "model") == config
     written["decoder"]["mask_channels"] += 1
     with pytest.raises(ConfigError, match=r"^model\.decoder\.mask_channels is 17, but is always "):

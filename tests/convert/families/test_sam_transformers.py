@@ -151,7 +151,7 @@ def test_what_is_absent_has_their_default_and_what_is_unknown_is_passed_over():
         ("vision_config", "hidden_size", 0, "is 0, but must be a whole number"),
         ("vision_config", "hidden_size", 10**9, "must be a whole number from 1 to 16384"),
         ("vision_config", "image_size", [1024, 1024], "is list, but must be a whole number"),
-        ("vision_config", "mlp_dim", 3000, "is 3000, but must be a whole multiple of"),
+        ("vision_config", "mlp_dim", 3000, "is 3000, but must be 3072"),
         ("vision_config", "use_rel_pos", False, "is False, but must be True"),
         ("vision_config", "hidden_act", ["gelu"], "is list, but must be gelu"),
         ("vision_config", "hidden_act", "quick_gelu", "must be gelu"),
