@@ -86,8 +86,8 @@ class SamVitEncoder(nn.Module):
 
     def trunk(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         """Features after the last block, before the neck."""
-        patches_BhwF = patches.patchify(pixels_BHWC, self.config.patch_px)
-        x_BhwD = self.patch_embed(patches_BhwF)
+        patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
+        x_BhwD = self.patch_embed(patches_BhwY)
         table_hwD = positions.bicubic_resize(self.positions, *x_BhwD.shape[1:3])
         x_BhwD = x_BhwD + table_hwD.astype(x_BhwD.dtype)
         kinds = [i in self.config.global_blocks for i in range(self.config.depth)]

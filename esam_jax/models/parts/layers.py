@@ -52,7 +52,7 @@ class LayerNorm(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
@@ -74,10 +74,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        query: Float[Array, "*X T D"],
-        key: Float[Array, "*Y N C"] | None = None,
-        value: Float[Array, "*Y N C"] | None = None,
-    ) -> Float[Array, "*Z T D"]:
+        query: Float[Array, "*X N C"],
+        key: Float[Array, "*X J _"] | None = None,
+        value: Float[Array, "*X J _"] | None = None,
+    ) -> Float[Array, "*X N C"]:
         key = query if key is None else key
         value = key if value is None else value
         width, compute = query.shape[-1], self.compute
@@ -100,7 +100,7 @@ class Mlp(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         activation = self.activation or gelu
         hidden = activation(linear(self.width, self.compute, "hidden")(x))
         return linear(x.shape[-1], self.compute, "out")(hidden)
@@ -127,7 +127,7 @@ class Block(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-6, self.compute, name=name)
 

@@ -223,7 +223,7 @@ def sheet(album: Album, out: Path) -> None:
 
 def overlay(
     picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """The picture with its masks, at most 1024 pixels on its long side."""
     scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
