@@ -41,7 +41,7 @@ def colour(index: int) -> tuple[int, int, int]:
     """RGB of query number `index`."""
     if index < len(_COLOURS):
         return _COLOURS[index]
-    golden = 0.61803398875  # steps by the golden ratio never come close to an earlier hue soon
+    golden = 0.61803398875  # steps by the golden ratio stay far from earlier hues
     red, green, blue = colorsys.hsv_to_rgb(index * golden % 1, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 

@@ -91,7 +91,7 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "nothing is named to measure"),
+        ([], "no measurement is named"),
         (["train"], "measures no 'train'"),
         (["predict"], "missing: STR"),
         (["predict", "random:efficientsam_nan"], "did you mean 'efficientsam_nano'?"),

@@ -44,7 +44,7 @@ class VitEncoder(nn.Module):
         self.neck = Neck(cfg.neck_width, self.compute, name="neck")
 
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
         h, w = (size // self.config.patch_px for size in pixels_BHWC.shape[1:3])
         x_BND = self.trunk(pixels_BHWC)
         return self.neck(x_BND.reshape(-1, h, w, self.config.width))

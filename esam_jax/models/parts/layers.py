@@ -17,7 +17,7 @@ from esam_jax.ops import attention
 
 
 def precision(compute: ComputeConfig) -> lax.Precision | None:
-    """What every product is to be given."""
+    """The `precision` argument of every product."""
     return lax.Precision.HIGHEST if compute.precision == "highest" else None
 
 
@@ -112,8 +112,8 @@ def gelu(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
     As PyTorch computes it. JAX's own takes the complement of the error function, which is exact
     far below zero, where nothing of it is left, and takes twice as long.
     """
-    whole = x.astype(jnp.float32)
-    return (whole * (0.5 + 0.5 * lax.erf(whole * 0.5**0.5))).astype(x.dtype)
+    x32 = x.astype(jnp.float32)
+    return (x32 * (0.5 + 0.5 * lax.erf(x32 * 0.5**0.5))).astype(x.dtype)
 
 
 class Block(nn.Module):

@@ -42,8 +42,8 @@ class Mae(nn.Module):
             self.mask_token = self.param("mask_token", first, (cfg.decoder.width,))
             self.decoder = MaeDecoder(cfg.decoder, 1 + cfg.encoder.pretrain_grid**2, compute)
             # What is compared with the target is never rounded to 16 bits.
-            whole = dataclasses.replace(compute, dtype="float32")
-            self.head = linear(3 * cfg.encoder.patch_px**2, whole, "head")
+            exact = dataclasses.replace(compute, dtype="float32")
+            self.head = linear(3 * cfg.encoder.patch_px**2, exact, "head")
 
     def encode(
         self, pixels_BHWC: Float[Array, "B H W 3"], visible_BV: Int[Array, "B V"] | None = None

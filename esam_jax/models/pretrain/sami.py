@@ -58,8 +58,8 @@ class Sami(nn.Module):
         x_BNE = decoder(x_BVE, visible_BV, masked_BU, (h, w))
         x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BU))
         # What is compared with the target is never rounded to 16 bits.
-        whole = dataclasses.replace(self.compute, dtype="float32")
-        features = linear(self.target_width, whole, "head")(x_BNE)
+        exact = dataclasses.replace(self.compute, dtype="float32")
+        features = linear(self.target_width, exact, "head")(x_BNE)
         return features.reshape(-1, h, w, self.target_width)
 
 

@@ -168,8 +168,8 @@ class IouHead(nn.Module):
         for name in ("hidden_1", "hidden_2"):
             x = activation(cfg)(layers.linear(cfg.iou_width, self.compute, name)(x))
         # The score itself is never rounded to 16 bits: candidates are ranked by it.
-        whole = dataclasses.replace(self.compute, dtype="float32")
-        return layers.linear(cfg.mask_tokens, whole, "out")(x)
+        exact = dataclasses.replace(self.compute, dtype="float32")
+        return layers.linear(cfg.mask_tokens, exact, "out")(x)
 
 
 def _masks(

@@ -22,7 +22,7 @@ class TwoWayTransformer(nn.Module):
 
     The image may come with a query axis of 1: it stays 1 until the first update that depends on
     the prompt, so that what all queries share is computed once. Tokens that are not `seen` only
-    fill the shape: nothing attends to them, and what becomes of them means nothing.
+    fill the shape: nothing attends to them, and their values are not used.
     """
 
     config: DecoderConfig

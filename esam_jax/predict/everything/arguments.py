@@ -10,10 +10,10 @@ from esam_jax.errors import PromptError
 
 
 def require_whole(least: int, values: Mapping[str, Any]) -> None:
-    """PromptError unless each is a whole number from `least`."""
+    """PromptError unless each is an integer from `least`."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or value < least:
-            raise PromptError.of(name, f"is {value!r}, but must be a whole number from {least}")
+            raise PromptError.of(name, f"is {value!r}, but must be an integer from {least}")
 
 
 def require_finite(values: Mapping[str, Any]) -> None:

@@ -16,10 +16,10 @@ MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Masks of one crop that may still fall, in the frame of the crop.
+    """Masks of one crop that may still be discarded, in the frame of the crop.
 
     The logits of each, at the decoder's size, are row `rows[i, 1]` of `logits[rows[i, 0]]`. They
-    stay on the device until most masks have fallen (see `fetched`), and are never copied together.
+    stay on the device until most masks are discarded (see `fetched`); no call copies all of them.
     """
 
     logits: tuple[Float[Array | np.ndarray, "_ l l"], ...]
@@ -45,7 +45,7 @@ class Candidates:
             rows = self.rows[first : first + size]
             rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
             if isinstance(self.logits[0], np.ndarray):
-                # Of what is on the host, these rows alone are to go to the device.
+                # Of logits on the host, only these rows are copied to the device.
                 yield np.stack([self.logits[part][row] for part, row in rows])
             else:
                 yield _take(self.logits[0], rows[:, 1])
@@ -84,7 +84,7 @@ _take = jax.jit(lambda logits, rows: logits[rows])
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
+    """A mask that is kept, in the frame of the picture; `box` holds its outermost pixels."""
 
     runs: Int[np.ndarray, " L"]
     box: Int[np.ndarray, " 4"]
@@ -124,7 +124,7 @@ _T = TypeVar("_T")
 
 
 def each_behind(results: Iterable[_T]) -> Iterator[_T]:
-    """Each as NumPy, when the next is on its way: the device does not wait for the host."""
+    """Each result as NumPy, fetched while the next is computed: the device never waits."""
     behind = None
     for result in results:
         if behind is not None:

@@ -1,4 +1,4 @@
-"""Segment everything: a grid of clicks, and what is worth keeping of what they give.
+"""Segment everything: masks for a grid of clicks, filtered by quality and overlap.
 
 The fully automatic stage of SAM's data engine (arXiv:2304.02643, section 4), with the names and
 the results of segment-anything's `automatic_mask_generator.py`, so that its users change one line.
@@ -38,7 +38,7 @@ Record = dict[str, Any]
 class AutomaticMaskGenerator:
     """Every mask of a picture: `generate(image)`.
 
-    Arguments are segment-anything's, and two more. `stability_rule` is where stability is counted:
+    Arguments are segment-anything's, and two more. `stability_rule` is where stability is measured:
     "full_size", on logits of the picture's size as the original does; or "low_res", on the
     decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
     other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
@@ -124,7 +124,7 @@ class AutomaticMaskGenerator:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
         stability_score, crop_box. `segmentation` is in the form of `output_mode`.
 
-        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError tells what helps
+        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError gives a remedy
         when the device is full. As in the original, a box is measured between its outermost pixels.
         """
         check_picture(image, "image")

@@ -55,7 +55,7 @@ BAD_JSON: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda c: c["annotations"][0]["segmentation"].update(size=[2**40, 2**40]) or c,
         "mask 0: its size",
     ),
-    "id twice": (lambda c: c["annotations"][1].update(id=0) or c, "the mask id 0 is there twice"),
+    "id twice": (lambda c: c["annotations"][1].update(id=0) or c, "the mask id 0 occurs twice"),
     "a million masks": (lambda c: {"annotations": [{}] * 10**6}, "has 1000000 masks"),
     "deep": (lambda c: "[" * 10**5 + "]" * 10**5, "is not valid JSON"),
     "deep object": (lambda c: '{"a":' * 10**5 + "1" + "}" * 10**5, "is not valid JSON"),
@@ -100,7 +100,7 @@ def test_f31_a_bad_annotation_is_skipped_in_training_and_an_error_in_evaluation(
         (lambda c: c["annotations"].extend([c["annotations"][0]] * 10**4), "10001 masks"),
         (
             lambda c: c["annotations"].extend([{**c["annotations"][0], "id": 5}] * 2),
-            r"a\.png: the mask id 5 is there twice",
+            r"a\.png: the mask id 5 occurs twice",
         ),
     ],
 )
