@@ -1,4 +1,4 @@
-"""Time and money of a complete run: from operations, at a stated share of the peak and a stated price.
+"""Time and money of a run: from operations, at a stated share of the peak and a stated price.
 
 Neither default is a measurement of this project. Pass your own: `--mfu`, `--price`.
 """

@@ -162,7 +162,7 @@ def _brief(error: Exception) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-    """What XLA's compiler must know of an NVIDIA card (openxla/xla, pull requests 16913 and 25919)."""
+    """What XLA's compiler must know of an NVIDIA card (openxla/xla pull requests 16913, 25919)."""
 
     capability: tuple[int, int]
     cores: int
