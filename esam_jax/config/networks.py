@@ -137,8 +137,8 @@ class DecoderConfig(Config):
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
 
-    # In every release: points that efficientsam pads a prompt to (sam has no limit), and the channels
-    # of the mask prompt's convolutions.
+    # In every release: the points that efficientsam pads a prompt to (sam has no limit), and the
+    # channels of the convolutions of mask prompts.
     point_slots: ClassVar[int] = 6
     mask_channels: ClassVar[int] = 16
 

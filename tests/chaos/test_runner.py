@@ -80,7 +80,7 @@ def test_peers_that_do_not_notice_are_a_violation(tmp_path, monkeypatch):
 
 
 def test_a_run_that_needs_a_hand_is_a_violation(tmp_path):
-    with pytest.raises(ViolationError, match=r"needed a hand: its processes left with \[2"):
+    with pytest.raises(ViolationError, match=r"needed intervention: its processes exited with \[2"):
         runner(supervisor(tmp_path, 10, ["mend"])).run()
 
 

@@ -92,7 +92,7 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
     ("argv", "message"),
     [
         ([], "no measurement is named"),
-        (["train"], "measures no 'train'"),
+        (["train"], "cannot measure 'train'"),
         (["predict"], "missing: STR"),
         (["predict", "random:efficientsam_nan"], "did you mean 'efficientsam_nano'?"),
         (["predict", "no/such/model"], "no model at"),
