@@ -1,4 +1,4 @@
-"""Run configurations: every public function of a file here gives one whole `RunConfig`.
+"""Run configurations: every public function of a file here returns one complete `RunConfig`.
 
 `esam train NAME` finds it by the function's name; `esam train path/to/file.py` takes your own file
 with one such function. The docstring of each gives its command, hardware, hours and expectation.

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name beside its target, then renamed: no reader ever sees half
 of it. The temporary name holds the host and the process, so that what a killed process left behind
-can be told from what a live one is writing (`remove_unfinished`).
+can be distinguished from what a live one is writing (`remove_unfinished`).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ Content = TypeVar("Content")
 HOST = re.sub(r"\W", "_", platform.node())
 
 _PAUSES = (0.2, 1.0, 3.0)  # seconds before each further attempt
-_TRANSIENT = {  # also recognised in the messages of libraries that read by themselves
+_TRANSIENT = {  # also recognised in the messages of libraries that read on their own
     errno.EIO,
     errno.ESTALE,  # the file was replaced, or the server restarted
     errno.EAGAIN,

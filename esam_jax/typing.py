@@ -18,8 +18,8 @@ Params = Mapping[str, Any]  # nested dict of arrays, names joined by "/" in file
 Batch = Mapping[str, Any]  # name -> array with a leading batch axis
 
 # One letter, one meaning, in every jaxtyping annotation and every suffix of a name (x_BND).
-# tests/test_design.py reads the annotations against this table. A size that only one function knows
-# is computed in braces ("{side**2} K") or left open ("_").
+# tests/design/test_axes.py checks annotations and names against this table. A size that only one
+# function knows is computed in braces ("{side**2} K") or left open ("_").
 AXES = {
     "B": "images of a batch",
     "Q": "prompts (queries) per image",

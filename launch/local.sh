@@ -2,8 +2,8 @@
 # One machine: [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]
 # A run that dies is started again from its newest checkpoint: RESTARTS times in a row at most
 # without a newer one, after PAUSE seconds, twice as many each time, five minutes at most. It ends
-# for good when it is done (0), when the user must change something (2), or when this script is told
-# to stop (143; 137 where the state was not saved in GRACE seconds and the processes were killed).
+# for good when it is done (0), when the user must change something (2), or after SIGTERM (143;
+# 137 where the state was not saved in GRACE seconds and the processes were killed).
 set -uo pipefail
 set -m # each process leads a group, so that its data workers can be killed with it
 
@@ -17,7 +17,7 @@ join() { # as process $1 of those that meet at port $2, which is open to this ma
 }
 start() {
     local port=$((20000 + RANDOM % 10000)) number
-    while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do ((port++)); done # somebody answers there
+    while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do ((port++)); done # the port is in use
     pids=()
     for ((number = 0; number < processes; number++)); do
         ( ((processes == 1)) || join "$number" "$port"; exec esam train "$config" --workdir "$workdir" "$@") &
@@ -25,7 +25,7 @@ start() {
     done
 }
 terminate() { ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null; }
-end() { # every process, for none can continue alone; SIGKILL also reaches stopped ones
+end() { # every process, since none can continue alone; SIGKILL also reaches stopped ones
     terminate
     for ((tick = 0; tick < grace * 5; tick++)); do kill -0 "${pids[@]}" 2>/dev/null || break; sleep 0.2; done
     ! kill -0 "${pids[@]}" 2>/dev/null || late=yes
@@ -34,25 +34,25 @@ end() { # every process, for none can continue alone; SIGKILL also reaches stopp
 }
 
 (($# >= 2 && ${PROCESSES:-1} > 0)) || { say "write [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
-config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() told= late=
+config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() stopping= late=
 if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != cpu ]]; then
     all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
     IFS=, read -ra gpus <<<"$all"
     ((${#gpus[@]} % processes == 0)) || { say "PROCESSES=$processes must divide ${#gpus[@]} GPUs"; exit 2; }
 fi
-trap 'told=yes; terminate' TERM INT
+trap 'stopping=yes; terminate' TERM INT
 best=$(newest) failures=0 pause=${PAUSE:-5}
-until [[ $told ]]; do
-    late=; start "${@:3}"; [[ ! $told ]] || terminate # told while they were started
-    # The first failure decides: what the other processes leave with follows from it.
+until [[ $stopping ]]; do
+    late=; start "${@:3}"; [[ ! $stopping ]] || terminate # SIGTERM came during the start
+    # The first failure decides: the exit codes of the other processes follow from it.
     for ((left = processes, code = 0; left > 0 && code == 0; left--)); do wait -n; code=$?; done
     end
     ((code != 0 && code != 2)) || exit "$code"
-    [[ ! $told ]] || break
+    [[ ! $stopping ]] || break
     now=$(newest); ((${now:-0} <= ${best:-0})) || best=$now failures=0 pause=${PAUSE:-5}
     ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures starts without progress"; exit "$code"; }
-    say "the run left with $code and is started again"
-    sleep "$pause" & pids=($!); [[ ! $told ]] || terminate; wait
+    say "the run exited with $code and is started again"
+    sleep "$pause" & pids=($!); [[ ! $stopping ]] || terminate; wait
     pause=$((pause * 2 < 300 ? pause * 2 : 300))
 done
 [[ ! $late ]] || { say "killed after $grace seconds, before the state was saved: raise GRACE"; exit 137; }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # NAME=esam ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite SPOT=yes \
 #   NFS=10.0.0.2:/runs IMAGE=... launch/tpu_vm.sh CONFIG WORKDIR [--field.name value ...]
-# Queues for a slice, runs launch/local.sh in IMAGE on each of its hosts with NFS as /runs, and asks
-# for a new slice when this one was taken away; WORKDIR lies in /runs. Run it where it can stay: a
-# small VM, in tmux. Started again it ends what runs there and goes on. Told to stop, so does the run.
+# Queues for a slice, runs launch/local.sh in IMAGE on each of its hosts with NFS as /runs, and
+# requests a new slice when this one is preempted; WORKDIR lies in /runs. Run it on a machine that
+# stays up, such as a small VM, in tmux. A restart of this script restarts the run from its newest
+# checkpoint; SIGTERM to it also ends the run.
 set -uo pipefail
 
 say() { echo "launch: $*" >&2; }
@@ -12,7 +13,7 @@ say() { echo "launch: $*" >&2; }
 for setting in NAME ZONE ACCELERATOR RUNTIME NFS IMAGE; do
     [[ ${!setting-} ]] || { say "$setting is not set: see the head of launch/tpu_vm.sh"; exit 2; }
 done
-told='' stop="sudo docker stop --time 150 esam 2>/dev/null; sudo docker rm --force esam 2>/dev/null"
+stopping='' stop="sudo docker stop --time 150 esam 2>/dev/null; sudo docker rm --force esam 2>/dev/null"
 registry=${IMAGE%%/*}
 run="$stop
 sudo gcloud auth configure-docker --quiet ${registry@Q}
@@ -25,16 +26,16 @@ state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say
     queue describe --format='value(state.state)' 2>/dev/null ||
         { [[ $(queue describe 2>&1) == *NOT_FOUND* ]] || echo UNKNOWN; }
 }
-again() { # $1 says why, $2 is what to leave with when it was too often in a row
+again() { # $1 says why, $2 is the exit code after too many in a row
     ((failures++ < ${RESTARTS:-10})) || { say "gave up after $failures failures in a row"; exit "$2"; }
     say "$1" && rest "$pause"; pause=$((pause * 2 < 300 ? pause * 2 : 300))
 }
 everywhere() { gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="$1"; }
 rest() { sleep "$1" & wait $!; }
 
-trap 'told=yes' TERM INT
+trap 'stopping=yes' TERM INT
 failures=0 pause=${PAUSE:-30}
-until [[ $told ]]; do
+until [[ $stopping ]]; do
     now=$(state)
     case $now in
     ACTIVE)
@@ -43,15 +44,15 @@ until [[ $told ]]; do
         wait $!
         code=$?
         ((SECONDS - began < 3600)) || failures=0 pause=${PAUSE:-30} # an hour is progress
-        [[ ! $told ]] || break
+        [[ ! $stopping ]] || break
         ((code != 0)) || { say "done; delete the slice: gcloud compute tpus queued-resources delete $NAME"; exit 0; }
         [[ $(state) == ACTIVE ]] || { failures=0; continue; } # the slice was lost, whatever the code
         ((code != 2)) || exit 2
-        again "the hosts left with $code and are started again" "$code"
+        again "the hosts exited with $code and are started again" "$code"
         ;;
-    FAILED | SUSPENDED) say "the slice is $now"; queue delete --force --quiet || again "it cannot be deleted" 1 ;;
+    FAILED | SUSPENDED) say "the slice is $now"; queue delete --force --quiet || again "the slice cannot be deleted" 1 ;;
     '') queue create --node-id="$NAME" --accelerator-type="$ACCELERATOR" \
-        --runtime-version="$RUNTIME" ${SPOT:+--spot} || again "no slice can be asked for" 1 ;;
+        --runtime-version="$RUNTIME" ${SPOT:+--spot} || again "no slice can be requested" 1 ;;
     *) rest "$pause" ;;
     esac
 done

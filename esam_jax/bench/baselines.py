@@ -1,17 +1,17 @@
-"""Whatever else answers the same questions, to be timed beside ours: transformers, or your own.
+"""Other implementations of the same model, timed beside ours: transformers, or your own.
 
 A rival is named MODULE:FUNCTION or FILE.py:FUNCTION. The function is called once, as
 `FUNCTION(sam)`, with the `esam_jax.Sam` that is measured: `sam.config` and `sam.params` let it
-build the same network with the same weights, `sam.model.compute.dtype` says in which type. It gives
-back a callable, or an object with any of these (B pictures, Q boxes each, px =
+build the same network with the same weights, `sam.model.compute.dtype` says in which type. It
+returns a callable, or an object with any of these (B pictures, Q boxes each, px =
 `sam.config.image_px`):
 
 * `rival(pictures, points, labels)`: uint8 RGB [B, px, px, 3], float32 [B, Q, 2, 2] and int32
   [B, Q, 2], all NumPy, to masks in any form. Points are the corners of a box (x, y) in pixels,
   labels their kinds: 2 top left, 3 bottom right.
 * `rival.encode(pictures)` -> anything, and `rival.decode(embedding, points, labels)` -> anything,
-  which takes what `encode` gave for one picture. They get what `rival.put(array)` made of each
-  array, which is not timed: where it has `put`, that brings an array to its device.
+  which takes what `encode` returned for one picture. Where the rival has `put`, they get
+  `rival.put(array)` for each array, moved to its device outside the timing.
 
 PyTorch gets as many threads as there are cores, or what OMP_NUM_THREADS says; and on a GPU TF32
 where ours uses it. On a machine with other work try OMP_NUM_THREADS=1, too: its threads wait for
@@ -36,12 +36,12 @@ TORCH = "torch"
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """What it can do; None for what it cannot. `ask` goes from pictures to masks."""
+    """What it can do; None for what it cannot. `masks` goes from pictures to masks."""
 
     name: str
     encode: Callable[..., Any] | None = None
     decode: Callable[..., Any] | None = None
-    ask: Callable[..., Any] | None = None
+    masks: Callable[..., Any] | None = None
     put: Callable[[Any], Any] = lambda array: array
 
 
@@ -64,11 +64,11 @@ def load(name: str, sam: Sam) -> Rival:
     made = _guarded(name, make)(sam)
     give_torch_its_share(sam)
     parts = {part: getattr(made, part, None) for part in ("encode", "decode")}
-    parts["ask"] = made if callable(made) else None
+    parts["masks"] = made if callable(made) else None
     found = {part: _guarded(name, call) for part, call in parts.items() if callable(call)}
     if not found:
         raise ConfigError(
-            f"--against {name} gave a {type(made).__name__}, but must give a callable, or an "
+            f"--against {name} returned a {type(made).__name__}, but must return a callable, or an "
             "object with encode or decode"
         )
     if "decode" in found and "encode" not in found:

@@ -17,7 +17,7 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def machine() -> dict[str, Any]:
-    """Device, cores and load, as the results tell them."""
+    """Device, cores and load, as reported with the results."""
     device = jax.devices()[0]
     sheet = accelerators.of(device)
     return {

@@ -33,13 +33,13 @@ _WATCHED: tuple[tuple[Part, Any, str], ...] = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """One picture. `parts` are seconds, the median of the runs that `whole` counts."""
+    """One picture. `parts` are seconds: medians over the runs of `total`."""
 
     height: int
     width: int
     clicks: int  # of the picture and its crops together
     masks: int
-    whole: Timing
+    total: Timing
     parts: dict[Part, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Result:
             "clicks": self.clicks,
             "masks": self.masks,
             "parts_seconds": dict(self.parts),
-            **self.whole.as_json(),
+            **self.total.as_json(),
         }
 
 
@@ -58,8 +58,8 @@ def measure(
 ) -> Result:
     """Calls `generate` once to compile and `runs` times more.
 
-    Every part is waited for before the next begins, so that their sum is the whole; where the
-    device works while the host does, the whole is a little less without being watched.
+    Each part is waited for before the next begins, so that the parts add up to the total. Without
+    this the total is a little smaller where device and host work at the same time.
     """
     seconds: list[dict[Part, float]] = []
     totals, compiling, masks, clicks = [], [], 0, 0
@@ -80,7 +80,7 @@ def measure(
         width=width,
         clicks=clicks,
         masks=masks,
-        whole=Timing(totals[0], tuple(totals[1:]), compiling[0]),
+        total=Timing(totals[0], tuple(totals[1:]), compiling[0]),
         parts={part: statistics.median(each[part] for each in seconds[1:]) for part in PARTS},
     )
 

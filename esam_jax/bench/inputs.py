@@ -1,4 +1,4 @@
-"""Parameters, pictures and prompts of which time does not depend on the values."""
+"""Parameters, pictures and prompts whose values do not affect timing."""
 
 import zlib
 

@@ -47,7 +47,7 @@ class Row:
 
     @property
     def floor_share(self) -> float | None:
-        """Of the rate that the floor allows; 1 is what nothing reaches."""
+        """Share of the rate that the floor allows; 1 is an upper bound."""
         return None if self.floor_seconds is None else self.floor_seconds / self.ours.median
 
     @property
@@ -133,7 +133,7 @@ class _Setting:
             return pictures * roofline.encoder(self.config, self.sheet)
         if part == "decoder":
             return roofline.decoder(self.config, self.sheet, prompts)
-        return pictures * roofline.whole(self.config, self.sheet, prompts)
+        return pictures * roofline.end_to_end(self.config, self.sheet, prompts)
 
 
 def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
@@ -184,8 +184,8 @@ def _end_to_end(setting: _Setting, batches: Sequence[int], prompts: Sequence[int
         asked = [[Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
         ours = functools.partial(_answer, setting.sam, list(pictures), asked)
         theirs = None
-        if rival is not None and rival.ask is not None:
-            theirs = functools.partial(rival.ask, pictures, points, labels)
+        if rival is not None and rival.masks is not None:
+            theirs = functools.partial(rival.masks, pictures, points, labels)
         operations = batch * _whole_flops(setting.config)
         yield setting.row("end-to-end", batch, 1, ours, theirs, operations)
 
@@ -199,7 +199,7 @@ _MEASURE: dict[Part, Callable[..., Iterator[Row]]] = {
 
 
 def _whole_flops(config: SamConfig) -> int:
-    """Of one picture with one box; enlarging the masks is no matrix product worth counting."""
+    """Of one picture with one box; enlarging the masks is negligible."""
     return flops.encoder(config.encoder, config.image_px) + flops.mask_decoder(config, 1, 2)
 
 

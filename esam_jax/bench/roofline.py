@@ -3,9 +3,9 @@
 Every kernel takes its operations at the peak rate, or its numbers, each read and written once, at
 the peak bandwidth. Numbers have 16 bits, and weights are shared by a batch so large that reading
 them costs nothing. Norms are kernels of their own; activations and residuals are part of the
-product before them. Attention is charged its products and, on a GPU, its exponentials besides. On a
-TPU the sides of a product are filled up to the matrix unit. A network in float32 is held against
-the same floor: it says what the device could do, not what the type allows.
+product before them. Attention counts its products and, on a GPU, also its exponentials. On a
+TPU the sides of a product are filled up to the matrix unit. A network in float32 is
+compared with the same floor, which is a limit of the device and not of the type.
 """
 
 from esam_jax.config import SamConfig
@@ -47,7 +47,7 @@ def decoder(config: SamConfig, sheet: Accelerator, prompts: int, points: int = 2
     return max(work, _traffic(sheet, prompts * numbers))
 
 
-def whole(config: SamConfig, sheet: Accelerator, prompts: int) -> float:
+def end_to_end(config: SamConfig, sheet: Accelerator, prompts: int) -> float:
     """Seconds a picture: encoder, decoder, and the candidates at full size.
 
     These count as float32 logits, although a program that fuses the threshold writes less.

@@ -59,12 +59,12 @@ def versions(about: dict[str, Any]) -> str:
 
 def picture(path: Path, result: everything.Result) -> str:
     """What one picture took, by part."""
-    whole = result.whole
+    total = result.total
     parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in result.parts.items())
     return (
         f"{path.name} {result.width}x{result.height}: {result.masks} masks of {result.clicks} "
-        f"clicks in {whole.median:.3f} s (p90 {whole.p90:.3f}, {1 / whole.median:.4g} pictures/s; "
-        f"compilation {whole.compile:.3f}): {parts}"
+        f"clicks in {total.median:.3f} s (p90 {total.p90:.3f}, {1 / total.median:.4g} pictures/s; "
+        f"compilation {total.compile:.3f}): {parts}"
     )
 
 

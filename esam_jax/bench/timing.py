@@ -44,7 +44,7 @@ class Timing:
 def in_turn(
     calls: Sequence[Callable[[], Any]], runs: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[Timing]:
-    """Times every call `runs` times, A B A B ..., so that a busy machine is busy for all alike.
+    """Times every call `runs` times, A B A B ..., so that other load affects all of them alike.
 
     A call ends when all of its result is computed. Before the runs each is called once to compile
     and `WARM_UP` times more. `clock` is in seconds.
@@ -68,7 +68,7 @@ def in_turn(
 
 
 def wait(result: Any) -> None:
-    """Returns when the result is computed, whoever computes it: JAX, or PyTorch on a GPU."""
+    """Returns when the result is computed, by JAX or by PyTorch on a GPU."""
     jax.block_until_ready(result)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -16,7 +16,7 @@ from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compile_cache
 
 COMMANDS = {
-    "train": "train models from a config; resumes by itself",
+    "train": "train models from a config; resumes automatically",
     "plan": "what a run needs on a machine that need not exist yet: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",

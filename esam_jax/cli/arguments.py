@@ -96,7 +96,7 @@ def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
             name, known = event.argument.display_name(), ", ".join(event.choices)
             return f"{name} is {event.value!r}, but must be one of {known}"
         case tyro_errors.UnrecognizedArgs():
-            return f"{' '.join(event.tokens)!r} is no argument"
+            return f"{' '.join(event.tokens)!r} is not an argument"
         case tyro_errors.InstantiationFailure() if event.argument is not None:
             return f"{event.argument.display_name()}: {event.message}"
         case tyro_errors.InstantiationFailure():

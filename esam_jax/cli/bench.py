@@ -100,7 +100,7 @@ class Everything:
 def main(argv: Sequence[str]) -> int:
     """Prints the figures as they come; model, pictures and rival are checked before."""
     if not argv:
-        raise ConfigError(f"nothing is named to measure: write {_USAGE}")
+        raise ConfigError(f"no measurement is named: write {_USAGE}")
     task, *rest = argv
     if task in ("-h", "--help"):
         print(f"usage: {_USAGE}\n\n{__doc__}")
@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> int:
         return _predict(arguments.parse(Predict, rest, prog="esam bench predict"))
     if task == "everything":
         return _everything(arguments.parse(Everything, rest, prog="esam bench everything"))
-    raise ConfigError(f"esam bench measures no {task!r}: write {_USAGE}")
+    raise ConfigError(f"esam bench cannot measure {task!r}: write {_USAGE}")
 
 
 # ------------------------------------------------------------------------------------ predict

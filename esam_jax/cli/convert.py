@@ -27,7 +27,7 @@ class Convert:
     dst: tyro.conf.Positional[Path]
     """A .pt, .pth or .safetensors file, or a folder."""
     model: str | None = None
-    """Name of the network, where the file's shapes do not tell it."""
+    """Name of the network, where the file's shapes do not determine it."""
     layout: Literal["folder", "original", "transformers", "timm"] | None = None
     """The default is `original` for a file, and for a folder `folder`: a model folder."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -79,7 +79,7 @@ def _read(args: Convert) -> ModelFile:
     folder = Path(run if at else args.src)
     asked = at and not Path(args.src).exists()
     if asked and not step.isdecimal():
-        raise ConfigError(f"{args.src!r} names step {step!r}, but a step is a whole number")
+        raise ConfigError(f"{args.src!r} names step {step!r}, but a step is an integer")
     if asked or _is_unfinished(folder):
         from esam_jax.train.checkpoint import model_of_step
 

@@ -75,7 +75,7 @@ def _prompts(args: Segment) -> list[Prompt]:
     if mask is not None and not mask.any():
         raise PromptError(f"--mask {args.mask} is black everywhere: make the object any other")
     if not (points or boxes or mask is not None):
-        raise PromptError("nothing is asked: give --point X,Y, --box X0,Y0,X1,Y1 or --mask FILE")
+        raise PromptError("no prompt is given: give --point X,Y, --box X0,Y0,X1,Y1 or --mask FILE")
     first = Prompt(
         points=[point[:2] for point in points],
         labels=[point[2] if len(point) == 3 else 1 for point in points],

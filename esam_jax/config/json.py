@@ -150,7 +150,7 @@ def _is_literal(hint: Any) -> bool:
 def _words(hint: Any) -> str:
     if _is_literal(hint):
         return f"one of {', '.join(map(str, typing.get_args(hint)))}"
-    words = {int: "a whole number", float: "a number", str: "text"}
+    words = {int: "an integer", float: "a number", str: "text"}
     return words.get(hint, "a list")
 
 

@@ -137,8 +137,10 @@ class DecoderConfig(Config):
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
 
-    point_slots: ClassVar[int] = 6  # efficientsam pads every prompt to these; sam has no limit
-    mask_channels: ClassVar[int] = 16  # of the mask prompt's convolutions, in every release
+    # In every release: the points that efficientsam pads a prompt to (sam has no limit), and the
+    # channels of the convolutions of mask prompts.
+    point_slots: ClassVar[int] = 6
+    mask_channels: ClassVar[int] = 16
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.width % (2 * self.heads):

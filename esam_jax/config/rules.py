@@ -25,7 +25,7 @@ class Rule:
 
 
 class _Marker:
-    """A word about a field that is no rule."""
+    """A marker of a field that is not a rule."""
 
 
 # A resumed run may change this field, or anything below it: how fast, how often and where, but not
@@ -37,7 +37,7 @@ MAY_DIFFER = _Marker()
 class Config:
     """Base of every config: a frozen dataclass that checks itself when it is made.
 
-    A constant of the class, such as `kind`, is no field: it is the same in every config. RETIRED
+    A constant of the class, such as `kind`, is not a field: it is the same in every config. RETIRED
     names keys of earlier releases that changed no result: they are read and dropped.
     """
 

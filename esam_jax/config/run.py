@@ -23,10 +23,10 @@ from esam_jax.config.tasks import TaskConfig
 class OptimConfig(Config):
     """AdamW with warm-up, then cosine or linear decay to `final_lr`.
 
-    Weight decay acts on kernels only, and what never had a gradient is left alone. MAE's class and
-    mask tokens decay, for its rule goes by the number of axes; ours do not. `layer_decay`
-    multiplies the rate of encoder block i by layer_decay ** (depth - i). Clipping is by the global
-    norm of each model apart.
+    Weight decay acts on kernels only, and parameters that never had a gradient are not changed.
+    MAE decays its class and mask tokens, since its rule goes by the number of axes; we do not.
+    `layer_decay` multiplies the rate of encoder block i by layer_decay ** (depth - i). Gradients
+    are clipped by the global norm of each model separately.
     """
 
     peak_lr: Annotated[float, above(0)]
@@ -84,7 +84,7 @@ class SaveConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuardConfig(Config):
-    """What is done about numbers that go wrong, and about steps that never end.
+    """What is done about non-finite or unstable losses, and about steps that never end.
 
     An update whose loss or gradient is not finite is skipped: `max_skipped` in a row, then the run
     stops. `spike` answers a loss above that many times its running mean by going back to the
@@ -117,7 +117,7 @@ class PeersConfig(Config):
     """The processes of one run, and how long they wait for each other. Not part of the run: each
     process has its own.
 
-    Slurm, Open MPI and Cloud TPU say by themselves who the first three are; elsewhere all three are
+    Slurm, Open MPI and Cloud TPU provide the first three; elsewhere all three are
     given here, or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
 

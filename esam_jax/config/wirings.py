@@ -1,6 +1,6 @@
 """The two originals of the promptable decoder, as one table of the traits in which they differ.
 
-Both have the same parameters, so that only a config value tells them apart. Sources:
+Both have the same parameters, so only a config value distinguishes them. Sources:
 `efficient_sam_decoder.py`, `two_way_transformer.py` and `efficient_sam.py` of EfficientSAM's
 release (arXiv:2312.00863); `prompt_encoder.py`, `mask_decoder.py`, `transformer.py` and
 `predictor.py` of segment-anything (arXiv:2304.02643).

@@ -47,7 +47,7 @@ def locate(source: str | Path) -> Location:
 
     A preset's name wins over a file of that name in the working directory: write ./NAME for that.
     Presets and hub ids are downloaded when they are not there yet. MissingError when nothing is
-    found, CheckpointError when it is no model.
+    found, CheckpointError when it is not a model.
     """
     name = str(source)
     if name in SHIPPED:
@@ -68,14 +68,14 @@ def locate(source: str | Path) -> Location:
     if path.name == model_folder.WEIGHTS_FILE and model_folder.is_model_folder(path.parent):
         return Location(kind="folder", path=path.parent)
     if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{name!r} is no model: {_ACCEPTED}")
+        raise CheckpointError(f"{name!r} is not a model: {_ACCEPTED}")
     return Location(kind="file", path=path)
 
 
 def model_file(source: str | Path, *, model: str | None = None) -> ModelFile:
     """Reads the model; a UserWarning names the others when a run holds several.
 
-    `model` names the network (models/named.py) where a file's shapes do not tell it, or wrongly.
+    `model` names the network (models/named.py) where a file's shapes do not identify it.
     CheckpointError lists everything that does not fit; nothing is loaded in part.
     """
     found = locate(source)
@@ -131,10 +131,10 @@ def differences(found: Config, wanted: Config) -> str:
 
 
 def _as_named(file: ModelFile, model: str | None) -> ModelFile:
-    """A model folder says itself what it holds: another name is a mistake."""
+    """A model folder states what it holds, so another name is an error."""
     if model is not None and named.model(model) != file.config:
         raise CheckpointError(
-            f"{file.source} is no {model}: {differences(file.config, named.model(model))}; "
+            f"{file.source} is not {model}: {differences(file.config, named.model(model))}; "
             "leave the name out"
         )
     return file
@@ -158,7 +158,7 @@ def _locate_in_folder(folder: Path) -> Location:
         )
     if (folder / tensor_files.INDEX_FILE).is_file():
         return Location(kind="file", path=folder)
-    raise CheckpointError(f"{str(folder)!r} is no model: {_ACCEPTED}")
+    raise CheckpointError(f"{str(folder)!r} is not a model: {_ACCEPTED}")
 
 
 def _is_transformers(folder: Path) -> bool:

@@ -1,10 +1,10 @@
 """Write and read a model folder: `config.json` beside `model.safetensors`.
 
 The tensors are named by their parameter path joined with "/". Reading runs no code from the file
-and is strict: what the config asks for is worked out by tracing `Sam.init` (no arithmetic is done),
-and a file that holds anything else is refused as a whole. What no network of ours uses, but another
-layout needs, may lie beside them in `unused.safetensors`, under that layout's names. `config.json`
-holds the SHA-256 of both, so that a damaged file is found out; older folders lack it.
+and is strict: the tensors that the config requires are found by tracing `Sam.init` (no arithmetic
+is done), and a file that holds anything else is refused. Tensors that only another layout needs may
+lie beside them in `unused.safetensors`, under that layout's names. `config.json` holds the SHA-256
+of both, so that a damaged file is detected; older folders lack it.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ class ModelFile:
     """A model as it lies on disk: float32 numpy parameters in a nested dict.
 
     `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values;
-    "decoder/single_mask" stands for the output of mask token 0, which is no branch of its own.
+    "decoder/single_mask" stands for the output of mask token 0, which is not a separate branch.
     `unused` is what `write` was given, in its own dtypes.
     """
 
@@ -154,7 +154,7 @@ def _refuse_odd(found: Mapping[str, np.ndarray], allowed: Collection[str], holde
     if odd:
         integers = " or int64" if "int64" in allowed else ""
         raise CheckpointError(
-            f"{holder} holds {', '.join(odd)} as something else than floats{integers}"
+            f"{holder} holds {', '.join(odd)} in types other than float{integers}"
         )
     broken = sorted(name for name, x in found.items() if not np.isfinite(x).all())
     if broken:
@@ -168,7 +168,7 @@ def _read_config(value: Any) -> ModelConfig:
     try:
         return config_json.from_json(ModelConfig, value, "model")
     except ConfigError as error:
-        raise CheckpointError(f"the model config breaks a rule: {error}") from error
+        raise CheckpointError(f"the model config is invalid: {error}") from error
 
 
 def _require_keys(value: Any, wanted: set[str], where: str) -> None:

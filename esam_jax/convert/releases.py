@@ -104,9 +104,9 @@ def fetch_repository(name: str) -> Path:
         return folder
     except Exception as error:  # its own types, those of its HTTP library, and OSError
         raise MissingError(
-            f"{name!r} is no file here, and the hub does not give it ({_short(error)}); download "
-            f"config.json and model.safetensors from https://huggingface.co/{name} into {folder} "
-            "and name that folder"
+            f"{name!r} is not a local file and could not be downloaded from the hub "
+            f"({_short(error)}); download config.json and model.safetensors from "
+            f"https://huggingface.co/{name} into {folder} and name that folder"
         ) from error
 
 

@@ -17,12 +17,12 @@ _FLOATS = ("float32", "float16", "bfloat16")
 
 
 def detect(state: State, family: Family | None = None) -> ModelConfig:
-    """The config of a state dict, by its names and shapes; CheckpointError if it is no model."""
+    """The config of a state dict, by its names and shapes; CheckpointError if it is not a model."""
     family = registry.recognise(state) if family is None else family
     try:
         return family.detect(state)
     except ConfigError as error:
-        raise CheckpointError(f"the shapes of this state dict contradict: {error}") from error
+        raise CheckpointError(f"the shapes of this state dict do not agree: {error}") from error
 
 
 def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params, State]:

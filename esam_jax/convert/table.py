@@ -24,7 +24,7 @@ class Row:
     A number in braces, `{block}`, stands for a run of rows: `counts` of `links` says how many. In
     `params` it has two digits. `{m}` counts mask tokens, whose tensors are stacked on an axis m.
     `(a|b|c)` names three parameters that share one tensor, on an axis n. Letters whose size shapes
-    do not tell are those of `sizes`.
+    do not determine are those of `sizes`.
     """
 
     torch: str

@@ -29,8 +29,8 @@ _HEADERS = (
 class Album:
     """Names of pictures, relative to where they lie; `read(name)` gives the bytes of one.
 
-    `read` may be called from many threads. It raises DataError for what is no picture by its first
-    bytes or cannot be unpacked.
+    `read` may be called from many threads. It raises DataError for a file whose first bytes are not
+    those of a picture, or that cannot be unpacked.
     `left_out` counts members of an archive with a picture's ending that are not read, by reason.
     """
 
@@ -73,7 +73,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _opened(path: Path) -> tarfile.TarFile | None:
-    """The archive, or None where the file is none."""
+    """The archive, or None where the file is not one."""
     try:
         return tarfile.open(path, tarinfo=_Member)
     except tarfile.ReadError:
@@ -145,7 +145,7 @@ def _reason_to_skip(member: tarfile.TarInfo) -> str | None:
         return "special files"
     if name.is_absolute() or ".." in name.parts:
         return "names that lead out of the archive"
-    # "Cs" stands for bytes that are no UTF-8, "Cc" for what a terminal would obey.
+    # "Cs" stands for bytes that are not UTF-8, "Cc" for what a terminal would obey.
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in member.name):
         return "names that cannot be shown"
     return None

@@ -182,7 +182,7 @@ def _check_head(data: bytes, kind: Kind) -> None:
 
 
 def _promised(data: bytes, kind: Kind) -> tuple[int, int] | None:
-    """Width and height by the first bytes of a file; None where they do not tell.
+    """Width and height by the first bytes of a file; None where they do not show it.
 
     Sources: PNG (W3C), section 11.2.1; WebP (RFC 9649), sections 2.5 to 2.7.
     """

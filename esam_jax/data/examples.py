@@ -19,7 +19,7 @@ from esam_jax.errors import DataError, DiskError, MissingError, TrainingError
 
 _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run
 _MOST_EMPTY = 1000  # empty records used in a row before a run stops
-_TRIES = 10  # records that are tried for one example before the tally has its say
+_TRIES = 10  # records that are tried for one example before `Tally` decides
 _REPLACEMENT = 1  # keeps the choice of a replacement apart from the augmentation
 
 

@@ -24,9 +24,9 @@ class MaskSet(Protocol):
     def sample(
         self,
         indices: Sequence[int],
-        rows: Integer[np.ndarray, " h"],
-        columns: Integer[np.ndarray, " w"],
-    ) -> Bool[np.ndarray, "X h w"]:
+        rows: Integer[np.ndarray, " _"],
+        columns: Integer[np.ndarray, " _"],
+    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
         """These masks at some rows and columns only, as nearest-neighbour resizing wants."""
         ...
 
@@ -49,9 +49,9 @@ class CocoMasks:
     def sample(
         self,
         indices: Sequence[int],
-        rows: Integer[np.ndarray, " h"],
-        columns: Integer[np.ndarray, " w"],
-    ) -> Bool[np.ndarray, "X h w"]:
+        rows: Integer[np.ndarray, " _"],
+        columns: Integer[np.ndarray, " _"],
+    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
         masks = np.zeros((len(indices), len(rows), len(columns)), bool)
         for slot, index in enumerate(indices):
             try:
@@ -89,7 +89,7 @@ class LabelledMasks:
     def sample(
         self,
         indices: Sequence[int],
-        rows: Integer[np.ndarray, " h"],
-        columns: Integer[np.ndarray, " w"],
-    ) -> Bool[np.ndarray, "X h w"]:
+        rows: Integer[np.ndarray, " _"],
+        columns: Integer[np.ndarray, " _"],
+    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
         return LabelledMasks(self.labels.take(rows, 0).take(columns, 1)).decode(indices)

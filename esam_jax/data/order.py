@@ -29,7 +29,7 @@ class Order:
             return epoch, int(self._shuffled(epoch)[place])
 
     def __reduce__(self) -> tuple[type["Order"], tuple[int, int]]:
-        """Another process shuffles by itself: cheaper than sending the order of SA-1B."""
+        """Each process shuffles on its own: cheaper than sending the order of SA-1B."""
         return Order, (self._records, self._seed)
 
     def _shuffle(self, epoch: int) -> Int32[np.ndarray, " X"]:

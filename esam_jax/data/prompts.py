@@ -82,7 +82,7 @@ def squared_distance(mask: Bool[np.ndarray, "H W"]) -> Float64[np.ndarray, "H W"
     """Squared distance from each pixel inside to the nearest one outside, exact; 0 outside.
 
     The frame counts as outside. First straight up and down, then over columns k to the left and
-    right, for as long as k can still win.
+    right, for as long as k can be nearest.
     """
     padded = np.pad(mask, 1)
     height, width = padded.shape

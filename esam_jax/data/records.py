@@ -1,4 +1,4 @@
-"""What every source gives: a picture that is decoded on demand, and its annotations by kind."""
+"""What every source returns: a picture that is decoded on demand, and its annotations by kind."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ class Record:
     """One picture; `name` is unique in its source and the same on every machine.
 
     Annotations by kind, as far as the source has them: "masks" is a `masks.MaskSet`. A new kind
-    needs no change here: its source stores it and its view asks for it.
+    needs no change here: its source stores it and its view reads it.
     """
 
     name: str

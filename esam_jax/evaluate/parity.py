@@ -87,7 +87,7 @@ def case_for(config: ModelConfig) -> str:
     """The recorded case that is most like the config; CheckpointError where there is none."""
     family = registry.of_layout(config)
     if family.golden is None:
-        raise CheckpointError(f"no golden case was recorded of {family.about}")
+        raise CheckpointError(f"no golden case was recorded for {family.about}")
     return family.golden(config)
 
 

@@ -14,7 +14,7 @@ from esam_jax.ops import images, losses, patches
 
 
 def library_pairs(file: ModelFile) -> None:
-    """None: no library is compared with."""
+    """None: there is no library to compare with."""
 
 
 def golden_pairs(

@@ -62,7 +62,7 @@ def off() -> None:
 def check(environment: Mapping[str, str] = os.environ) -> None:
     """ConfigError where others could write the folder that JAX's own variable names.
 
-    JAX uses it by itself, also for commands that keep no compiled programs.
+    JAX uses it automatically, also for commands that keep no compiled programs.
     """
     named = environment.get(JAX_FOLDER)
     if not named:
@@ -100,7 +100,7 @@ def require_private(folder: Path) -> None:
 
 
 def _use(folder: str | None) -> Path | None:
-    import jax  # after the checks: a refusal should not have to wait for it
+    import jax  # after the checks, which should fail without waiting for the import
 
     jax.config.update("jax_compilation_cache_dir", folder)  # also None: JAX has a variable itself
     if folder is None:

@@ -23,8 +23,8 @@ def resident_bytes() -> int:
 def give_back() -> None:
     """Returns to the system what this process has freed and glibc keeps; takes some milliseconds.
 
-    Compiling a training step leaves a gigabyte of it. Other C libraries than glibc return it by
-    themselves, or have no such call.
+    Compiling a training step leaves a gigabyte of it. Other C libraries return it on their
+    own, or have no such call.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -10,14 +10,14 @@ from esam_jax.errors import DeviceMemoryError
 
 _SIGNS = ("resource_exhausted", "out of memory")
 _REMEDY = (
-    "ask about fewer pictures or prompts at once (for masks of everything, a smaller "
+    "process fewer pictures or prompts at once (for masks of everything, a smaller "
     'points_per_batch), or load the model with dtype="bfloat16"'
 )
 
 
 @contextlib.contextmanager
 def advice() -> Iterator[None]:
-    """What JAX and NumPy raise inside for want of memory becomes a DeviceMemoryError.
+    """What JAX and NumPy raise inside when memory runs out becomes a DeviceMemoryError.
 
     Every other error passes. JAX computes while Python continues, so what is computed here must
     also be waited for here, or its error comes up elsewhere.
@@ -34,4 +34,4 @@ def advice() -> Iterator[None]:
         # A notebook keeps the last error, its frames, and so every array of the failed call.
         traceback.clear_frames(error.__traceback__)
         first = said.splitlines()[0]
-        raise DeviceMemoryError(f"there is no memory left ({first:.200}): {_REMEDY}") from error
+        raise DeviceMemoryError(f"out of memory ({first:.200}): {_REMEDY}") from error

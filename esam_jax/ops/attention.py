@@ -95,7 +95,7 @@ def attend(
 
     Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. `seen` says
     which keys count, at least one of each row. A `bias` and `seen` are for few tokens: only `xla`
-    takes them, and ConfigError comes of any other choice.
+    takes them, and any other choice raises ConfigError.
     """
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
@@ -158,8 +158,8 @@ def _shift(
 ) -> Float[Array, "N 1"]:
     """What to take off the scores: the largest of each row, or nothing when all are small.
 
-    A softmax needs no shift while its exponentials stay in range, and |q . k| <= |q| |k| tells that
-    without a look at every score.
+    A softmax needs no shift while its exponentials stay in range, and |q . k| <= |q| |k| shows that
+    without reading every score.
     """
     longest = [
         jnp.sqrt((x.astype(jnp.float32) ** 2).sum(axis).max()) for x, axis in ((q, 1), (k, 0))
@@ -293,7 +293,7 @@ def to_windows(
 ) -> tuple[Float[Array, "X {window} {window} D"], tuple[int, int]]:
     """Squares of `window` cells, image-major then row-major, and the grid (h, w) after padding.
 
-    The grid is padded with zeros at the bottom and right to whole windows.
+    The grid is padded with zeros at the bottom and right to complete windows.
     """
     _, h, w, _ = x_BhwD.shape
     padded = h + -h % window, w + -w % window

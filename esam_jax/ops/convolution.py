@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 def depthwise(
     x_BhwC: Float[Array, "B h w C"], kernel_ssC: Float[Array, "s s C"], stride: int = 1
 ) -> Float[Array, "B _ _ C"]:
-    """Each channel correlated with its own odd square; zeros around the map, s // 2 a side.
+    """Each channel correlated with its own square of odd size; zeros around the map, s // 2 a side.
 
     Every `stride`-th row and column is kept, from the first. The result is float32. One product a
     tap, which compilers fuse: on CPUs some ten times as fast as their grouped convolution.

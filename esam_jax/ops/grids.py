@@ -78,7 +78,7 @@ def cut_by_crop(
     "Touch" means within 20 pixels, as torch.isclose(atol=20, rtol=0) has it.
     """
     x, y = crop[0], crop[1]
-    whole = np.asarray(boxes, np.float32) + np.array([x, y, x, y], np.float32)
-    at_crop = np.abs(whole - crop) <= EDGE_PX
-    at_picture = np.abs(whole - np.array([0, 0, width, height])) <= EDGE_PX
+    in_picture = np.asarray(boxes, np.float32) + np.array([x, y, x, y], np.float32)
+    at_crop = np.abs(in_picture - crop) <= EDGE_PX
+    at_picture = np.abs(in_picture - np.array([0, 0, width, height])) <= EDGE_PX
     return np.asarray((at_crop & ~at_picture).any(axis=1))

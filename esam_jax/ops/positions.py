@@ -47,9 +47,9 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 def separable(
     x: Float[Array, "*X H W C"],
-    rows: Float[np.ndarray, "h H"] | None,
-    cols: Float[np.ndarray, "w W"] | None,
-) -> Float[Array, "*X h w C"]:
+    rows: Float[np.ndarray, "_ H"] | None,
+    cols: Float[np.ndarray, "_ W"] | None,
+) -> Float[Array, "*X _ _ C"]:
     """Weighted sums along both image axes, in float32; None leaves an axis as it is."""
     # Full float32 products: pixels and positions must not lose bits to TF32 or bfloat16 passes.
     product = functools.partial(
@@ -57,21 +57,21 @@ def separable(
     )
     out = x
     if rows is not None:
-        out = product("...HWC,hH->...hWC", out, rows)
+        out = product("...HWC,iH->...iWC", out, rows)
     if cols is not None:
-        out = product("...hWC,wW->...hwC", out, cols)
+        out = product("...HWC,jW->...HjC", out, cols)
     return out.astype(x.dtype)
 
 
 def enlarge(
-    x: Float[Array, "*X H W"], rows: Float[np.ndarray, "h H"], cols: Float[np.ndarray, "w W"]
-) -> Float[Array, "*X h w"]:
+    x: Float[Array, "*X H W"], rows: Float[np.ndarray, "_ H"], cols: Float[np.ndarray, "_ W"]
+) -> Float[Array, "*X {len(rows)} {len(cols)}"]:
     """`separable` of maps without channels, for matrices with few entries a row.
 
     The second axis is the one that costs, since the first has made the map large: there it adds
     the few rows that matter, where a product would multiply hundreds by zero.
     """
-    wide = jnp.einsum("...HW,wW->...Hw", x, cols, precision=lax.Precision.HIGHEST)
+    wide = jnp.einsum("...HW,jW->...Hj", x, cols, precision=lax.Precision.HIGHEST)
     taps = int((rows != 0).sum(axis=1).max())
     # Sorted, so that sums go from left to right; what is beyond a row's entries has weight zero.
     places = np.sort(np.argsort(-np.abs(rows), axis=1, kind="stable")[:, :taps], axis=1)
@@ -110,9 +110,9 @@ def bicubic_enlarge(
     return enlarge(x, weights(H, height, "cubic"), weights(W, width, "cubic"))
 
 
-def linear_resize(table_LK: Float[Array, "L K"], length: int) -> Float[Array, "{length} K"]:
+def linear_resize(table_LC: Float[Array, "L C"], length: int) -> Float[Array, "{length} C"]:
     """Linear, half-pixel: torch's interpolate(mode="linear"), along the first axis."""
-    return _resize(table_LK[:, None, :], length, 1, "linear")[:, 0, :]
+    return _resize(table_LC[:, None, :], length, 1, "linear")[:, 0, :]
 
 
 def resample(table_SD: Float[Array, "S D"], h: int, w: int) -> Float[Array, "{h} {w} D"]:
@@ -124,8 +124,8 @@ def resample(table_SD: Float[Array, "S D"], h: int, w: int) -> Float[Array, "{h}
     g = int(stored**0.5)
     if stored - g * g not in (0, 1):
         raise ConfigError(f"position table has {stored} slots, but must have g * g or 1 + g * g")
-    grid_ggD = table_SD[stored - g * g :].reshape(g, g, -1)
-    return bicubic_resize(grid_ggD, h, w)
+    grid_ssD = table_SD[stored - g * g :].reshape(g, g, -1)
+    return bicubic_resize(grid_ssD, h, w)
 
 
 def sincos(h: int, w: int, width: int) -> Float[np.ndarray, "{h*w} {width}"]:

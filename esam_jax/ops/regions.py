@@ -48,7 +48,7 @@ def compress(rle: Mapping[str, Any]) -> dict[str, Any]:
 def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
     """The mask of compressed (text) or plain (list) run lengths; column-major in memory.
 
-    Raises DataError unless the runs are whole numbers >= 0 that sum to exactly H * W.
+    Raises DataError unless the runs are integers >= 0 that sum to exactly H * W.
     """
     (height, width), runs = _size(rle), _runs(rle)
     return fill(runs, height, width)
@@ -114,7 +114,7 @@ def _runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
         runs = _uncompress(counts, pixels)
     elif isinstance(counts, list | tuple):
         if len(counts) > 2 * pixels or not all(type(run) is int for run in counts):
-            raise DataError(f"run lengths must be at most {2 * pixels} whole numbers")
+            raise DataError(f"run lengths must be at most {2 * pixels} integers")
         if any(not 0 <= run <= pixels for run in counts):
             raise DataError(f"run lengths must lie in 0 to {pixels}")
         runs = np.array(counts, np.int64)

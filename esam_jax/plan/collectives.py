@@ -1,7 +1,7 @@
 """Communication of a compiled program: what its text says is sent between devices, and how often.
 
 XLA's own count leaves loops out (a scanned body counts once); here a loop multiplies by its trip
-count, where the text tells it.
+count, where the text states it.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _TRIPS = re.compile(r'known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
 class Collective:
     """All operations of one kind in one update, seen from one device.
 
-    `bytes` is the size of the whole buffers: what is summed for a reduction, what comes out of a
+    `bytes` is the size of the complete buffers: what is summed for a reduction, what comes out of a
     gather. `loops_unknown` counts those in loops of unknown length, taken as one round.
     """
 
@@ -96,7 +96,7 @@ def _called(instruction: _Instruction) -> Iterator[str]:
 def _trips(loop: _Instruction, computations: dict[str, list[_Instruction]]) -> int | None:
     """How often what an instruction calls runs; None for a loop of unknown length.
 
-    A TPU's compiler writes no length down: its loops, which count from 0, go on while i < length.
+    A TPU's compiler writes no length down: its loops, which count from 0, run while i < length.
     """
     if loop.opcode != "while":
         return 1
@@ -117,7 +117,7 @@ def _payload(instruction: _Instruction, shapes: dict[str, str]) -> int:
     given = sum(_bytes(shapes.get(name, "")) for name in re.findall(r"%([\w.-]+)", operands))
     if instruction.kind != "all-gather":
         return given
-    # A -start gives back its operands beside its results.
+    # A -start returns its operands beside its results.
     started = instruction.opcode.endswith("-start")
     return _bytes(instruction.shape) - (given if started else 0)
 

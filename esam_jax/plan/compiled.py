@@ -65,7 +65,7 @@ def step(cfg: RunConfig, topology: Topology, devices: list[Any]) -> Compiled:
             raise
         return Compiled(needed, fits=False, compile_seconds=time.monotonic() - began)
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None and text is not None  # every compiler used here tells
+    assert memory is not None and text is not None  # every compiler used here reports both
     peak, usable = _peak(memory, topology), topology.usable_bytes
     return Compiled(
         peak=peak,

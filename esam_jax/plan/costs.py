@@ -1,4 +1,4 @@
-"""Time and money of a whole run: from operations, at a stated share of the peak and a stated price.
+"""Time and money of a run: from operations, at a stated share of the peak and a stated price.
 
 Neither default is a measurement of this project. Pass your own: `--mfu`, `--price`.
 """
@@ -24,7 +24,7 @@ class Assumption:
 # MFU: what dense transformers reach in published runs, less for Hopper and v6e, whose peaks are
 # harder to reach (A100 87 %, H100 80 % even in one large product).
 # Dollars: for TPUs the vendor's list for the US (cloud.google.com/tpu/pricing), for GPUs about the
-# middle of what GPU clouds ask (pricegpu.pages.dev for A100 and H100, deploybase.ai for H200).
+# middle of the prices of GPU clouds (pricegpu.pages.dev for A100 and H100, deploybase.ai for H200).
 ASSUMPTIONS = {
     "a100-40": Assumption(0.50, 1.30),
     "a100": Assumption(0.50, 2.00),
@@ -39,7 +39,7 @@ ASSUMPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Bill:
-    """A whole run on one machine. `floor_seconds` is of one update, at the full peak."""
+    """A complete run on one machine. `floor_seconds` is of one update, at the full peak."""
 
     flops: dict[str, float]  # of one update, by part
     floor_seconds: float | None = None

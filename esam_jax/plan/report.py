@@ -125,7 +125,7 @@ def _work(bill: Bill) -> list[str]:
 def _time(plan: Plan) -> list[str]:
     bill = plan.bill
     if bill.floor_seconds is None or bill.hours is None:
-        return ["time         not known: there is no data sheet of this processor"]
+        return ["time         unknown: there is no data sheet for this processor"]
     return [
         f"floor        {bill.floor_seconds:.4g} s an update at the full peak",
         f"at {bill.mfu:.0%} MFU   {bill.step_seconds:.4g} s an update, "

@@ -1,7 +1,7 @@
 """The table of docs/plan.md: `python -m esam_jax.plan.table FOLDER` plans what is not there yet.
 
 Every cell is one `esam plan CONFIG --topology T --json`, kept as a file in FOLDER: an interrupted
-table goes on where it stopped. The table of what is there is printed at the end.
+table resumes where it stopped. The table of the plans in FOLDER is printed at the end.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Machines that need not be there: their names, and devices to compile for.
+"""Machines that may not exist here: their names, and devices to compile for.
 
 TPU devices come from libtpu, NVIDIA devices from JAX's CUDA plug-in and a description of the card;
 neither touches hardware. CPU devices are pretend devices of this machine.
@@ -87,7 +87,7 @@ def _platform(name: str, kind: str) -> Platform:
     if kind == "cpu":
         return "cpu"
     known = ", ".join((*TPU_AXES, *CARDS, "cpu"))
-    raise ConfigError(f"topology {name!r} names no accelerator that is known: choose of {known}")
+    raise ConfigError(f"topology {name!r} names an unknown accelerator: choose one of {known}")
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -97,7 +97,7 @@ def devices(topology: Topology) -> list[Any]:
 
 
 def _tpu(topology: Topology) -> list[Any]:
-    # libtpu would ask the cloud for metadata that a machine elsewhere does not have, for minutes.
+    # libtpu would query the cloud for metadata that a machine elsewhere does not have, for minutes.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is locked: no TPU is used
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -162,7 +162,7 @@ def _brief(error: Exception) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-    """What XLA's compiler asks of an NVIDIA card (openxla/xla, pull requests 16913 and 25919)."""
+    """What XLA's compiler must know of an NVIDIA card (openxla/xla pull requests 16913, 25919)."""
 
     capability: tuple[int, int]
     cores: int

@@ -1,6 +1,6 @@
 """Prediction with a loaded model.
 
-`load` finds what answers for a model by the name of its kind (`models/kinds.py`): that is the
+`load` finds the predictor for a model by the name of its kind (`models/kinds.py`): that is the
 module here whose `from_file(file, source, compute)` makes the predictor.
 """
 

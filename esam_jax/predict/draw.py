@@ -41,7 +41,7 @@ def colour(index: int) -> tuple[int, int, int]:
     """RGB of query number `index`."""
     if index < len(_COLOURS):
         return _COLOURS[index]
-    golden = 0.61803398875  # steps by the golden ratio never come close to an earlier hue soon
+    golden = 0.61803398875  # steps by the golden ratio stay far from earlier hues
     red, green, blue = colorsys.hsv_to_rgb(index * golden % 1, 0.75, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -53,7 +53,7 @@ def overlay(
     *,
     stroke: float = 1 / 400,
     ground: Literal["colour", "grey"] = "colour",
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """The picture with the mask and the prompt of each query in its colour.
 
     Larger than the picture by a whole factor when that is small. Large masks go below small ones.
@@ -96,7 +96,7 @@ class Row:
 
 def contact_sheet(
     rows: Sequence[Row], titles: Sequence[str], *, cell_px: int = 208
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """A table of pictures: column 0 is the picture with its prompts, then one column per mask set.
 
     `titles` head the columns; captions stand below the cells.
@@ -127,7 +127,7 @@ def gallery(
     *,
     columns: int = 5,
     cell_px: int = 288,
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """Pictures row by row on one page, each with its name below; one at a time is in memory."""
     columns = min(columns, len(names))
     font = ImageFont.load_default(size=_SMALL_PX)

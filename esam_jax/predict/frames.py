@@ -20,8 +20,8 @@ from esam_jax.ops import geometry, images, positions
 from esam_jax.ops.geometry import Fit
 
 
-def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[Array, "p p 3"]:
-    """The picture as the image encoder takes it: p = `config.image_px`, normalised, float32."""
+def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[Array, "s s 3"]:
+    """The picture as the image encoder takes it: s = `config.image_px`, normalised, float32."""
     return _FITS[config.fit].to_input(image_HW3, config.image_px)
 
 

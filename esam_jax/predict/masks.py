@@ -1,4 +1,4 @@
-"""What the decoder answers for one picture: logits, scores, and the usual things made of them."""
+"""The decoder's output for one picture: logits, scores, and masks derived from them."""
 
 import dataclasses
 from typing import Any

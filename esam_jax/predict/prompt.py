@@ -1,4 +1,4 @@
-"""One question to the model: points, a box, a mask, or several of them together."""
+"""One prompt: points, a box, a mask, or several of them together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from esam_jax.errors import PromptError
 from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 
 _LABELS = (BACKGROUND, FOREGROUND)
-# What NumPy answers to ragged lists and huge integers, and PyTorch when it will not give an array.
+# What NumPy raises for ragged lists and huge integers, and PyTorch when it will not give an array.
 _NO_ARRAY = (TypeError, ValueError, OverflowError, RuntimeError)
 
 
@@ -41,9 +41,7 @@ class Prompt:
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
         if len(points) == 0 and self.box is None and self.mask is None:
-            raise PromptError.of(
-                "prompt", "is empty, but something must be asked: give points, box or mask"
-            )
+            raise PromptError.of("prompt", "is empty: give points, a box or a mask")
 
     @property
     def tokens(self) -> int:
@@ -70,7 +68,7 @@ class Prompt:
     ) -> None:
         """PromptError unless this fits a picture of that size and a model of that config.
 
-        `untrained` names parts of the model whose answers mean nothing (`ModelFile.untrained`).
+        `untrained` names parts of the model that hold random values (`ModelFile.untrained`).
         """
         self.check_inside(height, width)
         decoder = config.decoder
@@ -126,7 +124,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     """A copy in float64: the prompt stays what was checked when the caller's array changes."""
     try:
         array = np.asarray(value)
-        if array.dtype.kind in "cmMSU":  # NumPy would make numbers of them
+        if array.dtype.kind in "cmMSU":  # NumPy would convert them to numbers
             raise TypeError(f"they are {array.dtype}")
         array = np.array(array, np.float64)
     except _NO_ARRAY as error:

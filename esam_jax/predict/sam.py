@@ -137,7 +137,8 @@ class Sam:
     def _check(self, embedding: Embedding, lists: Any) -> None:
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
             raise PromptError.of(
-                "prompts", f"is no list of {len(embedding)} lists, but each picture needs its own"
+                "prompts",
+                f"is not a list of {len(embedding)} lists: give one list for each picture",
             )
         for (height, width), asked in zip(embedding.sizes, lists, strict=True):
             if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
@@ -171,7 +172,7 @@ class Sam:
     ) -> Iterator[tuple[Sequence[tuple[int, int]], Float[Array, "X M l l"], Float[Array, "X M"]]]:
         """(picture, query) of each call of the decoder; logits and scores of these, then copies."""
         for call in batches.calls(lists, self.config, embedding.sizes):
-            # One picture, the commonest case by far, is no copy.
+            # One picture, by far the most common case, is not copied.
             features = embedding.features
             features = features if len(embedding) == 1 else features[call.pictures]
             answer = _decode(
@@ -191,7 +192,7 @@ class Sam:
 
 
 def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sam:
-    """The model of a file that was read from `source`, with a warning of what means nothing yet."""
+    """The model of a file that was read from `source`, with a warning about untrained parts."""
     hollow = [part for part in file.untrained if part in _NEEDED_ALWAYS]
     if hollow:
         warnings.warn(
@@ -228,7 +229,7 @@ def _decode(
 def _check_embedding(embedding: Any) -> None:
     if not isinstance(embedding, Embedding):
         raise PromptError.of(
-            "embedding", f"is a {type(embedding).__name__}, but must be what encode gives"
+            "embedding", f"is a {type(embedding).__name__}, but must be what encode returns"
         )
 
 

@@ -19,7 +19,7 @@ from esam_jax.config import json as config_json
 from esam_jax.errors import ConfigError, PeerError
 from esam_jax.processes import coordinator
 
-# What a host may see late on a shared disk; it sees it when it is started again.
+# A host may see these late on a shared disk; a restart helps.
 _MAY_BE_LATE = ("first_step", "finished")
 _agreements = itertools.count()  # every host makes the same ones in the same order
 
@@ -49,7 +49,7 @@ def agree(about: Mapping[str, Any]) -> None:
     """
     service, me = coordinator.client(), coordinator.state().process_id
     if service is None:
-        if jax.process_count() > 1:  # a TPU slice forms by itself
+        if jax.process_count() > 1:  # a TPU slice forms automatically
             raise ConfigError(
                 f"JAX sees {jax.process_count()} processes, but this one has not met the others: "
                 f"give --peers.processes {jax.process_count()}"

@@ -35,7 +35,7 @@ def meet(where: str) -> None:
         service.wait_at_barrier(f"esam_jax/{next(_meetings)}: {where}", 1000 * MEET_SECONDS)
     except jax.errors.JaxRuntimeError as fault:
         raise PeerError(
-            f"not every host came to {where} within {MEET_SECONDS} s ({one_line(fault)}): see what "
+            f"not every host reached {where} within {MEET_SECONDS} s ({one_line(fault)}): see what "
             "the others report, then start all of them again"
         ) from fault
 

@@ -1,4 +1,4 @@
-"""Several processes as one run: they meet before JAX starts and leave together.
+"""Several processes as one run: they meet before JAX starts and exit together.
 
 The exit codes of a run of any number of processes, for launchers:
 
@@ -33,7 +33,7 @@ LEAVE_SECONDS = 5
 
 @contextlib.contextmanager
 def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Meets the other processes before JAX starts, if there are any, and leaves with them.
+    """Meets the other processes before JAX starts, if there are any, and exits with them.
 
     PeerError when they do not come in time; ConfigError when JAX then sees other counts than the
     user or the launcher gave.
@@ -118,7 +118,7 @@ def _nobody_came(state: Any, seconds: int) -> str:
 
 
 def _require_processes(expected: int | None) -> None:
-    # A process that cannot see its peers would train alone, in the folder of all.
+    # A process that does not see its peers would train alone, in the shared folder.
     if expected is not None and jax.process_count() != expected:
         raise ConfigError(
             f"there should be {expected} processes, but JAX sees {jax.process_count()}: start each "
@@ -161,12 +161,12 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _leave(code: int, met: bool) -> None:
-    """Leaves with the others if they were met and fail alike, else alone."""
+    """Exits with the others if all were met and fail alike, else alone."""
     service = coordinator.client()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         if service is not None and met:
             service.wait_at_barrier("esam_jax/failed", 1000 * LEAVE_SECONDS)
-            return  # JAX's own farewell will not have to wait
+            return  # so that JAX's own shutdown does not wait
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What the launcher says of this process: how many there are, which one it is, its devices."""
+"""What the launcher says about this process: how many there are, which one it is, its devices."""
 
 import functools
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from esam_jax.processes import coordinator
 
 
 def is_one_of_several(peers: PeersConfig, environment: Mapping[str, str]) -> bool:
-    """Whether there are peers to meet, by what the user, Slurm, Open MPI or a TPU pod set."""
+    """Whether there are peers to meet, as the user, Slurm, Open MPI or a TPU pod set."""
     address = peers.coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
     return address is not None or (processes(peers, environment) or 1) > 1
 
@@ -58,5 +58,5 @@ def _integer(environment: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not text.isdecimal():
-        raise ConfigError(f"{name} is {text!r} in the environment, but must be a whole number")
+        raise ConfigError(f"{name} is {text!r} in the environment, but must be an integer")
     return int(text)

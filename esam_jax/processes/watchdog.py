@@ -1,7 +1,7 @@
 """Ends a run in which no update finishes any more, after showing where every host is.
 
 A collective that one host never enters keeps all others waiting without an error, while heartbeats
-continue. Each host watches by itself; none queries the device or the others until something is
+continue. Each host watches independently; none queries the device or the others until something is
 wrong.
 """
 
@@ -23,7 +23,7 @@ from esam_jax.processes import coordinator
 
 EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
 STACKS_FOLDER = "stacks"
-# On top of the limit for what is no update: compilation, evaluation, saving. The longest
+# Added to the limit for anything other than an update: compilation, evaluation, saving. The longest
 # compilation seen took six minutes, on two cores.
 SLOW_SECONDS = 3600.0
 GRACE_SECONDS = 10.0  # for all hosts to find the hang and to report where they are
@@ -136,7 +136,7 @@ class Watchdog:
         self._leave(EXIT_HANG)
 
     def _others_hang(self) -> bool:
-        """Whether a host has found no update finished in time, in what is no slow phase for it."""
+        """Whether a host has found no update finished in time, outside its slow phases."""
         service, found = coordinator.client(), []
         if service is None:
             return False
@@ -163,7 +163,7 @@ class Watchdog:
             _say(f"{self._file} cannot be written ({fault.strerror})")
 
     def _compare(self, where: str) -> None:
-        """Tells the other hosts where this one is, and the user which of them are behind."""
+        """Reports to the other hosts where this one is, and to the user which are behind."""
         service, total = coordinator.client(), jax.process_count()
         if service is None or total == 1:
             return

@@ -11,7 +11,7 @@ _LEGEND = 16  # pixels above the curves, where there are several
 _COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
 _HEADING, _FOOTING = 26, 14  # pixels above and below the chart in a file of its own
 _MOST_POINTS = 600  # a chart has no more pixels than that
-Number = int | float  # JSON tells them apart
+Number = int | float  # JSON distinguishes them
 _SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -41,7 +41,7 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
         return ""
     x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
     top = _TOP + (_LEGEND if len(shown) > 1 else 0)
-    # Steps end where the data ends; values get whole ticks around them.
+    # Steps end where the data ends; values get round ticks around them.
     x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
     y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, top, log)
     parts = [_grid(x_axis, y_axis, x_ticks, y_ticks)]

@@ -68,7 +68,7 @@ summary { cursor: pointer; }
 
 
 def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -> str:
-    """The whole page; from `summary.summary` and `summary.curves`."""
+    """The complete page; from `summary.summary` and `summary.curves`."""
     title = html.escape(str(summary["name"]))
     body = [
         f"<h1>{title}</h1>",
@@ -87,9 +87,9 @@ def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -
     ]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    whole = "\n".join(body)
+    content = "\n".join(body)
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{whole}\n</body></html>\n'
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{content}\n</body></html>\n'
     )
 
 
@@ -158,11 +158,11 @@ def _charts(curves: Mapping[str, Sequence[Series]]) -> str:
 
 
 def _time(summary: Mapping[str, Any]) -> str:
-    spent, whole = summary["spent"], summary["seconds"] or 1.0
+    spent, total = summary["spent"], summary["seconds"] or 1.0
     parts = {name: seconds for name, seconds in spent.items() if seconds > 0}
     blocks, rows = [], []
     for name, seconds in parts.items():
-        colour, share = _COLOURS.get(name, "#b9c2cc"), seconds / whole
+        colour, share = _COLOURS.get(name, "#b9c2cc"), seconds / total
         tip = html.escape(f"{name} {share:.1%}")
         style = f"width:{100 * share:.3f}%;background:{colour}"
         blocks.append(f'<div title="{tip}" style="{style}"></div>')

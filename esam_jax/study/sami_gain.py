@@ -1,4 +1,4 @@
-"""What SAMI is worth, in miniature: pretraining, fine-tuning, and a twin without pretraining.
+"""What SAMI gains, in miniature: pretraining, fine-tuning, and a twin without pretraining.
 
 Three ordinary runs of the train loop, then a measurement on held-out scenes. Every reported number
 is measured in that run; only the teacher (`quickstart_teacher`) ships with the package.

@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_callable_is_the_whole_way(home, form: str):
     home("def make(sam):\n    return lambda *asked: (sam.config.image_px, *asked)\n")
     rival = baselines.load(form, nano.sam("sam_nano"))
-    assert rival.ask is not None and rival.ask(1, 2, 3) == (64, 1, 2, 3)
+    assert rival.masks is not None and rival.masks(1, 2, 3) == (64, 1, 2, 3)
     assert rival.encode is rival.decode is None and rival.put("same") == "same"
 
 
@@ -42,7 +42,7 @@ def test_parts_of_an_object(home):
         "def make(sam): return Parts()\n"
     )
     rival = baselines.load("their_model.py:make", nano.sam("sam_nano"))
-    assert rival.ask is None and rival.put(1) == ("put", 1)
+    assert rival.masks is None and rival.put(1) == ("put", 1)
     assert rival.encode is not None and rival.encode(0) == "embedding"
     assert rival.decode is not None and rival.decode(1, 2, 3) == (1, 2, 3)
 
@@ -61,7 +61,11 @@ def test_a_name_of_no_form(name: str):
         ("", "no_such_module:make", "cannot be imported: ModuleNotFoundError"),
         ("", "no_such_file.py:make", "there is no file no_such_file.py"),
         ("def make(sam): return 1 / 0", "their_model.py:make", "failed: ZeroDivisionError"),
-        ("def make(sam): return 5", "their_model.py:make", "gave a int, but must give a callable"),
+        (
+            "def make(sam): return 5",
+            "their_model.py:make",
+            "returned a int, but must return a callable",
+        ),
         (
             "class A:\n    def decode(self, *x): pass\ndef make(sam): return A()",
             "their_model.py:make",
@@ -105,7 +109,7 @@ def test_pytorch_answers_as_we_do(name: str, model: str):
     pytest.importorskip("torch", reason="compares with torch")
     sam = nano.sam(model)
     rival = baselines.load(name, sam)
-    assert rival.encode is not None and rival.decode is not None and rival.ask is not None
+    assert rival.encode is not None and rival.decode is not None and rival.masks is not None
     pictures, (points, labels) = inputs.pictures(2, sam.config), inputs.boxes(2, 3, sam.config)
     ours = np.asarray(predict._encode(sam.model, sam.params, pictures))
     embedding = rival.encode(rival.put(pictures))
@@ -120,4 +124,4 @@ def test_pytorch_answers_as_we_do(name: str, model: str):
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(got.numpy()[:, :, -3:], wanted, rtol=0, atol=1e-3 * scale)
     masks, _ = predict._masks(sam.model, sam.params, pictures, points, labels)
-    assert np.mean(rival.ask(pictures, points, labels) == np.asarray(masks)) > 0.999
+    assert np.mean(rival.masks(pictures, points, labels) == np.asarray(masks)) > 0.999

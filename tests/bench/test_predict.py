@@ -197,7 +197,7 @@ def test_floor_of_the_decoder(accelerator: str, microseconds: float):
     [("efficientsam_ti", "h200", 2379), ("efficientsam_s", "a100", 457)],
 )
 def test_floor_of_the_whole_way(name: str, accelerator: str, images_per_second: float):
-    found = roofline.whole(named.sam(name), sheet(accelerator), 1)
+    found = roofline.end_to_end(named.sam(name), sheet(accelerator), 1)
     assert 1 / found == pytest.approx(images_per_second, rel=0.01)
 
 
@@ -230,7 +230,7 @@ def test_everything_by_part():
     assert (regions.compress, Sam.encode, Sam.candidates) == before
     assert result.masks == len(generator.generate(picture)) > 0
     assert (result.height, result.width, result.clicks) == (50, 70, 16)
-    assert len(result.whole.seconds) == 2 and set(result.parts) == set(everything.PARTS)
+    assert len(result.total.seconds) == 2 and set(result.parts) == set(everything.PARTS)
     # A part of nothing would mean that the generator goes another way than the one watched.
     assert all(seconds > 0 for seconds in result.parts.values())
     assert result.as_json()["parts_seconds"] == result.parts

@@ -130,12 +130,12 @@ class Runner:
         if set(codes) == {DONE}:
             return
         if MENDABLE in codes:
-            raise ViolationError(f"the run needed a hand: its processes left with {codes}")
+            raise ViolationError(f"the run needed intervention: its processes exited with {codes}")
         if self._futile == MOST_STARTS:
             raise ViolationError(
                 f"{MOST_STARTS} starts in a row came to nothing: exit codes {codes}"
             )
-        self._say(f"    processes left with {codes} by themselves; starting again")
+        self._say(f"    processes exited with {codes} on their own; starting again")
         self.unplanned += 1
         supervisor.start()
 
@@ -145,7 +145,7 @@ class Runner:
         def met():
             codes = self._supervisor.codes()
             if any(code is not None for code in codes):
-                raise ViolationError(f"processes left with {codes} while waiting for {what}")
+                raise ViolationError(f"processes exited with {codes} while waiting for {what}")
             return condition()
 
         self._until(met, what)

@@ -59,7 +59,7 @@ def test_every_signal_ends_or_spares_the_run_and_costs_what_the_journal_says(tmp
     assert by_name["kill_coordinator"].codes == [-9, 134]
     assert by_name["kill_all"].codes == [-9, -9]
     assert by_name["terminate_one"].codes == [143, 143]
-    assert by_name["terminate_one"].lost_steps == 0  # told to stop, the pretender saves
+    assert by_name["terminate_one"].lost_steps == 0  # the pretender saves on SIGTERM
     assert by_name["pause"].codes == [None, None] and by_name["pause"].lost_steps == 0
     # One life to begin with, one after each fault that ends it, and one that is killed again; a
     # busy machine may take so long over a start that its peer gives up and there is another.
@@ -80,7 +80,7 @@ def test_peers_that_do_not_notice_are_a_violation(tmp_path, monkeypatch):
 
 
 def test_a_run_that_needs_a_hand_is_a_violation(tmp_path):
-    with pytest.raises(ViolationError, match=r"needed a hand: its processes left with \[2"):
+    with pytest.raises(ViolationError, match=r"needed intervention: its processes exited with \[2"):
         runner(supervisor(tmp_path, 10, ["mend"])).run()
 
 

@@ -91,8 +91,8 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "nothing is named to measure"),
-        (["train"], "measures no 'train'"),
+        ([], "no measurement is named"),
+        (["train"], "cannot measure 'train'"),
         (["predict"], "missing: STR"),
         (["predict", "random:efficientsam_nan"], "did you mean 'efficientsam_nano'?"),
         (["predict", "no/such/model"], "no model at"),

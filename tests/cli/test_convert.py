@@ -184,7 +184,7 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
         assert found["sha256"] == describe.checksum(jax.device_get(model.params))
         assert found["untrained"] == list(model.untrained)
         assert found["source"].endswith(f"step {step} of {cfg.steps}")
-    for name, message in (("7", "has no checkpoint 7: it keeps 1, 2"), ("x", "a whole number")):
+    for name, message in (("7", "has no checkpoint 7: it keeps 1, 2"), ("x", "an integer")):
         code, _, err = run(capsys, "convert", f"{run_folder}@{name}", tmp_path / "other")
         assert code == 2 and message in err
 

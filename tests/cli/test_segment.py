@@ -133,7 +133,7 @@ def test_bad_folders_and_models(models, picture, monkeypatch, capsys):
     absent = ["--model", str(models / "absent"), "--out", str(picture.parent / "out")]
     assert "no model at" in refused([*good, *absent], monkeypatch, capsys)
     no_model = ["--model", str(picture), "--out", str(picture.parent / "out")]
-    assert "is no model" in refused([*good, *no_model], monkeypatch, capsys)
+    assert "is not a model" in refused([*good, *no_model], monkeypatch, capsys)
 
 
 def test_what_a_checkpoint_cannot_take_is_known_before_it_runs(

@@ -140,8 +140,8 @@ def test_a_model_of_an_earlier_release_is_read(name):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("steps",), "many", "run.steps is 'many', but must be a whole number"),
-        (("steps",), True, "run.steps is True, but must be a whole number"),
+        (("steps",), "many", "run.steps is 'many', but must be an integer"),
+        (("steps",), True, "run.steps is True, but must be an integer"),
         (("steps",), 0, "run.steps is 0, but must be at least 1"),
         (("optim", "peak_lr"), True, "run.optim.peak_lr is True, but must be a number"),
         (("optim", "peak_lr"), float("nan"), "run.optim.peak_lr is nan, but must be above 0"),
@@ -170,7 +170,7 @@ def test_what_no_release_wrote_in_a_run_is_refused(path, value, message):
     [
         (("encoder", "windows"), [7, 7, 10**9, 7], "windows is .* each must be from 1 to 16384"),
         (("encoder", "windows"), [7, 7, 0, 7], "windows is .* each must be from 1 to"),
-        (("encoder", "depths"), [2, 2, 6.0, 2], r"depths\[2\] is 6.0, but must be a whole number"),
+        (("encoder", "depths"), [2, 2, 6.0, 2], r"depths\[2\] is 6.0, but must be an integer"),
         (("encoder", "depths"), [2, 2, 6], "depths is .* one value for each"),
         (("encoder", "widths"), 64, "widths is 64, but must be a list"),
         (("encoder", "widths"), [], r"widths is \(\), but must not be empty"),

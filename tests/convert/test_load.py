@@ -49,7 +49,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path):
 def test_what_is_no_model_is_told_what_would_be(tmp_path: Path, kind: str):
     path = tmp_path / {"folder": "f", "text": "model.ckpt", "picture": "a.jpg"}[kind]
     path.mkdir() if kind == "folder" else path.write_text("hello")
-    with pytest.raises(CheckpointError, match=r"is no model: a model is a model folder"):
+    with pytest.raises(CheckpointError, match=r"is not a model: a model is a model folder"):
         load.model_file(path)
 
 
@@ -64,7 +64,7 @@ def test_a_preset_wins_over_a_file_of_its_name(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(load.SHIPPED, "preset", shipped)
     assert load.locate("preset").path == shipped
-    with pytest.raises(CheckpointError, match="is no model"):
+    with pytest.raises(CheckpointError, match="is not a model"):
         load.locate("./preset")
 
 

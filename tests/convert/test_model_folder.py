@@ -82,7 +82,7 @@ def test_wrong_parameters_are_not_written(tmp_path: Path):
     ("change", "message"),
     [
         (lambda x: np.full_like(x, np.nan), "NaN or infinity in prompt/fourier"),
-        (lambda x: x.astype(np.int32), "prompt/fourier as something else than floats"),
+        (lambda x: x.astype(np.int32), "prompt/fourier in types other than float"),
     ],
 )
 def test_values_are_checked(folder: Path, change, message: str):

@@ -36,7 +36,7 @@ def test_what_the_user_must_mend_is_not_tried_again(launcher):
     [
         ("return 1", 1),
         ("return 75", 75),  # a code that is not known
-        ("return 143", 143),  # stopped and saved, yet the launcher was not told to stop
+        ("return 143", 143),  # stopped and saved, but the launcher got no SIGTERM
         ("kill(signal.SIGABRT)", 134),  # what a lost peer does
         ("kill()", 137),
     ],

@@ -77,7 +77,7 @@ def test_a_killed_process_costs_a_restart_and_nothing_else(tmp_path):
         process.terminate()
         process.wait()
     assert process.returncode == 0, errors
-    assert "left with 137" in errors
+    assert "exited with 137" in errors
     for number in range(2):
         assert len((tmp_path / f"pids.{number}").read_text().split()) == 2, errors
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -94,7 +94,7 @@ def test_a_slice_that_cannot_be_asked_for_is_asked_for_again(tpu):
     launcher = tpu("exit 0")
     refuse_once(launcher, "create")
     assert launcher.run(**SETTINGS) == 0
-    assert "no slice can be asked for" in launcher.errors
+    assert "no slice can be requested" in launcher.errors
     assert said(launcher) == ["create", *START]
 
 

@@ -16,7 +16,7 @@ def test_a_patch_is_rows_then_columns_then_channels():
 
 
 def test_cut_patches_are_refused():
-    with pytest.raises(ConfigError, match=r"5 x 8 pixels.*whole patches of 4"):
+    with pytest.raises(ConfigError, match=r"5 x 8 pixels.*a multiple of 4"):
         patches.patchify(jnp.zeros((1, 5, 8, 3)), 4)
 
 

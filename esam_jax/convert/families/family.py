@@ -1,4 +1,4 @@
-"""What a family of PyTorch checkpoints is, and how its files tell the size of their model."""
+"""What a family of PyTorch checkpoints is, and how the size of a model follows from its file."""
 
 import dataclasses
 import re
@@ -37,8 +37,8 @@ class Library:
 class Family:
     """One layout of names: how to recognise it, and its table.
 
-    Reading: `detect` gives the config of a state dict (CheckpointError when its shapes are no
-    model's), `links` the table for a config, `unused` the tensors that the layout has and our
+    Reading: `detect` gives the config of a state dict (CheckpointError when no model has
+    its shapes), `links` the table for a config, `unused` the tensors that the layout has and our
     networks do not: they are carried along, so that a file comes back as it was. `aliases` gives
     the second name of a tensor that the original holds under two: both are written, either is
     enough to read.
@@ -71,7 +71,7 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Unwritten:
-    """What shapes do not tell; `image_px` is used where no table has the input's size."""
+    """What shapes do not determine; `image_px` is used where no table has the input's size."""
 
     encoder_heads: int
     decoder_heads: int = 8
@@ -95,8 +95,8 @@ def unwritten(width: int) -> Unwritten:
     """Heads and input size of an encoder of that width; CheckpointError for an unknown one."""
     if width not in _BY_ENCODER_WIDTH:
         raise CheckpointError(
-            f"an encoder of width {width} is not known, and weights do not tell its heads: name "
-            "the model (--model NAME on the command line)"
+            f"an encoder of width {width} is unknown, and weights do not hold its "
+            "number of heads: name the model (--model NAME on the command line)"
         )
     return _BY_ENCODER_WIDTH[width]
 
@@ -104,10 +104,10 @@ def unwritten(width: int) -> Unwritten:
 def size(state: State, name: str, axis: int) -> int:
     """One axis of a tensor that must be there; CheckpointError if it is not."""
     if name not in state:
-        raise CheckpointError(f"the state dict lacks {name}, which tells the model's size")
+        raise CheckpointError(f"the state dict lacks {name}, which determines the model's size")
     shape = state[name].shape
     if not -len(shape) <= axis < len(shape) or shape[axis] == 0:
-        raise CheckpointError(f"{name} has shape {tuple(shape)}, which is no model's")
+        raise CheckpointError(f"{name} has shape {tuple(shape)}, which is not a model's")
     return shape[axis]
 
 

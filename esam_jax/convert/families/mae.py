@@ -12,7 +12,7 @@ from esam_jax.convert.families.family import Family, State, count, size, unwritt
 from esam_jax.convert.table import PATCHES, Link, Row, affine, fused_attention, links, norm
 from esam_jax.errors import CheckpointError
 
-DECODER_HEADS = 16  # of every size (models_mae.py): weights do not tell
+DECODER_HEADS = 16  # of every size (models_mae.py): weights do not hold them
 
 
 def _blocks(torch: str, params: str) -> tuple[Row, ...]:

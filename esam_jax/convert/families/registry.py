@@ -43,7 +43,7 @@ def recognise(state: State) -> Family:
         if all(mark in state for mark in family.marks):
             return family
     known = "; ".join(f"{f.about}: {' and '.join(f.marks)}" for f in marked)
-    raise CheckpointError(f"this is no state dict of a known model, which would hold ({known})")
+    raise CheckpointError(f"this state dict is not of a known model, which would hold ({known})")
 
 
 def names(family: Family, config: ModelConfig) -> set[str]:

@@ -113,7 +113,7 @@ def counts(config: SamConfig) -> dict[str, int]:
 
 
 def sizes(config: SamConfig) -> dict[str, int]:
-    """Axis sizes that a shape alone does not tell: p and q pixels of a patch, x and y of a stem."""
+    """Axis sizes that a shape alone does not give: p and q pixels of a patch, x and y of a stem."""
     encoder, patch = config.encoder, config.encoder.patch_px
     assert not isinstance(encoder, TinyVitConfig)  # it has a table of its own
     return {

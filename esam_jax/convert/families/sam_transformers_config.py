@@ -162,7 +162,7 @@ def from_config_json(value: Any) -> SamConfig:
             ),
         )
     except ConfigError as error:
-        raise CheckpointError(f"config.json breaks a rule: {error}") from error
+        raise CheckpointError(f"config.json is invalid: {error}") from error
 
 
 def _encoder(vision: "_Section") -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _encoder(vision: "_Section") -> dict[str, Any]:
         vision.refuse("mlp_dim", mlp_width, f"{wanted}, four times hidden_size={width}")
     blocks = vision.get("global_attn_indexes", [2, 5, 8, 11])
     if not isinstance(blocks, list) or not all(type(i) is int for i in blocks):
-        vision.refuse("global_attn_indexes", blocks, "a list of whole numbers")
+        vision.refuse("global_attn_indexes", blocks, "a list of integers")
     return {
         "width": width,
         "heads": vision.whole("num_attention_heads", 12),
@@ -207,7 +207,7 @@ class _Section:
     def whole(self, key: str, default: int) -> int:
         value = self.get(key, default)
         if type(value) is not int or not 0 < value <= _LARGEST:
-            self.refuse(key, value, f"a whole number from 1 to {_LARGEST}")
+            self.refuse(key, value, f"an integer from 1 to {_LARGEST}")
         return value
 
     def check_fixed(self) -> None:

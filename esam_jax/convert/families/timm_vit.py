@@ -1,7 +1,7 @@
 """The trunk of one of our image encoders, as the ViT backbone that timm knows.
 
-In MAE's names, which are timm's. A trunk alone is no ViT of timm's: that also has a class token and
-a last norm, which SAMI trains and no promptable model uses. A SAMI run keeps them beside its model.
+In MAE's names, which are timm's. timm's ViT also has a class token and a last norm, which SAMI
+trains and no promptable model uses. A SAMI run keeps them beside its model.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def backbone(
     """A promptable model's pretrained ViT: its trunk, with class token and last norm of `unused`.
 
     It takes pictures of `pretrain_px`, which its position table was made for. CheckpointError when
-    the encoder is no plain ViT, or when `unused` lacks what timm needs.
+    the encoder is not a plain ViT, or when `unused` lacks what timm needs.
     """
     vit = _nearest(config)
     reason = _refuses(vit)

@@ -39,11 +39,11 @@ def listed(names: Iterable[Any], most: int = 5) -> str:
 def check_name(name: Any, where: str) -> None:
     """CheckpointError unless a tensor may be called so: text that every format can hold."""
     if not isinstance(name, str) or any("\ud800" <= c <= "\udfff" for c in name):
-        raise CheckpointError(f"{where}: the tensor name {shown(name)} is no Unicode text")
+        raise CheckpointError(f"{where}: the tensor name {shown(name)} is not Unicode text")
 
 
 def by_name(tensors: Mapping[str, Any] | Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """The tensors to write; CheckpointError for two of one name or a name that is no text."""
+    """The tensors to write; CheckpointError for two of one name or a name that is not text."""
     items: Any = tensors.items() if isinstance(tensors, Mapping) else tensors
     arrays: dict[str, Any] = {}
     for name, array in items:
@@ -55,9 +55,9 @@ def by_name(tensors: Mapping[str, Any] | Iterable[tuple[str, Any]], where: str) 
 
 
 def count(shape: Any, where: str) -> int:
-    """Values in a shape as a file states it; CheckpointError unless whole numbers from 0."""
+    """Values in a shape as a file states it; CheckpointError unless integers from 0."""
     if not isinstance(shape, list | tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise CheckpointError(f"{where} has a shape that is no list of whole numbers from 0")
+        raise CheckpointError(f"{where} has a shape that is not a list of integers from 0")
     # A size of 0 must not hide another that NumPy could not multiply.
     if len(shape) > MOST_DIMENSIONS or math.prod(max(n, 1) for n in shape) > MOST_VALUES:
         raise CheckpointError(

@@ -102,14 +102,14 @@ def write(
 def _read_header(first: bytes, size: int, read: Any, where: str) -> dict[str, Any]:
     if len(first) < 8:
         raise CheckpointError(
-            f"{where} is no complete safetensors file ({size} bytes); copy it again"
+            f"{where} is not a complete safetensors file ({size} bytes); copy it again"
         )
     (length,) = struct.unpack("<Q", first)
     # Before anything is read: a file may claim any length.
     if length > min(size - 8, bounds.MOST_HEADER_BYTES):
         raise CheckpointError(
-            f"{where} is no complete safetensors file: it claims a header of {length} bytes, but "
-            f"has {size - 8} and may have {bounds.MOST_HEADER_BYTES}; copy it again"
+            f"{where} is not a complete safetensors file: it claims a header of {length} bytes, "
+            f"but has {size - 8} and may have {bounds.MOST_HEADER_BYTES}; copy it again"
         )
     return parse_json(read(length), f"the header of {where}")
 
@@ -126,14 +126,14 @@ def parse_json(text: bytes, where: str) -> dict[str, Any]:
         return found
 
     if not text.startswith(b"{"):
-        raise CheckpointError(f"{where} is no JSON object; copy it again")
+        raise CheckpointError(f"{where} is not a JSON object; copy it again")
     try:
         return json.loads(text.decode(), object_pairs_hook=unique)
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where} is no JSON ({bounds.reason(error)}); copy it again"
+            f"{where} is not JSON ({bounds.reason(error)}); copy it again"
         ) from error
 
 
@@ -163,7 +163,7 @@ def _entries(header: dict[str, Any], body: int, where: str) -> dict[str, _Entry]
         if not (
             isinstance(offsets, list) and len(offsets) == 2 and all(type(x) is int for x in offsets)
         ):
-            raise CheckpointError(f"{at}: data_offsets must be two whole numbers")
+            raise CheckpointError(f"{at}: data_offsets must be two integers")
         first, end = offsets
         if not 0 <= first <= end <= body:
             raise CheckpointError(

@@ -3,7 +3,7 @@
 `read` takes safetensors, in one file or in shards, PyTorch files, also in a zip archive. It
 runs nothing, copies nothing that can be mapped, and raises CheckpointError for a file that is
 damaged, hostile or ambiguous, MissingError for one that is not there. Which names, shapes and
-dtypes a model needs is no matter of this module.
+dtypes a model needs is decided elsewhere.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class Tensors:
 
     @property
     def odd_dtypes(self) -> dict[str, str]:
-        """Tensors that are no floats of 16 or 32 bits, with their dtype."""
+        """Tensors other than floats of 16 or 32 bits, with their dtype."""
         names = {name: x.dtype.name for name, x in self.tensors.items()}
         return {name: dtype for name, dtype in names.items() if dtype not in FLOATS}
 
@@ -62,7 +62,7 @@ def read(path: str | Path) -> Tensors:
         if not path.exists():
             raise MissingError(f"no file at {str(path)!r}")
         if not path.is_file():  # opening a pipe would wait for ever
-            raise CheckpointError(f"{path} is no regular file; copy the weights to one")
+            raise CheckpointError(f"{path} is not a regular file; copy the weights to one")
         if path.name.endswith(".index.json"):
             return _read_shards(path, path)
         if path.suffix == ".safetensors":
@@ -79,7 +79,7 @@ def read(path: str | Path) -> Tensors:
             raise
         raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from error
     raise CheckpointError(
-        f"{path} is no weight file: it must be .safetensors, {', '.join(TORCH_SUFFIXES)}, .zip, "
+        f"{path} is not a weight file: it must be .safetensors, {', '.join(TORCH_SUFFIXES)}, .zip, "
         f"or {INDEX_FILE} with its shards"
     )
 
@@ -191,7 +191,8 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: IO[bytes], wh
         copy.flush()
     except OSError as error:
         raise MissingError(
-            f"{where} cannot be unpacked to {copy.name} ({error}); point TMPDIR to a roomy folder"
+            f"{where} cannot be unpacked to {copy.name} ({error}); "
+            "point TMPDIR to a folder with more space"
         ) from error
     if left:
         raise CheckpointError(f"{where} has another size than the archive says; copy it again")

@@ -1,6 +1,6 @@
 """PyTorch files: checked completely before PyTorch sees them, then read with `weights_only=True`.
 
-There is no other way in: whatever is refused stays refused. `torch_pickle` says what a file may
+PyTorch reads no file that these checks refuse. `torch_pickle` says what a file may
 hold. Only this module imports torch.
 """
 
@@ -113,7 +113,7 @@ def _follow_zip(file: BinaryIO, where: str) -> Any:
         pickled = members.get(f"{root}/data.pkl")
         if pickled is None or not all(name.startswith(f"{root}/") for name in members):
             raise CheckpointError(
-                f"{where} is no file of torch.save: it must hold one folder with a data.pkl"
+                f"{where} was not written by torch.save: it must hold one folder with a data.pkl"
             )
         for info in members.values():
             if info.compress_type != 0 or info.file_size != info.compress_size:
@@ -145,8 +145,8 @@ def _follow_legacy(file: BinaryIO, where: str) -> Any:
     start = file.read(_MOST_PICKLE_BYTES)
     if not start.startswith(_LEGACY_MAGIC):
         raise CheckpointError(
-            f"{where} is no file of torch.save; nothing in it was run. Copy it again, or save the "
-            "state dict with torch.save in an environment you trust"
+            f"{where} was not written by torch.save; nothing in it was run. Copy it again, or "
+            "save the state dict with torch.save in an environment you trust"
         )
     _refuse_tar(start, where)
     stream = io.BytesIO(start)
@@ -199,7 +199,8 @@ def _state(held: Any, size: int, where: str) -> tuple[dict[str, View], str | Non
     odd = [name for name, x in state.items() if not (isinstance(name, str) and isinstance(x, View))]
     if odd:
         raise CheckpointError(
-            f"{where} holds what is no tensor: {bounds.listed(odd)}; save model.state_dict()"
+            f"{where} holds values that are not tensors: {bounds.listed(odd)}; "
+            "save model.state_dict()"
         )
     for name in state:
         bounds.check_name(name, where)

@@ -36,7 +36,7 @@ def opened(file: BinaryIO, where: str) -> Iterator[zipfile.ZipFile]:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds for a damaged archive
         raise CheckpointError(
-            f"{where} is no complete zip archive ({bounds.reason(error)}); copy it again"
+            f"{where} is not a complete zip archive ({bounds.reason(error)}); copy it again"
         ) from error
 
 

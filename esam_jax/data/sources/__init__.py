@@ -1,4 +1,4 @@
-"""The door to every kind of data: a `SourceConfig` becomes a `Source` of records.
+"""Opens every kind of data: a `SourceConfig` becomes a `Source` of records.
 
 A source is a config class in `config/data.py`, whose `kind` names a module here and whose
 `annotations` name what its records carry, and that module, with two functions:
@@ -7,7 +7,7 @@ A source is a config class in `config/data.py`, whose `kind` names a module here
     detects(path) -> config | None  the config for what a user means by a path, if it is one of ours
 
 Nothing else knows a source by name. To add one: its class and its place in `SourceConfig`
-(`detect` asks in that order, so the more particular come first), its module, its tests in
+(`detect` tries them in that order, so the more particular come first), its module, its tests in
 `tests/data/sources/`; and its class in `config/__init__.py`, for people who write configs in
 Python. A new kind of annotation also needs a view that reads it (`data/views/`).
 """

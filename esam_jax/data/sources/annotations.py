@@ -29,6 +29,6 @@ def segmentations(annotations: list[Any], kind: type | tuple[type, ...], name: s
         identity = annotation.get("id")
         if isinstance(identity, int):
             if identity in seen:
-                raise DataError(f"{name}: the mask id {identity} is there twice")
+                raise DataError(f"{name}: the mask id {identity} occurs twice")
             seen.add(identity)
     return found

@@ -36,7 +36,7 @@ def detects(path: str) -> CocoConfig | None:
 
 
 class CocoInstances:
-    """The pictures of a COCO json that have at least one object; crowds are no objects.
+    """The pictures of a COCO json that have at least one object; crowds do not count.
 
     Annotations live in the frame of the stored pixels, so EXIF rotation is not applied.
     """
@@ -55,7 +55,7 @@ class CocoInstances:
         for number, image in enumerate(images):
             identity, name = _identity(image, f"{self._json}: image {number}")
             if identity in entries:
-                raise DataError(f"{self._json}: the image id {identity} is there twice")
+                raise DataError(f"{self._json}: the image id {identity} occurs twice")
             entries[identity] = (name, image)
         self._images = [entry for identity, entry in entries.items() if identity in self._objects]
         if not self._images:
@@ -100,7 +100,7 @@ def _picture_folder(json: Path, first: str) -> Path:
     parent, above = json.parent, json.resolve().parent.parent
     folders = (parent / split, above / split, parent / "images", above / "images", parent)
     for folder in folders:
-        if os.path.isfile(folder / first):  # which says no to a name that no file can have
+        if os.path.isfile(folder / first):  # False for a name that no file can have
             return folder
     raise MissingError(f"{first} of {json} is in none of {', '.join(map(str, folders))}")
 

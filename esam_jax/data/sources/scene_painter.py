@@ -21,7 +21,7 @@ _Palette = tuple[tuple[float, ...], tuple[float, ...]]  # two RGB colours, about
 
 _STREAMS = {"train": 0, "heldout": 1}  # part of the seed: the two splits never share a scene
 _OBJECTS = (3, 6)
-# Objects that show less than this share of the frame are no target: two patches of the nano models.
+# Smaller objects, as share of the frame, are not targets: two patches of the nano models.
 _SMALLEST_SHARE = 2 / 8**2
 _APART, _TRIES = 0.35, 8  # distance in RGB to every colour there, and how often it is tried
 _THIRDS = (0.0, 1 / 3, 2 / 3)
@@ -235,5 +235,5 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _whole(rng: np.random.Generator, low: int, high: int) -> int:
-    """A whole number from low to high, both included."""
+    """An integer from low to high, both included."""
     return low + int(rng.random() * (high - low + 1))

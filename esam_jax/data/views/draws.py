@@ -10,7 +10,7 @@ import numpy as np
 
 def generator(seed: int, epoch: int, name: str, purpose: int = 0) -> np.random.Generator:
     """The source of randomness for one record in one epoch; each purpose has its own."""
-    # A file's name may be no UTF-8.
+    # A file's name may hold bytes that are not UTF-8.
     digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
     return np.random.default_rng((seed, epoch, int.from_bytes(digest, "big"), purpose))
 

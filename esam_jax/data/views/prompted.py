@@ -81,10 +81,10 @@ def _fitted(height: int, width: int, config: PromptedConfig) -> tuple[int, int]:
 def _usable_masks(
     rng: np.random.Generator,
     masks: MaskSet,
-    rows: Integer[np.ndarray, " h"],
-    columns: Integer[np.ndarray, " w"],
+    rows: Integer[np.ndarray, " _"],
+    columns: Integer[np.ndarray, " _"],
     config: PromptedConfig,
-) -> list[Bool[np.ndarray, "h w"]]:
+) -> list[Bool[np.ndarray, "{len(rows)} {len(columns)}"]]:
     """Up to `config.masks` masks of a usable area, at random; no more are decoded than needed."""
     order = rng.permutation(len(masks))
     largest = config.max_area * len(rows) * len(columns)

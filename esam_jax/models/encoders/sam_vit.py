@@ -1,6 +1,6 @@
 """SAM's image encoder: windowed ViT with relative positions (arXiv:2304.02643; image_encoder.py).
 
-Works at any size that is a whole number of patches: tables learned for another grid are resampled,
+Works at any multiple of the patch size: tables learned for another grid are resampled,
 the absolute ones bicubically, the relative ones linearly (at 224 pixels it is SAMI's teacher).
 """
 
@@ -22,8 +22,8 @@ class RelativeAttention(nn.Module):
     """Attention over a grid: {query, key, value, out, rel_rows, rel_cols}.
 
     With a `window`, cells see only their window of that many cells a side. The grid is padded with
-    zeros to whole windows, and as in the original the padding is not masked: it takes part as keys
-    and values that equal the biases. `table_grid` is the side that the tables were learned for.
+    zeros to full windows. As in the original, the padding is not masked: its keys and values equal
+    the biases. `table_grid` is the side that the tables were learned for.
     """
 
     heads: int
@@ -81,13 +81,13 @@ class SamVitEncoder(nn.Module):
         return Block(attend, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
 
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
         return self.neck(self.trunk(pixels_BHWC))
 
     def trunk(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         """Features after the last block, before the neck."""
-        patches_BhwF = patches.patchify(pixels_BHWC, self.config.patch_px)
-        x_BhwD = self.patch_embed(patches_BhwF)
+        patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
+        x_BhwD = self.patch_embed(patches_BhwY)
         table_hwD = positions.bicubic_resize(self.positions, *x_BhwD.shape[1:3])
         x_BhwD = x_BhwD + table_hwD.astype(x_BhwD.dtype)
         kinds = [i in self.config.global_blocks for i in range(self.config.depth)]

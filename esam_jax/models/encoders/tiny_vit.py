@@ -1,7 +1,7 @@
 """MobileSAM's image encoder: TinyViT, convolutions then windowed attention (arXiv:2306.14289).
 
 After upstream tiny_vit_sam.py (TinyViT is arXiv:2207.10666). Positions come from the convolutions
-and by the biases of the attention alone, so any size that is a whole number of patches will do.
+and by the biases of the attention alone, so any multiple of the patch size will do.
 """
 
 import flax.linen as nn
@@ -22,8 +22,8 @@ _EPS = 1e-5  # of every norm here; the neck's are 1e-6
 class BatchNorm(nn.Module):
     """Normalises by stored statistics, in float32: {scale, bias, mean, variance} a channel.
 
-    The statistics are those of the original's training. No gradient reaches them, so they stay as
-    they are when a network is trained further, and what starts from nothing is not normalised.
+    The statistics are those of the original's training. No gradient reaches them, so they stay
+    unchanged in further training, and a network trained from scratch is not normalised.
     """
 
     compute: ComputeConfig = ComputeConfig()
@@ -58,7 +58,7 @@ def _depthwise_init(rng: jax.Array, shape: tuple[int, int, int]) -> Float[Array,
 class WindowAttention(nn.Module):
     """Attention inside windows: {norm, query, key, value, out, biases}.
 
-    The grid is padded with zeros to whole windows before the norm, so that a padded cell is the
+    The grid is padded with zeros to complete windows before the norm, so that a padded cell is the
     norm's bias; it is not masked. `biases` [A, window**2], one for each distance in rows and
     columns, |rows| * window + |columns|, are added to the scaled scores.
     """
@@ -168,11 +168,11 @@ class TinyVitEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
         cfg, compute, (_, H, W, _) = self.config, self.compute, pixels_BHWC.shape
         if H % cfg.patch_px or W % cfg.patch_px:
             raise ConfigError(
-                f"image is {H} x {W} pixels, but must be whole patches of {cfg.patch_px}: "
+                f"image is {H} x {W} pixels, but each side must be a multiple of {cfg.patch_px}: "
                 "resize, crop or pad it"
             )
         x = _halve(cfg.widths[0] // 2, compute, "stem_1")(pixels_BHWC)

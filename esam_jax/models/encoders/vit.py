@@ -44,7 +44,7 @@ class VitEncoder(nn.Module):
         self.neck = Neck(cfg.neck_width, self.compute, name="neck")
 
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless whole patches tile the image."""
+        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
         h, w = (size // self.config.patch_px for size in pixels_BHWC.shape[1:3])
         x_BND = self.trunk(pixels_BHWC)
         return self.neck(x_BND.reshape(-1, h, w, self.config.width))
@@ -60,14 +60,14 @@ class VitEncoder(nn.Module):
         `visible_BV` keeps only the patches with these raster indices, in this order. A class token,
         if given, takes part with the position of slot 0 and comes back first.
         """
-        patches_BhwF = patches.patchify(pixels_BHWC, self.config.patch_px)
-        B, h, w, F = patches_BhwF.shape
+        patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
+        B, h, w, Y = patches_BhwY.shape
         # The table was learned on the pretraining grid, so fit it to this image's.
         position = positions.resample(self.positions, h, w).reshape(h * w, -1)
-        patches_BNF = patches_BhwF.reshape(B, h * w, F)
+        patches_BNY = patches_BhwY.reshape(B, h * w, Y)
         if visible_BV is not None:
-            patches_BNF, position = masking.gather(patches_BNF, visible_BV), position[visible_BV]
-        x_BND = self.patch_embed(patches_BNF)
+            patches_BNY, position = masking.gather(patches_BNY, visible_BV), position[visible_BV]
+        x_BND = self.patch_embed(patches_BNY)
         x_BND = x_BND + position.astype(x_BND.dtype)
         if class_token is not None:
             token_D = (class_token + self.positions[0]).astype(x_BND.dtype)

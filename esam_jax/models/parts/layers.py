@@ -17,7 +17,7 @@ from esam_jax.ops import attention
 
 
 def precision(compute: ComputeConfig) -> lax.Precision | None:
-    """What every product is to be given."""
+    """The `precision` argument of every product."""
     return lax.Precision.HIGHEST if compute.precision == "highest" else None
 
 
@@ -52,7 +52,7 @@ class LayerNorm(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
@@ -74,10 +74,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        query: Float[Array, "*X T D"],
-        key: Float[Array, "*Y N C"] | None = None,
-        value: Float[Array, "*Y N C"] | None = None,
-    ) -> Float[Array, "*Z T D"]:
+        query: Float[Array, "*X N C"],
+        key: Float[Array, "*X J _"] | None = None,
+        value: Float[Array, "*X J _"] | None = None,
+    ) -> Float[Array, "*X N C"]:
         key = query if key is None else key
         value = key if value is None else value
         width, compute = query.shape[-1], self.compute
@@ -100,7 +100,7 @@ class Mlp(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         activation = self.activation or gelu
         hidden = activation(linear(self.width, self.compute, "hidden")(x))
         return linear(x.shape[-1], self.compute, "out")(hidden)
@@ -112,8 +112,8 @@ def gelu(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
     As PyTorch computes it. JAX's own takes the complement of the error function, which is exact
     far below zero, where nothing of it is left, and takes twice as long.
     """
-    whole = x.astype(jnp.float32)
-    return (whole * (0.5 + 0.5 * lax.erf(whole * 0.5**0.5))).astype(x.dtype)
+    x32 = x.astype(jnp.float32)
+    return (x32 * (0.5 + 0.5 * lax.erf(x32 * 0.5**0.5))).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -127,7 +127,7 @@ class Block(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X D"]) -> Float[Array, "*X D"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-6, self.compute, name=name)
 

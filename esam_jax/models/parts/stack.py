@@ -48,7 +48,7 @@ def _through(
     depth, period = len(blocks), _period(kinds)
     if depth == 1:
         return _one(blocks[0], compute)(params[0], x, context)
-    if period == depth:  # no pattern as a whole: runs of equal neighbours, one after the other
+    if period == depth:  # no repeating pattern: runs of equal neighbours, one after the other
         for i, j in _runs(kinds):
             x = _through(blocks[i:j], params[i:j], kinds[i:j], x, context, compute)
         return x
@@ -65,7 +65,7 @@ def _through(
 def _one(block: nn.Module, compute: ComputeConfig) -> Any:
     """(params, x, context) -> x of one block.
 
-    With remat it is recomputed whole in the backward pass. Without, products are kept and what
+    With remat it is recomputed in full in the backward pass. Without, products are kept and what
     lies between them is recomputed: a loop would store all of it, which the compiler spares itself
     where it sees every block.
     """

@@ -42,12 +42,12 @@ class Mae(nn.Module):
             self.mask_token = self.param("mask_token", first, (cfg.decoder.width,))
             self.decoder = MaeDecoder(cfg.decoder, 1 + cfg.encoder.pretrain_grid**2, compute)
             # What is compared with the target is never rounded to 16 bits.
-            whole = dataclasses.replace(compute, dtype="float32")
-            self.head = linear(3 * cfg.encoder.patch_px**2, whole, "head")
+            exact = dataclasses.replace(compute, dtype="float32")
+            self.head = linear(3 * cfg.encoder.patch_px**2, exact, "head")
 
     def encode(
         self, pixels_BHWC: Float[Array, "B H W 3"], visible_BV: Int[Array, "B V"] | None = None
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[Array, "B _ D"]:
         """The class token, then the patches, after the last norm.
 
         `visible_BV` keeps the patches with these raster indices, in this order; None keeps all, in
@@ -59,23 +59,24 @@ class Mae(nn.Module):
         self,
         pixels_BHWC: Float[Array, "B H W 3"],
         visible_BV: Int[Array, "B V"],
-        masked_BM: Int[Array, "B M"],
-    ) -> Float[Array, "B N F"]:
-        """Predicted pixels of every patch in raster order, F as `ops.patches.patchify` has them.
+        masked_BU: Int[Array, "B U"],
+    ) -> Float[Array, "B N Y"]:
+        """Predicted pixels of every patch in raster order, Y as `ops.patches.patchify` has them.
 
-        `visible_BV` and `masked_BM` together name each patch of the image once, by raster index.
+        `visible_BV` and `masked_BU` together name each patch of the image once, by raster index.
         ConfigError for a model without a decoder.
         """
         if self.config.decoder is None:
             raise ConfigError("decoder is None, so nothing is predicted: call `encode`")
         h, w = (size // self.config.encoder.patch_px for size in pixels_BHWC.shape[1:3])
-        x_BTE = self.embed(self.encode(pixels_BHWC, visible_BV))
-        token_E = self.mask_token.astype(x_BTE.dtype)
-        removed_BME = jnp.broadcast_to(token_E, (*masked_BM.shape, token_E.size))
-        merged_BNE = jnp.concatenate([x_BTE[:, 1:], removed_BME], axis=1)
-        x_BNE = masking.restore(merged_BNE, masking.order(visible_BV, masked_BM))
-        x_BTE = self.decoder(jnp.concatenate([x_BTE[:, :1], x_BNE], axis=1), (h, w))
-        return self.head(x_BTE[:, 1:])
+        x = self.embed(self.encode(pixels_BHWC, visible_BV))
+        class_B1E, x_BVE = x[:, :1], x[:, 1:]
+        token_E = self.mask_token.astype(x.dtype)
+        removed_BUE = jnp.broadcast_to(token_E, (*masked_BU.shape, token_E.size))
+        merged_BNE = jnp.concatenate([x_BVE, removed_BUE], axis=1)
+        x_BNE = masking.restore(merged_BNE, masking.order(visible_BV, masked_BU))
+        x = self.decoder(jnp.concatenate([class_B1E, x_BNE], axis=1), (h, w))
+        return self.head(x[:, 1:])
 
 
 class MaeDecoder(nn.Module):
@@ -90,19 +91,19 @@ class MaeDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTE: Float[Array, "B T E"], grid: tuple[int, int]
-    ) -> Float[Array, "B T E"]:
+        self, x: Float[Array, "B {1+grid[0]*grid[1]} E"], grid: tuple[int, int]
+    ) -> Float[Array, "B {1+grid[0]*grid[1]} E"]:
         cfg, compute = self.config, self.compute
         table_SE = self.param("positions", first_positions, (self.slots, cfg.width))
         patches_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width)
-        x_BTE = x_BTE + jnp.concatenate([table_SE[:1], patches_NE]).astype(x_BTE.dtype)
+        x = x + jnp.concatenate([table_SE[:1], patches_NE]).astype(x.dtype)
         attention = functools.partial(Attention, cfg.heads, compute=compute)
         mlp_width = cfg.mlp_ratio * cfg.width
         blocks = [
             Block(attention, mlp_width, compute, name=f"block_{i:02d}") for i in range(cfg.depth)
         ]
-        x_BTE = stack.through(blocks, x_BTE, compute=compute)
-        return LayerNorm(1e-6, compute, name="norm")(x_BTE)
+        x = stack.through(blocks, x, compute=compute)
+        return LayerNorm(1e-6, compute, name="norm")(x)
 
 
 def init(config: MaeConfig, rng: Key[Array, ""]) -> Params:

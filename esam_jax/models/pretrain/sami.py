@@ -39,11 +39,11 @@ class Sami(nn.Module):
         self,
         pixels_BHWC: Float[Array, "B H W 3"],
         visible_BV: Int[Array, "B V"],
-        masked_BM: Int[Array, "B M"],
+        masked_BU: Int[Array, "B U"],
     ) -> Float[Array, "B h w T"]:
         """Features of every patch, in image order.
 
-        `visible_BV` and `masked_BM` together name each patch of the image once, by raster index.
+        `visible_BV` and `masked_BU` together name each patch of the image once, by raster index.
         """
         h, w = (size // self.encoder.patch_px for size in pixels_BHWC.shape[1:3])
         token_D = self.param("class_token", nn.initializers.normal(0.02), (self.encoder.width,))
@@ -55,11 +55,11 @@ class Sami(nn.Module):
         decoder = SamiDecoder(
             self.decoder, self.encoder.pretrain_grid, self.compute, name="decoder"
         )
-        x_BNE = decoder(x_BVE, visible_BV, masked_BM, (h, w))
-        x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BM))
+        x_BNE = decoder(x_BVE, visible_BV, masked_BU, (h, w))
+        x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BU))
         # What is compared with the target is never rounded to 16 bits.
-        whole = dataclasses.replace(self.compute, dtype="float32")
-        features = linear(self.target_width, whole, "head")(x_BNE)
+        exact = dataclasses.replace(self.compute, dtype="float32")
+        features = linear(self.target_width, exact, "head")(x_BNE)
         return features.reshape(-1, h, w, self.target_width)
 
 
@@ -79,18 +79,18 @@ class SamiDecoder(nn.Module):
         self,
         visible_BVE: Float[Array, "B V E"],
         visible_BV: Int[Array, "B V"],
-        masked_BM: Int[Array, "B M"],
+        masked_BU: Int[Array, "B U"],
         grid: tuple[int, int],
-    ) -> Float[Array, "B V+M E"]:
+    ) -> Float[Array, "B V+U E"]:
         cfg, dtype = self.config, visible_BVE.dtype
         table_SE = self.param("positions", _first_positions, (self.grid**2, cfg.width))
         position_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width).astype(dtype)
         token_E = self.param("mask_token", nn.initializers.normal(0.02), (cfg.width,))
         visible_BVE = visible_BVE + position_NE[visible_BV]
-        masked_BME = token_E.astype(dtype) + position_NE[masked_BM]
+        masked_BUE = token_E.astype(dtype) + position_NE[masked_BU]
         blocks = [CrossBlock(cfg, self.compute, name=f"block_{i:02d}") for i in range(cfg.depth)]
-        masked_BME = stack.through(blocks, masked_BME, visible_BVE, compute=self.compute)
-        merged_BNE = jnp.concatenate([visible_BVE, masked_BME], axis=1)
+        masked_BUE = stack.through(blocks, masked_BUE, visible_BVE, compute=self.compute)
+        merged_BNE = jnp.concatenate([visible_BVE, masked_BUE], axis=1)
         return LayerNorm(1e-6, self.compute, name="norm")(merged_BNE)
 
 
@@ -102,16 +102,16 @@ class CrossBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, masked_BME: Float[Array, "B M E"], visible_BVE: Float[Array, "B V E"]
-    ) -> Float[Array, "B M E"]:
+        self, masked_BUE: Float[Array, "B U E"], visible_BVE: Float[Array, "B V E"]
+    ) -> Float[Array, "B U E"]:
         cfg, compute = self.config, self.compute
 
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-6, compute, name=name)
 
-        context_BNE = jnp.concatenate([visible_BVE, masked_BME], axis=1)
+        context_BNE = jnp.concatenate([visible_BVE, masked_BUE], axis=1)
         attn = Attention(cfg.heads, compute=compute, name="attn")
-        x = masked_BME + attn(norm("query_norm")(masked_BME), norm("context_norm")(context_BNE))
+        x = masked_BUE + attn(norm("query_norm")(masked_BUE), norm("context_norm")(context_BNE))
         mlp = Mlp(cfg.mlp_ratio * cfg.width, compute=compute, name="mlp")
         return x + mlp(norm("mlp_norm")(x))
 

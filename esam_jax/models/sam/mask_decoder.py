@@ -34,7 +34,7 @@ class MaskDecoder(nn.Module):
         sparse_BQPC: Float[Array, "B Q P C"],
         dense_BqhwC: Float[Array, "B q h w C"] | None = None,
         seen_BQP: Bool[Array, "B Q P"] | None = None,
-    ) -> tuple[Float[Array, "B Q M H W"], Float[Array, "B Q M"]]:
+    ) -> tuple[Float[Array, "B Q M 4*h 4*w"], Float[Array, "B Q M"]]:
         cfg = self.config.decoder
         B, h, w, C = embedding_BhwC.shape
         dtype = self.compute.dtype
@@ -55,7 +55,7 @@ class MaskDecoder(nn.Module):
         logits = _shuffle(_masks(heads, features, self.compute), h, w)
         return logits, IouHead(cfg, self.compute, name="iou_head")(tokens[:, :, 0])
 
-    def _tokens(self, sparse_BQPC: Float[Array, "B Q P C"]) -> Float[Array, "B Q T C"]:
+    def _tokens(self, sparse_BQPC: Float[Array, "B Q P C"]) -> Float[Array, "B Q Z C"]:
         """The learned output tokens in front of each query's own."""
         B, Q, _, C = sparse_BQPC.shape
         normal = nn.initializers.normal(1.0)
@@ -65,7 +65,7 @@ class MaskDecoder(nn.Module):
         learned = jnp.broadcast_to(learned, (B, Q, *learned.shape))
         return jnp.concatenate([learned, sparse_BQPC], axis=2)
 
-    def _seen(self, seen_BQP: Bool[Array, "B Q P"] | None) -> Bool[Array, "B Q T"] | None:
+    def _seen(self, seen_BQP: Bool[Array, "B Q P"] | None) -> Bool[Array, "B Q Z"] | None:
         if seen_BQP is None:
             return None
         learned = ((0, 0), (0, 0), (1 + self.config.decoder.mask_tokens, 0))
@@ -83,7 +83,7 @@ class Upscale(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, image_BQNC: Float[Array, "B Q N C"]) -> Float[Array, "B Q N 4 4 K"]:
+    def __call__(self, image_BQNC: Float[Array, "B Q N C"]) -> Float[Array, "B Q N 4 4 C//8"]:
         B, Q, N, C = image_BQNC.shape
         x = image_BQNC.reshape(B * Q, N, C)
         x = TransposedConv(C // 4, self.compute, name="conv_1")(x)
@@ -110,7 +110,7 @@ class TransposedConv(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X 4 K"]:
+    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X 4 {self.features}"]:
         init = nn.initializers.lecun_normal(in_axis=0, out_axis=3, batch_axis=(1, 2))
         kernel = self.param("kernel", init, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -127,7 +127,7 @@ class MaskHeads(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, tokens_BQMC: Float[Array, "B Q M C"]) -> Float[Array, "B Q M K"]:
+    def __call__(self, tokens_BQMC: Float[Array, "B Q M C"]) -> Float[Array, "B Q M C//8"]:
         act, C = activation(self.config), tokens_BQMC.shape[-1]
         x = act(self._layer("hidden_1", tokens_BQMC, C))
         x = act(self._layer("hidden_2", x, C))
@@ -135,7 +135,7 @@ class MaskHeads(nn.Module):
 
     def _layer(
         self, name: str, x: Float[Array, "B Q M C"], features: int
-    ) -> Float[Array, "B Q M K"]:
+    ) -> Float[Array, "B Q M {features}"]:
         return StackedDense(features, self.compute, name=name)(x)
 
 
@@ -146,13 +146,13 @@ class StackedDense(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x_BQMC: Float[Array, "B Q M C"]) -> Float[Array, "B Q M F"]:
+    def __call__(self, x_BQMC: Float[Array, "B Q M C"]) -> Float[Array, "B Q M {self.features}"]:
         M, C = x_BQMC.shape[2:]
         init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
         kernel = self.param("kernel", init, (M, C, self.features))
         bias = self.param("bias", nn.initializers.zeros, (M, self.features))
         x, kernel, bias = (a.astype(self.compute.dtype) for a in (x_BQMC, kernel, bias))
-        y = jnp.einsum("bqmc,mcf->bqmf", x, kernel, precision=layers.precision(self.compute))
+        y = jnp.einsum("bqmc,mco->bqmo", x, kernel, precision=layers.precision(self.compute))
         return y + bias
 
 
@@ -168,21 +168,21 @@ class IouHead(nn.Module):
         for name in ("hidden_1", "hidden_2"):
             x = activation(cfg)(layers.linear(cfg.iou_width, self.compute, name)(x))
         # The score itself is never rounded to 16 bits: candidates are ranked by it.
-        whole = dataclasses.replace(self.compute, dtype="float32")
-        return layers.linear(cfg.mask_tokens, whole, "out")(x)
+        exact = dataclasses.replace(self.compute, dtype="float32")
+        return layers.linear(cfg.mask_tokens, exact, "out")(x)
 
 
 def _masks(
-    heads_BQMK: Float[Array, "B Q M K"],
-    features_BQNK: Float[Array, "B Q N 4 4 K"],
+    heads_BQMC: Float[Array, "B Q M C"],
+    features_BQN44C: Float[Array, "B Q N 4 4 C"],
     compute: ComputeConfig,
 ) -> Float[Array, "B Q M N 4 4"]:
     """Logits: each mask's own linear read-out of the upscaled features."""
-    B, Q, N, _, _, K = features_BQNK.shape
+    B, Q, N, _, _, C = features_BQN44C.shape
     logits = jnp.einsum(
-        "rmk,rxk->rmx",
-        heads_BQMK.reshape(B * Q, -1, K),
-        features_BQNK.reshape(B * Q, -1, K),
+        "xmc,xnc->xmn",
+        heads_BQMC.reshape(B * Q, -1, C),
+        features_BQN44C.reshape(B * Q, -1, C),
         precision=layers.precision(compute),
         preferred_element_type=jnp.float32,
     )
@@ -191,7 +191,7 @@ def _masks(
 
 def _shuffle(
     logits_BQMN44: Float[Array, "B Q M N 4 4"], h: int, w: int
-) -> Float[Array, "B Q M H W"]:
+) -> Float[Array, "B Q M {4*h} {4*w}"]:
     """Cells and their two levels of sub-pixels put in image order."""
     B, Q, M = logits_BQMN44.shape[:3]
     x = logits_BQMN44.reshape(B, Q, M, h, w, 2, 2, 2, 2)

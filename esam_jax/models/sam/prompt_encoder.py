@@ -46,14 +46,14 @@ class PromptEncoder(nn.Module):
         self,
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
-        mask_logits_BQHW: Float[Array, "B Q H W"] | None = None,
-    ) -> tuple[Float[Array, "B Q S C"], Float[Array, "B _ h w C"] | None]:
+        mask_logits_BQll: Float[Array, "B Q _ _"] | None = None,
+    ) -> tuple[Float[Array, "B Q _ C"], Float[Array, "B _ h w C"] | None]:
         if self.config.decoder.traits.fixed_slots:
             points_BQP2, labels_BQP = _fill(
                 points_BQP2, labels_BQP, self.config.decoder.point_slots
             )
         sparse = self._points(points_BQP2, labels_BQP)
-        return sparse, self._dense(points_BQP2.shape[0], mask_logits_BQHW)
+        return sparse, self._dense(points_BQP2.shape[0], mask_logits_BQll)
 
     def dense_position(self) -> Float[Array, "h w C"]:
         """Position code of the centre of every feature cell."""
@@ -83,25 +83,25 @@ class PromptEncoder(nn.Module):
         return code_BQPC
 
     def _dense(
-        self, batch: int, mask_logits_BQHW: Float[Array, "B Q H W"] | None
+        self, batch: int, mask_logits_BQll: Float[Array, "B Q _ _"] | None
     ) -> Float[Array, "B _ h w C"] | None:
         cfg, grid = self.config.decoder, self.config.encoder.grid
         if cfg.mask_prompts == "none":
-            if mask_logits_BQHW is not None:
+            if mask_logits_BQll is not None:
                 raise PromptError(
                     "a mask prompt was given, but this model takes none: build it with "
                     'mask_prompts="learned"'
                 )
             return None
-        if mask_logits_BQHW is None:
+        if mask_logits_BQll is None:
             return jnp.broadcast_to(self.no_mask, (batch, 1, grid, grid, cfg.width))
         side = self.config.low_res_px
-        if mask_logits_BQHW.shape[2:] != (side, side):
+        if mask_logits_BQll.shape[2:] != (side, side):
             raise PromptError(
-                f"a mask prompt is {mask_logits_BQHW.shape[2]}x{mask_logits_BQHW.shape[3]}, but "
+                f"a mask prompt is {mask_logits_BQll.shape[2]}x{mask_logits_BQll.shape[3]}, but "
                 f"this model reads logits of {side}x{side}: give the low-resolution output"
             )
-        return self.mask(mask_logits_BQHW)
+        return self.mask(mask_logits_BQll)
 
 
 class MaskStem(nn.Module):
@@ -114,30 +114,30 @@ class MaskStem(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, logits_BQHW: Float[Array, "B Q H W"]) -> Float[Array, "B Q h w C"]:
+    def __call__(self, logits_BQll: Float[Array, "B Q l l"]) -> Float[Array, "B Q h w C"]:
         cfg = self.config.decoder
-        B, Q, H, W = logits_BQHW.shape
+        B, Q, l, _ = logits_BQll.shape
         drawn = cfg.traits.extras == "always"
         kernel = nn.initializers.xavier_uniform() if drawn else nn.initializers.zeros
-        x_RhwC = logits_BQHW.reshape(B * Q, H, W, 1)
+        x_XhwC = logits_BQll.reshape(B * Q, l, l, 1)
         for i, channels in ((1, cfg.mask_channels // 4), (2, cfg.mask_channels)):
-            x_RhwC = patches.patchify(x_RhwC, 2)
-            x_RhwC = layers.linear(channels, self.compute, f"conv_{i}")(x_RhwC)
-            x_RhwC = layers.LayerNorm(1e-6, self.compute, name=f"norm_{i}")(x_RhwC)
-            x_RhwC = layers.gelu(x_RhwC)
-        x_RhwC = nn.Dense(
+            x_XhwC = patches.patchify(x_XhwC, 2)
+            x_XhwC = layers.linear(channels, self.compute, f"conv_{i}")(x_XhwC)
+            x_XhwC = layers.LayerNorm(1e-6, self.compute, name=f"norm_{i}")(x_XhwC)
+            x_XhwC = layers.gelu(x_XhwC)
+        x_XhwC = nn.Dense(
             cfg.width,
             dtype=jnp.dtype(self.compute.dtype),
             precision=layers.precision(self.compute),
             kernel_init=kernel,
             name="conv_3",
-        )(x_RhwC)
-        return x_RhwC.reshape(B, Q, *x_RhwC.shape[1:])
+        )(x_XhwC)
+        return x_XhwC.reshape(B, Q, *x_XhwC.shape[1:])
 
 
 def _fill(
     points_BQP2: Float[Array, "B Q P 2"], labels_BQP: Int[Array, "B Q P"], slots: int
-) -> tuple[Float[Array, "B Q S 2"], Int[Array, "B Q S"]]:
+) -> tuple[Float[Array, "B Q {slots} 2"], Int[Array, "B Q {slots}"]]:
     """Prompts of exactly `slots` points; PromptError where there are more."""
     missing = slots - labels_BQP.shape[2]
     if missing < 0:

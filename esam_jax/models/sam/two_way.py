@@ -22,7 +22,7 @@ class TwoWayTransformer(nn.Module):
 
     The image may come with a query axis of 1: it stays 1 until the first update that depends on
     the prompt, so that what all queries share is computed once. Tokens that are not `seen` only
-    fill the shape: nothing attends to them, and what becomes of them means nothing.
+    fill the shape: nothing attends to them, and their values are not used.
     """
 
     config: DecoderConfig
@@ -31,23 +31,23 @@ class TwoWayTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens_BQTE: Float[Array, "B Q T E"],
+        tokens_BQZE: Float[Array, "B Q Z E"],
         image_BqNE: Float[Array, "B q N E"],
         position_NE: Float[Array, "N E"],
-        seen_BQT: Bool[Array, "B Q T"] | None = None,
-    ) -> tuple[Float[Array, "B Q T E"], Float[Array, "B Q N E"]]:
-        cfg, start_BQTE = self.config, tokens_BQTE  # the tokens are their own position code
+        seen_BQZ: Bool[Array, "B Q Z"] | None = None,
+    ) -> tuple[Float[Array, "B Q Z E"], Float[Array, "B Q N E"]]:
+        cfg, start_BQZE = self.config, tokens_BQZE  # the tokens are their own position code
         block_class = layers.block_class(TwoWayBlock, self.compute)
         for i in range(cfg.depth):
             block = block_class(cfg, self.compute, first=i == 0, name=f"block_{i:02d}")
-            tokens_BQTE, image_BqNE = block(
-                tokens_BQTE, image_BqNE, start_BQTE, position_NE, seen_BQT
+            tokens_BQZE, image_BqNE = block(
+                tokens_BQZE, image_BqNE, start_BQZE, position_NE, seen_BQZ
             )
         attend = QueryAttention(cfg, cfg.width // 2, self.compute, name="final_attn")
-        placed_BQTE = tokens_BQTE + start_BQTE
-        tokens_BQTE += attend(placed_BQTE, image_BqNE, image_BqNE, key_position=position_NE)
+        placed_BQZE = tokens_BQZE + start_BQZE
+        tokens_BQZE += attend(placed_BQZE, image_BqNE, image_BqNE, key_position=position_NE)
         norm = layers.LayerNorm(NORM_EPS, self.compute, name="final_norm")
-        return norm(tokens_BQTE), image_BqNE
+        return norm(tokens_BQZE), image_BqNE
 
 
 class TwoWayBlock(nn.Module):
@@ -64,49 +64,49 @@ class TwoWayBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        tokens_BQTE: Float[Array, "B Q T E"],
+        tokens_BQZE: Float[Array, "B Q Z E"],
         image_BqNE: Float[Array, "B q N E"],
-        start_BQTE: Float[Array, "B Q T E"],
+        start_BQZE: Float[Array, "B Q Z E"],
         position_NE: Float[Array, "N E"],
-        seen_BQT: Bool[Array, "B Q T"] | None = None,
-    ) -> tuple[Float[Array, "B Q T E"], Float[Array, "B Q N E"]]:
+        seen_BQZ: Bool[Array, "B Q Z"] | None = None,
+    ) -> tuple[Float[Array, "B Q Z E"], Float[Array, "B Q N E"]]:
         cfg, half = self.config, self.config.width // 2
 
         def norm(name: str) -> layers.LayerNorm:
             return layers.LayerNorm(NORM_EPS, self.compute, name=name)
 
-        x_BQTE = self._self_attention(tokens_BQTE, start_BQTE, seen_BQT)
-        x_BQTE = norm("self_norm")(x_BQTE)
+        x_BQZE = self._self_attention(tokens_BQZE, start_BQZE, seen_BQZ)
+        x_BQZE = norm("self_norm")(x_BQZE)
 
         attend = QueryAttention(cfg, half, self.compute, name="token_to_image")
-        placed_BQTE = x_BQTE + start_BQTE
-        x_BQTE += attend(placed_BQTE, image_BqNE, image_BqNE, key_position=position_NE)
-        x_BQTE = norm("token_to_image_norm")(x_BQTE)
+        placed_BQZE = x_BQZE + start_BQZE
+        x_BQZE += attend(placed_BQZE, image_BqNE, image_BqNE, key_position=position_NE)
+        x_BQZE = norm("token_to_image_norm")(x_BQZE)
 
-        x_BQTE += layers.Mlp(cfg.mlp_width, activation(cfg), self.compute, name="mlp")(x_BQTE)
-        x_BQTE = norm("mlp_norm")(x_BQTE)
+        x_BQZE += layers.Mlp(cfg.mlp_width, activation(cfg), self.compute, name="mlp")(x_BQZE)
+        x_BQZE = norm("mlp_norm")(x_BQZE)
 
         attend = QueryAttention(cfg, half, self.compute, name="image_to_token")
-        placed_BQTE = x_BQTE + start_BQTE
+        placed_BQZE = x_BQZE + start_BQZE
         image_BQNE = image_BqNE + attend(
-            image_BqNE, placed_BQTE, x_BQTE, query_position=position_NE, seen_BqN=seen_BQT
+            image_BqNE, placed_BQZE, x_BQZE, query_position=position_NE, seen_BqJ=seen_BQZ
         )
-        return x_BQTE, norm("image_to_token_norm")(image_BQNE)
+        return x_BQZE, norm("image_to_token_norm")(image_BQNE)
 
     def _self_attention(
         self,
-        x_BQTE: Float[Array, "B Q T E"],
-        start_BQTE: Float[Array, "B Q T E"],
-        seen_BQT: Bool[Array, "B Q T"] | None,
-    ) -> Float[Array, "B Q T E"]:
+        x_BQZE: Float[Array, "B Q Z E"],
+        start_BQZE: Float[Array, "B Q Z E"],
+        seen_BQZ: Bool[Array, "B Q Z"] | None,
+    ) -> Float[Array, "B Q Z E"]:
         attend = QueryAttention(self.config, self.config.width, self.compute, name="self_attn")
         traits = self.config.traits
         if self.first:  # the tokens are their position code: there is nothing to add yet
-            attended_BQTE = attend(x_BQTE, x_BQTE, x_BQTE, seen_BqN=seen_BQT)
-            return x_BQTE + attended_BQTE if traits.first_residual else attended_BQTE
-        placed_BQTE = x_BQTE + start_BQTE
-        x_BQTE = placed_BQTE if traits.position_in_values else x_BQTE
-        return x_BQTE + attend(placed_BQTE, placed_BQTE, x_BQTE, seen_BqN=seen_BQT)
+            attended_BQZE = attend(x_BQZE, x_BQZE, x_BQZE, seen_BqJ=seen_BQZ)
+            return x_BQZE + attended_BQZE if traits.first_residual else attended_BQZE
+        placed_BQZE = x_BQZE + start_BQZE
+        x_BQZE = placed_BQZE if traits.position_in_values else x_BQZE
+        return x_BQZE + attend(placed_BQZE, placed_BQZE, x_BQZE, seen_BqJ=seen_BQZ)
 
 
 class QueryAttention(nn.Module):
@@ -122,19 +122,19 @@ class QueryAttention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        query_BQTE: Float[Array, "B Q T E"],
-        key_BqNE: Float[Array, "B q N E"],
-        value_BqNE: Float[Array, "B q N E"],
+        query_BQNE: Float[Array, "B Q N E"],
+        key_BqJE: Float[Array, "B q J E"],
+        value_BqJE: Float[Array, "B q J E"],
         *,
-        query_position: Float[Array, "T E"] | None = None,
-        key_position: Float[Array, "N E"] | None = None,
-        seen_BqN: Bool[Array, "B q N"] | None = None,
-    ) -> Float[Array, "B _ T E"]:
+        query_position: Float[Array, "N E"] | None = None,
+        key_position: Float[Array, "J E"] | None = None,
+        seen_BqJ: Bool[Array, "B q J"] | None = None,
+    ) -> Float[Array, "B _ N E"]:
         heads = (self.config.heads, self.inner // self.config.heads)
-        q = Projection(heads, self.compute, name="query")(query_BQTE, query_position)
-        k = Projection(heads, self.compute, name="key")(key_BqNE, key_position)
-        v = Projection(heads, self.compute, name="value")(value_BqNE)
-        mixed = _attend(q, k, v, seen_BqN, self.compute)
+        q = Projection(heads, self.compute, name="query")(query_BQNE, query_position)
+        k = Projection(heads, self.compute, name="key")(key_BqJE, key_position)
+        v = Projection(heads, self.compute, name="value")(value_BqJE)
+        mixed = _attend(q, k, v, seen_BqJ, self.compute)
         return layers.linear(self.config.width, self.compute, "out", axis=(-2, -1))(mixed)
 
 
@@ -172,26 +172,26 @@ def activation(config: DecoderConfig) -> Callable[[Array], Array]:
 
 
 def _attend(
-    q: Float[Array, "B Q T A K"],
-    k: Float[Array, "B q N A K"],
-    v: Float[Array, "B q N A K"],
-    seen_BqN: Bool[Array, "B q N"] | None,
+    q: Float[Array, "B Q N A K"],
+    k: Float[Array, "B q J A K"],
+    v: Float[Array, "B q J A K"],
+    seen_BqJ: Bool[Array, "B q J"] | None,
     compute: ComputeConfig,
-) -> Float[Array, "B _ T A K"]:
+) -> Float[Array, "B _ N A K"]:
     """Attention with the query axis folded away, so that each product has one batch axis.
 
     Keys that all queries share (q = 1) see the queries' tokens as more rows; otherwise a shared
     query side is repeated, at the narrow width of the heads. Always plain products: one of the
     two sides is a handful of tokens, so the scores are small.
     """
-    B, Q, T = q.shape[:3]
+    B, Q, N = q.shape[:3]
     folded = 1 if k.shape[1] == 1 else k.shape[1]
     if folded == 1:
-        q = q.reshape(B, Q * T, *q.shape[3:])
+        q = q.reshape(B, Q * N, *q.shape[3:])
     else:
         Q = folded
         q = jnp.broadcast_to(q, (B, Q, *q.shape[2:])).reshape(B * Q, *q.shape[2:])
     k, v = (x.reshape(B * folded, *x.shape[2:]) for x in (k, v))
-    seen = None if seen_BqN is None else seen_BqN.reshape(B * folded, -1)
+    seen = None if seen_BqJ is None else seen_BqJ.reshape(B * folded, -1)
     out = attention.attend(q, k, v, seen=seen, impl="xla", precision=layers.precision(compute))
-    return out.reshape(B, Q, T, *out.shape[2:])
+    return out.reshape(B, Q, N, *out.shape[2:])

@@ -2,7 +2,7 @@
 
 `sa_<number>.jpg` and, written last, `sa_<number>.json`: a picture whose json is there is done, so
 the same command resumes after a kill. The number follows from the picture's name alone, so that any
-number of hosts share an album without speaking to each other, and it may grow between two calls.
+number of hosts share an album without communicating, and it may grow between two calls.
 The devices of one host take the next picture each.
 """
 
@@ -48,13 +48,13 @@ def number(name: str) -> int:
     own = re.fullmatch(r"sa_(\d{1,15})", PurePosixPath(name).stem)
     if own:
         return int(own[1])
-    # A name that is no UTF-8 has bytes of its own, too.
+    # A name may hold bytes that are not UTF-8.
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big")
 
 
 def settle(out: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder and keeps the settings; ConfigError where it holds masks of other ones.
+    """Makes the folder and keeps the settings; ConfigError where it holds masks made with others.
 
     What a killed call left unfinished is removed.
     """
@@ -69,7 +69,7 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
     except OSError as error:
         raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
     except ValueError as error:
-        raise DataError(f"{file} is no JSON ({error}): name another folder") from error
+        raise DataError(f"{file} is not JSON ({error}): name another folder") from error
     odd = [
         f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
         for key in sorted({*stored, *settings})
@@ -77,8 +77,8 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
     ]
     if odd:
         raise ConfigError(
-            f"{out} holds masks made otherwise ({'; '.join(odd)}): give the same settings, or "
-            "another folder"
+            f"{out} holds masks made with other settings ({'; '.join(odd)}): "
+            "use the same settings, or another folder"
         )
 
 
@@ -130,8 +130,8 @@ def run(
         try:
             for name in names:
                 begun.append((name, pool.submit(next_one, name)))
-                # So far ahead that a hard picture keeps no other device waiting, and no further:
-                # an album may have millions.
+                # Far enough ahead that a slow picture does not make other devices wait, but
+                # bounded: an album may have millions of pictures.
                 if len(begun) == 4 * len(devices):
                     first, answer = begun.popleft()
                     yield first, answer.result()
@@ -145,7 +145,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """What becomes of a picture; from any thread."""
+    """Processes one picture; may be called from any thread."""
 
     album: Album
     out: Path
@@ -223,7 +223,7 @@ def sheet(album: Album, out: Path) -> None:
 
 def overlay(
     picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
-) -> UInt8[np.ndarray, "height width 3"]:
+) -> UInt8[np.ndarray, "_ _ 3"]:
     """The picture with its masks, at most 1024 pixels on its long side."""
     scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])

@@ -10,10 +10,10 @@ from esam_jax.errors import PromptError
 
 
 def require_whole(least: int, values: Mapping[str, Any]) -> None:
-    """PromptError unless each is a whole number from `least`."""
+    """PromptError unless each is an integer from `least`."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or value < least:
-            raise PromptError.of(name, f"is {value!r}, but must be a whole number from {least}")
+            raise PromptError.of(name, f"is {value!r}, but must be an integer from {least}")
 
 
 def require_finite(values: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ def require_one_of(name: str, value: Any, choices: Collection[str]) -> None:
         raise PromptError.of(name, f"is {value!r}, but must be one of {tuple(choices)}")
 
 
-def checked_grids(given: Any, crop_layers: int) -> list[Float[np.ndarray, "N 2"]]:
+def checked_grids(given: Any, crop_layers: int) -> list[Float[np.ndarray, "X 2"]]:
     """The point grids of a caller's own: one for the picture and one for each layer of crops."""
     found = [_checked_grid(grid) for grid in given]
     if len(found) <= crop_layers:
@@ -42,7 +42,7 @@ def checked_grids(given: Any, crop_layers: int) -> list[Float[np.ndarray, "N 2"]
     return found
 
 
-def _checked_grid(grid: Any) -> Float[np.ndarray, "N 2"]:
+def _checked_grid(grid: Any) -> Float[np.ndarray, "X 2"]:
     rule = "must hold arrays [N, 2] of (x, y), each from 0 to below 1"
     try:
         array = np.asarray(grid, np.float64)

@@ -16,27 +16,27 @@ MASK_THRESHOLD = 0.0  # of the logits, in every SAM
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """Masks of one crop that may still fall, in the frame of the crop.
+    """Masks of one crop that may still be discarded, in the frame of the crop.
 
     The logits of each, at the decoder's size, are row `rows[i, 1]` of `logits[rows[i, 0]]`. They
-    stay on the device until most masks have fallen (see `fetched`), and are never copied together.
+    stay on the device until most masks are discarded (see `fetched`); no call copies all of them.
     """
 
-    logits: tuple[Float[Array | np.ndarray, "_ h w"], ...]
-    rows: Int[np.ndarray, "N 2"]
-    scores: Float[np.ndarray, " N"]
-    points: Float[np.ndarray, "N 2"]
-    stability: Float[np.ndarray, " N"]
-    boxes: Int[np.ndarray, "N 4"]
+    logits: tuple[Float[Array | np.ndarray, "_ l l"], ...]
+    rows: Int[np.ndarray, "X 2"]
+    scores: Float[np.ndarray, " X"]
+    points: Float[np.ndarray, "X 2"]
+    stability: Float[np.ndarray, " X"]
+    boxes: Int[np.ndarray, "X 4"]
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def only(self, keep: Bool[np.ndarray, " N"] | Int[np.ndarray, " K"]) -> "Candidates":
+    def only(self, keep: Bool[np.ndarray, " X"] | Int[np.ndarray, " _"]) -> "Candidates":
         """Those for which `keep` is true, or those at the places `keep`."""
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
 
-    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} h w"]]:
+    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} l l"]]:
         """All logits, `size` at a time; the last part is filled up with copies.
 
         Always the same number, so that one program is compiled for it.
@@ -45,7 +45,7 @@ class Candidates:
             rows = self.rows[first : first + size]
             rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
             if isinstance(self.logits[0], np.ndarray):
-                # Of what is on the host, these rows alone are to go to the device.
+                # Of logits on the host, only these rows are copied to the device.
                 yield np.stack([self.logits[part][row] for part, row in rows])
             else:
                 yield _take(self.logits[0], rows[:, 1])
@@ -74,7 +74,7 @@ class Candidates:
 _BY_MASK = ("rows", "scores", "points", "stability", "boxes")
 
 
-def first_rows(count: int) -> Int[np.ndarray, "N 2"]:
+def first_rows(count: int) -> Int[np.ndarray, "X 2"]:
     """The first `count` rows of the first logits."""
     return np.stack([np.zeros(count, int), np.arange(count)], axis=1)
 
@@ -84,7 +84,7 @@ _take = jax.jit(lambda logits, rows: logits[rows])
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A mask that stays, in the frame of the picture; `box` holds its outermost pixels."""
+    """A mask that is kept, in the frame of the picture; `box` holds its outermost pixels."""
 
     runs: Int[np.ndarray, " L"]
     box: Int[np.ndarray, " 4"]
@@ -96,27 +96,27 @@ class Mask:
 
 @functools.partial(jax.jit, static_argnames=("offset", "zero_is_inside"))
 def measure(
-    logits: Float[Array, "N H W"], offset: float, zero_is_inside: bool
-) -> tuple[Float[Array, " N"], Int[Array, "N 4"]]:
+    logits: Float[Array, "X H W"], offset: float, zero_is_inside: bool
+) -> tuple[Float[Array, " X"], Int[Array, "X 4"]]:
     stable = selection.stability(logits, MASK_THRESHOLD, offset)
     return stable, selection.boxes(_inside(logits, zero_is_inside))
 
 
 @functools.partial(jax.jit, static_argnames=("valid", "offset"))
 def low_res_stability(
-    logits: Float[Array, "N h w"], valid: tuple[int, int], offset: float
-) -> Float[Array, " N"]:
+    logits: Float[Array, "X l l"], valid: tuple[int, int], offset: float
+) -> Float[Array, " X"]:
     """Stability on the first rows and columns of the decoder's logits."""
     rows, columns = valid
     return selection.stability(logits[:, :rows, :columns], MASK_THRESHOLD, offset)
 
 
 @functools.partial(jax.jit, static_argnames="zero_is_inside")
-def turns(logits: Float[Array, "N H W"], zero_is_inside: bool) -> UInt8[Array, "N W L"]:
+def turns(logits: Float[Array, "X H W"], zero_is_inside: bool) -> UInt8[Array, "X W L"]:
     return bits.turns(bits.pack(_inside(logits, zero_is_inside)))
 
 
-def _inside(logits: Float[Array, "N H W"], zero_is_inside: bool) -> Bool[Array, "N H W"]:
+def _inside(logits: Float[Array, "X H W"], zero_is_inside: bool) -> Bool[Array, "X H W"]:
     return logits >= MASK_THRESHOLD if zero_is_inside else logits > MASK_THRESHOLD
 
 
@@ -124,7 +124,7 @@ _T = TypeVar("_T")
 
 
 def each_behind(results: Iterable[_T]) -> Iterator[_T]:
-    """Each as NumPy, when the next is on its way: the device does not wait for the host."""
+    """Each result as NumPy, fetched while the next is computed: the device never waits."""
     behind = None
     for result in results:
         if behind is not None:
@@ -135,8 +135,8 @@ def each_behind(results: Iterable[_T]) -> Iterator[_T]:
 
 
 def survivors(
-    boxes: Int[np.ndarray, "N 4"], scores: Float[np.ndarray, " N"], threshold: float
-) -> Int[np.ndarray, " K"]:
+    boxes: Int[np.ndarray, "X 4"], scores: Float[np.ndarray, " X"], threshold: float
+) -> Int[np.ndarray, " _"]:
     """Places of those that non-maximum suppression leaves, best first."""
     if not len(scores):
         return np.zeros(0, np.int64)
@@ -151,7 +151,7 @@ def survivors(
 _nms = jax.jit(selection.nms, static_argnames="threshold")
 
 
-def suppressed(masks: list[Mask], scores: Float[np.ndarray, " N"], threshold: float) -> list[Mask]:
+def suppressed(masks: list[Mask], scores: Float[np.ndarray, " X"], threshold: float) -> list[Mask]:
     boxes = np.stack([mask.box for mask in masks])
     return [masks[i] for i in survivors(boxes, scores, threshold)]
 

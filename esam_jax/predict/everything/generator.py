@@ -1,4 +1,4 @@
-"""Segment everything: a grid of clicks, and what is worth keeping of what they give.
+"""Segment everything: masks for a grid of clicks, filtered by quality and overlap.
 
 The fully automatic stage of SAM's data engine (arXiv:2304.02643, section 4), with the names and
 the results of segment-anything's `automatic_mask_generator.py`, so that its users change one line.
@@ -38,7 +38,7 @@ Record = dict[str, Any]
 class AutomaticMaskGenerator:
     """Every mask of a picture: `generate(image)`.
 
-    Arguments are segment-anything's, and two more. `stability_rule` is where stability is counted:
+    Arguments are segment-anything's, and two more. `stability_rule` is where stability is measured:
     "full_size", on logits of the picture's size as the original does; or "low_res", on the
     decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
     other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
@@ -107,7 +107,7 @@ class AutomaticMaskGenerator:
 
     def _grids(
         self, side: int | None, given: Any, layers: int, shrink: int
-    ) -> list[Float[np.ndarray, "N 2"]]:
+    ) -> list[Float[np.ndarray, "X 2"]]:
         """The clicks of each layer, in the unit square."""
         if (side is None) == (given is None):
             raise PromptError("give points_per_side or point_grids: exactly one of them")
@@ -124,7 +124,7 @@ class AutomaticMaskGenerator:
         """One record a mask: segmentation, area, bbox (x, y, w, h), predicted_iou, point_coords,
         stability_score, crop_box. `segmentation` is in the form of `output_mode`.
 
-        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError tells what helps
+        image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError gives a remedy
         when the device is full. As in the original, a box is measured between its outermost pixels.
         """
         check_picture(image, "image")
@@ -175,7 +175,7 @@ class AutomaticMaskGenerator:
             for i, runs in enumerate(self._runs(found, crop, height, width))
         ]
 
-    def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "N 2"]:
+    def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "X 2"]:
         """The clicks of a crop, in its frame."""
         points = self.point_grids[layer] * [width, height]
         if self._rules.click == "exact":
@@ -223,7 +223,7 @@ class AutomaticMaskGenerator:
             return found.only(found.stability > threshold)
         return found if threshold <= 0 else found.only(found.stability >= threshold)
 
-    def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " N"]:
+    def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " X"]:
         """Stability on the part of the decoder's logits that lies on the picture."""
         valid = frames.valid(*_size(crop), self.model.config)
         offset = float(self.stability_score_offset)
@@ -235,7 +235,7 @@ class AutomaticMaskGenerator:
 
     def _measured(
         self, found: Candidates, crop: Int[np.ndarray, " 4"]
-    ) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 4"]]:
+    ) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
         """Stability and box of each at full size, a few at a time."""
         measured = candidates.each_behind(
             candidates.measure(
@@ -269,7 +269,7 @@ class AutomaticMaskGenerator:
 
     def _in_parts(
         self, found: Candidates, crop: Int[np.ndarray, " 4"]
-    ) -> Iterator[Float[Array, "N H W"]]:
+    ) -> Iterator[Float[Array, "X H W"]]:
         """All of them at full size, as many at a time as may be; the last are copies."""
         height, width = _size(crop)
         most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
@@ -279,8 +279,8 @@ class AutomaticMaskGenerator:
             yield self._enlarged(logits, crop)
 
     def _enlarged(
-        self, logits: Float[Array | np.ndarray, "N h w"], crop: Int[np.ndarray, " 4"]
-    ) -> Float[Array, "N H W"]:
+        self, logits: Float[Array | np.ndarray, "X l l"], crop: Int[np.ndarray, " 4"]
+    ) -> Float[Array, "X H W"]:
         return frames.to_original(logits, *_size(crop), self.model.config)
 
     def _record(self, mask: Mask, size: tuple[int, int]) -> Record:

@@ -21,7 +21,7 @@ class Rules:
     """What one original does; no other code compares the names of rules."""
 
     # The clicks of a layer of so many points a side, in the unit square.
-    grid: Callable[[int], Float[np.ndarray, "N 2"]]
+    grid: Callable[[int], Float[np.ndarray, "X 2"]]
     # Where in its pixel a click lies: as the grid has it, or at the centre.
     click: Literal["exact", "pixel_centre"]
     # The candidates of a click that are looked at: all, or the one with the highest predicted IoU.

@@ -256,8 +256,8 @@ def test_a_folder_leads_to_timm(folder):
     [
         (np.full(3, np.nan, np.float32), "NaN or infinity in odd"),
         (np.array([np.inf], np.float16), "NaN or infinity in odd"),
-        (np.zeros(3), "odd as something else than floats or int64"),
-        (np.zeros(3, np.uint8), "odd as something else than floats or int64"),
+        (np.zeros(3), "odd in types other than float or int64"),
+        (np.zeros(3, np.uint8), "odd in types other than float or int64"),
     ],
 )
 def test_unused_values_are_checked(folder, value, message):
@@ -284,7 +284,7 @@ def test_a_damaged_file_of_unused_tensors_is_refused(folder):
 
 
 def test_unused_tensors_of_other_types_are_not_written(tmp_path):
-    with pytest.raises(CheckpointError, match="unused holds odd as something else than floats"):
+    with pytest.raises(CheckpointError, match="unused holds odd in types other than float"):
         model_folder.write(
             tmp_path / "m", SAM, tiny.params(SAM), source="", unused={"odd": np.zeros(2)}
         )

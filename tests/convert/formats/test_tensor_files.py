@@ -182,7 +182,7 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, torch, write):
         ([("x", np.ones(1)), ("x", np.ones(1))], "two tensors are named 'x'"),
         ({"x": np.ones(1, np.complex64)}, "'x'.* complex64|complex64 tensor 'x'"),
         ({"x": np.ones(1, ">f4")}, ">f4"),
-        ({"\ud800": np.ones(1)}, "is no Unicode text"),
+        ({"\ud800": np.ones(1)}, "is not Unicode text"),
     ):
         with pytest.raises(CheckpointError, match=message):
             write(tmp_path / "a", tensors)
@@ -200,9 +200,9 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, torch, write):
         (struct.pack("<Q", 2**31) + b"{}", "a header of 2147483648 bytes"),
         (struct.pack("<Q", 2**64 - 1) + b"{}", "a header of 18446744073709551615 bytes"),
         (made.safetensors(b"[]"), "no JSON object"),
-        (made.safetensors(b'{"a":'), "is no JSON"),
-        (made.safetensors(b'{"a":' + b"[" * 100_000), "is no JSON"),
-        (made.safetensors(b'{"\xff":1}'), "is no JSON"),
+        (made.safetensors(b'{"a":'), "is not JSON"),
+        (made.safetensors(b'{"a":' + b"[" * 100_000), "is not JSON"),
+        (made.safetensors(b'{"\xff":1}'), "is not JSON"),
         (made.safetensors(b'{"a":{"a":1,"a":1}}'), "names 'a' more than once"),
         (made.safetensors({"a": 1}), "must have dtype, shape and data_offsets"),
         (made.safetensors({"a": {**made.entry(0, 4), "x": 1}}, bytes(4)), "nothing else"),
@@ -210,9 +210,9 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, torch, write):
         (made.safetensors({"__metadata__": {"a": 1}}), "object of texts"),
         (made.safetensors({"a": made.entry(0, 4, dtype="F33")}, bytes(4)), "dtype 'F33'"),
         (made.safetensors({"a": made.entry(0, 4, dtype=["F32"])}, bytes(4)), "dtype a list"),
-        (made.safetensors({"a": made.entry(0, 4, shape=[-1])}, bytes(4)), "whole numbers from 0"),
-        (made.safetensors({"a": made.entry(0, 4, shape=[1.0])}, bytes(4)), "whole numbers from 0"),
-        (made.safetensors({"a": made.entry(0, 4, shape=[True])}, bytes(4)), "whole numbers from 0"),
+        (made.safetensors({"a": made.entry(0, 4, shape=[-1])}, bytes(4)), "integers from 0"),
+        (made.safetensors({"a": made.entry(0, 4, shape=[1.0])}, bytes(4)), "integers from 0"),
+        (made.safetensors({"a": made.entry(0, 4, shape=[True])}, bytes(4)), "integers from 0"),
         (made.safetensors({"a": made.entry(0, 4, shape=[2**62, 4])}, bytes(4)), "2\\*\\*40 values"),
         (made.safetensors({"a": made.entry(0, 0, shape=[0, 2**62])}), "2\\*\\*40 values"),
         (made.safetensors({"a": made.entry(0, 4, shape=[1] * 33)}, bytes(4)), "32 dimensions"),
@@ -272,7 +272,7 @@ def test_shards_and_index_agree(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     put(index, b'{"weight_map":{"x":"one.safetensors","x":"two.safetensors"}}')
     refused(index, "names 'x' more than once")
-    refused(put(index, b"{"), "is no JSON")
+    refused(put(index, b"{"), "is not JSON")
     refused(put(index, b"[]"), "no JSON object")
     index.unlink()
     refused(tmp_path, "no model.safetensors.index.json in", MissingError)
@@ -280,7 +280,7 @@ def test_shards_and_index_agree(tmp_path):
 
 def test_only_weight_files_are_opened(tmp_path):
     refused(tmp_path / "absent.pt", "no file at", MissingError)
-    refused(put(tmp_path / "a.onnx", b""), "is no weight file: it must be .safetensors")
+    refused(put(tmp_path / "a.onnx", b""), "is not a weight file: it must be .safetensors")
     os.mkfifo(tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "no regular file")
 
@@ -303,7 +303,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, torch):
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=modern)
         refused(tmp_path / "a.pt", r"nothing in it was run: it holds (_?io|builtins)\.open")
     put(tmp_path / "a.pt", pickle.dumps(Payload(marker)))
-    refused(tmp_path / "a.pt", "is no file of torch.save; nothing in it was run")
+    refused(tmp_path / "a.pt", "was not written by torch.save; nothing in it was run")
     zipped = made.archive({"a.pt": made.torch_zip(pickle.dumps(Payload(marker), 2))})
     refused(put(tmp_path / "a.zip", zipped), r"'a.pt' in .* nothing in it was run")
     assert not marker.exists()
@@ -341,7 +341,7 @@ WRONG_VALUES = {
     "negative size": (made.tensor(shape=(-2, -3)), "from 0"),
     "overflowing shape": (made.tensor(shape=(1 << 62, 4)), r"2\*\*40 values"),
     "overflowing stride": (made.tensor(strides=(1 << 62, 1)), r"2\*\*40 values"),
-    "list as shape": (made.tensor(shape=3), "no list of whole numbers"),
+    "list as shape": (made.tensor(shape=3), "not a list of integers"),
     "strides missing": (made.tensor(strides=(1,)), "one stride for each dimension"),
     "no storage": (made.tensor(made.plain("0")), "a tensor without a storage"),
     "hooks": (made.tensor(hooks=made.ORDERED_DICT + made.plain("a") + made.plain(1) + b"s"), "odd"),
@@ -391,8 +391,11 @@ def test_files_that_hold_no_state_dict_are_refused(tmp_path, torch):
     for content, message in (
         (torch.zeros(3), "holds a tensor, but must hold a state dict"),
         ([torch.zeros(3)], "holds a list, but must"),
-        ({"a": torch.zeros(3), "b": 1}, "holds what is no tensor: 'b'"),
-        ({"model": {"a": torch.zeros(3), 5: torch.zeros(3)}}, "holds what is no tensor: 5"),
+        ({"a": torch.zeros(3), "b": 1}, "holds values that are not tensors: 'b'"),
+        (
+            {"model": {"a": torch.zeros(3), 5: torch.zeros(3)}},
+            "holds values that are not tensors: 5",
+        ),
         ({"a": torch.zeros(3).to_sparse()}, "_rebuild_sparse_tensor|_get_layout"),
         ({"a": torch.zeros(3, dtype=torch.complex64)}, "ComplexFloatStorage"),
         ({"a": torch.zeros(3, device="meta")}, "_rebuild_meta_tensor_no_storage"),
@@ -455,7 +458,7 @@ PICKLED = made.state(w=made.tensor())
         ({"archive/data.pkl": PICKLED, "archive\\..\\evil": b""}, "named like a file elsewhere"),
         ({"archive/data.pkl": PICKLED, "other/data.pkl": b""}, "one folder with a data.pkl"),
         ({"archive/version": b"3"}, "one folder with a data.pkl"),
-        ({}, "is no file of torch.save"),
+        ({}, "was not written by torch.save"),
         ({"archive/data.pkl": PICKLED, "archive/constants.pkl": b""}, "a TorchScript program"),
         ({"archive/data.pkl": PICKLED, "archive/byteorder": b"big"}, "is not little-endian"),
         ({"archive/data.pkl": bytes(2_000_001)}, "a pickle of 2000001 bytes"),

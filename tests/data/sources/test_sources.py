@@ -160,7 +160,7 @@ def test_masks_and_pictures_share_the_stored_frame(coco_json: Path):
     [
         (lambda c: c.pop("images"), "no 'images'"),
         (lambda c: c.update(annotations={}), "'annotations' of type dict"),
-        (lambda c: c["images"].append(c["images"][0]), "id 7 is there twice"),
+        (lambda c: c["images"].append(c["images"][0]), "id 7 occurs twice"),
         (lambda c: c["images"][0].update(file_name="../secret.png"), "below the picture folder"),
         (lambda c: c["images"][0].update(file_name="/etc/x.png"), "below the picture folder"),
         (lambda c: c["images"][1].update(id="3"), "image 1 has a 'id' of type str"),

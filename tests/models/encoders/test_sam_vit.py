@@ -40,7 +40,7 @@ def slow_relative_attention(x_hwD, p, heads):
 
 
 def slow_windowed(x_hwD, p, heads, window):
-    """Padded with zeros to whole windows, each on its own, padding cut off again."""
+    """Padded with zeros to complete windows, each on its own, padding cut off again."""
     h, w, D = x_hwD.shape
     padded = np.zeros((h + -h % window, w + -w % window, D))
     padded[:h, :w] = x_hwD
