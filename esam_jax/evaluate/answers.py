@@ -140,8 +140,10 @@ class Asked:
         }
         # Every device is at work by now; only here is any of them waited for.
         found = {row: np.asarray(both, np.float64) for row, both in overlaps.items()}
+        # Rows are filled up with masks of nothing, whose union may be nothing too.
+        sizes = {row: len(asked[row].masks) for row in found}
         return {
-            row: (shared / union)[:, : len(asked[row].masks)]
+            row: shared[:, : sizes[row]] / union[:, : sizes[row]]
             for row, (shared, union) in found.items()
         }
 

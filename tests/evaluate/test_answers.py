@@ -17,6 +17,7 @@ from esam_jax.data.records import Record
 from esam_jax.evaluate import answers, prompts
 from esam_jax.models import named
 from esam_jax.ops import regions
+from esam_jax.predict.sam import Sam
 
 NAME = "efficientsam_nano"
 EVALUATE = EvaluateConfig(source=ScenesConfig(split="heldout"), images=11, masks_per_image=3)
@@ -132,6 +133,15 @@ def test_pictures_of_any_size_share_few_programs(monkeypatch):
         assert result[key] == pytest.approx(np.mean(values), abs=1e-3), key
     # Seven sizes, of which each side is rounded up to 64, 96, 128 or 192.
     assert answers._compare._cache_size() - programs <= 5
+
+
+def test_answers_without_a_pixel_score_nothing():
+    """Neither does a mask that only fills up a row: 0 of 0 pixels would be not a number."""
+    sam = nano.sam("sam_nano")  # a logit of 0 is outside
+    silent = Sam(sam.model, jax.tree.map(np.zeros_like, sam.params))
+    source = sources.open_source(EVALUATE.source)
+    found = prompts.evaluate(silent, source, images=2, masks_per_image=3, seed=0)
+    assert (found["box_miou"], found["point_miou"]) == (0.0, 0.0) and found["masks"] > 0
 
 
 def test_rounding_up_has_few_values():
