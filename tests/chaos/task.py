@@ -26,7 +26,9 @@ from esam_jax.models import named
 
 _PX = 32
 _ENCODER = {"width": 16, "heads": 2, "depth": 1, "patch_px": 8, "image_px": _PX, "neck_width": 16}
-_DECODER = DecoderConfig(wiring="efficientsam", width=16, heads=2, mlp_width=16, depth=1)
+_DECODER = DecoderConfig(
+    wiring="efficientsam", width=16, heads=2, mlp_width=16, iou_width=16, depth=1
+)
 _STUDENT = SamConfig(encoder=VitConfig(**_ENCODER, pretrain_px=_PX), decoder=_DECODER)
 _TEACHER = SamConfig(
     encoder=SamVitConfig(**_ENCODER, global_blocks=(0,), window=2),

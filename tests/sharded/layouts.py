@@ -55,7 +55,7 @@ _ENCODER = {
     "image_px": PX,
     "neck_width": 32,
 }
-_DECODER = {"width": 32, "heads": 8, "mlp_width": 32}
+_DECODER = {"width": 32, "heads": 8, "mlp_width": 32, "iou_width": 16}
 MODELS = {
     "layout_student": lambda: SamConfig(
         encoder=VitConfig(**_ENCODER, pretrain_px=PX),
