@@ -22,7 +22,7 @@ class Candidates:
     stay on the device until most masks are discarded (see `fetched`); no call copies all of them.
     """
 
-    logits: tuple[Float[Array | np.ndarray, "_ l l"], ...]
+    logits: tuple[Float[Array | np.ndarray, "_ _ _"], ...]
     rows: Int[np.ndarray, "X 2"]
     scores: Float[np.ndarray, " X"]
     points: Float[np.ndarray, "X 2"]
@@ -36,7 +36,7 @@ class Candidates:
         """Those for which `keep` is true, or those at the places `keep`."""
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
 
-    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} l l"]]:
+    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} _ _"]]:
         """All logits, `size` at a time; the last part is filled up with copies.
 
         Always the same number, so that one program is compiled for it.
@@ -104,7 +104,7 @@ def measure(
 
 @functools.partial(jax.jit, static_argnames=("valid", "offset"))
 def low_res_stability(
-    logits: Float[Array, "X l l"], valid: tuple[int, int], offset: float
+    logits: Float[Array, "X _ _"], valid: tuple[int, int], offset: float
 ) -> Float[Array, " X"]:
     """Stability on the first rows and columns of the decoder's logits."""
     rows, columns = valid

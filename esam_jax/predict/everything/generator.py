@@ -279,7 +279,7 @@ class AutomaticMaskGenerator:
             yield self._enlarged(logits, crop)
 
     def _enlarged(
-        self, logits: Float[Array | np.ndarray, "X l l"], crop: Int[np.ndarray, " 4"]
+        self, logits: Float[Array | np.ndarray, "X _ _"], crop: Int[np.ndarray, " 4"]
     ) -> Float[Array, "X H W"]:
         return frames.to_original(logits, *_size(crop), self.model.config)
 
