@@ -72,7 +72,7 @@ def test_locating_reads_no_weights(tmp_path: Path):
     folder = write(tmp_path / "m")
     (folder / "model.safetensors").write_bytes(b"damaged")
     assert load.locate(folder).path == folder
-    with pytest.raises(CheckpointError, match="no complete safetensors"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors"):
         load.model_file(folder)
 
 

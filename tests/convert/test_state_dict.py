@@ -184,11 +184,11 @@ def test_our_own_models_are_recognised(name):
 
 
 def test_what_is_not_recognised_says_why():
-    with pytest.raises(CheckpointError, match="no state dict of a known model"):
+    with pytest.raises(CheckpointError, match="this state dict is not of a known model"):
         registry.recognise({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)})
     odd = tiny.config("efficientsam")
     state = state_dict.to_state_dict(nano.params(odd), registry.get("efficientsam"), odd)
-    with pytest.raises(CheckpointError, match=r"width 12 is not known.*name the model"):
+    with pytest.raises(CheckpointError, match=r"width 12 is unknown.*name the model"):
         state_dict.detect(state)
     state = dict(small("sam_small_test")[0])
     del state["image_encoder.neck.0.weight"]

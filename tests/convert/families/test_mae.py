@@ -275,7 +275,7 @@ def test_a_damaged_file_of_unused_tensors_is_refused(folder):
     twice = header[:-1] + b"," + entry + b"}"
     for data, message in (
         (whole[:-1], r"norm\.weight' is not inside the \d+ bytes"),
-        (b"", "no complete safetensors file"),
+        (b"", "not a complete safetensors file"),
         (len(twice).to_bytes(8, "little") + twice + body, r"names 'norm\.bias' more than once"),
     ):
         file.write_bytes(data)

@@ -195,11 +195,11 @@ def test_what_no_file_can_hold_is_not_written(tmp_path, torch, write):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no complete safetensors file"),
-        (b"1234567", "no complete safetensors file"),
+        (b"", "not a complete safetensors file"),
+        (b"1234567", "not a complete safetensors file"),
         (struct.pack("<Q", 2**31) + b"{}", "a header of 2147483648 bytes"),
         (struct.pack("<Q", 2**64 - 1) + b"{}", "a header of 18446744073709551615 bytes"),
-        (made.safetensors(b"[]"), "no JSON object"),
+        (made.safetensors(b"[]"), "not a JSON object"),
         (made.safetensors(b'{"a":'), "is not JSON"),
         (made.safetensors(b'{"a":' + b"[" * 100_000), "is not JSON"),
         (made.safetensors(b'{"\xff":1}'), "is not JSON"),
@@ -273,7 +273,7 @@ def test_shards_and_index_agree(tmp_path):
     put(index, b'{"weight_map":{"x":"one.safetensors","x":"two.safetensors"}}')
     refused(index, "names 'x' more than once")
     refused(put(index, b"{"), "is not JSON")
-    refused(put(index, b"[]"), "no JSON object")
+    refused(put(index, b"[]"), "not a JSON object")
     index.unlink()
     refused(tmp_path, "no model.safetensors.index.json in", MissingError)
 
@@ -282,7 +282,7 @@ def test_only_weight_files_are_opened(tmp_path):
     refused(tmp_path / "absent.pt", "no file at", MissingError)
     refused(put(tmp_path / "a.onnx", b""), "is not a weight file: it must be .safetensors")
     os.mkfifo(tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", "no regular file")
+    refused(tmp_path / "a.pt", "not a regular file")
 
 
 # ------------------------------------------------------------------------------ hostile pickles
@@ -344,9 +344,9 @@ WRONG_VALUES = {
     "list as shape": (made.tensor(shape=3), "not a list of integers"),
     "strides missing": (made.tensor(strides=(1,)), "one stride for each dimension"),
     "no storage": (made.tensor(made.plain("0")), "a tensor without a storage"),
-    "hooks": (made.tensor(hooks=made.ORDERED_DICT + made.plain("a") + made.plain(1) + b"s"), "odd"),
+    "hooks": (made.tensor(hooks=made.ORDERED_DICT + made.plain("a") + made.plain(1) + b"s"), "unexpected"),
     "huge storage": (made.tensor(made.storage(values=1 << 41)), r"2\*\*40 values"),
-    "no plain reference": (made.plain(("storage", "x")) + b"Q", "odd reference"),
+    "no plain reference": (made.plain(("storage", "x")) + b"Q", "unexpected reference"),
     "quantised storage": (made.tensor(made.storage(kind="QInt8Storage")), "QInt8Storage"),
     "deep key": (b"})" + b"\x85" * 50_000 + made.plain(1) + b"s", "key that is a tuple"),
     "tensor as key": (b"}" + made.tensor() + made.plain(1) + b"s", "key that is a View"),
@@ -487,8 +487,8 @@ def test_archives_that_two_readers_would_read_differently_are_refused(tmp_path, 
             GOOD[:-12] + struct.pack("<I", 10**9) + GOOD[-8:],
             "a zip directory of 10+ bytes|must end",
         ),
-        (GOOD.replace(b"PK\1\2", b"PK\1\3"), "no complete zip archive"),
-        (GOOD.replace(b"\x80\x02}", b"\x80\x02]"), "no complete zip archive .*CRC"),
+        (GOOD.replace(b"PK\1\2", b"PK\1\3"), "not a complete zip archive"),
+        (GOOD.replace(b"\x80\x02}", b"\x80\x02]"), "not a complete zip archive .*CRC"),
     ):
         refused(put(tmp_path / "a.pt", data), message)
     # A member that starts inside another.
