@@ -344,7 +344,10 @@ WRONG_VALUES = {
     "list as shape": (made.tensor(shape=3), "not a list of integers"),
     "strides missing": (made.tensor(strides=(1,)), "one stride for each dimension"),
     "no storage": (made.tensor(made.plain("0")), "a tensor without a storage"),
-    "hooks": (made.tensor(hooks=made.ORDERED_DICT + made.plain("a") + made.plain(1) + b"s"), "unexpected"),
+    "hooks": (
+        made.tensor(hooks=made.ORDERED_DICT + made.plain("a") + made.plain(1) + b"s"),
+        "an unexpected call",
+    ),
     "huge storage": (made.tensor(made.storage(values=1 << 41)), r"2\*\*40 values"),
     "no plain reference": (made.plain(("storage", "x")) + b"Q", "unexpected reference"),
     "quantised storage": (made.tensor(made.storage(kind="QInt8Storage")), "QInt8Storage"),
