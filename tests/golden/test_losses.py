@@ -46,8 +46,6 @@ CASES = {
     "sami_cosine": lambda: _config("quickstart_sami", loss="cosine"),
     "segment_low_res": lambda: _config("quickstart_scratch", loss_at="low_res"),
     "segment_image": lambda: _config("quickstart_scratch", loss_at="image"),
-    "quickstart_segment": lambda: _config("quickstart_segment"),
-    "quickstart_scratch": lambda: _config("quickstart_scratch"),
     "quickstart_teacher": lambda: _config("quickstart_teacher"),
 }
 
@@ -65,6 +63,16 @@ def _first_updates(cfg, folder, monkeypatch):
         loop.run(cfg, folder)
     lines = [line for line in log.read(folder / log.METRICS_FILE) if "loss" in line]
     return {key: [line[key] for line in lines[:UPDATES]] for key in KEYS}
+
+
+def test_shipped_runs_are_among_the_cases():
+    """The quickstart's two fine-tuning runs differ by what they start from; both are a case."""
+    for name, case in (("sami", "sami_mse"), ("scratch", "segment_image")):
+        assert _config(f"quickstart_{name}") == CASES[case]()
+    scratch = configs.load("quickstart_scratch")
+    assert dataclasses.replace(scratch, name="quickstart_segment") == configs.load(
+        "quickstart_segment"
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
