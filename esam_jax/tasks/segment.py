@@ -75,7 +75,7 @@ def build(config: RunConfig) -> Task:
 
 def round_loss(
     task: SegmentConfig,
-    logits_BQMhw: Float[Array, "B Q M l l"],
+    logits_BQMll: Float[Array, "B Q M l l"],
     scores_BQM: Float[Array, "B Q M"],
     masks_BQHW: Bool[Array, "B Q H W"],
     valid_BQ: Float[Array, "B Q"],
@@ -86,15 +86,15 @@ def round_loss(
     the true one (logits > 0 against the mask, without gradient). A query weighs nothing when it is
     not valid, or when its mask is too thin to cover half of any low-resolution cell.
     """
-    target_BQhw = _target(task, masks_BQHW, logits_BQMhw.shape[-1])
-    weight_BQ = valid_BQ * (target_BQhw > 0.5).any((-2, -1))
-    focal, dice, iou = _compare(task, jax.lax.stop_gradient(logits_BQMhw), target_BQhw)
+    target_BQss = _target(task, masks_BQHW, logits_BQMll.shape[-1])
+    weight_BQ = valid_BQ * (target_BQss > 0.5).any((-2, -1))
+    focal, dice, iou = _compare(task, jax.lax.stop_gradient(logits_BQMll), target_BQss)
     best_BQ1 = jnp.argmin(_mask_loss(task, focal, dice), axis=-1, keepdims=True)
     # The best one again, now with a gradient: maps as large as the masks are kept for it alone.
     # Selecting instead of gathering keeps a scatter out of the gradient.
     is_best_BQM = jnp.arange(iou.shape[-1]) == best_BQ1
-    best_BQ1hw = jnp.where(is_best_BQM[..., None, None], logits_BQMhw, 0).sum(2, keepdims=True)
-    focal, dice, best_iou = (x[..., 0] for x in _compare(task, best_BQ1hw, target_BQhw))
+    best_BQ1ll = jnp.where(is_best_BQM[..., None, None], logits_BQMll, 0).sum(2, keepdims=True)
+    focal, dice, best_iou = (x[..., 0] for x in _compare(task, best_BQ1ll, target_BQss))
 
     score_loss_BQM = jnp.square(scores_BQM.astype(jnp.float32) - iou)
     every = task.scored_masks == "all"
@@ -123,7 +123,7 @@ def _at(index_BQ1: Array, values_BQM: Array) -> Array:
 
 def _target(
     task: SegmentConfig, masks_BQHW: Bool[Array, "B Q H W"], side: int
-) -> Float[Array, "B Q h w"]:
+) -> Float[Array, "B Q s s"]:
     """0/1 masks at the size where they are compared; `side` is that of the logits."""
     masks_BQHW = masks_BQHW.astype(jnp.float32)
     if task.loss_at == "image":
@@ -136,16 +136,16 @@ def _target(
 def _compare(
     task: SegmentConfig,
     logits_BQMll: Float[Array, "B Q M l l"],
-    target_BQhw: Float[Array, "B Q h w"],
+    target_BQss: Float[Array, "B Q s s"],
 ) -> tuple[Float[Array, "B Q M"], Float[Array, "B Q M"], Float[Array, "B Q M"]]:
     """Focal loss, dice loss and true IoU of each mask; the IoU has no gradient."""
-    logits, side_px = logits_BQMll.astype(jnp.float32), target_BQhw.shape[-1]
+    logits, side_px = logits_BQMll.astype(jnp.float32), target_BQss.shape[-1]
     if task.loss_at == "image":
         B, Q, M, side = logits.shape[:4]
         flat = logits.reshape(B * Q * M, side, side, 1)
         enlarged = positions.bilinear_resize(flat, side_px, side_px)
         logits = enlarged.reshape(B, Q, M, side_px, side_px)
-    target = jnp.broadcast_to(target_BQhw[:, :, None], logits.shape)
+    target = jnp.broadcast_to(target_BQss[:, :, None], logits.shape)
     iou = losses.mask_iou(logits > 0, target > 0.5)
     return losses.focal(logits, target), losses.dice(logits, target), iou
 

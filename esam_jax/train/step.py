@@ -118,7 +118,7 @@ def mean_gradient(
 
 def micro_batches(
     x: Shaped[Array, "B *X"], accumulate: int, place: NamedSharding
-) -> Shaped[Array, "L b *X"]:
+) -> Shaped[Array, "_ _ *X"]:
     """The batch cut into `accumulate` parts, each spread over the mesh like the whole.
 
     Example i goes to part i % accumulate: every device cuts up what it holds, and nothing moves.
