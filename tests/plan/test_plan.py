@@ -10,7 +10,7 @@ from helpers import toy
 from esam_jax import configs
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
-from esam_jax.plan import changes, compiled, costs, report, table, topologies
+from esam_jax.plan import cells, changes, compiled, costs, report, topologies
 from esam_jax.plan.changes import Change
 from esam_jax.plan.compiled import Compiled
 
@@ -151,9 +151,9 @@ def test_the_table_has_a_row_for_each_plan_that_is_there(tmp_path):
         ],
         versions={},
     )
-    file = table._file("sami_ti", "a100:1x8", tmp_path)
+    file = cells._file("sami_ti", "a100:1x8", tmp_path)
     file.write_text(json.dumps(report.for_programs(plan)))
-    _, _, *rows = table.markdown(tmp_path)
+    _, _, *rows = cells.markdown(tmp_path)
     assert rows == [
         f"| `sami_ti` | `a100:1x8` | no | 90.0 | `--accumulate 2`: 45.0 "
         f"| {plan.bill.floor_seconds:.3f} | {plan.bill.hours:.1f} | ${plan.bill.dollars:,.0f} |"

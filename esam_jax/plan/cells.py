@@ -1,4 +1,4 @@
-"""The table of docs/plan.md: `python -m esam_jax.plan.table FOLDER` plans what is not there yet.
+"""The table of docs/plan.md: `python -m esam_jax.plan.cells FOLDER` plans what is not there yet.
 
 Every cell is one `esam plan CONFIG --topology T --json`, kept as a file in FOLDER: an interrupted
 table resumes where it stopped. The table of the plans in FOLDER is printed at the end.
