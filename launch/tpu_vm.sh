@@ -2,9 +2,8 @@
 # NAME=esam ZONE=us-west4-a ACCELERATOR=v5litepod-16 RUNTIME=v2-alpha-tpuv5-lite SPOT=yes \
 #   NFS=10.0.0.2:/runs IMAGE=... launch/tpu_vm.sh CONFIG WORKDIR [--field.name value ...]
 # Queues for a slice, runs launch/local.sh in IMAGE on each of its hosts with NFS as /runs, and
-# requests a new slice when this one is preempted; WORKDIR lies in /runs. Run it on a machine that
-# stays up, such as a small VM, in tmux. A restart of this script restarts the run from its newest
-# checkpoint; SIGTERM to it also ends the run.
+# requests a new slice when this one is preempted; WORKDIR lies in /runs. Run it in tmux on a machine
+# that stays up. Restarted, it resumes from the newest checkpoint; SIGTERM to it also ends the run.
 set -uo pipefail
 
 say() { echo "launch: $*" >&2; }

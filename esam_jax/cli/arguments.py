@@ -33,7 +33,8 @@ def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | N
         return _call(kind, argv, prog)
     default, argv = _of_kinds(default, argv, prog)
     kinds = [f"--{path}.kind {{{','.join(members)}}}" for path, members in _unions(default)]
-    _require_known(argv, [*_keys(default), *(f"{path}.kind" for path, _ in _unions(default))], prog)
+    known = [*_keys(default), *(f"{path}.kind" for path, _ in _unions(default))]
+    _require_known(argv, known, prog, default)
     about = f"Others can take the place of these: {', '.join(kinds)}." if kinds else None
     return _call(kind, argv, prog, default=default, description=about)
 
@@ -143,7 +144,10 @@ def _with_kinds(config: Any, names: Mapping[str, str], prefix: str = "") -> Any:
             changes[field.name] = _with_shared(member, value, path)
         elif isinstance(value, Config):
             changes[field.name] = _with_kinds(value, names, f"{path}.")
-    return dataclasses.replace(config, **changes)
+    try:
+        return dataclasses.replace(config, **changes)
+    except ConfigError as fault:  # which begins with the name of a field
+        raise ConfigError(f"{prefix}{fault}") from None
 
 
 def _with_shared(member: type[Config], value: Config, path: str) -> Config:
@@ -175,7 +179,9 @@ def _kinds(config: Config, field: str) -> dict[str, type[Config]]:
     return found if len(found) > 1 else {}
 
 
-def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:
+def _require_known(
+    argv: Sequence[str], known: list[str], prog: str, config: Config | None = None
+) -> None:
     """ConfigError for the first option that does not exist, with the one that is nearest."""
     known = [each.replace("_", "-") for each in known]
     for argument in argv:
@@ -183,7 +189,28 @@ def _require_known(argv: Sequence[str], known: list[str], prog: str) -> None:
         if option.startswith("--") and option[2:] not in (*known, "help"):
             close = difflib.get_close_matches(option[2:], known, n=1, cutoff=0.5)
             hint = f"did you mean --{close[0]}?" if close else f"{prog} --help lists them all"
+            hint = _why_absent(config, option[2:].replace("-", "_").split(".")) or hint
             raise ConfigError(f"{prog} has no option {option}: {hint}")
+
+
+def _why_absent(config: Any, path: list[str]) -> str | None:
+    """What became of an option of an earlier release, or which kind of config has it."""
+    *parents, name = path
+    holder, holds = None, config
+    for parent in parents:
+        holder, holds = holds, getattr(holds, parent, None)
+    if not isinstance(holds, Config):
+        return None
+    others = _kinds(holder, parents[-1]).items() if isinstance(holder, Config) else ()
+    having = [kind for kind, each in others if name in rules.hints(each)]
+    if having:
+        return f"add --{'.'.join(parents)}.kind {'|'.join(having)}, which have it"
+    if name in holds.RETIRED:
+        return "it is not needed any more, leave it out"
+    constant = getattr(type(holds), name, None)
+    if isinstance(constant, int | float | str):
+        return f"it is always {constant} in this release, leave it out"
+    return None
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

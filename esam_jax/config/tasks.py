@@ -47,11 +47,10 @@ class SamiConfig(_TrainedConfig):
 
     kind: ClassVar[Literal["sami"]] = "sami"
     reads: ClassVar[str] = "crop"
-    # Names in models/named.py, trained from one teacher pass.
-    students: Annotated[tuple[str, ...], some(), distinct("name each once")]
+    students: Annotated[tuple[str, ...], some(), distinct("name each once")]  # of models/named.py
     teacher: TeacherConfig = TeacherConfig()
     decoder: PretrainDecoderConfig = PretrainDecoderConfig()
-    mask_ratio: Annotated[float, above(0), below(1)] = 0.75
+    mask_ratio: Annotated[float, above(0), below(1)] = 0.75  # of the patches
     loss: Literal["mse", "cosine"] = "mse"
 
 
@@ -63,11 +62,10 @@ class SegmentConfig(_TrainedConfig):
     reads: ClassVar[str] = "prompted"
     measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
     model: str = "efficientsam_ti"  # a name in models/named.py
-    # A SAM; its prompt encoder and mask decoder are taken over.
-    decoder_from: Annotated[str | None, MAY_DIFFER] = None
-    focal_weight: Annotated[float, at_least(0)] = 20.0
-    dice_weight: Annotated[float, at_least(0)] = 1.0
-    iou_weight: Annotated[float, at_least(0)] = 1.0
+    decoder_from: Annotated[str | None, MAY_DIFFER] = None  # a SAM, whose decoder is taken over
+    focal_weight: Annotated[float, at_least(0)] = 20.0  # of the focal loss
+    dice_weight: Annotated[float, at_least(0)] = 1.0  # of the dice loss
+    iou_weight: Annotated[float, at_least(0)] = 1.0  # of the squared error of the predicted IoU
     loss_at: Literal["low_res", "image"] = "low_res"  # where logits and masks are compared
     scored_masks: Literal["best", "all"] = "best"  # whose predicted IoU is trained
 

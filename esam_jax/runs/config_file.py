@@ -43,15 +43,26 @@ def require_same(
     """CheckpointError, with one line for each value, unless `cfg` may resume the run in `workdir`.
 
     The values whose paths `resume_with` names may differ. `step` counts the updates done, and
-    `cfg` must not have fewer. CheckpointError also when the stored config is missing or damaged;
-    DiskError on an error of the disk.
+    `cfg` must not have fewer. CheckpointError also when the stored config is missing or damaged,
+    or when no update is left that a change would act on; DiskError on an error of the disk.
     """
-    found = [change for change in changes(cfg, workdir) if change.path not in resume_with]
+    changed = changes(cfg, workdir)
+    found = [change for change in changed if change.path not in resume_with]
     if found:
-        asked = " ".join(f"{change.path}={change.new}" for change in found)
+        # A run cannot become shorter than it is.
+        wanted = [each for each in found if each.path != "steps" or each.new >= step]
+        on_purpose = " ".join(f"{each.path}={each.new}" for each in wanted)
+        options = " ".join(f"--{each.path.replace('_', '-')} {each.old}" for each in found)
         raise CheckpointError(
-            f"{workdir} belongs to another run: {'; '.join(map(str, found))}. Give these values, "
-            f"or another workdir; to change the run on purpose, add --resume-with {asked}"
+            f"{workdir} belongs to another run: {'; '.join(map(str, found))}. To resume it, give "
+            f"{options}; for a new run, another workdir"
+            + (f"; to change the run on purpose, --resume-with {on_purpose}" if wanted else "")
+        )
+    if changed and cfg.steps == step:
+        raise CheckpointError(
+            f"{workdir} has done all of its {step} updates, so none would be made with "
+            f"{', '.join(f'{each.path}={each.new}' for each in changed)}: add steps=N to "
+            "--resume-with, with N more than that"
         )
     if cfg.steps < step:
         raise CheckpointError(

@@ -120,6 +120,22 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (["segment_ti", "--workdir", "w", "--task.kind=sami"], "students would have no value"),
         (["segment_ti", "--workdir", "w", "stray"], "stray"),
         (
+            ["segment_ti", "--workdir", "w", "--optim.eps", "1e-8"],
+            "optim.eps: it is always 1e-08",
+        ),
+        (
+            ["segment_ti", "--workdir", "w", "--data.prefetch-batches", "4"],
+            "--data.prefetch-batches: it is not needed any more, leave it out",
+        ),
+        (
+            ["quickstart_sami", "--workdir", "w", "--data.source.path", "p"],
+            "--data.source.path: add --data.source.kind sa1b|coco|image_folder, which have it",
+        ),
+        (
+            ["segment_ti", "--workdir", "w", "--data.source.kind", "image_folder"],
+            "esam: data.source.kind is 'image_folder', but prompted views need masks: read scenes",
+        ),
+        (
             ["segment_ti", "--workdir", "w", "--peers.processes=2", "--peers.process=2"],
             "esam: peers.process is 2, but must be below processes=2",
         ),

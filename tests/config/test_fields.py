@@ -6,6 +6,8 @@ A field that several classes inherit counts once.
 import dataclasses
 import importlib
 import inspect
+import pathlib
+import re
 
 import pytest
 
@@ -40,3 +42,16 @@ def test_fields_of_a_concern_are_few(concern):
 def test_all_fields_are_under_120():
     found = [field for concern in MOST for field in declared(concern)]
     assert len(found) == len(set(found)) < 120
+
+
+@pytest.mark.parametrize("concern", MOST)
+def test_a_comment_above_a_field_is_of_that_field_alone(concern):
+    """The command line shows it for every field down to the next comment or empty line."""
+    file = importlib.import_module(f"esam_jax.config.{concern}").__file__
+    field, lines = re.compile(r"    \w+: .+"), pathlib.Path(file).read_text().splitlines()
+    shared = []
+    for above, here, below in zip(lines, lines[1:], lines[2:]):
+        commented = above.startswith("    # ") and field.match(here) and "ClassVar" not in here
+        if commented and field.match(below) and "  # " not in below and "ClassVar" not in below:
+            shared.append(below.strip())
+    assert not shared

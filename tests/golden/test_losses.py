@@ -7,11 +7,12 @@ A constant that changes (a weight of a loss, a rate, the noise of a box) is a re
 import dataclasses
 import json
 import pathlib
+import typing
 
 import pytest
 
 from esam_jax import configs
-from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
+from esam_jax.config import GuardConfig, MeshConfig, SaveConfig, TaskConfig
 from esam_jax.data import loader
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log
@@ -73,6 +74,11 @@ def test_shipped_runs_are_among_the_cases():
     assert dataclasses.replace(scratch, name="quickstart_segment") == configs.load(
         "quickstart_segment"
     )
+
+
+def test_every_task_has_a_case():
+    kinds = {each.kind for each in typing.get_args(TaskConfig)}
+    assert {case().task.kind for case in CASES.values()} == kinds
 
 
 @pytest.mark.parametrize("name", CASES)

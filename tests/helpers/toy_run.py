@@ -67,7 +67,12 @@ def main(wishes):
         config = toy.config(optim=OptimConfig(peak_lr=wishes["lr"]["rate"]), mesh=MeshConfig())
     noise = 0.25 if wishes.get("constant") == number else 0.125
     weights = {"norm": {"scale": np.full(8, 2.0 if wishes.get("weights") == number else 1.0)}}
-    task = dataclasses.replace(toy.task(noise), frozen={"teacher": toy.frozen(weights)})
+    plain = toy.task(noise)
+    task = dataclasses.replace(
+        plain,
+        frozen={"teacher": toy.frozen(weights)},
+        example={**plain.example, "image": ((8, 8, 3), np.dtype(np.uint8))},  # it is tried out on
+    )
     tasks.build = lambda cfg: task
     loop.loader.stream = stream(wishes)
 

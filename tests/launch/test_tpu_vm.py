@@ -102,7 +102,7 @@ def test_a_slice_that_cannot_be_deleted_is_deleted_again(tpu):
     launcher = tpu("[[ -e again ]] && exit 0\ntouch again\necho SUSPENDED >state\nexit 255")
     refuse_once(launcher, "delete")
     assert launcher.run(**SETTINGS) == 0
-    assert "it cannot be deleted" in launcher.errors
+    assert "the slice cannot be deleted" in launcher.errors
     assert said(launcher) == ["create", *START, "delete", "create", *START]
 
 

@@ -35,7 +35,7 @@ def test_names(name, platform, kind, shape, slices, chips):
         ("h100:16", "must have 2 positive sizes"),
         ("h100:0x8", "must have 2 positive sizes"),
         ("2*h100:2x8", "only TPUs have"),
-        ("b300:2x8", "names no accelerator"),
+        ("b300:2x8", "names an unknown accelerator"),
     ],
 )
 def test_names_that_are_refused(name, reason):

@@ -165,7 +165,7 @@ def test_a_list_of_pictures_wants_a_list_of_lists():
     sam = nano.sam("sam_nano")
     encoded = sam.encode([nano.picture(HEIGHT, WIDTH)])
     for prompts in ([PROMPTS[:1], PROMPTS[:1]], PROMPTS[0]):
-        with pytest.raises(PromptError, match="each picture needs its own"):
+        with pytest.raises(PromptError, match="give one list for each picture"):
             sam.decode(encoded, prompts)
     with pytest.raises(PromptError, match="must be a list of Prompt"):
         sam.decode(encoded, PROMPTS[:1])

@@ -98,7 +98,9 @@ def toy_task():
         weight = 1 + batch["image"][:, 0, 0, 0].astype(jnp.float32) % 3
         return task.loss(params, frozen, {**batch, "x": x, "y": x[:, ::-1], "weight": weight})
 
-    return dataclasses.replace(task, loss=loss)
+    return dataclasses.replace(
+        task, loss=loss, example={"image": ((PX, PX, 3), np.dtype(np.uint8))}
+    )
 
 
 @contextlib.contextmanager

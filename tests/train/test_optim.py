@@ -108,7 +108,7 @@ def test_first_update_by_hand():
 
 
 def test_what_never_had_a_gradient_stays_put():
-    config = OptimConfig(peak_lr=0.1, schedule="linear", weight_decay=0.5, eps=1e-8)
+    config = OptimConfig(peak_lr=0.1, schedule="linear", weight_decay=0.5)
     params = {"a": {"kernel": jnp.array([2.0, 3.0]), "other": {"kernel": jnp.array([5.0])}}}
     grads = {"a": {"kernel": jnp.array([0.4, 0.0]), "other": {"kernel": jnp.zeros(1)}}}
     optimiser = optim.make(config, 10)
@@ -129,9 +129,7 @@ def test_what_never_had_a_gradient_stays_put():
 def test_follows_torch_adamw():
     torch = pytest.importorskip("torch", reason="the comparison needs PyTorch")
     rng = np.random.default_rng(0)
-    config = OptimConfig(
-        peak_lr=3e-2, warmup_steps=2, beta2=0.95, eps=1e-6, weight_decay=0.3, clip_norm=1.5
-    )
+    config = OptimConfig(peak_lr=3e-2, warmup_steps=2, beta2=0.95, weight_decay=0.3, clip_norm=1.5)
     start = {"kernel": rng.normal(size=(3, 5)), "bias": rng.normal(size=5)}
     start = {name: value.astype(np.float32) for name, value in start.items()}
     gradients = [
@@ -150,7 +148,7 @@ def test_follows_torch_adamw():
         {"params": [theirs["kernel"]], "weight_decay": 0.3},
         {"params": [theirs["bias"]], "weight_decay": 0.0},
     ]
-    adamw = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-6)
+    adamw = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8)
     for step, gradient in enumerate(gradients):
         for name, parameter in theirs.items():
             parameter.grad = torch.tensor(gradient[name])

@@ -107,8 +107,8 @@ def test_f21_the_run_stops_within_the_set_number_of_steps(monkeypatch, tmp_path)
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     make, done = loop.jit_step, []
 
-    def faulty(*args):
-        update = make(*args)
+    def faulty(*args, **keys):
+        update = make(*args, **keys)
 
         def step(state, frozen, batch):
             state, metrics = update(state, frozen, batch)

@@ -40,7 +40,8 @@ def test_a_finished_run_is_lengthened_and_again_is_nothing(tmp_path, capsys):
     loop.run(SHORT, tmp_path)
     with pytest.raises(CheckpointError) as error:
         loop.run(LONG, tmp_path)
-    remedy = "add --resume-with optim.peak_lr=0.005 steps=6"
+    remedy = "To resume it, give --optim.peak-lr 0.01 --steps 4; for a new run, another workdir; "
+    remedy += "to change the run on purpose, --resume-with optim.peak_lr=0.005 steps=6"
     assert "steps was 4, is 6" in str(error.value) and remedy in str(error.value)
     assert "optim.peak_lr was" in str(error.value) and manager.newest(tmp_path) == 4
 
@@ -61,13 +62,24 @@ def test_a_finished_run_is_lengthened_and_again_is_nothing(tmp_path, capsys):
 def test_nothing_else_may_differ(tmp_path):
     loop.run(SHORT, tmp_path)
     other = dataclasses.replace(LONG, seed=1)
-    with pytest.raises(CheckpointError, match=r"run: seed was 0, is 1\. Give"):
+    with pytest.raises(CheckpointError, match=r"run: seed was 0, is 1\. To.* give --seed 0;"):
         loop.run(other, tmp_path, resume_with=NAMED)
     assert config_file.history(tmp_path) == [] and manager.newest(tmp_path) == 4
 
 
+def test_a_change_that_no_update_would_use_is_refused(tmp_path):
+    loop.run(SHORT, tmp_path)
+    faster = dataclasses.replace(SHORT, optim=LONG.optim)
+    with pytest.raises(CheckpointError, match=r"all of its 4 updates.*lr=0\.005: add steps=N"):
+        loop.run(faster, tmp_path, resume_with=["optim.peak_lr"])
+    assert config_file.history(tmp_path) == []
+
+
 def test_a_run_is_not_shortened_below_what_is_done(tmp_path):
     loop.run(SHORT, tmp_path)
+    with pytest.raises(CheckpointError) as error:  # nor does the remedy say that it could be
+        loop.run(dataclasses.replace(SHORT, steps=3), tmp_path)
+    assert "give --steps 4" in str(error.value) and "--resume-with" not in str(error.value)
     with pytest.raises(CheckpointError, match=r"steps is 3, but .* has done 4 updates"):
         loop.run(dataclasses.replace(SHORT, steps=3), tmp_path, resume_with=["steps"])
 

@@ -27,7 +27,10 @@ def open_source(config: SourceConfig) -> Source:
     Raises MissingError or DataError when there is nothing there to read, before any picture is.
     """
     if getattr(config, "path", "") is None:
-        raise ConfigError(f"source.path is None, but the source {config.kind!r} reads one: name it")
+        raise ConfigError(
+            f"source.path is None, but the source {config.kind!r} reads one: give "
+            "--data.source.path PATH"
+        )
     return _module(config.kind).open(config)
 
 
