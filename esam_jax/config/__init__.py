@@ -13,6 +13,7 @@ from esam_jax.config.data import (
     Sa1bConfig,
     ScenesConfig,
     SourceConfig,
+    ViewConfig,
 )
 from esam_jax.config.networks import (
     ComputeConfig,
@@ -73,5 +74,6 @@ __all__ = [
     "TaskConfig",
     "TeacherConfig",
     "TinyVitConfig",
+    "ViewConfig",
     "VitConfig",
 ]

@@ -97,13 +97,16 @@ class PromptedConfig(Config):
     flip: Literal["none", "horizontal"] = "none"  # at random
 
 
+ViewConfig = CropConfig | PromptedConfig
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
     """What is read, how it is viewed, and how much may be broken."""
 
     RETIRED: ClassVar[tuple[str, ...]] = ("prefetch_batches",)
     source: SourceConfig
-    view: CropConfig | PromptedConfig
+    view: ViewConfig
     threads: Annotated[int, at_least(1), MAY_DIFFER] = 8
     # Of the records read so far, once ten are broken.
     max_broken_share: Annotated[float, at_least(0), at_most(1), MAY_DIFFER] = 0.1

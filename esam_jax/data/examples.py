@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
+from esam_jax.config import ViewConfig
 from esam_jax.data import views
 from esam_jax.data.order import Order
 from esam_jax.data.records import Source
-from esam_jax.data.views import View, ViewConfig, draws
+from esam_jax.data.views import View, draws
 from esam_jax.errors import DataError, DiskError, MissingError, TrainingError
 
 _ENOUGH_BROKEN = 10  # fewer broken records than this never stop a run

@@ -13,11 +13,10 @@ from types import ModuleType
 
 import numpy as np
 
-from esam_jax.config import CropConfig, PromptedConfig
+from esam_jax.config import ViewConfig
 from esam_jax.data.records import Record
 
 View = dict[str, np.ndarray]
-ViewConfig = CropConfig | PromptedConfig
 
 
 def make(record: Record, config: ViewConfig, rng: np.random.Generator) -> View | None:
