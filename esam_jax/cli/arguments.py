@@ -179,9 +179,7 @@ def _kinds(config: Config, field: str) -> dict[str, type[Config]]:
     return found if len(found) > 1 else {}
 
 
-def _require_known(
-    argv: Sequence[str], known: list[str], prog: str, config: Config | None = None
-) -> None:
+def _require_known(argv: Sequence[str], known: list[str], prog: str, config: Any = None) -> None:
     """ConfigError for the first option that does not exist, with the one that is nearest."""
     known = [each.replace("_", "-") for each in known]
     for argument in argv:
