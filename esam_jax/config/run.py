@@ -98,7 +98,7 @@ class GuardConfig(Config):
         int | None, at_least(1, "None for no comparison"), MAY_DIFFER
     ] = 1000
     # Without a finished step, before all stacks are shown.
-    hang_seconds: Annotated[float | None, above(0, "None to wait for ever"), MAY_DIFFER] = 1800.0
+    hang_seconds: Annotated[float | None, above(0, "None to wait forever"), MAY_DIFFER] = 1800.0
 
     spike_horizon_steps: ClassVar[int] = 100  # of the mean; no spike is seen before so many updates
     max_rollbacks: ClassVar[int] = 3

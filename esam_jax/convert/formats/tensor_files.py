@@ -61,7 +61,7 @@ def read(path: str | Path) -> Tensors:
             return _read_shards(path / INDEX_FILE, path)
         if not path.exists():
             raise MissingError(f"no file at {str(path)!r}")
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would wait forever
             raise CheckpointError(f"{path} is not a regular file; copy the weights to one")
         if path.name.endswith(".index.json"):
             return _read_shards(path, path)

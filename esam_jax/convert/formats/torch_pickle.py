@@ -197,7 +197,7 @@ class _Machine:
             if isinstance(view, View) and self._is_plain(needs_gradient, hooks):
                 return view
         raise self._refusal(
-            f"an unexpected call of {name.replace(' ', '.') or 'what is no function'}"
+            f"an unexpected call of {name.replace(' ', '.') or 'something that is not a function'}"
         )
 
     def _is_plain(self, needs_gradient: Any, hooks: Any) -> bool:

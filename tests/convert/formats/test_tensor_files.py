@@ -330,7 +330,7 @@ WRONG_VALUES = {
     "storage bomb": (call("torch.storage", "UntypedStorage", 1 << 40), r"UntypedStorage"),
     "meta tensor": (call("torch._utils", "_rebuild_meta_tensor_no_storage", 1), "_rebuild_meta"),
     "call of a storage": (call("torch", "FloatStorage", 1 << 40), r"call of torch\.FloatSt"),
-    "call of nothing": (made.plain(1) + b")R", "what is no function"),
+    "call of nothing": (made.plain(1) + b")R", "something that is not a function"),
     "stride 0": (made.tensor(shape=(1 << 36,), strides=(0,)), "but the storage has 6"),
     "stride 0, small": (made.tensor(shape=(2, 6), strides=(0, 1)), "12 values up to 6"),
     "grown storage": (made.tensor(shape=(7,), strides=(1,)), "7 values up to 7"),
