@@ -31,13 +31,13 @@ from esam_jax.typing import Params
 _PICTURES = 4  # on each device at a time, and of fewer pixels together than so many:
 _PIXELS = 4 * 1024 * 1024
 _QUERIES = 32  # decoded on each device at a time
-_FEW = 4  # the smallest number of masks and side of a picture that is told apart
+_FEW = 4  # the smallest number of masks, or side of a picture, with a program of its own
 _SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One picture, the masks that are asked for, and a box and a click for each."""
+    """One picture, the masks to be found, and a box and a click for each."""
 
     image: UInt8[np.ndarray, "H W 3"]
     masks: Bool[np.ndarray, "Q H W"]
@@ -46,7 +46,7 @@ class Question:
 
 
 class Model:
-    """A network on a mesh, asked about up to `pictures` pictures; `of` gives it its weights."""
+    """A network on a mesh, for up to `pictures` pictures; `of` binds its weights."""
 
     def __init__(self, model: network.Sam, mesh: Mesh, pictures: int) -> None:
         self.model, self._place = model, sharding.batch(mesh)
@@ -130,7 +130,7 @@ class Asked:
     def __call__(self, asked: Mapping[int, Question]) -> dict[int, np.ndarray]:
         most = max((len(question.masks) for question in asked.values()), default=0)
         most = max(int(each[0]) for each in gather([most]))
-        if most == 0:  # nothing was asked on any process
+        if most == 0:  # no process has a question
             return {}
         masks, config = _at_least(most, _FEW), self.model.model.config
         overlaps = {

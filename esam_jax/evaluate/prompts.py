@@ -40,7 +40,7 @@ Broken = Literal["raise", "skip"]
 
 @runtime_checkable  # for the shape checks in the tests
 class Answers(Protocol):
-    """A model that is asked about a batch of pictures at a time.
+    """A model that is measured on a batch of pictures at a time.
 
     `rows` is the size of a batch over all processes, `read` are the rows whose pictures this
     process reads, `own` those that it answers for: together the processes own each row once.

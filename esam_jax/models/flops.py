@@ -80,7 +80,7 @@ def encoder(config: EncoderConfig, image_px: int) -> int:
 
 
 def miscounted(config: EncoderConfig) -> int:
-    """What `encoder` says on one image of the config's size, less what its jaxpr tells."""
+    """What `encoder` says on one image of the config's size, less what is counted in its jaxpr."""
     exact = isinstance(config, SamVitConfig | TinyVitConfig)
     px = config.image_px
     return encoder(config, px) - _counted_encoder(config, px) if exact else 0

@@ -9,7 +9,7 @@ from esam_jax.tasks.task import Task
 def build(config: RunConfig) -> Task:
     """The task of a run, from the module named after its kind; opens no file.
 
-    ConfigError for whatever the config alone tells to be wrong.
+    ConfigError for whatever can be seen to be wrong from the config alone.
     """
     module = importlib.import_module(f"{__name__}.{config.task.kind}")
     return module.build(config)

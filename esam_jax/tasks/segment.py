@@ -50,7 +50,7 @@ def build(config: RunConfig) -> Task:
             variables, embedding, batch["points"], batch["labels"], method=Sam.decode
         )
         assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
-        # Mask token 0 is for what several prompts leave no doubt about, and a first one never asks.
+        # Mask token 0 is for several prompts, which leave no doubt about the object; here is one.
         logits, scores = logits[:, :, 1:], scores[:, :, 1:]
         return compare(logits, scores, batch["masks"], batch["valid"])
 

@@ -1,4 +1,4 @@
-"""Where training starts: a pretrained trunk, a whole model, a SAM's mask decoder.
+"""Where training starts: a pretrained trunk, a complete model, a SAM's mask decoder.
 
 `init_from` brings what its model was trained for. `decoder_from` brings a SAM's prompt encoder and
 mask decoder, and the norm that ends the neck before them; the neck's 3x3 convolution then starts as

@@ -62,7 +62,7 @@ class Frozen:
     placement: every device holds all of it, or pieces by the table of `sharding.py`.
     features: (its parameters, uint8 pictures) -> what it computes of them, which must be finite.
     drawn: whether its weights are random, and so may differ on another device.
-    operations: of its forward pass on one picture, where its jaxpr does not tell them.
+    operations: of its forward pass on one picture, where they cannot be counted in its jaxpr.
     """
 
     key: str
@@ -85,14 +85,14 @@ class Task:
     example: the arrays of one example, as the view gives them.
     models: (parameters, start) -> what is written to the run's `model/`, by name.
     draw: (key, images) -> every random choice of one update, one a row, which `loss` finds in its
-        batch: made before the batch is cut, so that micro-batches choose what the whole would.
+        batch: made before the batch is cut, so that micro-batches see what one batch would.
     frozen: the networks that the loss reads and nothing changes, by name.
     initial: -> the start of a fresh run. Reads its files: MissingError or CheckpointError.
     resumed: -> the start of a run that resumes; its first files may be gone, and no parameter is
         needed of them.
     measurement: (what to measure on, mesh) -> the measurement of a model in training. Opens the
         data once; None for a task whose models are not measured.
-    miscounted: operations to add to those that the jaxpr of the loss tells for one example.
+    miscounted: operations of one example that the count in the jaxpr of the loss misses.
     """
 
     init: Callable[[Array], Params]

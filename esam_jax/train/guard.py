@@ -71,7 +71,7 @@ def watch(
 
 
 def after(config: GuardConfig, step: int, values: Mapping[str, float]) -> None:
-    """Nothing, for an update to go on from; to be asked for each update, in order.
+    """Returns where training may continue; to be called for each update, in order.
 
     TrainingError after `max_skipped` skipped updates in a row and for a spike too many, RollBack
     for any other spike.
@@ -114,8 +114,8 @@ def judge(config: GuardConfig, found: Iterable[tuple[int, Mapping[str, float]]])
 def target(back: RollBack, saved: Iterable[int], every_steps: int) -> int:
     """The step to go back to: the newest saved one before the spike, or 0 for the very start.
 
-    One that every run of this config saves: an extra one, of a run that was told to stop, would end
-    in other numbers than a run that was left alone. It is taken only where nothing else is left.
+    One that every run of this config saves: an extra one, of a run that was terminated, would end
+    in other numbers than an undisturbed run. It is taken only where nothing else is left.
     """
     before = [step for step in saved if step < back.step]
     regular = [step for step in before if step % every_steps == 0]

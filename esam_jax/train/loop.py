@@ -1,7 +1,7 @@
 """The train loop: one for every task, from a config and a folder to trained models.
 
-A run folder resumes by itself: the same command after a kill, a preemption or a full disk resumes
-from the last intact checkpoint, to the same numbers as a run that was left alone.
+A run resumes automatically: the same command after a kill, a preemption or a full disk resumes
+from the last intact checkpoint, to the same numbers as an undisturbed run.
 """
 
 import contextlib

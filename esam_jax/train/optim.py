@@ -84,7 +84,7 @@ def learning_rate(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]
 
 
 def decays(params: Params) -> Params:
-    """True where weight decay acts: kernels. Biases, norms, tables and tokens are left alone."""
+    """True where weight decay acts: kernels. Biases, norms, tables and tokens do not decay."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: sharding.name(path).endswith("/kernel"), params
     )

@@ -1,6 +1,6 @@
 """Copies of a piece on several devices, compared: a bit that flipped in one shows in its checksum.
 
-Parameters that are whole on every device, or sharded over one mesh axis and repeated along
+Parameters that are replicated on every device, or sharded over one mesh axis and repeated along
 another, must have the same bits wherever they lie: equal arithmetic made them. A faulty chip or
 memory breaks that without a word, and the gradient mean then spreads it.
 """

@@ -53,7 +53,7 @@ def pack(metrics: Mapping[str, Float[Array, ""]]) -> Scalars:
 
 
 def ready(metrics: Metrics) -> bool:
-    """Whether they are computed; asks without waiting."""
+    """Whether they are computed; does not wait."""
     leaf: Any = metrics.vector if isinstance(metrics, Scalars) else next(iter(metrics.values()))
     return leaf.is_ready()
 
@@ -61,7 +61,7 @@ def ready(metrics: Metrics) -> bool:
 def fetch(metrics: Metrics) -> dict[str, float]:
     """The numbers on the host; waits until they are computed, and for nothing that came after."""
     if isinstance(metrics, Scalars):
-        # Asked for by name, as jax.device_get is, and several times as fast for one small array.
+        # An explicit transfer, as jax.device_get is, and several times as fast for one small array.
         with jax.transfer_guard_device_to_host("allow"):
             values = np.asarray(metrics.vector).tolist()
         return dict(zip(metrics.names, values, strict=True))

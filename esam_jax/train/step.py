@@ -119,7 +119,7 @@ def mean_gradient(
 def micro_batches(
     x: Shaped[Array, "B *X"], accumulate: int, place: NamedSharding
 ) -> Shaped[Array, "_ _ *X"]:
-    """The batch cut into `accumulate` parts, each spread over the mesh like the whole.
+    """The batch cut into `accumulate` parts, each spread over the mesh like the batch.
 
     Example i goes to part i % accumulate: every device cuts up what it holds, and nothing moves.
     """

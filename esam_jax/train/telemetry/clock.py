@@ -1,4 +1,4 @@
-"""Where the time of a step goes, told by the host without stopping the device.
+"""Where the time of a step goes, measured by the host without stopping the device.
 
 The host always has one update under way, and may ask whether that is done yet, which costs nothing.
 Whatever the host does while the device is busy is free; it counts only once the device has nothing
@@ -93,7 +93,7 @@ class StepClock:
             self._recent.append(took)
 
     def take(self) -> Span:
-        """What was timed since this was last asked."""
+        """What was timed since the last call."""
         span, self._span = self._span, Span()
         if len(self._recent) >= _ENOUGH:
             self._limit = _MARGIN * usual(list(self._recent))

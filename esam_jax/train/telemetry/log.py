@@ -138,7 +138,7 @@ class Log:
                 self._trackers.write(step, line)
 
     def event(self, name: str, step: int, **values: Any) -> None:
-        """One line that tells of something that happened; its `took`, if any, is in seconds."""
+        """One line about an event; its `took`, if any, is in seconds."""
         self.write(step, {"event": name, **values})
 
     def events(self, step: int, found: Iterable[Mapping[str, Any]]) -> None:
@@ -256,7 +256,7 @@ class Log:
 
 
 def talks(progress: bool | None) -> bool:
-    """Whether to write for people: as asked, else when stderr is a terminal."""
+    """Whether to write for people: as requested, else when stderr is a terminal."""
     return sys.stderr.isatty() if progress is None else progress
 
 
