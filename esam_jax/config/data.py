@@ -56,15 +56,17 @@ class Sa1bConfig(_FilesConfig):
 SourceConfig = ScenesConfig | Sa1bConfig | CocoConfig | ImageFolderConfig
 
 
-def lacking(source: SourceConfig, needs: frozenset[str], who: str) -> Iterator[tuple[str, str]]:
+def lacking(
+    source: SourceConfig, needs: frozenset[str], who: str, path: str = "source"
+) -> Iterator[tuple[str, str]]:
     """The rule that is broken, for `Config.across`, unless the source has what `who` needs.
 
-    It names the sources that would do.
+    It names the sources that would do. `path` is where the source stands in that config.
     """
     if not needs <= source.annotations:
         fitting = [each.kind for each in get_args(SourceConfig) if needs <= each.annotations]
         remedy = f"read {', '.join(fitting)}" if fitting else "no source has them"
-        yield "source.kind", f"{who} {' and '.join(sorted(needs))}: {remedy}"
+        yield f"{path}.kind", f"{who} {' and '.join(sorted(needs))}: {remedy}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

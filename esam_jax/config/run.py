@@ -62,9 +62,6 @@ class EvaluateConfig(Config):
 
     seed: ClassVar[int] = 0  # of the pictures and prompts that are measured
 
-    def across(self) -> Iterator[tuple[str, str]]:
-        return lacking(self.source, frozenset({"masks"}), "a measurement needs")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SaveConfig(Config):
@@ -173,6 +170,9 @@ class RunConfig(Config):
             yield "data.view.kind", f"the task {task.kind!r} reads {task.reads!r} views"
         if self.evaluate is not None and not task.measures:
             yield "evaluate", f"the task {task.kind!r} has nothing to measure: leave it out"
+        elif self.evaluate is not None:
+            needs, where = task.measured_on, "evaluate.source"
+            yield from lacking(self.evaluate.source, needs, "a measurement needs", where)
         if best is not None and self.evaluate is None:
             yield "save.best", "nothing is measured in this run: set evaluate, or leave it out"
         elif best is not None and best not in task.measures:

@@ -11,11 +11,13 @@ from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, below, di
 class _TrainedConfig(Config):
     """What every task has.
 
-    `reads` is the kind of its views, `measures` what an evaluation of it reports; more is better.
+    `reads` is the kind of its views, `measures` what an evaluation of it reports (more is better),
+    `measured_on` the annotations that this needs.
     """
 
     reads: ClassVar[str]
     measures: ClassVar[tuple[str, ...]] = ()
+    measured_on: ClassVar[frozenset[str]] = frozenset()
     # A model or a run whose weights are taken over, as far as they fit the task.
     init_from: Annotated[str | None, MAY_DIFFER] = None
 
@@ -61,6 +63,7 @@ class SegmentConfig(_TrainedConfig):
     kind: ClassVar[Literal["segment"]] = "segment"
     reads: ClassVar[str] = "prompted"
     measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
+    measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     model: str = "efficientsam_ti"  # a name in models/named.py
     decoder_from: Annotated[str | None, MAY_DIFFER] = None  # a SAM, whose decoder is taken over
     focal_weight: Annotated[float, at_least(0)] = 20.0  # of the focal loss

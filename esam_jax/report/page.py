@@ -127,12 +127,10 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         "wall time": duration(summary["seconds"]),
         "restarts": str(summary["restarts"]),
     }
-    for name, label in (
-        ("loss", "loss"),
-        ("box_miou", "box mIoU"),
-        ("point_miou", "point mIoU"),
-        ("mfu", "MFU"),
-    ):
+    measured = [
+        (name, name.replace("_", " ").replace("miou", "mIoU")) for name in summary["measured"]
+    ]
+    for name, label in (("loss", "loss"), *labels.items(), ("mfu", "MFU")):
         if isinstance(metrics.get(name), int | float):
             shown[label] = f"{metrics[name]:.4g}" if name != "mfu" else f"{metrics[name]:.1%}"
     if isinstance(metrics.get("examples_per_second"), int | float):

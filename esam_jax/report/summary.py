@@ -37,9 +37,18 @@ def summary(run: Path) -> dict[str, Any]:
         "spent": {name: round(value, 3) for name, value in ledger.spent().items()},
         "faults": faults(lines),
         "metrics": last,
+        "measured": _measured(lines),
         "environment": _environment(starts),
         "config": config,
     }
+
+
+def _measured(lines: Sequence[Line]) -> list[str]:
+    """Names of the numbers that evaluations reported, whatever the task measures."""
+    evaluations = [x for x in lines if not {"loss", "event", "finished"} & x.keys()]
+    names = dict.fromkeys(name for line in evaluations for name in line)
+    numbers = [x for x in names if any(isinstance(line.get(x), float) for line in evaluations)]
+    return [name for name in numbers if name != "seconds"]
 
 
 def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
             "esam: steps is 0, but must be at least 1",
         ),
         (["segment_ti", "--workdir", "w", "--optim.beta1", "2"], "esam: optim.beta1 is 2.0, but"),
-        (["sami_ti", "--workdir", "w", "--evaluate.images", "2"], "a measurement needs masks"),
+        (["sami_ti", "--workdir", "w", "--evaluate.images", "2"], "'sami' has nothing to measure"),
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "scene"],

@@ -70,8 +70,10 @@ def test_a_warm_up_as_long_as_the_run_names_the_remedy():
 
 
 def test_a_measurement_needs_masks():
-    with pytest.raises(ConfigError, match="needs masks"):
-        EvaluateConfig(source=ImageFolderConfig(path="x"))
+    unlabelled = EvaluateConfig(source=ImageFolderConfig(path="x"))
+    message = r"^evaluate\.source\.kind is 'image_folder', but a measurement needs masks: read"
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(RUN, evaluate=unlabelled)
     with pytest.raises(ConfigError, match="prompted views need masks: read scenes, sa1b, coco"):
         DataConfig(source=ImageFolderConfig(path="x"), view=RUN.data.view)
 
