@@ -127,9 +127,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         "wall time": duration(summary["seconds"]),
         "restarts": str(summary["restarts"]),
     }
-    measured = [
-        (name, name.replace("_", " ").replace("miou", "mIoU")) for name in summary["measured"]
-    ]
+    labels = {name: name.replace("_", " ").replace("miou", "mIoU") for name in summary["measured"]}
     for name, label in (("loss", "loss"), *labels.items(), ("mfu", "MFU")):
         if isinstance(metrics.get(name), int | float):
             shown[label] = f"{metrics[name]:.4g}" if name != "mfu" else f"{metrics[name]:.1%}"
