@@ -28,7 +28,8 @@ def build(config: RunConfig) -> Task:
     task = config.task
     assert isinstance(task, SegmentConfig)
     sam_config = named.sam(task.model)
-    _check_view(config, sam_config)
+    assert isinstance(config.data.view, PromptedConfig)
+    _check_view(config.data.view, task.model, sam_config)
     model = Sam(sam_config, config.compute)
 
     def compare(logits: Array, scores: Array, packed: Array, valid: Array) -> PerExample:
@@ -150,10 +151,7 @@ def _compare(
     return losses.focal(logits, target), losses.dice(logits, target), iou
 
 
-def _check_view(config: RunConfig, sam_config: SamConfig) -> None:
-    view, task = config.data.view, config.task
-    assert isinstance(view, PromptedConfig) and isinstance(task, SegmentConfig)
-    model = task.model
+def _check_view(view: PromptedConfig, model: str, sam_config: SamConfig) -> None:
     if view.image_px != sam_config.image_px:
         raise ConfigError(
             f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: "

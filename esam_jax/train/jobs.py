@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from esam_jax.config import GuardConfig, RunConfig
+from esam_jax.config import GuardConfig
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.tasks.task import Measure
 from esam_jax.train import guard
@@ -111,24 +111,6 @@ class Jobs:
     compare: Compare
     save: Save
     evaluate: Evaluate
-
-
-def plan(
-    cfg: RunConfig,
-    report: Log,
-    watchdog: Watchdog,
-    checkpoints: Checkpoints,
-    measure: Measure | None,
-    compare: Compare,
-) -> Jobs:
-    """The jobs as the config schedules them."""
-    shared = Shared(report, watchdog, cfg.guard)
-    often = None if cfg.evaluate is None else cfg.evaluate.every_steps
-    return Jobs(
-        compare,
-        Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
-        Evaluate(Due(often, cfg.steps), shared, checkpoints, measure),
-    )
 
 
 def copied(state: TrainState, frozen: Params) -> dict[str, Params]:

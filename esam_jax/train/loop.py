@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from esam_jax import sharding
-from esam_jax.config import RunConfig
+from esam_jax.config import RunConfig, json
 from esam_jax.convert import model_folder
 from esam_jax.data import loader
 from esam_jax.errors import TrainingError
@@ -108,15 +108,21 @@ def _run(
             for change in leader.decide(lambda: config_file.unlogged(workdir)):
                 log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
                 report.event(config_file.CHANGE_EVENT, **change)
-            compare = jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen)
-            work = jobs.plan(cfg, report, watchdog, checkpoints, ready.measure, compare)
+            shared = jobs.Shared(report, watchdog, cfg.guard)
+            measured = None if cfg.evaluate is None else cfg.evaluate.every_steps
+            work = Jobs(
+                jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen),
+                jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
+                jobs.Evaluate(Due(measured, cfg.steps), shared, checkpoints, ready.measure),
+            )
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
             state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated)
             # -------------------------------------------------- the end
             with watchdog.slow("the end of the run"):
                 work.save.wait()
                 report.events(cfg.steps, checkpoints.check())
-                _write_models(cfg, workdir, ready, state.params)
+                origin = f"esam_jax training run {cfg.name!r}, {cfg.steps} steps"
+                _write_models(origin, workdir, ready, state.params)
             if jax.process_index() == 0:
                 log.say(figures.loss(workdir), progress)
             report.finish()
@@ -203,7 +209,7 @@ def _log(
         every_steps=cfg.log_every_steps,
         mesh=ready.mesh,
         flops_per_example=begun.flops_per_example,
-        trackers=Trackers(cfg, workdir),
+        trackers=Trackers(cfg.trackers, workdir, json.to_json(cfg)),
         broken=broken,
         records=ready.records,
         progress=progress,
@@ -211,7 +217,7 @@ def _log(
     )
 
 
-def _write_models(cfg: RunConfig, workdir: Path, ready: Ready, params: Params) -> None:
+def _write_models(origin: str, workdir: Path, ready: Ready, params: Params) -> None:
     """`model/` for one trained model, `model/NAME/` for each of several."""
     gathered = sharding.gather(params, ready.mesh)
     if jax.process_index() != 0:
@@ -223,7 +229,7 @@ def _write_models(cfg: RunConfig, workdir: Path, ready: Ready, params: Params) -
             folder,
             model.config,
             jax.device_get(model.params),
-            source=f"esam_jax training run {cfg.name!r}, {cfg.steps} steps",
+            source=origin,
             untrained=model.untrained,
             unused=model.unused,
         )

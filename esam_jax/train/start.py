@@ -74,7 +74,7 @@ def standing(
     resume_with: Collection[str],
 ) -> Standing:
     """The same on every host, whose facts are compared; `back` is a spike to go back from."""
-    trackers.require(cfg)
+    trackers.require(cfg.trackers)
     first_step = manager.newest(workdir)
     if back is not None:
         first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)

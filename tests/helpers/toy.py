@@ -17,6 +17,7 @@ from esam_jax.config import (
     SamiConfig,
     SaveConfig,
     ScenesConfig,
+    json,
 )
 from esam_jax.tasks.task import Frozen, Task
 from esam_jax.train import optim, step
@@ -119,7 +120,11 @@ def stream(cfg, mesh, first_batch=0):
 
 def open_log(cfg, folder, first_step=0, **more):
     """The log of a run, by a config."""
-    keys = {"trackers": Trackers(cfg, folder), "broken": dict, "progress": False} | more
+    keys = {
+        "trackers": Trackers(cfg.trackers, folder, json.to_json(cfg)),
+        "broken": dict,
+        "progress": False,
+    } | more
     return Log(
         folder,
         name=cfg.name,

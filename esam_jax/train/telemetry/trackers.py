@@ -3,14 +3,13 @@
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
 from esam_jax import files
-from esam_jax.config import RunConfig, json
 from esam_jax.errors import ConfigError
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
@@ -27,9 +26,9 @@ class Tracker(Protocol):
         """Flushes and closes."""
 
 
-def require(cfg: RunConfig) -> None:
-    """ConfigError, before anything expensive, when a package of `cfg.trackers` is missing."""
-    for name in cfg.trackers:
+def require(names: Collection[str]) -> None:
+    """ConfigError, before anything expensive, when a package of one of the trackers is missing."""
+    for name in names:
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise ConfigError(
                 f"trackers names {name!r}, but {_PACKAGES[name]} is not installed: "
@@ -40,7 +39,7 @@ def require(cfg: RunConfig) -> None:
 class TensorBoard:
     """Event files in `<workdir>/tensorboard`."""
 
-    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+    def __init__(self, workdir: Path) -> None:
         tensorboard = importlib.import_module(_PACKAGES["tensorboard"])
         self._writer = tensorboard.SummaryWriter(str(workdir / "tensorboard"))
 
@@ -55,18 +54,18 @@ class TensorBoard:
 class Wandb:
     """A Weights & Biases run, the same after each restart; WANDB_* variables apply."""
 
-    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+    def __init__(self, workdir: Path, config: Mapping[str, Any]) -> None:
         wandb = importlib.import_module(_PACKAGES["wandb"])
         note = workdir / "wandb_id"
         run_id = note.read_text().strip() if note.is_file() else wandb.util.generate_id()
         files.write(note, run_id + "\n")
         self._run = wandb.init(
             project="esam_jax",
-            name=cfg.name,
+            name=config["name"],
             id=run_id,
             resume="allow",
             dir=str(workdir),
-            config=json.to_json(cfg),
+            config=config,
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -76,23 +75,26 @@ class Wandb:
         self._run.finish()
 
 
-_TRACKERS: dict[str, Callable[[RunConfig, Path], Tracker]] = {
-    "tensorboard": TensorBoard,
+_TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
+    "tensorboard": lambda workdir, config: TensorBoard(workdir),
     "wandb": Wandb,
 }
 
 
 class Trackers:
-    """The trackers of a run; each is dropped, with a warning, after three failures in a row."""
+    """The trackers of a run; each is dropped, with a warning, after three failures in a row.
 
-    def __init__(self, cfg: RunConfig, workdir: Path) -> None:
+    `config` is that of the run, as config.json says it.
+    """
+
+    def __init__(self, names: Collection[str], workdir: Path, config: Mapping[str, Any]) -> None:
         self._sinks: dict[str, Tracker] = {}
         # Every host computes the same numbers; one of them reports.
-        names = cfg.trackers if jax.process_index() == 0 else ()
+        names = names if jax.process_index() == 0 else ()
         self._failures: dict[str, int] = dict.fromkeys(names, 0)
         for name in names:
             try:
-                self._sinks[name] = _TRACKERS[name](cfg, workdir)
+                self._sinks[name] = _TRACKERS[name](workdir, config)
             except Exception as error:  # each has its own errors, and those of its network
                 _warn(f"tracker {name} does not start ({error!r}): the run continues without it")
 

@@ -6,6 +6,7 @@ import types
 import pytest
 from helpers import toy
 
+from esam_jax.config import json
 from esam_jax.errors import ConfigError
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log, trackers
@@ -16,7 +17,7 @@ class Sink:
 
     made = None
 
-    def __init__(self, cfg, workdir, fails_from=1000):
+    def __init__(self, fails_from=1000):
         self.lines, self.closed, self.calls, self.fails_from = [], False, 0, fails_from
         Sink.made = self
 
@@ -33,9 +34,7 @@ class Sink:
 @pytest.fixture
 def use(monkeypatch):
     def use(fails_from=1000, name="tensorboard"):
-        monkeypatch.setitem(
-            trackers._TRACKERS, name, lambda cfg, workdir: Sink(cfg, workdir, fails_from)
-        )
+        monkeypatch.setitem(trackers._TRACKERS, name, lambda workdir, config: Sink(fails_from))
         return toy.config(trackers=(name,))
 
     return use
@@ -83,7 +82,7 @@ def test_f18_a_sink_that_does_not_start_or_end_is_done_without(use, tmp_path, mo
 def test_f18_training_is_not_touched_by_a_sink(use, tmp_path, monkeypatch):
     monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
-    monkeypatch.setattr(trackers, "require", lambda cfg: None)
+    monkeypatch.setattr(trackers, "require", lambda names: None)
     with pytest.warns(UserWarning, match="tensorboard failed"):
         found = loop.run(use(fails_from=1), tmp_path / "with")
     assert found["finished"]
@@ -101,7 +100,7 @@ def test_missing_package_is_named_before_anything(tmp_path, monkeypatch):
 
 def test_tensorboard_files(tmp_path):
     pytest.importorskip("tensorboardX", reason="an extra")
-    sink = trackers.TensorBoard(toy.config(), tmp_path)
+    sink = trackers.TensorBoard(tmp_path)
     sink.write(3, {"loss": 0.5})
     sink.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
@@ -121,7 +120,7 @@ def test_wandb_goes_on_with_its_run(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for _ in range(2):
-        sink = trackers.Wandb(toy.config(), tmp_path)
+        sink = trackers.Wandb(tmp_path, json.to_json(toy.config()))
         sink.write(3, {"loss": 0.5})
         sink.close()
     assert [call["id"] for call in calls[::2]] == ["id0", "id0"]
