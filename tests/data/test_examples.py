@@ -124,6 +124,16 @@ def test_many_records_in_a_row_without_a_usable_mask_stop_the_run(monkeypatch):
     assert len(tally.empty) == 25 and tally.broken == {}
 
 
+def test_a_thousand_empty_records_in_a_row_are_the_limit():
+    empty = [Attempt(str(i), "empty", "no usable mask") for i in range(1000)]
+    usable, view = Attempt("x", "usable", ""), {"image": np.zeros((8, 8, 3), np.uint8)}
+    tally = Tally(Examples(broken(20), VIEW, seed=0), max_broken_share=0.1)
+    for _ in range(2):
+        tally.view_of(Example(0, (*empty[:999], usable), view))
+    with pytest.raises(TrainingError, match="1000 records in a row"):
+        tally.view_of(Example(0, tuple(empty), view))
+
+
 def test_nothing_usable_names_both_reasons():
     masks = {"masks": sources.open_source(ScenesConfig()).read(0).annotation("masks")}
     source = broken(3, 1)
