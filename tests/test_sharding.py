@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from esam_jax import sharding
-from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig
+from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig, SamConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.sami import Sami
@@ -39,7 +39,7 @@ def shapes(name):
     return {sharding.name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", [*named.names(), "sami", "mae"])
+@pytest.mark.parametrize("name", [*named.names(SamConfig), "sami", "mae"])
 def test_no_parameter_has_two_rows(name):
     abstract = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(name).items()
@@ -48,7 +48,7 @@ def test_no_parameter_has_two_rows(name):
 
 
 def test_every_row_has_a_parameter(monkeypatch):
-    models = ("sami", "mae", *named.names())
+    models = ("sami", "mae", *named.names(SamConfig))
     sharding.check_rows(path for name in models for path in shapes(name))
     table = (*sharding.TABLE, ("gone/kernel", P()), ("left/bias", P()))
     monkeypatch.setattr(sharding, "TABLE", table)
@@ -93,7 +93,7 @@ def test_what_is_split_in_every_model():
     ends |= {f"{one}/out/kernel" for one in attention}
     ends |= {"mlp/hidden/kernel", "mlp/hidden/bias", "mlp/out/kernel"}
     ends |= {"patch_embed/kernel", "embed/kernel", "head/kernel"}
-    for name in ("sami", "mae", *named.names()):
+    for name in ("sami", "mae", *named.names(SamConfig)):
         for path in shapes(name):
             split = any(f"/{path}".endswith(f"/{end}") for end in ends)
             assert (sharding.spec(path) != P()) == split, f"{name}: {path}"

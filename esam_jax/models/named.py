@@ -6,7 +6,8 @@ arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` pair is this
 """
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from types import UnionType
 
 from esam_jax.config import (
     DecoderConfig,
@@ -21,28 +22,34 @@ from esam_jax.errors import ConfigError
 
 
 def sam(name: str) -> SamConfig:
-    """The config of the model called `name`; ConfigError, with a suggestion, for an unknown one."""
-    if name not in _BUILDERS:
-        near = difflib.get_close_matches(name, _BUILDERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_BUILDERS)}"
-        raise ConfigError(f"no model is called {name!r}: {hint}")
-    return _BUILDERS[name]()
+    """The config of a promptable model; ConfigError, with a suggestion, where none has the name."""
+    config = _BUILDERS[name]() if name in _BUILDERS else None
+    if isinstance(config, SamConfig):
+        return config
+    problem = f"{name!r} answers no prompts" if config else f"no model is called {name!r}"
+    raise ConfigError(f"{problem}: {_suggestion(name, names(SamConfig))}")
 
 
 def model(name: str) -> ModelConfig:
-    """As `sam`, of the pretrained encoders too: `mae_b`, `mae_l`, `mae_h`."""
-    return _MAE[name] if name in _MAE else sam(name)
+    """As `sam`, of every model that has a name, such as the pretrained encoder `mae_b`."""
+    if name not in _BUILDERS:
+        raise ConfigError(f"no model is called {name!r}: {_suggestion(name, names())}")
+    return _BUILDERS[name]()
 
 
-def names() -> tuple[str, ...]:
-    """Every name that `sam` takes."""
-    return tuple(_BUILDERS)
+def names(kind: type | UnionType = ModelConfig) -> tuple[str, ...]:
+    """Every name that `model` takes, of configs of one class alone if that is given."""
+    return tuple(name for name, build in _BUILDERS.items() if isinstance(build(), kind))
 
 
 def name_of(config: ModelConfig) -> str | None:
     """The name of a config, or None."""
-    known = {name: build() for name, build in _BUILDERS.items()} | _MAE
-    return next((name for name, each in known.items() if each == config), None)
+    return next((name for name, build in _BUILDERS.items() if build() == config), None)
+
+
+def _suggestion(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
 def _efficientsam(width: int, heads: int) -> Callable[[], SamConfig]:
@@ -102,7 +109,15 @@ def _sam_nano() -> SamConfig:
     )
 
 
-_BUILDERS: dict[str, Callable[[], SamConfig]] = {
+def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> Callable[[], MaeConfig]:
+    return lambda: MaeConfig(
+        encoder=VitConfig(
+            width=width, heads=heads, depth=depth, patch_px=patch_px, image_px=224, pretrain_px=224
+        )
+    )
+
+
+_BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "efficientsam_nano": _efficientsam_nano,
     "efficientsam_ti": _efficientsam(width=192, heads=3),
     "efficientsam_s": _efficientsam(width=384, heads=6),
@@ -112,19 +127,7 @@ _BUILDERS: dict[str, Callable[[], SamConfig]] = {
     "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),
     "sam_l": _sam(width=1024, heads=16, depth=24, global_blocks=(5, 11, 17, 23)),
     "sam_h": _sam(width=1280, heads=16, depth=32, global_blocks=(7, 15, 23, 31)),
-}
-
-
-def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> MaeConfig:
-    return MaeConfig(
-        encoder=VitConfig(
-            width=width, heads=heads, depth=depth, patch_px=patch_px, image_px=224, pretrain_px=224
-        )
-    )
-
-
-# The released files hold the encoder alone (arXiv:2111.06377).
-_MAE: dict[str, ModelConfig] = {
+    # The released files hold the encoder alone (arXiv:2111.06377).
     "mae_b": _mae(width=768, heads=12, depth=12),
     "mae_l": _mae(width=1024, heads=16, depth=24),
     "mae_h": _mae(width=1280, heads=16, depth=32, patch_px=14),

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from esam_jax.config import EvaluateConfig, SamConfig
+from esam_jax.config import EvaluateConfig, ModelConfig
 from esam_jax.typing import Batch, Params, PerExample
 
 # The output of mask token 0, whose parameters are slices of arrays shared with the candidates.
@@ -33,7 +33,7 @@ class TrainedModel:
     needs, by that layout's names (`convert.model_folder`).
     """
 
-    config: SamConfig
+    config: ModelConfig
     params: Params
     untrained: tuple[str, ...] = ()
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)

@@ -20,7 +20,7 @@ from esam_jax.config import (
 from esam_jax.errors import ConfigError
 from esam_jax.models import named
 
-MODELS = {name: named.model(name) for name in (*named.names(), "mae_b")}
+MODELS = {name: named.model(name) for name in named.names()}
 
 
 def changed(tree, path, value):

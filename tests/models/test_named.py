@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from esam_jax.config import MaeConfig, SamConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 
@@ -31,7 +32,7 @@ def test_parameter_counts_are_the_published_ones(name, count):
     assert sum(sizes) + CLASSIFIER.get(name, 0) == count
 
 
-@pytest.mark.parametrize("name", named.names())
+@pytest.mark.parametrize("name", named.names(SamConfig))
 def test_names_say_the_wiring(name):
     config, family = named.sam(name), name.split("_")[0]
     kind, wiring = {
@@ -50,3 +51,12 @@ def test_unknown_name_gets_a_suggestion():
         named.sam("efficientsam_tiny")
     with pytest.raises(ConfigError, match="choose one of efficientsam_nano, "):
         named.sam("?")
+    with pytest.raises(ConfigError, match=r"choose one of .*mae_h"):
+        named.model("?")
+
+
+def test_an_encoder_alone_is_no_promptable_model():
+    with pytest.raises(ConfigError, match=r"'mae_b' answers no prompts: .*sam_b"):
+        named.sam("mae_b")
+    assert named.names(MaeConfig) == ("mae_b", "mae_l", "mae_h")
+    assert {*named.names()} == {*named.names(SamConfig), *named.names(MaeConfig)}
