@@ -23,6 +23,7 @@ from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
 from esam_jax.runs import config_file, owner
+from esam_jax.tasks.task import Measure
 from esam_jax.train import guard, jobs, start
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.jobs import Due, Jobs
@@ -109,12 +110,8 @@ def _run(
                 log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
                 report.event(config_file.CHANGE_EVENT, **change)
             shared = jobs.Shared(report, watchdog, cfg.guard)
-            measured = None if cfg.evaluate is None else cfg.evaluate.every_steps
-            work = Jobs(
-                jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen),
-                jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
-                jobs.Evaluate(Due(measured, cfg.steps), shared, checkpoints, ready.measure),
-            )
+            compare = jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen)
+            work = _jobs(cfg, shared, checkpoints, ready.measure, compare)
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
             state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated)
             # -------------------------------------------------- the end
@@ -177,6 +174,22 @@ def _step(cfg: RunConfig, ready: Ready, begun: Begun) -> Callable[..., Any]:
         guarded=cfg.guard,
     )
     return consistency.agreeing(step_fn)
+
+
+def _jobs(
+    cfg: RunConfig,
+    shared: jobs.Shared,
+    checkpoints: Checkpoints,
+    measure: Measure | None,
+    compare: jobs.Compare,
+) -> Jobs:
+    """The jobs as the config schedules them."""
+    often = None if cfg.evaluate is None else cfg.evaluate.every_steps
+    return Jobs(
+        compare,
+        jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
+        jobs.Evaluate(Due(often, cfg.steps), shared, checkpoints, measure),
+    )
 
 
 def _batches(cfg: RunConfig, ready: Ready, begun: Begun) -> contextlib.closing[Any]:
