@@ -127,12 +127,27 @@ def _require_processes(expected: int | None) -> None:
 
 
 def _require_devices(wanted: int | None) -> None:
-    if wanted is not None and jax.device_count() != wanted:
-        raise ConfigError(
-            f"there should be {wanted} devices, but JAX sees {jax.device_count()} "
-            f"{jax.default_backend()} devices in {jax.process_count()} processes: repair the hosts "
-            "or their drivers, or change --peers.devices"
-        )
+    if wanted is None or jax.device_count() == wanted:
+        return
+    # All processes see the same count, so all come here.
+    here = f"{jax.local_device_count()} {socket.gethostname()}"
+    raise ConfigError(
+        f"there should be {wanted} devices, but JAX sees {jax.device_count()} "
+        f"{jax.default_backend()} devices in {jax.process_count()} processes"
+        f"{_short_of_devices(coordinator.gather('the count of devices', here))}: repair the hosts "
+        "or their drivers, or change --peers.devices"
+    )
+
+
+def _short_of_devices(seen: list[str]) -> str:
+    """Which hosts have fewer devices than others, of texts "COUNT HOST"; nothing if all are equal."""
+    counts = [(int(count), host) for count, host in (text.split(" ", 1) for text in seen)]
+    most = max(counts)[0]
+    short = [f"{count} on {host}" for count, host in counts if count < most]
+    if not short:
+        return ""
+    more = f" and {len(short) - 8} other hosts" if len(short) > 8 else ""
+    return f" ({', '.join(short[:8])}{more}, {most} on each of the others)"
 
 
 def _require_shared_cache(environment: Mapping[str, str]) -> None:

@@ -36,6 +36,23 @@ def test_other_devices_than_expected_are_refused():
         raise AssertionError("must not start")
 
 
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        (["8 a", "8 b"], "processes: repair"),
+        (["8 a", "7 b", "8 c"], r"processes \(7 on b, 8 on each of the others\): repair"),
+        (
+            ["8 a", *(f"4 b{number}" for number in range(10))],
+            r"4 on b0, .*4 on b7 and 2 other hosts, 8 on each of the others\)",
+        ),
+    ],
+)
+def test_the_host_that_lacks_devices_is_named(seen, text, monkeypatch):
+    monkeypatch.setattr(join.coordinator, "gather", lambda where, here: seen)
+    with pytest.raises(ConfigError, match=text), join.joined(PeersConfig(devices=5), {}):
+        raise AssertionError("must not start")
+
+
 def test_a_process_that_believes_it_is_alone_is_refused(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **kwargs: None)
     with (

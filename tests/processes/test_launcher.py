@@ -67,16 +67,83 @@ def test_a_count_that_is_none():
         launcher.processes(PeersConfig(), {"JAX_NUM_PROCESSES": "two"})
 
 
+def test_a_pod_lists_the_hosts_of_its_slice_in_a_file(tmp_path):
+    file = tmp_path / "addresses"
+    file.write_text("a:8471,b:8471\n")
+    environment = {"TPU_PROCESS_ADDRESSES_PATH": str(file), "TPU_WORKER_HOSTNAMES": "a,b,c"}
+    assert launcher.processes(PeersConfig(), environment) == 2
+    assert launcher.processes(PeersConfig(), environment | {"MEGASCALE_NUM_SLICES": "3"}) == 6
+    file.unlink()
+    with pytest.raises(ConfigError, match="TPU_PROCESS_ADDRESSES_PATH is .* cannot be read"):
+        launcher.processes(PeersConfig(), environment)
+
+
+def slurm(tasks, task, gpus, visible, node=0, **more):
+    """What a task of a step sees: tasks on each node, its number there, GPUs of the node."""
+    environment = {
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+        "SLURM_LOCALID": str(task),
+        "SLURM_NODEID": str(node),
+        "SLURM_GPUS_ON_NODE": gpus,
+        "CUDA_VISIBLE_DEVICES": visible,
+    } | more
+    return {name: value for name, value in environment.items() if value is not None}
+
+
+def open_mpi(processes, number, visible):
+    return {
+        "OMPI_COMM_WORLD_LOCAL_SIZE": str(processes),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(number),
+        "CUDA_VISIBLE_DEVICES": visible,
+    }
+
+
 @pytest.mark.parametrize(
     ("environment", "devices"),
     [
         ({}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_GPUS_ON_NODE": "3"}, [0, 1, 2]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "2"}, [0, 1]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "16(x2)", "SLURM_GPUS_ON_NODE": "8"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),  # a node without GPUs
+        # One task a node takes all.
+        (slurm("1(x2)", 0, "3", None, node=1), [0, 1, 2]),
+        (slurm("1", 0, "2", "0,1"), [0, 1]),
+        (slurm("1", 0, "8", "6,7"), [0, 1]),  # a shell that was given two of them
+        # One a GPU, which sees its own alone: all are number 0 (--gpus-per-task=1).
+        (slurm("4(x2)", 0, "4", "0", SLURM_GPUS_PER_TASK="1"), [0]),
+        (slurm("4(x2)", 3, "4", "0", SLURM_GPUS_PER_TASK="h100:1"), [0]),
+        (slurm("4(x2)", 3, "4", "3", SLURM_GPUS_PER_TASK="1"), [0]),  # without cgroups
+        (slurm("4", 3, "1", "0"), [0]),  # counted for the task
+        (slurm("4", 2, "8", "0,1", SLURM_GPUS_PER_TASK="2"), [0, 1]),
+        (slurm("4", 2, "2", "0,1", SLURM_GPUS_PER_TASK="2"), [0, 1]),
+        (slurm("4", 2, "8", "4,5"), [0, 1]),
+        # One a GPU, and all see all of them (--gpu-bind=none).
+        (slurm("8(x2)", 5, "8", "0,1,2,3,4,5,6,7", node=1), [5]),
+        (slurm("4", 2, "4", "0,1,2,3", SLURM_GPUS_PER_TASK="1"), [2]),
+        (slurm("4", 2, "4", "4,5,6,7"), [2]),  # a part of a node, numbered as on the whole
+        (slurm("2", 1, "4", None), [2, 3]),
+        (slurm("1,2", 1, "2", "0,1", node=1), [1]),  # another number of tasks on each node
+        (slurm("1,2", 0, "2", "0,1", node=0), [0, 1]),
+        # A node without GPUs; a batch script that is no step; the user is right.
+        (slurm("1", 0, None, None), None),
+        (slurm("2", 1, None, "NoDevFiles"), None),
+        (slurm(None, 0, "8", "0,1,2,3,4,5,6,7"), None),
+        (slurm("2", 1, "2", "0,1", JAX_LOCAL_DEVICE_IDS="0"), None),
+        (open_mpi(1, 0, "0,1,2,3"), [0, 1, 2, 3]),
+        (open_mpi(4, 3, "0,1,2,3"), [3]),
+        (open_mpi(4, 3, "3"), [0]),
+        (open_mpi(4, 3, ""), None),
     ],
 )
-def test_one_task_on_a_node_uses_all_its_gpus(environment, devices):
+def test_a_process_takes_its_own_gpus(environment, devices):
     assert launcher.local_devices(environment) == devices
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        (slurm("3", 0, "8", "0,1,2,3,4,5,6,7"), "3 processes on this node see 8 of its 8 GPUs"),
+        (slurm("8", 5, "8", "4,5,6,7"), "8 processes on this node see 4 of its 8 GPUs"),  # closest
+        (open_mpi(2, 0, "0,1,2"), "2 processes on this node see 3 of its 3 GPUs"),
+    ],
+)
+def test_gpus_that_several_processes_would_take_are_refused(environment, text):
+    with pytest.raises(ConfigError, match=f"{text} each.*--gpu-bind=none"):
+        launcher.local_devices(environment)
