@@ -1,5 +1,6 @@
 """A stand-in for `esam`, to see what the launchers make of its exit codes."""
 
+import json
 import os
 import pathlib
 import signal
@@ -13,10 +14,10 @@ LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
 # Notes every start, then does what plan.py says; it can leave at once, save, wait and be stopped.
 _FAKE = """#!{python}
-import os, pathlib, signal, subprocess, sys, time
+import json, os, pathlib, signal, subprocess, sys, time
 folder = pathlib.Path({folder!r})
 workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
-number = int(os.environ.get("JAX_PROCESS_ID", 0))
+number = int(os.environ.get("JAX_PROCESS_ID", os.environ.get("SLURM_PROCID", 0)))
 attempt = len(list(folder.glob(f"start.{{number}}.*")))
 names = ("JAX_COORDINATOR_ADDRESS", "JAX_COORDINATOR_BIND_ADDRESS", "JAX_NUM_PROCESSES",
          "JAX_PROCESS_ID", "JAX_CPU_COLLECTIVES_IMPLEMENTATION", "CUDA_VISIBLE_DEVICES")
@@ -47,6 +48,7 @@ def peers_started(count):
         time.sleep(0.01)
 {plan}
 terminated(143)
+note("environment", json.dumps(dict(os.environ)))
 note("start", "\\n".join([str(os.getpid()), *seen, *sys.argv[1:]]))
 sys.exit(plan(number, attempt))
 """
@@ -57,7 +59,7 @@ class Launcher:
 
     def __init__(self, folder, plan="def plan(number, attempt): pass", script="local.sh"):
         self.folder, self.workdir = folder, folder / "run"
-        self.script, self.process = LAUNCH / script, None
+        self.command, self.process = [str(LAUNCH / script)], None
         (folder / "bin").mkdir()
         self.tool("esam", _FAKE.format(python=sys.executable, folder=str(folder), plan=plan))
 
@@ -71,7 +73,7 @@ class Launcher:
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         settings = {"PATH": path, "JAX_PLATFORMS": "cpu", "PAUSE": "0", "GRACE": "20"}
         self.process = subprocess.Popen(
-            [str(self.script), "toy", str(self.workdir), *arguments],
+            [*self.command, "toy", str(self.workdir), *arguments],
             env=os.environ | settings | environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -94,6 +96,10 @@ class Launcher:
             number, attempt = path.suffixes
             found[int(number[1:]), int(attempt[1:])] = path.read_text()
         return found
+
+    def environments(self):
+        """What each start found: {(process, attempt): variables}."""
+        return {key: json.loads(text) for key, text in self.notes("environment").items()}
 
     def wait_for(self, kind, count=1):
         for _ in range(6000):
