@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One machine: [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]
+# DEVICES: how many JAX must see in all, else the run does not start; by default this machine's GPUs.
 # A run that dies is started again from its newest checkpoint: RESTARTS times in a row at most
 # without a newer one, after PAUSE seconds, twice as many each time, five minutes at most. It ends
 # for good when it is done (0), when the user must change something (2), or after SIGTERM (143;
@@ -20,7 +21,7 @@ start() {
     while (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do ((port++)); done # the port is in use
     pids=()
     for ((number = 0; number < processes; number++)); do
-        ( ((processes == 1)) || join "$number" "$port"; exec esam train "$config" --workdir "$workdir" "$@") &
+        ( ((processes == 1)) || join "$number" "$port"; exec esam train "$config" --workdir "$workdir" "${expected[@]}" "$@") &
         pids+=($!)
     done
 }
@@ -34,16 +35,21 @@ end() { # every process, since none can continue alone; SIGKILL also reaches sto
 }
 
 (($# >= 2 && ${PROCESSES:-1} > 0)) || { say "write [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
-config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() stopping= late=
-if ((processes > 1)) && [[ ${JAX_PLATFORMS-} != cpu ]]; then
+config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() expected=() stopping='' late=''
+if [[ ${JAX_PLATFORMS:-cuda} =~ cuda|gpu ]]; then
     all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}
     IFS=, read -ra gpus <<<"$all"
     ((${#gpus[@]} % processes == 0)) || { say "PROCESSES=$processes must divide ${#gpus[@]} GPUs"; exit 2; }
 fi
+count=${#gpus[@]} # unless this is one of several machines, or the user counts
+[[ ! ${JAX_COORDINATOR_ADDRESS-} && " $*" != *" --peers."[cpd]* ]] || count=0
+((${SLURM_STEP_NUM_TASKS:-1} * ${OMPI_COMM_WORLD_SIZE:-1} == 1)) || count=0
+devices=${DEVICES-$count}
+((devices == 0)) || expected=(--peers.devices "$devices")
 trap 'stopping=yes; terminate' TERM INT
 best=$(newest) failures=0 pause=${PAUSE:-5}
 until [[ $stopping ]]; do
-    late=; start "${@:3}"; [[ ! $stopping ]] || terminate # SIGTERM came during the start
+    late=''; start "${@:3}"; [[ ! $stopping ]] || terminate # SIGTERM came during the start
     # The first failure decides: the exit codes of the other processes follow from it.
     for ((left = processes, code = 0; left > 0 && code == 0; left--)); do wait -n; code=$?; done
     end

@@ -45,6 +45,7 @@ def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> I
             _join(peers, environment)
             met = True
             _require_processes(expected)
+        _require_gpus(environment)
         _require_devices(peers.devices)
         _require_shared_cache(environment)
         yield
@@ -123,6 +124,17 @@ def _require_processes(expected: int | None) -> None:
         raise ConfigError(
             f"there should be {expected} processes, but JAX sees {jax.process_count()}: start each "
             "with the same count and coordinator, and a JAX that knows this accelerator"
+        )
+
+
+def _require_gpus(environment: Mapping[str, str]) -> None:
+    # One process a GPU that falls back to the CPU has one device, too: a count does not notice it.
+    given = launcher.visible_gpus(environment)
+    wanted = environment.get("JAX_PLATFORMS", "").split(",")
+    if given and jax.default_backend() == "cpu" and "cpu" not in wanted:
+        raise ConfigError(
+            f"this process was given {given} GPUs, but JAX has only the CPU: install "
+            '"jax[cuda13]", check the driver with nvidia-smi, or set JAX_PLATFORMS=cpu'
         )
 
 

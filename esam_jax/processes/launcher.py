@@ -64,7 +64,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
     wrong where a process sees only its own, as number 0 (jax issue 28194), and where it has several.
     ConfigError if the processes of a node would take the same GPU, or leave one idle.
     """
-    place, seen = _place_on_node(environment), _visible_gpus(environment)
+    place, seen = _place_on_node(environment), visible_gpus(environment)
     if place is None or not seen or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
     number, count = place
@@ -107,8 +107,8 @@ def _tasks_on_node(environment: Mapping[str, str]) -> int | None:
     return counts[node] if node < len(counts) else None
 
 
-def _visible_gpus(environment: Mapping[str, str]) -> int | None:
-    """How many GPUs CUDA shows this process; None where the environment does not say."""
+def visible_gpus(environment: Mapping[str, str]) -> int | None:
+    """How many GPUs this process was given; None where the environment does not say."""
     listed = environment.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return _integer(environment, "SLURM_GPUS_ON_NODE")

@@ -41,7 +41,7 @@ def test_all_launchers_are_here_and_short():
     names = {"local.sh", "slurm.sh", "tpu_vm.sh", "gke_jobset.yaml", "skypilot.yaml", "Dockerfile"}
     assert {path.name for path in FILES} == names
     for path in FILES:
-        assert len(path.read_text().splitlines()) < 60, path
+        assert len(path.read_text().splitlines()) < 90, path
 
 
 @by_name

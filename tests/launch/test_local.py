@@ -194,6 +194,32 @@ def test_gpus_that_cannot_be_split_are_refused(launcher):
     assert not local.notes("start")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "environment", "expected"),
+    [
+        ([], {}, ["4"]),  # all GPUs of the machine
+        ([], {"PROCESSES": "2"}, ["4"]),
+        ([], {"CUDA_VISIBLE_DEVICES": "2,3"}, ["2"]),
+        ([], {"JAX_PLATFORMS": "cpu"}, []),
+        ([], {"DEVICES": "16"}, ["16"]),  # of several machines
+        ([], {"DEVICES": "0"}, []),
+        ([], {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476"}, []),
+        ([], {"SLURM_STEP_NUM_TASKS": "2"}, []),
+        (["--peers.devices", "3"], {}, ["3"]),
+        (["--peers.coordinator", "10.0.0.1:8476"], {}, []),
+        (["--peers.join-seconds", "60"], {}, ["4"]),
+    ],
+)
+def test_jax_must_see_every_device(launcher, arguments, environment, expected, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    local = launcher(ALWAYS.format("return 0"))
+    local.tool("nvidia-smi", "#!/bin/sh\nprintf '%s\\n' 0 1 2 3\n")
+    assert local.run(*arguments, **{"JAX_PLATFORMS": ""} | environment) == 0
+    for text in local.notes("start").values():
+        words = text.splitlines()
+        assert [b for a, b in zip(words, words[1:]) if a == "--peers.devices"] == expected
+
+
 def _gone(pid):
     """Within a few seconds: who was killed needs a moment of a busy machine to be dead."""
     status = pathlib.Path(f"/proc/{pid}/status")

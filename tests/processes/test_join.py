@@ -36,6 +36,26 @@ def test_other_devices_than_expected_are_refused():
         raise AssertionError("must not start")
 
 
+GPUS = {"CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.mark.parametrize("given", [GPUS, {"SLURM_GPUS_ON_NODE": "2", "JAX_PLATFORMS": "cuda"}])
+def test_a_cpu_in_place_of_gpus_is_refused(given):
+    with (
+        pytest.raises(ConfigError, match=r"given 2 GPUs, but JAX has only the CPU: install"),
+        join.joined(PeersConfig(), given),
+    ):
+        raise AssertionError("must not start")
+
+
+@pytest.mark.parametrize(
+    "environment", [{"CUDA_VISIBLE_DEVICES": "-1"}, {}, GPUS | {"JAX_PLATFORMS": "cpu"}]
+)
+def test_a_cpu_that_was_meant_is_taken(environment):
+    with join.joined(PeersConfig(), environment):
+        pass
+
+
 @pytest.mark.parametrize(
     ("seen", "text"),
     [
