@@ -4,6 +4,7 @@
 # Queues for a slice, runs launch/local.sh in IMAGE on each of its hosts with NFS as /runs, and
 # requests a new slice when this one is preempted; WORKDIR lies in /runs. Run it in tmux on a machine
 # that stays up. Restarted, it resumes from the newest checkpoint; SIGTERM to it also ends the run.
+# DEVICES: how many JAX must see on all hosts; by default what ACCELERATOR says.
 set -uo pipefail
 
 say() { echo "launch: $*" >&2; }
@@ -13,12 +14,21 @@ for setting in NAME ZONE ACCELERATOR RUNTIME NFS IMAGE; do
     [[ ${!setting-} ]] || { say "$setting is not set: see the head of launch/tpu_vm.sh"; exit 2; }
 done
 stopping='' stop="sudo docker stop --time 150 esam 2>/dev/null; sudo docker rm --force esam 2>/dev/null"
-registry=${IMAGE%%/*}
+count=${ACCELERATOR##*-} registry=${IMAGE%%/*}
+case $ACCELERATOR in # what its number counts, and what JAX shows as a device
+v5litepod-* | v6e-*) ;; # chips, chips
+v2-* | v3-*) ;; # cores, cores
+v4-* | v5p-*) count=$((count / 2)) ;; # cores, chips of two
+*) [[ ${DEVICES-} ]] || { say "set DEVICES: how many JAX shows on $ACCELERATOR is not known here"; exit 2; } ;;
+esac
+# As the user's bash on each host runs it; every line says which host it comes from.
 run="$stop
 sudo gcloud auth configure-docker --quiet ${registry@Q}
-sudo docker volume create --opt type=nfs --opt o=addr=${NFS%%:*} --opt device=:${NFS#*:} esam &&
+{ sudo docker volume create --opt type=nfs --opt o=addr=${NFS%%:*} --opt device=:${NFS#*:} esam &&
 sudo docker pull --quiet ${IMAGE@Q} &&
-sudo docker run --name esam --env RESTARTS=0 --user root --privileged --network host --volume esam:/runs ${IMAGE@Q} ${*@Q}"
+sudo docker run --name esam --env RESTARTS=0 --env DEVICES=${DEVICES-$count} --user root --privileged --network host \
+    --shm-size 16g --ulimit memlock=-1 --volume esam:/runs ${IMAGE@Q} ${*@Q}; } 2>&1 | sed -u \"s/^/\${HOSTNAME##*-w-}: /\"
+exit \${PIPESTATUS[0]}"
 
 queue() { gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"; }
 state() { # nothing where there is no slice, UNKNOWN where gcloud cannot say

@@ -75,6 +75,7 @@ class Launcher:
         self.process = subprocess.Popen(
             [*self.command, "toy", str(self.workdir), *arguments],
             env=os.environ | settings | environment,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -83,7 +84,7 @@ class Launcher:
 
     def finish(self, timeout=60):
         """Its exit code; the pipe closes only when nothing that it started is left."""
-        _, self.errors = self.process.communicate(timeout=timeout)
+        self.printed, self.errors = self.process.communicate(timeout=timeout)
         return self.process.returncode
 
     def run(self, *arguments, **environment):

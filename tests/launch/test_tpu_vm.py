@@ -14,17 +14,29 @@ SETTINGS = {
     "SPOT": "yes",
 }
 
-# Knows one queued resource, and runs what ssh is given here; `docker run` leaves as plan says.
+# Knows one queued resource and the flags of what is done with it, and runs what ssh is given here, as
+# every host of the slice; `docker run` leaves as plan says.
 _GCLOUD = r"""#!/bin/bash
 cd {folder} || exit 1
+declare -A flags=([describe]="zone format" [delete]="zone force quiet" [ssh]="zone worker command"
+    [create]="zone node-id accelerator-type runtime-version spot")
+[[ "$1 $2 $3" == "compute tpus "@(queued-resources|tpu-vm) && ${{flags[$4]}} ]] || exit 2
+for word in "${{@:6}}"; do
+    name=${{word%%=*}}
+    [[ " ${{flags[$4]}} " == *" ${{name#--}} "* ]] || {{ echo "ERROR: unrecognized arguments: $name" >&2; exit 2; }}
+done
 for last; do :; done
 case $4 in
     describe) [[ ! -e broken ]] || {{ rm broken; exit 1; }}
         cat state 2>/dev/null || {{ echo NOT_FOUND >&2; exit 1; }} ;;
     create) echo create "$@" >>said; echo ACTIVE >state ;;
     delete) echo delete >>said; rm state ;;
-    ssh) exec bash -c "${{last#--command=}}" ;;
-    *) exit 9 ;;
+    ssh) pids=() code=0
+        for ((host = 0; host < $(cat hosts 2>/dev/null || echo 1); host++)); do
+            HOSTNAME=t1v-n-1a2b-w-$host bash -c "${{last#--command=}}" & pids+=($!)
+        done
+        for pid in "${{pids[@]}}"; do wait "$pid" || code=$?; done
+        exit "$code" ;;
 esac
 """
 _SUDO = r"""#!/bin/bash
@@ -106,12 +118,50 @@ def test_a_slice_that_cannot_be_deleted_is_deleted_again(tpu):
     assert said(launcher) == ["create", *START, "delete", "create", *START]
 
 
+def settings_of(tpu):
+    """What `docker run` puts into the environment of the container."""
+    words = (tpu.folder / "run").read_text().splitlines()
+    return dict(b.split("=") for a, b in zip(words, words[1:]) if a == "--env")
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices"),
+    [
+        ("v5litepod-16", "16"),
+        ("v6e-8", "8"),
+        ("v4-32", "16"),
+        ("v5p-256", "128"),
+        ("v3-32", "32"),
+    ],
+)
+def test_jax_must_see_the_whole_slice(tpu, accelerator, devices):
+    launcher = tpu("exit 0")
+    assert launcher.run(**SETTINGS | {"ACCELERATOR": accelerator}) == 0
+    assert settings_of(launcher)["DEVICES"] == devices
+
+
+def test_who_knows_another_slice_counts_its_devices(tpu):
+    launcher = tpu("exit 0")
+    other = SETTINGS | {"ACCELERATOR": "tpu9-64"}
+    assert launcher.run(**other) == 2
+    assert "set DEVICES: how many JAX shows on tpu9-64 is not known" in launcher.errors
+    assert launcher.run(DEVICES="128", **other) == 0
+    assert settings_of(launcher)["DEVICES"] == "128"
+
+
+def test_every_line_says_which_host_it_comes_from(tpu):
+    launcher = tpu("echo hello; echo trouble >&2; [[ $HOSTNAME == *-0 ]] || exit 75")
+    (launcher.folder / "hosts").write_text("2")
+    assert launcher.run(RESTARTS="0", **SETTINGS) == 75  # of one host, through the pipe
+    lines = launcher.printed.splitlines()
+    assert sorted(lines) == ["0: hello", "0: trouble", "1: hello", "1: trouble"]
+
+
 def test_restarts_are_counted_in_one_place(tpu):
     """A launcher in the container that also did would make an hour of many short starts."""
     launcher = tpu("exit 0")
     assert launcher.run(**SETTINGS) == 0
-    words = (launcher.folder / "run").read_text().splitlines()
-    assert words[words.index("--env") + 1] == "RESTARTS=0"
+    assert settings_of(launcher)["RESTARTS"] == "0"
 
 
 def test_what_the_user_must_mend_is_not_tried_again(tpu):
