@@ -152,7 +152,7 @@ def _require_devices(wanted: int | None) -> None:
 
 
 def _short_of_devices(seen: list[str]) -> str:
-    """Which hosts have fewer devices than others, of texts "COUNT HOST"; nothing if all are equal."""
+    """Which hosts have fewer devices than others, of texts "COUNT HOST"; "" if all are equal."""
     counts = [(int(count), host) for count, host in (text.split(" ", 1) for text in seen)]
     most = max(counts)[0]
     short = [f"{count} on {host}" for count, host in counts if count < most]

@@ -61,7 +61,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
     """The GPUs of this process, as numbers among those that it sees; None where JAX decides.
 
     Under Slurm and Open MPI JAX takes the GPU with the number of the process on its node. That is
-    wrong where a process sees only its own, as number 0 (jax issue 28194), and where it has several.
+    wrong where each sees only its own, as number 0 (jax issue 28194), and where it has several.
     ConfigError if the processes of a node would take the same GPU, or leave one idle.
     """
     place, seen = _place_on_node(environment), visible_gpus(environment)
@@ -82,7 +82,7 @@ def local_devices(environment: Mapping[str, str]) -> list[int] | None:
 
 
 def _place_on_node(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """(number of this process on its node, processes there) under Slurm and Open MPI, else None."""
+    """(number of this process on its node, processes there) of Slurm or Open MPI, else None."""
     for name, counted in (
         ("SLURM_LOCALID", _tasks_on_node(environment)),
         ("OMPI_COMM_WORLD_LOCAL_RANK", _integer(environment, "OMPI_COMM_WORLD_LOCAL_SIZE")),

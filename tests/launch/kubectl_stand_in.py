@@ -1,6 +1,6 @@
 """kubectl and a cluster with JobSet, as `python kubectl_stand_in.py apply -f FILE` and so on.
 
-Pods are processes of this machine with the variables of their container and no others, but for PATH,
+Pods are processes of this machine with the variables of their container and no others but PATH,
 where `launch` stands for the image. A key that Kubernetes does not know is refused, as is a value
 of another type than it wants. CLUSTER names a folder for `status` and the ids of processes.
 """
@@ -20,7 +20,7 @@ import yaml
 CLUSTER = pathlib.Path(os.environ["CLUSTER"])
 DOCKERFILE = pathlib.Path(__file__).parents[2] / "launch" / "Dockerfile"
 
-# What a JobSet may hold, as far as ours need it: a type, {key: what it holds}, or [what each holds].
+# What a JobSet may hold, as far as ours need it: a type, {key: what it holds} or [what each holds].
 # `...` in place of keys stands for any name.
 NAMES = {...: str}
 ENV = {"name": str, "value": str, "valueFrom": {"fieldRef": {"fieldPath": str}}}

@@ -1,10 +1,12 @@
 """Slurm's commands for one job, as `python slurm_stand_in.py COMMAND ...`, as 22.05 behaves.
 
-Its tasks are processes of this machine, with the variables that Slurm gives them. CLUSTER names a folder with `nodes.json`:
-{NAME: {"cpus": 16, "gpus": 4, "state": "IDLE"}}, and `pyxis` where that plugin is installed.
-What happens is left there: `script` and `task.N` hold process ids, `said` the commands.
+Its tasks are processes of this machine, with the variables that Slurm gives them. CLUSTER names a
+folder with `nodes.json`, {NAME: {"cpus": 16, "gpus": 4, "state": "IDLE"}}, and with `pyxis` where
+that plugin is installed. What happens is left there: `script` and `task.N` hold process ids, `said`
+the commands.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -67,7 +69,9 @@ def spelled(names):
 
 def read(listed):
     prefix, bracket, numbers = listed.partition("[")
-    return [prefix + each for each in numbers.rstrip("]").split(",")] if bracket else listed.split(",")
+    return (
+        [prefix + each for each in numbers.rstrip("]").split(",")] if bracket else listed.split(",")
+    )
 
 
 def counted(values):
@@ -114,7 +118,7 @@ def allocate(options):
     wanted = int(options["--nodes"])
     usable = [name for name, node in nodes().items() if node["state"] in ("IDLE", "ALLOCATED")]
     if len(usable) < wanted:
-        sys.exit("sbatch: error: Batch job submission failed: Requested node configuration is not available")
+        sys.exit("sbatch: error: Requested node configuration is not available")
     names = usable[:wanted]
     each = [nodes()[name] for name in names]
     if "--ntasks" in options:
@@ -145,7 +149,13 @@ def allocate(options):
         "SLURM_LOCALID": "0",
         "SLURM_NODEID": "0",
     }
-    for option in ("--cpus-per-task", "--gpus-per-node", "--gpus-per-task", "--gpus", "--ntasks-per-node"):
+    for option in (
+        "--cpus-per-task",
+        "--gpus-per-node",
+        "--gpus-per-task",
+        "--gpus",
+        "--ntasks-per-node",
+    ):
         if option in options:
             environment["SLURM_" + option[2:].replace("-", "_").upper()] = options[option]
     if options["--mem"] != "0":
@@ -176,7 +186,11 @@ def srun(words):
     ]
     cpus = int(os.environ.get("SRUN_CPUS_PER_TASK", 1))  # SLURM_CPUS_PER_TASK is not inherited
     if cpus * max(tasks) > int(os.environ["SLURM_CPUS_ON_NODE"]):
-        print(f"srun: error: Unable to create step for job {JOB}: More processors requested than permitted", file=sys.stderr)
+        print(
+            f"srun: error: Unable to create step for job {JOB}: More processors requested than "
+            "permitted",
+            file=sys.stderr,
+        )
         return 1
     for path in CLUSTER.glob("task.*"):
         path.unlink()
@@ -255,10 +269,8 @@ def finish(started, options):
 
 
 def end(pid, which=signal.SIGKILL):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, which)
-    except ProcessLookupError:
-        pass
 
 
 def scontrol(words):
@@ -271,7 +283,7 @@ def scontrol(words):
                 node = nodes()[name]
                 print(
                     f"NodeName={name} Arch=x86_64 CPUTot={node['cpus']} Gres=gpu:{node['gpus']} "
-                    f"NodeAddr={name} State={node['state']} ThreadsPerCore=1 Weight=1 Partitions=all"
+                    f"NodeAddr={name} State={node['state']} ThreadsPerCore=1 Partitions=all"
                 )
         case _:
             sys.exit(f"scontrol: invalid keyword: {' '.join(words)}")
@@ -279,7 +291,7 @@ def scontrol(words):
 
 
 def scancel(words):
-    """Signals the tasks, or with --batch the script alone; without --signal it ends the job."""
+    """Signals the tasks, or with --batch the script alone."""
     known = {"--quiet": False, "--batch": False, "--signal": True}
     options, (job,) = parse("scancel", words, known)
     assert job == JOB

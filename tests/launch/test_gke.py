@@ -164,5 +164,8 @@ def test_every_gpu_has_a_network_of_its_own():
     (gpus,) = template["spec"]["containers"][0]["resources"]["limits"].values()
     rdma = [network for network in networks.values() if network.startswith("rdma-")]
     assert sorted(rdma) == [f"rdma-{number}" for number in range(gpus)]
-    mounted = {each["name"]: each["mountPath"] for each in template["spec"]["containers"][0]["volumeMounts"]}
+    mounted = {
+        each["name"]: each["mountPath"]
+        for each in template["spec"]["containers"][0]["volumeMounts"]
+    }
     assert mounted["gib"] == "/usr/local/gib" and mounted["nvidia"] == "/usr/local/nvidia"

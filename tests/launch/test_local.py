@@ -1,5 +1,6 @@
 """launch/local.sh: which exit codes start the run again; processes live and die together."""
 
+import itertools
 import pathlib
 import signal
 import time
@@ -217,7 +218,7 @@ def test_jax_must_see_every_device(launcher, arguments, environment, expected, m
     assert local.run(*arguments, **{"JAX_PLATFORMS": ""} | environment) == 0
     for text in local.notes("start").values():
         words = text.splitlines()
-        assert [b for a, b in zip(words, words[1:]) if a == "--peers.devices"] == expected
+        assert [b for a, b in itertools.pairwise(words) if a == "--peers.devices"] == expected
 
 
 def _gone(pid):

@@ -1,5 +1,6 @@
 """launch/slurm.sh: what becomes of the job. Slurm's commands are stand-ins (slurm_stand_in.py)."""
 
+import itertools
 import json
 import pathlib
 import subprocess
@@ -111,7 +112,7 @@ def test_without_gpus_devices_are_counted_where_the_user_says_so(slurm, settings
     job = slurm(DONE)
     assert run(job, **settings) == 0
     arguments = job.notes("start")[0, 0].splitlines()
-    assert [b for a, b in zip(arguments, arguments[1:]) if a == "--peers.devices"] == flags
+    assert [b for a, b in itertools.pairwise(arguments) if a == "--peers.devices"] == flags
 
 
 def test_the_log_says_which_process_speaks(slurm):

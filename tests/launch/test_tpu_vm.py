@@ -1,5 +1,6 @@
 """launch/tpu_vm.sh: a slice is asked for, used, and asked for again. gcloud is a stand-in."""
 
+import itertools
 import signal
 
 import pytest
@@ -14,8 +15,8 @@ SETTINGS = {
     "SPOT": "yes",
 }
 
-# Knows one queued resource and the flags of what is done with it, and runs what ssh is given here, as
-# every host of the slice; `docker run` leaves as plan says.
+# Knows one queued resource and the flags of what is done with it, and runs what ssh is given here,
+# as every host of the slice; `docker run` leaves as plan says.
 _GCLOUD = r"""#!/bin/bash
 cd {folder} || exit 1
 declare -A flags=([describe]="zone format" [delete]="zone force quiet" [ssh]="zone worker command"
@@ -23,7 +24,9 @@ declare -A flags=([describe]="zone format" [delete]="zone force quiet" [ssh]="zo
 [[ "$1 $2 $3" == "compute tpus "@(queued-resources|tpu-vm) && ${{flags[$4]}} ]] || exit 2
 for word in "${{@:6}}"; do
     name=${{word%%=*}}
-    [[ " ${{flags[$4]}} " == *" ${{name#--}} "* ]] || {{ echo "ERROR: unrecognized arguments: $name" >&2; exit 2; }}
+    [[ " ${{flags[$4]}} " == *" ${{name#--}} "* ]] && continue
+    echo "ERROR: unrecognized arguments: $name" >&2
+    exit 2
 done
 for last; do :; done
 case $4 in
@@ -121,7 +124,7 @@ def test_a_slice_that_cannot_be_deleted_is_deleted_again(tpu):
 def settings_of(tpu):
     """What `docker run` puts into the environment of the container."""
     words = (tpu.folder / "run").read_text().splitlines()
-    return dict(b.split("=") for a, b in zip(words, words[1:]) if a == "--env")
+    return dict(b.split("=") for a, b in itertools.pairwise(words) if a == "--env")
 
 
 @pytest.mark.parametrize(

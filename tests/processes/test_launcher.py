@@ -74,7 +74,7 @@ def test_a_pod_lists_the_hosts_of_its_slice_in_a_file(tmp_path):
     assert launcher.processes(PeersConfig(), environment) == 2
     assert launcher.processes(PeersConfig(), environment | {"MEGASCALE_NUM_SLICES": "3"}) == 6
     file.unlink()
-    with pytest.raises(ConfigError, match="TPU_PROCESS_ADDRESSES_PATH is .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"TPU_PROCESS_ADDRESSES_PATH is .* cannot be read"):
         launcher.processes(PeersConfig(), environment)
 
 
