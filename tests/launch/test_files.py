@@ -16,7 +16,9 @@ YAMLS = sorted(LAUNCH.glob("*.yaml"))
 IMAGE = LAUNCH / "Dockerfile"
 FILES = [*SCRIPTS, *YAMLS, IMAGE]
 
-by_name = pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+by_name = pytest.mark.parametrize(
+    "path", [*SCRIPTS, LAUNCH.parent / ".ci" / "run"], ids=lambda path: path.name
+)
 
 
 def lint(tool, *arguments):
