@@ -46,7 +46,7 @@ if [[ ${CONTAINER-} ]]; then
     case $CONTAINER in
     *.sif) run=(apptainer exec --nv --bind "$workdir${MOUNTS:+,$MOUNTS}" "$CONTAINER" "${run[@]}") ;;
     *)
-        srun --help | grep -q -e --container-image || { say "CONTAINER=$CONTAINER needs pyxis, which this Slurm lacks: name a .sif"; exit 2; }
+        [[ $(srun --help) == *--container-image* ]] || { say "CONTAINER=$CONTAINER needs pyxis, which this Slurm lacks: name a .sif"; exit 2; }
         step+=(--container-image="$CONTAINER" --container-mounts="$workdir:$workdir${MOUNTS:+,$MOUNTS}")
         ;;
     esac

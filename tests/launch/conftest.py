@@ -13,7 +13,7 @@ import pytest
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
 # Notes every start, then does what plan.py says; it can leave at once, save, wait and be stopped.
-_FAKE = """#!{python}
+_FAKE = """#!{python} -S
 import json, os, pathlib, signal, subprocess, sys, time
 folder = pathlib.Path({folder!r})
 workdir = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])

@@ -23,7 +23,7 @@ def slurm(launcher):
     def make(plan, *options, nodes=1, gpus=0, cpus=16):
         job = launcher(plan, script="slurm.sh")
         for command in COMMANDS:
-            job.tool(command, f'#!/bin/sh\nexec {sys.executable} {STAND_IN} {command} "$@"\n')
+            job.tool(command, f'#!/bin/sh\nexec {sys.executable} -S {STAND_IN} {command} "$@"\n')
         cluster = {
             f"node{number}": {"cpus": cpus, "gpus": gpus, "state": "IDLE"}
             for number in range(nodes)
@@ -51,7 +51,7 @@ def said(job, command):
 def tell(job, *command):
     """What a person, or Slurm itself, does to the job from elsewhere."""
     environment = {"CLUSTER": str(job.folder)}
-    subprocess.run([sys.executable, STAND_IN, *command], env=environment, check=True)
+    subprocess.run([sys.executable, "-S", STAND_IN, *command], env=environment, check=True)
 
 
 def gpus_of_nodes(job):
@@ -159,8 +159,10 @@ def test_a_preempted_job_is_queued_again_and_resumes(slurm):
     assert restarts == {(0, 0): None, (1, 0): None, (0, 1): "1", (1, 1): "1"}
 
 
-@pytest.mark.parametrize("state", ["DOWN+NOT_RESPONDING", "ALLOCATED*", "ALLOCATED+DRAIN", "FAIL"])
-@pytest.mark.parametrize("code", [134, 2])
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("DOWN+NOT_RESPONDING", 134), ("ALLOCATED*", 137), ("ALLOCATED+DRAIN", 2), ("FAIL", 75)],
+)
 def test_a_lost_node_is_left_behind(slurm, state, code):
     """Also where its GPUs are missing, which alone would be for the user to repair (2)."""
     job = slurm(
