@@ -133,7 +133,7 @@ def _require_gpus(environment: Mapping[str, str]) -> None:
     wanted = environment.get("JAX_PLATFORMS", "").split(",")
     if given and jax.default_backend() == "cpu" and "cpu" not in wanted:
         raise ConfigError(
-            f"this process was given {given} GPUs, but JAX has only the CPU: install "
+            f"this process was given GPUs ({given}), but JAX has only the CPU: install "
             '"jax[cuda13]", check the driver with nvidia-smi, or set JAX_PLATFORMS=cpu'
         )
 
