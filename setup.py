@@ -45,9 +45,9 @@ setuptools.setup(
         "tyro>=1.0.17,<1.1",  # its errors are read by names that are private
     ],
     extras_require={
-        # Compilers for machines that are not there: what jax's own extras pin, without its drivers.
-        "plan-gpu": ["jax-cuda13-plugin[with-cuda]"],
-        "plan-tpu": ["libtpu==0.0.42.*"],
+        # Compilers for machines that are not there, in the versions that the installed jax pins.
+        "plan-gpu": ["jax[cuda13]"],
+        "plan-tpu": ["jax[tpu]"],
         "tensorboard": ["tensorboardX>=2.6.2"],
         "wandb": ["wandb>=0.19"],
         "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],

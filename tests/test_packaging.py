@@ -127,3 +127,10 @@ def test_the_makefile_can_install_the_locked_versions():
     installs = re.findall(r"pip install .*--editable.*", made.stdout)
     assert len(installs) == 2
     assert all("--constraint requirements.lock" in line for line in installs)
+
+
+def test_compilers_for_other_machines_are_those_that_jax_itself_pins():
+    """Each release of jax wants another one, and both ends of its bounds are installed."""
+    extras = lock.setup_arguments()["extras_require"]
+    wanted = {name: extras[name] for name in ("plan-gpu", "plan-tpu")}
+    assert wanted == {"plan-gpu": ["jax[cuda13]"], "plan-tpu": ["jax[tpu]"]}
