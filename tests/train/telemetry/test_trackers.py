@@ -99,7 +99,6 @@ def test_missing_package_is_named_before_anything(tmp_path, monkeypatch):
 
 
 def test_tensorboard_files(tmp_path):
-    pytest.importorskip("tensorboardX", reason="an extra")
     sink = trackers.TensorBoard(tmp_path)
     sink.write(3, {"loss": 0.5})
     sink.close()
