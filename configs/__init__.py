@@ -62,5 +62,16 @@ def _functions(module: types.ModuleType) -> dict[str, Callable[[], RunConfig]]:
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if not name.startswith("_")
         and function.__module__ == module.__name__
-        and inspect.signature(function).return_annotation is RunConfig
+        and _returns_config(function)
     }
+
+
+def _returns_config(function: types.FunctionType) -> bool:
+    """Whether it is marked with `-> RunConfig`, which Python may keep as text."""
+    marked = inspect.signature(function).return_annotation
+    if not isinstance(marked, str):
+        return marked is RunConfig
+    try:  # as PEP 563 says that it is to be read
+        return eval(marked, function.__globals__) is RunConfig
+    except Exception:  # a name that only type checkers import
+        return marked.rpartition(".")[2] == RunConfig.__name__

@@ -21,6 +21,10 @@ class MissingError(EsamError, FileNotFoundError):
     """A named file or folder does not exist or cannot be written."""
 
 
+class ExistsError(EsamError, FileExistsError):
+    """What would be written exists already, and is not to be replaced."""
+
+
 class DataError(EsamError, ValueError):
     """A picture, mask or annotation cannot be used."""
 

@@ -6,6 +6,7 @@ can be distinguished from what a live one is writing (`remove_unfinished`).
 """
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -152,22 +153,15 @@ def write(path: Path, content: str | bytes, *, remedy: str | None = None) -> Non
 def replacing_folder(folder: Path, *, remedy: str) -> Iterator[Path]:
     """A new folder, which takes the place of `folder` when the block ends without an error.
 
-    A folder cannot be renamed over a full one, so the old one moves away first: for an instant
-    there is none. MissingError with the remedy when it cannot be written.
+    The old one is there until the new one is: both are exchanged in one step where the system can.
+    Whether it may be replaced is for `outputs.require_new_folder` to say. MissingError with the
+    remedy when it cannot be written.
     """
-    fresh, old = _temporary(folder), _temporary(folder)
+    fresh = _temporary(folder)
     try:
         fresh.mkdir(parents=True)
         yield fresh
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        _put_in_place(fresh, folder)
     except OSError as fault:
         raise _write_error(folder, fault, remedy) from fault.__cause__ or fault
     finally:
@@ -190,6 +184,32 @@ def remove_unfinished(folder: Path) -> None:
                 file.unlink()
         except FileNotFoundError:
             pass  # finished, or removed by another process
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """`fresh` under the name of `folder`, whose old content may lie at `fresh` then."""
+    if not folder.exists():
+        fresh.rename(folder)
+    elif not _exchange(fresh, folder):
+        # For an instant there is none: a process killed there leaves the old one under this name.
+        old = folder.with_name(f"{folder.name[:_NAME_CHARACTERS]}.old-{secrets.token_hex(4)}")
+        folder.rename(old)
+        try:
+            fresh.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two paths in one step; False where the system or its disk cannot (renameat2(2))."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _temporary(path: Path) -> Path:

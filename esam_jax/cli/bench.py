@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.bench import (
     baselines,
     conditions,
@@ -66,7 +66,9 @@ class Predict:
     against: str | None = None
     """torch (transformers' SamModel), MODULE:FUNCTION or FILE.py:FUNCTION, timed in turn."""
     json: Path | None = None
-    """File for everything that was measured, each run included."""
+    """A .json file for everything that was measured, each run included."""
+    overwrite: bool = False
+    """Replace that file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Everything:
     runs: int | None = None
     """Calls that count, for each picture; 50 on an accelerator, 1 on a CPU."""
     json: Path | None = None
-    """File for everything that was measured, each run included."""
+    """A .json file for everything that was measured, each run included."""
+    overwrite: bool = False
+    """Replace that file."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -125,7 +129,7 @@ def _predict(args: Predict) -> int:
     _require_positive("--runs", runs)
     if args.against is not None:
         baselines.check(args.against)
-    _check_writable(args.json)
+    _check_writable(args)
     sam = _model(args.model)
     about = {
         "command": "esam bench predict",
@@ -173,7 +177,7 @@ def _everything(args: Everything) -> int:
     _require_positive("--runs", runs)
     if not args.pictures:
         raise ConfigError("no picture is named: write esam bench everything MODEL PICTURE ...")
-    _check_writable(args.json)
+    _check_writable(args)
     pictures = [decode.read_rgb(path) for path in args.pictures]
     loose: dict[str, Any] = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.0}
     generator = AutomaticMaskGenerator(
@@ -231,9 +235,13 @@ def _require_positive(option: str, *values: int) -> None:
             raise ConfigError(f"{option} is {value}, but must be at least 1")
 
 
-def _check_writable(file: Path | None) -> None:
-    if file is not None:
-        arguments.require_writable(file.parent)
+def _check_writable(args: Predict | Everything) -> None:
+    if args.json is not None:
+        pictures = () if isinstance(args, Predict) else args.pictures
+        outputs.require_file(
+            args.json, overwrite=args.overwrite, inputs=pictures, endings=(".json",)
+        )
+        arguments.require_writable(args.json.parent)
 
 
 def _write(file: Path | None, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """`esam convert SRC DST [--model NAME] [--verify]`: between PyTorch's files and ours, exactly.
 
-With --verify the target is read back and compared bit for bit with what was to be written.
+With --verify the target is read back and compared bit for bit with what was to be written, and the
+network is compared with its original (`evaluate/parity.py`).
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ import tyro
 
 from esam_jax.cli import arguments
 from esam_jax.convert import describe, load, save
+from esam_jax.convert.formats.choices import Weights
+from esam_jax.convert.load import Location
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import ConfigError
 
@@ -25,15 +28,19 @@ class Convert:
     """A .pt, .pth, .zip or .safetensors file, a model folder, a run (RUN@STEP for one of its
     checkpoints), a folder of transformers' SamModel, a hub id or a preset."""
     dst: tyro.conf.Positional[Path]
-    """A .pt, .pth or .safetensors file, or a folder."""
+    """A .pt, .pth or .safetensors file, or a folder: a new one, or an empty one."""
     model: str | None = None
     """Name of the network, where the file's shapes do not determine it."""
+    weights: Weights | None = None
+    """ema or raw, where a file holds averaged weights beside others: ema, unless raw is given."""
     layout: Literal["folder", "original", "transformers", "timm"] | None = None
     """The default is `original` for a file, and for a folder `folder`: a model folder."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of what is written."""
     drop_extras: bool = False
     """Leave out what the layout cannot express, and say what it was."""
+    overwrite: bool = False
+    """Replace a file, or a folder that holds one model and nothing else."""
     verify: bool = False
     """Compare the network with PyTorch's, and print the measured differences."""
     json: bool = False
@@ -44,10 +51,18 @@ def main(argv: Sequence[str]) -> int:
     """Converts; exit code 1 if a comparison of --verify exceeds its limit or the file came out
     different."""
     args = arguments.parse(Convert, argv, prog="esam convert")
+    source = _checkpoint(args.src) or load.locate(args.src)
+    inputs = load.inputs(source) if isinstance(source, Location) else source.files
+    save.require_target(args.dst, layout=args.layout, overwrite=args.overwrite, inputs=inputs)
     arguments.require_writable(args.dst)
-    file = _read(args)
+    file = _read(args, source)
     written = save.write(
-        file, args.dst, layout=args.layout, dtype=args.dtype, drop_extras=args.drop_extras
+        file,
+        args.dst,
+        layout=args.layout,
+        dtype=args.dtype,
+        drop_extras=args.drop_extras,
+        overwrite=args.overwrite,
     )
     result: dict[str, Any] = {
         "source": file.source,
@@ -59,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
         "sha256": describe.checksum(file.params),
         "dropped": list(written.dropped),
         "untrained": list(file.untrained),
+        "notes": list(file.notes),
     }
     holds = True
     if args.verify:
@@ -74,17 +90,37 @@ def main(argv: Sequence[str]) -> int:
     return 0 if holds else 1
 
 
-def _read(args: Convert) -> ModelFile:
-    run, at, step = args.src.rpartition("@")
-    folder = Path(run if at else args.src)
-    asked = at and not Path(args.src).exists()
-    if asked and not step.isdecimal():
-        raise ConfigError(f"{args.src!r} names step {step!r}, but a step is an integer")
-    if asked or _is_unfinished(folder):
-        from esam_jax.train.checkpoint import model_of_step
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+    """One step of a run (None: its last)."""
 
-        return model_of_step.read(folder, int(step) if asked else None, name=args.model)
-    return load.model_file(args.src, model=args.model)
+    run: Path
+    step: int | None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it is read from; other files of the run may be replaced."""
+        return self.run / "checkpoints", self.run / "config.json"
+
+
+def _checkpoint(source: str) -> _Checkpoint | None:
+    """The checkpoint that a source names; None where it is a model."""
+    run, at, step = source.rpartition("@")
+    if at and not Path(source).exists():
+        if not step.isdecimal():
+            raise ConfigError(f"{source!r} names step {step!r}, but a step is an integer")
+        return _Checkpoint(Path(run), int(step))
+    return _Checkpoint(Path(source), None) if _is_unfinished(Path(source)) else None
+
+
+def _read(args: Convert, source: _Checkpoint | Location) -> ModelFile:
+    if isinstance(source, Location):
+        return load.model_file(source, model=args.model, weights=args.weights)
+    if args.weights == "ema":
+        raise ConfigError(f"{args.src} keeps no averaged weights: leave out --weights")
+    from esam_jax.train.checkpoint import model_of_step
+
+    return model_of_step.read(source.run, source.step, name=args.model)
 
 
 def _is_unfinished(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import tyro
 from tqdm import tqdm
 
+from esam_jax import outputs
 from esam_jax.cli import arguments
 from esam_jax.convert import load as models
 from esam_jax.data import archives
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Everything, argv, prog="esam everything")
     part = _part(args.part)
     pictures = archives.open_album(args.path)
+    outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
     models.locate(args.model)
     settings = _settings(args)

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _folder(found: Location) -> dict[str, Any]:
-    file = load.model_file(found.path)
+    file = load.model_file(found)
     return {
         "family": "model folder of esam_jax",
         "model": named.name_of(file.config),
@@ -56,12 +56,12 @@ def _folder(found: Location) -> dict[str, Any]:
 
 
 def _file(found: Location) -> dict[str, Any]:
-    read = tensor_files.read(load.weights(found))
-    tensors = read.tensors
+    read, tensors, notes = load.tensors(found)
     result: dict[str, Any] = {
         "family": None,
         "format": read.format,
         "wrapped_in": read.wrapped,
+        "notes": list(notes),
         "tensors": len(tensors),
         "values": sum(int(x.size) for x in tensors.values()),
         "dtypes": _dtypes(tensors),
@@ -80,9 +80,10 @@ def _file(found: Location) -> dict[str, Any]:
         "config": config_json.to_json(config),
         "licence": found.licence or family.licence,
     }
-    wanted = registry.names(family, config)
+    wanted, unused = registry.names(family, config), family.unused(config)
+    result["notes"] += state_dict.remarks(tensors, family, config)
     result |= {
-        "unknown": sorted(tensors.keys() - wanted - family.aliases.keys()),
+        "unknown": sorted(tensors.keys() - wanted - unused.keys() - family.aliases.keys()),
         "missing": sorted(wanted - tensors.keys()),
         "parameters": None,
         "sha256": None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.cli import arguments
 from esam_jax.errors import MissingError
 
@@ -20,6 +20,8 @@ class Report:
     """The --workdir of a run."""
     out: Path | None = None
     """The page; default: report.html in the run's folder."""
+    overwrite: bool = False
+    """Replace the page that --out names; the run's own report.html is always drawn again."""
     json: bool = False
     """Print the numbers as JSON instead; a page is written only where --out names one."""
 
@@ -27,6 +29,8 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Writes the page, or prints the summary."""
     args = arguments.parse(Report, argv, prog="esam report")
+    if args.out is not None:
+        outputs.require_file(args.out, overwrite=args.overwrite, endings=(".html", ".htm"))
     from esam_jax.report import page, summary  # import JAX only once the arguments are right
 
     found = summary.summary(args.run)

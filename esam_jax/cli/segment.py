@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tyro
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.cli import arguments
 from esam_jax.convert import load as models
 from esam_jax.data import decode
@@ -23,6 +23,8 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw, load
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
+
+_OVERLAY, _MASK, _REPORT = "overlay.png", "mask_{:02d}.png", "masks.json"
 
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -36,13 +38,15 @@ class Segment:
     model: str
     """A model folder, run folder, .pt, .pth or .safetensors file, or preset."""
     out: Path
-    """Folder for the results; files of the same names are replaced."""
+    """Folder for the results; other files in it stay."""
     point: _Repeated = ()
     """X,Y or X,Y,LABEL with 1 for foreground and 0 for background. All points are one query."""
     box: _Repeated = ()
     """X0,Y0,X1,Y1. The first joins the points, each further one is a query of its own."""
     mask: Path | None = None
     """A mask picture (any pixel but black counts) that joins the first query."""
+    overwrite: bool = False
+    """Replace results of the same names; never the picture or the mask."""
     json: bool = False
     """Print the contents of masks.json."""
 
@@ -55,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     prompts = _prompts(args)
     for prompt in prompts:
         prompt.check_inside(height, width)
-    arguments.require_writable(args.out)
+    _require_free(args, len(prompts))
     models.locate(args.model)
     compile_cache.enable()
 
@@ -66,6 +70,15 @@ def main(argv: Sequence[str]) -> int:
     report = _write(args, picture, prompts, masks)
     print(json.dumps(report) if args.json else f"{len(prompts)} masks in {args.out}")
     return 0
+
+
+def _require_free(args: Segment, prompts: int) -> None:
+    """An error unless the results may be written."""
+    outputs.require_folder(args.out)
+    arguments.require_writable(args.out)
+    read = [path for path in (args.image, args.mask) if path is not None]
+    for name in (_OVERLAY, *(_MASK.format(i) for i in range(prompts)), _REPORT):
+        outputs.require_file(args.out / name, overwrite=args.overwrite, inputs=read)
 
 
 def _prompts(args: Segment) -> list[Prompt]:
@@ -101,10 +114,10 @@ def _write(
 ) -> dict[str, Any]:
     """masks.json comes last: where it is, the rest is complete."""
     indices, chosen = masks.best()
-    files = {"overlay.png": draw.png(draw.overlay(picture, chosen, prompts))}
+    files = {_OVERLAY: draw.png(draw.overlay(picture, chosen, prompts))}
     entries = []
     for i, (index, mask, prompt) in enumerate(zip(indices, chosen, prompts, strict=True)):
-        name = f"mask_{i:02d}.png"
+        name = _MASK.format(i)
         files[name] = draw.png(mask.astype(np.uint8) * 255)
         entries.append(
             {
@@ -124,7 +137,7 @@ def _write(
         "model": args.model,
         "masks": entries,
     }
-    files["masks.json"] = (json.dumps(report, indent=1) + "\n").encode()
+    files[_REPORT] = (json.dumps(report, indent=1) + "\n").encode()
     _put(args.out, files)
     return report
 

@@ -4,13 +4,19 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.rules import MAY_DIFFER, Config, each, multiple_of, some, within
+from esam_jax.config.rules import MAY_DIFFER, Config, each, few, multiple_of, some, within
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
-# No size may exceed the bound, so that a hostile config stays cheap to refuse.
+# No size, no number of cells on a side and no number of weights may exceed its bound, so that a
+# hostile config is refused before anything is made or traced. SAM ViT-H has 64 cells on a side and
+# 0.64e9 weights.
 _LARGEST = 16_384
+_MOST_CELLS = 1024
+_MOST_WINDOW = 64  # or the whole grid: a smaller grid is padded to one window
+_MOST_STAGES = 8
+_MOST_WEIGHTS = 2**31
 Size = Annotated[int, within(1, _LARGEST)]
-Sizes = Annotated[tuple[int, ...], some(), each(within(1, _LARGEST))]
+Sizes = Annotated[tuple[int, ...], some(), few(_MOST_STAGES), each(within(1, _LARGEST))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,22 @@ class _PlainEncoderConfig(_EncoderConfig):
             yield "width", f"must divide into {self.heads} heads"
         if self.image_px % self.patch_px:
             yield "image_px", f"must be a multiple of patch_px={self.patch_px}"
+        if self.grid > _MOST_CELLS:
+            yield "image_px", f"must be at most {_MOST_CELLS} times patch_px={self.patch_px}"
 
     @property
     def grid(self) -> int:
         return self.image_px // self.patch_px
+
+    @property
+    def least_trunk(self) -> int:
+        """Weights of patch embedding and blocks, without biases, norms and positions."""
+        block = (4 + 2 * self.mlp_ratio) * self.width**2
+        return self.width * 3 * self.patch_px**2 + self.depth * block
+
+    @property
+    def least_neck(self) -> int:
+        return self.width * self.neck_width + 9 * self.neck_width**2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +72,17 @@ class VitConfig(_PlainEncoderConfig):
         yield from super().across()
         if self.pretrain_px % self.patch_px:
             yield "pretrain_px", f"must be a multiple of patch_px={self.patch_px}"
+        if self.pretrain_grid > _MOST_CELLS:
+            yield "pretrain_px", f"must be at most {_MOST_CELLS} times patch_px={self.patch_px}"
 
     @property
     def pretrain_grid(self) -> int:
         return self.pretrain_px // self.patch_px
+
+    @property
+    def least_weights(self) -> int:
+        """Fewer weights than this, and it is not such an encoder (nor, without its neck, a ViT)."""
+        return self.least_trunk + (1 + self.pretrain_grid**2) * self.width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +97,15 @@ class SamVitConfig(_PlainEncoderConfig):
         yield from super().across()
         if max(self.global_blocks, default=0) >= self.depth:
             yield "global_blocks", f"each must name one of {self.depth} blocks"
+        if self.window > max(_MOST_WINDOW, self.grid):
+            yield "window", f"must be at most {_MOST_WINDOW}, or the {self.grid} cells of the grid"
+
+    @property
+    def least_weights(self) -> int:
+        per_head, wide = self.width // self.heads, len(set(self.global_blocks))
+        reach = wide * (2 * self.grid - 1) + (self.depth - wide) * (2 * self.window - 1)
+        tables = self.grid**2 * self.width + 2 * reach * per_head
+        return self.least_trunk + self.least_neck + tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +133,16 @@ class TinyVitConfig(_EncoderConfig):
             yield "widths", f"each must divide into its heads: {self.all_heads}"
         if self.image_px % self.patch_px:
             yield "image_px", f"must be a multiple of {self.patch_px}"
+        if self.grid > _MOST_CELLS:
+            yield "image_px", f"must be at most {_MOST_CELLS} times {self.patch_px}"
+        if max(self.windows) > _MOST_WINDOW:
+            yield "windows", f"each must be at most {_MOST_WINDOW}"
+
+    @property
+    def least_weights(self) -> int:
+        """Weights of the blocks: 8 squares of the width in the first stage, 12 in the others."""
+        stages = zip(self.widths, self.depths, strict=True)
+        return sum(8 * width**2 * depth for width, depth in stages)
 
     @property
     def patch_px(self) -> int:
@@ -150,6 +194,12 @@ class DecoderConfig(Config):
                 yield field, f'the "{self.wiring}" wiring always has it: set "learned"'
 
     @property
+    def least_weights(self) -> int:
+        layer = 4 * self.width**2 + 2 * self.width * self.mlp_width
+        heads = self.mask_tokens * 2 * self.width**2 + self.width * self.iou_width
+        return self.depth * layer + heads
+
+    @property
     def traits(self) -> Wiring:
         """What this wiring does."""
         return WIRINGS[self.wiring]
@@ -165,6 +215,12 @@ class SamConfig(Config):
     def across(self) -> Iterator[tuple[str, str]]:
         if self.encoder.neck_width != self.decoder.width:
             yield "encoder.neck_width", f"must equal decoder.width={self.decoder.width}"
+        yield from _too_large(self)
+
+    @property
+    def least_weights(self) -> int:
+        """A bound that is worked out without making anything; the true number is little larger."""
+        return self.encoder.least_weights + self.decoder.least_weights
 
     @property
     def image_px(self) -> int:
@@ -204,6 +260,10 @@ class PretrainDecoderConfig(Config):
         if self.width % self.heads:
             yield "width", f"must divide into {self.heads} heads"
 
+    @property
+    def least_weights(self) -> int:
+        return self.depth * (4 + 2 * self.mlp_ratio) * self.width**2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaeConfig(Config):
@@ -216,6 +276,14 @@ class MaeConfig(Config):
     encoder: VitConfig
     decoder: PretrainDecoderConfig | None = None
 
+    def across(self) -> Iterator[tuple[str, str]]:
+        yield from _too_large(self)
+
+    @property
+    def least_weights(self) -> int:
+        more = 0 if self.decoder is None else self.decoder.least_weights
+        return self.encoder.least_weights + more
+
     @property
     def depth(self) -> int:
         """Blocks in all."""
@@ -223,6 +291,14 @@ class MaeConfig(Config):
 
 
 ModelConfig = SamConfig | MaeConfig
+
+
+def _too_large(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    if config.least_weights > _MOST_WEIGHTS:
+        yield (
+            "least_weights",
+            f"a model has at most {_MOST_WEIGHTS}: make it narrower or less deep",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import operator
 import re
+import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -98,6 +99,10 @@ def some(why: str = "") -> Rule:
     return _rule(lambda values: len(values) > 0, "must not be empty", why)
 
 
+def few(most: int, why: str = "") -> Rule:
+    return _rule(lambda values: len(values) <= most, f"must have at most {most} values", why)
+
+
 def distinct(why: str = "") -> Rule:
     return _rule(lambda values: len(set(values)) == len(values), "must not repeat itself", why)
 
@@ -133,7 +138,19 @@ def _hints(kind: type) -> dict[str, Any]:
 
 @functools.cache
 def _rules(kind: type) -> dict[str, tuple[Rule, ...]]:
-    return {
-        name: tuple(each for each in plain(hint)[1] if isinstance(each, Rule))
-        for name, hint in _hints(kind).items()
-    }
+    return {name: (*_choice(hint), *_stated(hint)) for name, hint in _hints(kind).items()}
+
+
+def _stated(hint: Any) -> Iterator[Rule]:
+    return (each for each in plain(hint)[1] if isinstance(each, Rule))
+
+
+def _choice(hint: Any) -> Iterator[Rule]:
+    """The rule that a Literal is, so that a config made in Python is checked as one from a file."""
+    bare, _ = plain(hint)
+    options = typing.get_args(bare) if isinstance(bare, types.UnionType) else (bare,)
+    literals = [each for each in options if typing.get_origin(each) is typing.Literal]
+    if literals and not set(options) - {*literals, type(None)}:
+        choices = [choice for each in literals for choice in typing.get_args(each)]
+        words = f"must be one of {', '.join(map(repr, choices))}"
+        yield Rule(lambda value: value in choices, words)

@@ -3,43 +3,47 @@
 import dataclasses
 import pathlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
 from esam_jax.config.rules import Config
-from esam_jax.convert import model_folder, releases, state_dict
+from esam_jax.convert import model_folder, prefixes, releases, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
-from esam_jax.convert.formats import tensor_files
+from esam_jax.convert.formats import choices, tensor_files
+from esam_jax.convert.formats.choices import Weights
+from esam_jax.convert.formats.tensor_files import Tensors
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 SHIPPED = {"quickstart_teacher": _ASSETS / "quickstart_teacher"}
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".zip", ".json")
-
-_MOST_JSON_BYTES = 1_000_000  # a config has a few thousand
+SUFFIXES = (*tensor_files.TORCH_SUFFIXES, ".safetensors", ".zip", ".json")
 
 _ACCEPTED = (
     "a model is a model folder (config.json, model.safetensors), a run folder of `esam train`, "
-    "a .pt, .pth, .zip or .safetensors file, a folder of transformers' SamModel, a hub id "
+    "a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel, a hub id "
     f"(organisation/name), or a preset: {', '.join((*SHIPPED, *releases.RELEASES))}"
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Location:
-    """Where a model lies. `others` lie beside it in the same run."""
+    """Where a model lies. `others` lie beside it in the same run.
+
+    `config` is the object in a library's config.json, which is read once.
+    """
 
     kind: Literal["folder", "transformers", "file"]
     path: Path
     others: tuple[Path, ...] = ()
     licence: str | None = None
     address: str | None = None  # where it was downloaded from
+    config: Mapping[str, Any] | None = None
 
 
 def locate(source: str | Path) -> Location:
@@ -65,41 +69,80 @@ def locate(source: str | Path) -> Location:
             found = _locate_in_folder(releases.fetch_repository(name))
             return dataclasses.replace(found, address=address)
         raise MissingError(f"no model at {name!r}: {_ACCEPTED}")
-    if path.name == model_folder.WEIGHTS_FILE and model_folder.is_model_folder(path.parent):
-        return Location(kind="folder", path=path.parent)
-    if path.suffix not in SUFFIXES:
+    if path.name in (model_folder.WEIGHTS_FILE, tensor_files.TORCH_FILE):
+        whole = _with_config(path.parent)  # which says more than the file alone
+        if whole is not None and (whole.kind == "folder" or weights(whole) == path):
+            return whole
+    if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(f"{name!r} is not a model: {_ACCEPTED}")
     return Location(kind="file", path=path)
 
 
-def model_file(source: str | Path, *, model: str | None = None) -> ModelFile:
-    """Reads the model; a UserWarning names the others when a run holds several.
+def model_file(
+    source: str | Path | Location, *, model: str | None = None, weights: Weights | None = None
+) -> ModelFile:
+    """Reads the model; a UserWarning says what was chosen, cast or left out, and names the others
+    when a run holds several.
 
-    `model` names the network (models/named.py) where a file's shapes do not identify it.
-    CheckpointError lists everything that does not fit; nothing is loaded in part.
+    `model` names the network (models/named.py) where a file's shapes do not identify it, `weights`
+    the averaged or the raw ones where a file holds both (default: averaged). CheckpointError lists
+    everything that does not fit; nothing is loaded in part.
     """
-    found = locate(source)
+    found = source if isinstance(source, Location) else locate(source)
     if found.others:
         rest = ", ".join(str(path) for path in found.others)
         warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=2)
     if found.kind == "folder":
-        return _as_named(model_folder.read(found.path), model)
-    tensors = tensor_files.read(weights(found))
-    family, config = recognise(tensors.tensors, found, model)
-    params, unused = state_dict.to_params(tensors.tensors, family, config)
+        if weights == "ema":
+            raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
+        return _as_named(model_folder.read(found.path, found.config), model)
+    _, state, notes = tensors(found, weights)
+    family, config = recognise(state, found, model)
+    notes += state_dict.remarks(state, family, config)
+    for note in notes:
+        warnings.warn(f"{found.path}: {note}", UserWarning, stacklevel=2)
+    params, unused = state_dict.to_params(state, family, config)
     return ModelFile(
         config=config,
         params=params,
         source=f"{family.about}: {found.address or found.path.name}",
         licence=found.licence or family.licence,
         unused=unused,
+        notes=notes,
     )
+
+
+def tensors(
+    found: Location, choice: Weights | None = None
+) -> tuple[Tensors, state_dict.State, tuple[str, ...]]:
+    """A file as it is, its tensors in the names of the network, and what was done to have them.
+
+    `choice` as `weights` of `model_file`.
+    """
+    read = tensor_files.read(weights(found), choice)
+    state, prefix, notes = prefixes.without(read.tensors, choice)
+    choices.require(choice, (read.wrapped, prefix), f"{found.path}")
+    if read.passed_over is not None:
+        notes = (prefixes.told(read.wrapped or "", read.passed_over), *notes)
+    if read.ignored:
+        notes += (f"left out, beside the weights: {', '.join(read.ignored)}",)
+    return read, state, notes
 
 
 def weights(found: Location) -> Path:
     """What to read the tensors from."""
-    single = found.path / model_folder.WEIGHTS_FILE
-    return single if found.kind == "transformers" and single.is_file() else found.path
+    names = (model_folder.WEIGHTS_FILE, tensor_files.INDEX_FILE, tensor_files.TORCH_FILE)
+    single = [found.path / name for name in names if (found.path / name).is_file()]
+    if found.kind != "transformers" or not single or single[0].name == tensor_files.INDEX_FILE:
+        return found.path
+    return single[0]
+
+
+def inputs(found: Location) -> tuple[Path, ...]:
+    """Every file and folder that reading takes, so that none of them is written to."""
+    if found.kind == "file" and found.path.name.endswith(".index.json"):
+        return found.path, *tensor_files.shard_files(found.path)
+    return (found.path,)
 
 
 def recognise(
@@ -109,15 +152,8 @@ def recognise(
     config = None
     if model is not None:
         config = named.model(model)
-    elif found.kind == "transformers":
-        config = registry.from_library_config(
-            files.read_json(
-                found.path / "config.json",
-                max_bytes=_MOST_JSON_BYTES,
-                error=CheckpointError,
-                finite=False,
-            )
-        )
+    elif found.config is not None:
+        config = registry.from_library_config(found.config)
     if config is None:
         family = registry.recognise(state)
         return family, state_dict.detect(state, family)
@@ -143,10 +179,8 @@ def _as_named(file: ModelFile, model: str | None) -> ModelFile:
 def _locate_in_folder(folder: Path) -> Location:
     """A folder of ours or of transformers, or the model folders under RUN/model (or `folder`)."""
     for root in (folder, folder / "model"):
-        if _is_transformers(root):
-            return Location(kind="transformers", path=root)
-        if model_folder.is_model_folder(root):
-            return Location(kind="folder", path=root)
+        if (found := _with_config(root)) is not None:
+            return found
         children = sorted(root.iterdir()) if root.is_dir() else []
         models = [child for child in children if model_folder.is_model_folder(child)]
         if models and root.name == "model":
@@ -156,15 +190,20 @@ def _locate_in_folder(folder: Path) -> Location:
             f"run {str(folder)!r} has no model yet: let `esam train` finish, which writes it, or "
             f"take its last checkpoint: esam convert {folder} FOLDER"
         )
-    if (folder / tensor_files.INDEX_FILE).is_file():
+    if any((folder / name).is_file() for name in tensor_files.INDEX_FILES):
         return Location(kind="file", path=folder)
     raise CheckpointError(f"{str(folder)!r} is not a model: {_ACCEPTED}")
 
 
-def _is_transformers(folder: Path) -> bool:
-    """Whether config.json is one of transformers: ours has no model_type."""
-    config = folder / "config.json"
-    weights = (tensor_files.INDEX_FILE, model_folder.WEIGHTS_FILE)
-    if not config.is_file() or not any((folder / name).is_file() for name in weights):
-        return False
-    return "model_type" in str(config.read_bytes()[:100_000])
+def _with_config(folder: Path) -> Location | None:
+    """A folder with weights and a config.json of transformers (ours has no model_type), or ours."""
+    names = (model_folder.WEIGHTS_FILE, tensor_files.TORCH_FILE, *tensor_files.INDEX_FILES)
+    there = [name for name in names if (folder / name).is_file()]
+    if not there or not (folder / model_folder.CONFIG_FILE).is_file():
+        return None
+    config = model_folder.json_of(folder)
+    if "model_type" in config:
+        return Location(kind="transformers", path=folder, config=config)
+    if model_folder.WEIGHTS_FILE in there:
+        return Location(kind="folder", path=folder, config=config)
+    return None

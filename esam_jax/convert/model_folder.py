@@ -16,11 +16,11 @@ from typing import Any
 import flax.traverse_util
 import numpy as np
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
 from esam_jax.convert.formats import bounds, tensor_files
-from esam_jax.errors import CheckpointError, ConfigError, MissingError
+from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
@@ -29,6 +29,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNUSED_FILE = "unused.safetensors"
 
 _UNUSED_TYPES = (*tensor_files.FLOATS, "int64")
+_MOST_JSON_BYTES = 1_000_000  # a config has a few thousand
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class ModelFile:
 
     `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values;
     "decoder/single_mask" stands for the output of mask token 0, which is not a separate branch.
-    `unused` is what `write` was given, in its own dtypes.
+    `unused` is what `write` was given, in its own dtypes. `notes` say what was chosen, cast or left
+    out when it was read from a file of another layout.
     """
 
     config: ModelConfig
@@ -46,6 +48,7 @@ class ModelFile:
     licence: str = "unstated"
     untrained: tuple[str, ...] = ()
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def write(
@@ -57,15 +60,17 @@ def write(
     licence: str = "unstated",
     untrained: tuple[str, ...] = (),
     unused: Mapping[str, np.ndarray] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Writes the folder atomically, replacing one of that name.
+    """Writes the folder atomically; `overwrite` lets it replace a model folder of that name.
 
     `source` says where the weights came from, for people. `unused` holds tensors of another layout
     that belong to no parameter, by that layout's names: floats of 16 or 32 bits, or int64.
     CheckpointError when it holds others, or when `params` are not exactly those of `config` or no
-    floats; MissingError when the folder cannot be written.
+    floats; ExistsError when other files lie in the folder; MissingError when it cannot be written.
     """
     folder = Path(folder)
+    outputs.require_new_folder(folder, overwrite=overwrite, is_own=is_own)
     tensors = {path: np.asarray(x) for path, x in _flatten(params).items()}
     shapes = {path: x.shape for path, x in tensors.items()}
     expected_shapes.check(shapes, config, "these parameters")
@@ -87,13 +92,15 @@ def write(
         (fresh / CONFIG_FILE).write_text(json.dumps(header, indent=2) + "\n")
 
 
-def read(folder: str | Path) -> ModelFile:
+def read(folder: str | Path, config_json: Mapping[str, Any] | None = None) -> ModelFile:
     """The model in a folder; CheckpointError unless config and weights agree exactly.
+
+    `config_json` is the object in its config.json, where that has been read.
 
     Where the config knows their SHA-256, files of other bits are refused: a second for 1 to 2 GB.
     """
     folder = Path(folder)
-    header = _read_header(folder / CONFIG_FILE)
+    header = _header(folder, config_json)
     config = _read_config(header["model"])
     tensors = _read_weights(folder / WEIGHTS_FILE, config)
     unused = folder / UNUSED_FILE
@@ -113,14 +120,34 @@ def is_model_folder(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file()
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a folder holds nothing but what `write` writes, so that it may be replaced."""
+    names = {CONFIG_FILE, WEIGHTS_FILE, UNUSED_FILE}
+    if not is_model_folder(folder) or not {each.name for each in folder.iterdir()} <= names:
+        return False
+    try:
+        return {"format", "source", "model"} <= json_of(folder).keys()
+    except EsamError:
+        return False
+
+
+def json_of(folder: Path) -> dict[str, Any]:
+    """The object in a folder's config.json, ours or a library's; CheckpointError if it is none."""
+    # Python's libraries write NaN and Infinity, which none of our configs takes.
+    return files.read_json(
+        folder / CONFIG_FILE, max_bytes=_MOST_JSON_BYTES, error=CheckpointError, finite=False
+    )
+
+
 def _flatten(params: Params) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
 def _read_weights(file: Path, config: ModelConfig) -> dict[str, np.ndarray]:
     found = tensor_files.read(file).tensors
-    expected_shapes.check_depth(config, len(found), f"{file}")
-    expected_shapes.check({name: x.shape for name, x in found.items()}, config, f"{file}")
+    shapes = {name: x.shape for name, x in found.items()}
+    expected_shapes.check_size(config, shapes, f"{file}")
+    expected_shapes.check(shapes, config, f"{file}")
     _refuse_odd(found, tensor_files.FLOATS, f"{file}")
     return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
@@ -169,29 +196,23 @@ def _read_config(value: Any) -> ModelConfig:
         return config_json.from_json(ModelConfig, value, "model")
     except ConfigError as error:
         raise CheckpointError(f"the model config is invalid: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError("the model config is nested too deeply to be one") from error
 
 
-def _require_keys(value: Any, wanted: set[str], where: str) -> None:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} is {value!r:.80}, but must be a JSON object")
+def _require_keys(value: dict[str, Any], wanted: set[str], where: str) -> None:
     for wrong, verb in ((wanted - value.keys(), "lacks"), (value.keys() - wanted, "has unknown")):
         if wrong:
             raise CheckpointError(f"{where} {verb} {', '.join(sorted(wrong))}")
 
 
-def _read_header(file: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(file.read_text())
-    except OSError as error:
-        raise MissingError(f"{file} cannot be read ({error}); a model folder needs it") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error})") from error
-    wanted = {"format", "source", "licence", "untrained", "model"}
-    header = {"sha256": {}, **header} if isinstance(header, dict) else header
-    _require_keys(header, wanted | {"sha256"}, str(file))
+def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, Any]:
+    file = folder / CONFIG_FILE
+    header = {"sha256": {}, **(json_of(folder) if config_json is None else config_json)}
+    _require_keys(header, {"format", "source", "licence", "untrained", "model", "sha256"}, str(file))
     if header["format"] != FORMAT:
         raise CheckpointError(
-            f"{file} has format {header['format']!r}; this release reads {FORMAT}"
+            f"{file} has format {bounds.shown(header['format'])}; this release reads {FORMAT}"
         )
     if not isinstance(header["untrained"], list):
         raise CheckpointError(f"{file}: untrained must be a list")

@@ -9,11 +9,12 @@ import numpy as np
 from esam_jax.config import ModelConfig
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family, State
+from esam_jax.convert.formats import bounds
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
-_FLOATS = ("float32", "float16", "bfloat16")
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 def detect(state: State, family: Family | None = None) -> ModelConfig:
@@ -28,19 +29,32 @@ def detect(state: State, family: Family | None = None) -> ModelConfig:
 def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params, State]:
     """Nested float32 parameters, and what the networks do not use (as the file has it).
 
-    One CheckpointError lists all that does not fit the config. The arrays are views of the file's
-    tensors wherever that can be: a large file is not copied.
+    One CheckpointError lists all that does not fit the config; what the networks do not use may be
+    absent or of another size, such as a classifier of other classes. float64 is rounded. The arrays
+    are views of the file's tensors wherever that can be: a large file is not copied.
     """
-    expected_shapes.check_depth(config, len(state), "the file")
+    expected_shapes.check_size(config, {name: x.shape for name, x in state.items()}, "the file")
     links = list(family.links(config))
     unused = family.unused(config)
     state, torn = _without_aliases(state, family.aliases)
     _check(state, _shapes(links, config), unused, torn)
     flat: dict[str, np.ndarray] = {}
     for link in links:
-        arrays = link.forward([np.asarray(state[name], np.float32) for name in link.torch])
+        arrays = link.forward([_single(name, state[name]) for name in link.torch])
         flat |= dict(zip(link.params, arrays, strict=True))
-    return nested(flat), {name: np.asarray(state[name]) for name in unused}
+    return nested(flat), {name: _kept(name, state[name]) for name in unused if name in state}
+
+
+def remarks(state: State, family: Family, config: ModelConfig) -> tuple[str, ...]:
+    """What `to_params` does to these tensors beyond giving them other names, in sentences."""
+    said = []
+    double = [name for name, x in state.items() if x.dtype.name == "float64"]
+    if double:
+        said.append(f"rounded from float64 to float32: {bounds.listed(double)}")
+    absent = family.unused(config).keys() - state.keys()
+    if absent:
+        said.append(f"absent, and of no use to masks: {bounds.listed(absent)}")
+    return tuple(said)
 
 
 def to_state_dict(
@@ -66,16 +80,26 @@ def to_state_dict(
     carried = {} if unused is None else unused
     for name, (shape, dtype) in family.unused(config).items():
         state[name] = carried[name] if name in carried else np.zeros(shape, dtype)
-        if state[name].shape != shape:
-            raise CheckpointError(
-                f"{name}, which the model carries along, is {state[name].shape}, not {shape}"
-            )
     return state
 
 
 def nested(flat: Mapping[str, Any]) -> Params:
     """Parameter path -> array, as the nested dict that modules take."""
     return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _single(name: str, tensor: np.ndarray) -> np.ndarray:
+    """The tensor in float32; CheckpointError for a float64 that is beyond its range."""
+    with np.errstate(over="ignore"):
+        cast = np.asarray(tensor, np.float32)
+    if tensor.dtype.name == "float64" and not np.isfinite(cast).all():
+        raise CheckpointError(f"{name} holds values that float32 cannot hold: scale the weights")
+    return cast
+
+
+def _kept(name: str, tensor: np.ndarray) -> np.ndarray:
+    """What is carried along, in a type that a model folder has."""
+    return _single(name, tensor) if tensor.dtype.name == "float64" else np.asarray(tensor)
 
 
 def _without_aliases(state: State, aliases: Mapping[str, str]) -> tuple[State, list[str]]:
@@ -103,20 +127,23 @@ def _check(
     unused: Mapping[str, tuple[tuple[int, ...], str]],
     torn: list[str],
 ) -> None:
-    wanted = {**used, **{name: shape for name, (shape, _) in unused.items()}}
-    both = sorted(state.keys() & wanted.keys())
-    fitting = [name for name in both if tuple(state[name].shape) == wanted[name]]
-    floats = [name for name in fitting if state[name].dtype.name in _FLOATS]
-    integers = {name for name, (_, dtype) in unused.items() if dtype == "int64"}
+    wrong = [
+        name for name in sorted(state.keys() & used.keys()) if state[name].shape != used[name]
+    ]
+    known = sorted(state.keys() & {*used, *unused} - {*wrong})
+    floats = [name for name in known if state[name].dtype.name in _FLOATS]
+    integers = {
+        name
+        for name, (_, dtype) in unused.items()
+        if name in state and dtype == "int64" == state[name].dtype.name
+    }
     faults = {
-        "missing": sorted(wanted.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - wanted.keys()),
+        "missing": sorted(used.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - used.keys() - unused.keys()),
         "of another shape": [
-            f"{name} is {tuple(state[name].shape)}, not {wanted[name]}"
-            for name in both
-            if tuple(state[name].shape) != wanted[name]
+            f"{name} is {tuple(state[name].shape)}, not {used[name]}" for name in wrong
         ],
-        "not of 16 or 32 bit floats": sorted(set(fitting) - set(floats) - integers),
+        "not floats": sorted(set(known) - set(floats) - integers),
         "holding NaN or infinity": [n for n in floats if not np.isfinite(state[n]).all()],
         "unlike the tensor that they name a second time": torn,
     }

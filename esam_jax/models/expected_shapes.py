@@ -1,6 +1,7 @@
 """Which parameters a model must have, worked out without computing anything."""
 
 import functools
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -55,10 +56,18 @@ def check(found: Mapping[str, tuple[int, ...]], config: ModelConfig, holder: str
         raise CheckpointError(f"{holder} do not fit the model config; {listed}")
 
 
-def check_depth(config: ModelConfig, tensors: int, holder: str) -> None:
-    """CheckpointError for more layers than tensors, before a hostile config is traced for long."""
-    if config.depth > tensors:
-        raise CheckpointError(
-            f"{holder} holds {tensors} tensors, but its config has {config.depth} layers, "
-            "each of which needs several: the file is not complete, or the config is another's"
-        )
+def check_size(config: ModelConfig, found: Mapping[str, tuple[int, ...]], holder: str) -> None:
+    """CheckpointError for a config of more layers or weights than there are.
+
+    It needs shapes alone: before a hostile config is traced for long, or fills the memory.
+    """
+    weights = sum(math.prod(shape) for shape in found.values())
+    if config.depth > len(found):
+        fault = f"{len(found)} tensors, but its config has {config.depth} layers, each with several"
+    elif config.least_weights > weights:
+        fault = f"{weights} weights, but its config needs {config.least_weights} and more"
+    else:
+        return
+    raise CheckpointError(
+        f"{holder} holds {fault}: the file is not complete, or the config is another's"
+    )

@@ -7,11 +7,12 @@ module here whose `from_file(file, source, compute)` makes the predictor.
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from esam_jax.config import ComputeConfig
 from esam_jax.convert import load as models
-from esam_jax.errors import CheckpointError
+from esam_jax.convert.formats.choices import Weights
+from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import kinds
 
 if TYPE_CHECKING:
@@ -20,15 +21,22 @@ else:
     Sam = Any  # imported when a model is loaded, by its name
 
 
-def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = None) -> Sam:
+# What the network computes in, under the names that people give it.
+_DTYPES = {"float32": "float32", "fp32": "float32", "float": "float32",
+           "bfloat16": "bfloat16", "bf16": "bfloat16"}  # fmt: skip
+
+
+def load(source: str | Path, *, dtype: Any = None, weights: Weights | None = None) -> Sam:
     """A model folder, a run folder, a .pt/.pth/.safetensors file or a preset, as a `Sam`.
 
-    dtype: what the network computes in, float32 when None; parameters stay float32. No code from
-    the file is run. A UserWarning names parts that every answer needs and that were never trained;
+    dtype: what the network computes in, "float32" (when None) or "bfloat16", or a dtype of NumPy,
+    JAX or PyTorch of that name; parameters stay float32. weights: "ema" or "raw" where a file holds
+    both; averaged (EMA) weights are taken otherwise. No code from the file is run. A UserWarning names parts that every answer needs and that were never trained;
     what only some prompts need is refused when they are given. CheckpointError or MissingError
     says what is accepted.
     """
-    file = models.model_file(source)
+    compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=_dtype(dtype))
+    file = models.model_file(source, weights=weights)
     kind = kinds.of(file.config)
     if importlib.util.find_spec(f"{__name__}.{kind.name}") is None:
         raise CheckpointError(
@@ -36,5 +44,16 @@ def load(source: str | Path, *, dtype: Literal["float32", "bfloat16"] | None = N
             "esam train segment_ti --task.init-from, or name a promptable model"
         )
     predictor: Any = importlib.import_module(f"{__name__}.{kind.name}")
-    compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=dtype)
     return predictor.from_file(file, source, compute)
+
+
+def _dtype(given: Any) -> Any:
+    """One of those of `ComputeConfig`; ConfigError for another."""
+    name = given if isinstance(given, str) else getattr(given, "__name__", str(given))
+    name = name.removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(
+            f"dtype is {given!r:.80}, but a model computes in float32 (fp32) or bfloat16 (bf16): "
+            "choose one of them"
+        )
+    return _DTYPES[name]

@@ -15,12 +15,14 @@ import numpy as np
 from esam_jax import files, sharding
 from esam_jax.config import RunConfig
 from esam_jax.config import json as config_json
-from esam_jax.errors import CheckpointError, DiskError
+from esam_jax.errors import CheckpointError, DiskError, ExistsError
 from esam_jax.runs import metrics_file
 
 CONFIG_FILE = "config.json"
 CHANGES_FILE = "config_changes.jsonl"
 CHANGE_EVENT = "config_change"
+
+_MOST_BYTES = 1_000_000  # a config has a few thousand
 
 Kind = tuple[tuple[int, ...], str]  # shape and type of an array
 
@@ -35,6 +37,32 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.path} was {json.dumps(self.old)}, is {json.dumps(self.new)}"
+
+
+def require_own(workdir: Path) -> None:
+    """ExistsError where a new run would replace or extend what no run has written.
+
+    Other files, such as the log of a job, may lie in the folder.
+    """
+    file = workdir / CONFIG_FILE
+    if file.exists():
+        try:
+            stored = files.read_json(
+                file, max_bytes=_MOST_BYTES, error=CheckpointError, finite=False
+            )
+        except CheckpointError:
+            stored = {}
+        if {"task", "data", "steps"} <= stored.keys():
+            return
+        found = file
+    else:
+        names = (metrics_file.METRICS_FILE, CHANGES_FILE, "model", "checkpoints/[!.]*")
+        found = next((path for name in names for path in workdir.glob(name)), None)
+    if found is not None:
+        raise ExistsError(
+            f"{found} was not written by a run, which would replace or extend it: name another "
+            "folder with --workdir"
+        )
 
 
 def require_same(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from esam_jax import configs, files
+from esam_jax import configs, files, outputs
 from esam_jax.config import RunConfig
 from esam_jax.data import sources
 from esam_jax.data.records import Source
@@ -40,6 +40,7 @@ _GATE_LABELS = {
     "point_gain": "one point",
     "box_over_filling": "box over filling the box",
 }
+_RESULTS = _SUMMARY, _SHEET, _CURVES = ("summary.json", "contact_sheet.png", "curves.svg")
 _TITLES = ("prompts", "ground truth", "SAM teacher", "SAMI student", "scratch twin")
 
 
@@ -52,6 +53,11 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
     """
     workdir, begin = Path(workdir), time.monotonic()
     runs = plan(workdir, seed)
+    if not any((workdir / name).is_dir() for name in runs):
+        for name in _RESULTS:  # of something else, then
+            outputs.require_file(
+                workdir / name, overwrite=False, remedy="name another folder with --workdir"
+            )
     fresh = not any(metrics_file.read(workdir / name / METRICS_FILE) for name in runs)
     for name, cfg in runs.items():
         log.say(f"{name}: {cfg.steps} steps of {cfg.batch}", progress)
@@ -67,18 +73,18 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
     log.say(draw_all(models, source, workdir), progress)
     seconds = round(time.monotonic() - begin, 1) if fresh else None
     summary |= {"claim": claim(summary), "seed": seed, "seconds": seconds}
-    files.write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    files.write(workdir / _SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
 def draw_all(models: Mapping[str, Sam], source: Source, workdir: Path) -> str:
     """Writes contact_sheet.png and curves.svg; returns one line for the log."""
-    files.write(workdir / "contact_sheet.png", draw.png(sheet(models, source)))
+    files.write(workdir / _SHEET, draw.png(sheet(models, source)))
     return figures.compare(
         {"from SAMI": workdir / "segment", "from scratch": workdir / "scratch"},
         "chosen_iou",
         "IoU of the chosen mask in training",
-        workdir / "curves.svg",
+        workdir / _CURVES,
     )
 
 

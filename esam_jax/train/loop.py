@@ -245,6 +245,7 @@ def _write_models(origin: str, workdir: Path, ready: Ready, params: Params) -> N
             source=origin,
             untrained=model.untrained,
             unused=model.unused,
+            overwrite=True,
         )
 
 

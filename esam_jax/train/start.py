@@ -85,6 +85,8 @@ def standing(
     consistency.agree(consistency.facts(json.to_json(cfg), **here))
     if first_step:
         leader.decide(lambda: config_file.require_same(cfg, workdir, first_step, resume_with))
+    else:
+        leader.decide(lambda: config_file.require_own(workdir))
     return Standing(first_step, finished, metrics)
 
 

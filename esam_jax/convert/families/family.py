@@ -25,10 +25,11 @@ class Library:
     """What lies beside the weights in a library's folder.
 
     `model_type` is that of its config.json, `from_config` reads it, and `files` gives the JSON
-    files of a config whose tensors have the named dtype.
+    files of a config whose tensors have the named dtype, which are called `names`.
     """
 
     model_type: str
+    names: tuple[str, ...]
     from_config: Callable[[Any], ModelConfig]
     files: Callable[[Any, str], Mapping[str, Any]]
 

@@ -47,9 +47,8 @@ def recognise(state: State) -> Family:
 
 
 def names(family: Family, config: ModelConfig) -> set[str]:
-    """Every tensor name of a model in that layout."""
-    used = {name for link in family.links(config) for name in link.torch}
-    return used | set(family.unused(config))
+    """Every tensor name that a model needs in that layout; `unused` of the family has the others."""
+    return {name for link in family.links(config) for name in link.torch}
 
 
 def of_layout(config: ModelConfig, layout: Layout = "original") -> Family:

@@ -21,6 +21,7 @@ from esam_jax.convert.table import (
     norm,
     upscale,
 )
+from esam_jax.errors import CheckpointError
 
 _IE, _E = "image_encoder", "encoder"
 _BLOCK, _OUR_BLOCK = f"{_IE}.blocks.{{block}}", f"{_E}/block_{{block}}"
@@ -141,15 +142,24 @@ def encoder_config(
     depth = count(state, first)
     reach = [(size(state, f"{first}{i}.attn.rel_pos_h", 0) + 1) // 2 for i in range(depth)]
     patch_px = size(state, f"{encoder}.{patches}.weight", -1)
+    grid = size(state, f"{encoder}.pos_embed", 1)
+    # A global block reaches over the grid, which may be smaller than a window. Where both are
+    # equal, all blocks compute the same.
+    windows = sorted(set(reach) - {grid}) or [grid]
+    if len(windows) > 1:
+        raise CheckpointError(
+            f"{encoder} has windows of {', '.join(map(str, windows))} cells in a grid of {grid}, "
+            "but SAM's are all of one size"
+        )
     return SamVitConfig(
         width=width,
         heads=unwritten(width).encoder_heads,
         depth=depth,
         patch_px=patch_px,
         neck_width=size(state, f"{encoder}.{neck}.weight", 0),
-        image_px=size(state, f"{encoder}.pos_embed", 1) * patch_px,
-        window=min(reach),
-        global_blocks=tuple(i for i, cells in enumerate(reach) if cells != min(reach)),
+        image_px=grid * patch_px,
+        window=windows[0],
+        global_blocks=tuple(i for i, cells in enumerate(reach) if cells != windows[0]),
     )
 
 

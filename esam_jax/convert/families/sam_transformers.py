@@ -116,6 +116,7 @@ FAMILY = Family(
     layout="transformers",
     library=Library(
         model_type="sam",
+        names=sam_transformers_config.NAMES,
         from_config=sam_transformers_config.from_config_json,
         files=sam_transformers_config.files,
     ),

@@ -10,6 +10,8 @@ from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, SamVitConfig
 from esam_jax.convert.families import sam
 from esam_jax.errors import CheckpointError, ConfigError
 
+NAMES = _CONFIG_FILE, _PROCESSOR_FILE = ("config.json", "preprocessor_config.json")
+
 _VISION = "vision_config"
 _PROMPT = "prompt_encoder_config"
 _DECODER = "mask_decoder_config"
@@ -118,8 +120,8 @@ def preprocessor_json(config: SamConfig) -> dict[str, Any]:
 def files(config: SamConfig, dtype: str) -> dict[str, Any]:
     """The JSON files beside the weights, by name."""
     return {
-        "config.json": config_json(config, dtype),
-        "preprocessor_config.json": preprocessor_json(config),
+        _CONFIG_FILE: config_json(config, dtype),
+        _PROCESSOR_FILE: preprocessor_json(config),
     }
 
 

@@ -1,76 +1,79 @@
-"""PyTorch files: checked completely before PyTorch sees them, then read with `weights_only=True`.
+"""PyTorch files: followed and checked completely, then mapped; nothing in them is ever built.
 
-PyTorch reads no file that these checks refuse. `torch_pickle` says what a file may
-hold. Only this module imports torch.
+`torch_pickle` says what a file may hold, and where its tensors lie; they are views of the mapped
+file. PyTorch itself is needed for writing alone. Only this module imports torch.
 """
 
 import dataclasses
 import io
+import mmap
 import os
-import re
 import struct
 import tarfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 
-from esam_jax.convert.formats import bounds, torch_pickle, zip_file
-from esam_jax.convert.formats.torch_pickle import Storage, View
+from esam_jax.convert.formats import bounds, choices, torch_pickle, zip_file
+from esam_jax.convert.formats.choices import Weights
+from esam_jax.convert.formats.torch_pickle import Opaque, Storage, View
 from esam_jax.errors import CheckpointError, MissingError
 
-OLDEST_TORCH = (2, 10)  # before it, weights_only has known holes (CVE-2025-32434, CVE-2026-24747)
-WRAPS = ("model", "state_dict")
+# Keys under which training scripts keep a state dict, in the order in which they are tried.
+WRAPS = ("model", "state_dict", "model_state_dict", "module", "net", "network")
 
 # A state dict of 600 tensors with optimiser state takes 400 kB. One byte can make an object of 64.
 _MOST_PICKLE_BYTES = 2_000_000
 _MOST_TIES = 2  # tied tensors are few: all tensors together may be twice as large as the file
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # as torch/serialization.py writes it
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle, as torch/serialization.py writes it
+
+
+Places = dict[str, int]  # key of a storage -> its first byte in the file
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a file holds: `ignored` names what lies beside the state dict `wrapped` in it."""
+    """What a file holds: `ignored` names what lies beside the state dict `wrapped` in it.
+
+    `passed_over` is the key of other weights of the same model: trained beside averaged ones.
+    """
 
     tensors: dict[str, np.ndarray]
     wrapped: str | None
     ignored: tuple[str, ...]
+    passed_over: str | None = None
 
 
-def read(path: Path, where: str | None = None) -> Contents:
-    """The state dict of a file, bare or under a key of `WRAPS`; `where` is its name in messages.
+def read(path: Path, where: str | None = None, weights: Weights | None = None) -> Contents:
+    """The state dict of a file, bare or under a key; `where` is its name in messages.
 
-    The arrays are read-only views of the mapped file, which must not be changed in place while they
-    are in use. Files of PyTorch before 1.6 cannot be mapped and are read into memory.
-    CheckpointError for all that is not allowed, and when no PyTorch is there that reads safely.
+    `weights` picks one where averaged weights lie beside others. The arrays are read-only views of
+    the mapped file, which must not be changed in place while they are in use. CheckpointError for
+    all that is not allowed.
     """
     where = str(path) if where is None else where
-    torch = _torch(where)
     try:
         with path.open("rb") as file:
             zipped = file.read(4) == b"PK\3\4"
-            held = _follow_zip(file, where) if zipped else _follow_legacy(file, where)
+            held, places = _follow_zip(file, where) if zipped else _follow_legacy(file, where)
             size = os.fstat(file.fileno()).st_size
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
     except FileNotFoundError as error:
         raise MissingError(f"no file at {where!r}") from error
     except OSError as error:
         raise CheckpointError(f"{where} cannot be read ({error}); copy it again") from error
-    views, wrapped, ignored = _state(held, size, where)
-    try:
-        loaded = torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=zipped)
-        state = loaded if wrapped is None else loaded[wrapped]
-        tensors = {name: _to_numpy(torch, state[name]) for name in views}
-    except Exception as error:  # torch may raise anything, with advice to turn the checks off
-        raise CheckpointError(
-            f"{where} is refused by PyTorch ({type(error).__name__}): it is damaged; copy it again"
-        ) from error
-    for name, view in views.items():
-        if (tensors[name].shape, tensors[name].dtype) != (view.shape, view.storage.dtype):
-            raise CheckpointError(f"{where}: {bounds.shown(name)} changed while it was read")
-    return Contents(tensors, wrapped, ignored)
+    state, wrapped, passed_over = _chosen(held, weights, where)
+    _check_state(state, size, where)
+    return Contents(
+        {name: _array(mapped, places, view) for name, view in state.items()},
+        wrapped,
+        () if wrapped is None else tuple(_beside(held, wrapped, passed_over)),
+        passed_over,
+    )
 
 
 def write(
@@ -97,11 +100,12 @@ def write(
         torch.save(state if wrap is None else {wrap: state}, file)
 
 
-# ------------------------------------------------------------------------------ before PyTorch
+# ------------------------------------------------------------------------------ the two formats
 
 
-def _follow_zip(file: BinaryIO, where: str) -> Any:
+def _follow_zip(file: BinaryIO, where: str) -> tuple[Any, Places]:
     """What the pickle in a zip file holds, if every storage is a stored member of its size."""
+    places: Places = {}
     with zip_file.opened(file, where) as archive:
         members = {info.filename: info for info in archive.infolist()}
         root = next(iter(members), "").split("/")[0]
@@ -136,21 +140,23 @@ def _follow_zip(file: BinaryIO, where: str) -> Any:
                     f"{where}: storage {bounds.shown(storage.key)} is missing or has another size "
                     f"than the {_bytes(storage)} bytes that it should; copy it again"
                 )
-        return held
+            places[storage.key] = zip_file.first_byte(file, member, where)
+        return held, places
 
 
-def _follow_legacy(file: BinaryIO, where: str) -> Any:
+def _follow_legacy(file: BinaryIO, where: str) -> tuple[Any, Places]:
     """The same for files of PyTorch before 1.6: five pickles, then each storage behind its size."""
     file.seek(0)
     start = file.read(_MOST_PICKLE_BYTES)
-    if not start.startswith(_LEGACY_MAGIC):
+    _refuse_tar(start, where)
+    stream = io.BytesIO(start)
+    if not _has_magic(stream, where):
         raise CheckpointError(
             f"{where} was not written by torch.save; nothing in it was run. Copy it again, or "
             "save the state dict with torch.save in an environment you trust"
         )
-    _refuse_tar(start, where)
-    stream = io.BytesIO(start)
-    for _ in ("magic number", "protocol version", "about the machine"):
+    about = None
+    for _ in ("protocol version", "about the machine"):
         about, _ = torch_pickle.follow(stream, where)
     if type(about) is not dict or about.get("little_endian") is not True:
         raise CheckpointError(f"{where} is not little-endian; save it again on a common machine")
@@ -163,19 +169,27 @@ def _follow_legacy(file: BinaryIO, where: str) -> Any:
         raise odd
     if len(set(keys)) < len(keys) or set(keys) != storages.keys():
         raise odd
-    at = stream.tell()
+    places, at = {}, stream.tell()
     for key in keys:
         file.seek(at)
         if file.read(8) != struct.pack("<q", storages[key].values):
             raise odd
+        places[key] = at + 8
         at += 8 + _bytes(storages[key])
     if at != os.fstat(file.fileno()).st_size:
         raise odd
-    return held
+    return held, places
+
+
+def _has_magic(stream: io.BytesIO, where: str) -> bool:
+    try:
+        return torch_pickle.follow(stream, where)[0] == _LEGACY_MAGIC
+    except CheckpointError:
+        return False
 
 
 def _refuse_tar(start: bytes, where: str) -> None:
-    """PyTorch takes a file that is a tar archive, too, as its format of 2016."""
+    """A file that PyTorch takes for its format of 2016, and another reader for another."""
     try:
         tarfile.TarInfo.frombuf(start[:512].ljust(512, b"\0"), "ascii", "surrogateescape")
     except tarfile.HeaderError:
@@ -183,19 +197,70 @@ def _refuse_tar(start: bytes, where: str) -> None:
     raise CheckpointError(f"{where} is a tar archive of an old PyTorch; save it again")
 
 
-def _state(held: Any, size: int, where: str) -> tuple[dict[str, View], str | None, tuple[str, ...]]:
-    """The tensors by name, the key they lie under, and what lies beside."""
-    wrapped, ignored = None, ()
-    for key in WRAPS:
-        if wrapped is None and isinstance(held, dict) and _has_tensors(held.get(key)):
-            wrapped = key
-            ignored = tuple(str(other) for other in held if other != key)
-    state = held if wrapped is None else held[wrapped]
-    if not isinstance(state, dict):
-        kind = "tensor" if isinstance(state, View) else type(state).__name__
+def _array(mapped: mmap.mmap, places: Places, view: View) -> np.ndarray:
+    """The view as an array; that it lies inside its storage has been checked."""
+    dtype = view.storage.dtype
+    if not view.values:
+        array = np.zeros(view.shape, dtype)
+        array.flags.writeable = False
+        return array
+    start = places[view.storage.key] + view.offset * dtype.itemsize
+    flat = np.frombuffer(mapped, dtype, view.storage.values - view.offset, start)
+    strides = [step * dtype.itemsize for step in view.strides]
+    return np.lib.stride_tricks.as_strided(flat, view.shape, strides, writeable=False)
+
+
+# ------------------------------------------------------------------------------ the state dict
+
+
+def _chosen(
+    held: Any, weights: Weights | None, where: str
+) -> tuple[dict[Any, Any], str | None, str | None]:
+    """The state dict, the key that it lies under, and that of other weights of the same model."""
+    sets = _sets(held)
+    known = [key for key in sets if key.split(".")[0] in WRAPS or choices.is_averaged(key)]
+    if known or (len(sets) == 1 and not _has_tensors(held)):
+        known.sort(key=lambda key: WRAPS.index(key) if key in WRAPS else len(WRAPS))
+        key, passed_over = choices.choose(known or [*sets], weights)
+        return sets[key], key, passed_over
+    if isinstance(held, dict) and (_has_tensors(held) or not sets):
+        return held, None, None
+    if sets:
         raise CheckpointError(
-            f"{where} holds a {kind}, but must hold a state dict; save model.state_dict()"
+            f"{where} holds several sets of tensors ({bounds.listed(sets)}), and none is called "
+            f"{', '.join(WRAPS)}: save the state dict alone"
         )
+    kind = {View: "tensor", Opaque: getattr(held, "name", "")}.get(type(held), type(held).__name__)
+    raise CheckpointError(
+        f"{where} holds a {kind}, but must hold a state dict; save model.state_dict()"
+    )
+
+
+def _sets(held: Any) -> dict[str, dict[Any, Any]]:
+    """Every dict of tensors under a key of the file, or under a usual one below that."""
+    found = {}
+    for key, value in held.items() if isinstance(held, dict) else ():
+        if not (isinstance(key, str) and isinstance(value, dict)):
+            continue
+        if _has_tensors(value):
+            found[key] = value
+            continue
+        for inner in WRAPS:
+            if _has_tensors(value.get(inner)):
+                found.setdefault(f"{key}.{inner}", value[inner])
+    return found
+
+
+def _beside(held: dict[Any, Any], wrapped: str, passed_over: str | None) -> Iterator[str]:
+    """Names of what lies beside the state dict, with the class of what was not built."""
+    taken = {key.split(".")[0] for key in (wrapped, passed_over) if key is not None}
+    for key, value in held.items():
+        if key not in taken:
+            kind = f" ({value.name})" if isinstance(value, Opaque) else ""
+            yield f"{key}{kind}"
+
+
+def _check_state(state: dict[Any, Any], size: int, where: str) -> None:
     odd = [name for name, x in state.items() if not (isinstance(name, str) and isinstance(x, View))]
     if odd:
         raise CheckpointError(
@@ -210,7 +275,6 @@ def _state(held: Any, size: int, where: str) -> tuple[dict[str, View], str | Non
             f"{where} claims {total} bytes of tensors, but has {size}; tied tensors may make that "
             f"{_MOST_TIES} times as many, so save it again"
         )
-    return state, wrapped, ignored
 
 
 def _has_tensors(value: Any) -> bool:
@@ -236,28 +300,10 @@ def _torch(where: str) -> Any:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            f"reading or writing {where} takes PyTorch: pip install 'esam_jax[convert]', or save "
-            "the weights as .safetensors"
+            f"writing {where} takes PyTorch: pip install 'esam_jax[convert]', or write "
+            ".safetensors"
         ) from error
-    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < OLDEST_TORCH:
-        raise CheckpointError(
-            f"PyTorch {torch.__version__} may run code hidden in {where}: upgrade it to "
-            f"{'.'.join(map(str, OLDEST_TORCH))} or later"
-        )
     return torch
-
-
-def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
-        raise TypeError("not a dense tensor")
-    tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # which torch does not give to NumPy
-        array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    else:
-        array = tensor.numpy()
-    array.flags.writeable = False
-    return array
 
 
 def _from_numpy(torch: Any, array: np.ndarray) -> Any:

@@ -1,20 +1,22 @@
 """What the pickle in a PyTorch file would build, worked out without building it.
 
-PyTorch's own reader (`weights_only=True`) runs no foreign code, but it does what the file says: it
-allocates a storage or a bytearray of any size, grows a storage to fit a view, or crashes on a key
-that is nested too deeply. So the pickle is followed here first, with plain Python values, and
-PyTorch sees only what passed. Allowed is what `torch.save` writes for state dicts and for plain
-training state beside them:
+A pickle is a program. PyTorch's own reader (`weights_only=True`) runs no foreign code, but it does
+what the file says: it allocates a storage or a bytearray of any size, grows a storage to fit a
+view, or crashes on a key that is nested too deeply. It also refuses files for what lies beside the
+weights, and all protocols but 2. So the pickle is followed here with plain Python values, and
+nobody else ever loads it. Allowed is what `torch.save` writes, in protocols 2 to 5, for state dicts
+and for the training state that scripts save beside them:
 
 - None, booleans, numbers, texts, tuples, lists, dicts and OrderedDicts whose keys are texts or
   whole numbers, no key twice;
 - `torch._utils._rebuild_tensor_v2` and `_rebuild_parameter` on a storage of a type in `STORAGES`,
   for a view that lies inside its storage and claims no more values than it has, without hooks;
-- the attribute `_metadata` of an OrderedDict, and the dtypes in `STORAGES` as plain values.
+- the attribute `_metadata` of an OrderedDict, and the dtypes in `STORAGES` as plain values;
+- objects of the classes in `_BESIDE`, such as argparse.Namespace, which scripts like to save as
+  "args": each becomes an `Opaque`, and whatever the file would do to it is passed over.
 
-Any other name or instruction is refused: classes, functions, sparse, quantised and nested tensors,
-sets, bytes. argparse.Namespace, which training scripts like to save as "args", is one of them.
-Opcodes: CPython's pickletools; layout: torch/serialization.py, torch/_utils.py.
+Any other name or instruction is refused: other classes, functions, sparse, quantised and nested
+tensors, sets. Opcodes: CPython's pickletools; layout: torch/serialization.py, torch/_utils.py.
 """
 
 import collections
@@ -43,6 +45,24 @@ _ORDERED_DICT = "collections OrderedDict"
 _TENSOR, _PARAMETER = "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 _GLOBALS = {_ORDERED_DICT, _TENSOR, _PARAMETER, *_DTYPE_NAMES} | {f"torch {s}" for s in STORAGES}
 
+# What holds settings and results of a training script; a name that ends in a dot is a package.
+_BESIDE = (
+    "argparse Namespace", "types SimpleNamespace", "_codecs encode",
+    "collections defaultdict", "collections Counter", "collections deque",
+    "pathlib PosixPath", "pathlib WindowsPath", "pathlib PurePosixPath", "pathlib Path",
+    "pathlib._local PosixPath", "pathlib._local WindowsPath", "pathlib._local PurePosixPath",
+    "datetime datetime", "datetime timedelta", "datetime date",
+    "numpy dtype", "numpy ndarray", "numpy.core.multiarray scalar", "numpy._core.multiarray scalar",
+    "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
+    "numpy.core.numeric _frombuffer", "numpy._core.numeric _frombuffer",
+    "torch Size", "torch device", "yacs.config CfgNode", "easydict EasyDict", "addict.addict Dict",
+    "omegaconf.", "lightning.fabric.utilities.data AttributeDict",
+    "lightning_fabric.utilities.data AttributeDict",
+    "pytorch_lightning.utilities.parsing AttributeDict",
+    *(f"{module} {kind}" for module in ("builtins", "__builtin__")
+      for kind in ("list", "dict", "set", "int", "float", "str")),
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
@@ -62,6 +82,13 @@ class View:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     values: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Opaque:
+    """An object that was not built; `name` is that of its class."""
+
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +119,11 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict,
 }  # fmt: skip
-_NUMBERS_AND_TEXTS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+_NUMBERS_AND_TEXTS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
+}  # fmt: skip
+_BYTES = {"BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8"}
+_PROTOCOLS = range(2, 6)
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -110,6 +141,15 @@ class _Machine:
         stack = self.stack
         if opcode in _NUMBERS_AND_TEXTS:
             stack.append(argument)
+        elif opcode in _BYTES:
+            stack.append(Opaque("bytes"))
+        elif opcode == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif opcode == "STACK_GLOBAL":
+            name, module = stack.pop(), stack.pop()
+            if not (type(module) is str and type(name) is str):
+                raise self._refusal("a name that is not text")
+            stack.append(self._global(f"{module} {name}"))
         elif opcode in _CONSTANTS:
             stack.append(_CONSTANTS[opcode]())
         elif opcode in ("BINPUT", "LONG_BINPUT"):
@@ -127,17 +167,20 @@ class _Machine:
             self.stack.append(tuple(items))
         elif opcode in ("APPEND", "APPENDS"):
             items = self._to_mark() if opcode == "APPENDS" else [stack.pop()]
-            self._top(list).extend(items)
+            if not isinstance(self.stack[-1], Opaque):
+                self._top(list).extend(items)
         elif opcode in ("SETITEM", "SETITEMS"):
             items = self._to_mark() if opcode == "SETITEMS" else [stack.pop(), stack.pop()][::-1]
             self._set_items(items)
         elif opcode == "GLOBAL":
             stack.append(self._global(argument))
-        elif opcode == "REDUCE":
+        elif opcode in ("REDUCE", "NEWOBJ"):
             arguments = stack.pop()
             stack[-1] = self._reduce(stack[-1], arguments)
         elif opcode == "BUILD":
             state = stack.pop()
+            if isinstance(self.stack[-1], Opaque):
+                return
             self._top(collections.OrderedDict)
             # Torch would set any attribute, "items" among them.
             if type(state) is not dict or state.keys() - {"_metadata"}:
@@ -145,9 +188,9 @@ class _Machine:
         elif opcode == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif opcode == "PROTO":
-            if argument != 2:
-                raise self._refusal(f"pickle protocol {argument} instead of 2")
-        elif opcode != "STOP":
+            if argument not in _PROTOCOLS:
+                raise self._refusal(f"pickle protocol {argument} instead of 2 to 5")
+        elif opcode not in ("FRAME", "STOP"):
             raise self._refusal(f"the pickle instruction {opcode}")
 
     def _refusal(self, what: str) -> CheckpointError:
@@ -167,6 +210,8 @@ class _Machine:
 
     def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        if isinstance(target, Opaque):
+            return
         if type(target) not in (dict, collections.OrderedDict):
             raise self._refusal(f"a change to a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
@@ -179,12 +224,16 @@ class _Machine:
                 )
             target[key] = value
 
-    def _global(self, name: str) -> _Global:
+    def _global(self, name: str) -> "_Global | Opaque":
+        if name in _BESIDE or any(name.startswith(x) for x in _BESIDE if x.endswith(".")):
+            return Opaque(name.replace(" ", "."))
         if name not in _GLOBALS:
             raise self._refusal(bounds.shown(name.replace(" ", ".")).strip("'"))
         return _Global(name)
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
+        if isinstance(function, Opaque):
+            return function
         name = function.name if isinstance(function, _Global) else ""
         if name == _ORDERED_DICT and arguments == ():
             return collections.OrderedDict()

@@ -68,6 +68,16 @@ def _directory_start(file: BinaryIO, where: str) -> int:
     return start
 
 
+def first_byte(file: BinaryIO, info: zipfile.ZipInfo, where: str) -> int:
+    """Where the data of a member starts in the file, behind its header there."""
+    file.seek(info.header_offset)
+    header = file.read(30)
+    if len(header) < 30 or header[:4] != b"PK\3\4":
+        member = f"{where}: member {bounds.shown(info.filename)}"
+        raise CheckpointError(f"{member} is damaged or overlaps another; copy it again")
+    return info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+
+
 def _check_members(file: BinaryIO, archive: zipfile.ZipFile, where: str) -> None:
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     # PyTorch finds members without regard to case.
@@ -81,11 +91,9 @@ def _check_members(file: BinaryIO, archive: zipfile.ZipFile, where: str) -> None
             raise CheckpointError(f"{at} is named like a file elsewhere; save it again")
         if info.flag_bits & 1:
             raise CheckpointError(f"{at} is encrypted; save it without a password")
-        file.seek(info.header_offset)
-        header = file.read(30)
-        if len(header) < 30 or header[:4] != b"PK\3\4" or info.header_offset < reached:
+        first = first_byte(file, info, where)
+        if info.header_offset < reached:
             raise CheckpointError(f"{at} is damaged or overlaps another; copy it again")
-        reached = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-        reached += info.compress_size
+        reached = first + info.compress_size
         if reached > archive.start_dir:
             raise CheckpointError(f"{at} reaches beyond the file; copy it again")

@@ -28,7 +28,7 @@ from PIL import Image
 from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
-from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
+from esam_jax.errors import ConfigError, DataError, DiskError, EsamError, ExistsError, MissingError
 from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
@@ -56,16 +56,21 @@ def number(name: str) -> int:
 def settle(out: Path, settings: dict[str, Any]) -> None:
     """Makes the folder and keeps the settings; ConfigError where it holds masks made with others.
 
-    What a killed call left unfinished is removed.
+    ExistsError where the folder is of no album and holds files that would be replaced, or taken for
+    done: SA-1B's own, for example. What a killed call left unfinished is removed.
     """
     file = out / SETTINGS_FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            _require_free(out)
         files.remove_unfinished(out)
         files.remove_unfinished(out / OVERLAYS_FOLDER)
         if not file.exists():
             files.write(file, json.dumps(settings, indent=1) + "\n")
         stored = json.loads(file.read_text())
+    except EsamError:
+        raise
     except OSError as error:
         raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
     except ValueError as error:
@@ -80,6 +85,15 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds masks made with other settings ({'; '.join(odd)}): "
             "use the same settings, or another folder"
         )
+
+
+def _require_free(out: Path) -> None:
+    for pattern in ("sa_*.jpg", "sa_*.json", COCO_FILE, OVERLAYS_FOLDER):
+        if (first := next(out.glob(pattern), None)) is not None:
+            raise ExistsError(
+                f"{first} was not written by this command, which would replace it or take it for "
+                "done: name another folder with --out"
+            )
 
 
 def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
