@@ -2,6 +2,8 @@
 
 import errno
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,23 +140,61 @@ def test_a_folder_is_replaced_complete_or_not_at_all(tmp_path: Path, monkeypatch
     assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["1.txt"]
 
 
-def test_the_old_folder_returns_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, os.strerror(errno.EIO)), KeyboardInterrupt()])
+def test_the_old_folder_returns_when_the_new_one_cannot_take_its_place(
+    tmp_path, monkeypatch, fault
+):
+    """Where the two cannot be exchanged in one step."""
     target, rename = tmp_path / "model", Path.rename
     target.mkdir()
     (target / "old.txt").write_text("x")
 
     def fails_for_the_new_one(self: Path, to: Path) -> Path:
         if to == target and (self / "new.txt").exists():
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise fault
         return rename(self, to)
 
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
     with (
-        pytest.raises(MissingError, match="cannot be written"),
+        pytest.raises((MissingError, KeyboardInterrupt)),
         files.replacing_folder(target, remedy="start again") as fresh,
     ):
         (fresh / "new.txt").write_text("x")
     assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["old.txt"]
+
+
+def test_a_folder_is_replaced_where_two_cannot_be_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    for number in range(2):
+        with files.replacing_folder(tmp_path / "model", remedy="name another") as fresh:
+            (fresh / f"{number}.txt").write_text("x")
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["1.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes renameat2")
+def test_there_is_a_complete_folder_at_every_instant(tmp_path, monkeypatch):
+    """A process that is killed at any rename or removal leaves the old folder or the new one."""
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old.txt").write_text("x")
+    seen = []
+
+    def look(call):
+        def looked(*arguments, **options):
+            seen.append(os.listdir(target))
+            return call(*arguments, **options)
+
+        return looked
+
+    monkeypatch.setattr(Path, "rename", look(Path.rename))
+    monkeypatch.setattr(files.shutil, "rmtree", look(shutil.rmtree))
+    with files.replacing_folder(target, remedy="name another") as fresh:
+        (fresh / "new.txt").write_text("x")
+        seen.append(os.listdir(target))
+    assert seen[0] == ["old.txt"] and seen[-1] == ["new.txt"]
+    assert all(each in (["old.txt"], ["new.txt"]) for each in seen)
+    assert os.listdir(tmp_path) == ["model"]
 
 
 # ------------------------------------------------------------------------------------------ JSON

@@ -209,7 +209,9 @@ def _require_keys(value: dict[str, Any], wanted: set[str], where: str) -> None:
 def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     header = {"sha256": {}, **(json_of(folder) if config_json is None else config_json)}
-    _require_keys(header, {"format", "source", "licence", "untrained", "model", "sha256"}, str(file))
+    _require_keys(
+        header, {"format", "source", "licence", "untrained", "model", "sha256"}, str(file)
+    )
     if header["format"] != FORMAT:
         raise CheckpointError(
             f"{file} has format {bounds.shown(header['format'])}; this release reads {FORMAT}"

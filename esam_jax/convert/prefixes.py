@@ -61,9 +61,12 @@ def _found(state: Mapping[str, Any]) -> set[str]:
         for name in state if family.marks else ():
             first = family.marks[0]
             prefix = name.removesuffix(first)
-            if name.endswith(first) and _is_prefix(prefix) and prefix not in found:
-                if all(prefix + mark in state for mark in family.marks):
-                    found.add(prefix)
+            if (
+                name.endswith(first)
+                and _is_prefix(prefix)
+                and all(prefix + mark in state for mark in family.marks)
+            ):
+                found.add(prefix)
     return found
 
 

@@ -127,9 +127,7 @@ def _check(
     unused: Mapping[str, tuple[tuple[int, ...], str]],
     torn: list[str],
 ) -> None:
-    wrong = [
-        name for name in sorted(state.keys() & used.keys()) if state[name].shape != used[name]
-    ]
+    wrong = [name for name in sorted(state.keys() & used.keys()) if state[name].shape != used[name]]
     known = sorted(state.keys() & {*used, *unused} - {*wrong})
     floats = [name for name in known if state[name].dtype.name in _FLOATS]
     integers = {

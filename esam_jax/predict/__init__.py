@@ -31,9 +31,10 @@ def load(source: str | Path, *, dtype: Any = None, weights: Weights | None = Non
 
     dtype: what the network computes in, "float32" (when None) or "bfloat16", or a dtype of NumPy,
     JAX or PyTorch of that name; parameters stay float32. weights: "ema" or "raw" where a file holds
-    both; averaged (EMA) weights are taken otherwise. No code from the file is run. A UserWarning names parts that every answer needs and that were never trained;
-    what only some prompts need is refused when they are given. CheckpointError or MissingError
-    says what is accepted.
+    both; averaged (EMA) weights are taken otherwise. No code from the file is run. A UserWarning
+    names parts that every answer needs and that were never trained, and says what was chosen, cast
+    or left out; what only some prompts need is refused when they are given. ConfigError for another
+    dtype; CheckpointError or MissingError says what is accepted.
     """
     compute = ComputeConfig() if dtype is None else ComputeConfig(dtype=_dtype(dtype))
     file = models.model_file(source, weights=weights)

@@ -47,7 +47,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["folder", "text", "picture"])
 def test_what_is_no_model_is_told_what_would_be(tmp_path: Path, kind: str):
-    path = tmp_path / {"folder": "f", "text": "model.ckpt", "picture": "a.jpg"}[kind]
+    path = tmp_path / {"folder": "f", "text": "model.onnx", "picture": "a.jpg"}[kind]
     path.mkdir() if kind == "folder" else path.write_text("hello")
     with pytest.raises(CheckpointError, match=r"is not a model: a model is a model folder"):
         load.model_file(path)

@@ -14,7 +14,7 @@ import safetensors.numpy
 from helpers import nano
 
 from esam_jax.convert import model_folder
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.errors import CheckpointError, ExistsError, MissingError
 from esam_jax.models import named
 
 CONFIG = named.sam("efficientsam_nano")
@@ -170,6 +170,16 @@ def test_a_name_that_stands_twice_is_refused(folder: Path):
         (("model", "encoder"), 3, "kind is None"),
         (("model", "encoder", "depth"), 10_000, "tensors, but its config has 1000[0-9] layers"),
         (("model", "encoder", "depth"), 10**9, "from 1 to"),
+        (("model", "encoder", "depth"), -1, "from 1 to"),
+        (("model", "encoder", "depth"), 3.0, "must be an integer"),
+        (("model", "encoder", "depth"), float("nan"), "must be an integer"),
+        (("model", "encoder", "width"), 10**30, "from 1 to"),
+        (("model", "encoder", "pretrain_px"), 16_384, "must be at most 1024 times patch_px"),
+        (("model", "encoder", "pretrain_px"), 4_096, "weights, but its config needs 17"),
+        (("model", "encoder", "image_px"), 16_384 * 16, "from 1 to"),
+        (("model", "encoder", "patch_px"), 1, "pretrain_px .* at most|weights, but its config"),
+        (("model", "decoder", "mask_tokens"), 16_384, "weights, but its config needs"),
+        (("model", "decoder", "mlp_width"), 16_384, "weights, but its config needs"),
         (("model", "encoder", "heads"), 0, "encoder.heads is 0"),
         (("model", "encoder", "width"), "64", "encoder.width is '64'"),
         (("model", "encoder", "width"), True, "encoder.width is True"),
@@ -197,12 +207,29 @@ def test_a_config_that_is_none_is_refused(folder: Path, text: str):
         model_folder.read(folder)
 
 
-def test_writing_replaces_the_folder(folder: Path):
-    (folder / "stale").write_text("")
-    model_folder.write(folder, CONFIG, PARAMS, source="again")
+def test_a_model_folder_is_replaced_when_that_is_wanted(folder: Path):
+    with pytest.raises(ExistsError, match=r"holds a model already: .* add --overwrite"):
+        model_folder.write(folder, CONFIG, PARAMS, source="again")
+    assert model_folder.read(folder).source == "a test"
+    model_folder.write(folder, CONFIG, PARAMS, source="again", overwrite=True)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert model_folder.read(folder).source == "again"
     assert [p.name for p in folder.parent.iterdir()] == ["m"]
+
+
+def test_what_somebody_put_beside_a_model_is_never_deleted(folder: Path):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ExistsError, match="holds other files than a model, which would be lost"):
+        model_folder.write(folder, CONFIG, PARAMS, source="again", overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_config_of_another_program_makes_no_model_folder(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"format": "html"}')
+    (tmp_path / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(ExistsError, match="holds other files than a model"):
+        model_folder.write(tmp_path, CONFIG, PARAMS, source="again", overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"mine"
 
 
 def test_a_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -211,7 +238,7 @@ def test_a_failed_write_leaves_the_old_folder(folder: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(MissingError, match="No space left"):
-        model_folder.write(folder, CONFIG, PARAMS, source="again")
+        model_folder.write(folder, CONFIG, PARAMS, source="again", overwrite=True)
     assert model_folder.read(folder).source == "a test"
     assert [p.name for p in folder.parent.iterdir()] == ["m"]
 
@@ -224,7 +251,7 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path):
 
 def test_the_model_file_is_plain_data():
     names = [field.name for field in dataclasses.fields(model_folder.ModelFile)]
-    assert names == ["config", "params", "source", "licence", "untrained", "unused"]
+    assert names == ["config", "params", "source", "licence", "untrained", "unused", "notes"]
 
 
 def test_weights_can_be_read_by_whom_the_config_can(folder: Path):

@@ -47,7 +47,7 @@ def recognise(state: State) -> Family:
 
 
 def names(family: Family, config: ModelConfig) -> set[str]:
-    """Every tensor name that a model needs in that layout; `unused` of the family has the others."""
+    """Every tensor name that a model needs in that layout; the family's `unused` has the others."""
     return {name for link in family.links(config) for name in link.torch}
 
 

@@ -60,7 +60,7 @@ _BESIDE = (
     "lightning_fabric.utilities.data AttributeDict",
     "pytorch_lightning.utilities.parsing AttributeDict",
     *(f"{module} {kind}" for module in ("builtins", "__builtin__")
-      for kind in ("list", "dict", "set", "int", "float", "str")),
+      for kind in ("list", "dict", "int", "float", "str")),
 )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ class _Machine:
             self._set_items(items)
         elif opcode == "GLOBAL":
             stack.append(self._global(argument))
-        elif opcode in ("REDUCE", "NEWOBJ"):
+        elif opcode == "REDUCE" or (opcode == "NEWOBJ" and isinstance(stack[-2], Opaque)):
             arguments = stack.pop()
             stack[-1] = self._reduce(stack[-1], arguments)
         elif opcode == "BUILD":

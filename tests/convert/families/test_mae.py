@@ -238,7 +238,7 @@ def test_unused_tensors_come_back_in_their_own_types(tmp_path):
 
 def test_without_unused_tensors_there_is_no_file(folder):
     assert (folder / "unused.safetensors").exists()
-    model_folder.write(folder, SAM, tiny.params(SAM), source="again")
+    model_folder.write(folder, SAM, tiny.params(SAM), source="again", overwrite=True)
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert model_folder.read(folder).unused == {}
 
@@ -295,7 +295,9 @@ def test_a_mae_folder_is_read_as_it_was_written(tmp_path):
     encoder = timm_vit.pretrained(SAM.encoder)
     for decoder in (None, PretrainDecoderConfig(width=8, depth=1, heads=2)):
         config = MaeConfig(encoder=encoder, decoder=decoder)
-        model_folder.write(tmp_path / "m", config, tiny.params(config), source="a test")
+        model_folder.write(
+            tmp_path / "m", config, tiny.params(config), source="a test", overwrite=True
+        )
         file = model_folder.read(tmp_path / "m")
         assert file.config == config
         jax.tree.map(np.testing.assert_array_equal, file.params, tiny.params(config))

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from helpers import tiny
@@ -70,14 +71,39 @@ def test_each_head_holds_its_query_key_and_value_together():
         np.testing.assert_allclose(np.einsum("d,dak->ak", x, kernel), expected[:, i], atol=1e-5)
 
 
-def test_damage_to_what_is_not_used_is_named_too():
+@pytest.mark.parametrize("kind", ["without counters", "without a classifier", "100 classes"])
+def test_what_masks_do_not_use_is_not_demanded(kind):
+    """timm and fine-tuned files leave it out, or have a classifier of their own."""
+    head = f"{IE}.head."
+    state = {
+        name: x[:100] if kind == "100 classes" and name.startswith(head) else x
+        for name, x in released().items()
+        if not (kind == "without counters" and name.endswith("num_batches_tracked"))
+        and not (kind == "without a classifier" and name.startswith((head, f"{IE}.norm_head.")))
+    }
+    params, unused = state_dict.to_params(state, FAMILY, state_dict.detect(state))
+    wanted, _ = state_dict.to_params(released(), FAMILY, CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+    back = state_dict.to_state_dict(params, FAMILY, CONFIG, unused)
+    assert back.keys() == released().keys()
+    for name, x in state.items():
+        np.testing.assert_array_equal(back[name], x, strict=True)
+    absent = released().keys() - state.keys()
+    remarks = state_dict.remarks(state, FAMILY, CONFIG)
+    assert len(remarks) == bool(absent) and all("of no use to masks" in x for x in remarks)
+
+
+def test_damage_to_what_is_not_used_is_named():
     counter = f"{IE}.layers.0.blocks.0.conv1.bn.num_batches_tracked"
-    state = {**released(), f"{IE}.head.bias": np.zeros(7, np.float32)}
-    del state[counter]
+    state = {
+        **released(),
+        f"{IE}.head.bias": np.full(7, np.nan, np.float32),
+        counter: np.zeros((), np.int32),
+    }
     with pytest.raises(CheckpointError) as caught:
         state_dict.to_params(state, FAMILY, CONFIG)
     assert str(caught.value).endswith(
-        f"missing: {counter}; of another shape: {IE}.head.bias is (7,), not (1000,)"
+        f"not floats: {counter}; holding NaN or infinity: {IE}.head.bias"
     )
 
 
