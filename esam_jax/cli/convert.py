@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     source = _checkpoint(args.src) or load.locate(args.src)
     inputs = load.inputs(source) if isinstance(source, Location) else source.files
     save.require_target(args.dst, layout=args.layout, overwrite=args.overwrite, inputs=inputs)
-    arguments.require_writable(args.dst)
+    arguments.require_writable(args.dst.absolute().parent)
     file = _read(args, source)
     written = save.write(
         file,

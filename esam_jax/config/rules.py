@@ -148,7 +148,8 @@ def _stated(hint: Any) -> Iterator[Rule]:
 def _choice(hint: Any) -> Iterator[Rule]:
     """The rule that a Literal is, so that a config made in Python is checked as one from a file."""
     bare, _ = plain(hint)
-    options = typing.get_args(bare) if isinstance(bare, types.UnionType) else (bare,)
+    is_union = typing.get_origin(bare) in (types.UnionType, typing.Union)
+    options = typing.get_args(bare) if is_union else (bare,)
     literals = [each for each in options if typing.get_origin(each) is typing.Literal]
     if literals and not set(options) - {*literals, type(None)}:
         choices = [choice for each in literals for choice in typing.get_args(each)]

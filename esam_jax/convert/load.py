@@ -99,9 +99,9 @@ def model_file(
     _, state, notes = tensors(found, weights)
     family, config = recognise(state, found, model)
     notes += state_dict.remarks(state, family, config)
+    params, unused = state_dict.to_params(state, family, config)
     for note in notes:
         warnings.warn(f"{found.path}: {note}", UserWarning, stacklevel=2)
-    params, unused = state_dict.to_params(state, family, config)
     return ModelFile(
         config=config,
         params=params,

@@ -70,7 +70,6 @@ def write(
     floats; ExistsError when other files lie in the folder; MissingError when it cannot be written.
     """
     folder = Path(folder)
-    outputs.require_new_folder(folder, overwrite=overwrite, is_own=is_own)
     tensors = {path: np.asarray(x) for path, x in _flatten(params).items()}
     shapes = {path: x.shape for path, x in tensors.items()}
     expected_shapes.check(shapes, config, "these parameters")
@@ -84,6 +83,7 @@ def write(
         "untrained": list(untrained),
         "model": config_json.to_json(config),
     }
+    outputs.require_new_folder(folder, overwrite=overwrite, is_own=is_own)
     with files.replacing_folder(folder, remedy="name another folder") as fresh:
         tensor_files.write_safetensors(fresh / WEIGHTS_FILE, tensors)
         if carried:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 
@@ -16,6 +16,7 @@ from esam_jax.errors import ConfigError
     [
         (rules.at_least(2), 2, 1, "must be at least 2"),
         (rules.at_most(2), 2, 3, "must be at most 2"),
+        (rules.few(2), (1, 2), (1, 2, 3), "must have at most 2 values"),
         (rules.above(2), 2.5, 2, "must be above 2"),
         (rules.below(2), 1, 2, "must be below 2"),
         (rules.within(1, 3), 1, 0, "must be from 1 to 3"),
@@ -81,3 +82,20 @@ def test_rules_are_inherited_and_hold_for_copies():
         dataclasses.replace(Heir(), more=5)
     with pytest.raises(ConfigError, match=r"^inner\.size is 4"):
         Heir(parts=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices(Config):
+    """Outside the package, where nothing else checks types."""
+
+    plain: Literal["a", "b"] = "a"
+    marked: Annotated[Literal["a", 2], rules.MAY_DIFFER] = "a"
+    absent: Literal["a", "b"] | None = None
+
+
+@pytest.mark.parametrize("field", ["plain", "marked", "absent"])
+@pytest.mark.parametrize("value", ["c", "A", 3, ["a"]])
+def test_a_choice_is_checked_in_python_as_in_a_file(field, value):
+    with pytest.raises(ConfigError, match=rf"{field} is .*, but must be one of 'a', "):
+        Choices(**{field: value})
+    Choices(plain="b", marked=2, absent=None)

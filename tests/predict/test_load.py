@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import nano
@@ -9,7 +10,7 @@ from helpers import nano
 import esam_jax
 from esam_jax.config import MaeConfig
 from esam_jax.convert import model_folder
-from esam_jax.errors import CheckpointError, PromptError
+from esam_jax.errors import CheckpointError, ConfigError, PromptError
 from esam_jax.models import named
 
 
@@ -31,6 +32,34 @@ def test_bfloat16_computes_in_halves_and_keeps_whole_parameters(folder: Path):
     sam = esam_jax.load(folder, dtype="bfloat16")
     assert sam.model.compute.dtype == "bfloat16"
     assert sam.params["prompt"]["fourier"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (None, "float32"),
+        ("fp32", "float32"),
+        (np.float32, "float32"),
+        (np.dtype("float32"), "float32"),
+        ("bf16", "bfloat16"),
+        (jnp.bfloat16, "bfloat16"),
+    ],
+)
+def test_dtypes_have_the_names_that_people_give_them(folder: Path, given, wanted: str):
+    assert esam_jax.load(folder, dtype=given).model.compute.dtype == wanted
+
+
+@pytest.mark.parametrize("given", ["fp16", "half", "int8", np.float16, 16, ["float32"]])
+def test_another_dtype_is_refused_before_anything_is_read(tmp_path: Path, given):
+    with pytest.raises(ConfigError, match=r"dtype is .*float32 \(fp32\) or bfloat16 \(bf16\)"):
+        esam_jax.load(tmp_path / "absent", dtype=given)
+
+
+def test_a_dtype_of_torch_is_taken_too(folder: Path):
+    torch = pytest.importorskip("torch")
+    assert esam_jax.load(folder, dtype=torch.bfloat16).model.compute.dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="dtype is"):
+        esam_jax.load(folder, dtype=torch.float16)
 
 
 def test_untrained_parts_are_a_warning(tmp_path: Path):
