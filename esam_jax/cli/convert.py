@@ -25,10 +25,10 @@ class Convert:
     """Reads any model and writes it elsewhere; prints its parameter count and checksum."""
 
     src: tyro.conf.Positional[str]
-    """A .pt, .pth, .zip or .safetensors file, a model folder, a run (RUN@STEP for one of its
-    checkpoints), a folder of transformers' SamModel, a hub id or a preset."""
+    """A .pt, .pth, .ckpt, .bin, .zip or .safetensors file, a model folder, a run (RUN@STEP for one
+    of its checkpoints), a folder of transformers' SamModel, a hub id or a preset."""
     dst: tyro.conf.Positional[Path]
-    """A .pt, .pth or .safetensors file, or a folder: a new one, or an empty one."""
+    """A .pt, .pth, .ckpt, .bin or .safetensors file, or a folder: a new or an empty one."""
     model: str | None = None
     """Name of the network, where the file's shapes do not determine it."""
     weights: Weights | None = None

@@ -22,7 +22,7 @@ from esam_jax.errors import CheckpointError, ConfigError, EsamError
 Layout = Literal["folder"] | FamilyLayout
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-FILES = (".pt", ".pth", ".safetensors")
+FILES = (*tensor_files.TORCH_SUFFIXES, ".safetensors")
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 

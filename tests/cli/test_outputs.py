@@ -84,10 +84,10 @@ def test_convert_replaces_no_folder_of_the_user(home, capsys, target, message, m
     assert re.search(message, refused(capsys, "convert", "models/ti", target, *more))
 
 
-@pytest.mark.parametrize("name", ["x.onnx", "x.gguf", "x.ckpt", "x.npz", "x.v2"])
+@pytest.mark.parametrize("name", ["x.onnx", "x.gguf", "x.zip", "x.npz", "x.v2"])
 def test_convert_makes_no_folder_for_an_ending_it_does_not_write(home, capsys, name):
     said = refused(capsys, "convert", "models/ti", name)
-    assert "which is not written: end it in .pt, .pth, .safetensors" in said
+    assert "which is not written: end it in .pt, .pth, .bin, .ckpt, .safetensors" in said
     done(capsys, "convert", "models/ti", name, "--layout", "folder")
     assert model_folder.read(name).config == CONFIG
 
