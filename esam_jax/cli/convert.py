@@ -14,6 +14,7 @@ import tyro
 
 from esam_jax.cli import arguments
 from esam_jax.convert import describe, load, save
+from esam_jax.convert.families.family import State
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.load import Location
 from esam_jax.convert.model_folder import ModelFile
@@ -81,10 +82,11 @@ def main(argv: Sequence[str]) -> int:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
         back = load.model_file(args.dst, model=args.model if written.same_model else None)
-        report = parity.measure(file)
+        report = parity.measure(file, _original(args, source))
         result["round_trip"] = describe.round_trip(file, back, args.dtype)
         holds = report.holds and not result["round_trip"].startswith(describe.DIFFERENT)
-        result["verified_against"] = report.against
+        result["verified_against"], result["compared"] = report.against, report.compared
+        result["install"] = list(report.absent)
         result["stages"] = [dataclasses.asdict(s) | {"holds": s.holds} for s in report.stages]
     print(json.dumps(result) if args.json else _table(result))
     return 0 if holds else 1
@@ -123,9 +125,34 @@ def _read(args: Convert, source: _Checkpoint | Location) -> ModelFile:
     return model_of_step.read(source.run, source.step, name=args.model)
 
 
+def _original(args: Convert, source: _Checkpoint | Location) -> tuple[str, State] | None:
+    """Family and tensors of the file in PyTorch's names: what was read, else what was written."""
+    wrote = Location(kind="file", path=args.dst) if args.dst.is_file() else None
+    for found in (source, wrote if args.dtype == "float32" else None):
+        if isinstance(found, Location) and found.kind != "folder":
+            _, state, _ = load.tensors(found, args.weights if found is source else None)
+            family, _ = load.recognise(state, found, args.model if found is source else None)
+            return family.name, state
+    return None
+
+
 def _is_unfinished(folder: Path) -> bool:
     """A run with checkpoints, but without a model yet."""
     return (folder / "checkpoints").is_dir() and not (folder / "model").is_dir()
+
+
+def _compared(result: dict[str, Any]) -> str:
+    """What the figures are of, and what they are not of."""
+    if result["compared"] != "code":
+        return f"compared with {result['verified_against']}"
+    names = " or ".join(result["install"])
+    why = f"{names} is not installed" if names else "no package of its original is known"
+    if names:
+        why += ", or has no network of this size"
+    return (
+        f"THESE WEIGHTS WERE NOT COMPARED with their original: {why}. The code was, with "
+        f"{result['verified_against']}"
+    )
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -141,7 +168,7 @@ def _table(result: dict[str, Any]) -> str:
     if "stages" in result:
         lines += [
             f"read back: {result['round_trip']}",
-            f"compared with {result['verified_against']}",
+            _compared(result),
             f"{'stage':<28}{'error':>10}{'limit':>10}{'largest':>12}",
         ]
         for stage in result["stages"]:

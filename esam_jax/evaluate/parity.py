@@ -1,20 +1,21 @@
 """How far a network of ours is from PyTorch's: the measured differences, stage by stage.
 
-Where the original's library can be had, it runs with the very weights beside ours. Elsewhere our
-network of the same kind runs with golden weights and is compared with what the PyTorch original
-gave (`evaluate/golden.py`): that checks the code, not the weights. What is computed for a kind of
-model is in `evaluate/parity_NAME.py` (models/kinds.py has the names):
+Where the original's package is installed (`evaluate/originals.py`), it runs beside ours with the
+very tensors of the file under their own names, or else with our weights written in its names.
+Elsewhere our network of the same kind runs with golden weights and is compared with what the
+PyTorch original gave (`evaluate/golden.py`): that checks the code, not the weights, and the report
+says so. What is computed for a kind of model is in `evaluate/parity_NAME.py` (models/kinds.py has
+the names):
 
-    golden_pairs(case, config, params)   (stage, ours, expected) of a golden case
-    library_pairs(file)                  the library's versions, and such triples for these weights;
-                                         None where it is not installed or has no such model
+    golden_pairs(case, config, params)       (stage, ours, expected) of a golden case
+    original_pairs(config, params, original) such triples for these weights
 """
 
 import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -22,9 +23,10 @@ import numpy as np
 from esam_jax.config import ModelConfig
 from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry
+from esam_jax.convert.families.family import State
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.evaluate import golden
+from esam_jax.evaluate import golden, originals
 from esam_jax.models import kinds
 
 # Suggested with the golden measurements: some ten times the rounding floor of float32.
@@ -51,23 +53,51 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was compared with what, and how it came out."""
+    """What was compared with what, and how it came out.
+
+    `compared` is "file" where the original took the file's own tensors, "weights" where it took
+    ours in its names, and "code" where neither was compared: then `absent` names what to install.
+    """
 
     against: str
     stages: tuple[Stage, ...]
+    compared: Literal["file", "weights", "code"] = "code"
+    absent: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         return all(stage.holds for stage in self.stages)
 
 
-def measure(file: ModelFile) -> Report:
-    """The comparison that can be made here for this model."""
-    found = _module(file.config).library_pairs(file)
-    if found is None:
-        return against_golden(file.config)
-    versions, pairs = found
-    return Report(f"{versions}, these weights", tuple(_worst(pairs)))
+def measure(file: ModelFile, given: tuple[str, State] | None = None) -> Report:
+    """The best comparison that can be made here for this model.
+
+    `given` holds the tensors of the file that it was read from or written to, and their family.
+    """
+    absent = []
+    for compared, family, state in _ways(file, given):
+        original = originals.of(family, file.config, state)
+        if original is None:
+            absent.append(originals.package(family))
+            continue
+        params = jax.device_put(file.params)
+        pairs = _module(file.config).original_pairs(file.config, params, original)
+        about = {"file": "the tensors of the file", "weights": "these weights in its names"}
+        return Report(f"{original.about}: {about[compared]}", tuple(_worst(list(pairs))), compared)
+    report = against_golden(file.config)
+    return dataclasses.replace(report, absent=tuple(dict.fromkeys(filter(None, absent))))
+
+
+def _ways(
+    file: ModelFile, given: tuple[str, State] | None
+) -> Iterator[tuple[Literal["file", "weights"], str, State]]:
+    """Families whose original could run these weights, the file's own first."""
+    if given is not None:
+        yield "file", *given
+    for family in registry.FAMILIES.values():
+        if originals.package(family.name) and family.refuses(file.config) is None:
+            state = state_dict.to_state_dict(file.params, family, file.config, file.unused)
+            yield "weights", family.name, state
 
 
 def against_golden(config: ModelConfig) -> Report:

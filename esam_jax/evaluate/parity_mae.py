@@ -1,4 +1,4 @@
-"""MAE's network beside the recorded numbers of its original."""
+"""MAE's network beside timm's, and beside the recorded numbers of its original."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,14 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import MaeConfig
-from esam_jax.convert.model_folder import ModelFile
 from esam_jax.evaluate import exact, golden
+from esam_jax.evaluate.originals import Original
 from esam_jax.models.pretrain import mae
 from esam_jax.ops import images, losses, patches
 
 
-def library_pairs(file: ModelFile) -> None:
-    """None: there is no library to compare with."""
+def original_pairs(
+    config: MaeConfig, params: Any, original: Original
+) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """The tokens of one picture, the class token and all patches, behind the last norm."""
+    px = config.encoder.image_px
+    noise = np.random.default_rng(0).integers(0, 256, (1, px, px, 3), np.uint8)
+    pixels = images.normalise(jnp.asarray(noise))
+    latent = exact.apply(mae.Mae(config, exact.COMPUTE), params, "encode", pixels)
+    yield "latent", latent, original.encode(np.asarray(pixels))
 
 
 def golden_pairs(

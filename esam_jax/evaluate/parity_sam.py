@@ -1,17 +1,16 @@
-"""The promptable networks beside transformers' SamModel, and beside recorded numbers."""
+"""The promptable networks beside their PyTorch originals, and beside recorded numbers."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import SamConfig
 from esam_jax.convert import state_dict
 from esam_jax.convert.families import sam_transformers, sam_transformers_config
-from esam_jax.convert.model_folder import ModelFile
 from esam_jax.evaluate import exact, golden
+from esam_jax.evaluate.originals import Original
 from esam_jax.models.sam import network
 from esam_jax.ops import geometry
 from esam_jax.predict import frames
@@ -28,49 +27,35 @@ def has_transformers() -> bool:
     return True
 
 
-def library_pairs(file: ModelFile) -> tuple[str, list[tuple[str, Any, Any]]] | None:
-    """Both networks with these weights, on one picture and three prompts (points, and a box)."""
-    config = file.config
-    assert isinstance(config, SamConfig)
-    if sam_transformers.FAMILY.refuses(config) is not None or not has_transformers():
-        return None
-    import torch
-    import transformers
-
+def original_pairs(
+    config: SamConfig, params: Any, original: Original
+) -> Iterator[tuple[str, Any, np.ndarray]]:
+    """Both networks on one picture with three prompts: points, and a box."""
+    assert original.decode is not None
     height, width = round(0.6 * config.image_px), config.image_px
+    if config.fit == "stretch":
+        height = width
     pixels = np.asarray(frames.to_input(_picture(height, width), config))[None]
-    points, labels, box = _prompts(config)
-    theirs = transformers_model(file.params, config)
     ours = network.Sam(config, exact.COMPUTE)
-    params = jax.device_put(file.params)
     embedding = exact.apply(ours, params, "encode", jnp.asarray(pixels))
-    with torch.no_grad():
-        expected = theirs.get_image_embeddings(torch.tensor(pixels.transpose(0, 3, 1, 2)))
-    pairs: list[tuple[str, Any, Any]] = [
-        ("embedding", embedding.transpose(0, 3, 1, 2), expected.numpy())
-    ]
-    for asked in ("points", "box"):
-        inputs: dict[str, Any] = (
-            {"input_points": torch.tensor(points), "input_labels": torch.tensor(labels)}
-            if asked == "points"
-            else {"input_boxes": torch.tensor(box)}
-        )
-        with torch.no_grad():
-            answer = theirs(image_embeddings=expected, multimask_output=True, **inputs)
-        all_masks = exact.apply(
-            ours, params, "decode", jnp.asarray(expected.numpy().transpose(0, 2, 3, 1)),
-            *(_slots(points, labels) if asked == "points" else _corners(box)),
+    features = original.encode(pixels)
+    yield "embedding", embedding.transpose(0, 3, 1, 2), features.transpose(0, 3, 1, 2)
+    points, labels, box = _prompts(config)
+    for asked in ({"points": points, "labels": labels}, {"boxes": box}):
+        expected, scores = original.decode(features, **asked)
+        slots = _corners(box) if "boxes" in asked else (points, labels)
+        answer = exact.apply(
+            ours, params, "decode", jnp.asarray(features),
+            *_filled(*slots, config, boxed="boxes" in asked),
         )  # fmt: skip
-        logits, iou = (each[:, :, 1:] for each in all_masks)
-        pairs.append(("low-res masks", logits, answer.pred_masks.numpy()))
-        pairs.append(("IoU", iou, answer.iou_scores.numpy()))
+        logits, iou = (each[:, :, 1:] for each in answer)
+        yield "low-res masks", logits, expected
+        yield "IoU", iou, scores
         masks = [
             np.asarray(frames.to_original(jnp.asarray(x), height, width, config)) > 0
-            for x in (logits, answer.pred_masks.numpy())
+            for x in (logits, expected)
         ]
-        pairs.append(("mask pixels", masks[0], masks[1]))
-    versions = f"transformers {transformers.__version__} SamModel, torch {torch.__version__}"
-    return versions, pairs
+        yield "mask pixels", masks[0], masks[1]
 
 
 def transformers_model(params: Params, config: SamConfig) -> Any:
@@ -110,9 +95,21 @@ def _slots(points: Any, labels: np.ndarray) -> tuple[Any, Any]:
     return jnp.asarray(padded), jnp.asarray(marks.astype(np.int32))
 
 
-def _corners(box: np.ndarray) -> tuple[Any, Any]:
+def _corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     marks = np.tile(np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), (*box.shape[:2], 1))
-    return jnp.asarray(box.reshape(*box.shape[:2], 2, 2)), jnp.asarray(marks)
+    return box.reshape(*box.shape[:2], 2, 2), marks
+
+
+def _filled(
+    points: np.ndarray, labels: np.ndarray, config: SamConfig, *, boxed: bool
+) -> tuple[Any, Any]:
+    """Points in pixels of the input in the slots that the wiring has."""
+    if config.decoder.traits.fixed_slots:
+        px = config.image_px
+        return _release_slots(points, labels, config, px, px)
+    if boxed:
+        return jnp.asarray(points), jnp.asarray(labels)
+    return _slots(points, labels)
 
 
 # ------------------------------------------------------------------------------------ golden

@@ -18,7 +18,8 @@ from helpers import source_tree as source
 FOREIGN = {
     "torch": {
         "convert/formats/torch_file.py",  # reads and writes its files
-        "evaluate/parity_sam.py",  # runs it beside our networks
+        "evaluate/originals.py",  # runs it beside our networks
+        "evaluate/parity_sam.py",
         "bench/transformers_sam.py",
     },
     "orbax": {
