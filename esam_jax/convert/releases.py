@@ -19,6 +19,7 @@ from esam_jax.errors import CheckpointError, MissingError
 
 _TIMEOUT_S = 30
 _HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
+_HUB_TORCH_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # of older repositories
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -91,7 +92,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch_repository(name: str) -> Path:
-    """A folder with config.json and the safetensors of a hub repository.
+    """A folder with config.json and the weights of a hub repository: safetensors where it has any.
 
     MissingError with what to do by hand when it is not there and the hub cannot be reached.
     """
@@ -100,7 +101,10 @@ def fetch_repository(name: str) -> Path:
     # Files, where the hub's own cache would have links to files elsewhere.
     folder = files.user_cache() / name.replace("/", "--")
     try:
-        huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=list(_HUB_FILES))
+        for patterns in (_HUB_FILES, _HUB_TORCH_FILES):
+            huggingface_hub.snapshot_download(name, local_dir=folder, allow_patterns=list(patterns))
+            if any(folder.glob("*.safetensors")):
+                break
         return folder
     except Exception as error:  # its own types, those of its HTTP library, and OSError
         raise MissingError(

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,12 +49,12 @@ def of(family: str, config: ModelConfig, state: State) -> Original | None:
         return None
     package, build = _BUILDERS[family]
     try:
-        import torch
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of packages about each other
+            import torch
 
-        model, original = build(config, state)
-    except _NotReleasedError:
-        return None
-    except Exception:  # not installed; or a broken installation, which raises anything
+            model, original = build(config, state)
+    except Exception:  # not installed, or no such network; a broken installation raises anything
         return None
     tensors = {name: torch.tensor(np.asarray(x, _dtype(x))) for name, x in state.items()}
     _load(model, tensors, family, config, package)

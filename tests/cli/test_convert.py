@@ -15,7 +15,7 @@ from esam_jax.config import MeshConfig
 from esam_jax.convert import describe, load, model_folder, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
-from esam_jax.evaluate import golden
+from esam_jax.evaluate import golden, originals
 from esam_jax.runs import config_file
 from esam_jax.train.checkpoint.manager import Checkpoints
 
@@ -65,6 +65,40 @@ def test_verify_prints_measured_differences(release, tmp_path, capsys):
     assert stages["embedding"]["error"] > 0
     code, out, _ = run(capsys, "convert", release, tmp_path / "other", "--verify")
     assert code == 0 and "embedding" in out and "SHA-256" in out
+
+
+def test_verify_says_what_it_did_not_compare(release, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(originals, "of", lambda *arguments: None)
+    code, out, _ = run(capsys, "convert", release, tmp_path / "model", "--verify")
+    assert code == 0 and "read back: bit-equal" in out
+    said = "THESE WEIGHTS WERE NOT COMPARED with their original: segment_anything or transformers"
+    assert said in out
+    found = result(capsys, "convert", release, tmp_path / "other", "--verify")
+    assert found["compared"] == "code" and "transformers" in found["install"]
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_verify_takes_the_very_file(tmp_path, capsys, monkeypatch, way):
+    """What is read from PyTorch's side, else what is written to it."""
+    seen = []
+
+    def of(family, config, state):
+        seen.append((family, state))
+
+    hf = tmp_path / "hf"
+    monkeypatch.setattr(originals, "of", of)
+    result(capsys, "convert", "quickstart_teacher", hf, "--layout", "transformers")
+    if way == "in":
+        result(capsys, "convert", hf, tmp_path / "model", "--verify")
+        wanted = "sam_transformers", tensor_files.read(hf / "model.safetensors").tensors
+    else:
+        target = tmp_path / "release.safetensors"
+        result(capsys, "convert", "quickstart_teacher", target, "--verify")
+        wanted = "sam", tensor_files.read(target).tensors
+    family, state = seen[0]
+    assert family == wanted[0] and state.keys() == wanted[1].keys()
+    for name, x in state.items():
+        np.testing.assert_array_equal(x, wanted[1][name], strict=True)
 
 
 def test_a_file_that_came_out_different_is_one(release, tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """Releases from a server of the test's own, and a hub that cannot be reached."""
 
+import fnmatch
 import functools
 import hashlib
 import http.server
@@ -96,3 +97,24 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch, tmp_path):
         MissingError, match=r"no route\); download .*huggingface\.co/some/model into .*some--model"
     ):
         load.model_file("some/model")
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_the_pytorch_file_of_a_hub_repository_is_fetched_where_it_has_no_other(
+    monkeypatch, tmp_path, modern
+):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("ESAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    there = ["config.json", "pytorch_model.bin", *(["model.safetensors"] if modern else [])]
+
+    def snapshot(name, *, local_dir, allow_patterns):
+        local_dir.mkdir(parents=True, exist_ok=True)
+        for file in there:
+            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                (local_dir / file).write_text("")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    found = releases.fetch_repository("some/model")
+    weights = "model.safetensors" if modern else "pytorch_model.bin"
+    assert sorted(path.name for path in found.iterdir()) == ["config.json", weights]

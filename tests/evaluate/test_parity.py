@@ -9,7 +9,7 @@ from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.evaluate import golden, parity, parity_sam
+from esam_jax.evaluate import golden, originals, parity, parity_sam
 from esam_jax.models import named
 
 
@@ -69,9 +69,73 @@ def test_each_kind_has_its_case():
         parity.case_for(dataclasses.replace(named.sam("sam_nano"), encoder=encoder, decoder=odd))
 
 
-def test_these_weights_in_transformers():
+def needs_transformers():
     if not parity_sam.has_transformers():
         pytest.skip("torch and transformers are not installed: make test WITH_TORCH=1")
+
+
+def test_these_weights_in_transformers():
+    needs_transformers()
     report = parity.measure(small("sam_small_test"))
-    assert report.holds and "SamModel" in report.against
+    assert report.holds and report.compared == "weights" and "transformers" in report.against
     assert all(stage.error > 1e-8 for stage in report.stages[:3])
+
+
+def in_transformers_names() -> tuple[ModelFile, dict[str, np.ndarray]]:
+    file = small("sam_small_test")
+    family = registry.get("sam_transformers")
+    return file, state_dict.to_state_dict(file.params, family, file.config)
+
+
+def test_the_very_file_goes_into_the_original():
+    needs_transformers()
+    file, state = in_transformers_names()
+    report = parity.measure(file, ("sam_transformers", state))
+    assert report.holds and report.compared == "file" and "tensors of the file" in report.against
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("vision_encoder.pos_embed", "embedding"), ("mask_decoder.iou_token.weight", "IoU")],
+)
+def test_a_tensor_of_the_file_that_ours_has_not_is_noticed(name, stage):
+    """As if a row of the table named another tensor, which a way back by the table would hide."""
+    needs_transformers()
+    file, state = in_transformers_names()
+    state = {**state, name: state[name] * np.float32(1.01)}
+    report = parity.measure(file, ("sam_transformers", state))
+    assert not report.holds and not {s.name: s for s in report.stages}[stage].holds
+
+
+def test_tensors_that_the_original_does_not_know_are_an_error():
+    needs_transformers()
+    file, state = in_transformers_names()
+    with pytest.raises(CheckpointError, match=r"transformers refuses .* not know \['odd'\]"):
+        parity.measure(file, ("sam_transformers", {**state, "odd": np.zeros(1, np.float32)}))
+    del state["mask_decoder.iou_token.weight"]
+    with pytest.raises(CheckpointError, match=r"transformers refuses .* lacks"):
+        parity.measure(file, ("sam_transformers", state))
+
+
+@pytest.mark.parametrize(
+    ("listing", "package"),
+    [
+        ("sam_small_test", "segment_anything"),
+        ("mobile_sam_vit_t", "mobile_sam"),
+        ("efficientsam_ti", "efficient_sam"),
+    ],
+)
+def test_a_file_in_the_code_of_its_authors(listing, package):
+    """None of these is needed for anything else; the figures are in docs/checkpoints.md."""
+    pytest.importorskip(package)
+    file, state = small(listing), golden.state_dict(listing)
+    report = parity.measure(file, (registry.recognise(state).name, state))
+    assert report.holds and report.compared == "file" and package in report.against
+
+
+def test_what_was_not_compared_is_said(monkeypatch):
+    monkeypatch.setattr(originals, "of", lambda *arguments: None)
+    file = small("sam_small_test")
+    report = parity.measure(file, ("sam", golden.state_dict("sam_small_test")))
+    assert report.holds and report.compared == "code"
+    assert report.absent == ("segment_anything", "transformers")

@@ -1,5 +1,6 @@
 """SAM as transformers' SamModel: names, config and numbers, against the library itself."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -12,12 +13,15 @@ import safetensors.numpy
 from golden import cases
 from helpers import nano, tiny
 
+from esam_jax.config import SamConfig
 from esam_jax.convert import state_dict
 from esam_jax.convert.families import registry, sam_transformers
 from esam_jax.convert.families import sam_transformers_config as their_config
+from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
-from esam_jax.evaluate import golden
+from esam_jax.evaluate import exact, golden, parity, parity_sam
 from esam_jax.models import expected_shapes, named
+from esam_jax.models.sam import network
 from esam_jax.predict import frames
 
 FAMILY = sam_transformers.FAMILY
@@ -40,6 +44,65 @@ def assert_same(one, other):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], strict=True)
+
+
+# -------------------------------------------------------------------------------- small inputs
+
+
+def of_side(px: int) -> SamConfig:
+    """As fine-tuned SAMs of small pictures are: the grid may be smaller than a window."""
+    sam = named.sam("sam_nano")
+    encoder = dataclasses.replace(
+        sam.encoder, image_px=px, patch_px=16, window=14, depth=4, global_blocks=(1, 3)
+    )
+    return dataclasses.replace(sam, encoder=encoder)
+
+
+@pytest.mark.parametrize("family", ["sam", "sam_transformers"])
+@pytest.mark.parametrize("px", [256, 208, 128, 64, 16])
+def test_an_input_below_a_window_is_read_as_it_was_written(family, px):
+    config, family = of_side(px), registry.get(family)
+    params = tiny.params(config)
+    state = state_dict.to_state_dict(params, family, config)
+    found = state_dict.detect(state)
+    assert found == config
+    jax.tree.map(
+        np.testing.assert_array_equal, state_dict.to_params(state, family, found)[0], params
+    )
+
+
+def test_a_grid_of_one_window_computes_the_same():
+    """224 pixels: no shape tells global blocks and windows apart, and nothing else does."""
+    config = of_side(224)
+    params = tiny.params(config)
+    found = state_dict.detect(state_dict.to_state_dict(params, registry.get("sam"), config))
+    assert found.encoder.window == 14 and found.encoder.global_blocks == ()
+    pixels = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    one, other = (
+        exact.apply(network.Sam(each, exact.COMPUTE), params, "encode", pixels)
+        for each in (config, found)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_of_several_sizes_are_refused():
+    state = dict(
+        state_dict.to_state_dict(tiny.params(of_side(64)), registry.get("sam"), of_side(64))
+    )
+    for axis in "hw":
+        name = f"image_encoder.blocks.0.attn.rel_pos_{axis}"
+        state[name] = state[name][:19]
+    with pytest.raises(CheckpointError, match="windows of 10, 14 cells in a grid of 4"):
+        state_dict.detect(state)
+
+
+@pytest.mark.parametrize("px", [208, 64])
+def test_an_input_below_a_window_gives_the_masks_of_transformers(px):
+    if not parity_sam.has_transformers():
+        pytest.skip("torch and transformers are not installed: make test WITH_TORCH=1")
+    config = of_side(px)
+    report = parity.measure(ModelFile(config=config, params=nano.params(config), source=""))
+    assert report.holds and report.compared == "weights", report
 
 
 # -------------------------------------------------------------------------------------- names
