@@ -213,7 +213,7 @@ def test_prompts_that_the_decoders_model_never_had_start_anew(tmp_path):
     params, untrained = _decoder("sam_nano", released)
     assert not {"background", "mask", "no_mask"} & set(params["prompt"])
     assert untrained == ("prompt/background", "prompt/mask")
-    with_all, _ = _folder(tmp_path, "sam_nano")
+    with_all, _ = _folder(tmp_path / "all", "sam_nano")
     params, untrained = _decoder("sam_nano", with_all)
     assert {"background", "mask", "no_mask"} < set(params["prompt"])
     assert untrained == ()

@@ -88,7 +88,7 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _require_free(out: Path) -> None:
-    for pattern in ("sa_*.jpg", "sa_*.json", COCO_FILE, OVERLAYS_FOLDER):
+    for pattern in ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*"):
         if (first := next(out.glob(pattern), None)) is not None:
             raise ExistsError(
                 f"{first} was not written by this command, which would replace it or take it for "
