@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
         back = load.model_file(args.dst, model=args.model if written.same_model else None)
-        report = parity.measure(file, _original(args, source))
+        report = parity.measure(file, _originals(args, source, written))
         result["round_trip"] = describe.round_trip(file, back, args.dtype)
         holds = report.holds and not result["round_trip"].startswith(describe.DIFFERENT)
         result["verified_against"], result["compared"] = report.against, report.compared
@@ -125,15 +125,19 @@ def _read(args: Convert, source: _Checkpoint | Location) -> ModelFile:
     return model_of_step.read(source.run, source.step, name=args.model)
 
 
-def _original(args: Convert, source: _Checkpoint | Location) -> tuple[str, State] | None:
-    """Family and tensors of the file in PyTorch's names: what was read, else what was written."""
-    wrote = Location(kind="file", path=args.dst) if args.dst.is_file() else None
-    for found in (source, wrote if args.dtype == "float32" else None):
-        if isinstance(found, Location) and found.kind != "folder":
-            _, state, _ = load.tensors(found, args.weights if found is source else None)
-            family, _ = load.recognise(state, found, args.model if found is source else None)
-            return family.name, state
-    return None
+def _originals(
+    args: Convert, source: _Checkpoint | Location, written: save.Written
+) -> list[tuple[str, State]]:
+    """Family and tensors of what was read and of what was written, in PyTorch's names."""
+    found = []
+    if isinstance(source, Location) and source.kind != "folder":
+        _, state, _ = load.tensors(source, args.weights)
+        found.append((load.recognise(state, source, args.model)[0].name, state))
+    wrote = load.locate(args.dst)
+    if wrote.kind != "folder" and args.dtype == "float32" and written.same_model:
+        _, state, _ = load.tensors(wrote)
+        found.append((load.recognise(state, wrote)[0].name, state))
+    return found
 
 
 def _is_unfinished(folder: Path) -> bool:

@@ -14,7 +14,7 @@ the names):
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -69,10 +69,10 @@ class Report:
         return all(stage.holds for stage in self.stages)
 
 
-def measure(file: ModelFile, given: tuple[str, State] | None = None) -> Report:
+def measure(file: ModelFile, given: Sequence[tuple[str, State]] = ()) -> Report:
     """The best comparison that can be made here for this model.
 
-    `given` holds the tensors of the file that it was read from or written to, and their family.
+    `given` holds the tensors of files that it was read from or written to, and their family.
     """
     absent = []
     for compared, family, state in _ways(file, given):
@@ -89,11 +89,11 @@ def measure(file: ModelFile, given: tuple[str, State] | None = None) -> Report:
 
 
 def _ways(
-    file: ModelFile, given: tuple[str, State] | None
+    file: ModelFile, given: Sequence[tuple[str, State]]
 ) -> Iterator[tuple[Literal["file", "weights"], str, State]]:
     """Families whose original could run these weights, the file's own first."""
-    if given is not None:
-        yield "file", *given
+    for each in given:
+        yield "file", *each
     for family in registry.FAMILIES.values():
         if originals.package(family.name) and family.refuses(file.config) is None:
             state = state_dict.to_state_dict(file.params, family, file.config, file.unused)

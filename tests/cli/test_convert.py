@@ -77,7 +77,7 @@ def test_verify_says_what_it_did_not_compare(release, tmp_path, capsys, monkeypa
     assert found["compared"] == "code" and "transformers" in found["install"]
 
 
-@pytest.mark.parametrize("way", ["in", "out"])
+@pytest.mark.parametrize("way", ["in", "out", "out after another"])
 def test_verify_takes_the_very_file(tmp_path, capsys, monkeypatch, way):
     """What is read from PyTorch's side, else what is written to it."""
     seen = []
@@ -91,10 +91,16 @@ def test_verify_takes_the_very_file(tmp_path, capsys, monkeypatch, way):
     if way == "in":
         result(capsys, "convert", hf, tmp_path / "model", "--verify")
         wanted = "sam_transformers", tensor_files.read(hf / "model.safetensors").tensors
-    else:
+    elif way == "out":
         target = tmp_path / "release.safetensors"
         result(capsys, "convert", "quickstart_teacher", target, "--verify")
         wanted = "sam", tensor_files.read(target).tensors
+    else:  # of two files the first whose original is installed
+        result(capsys, "convert", hf, tmp_path / "a.safetensors")
+        result(capsys, "convert", tmp_path / "a.safetensors", tmp_path / "new",
+               "--layout", "transformers", "--verify")  # fmt: skip
+        assert seen.pop(0)[0] == "sam"
+        wanted = "sam_transformers", tensor_files.read(tmp_path / "new/model.safetensors").tensors
     family, state = seen[0]
     assert family == wanted[0] and state.keys() == wanted[1].keys()
     for name, x in state.items():

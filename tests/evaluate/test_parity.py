@@ -90,7 +90,7 @@ def in_transformers_names() -> tuple[ModelFile, dict[str, np.ndarray]]:
 def test_the_very_file_goes_into_the_original():
     needs_transformers()
     file, state = in_transformers_names()
-    report = parity.measure(file, ("sam_transformers", state))
+    report = parity.measure(file, [("sam_transformers", state)])
     assert report.holds and report.compared == "file" and "tensors of the file" in report.against
 
 
@@ -103,7 +103,7 @@ def test_a_tensor_of_the_file_that_ours_has_not_is_noticed(name, stage):
     needs_transformers()
     file, state = in_transformers_names()
     state = {**state, name: state[name] * np.float32(1.01)}
-    report = parity.measure(file, ("sam_transformers", state))
+    report = parity.measure(file, [("sam_transformers", state)])
     assert not report.holds and not {s.name: s for s in report.stages}[stage].holds
 
 
@@ -111,10 +111,10 @@ def test_tensors_that_the_original_does_not_know_are_an_error():
     needs_transformers()
     file, state = in_transformers_names()
     with pytest.raises(CheckpointError, match=r"transformers refuses .* not know \['odd'\]"):
-        parity.measure(file, ("sam_transformers", {**state, "odd": np.zeros(1, np.float32)}))
+        parity.measure(file, [("sam_transformers", {**state, "odd": np.zeros(1, np.float32)})])
     del state["mask_decoder.iou_token.weight"]
     with pytest.raises(CheckpointError, match=r"transformers refuses .* lacks"):
-        parity.measure(file, ("sam_transformers", state))
+        parity.measure(file, [("sam_transformers", state)])
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_file_in_the_code_of_its_authors(listing, package):
     """None of these is needed for anything else; the figures are in docs/checkpoints.md."""
     pytest.importorskip(package)
     file, state = small(listing), golden.state_dict(listing)
-    report = parity.measure(file, (registry.recognise(state).name, state))
+    report = parity.measure(file, [(registry.recognise(state).name, state)])
     assert report.holds and report.compared == "file" and package in report.against
 
 
 def test_what_was_not_compared_is_said(monkeypatch):
     monkeypatch.setattr(originals, "of", lambda *arguments: None)
     file = small("sam_small_test")
-    report = parity.measure(file, ("sam", golden.state_dict("sam_small_test")))
+    report = parity.measure(file, [("sam", golden.state_dict("sam_small_test"))])
     assert report.holds and report.compared == "code"
     assert report.absent == ("segment_anything", "transformers")
