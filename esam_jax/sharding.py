@@ -6,9 +6,11 @@ collectives. Placement goes by parameter path, and the optimiser's state follows
 moments end in the same names.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Iterable, Sequence
+from types import EllipsisType
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from esam_jax.config import MeshConfig
 from esam_jax.errors import ConfigError
 
 P = PartitionSpec
+_NAMED = 3  # faults of a tree that one error spells out
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
@@ -38,6 +41,14 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(embed|head)/kernel", P("fsdp", None)),
 )
 DEFAULT = P()  # replicated
+
+# What models call the axes of activations, and the mesh axes that split each of them. Axes without
+# a name here (tokens, embed, head_dim) are complete on every device.
+LOGICAL: dict[str, str | tuple[str, ...]] = {
+    "batch": BATCH_AXES,
+    "heads": "tensor",
+    "mlp": "tensor",
+}
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -99,6 +110,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch(mesh: Mesh) -> NamedSharding:
     """The leading axis split over `data` and `fsdp` together."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def activations(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """While a program is traced in it, `constrain` lays activations out on `mesh`."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
+    """`x`, laid out as the logical names of its axes say; unchanged outside of `activations`.
+
+    Without it the compiler may follow the parameters, which `fsdp` splits too: it would keep the
+    complete batch on every device and sum partial products, which are larger than the parameters.
+    An Ellipsis stands for any number of axes that are not split.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    if ... in axes:
+        at = axes.index(...)
+        rest = x.ndim - len(axes) + 1
+        axes = (*axes[:at], *(None for _ in range(rest)), *axes[at + 1 :])
+    spec = P(*(None if axis is None else LOGICAL[axis] for axis in axes))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def without(place: NamedSharding, axis: str) -> NamedSharding:
@@ -172,8 +205,8 @@ def _matches(pattern: str, path: str) -> bool:
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """A NamedSharding for every leaf of parameters, optimiser state or both.
 
-    Scalars are replicated. `tree` may be abstract. ConfigError lists each leaf that has several
-    rows or that does not divide.
+    Scalars are replicated. `tree` may be abstract. ConfigError names leaves that have several rows
+    or that do not divide: the first ones, and how many there are.
     """
     faults: list[str] = []
 
@@ -191,7 +224,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     placed = jax.tree_util.tree_map_with_path(place, tree)
     if faults:
-        raise ConfigError("; ".join(faults))
+        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        raise ConfigError("; ".join(faults[:_NAMED]) + more)
     return placed
 
 

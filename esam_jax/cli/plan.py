@@ -10,6 +10,7 @@ from typing import Literal
 from esam_jax.cli import arguments
 from esam_jax.config import RunConfig
 
+_CHANGE_FITS, _NOTHING_FITS = 3, 4  # exit codes
 _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
 
 
@@ -36,7 +37,9 @@ class Where:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the plan; exit code 0 whether or not it fits."""
+    """Prints the plan. Exit code 0 when it fits or nobody knows, 3 when only a change that is listed
+    fits, 4 when nothing does.
+    """
     name, config, rest = arguments.config_first(Where, argv, prog="esam plan", usage=_USAGE)
     prog = f"esam plan {name}"
     if "-h" in rest or "--help" in rest:
@@ -60,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     )
     found = report.for_programs(plan) if where.json else None
     print(json.dumps(found) if found else report.for_people(plan))
-    return 0
+    if plan.compiled.fits is not False:
+        return 0
+    return _CHANGE_FITS if any(change.fits for change in plan.changes) else _NOTHING_FITS
 
 
 def _prepare(topology: str) -> None:

@@ -170,10 +170,12 @@ def _best(
 ) -> Float[Array, "B Q l l"]:
     """Logits of the candidate with the highest predicted IoU; `chunk` queries of each picture at a
     time."""
-    embedding = model.apply({"params": params}, pixels, method="encode")
+    with sharding.activations(place.mesh):
+        embedding = model.apply({"params": params}, pixels, method="encode")
 
     def some(queries: tuple[Array, Array]) -> Array:
-        both: Any = model.apply({"params": params}, embedding, *queries, method="decode")
+        with sharding.activations(place.mesh):
+            both: Any = model.apply({"params": params}, embedding, *queries, method="decode")
         logits, scores = (x[:, :, 1:] for x in both)  # the first is the single mask
         best = jnp.argmax(scores, axis=-1)[..., None, None, None]
         return jnp.take_along_axis(logits, best, axis=2)[:, :, 0].astype(jnp.float32)

@@ -13,7 +13,7 @@ from esam_jax.plan.compiled import Compiled
 
 Compile = Callable[[RunConfig, str], Compiled]  # the config, and the options that made it
 
-_HELPS = 0.95  # a remedy that leaves more than this share of the peak is not worth repeating
+_HELPS = 0.95  # a remedy that leaves more than this share of the peak does not help
 _HOST = 8  # pieces of the parameters that stay close together on every machine known here
 
 
@@ -26,11 +26,11 @@ class Change:
     fits: bool | None
 
 
-def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
-    """Each remedy alone, then all together if none is enough.
+def tried(cfg: RunConfig, devices: int, compile_step: Compile, peak: int) -> list[Change]:
+    """Each remedy alone, then all together if none is enough; `peak` is that of `cfg` itself.
 
-    Accumulation doubles until it fits, or no longer helps. A remedy that the config does not admit
-    or the compiler is left out.
+    Accumulation doubles until it fits, or no longer helps. A remedy that does not lower the peak is
+    left out, and one that the config does not admit or the compiler.
     """
     found: list[Change] = []
 
@@ -40,16 +40,18 @@ def tried(cfg: RunConfig, devices: int, compile_step: Compile) -> list[Change]:
             result = compile_step(changed, options)
         except (ConfigError, jax.errors.JaxRuntimeError):
             return None  # a size that does not divide, or that this compiler cannot do
-        found.append(Change(options, result.peak, result.fits))
-        return found[-1]
+        change = Change(options, result.peak, result.fits)
+        if change.peak < _HELPS * peak:
+            found.append(change)
+        return change
 
     def accumulate(configs: Iterator[RunConfig]) -> None:
-        peak = float("inf")
+        before = float("inf")
         for changed in configs:
             change = attempt(changed)
-            if change is None or change.fits or change.peak > _HELPS * peak:
+            if change is None or change.fits or change.peak > _HELPS * before:
                 return
-            peak = change.peak
+            before = change.peak
 
     for changed in remedies(cfg, devices):
         attempt(changed)

@@ -58,7 +58,7 @@ def make(
 
     first = compile_step(cfg, cfg.name)
     wanted = try_changes == "always" or (try_changes == "if-needed" and first.fits is False)
-    tried = changes.tried(cfg, used, compile_step) if wanted else []
+    tried = changes.tried(cfg, used, compile_step, first.peak) if wanted else []
     return Plan(cfg.name, topology, used, first, bill, tried, versions(topology))
 
 

@@ -91,7 +91,8 @@ def mean_gradient(
     batch = {**batch, **drawn}
 
     def weighted_sums(params: Params, part: Batch) -> tuple[Array, Metrics]:
-        each = task.loss(params, frozen, part)
+        with sharding.activations(place.mesh):
+            each = task.loss(params, frozen, part)
         values = {"loss": each.loss, **each.metrics}
         sums = {name: jnp.sum(value * each.weight) for name, value in values.items()}
         return sums["loss"], sums | {"weight": jnp.sum(each.weight)}

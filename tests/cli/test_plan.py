@@ -9,7 +9,7 @@ from esam_jax.cli import main
 
 def test_a_real_config_that_does_not_fit(capsys):
     argv = "plan quickstart_sami --topology cpu:4 --memory-gib 0.01 --try-changes never --json"
-    assert main(argv.split()) == 0
+    assert main(argv.split()) == 4
     found = json.loads(capsys.readouterr().out)
     assert found["config"] == "quickstart_sami" and found["devices"] == 4
     assert found["compiled"]["fits"] is False

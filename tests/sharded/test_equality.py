@@ -14,6 +14,7 @@ from layouts import Layout
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig, PretrainDecoderConfig, SamiConfig, TeacherConfig
 from esam_jax.data import loader, sources
+from esam_jax.plan import collectives
 from esam_jax.train import step
 
 ONE = MeshConfig(data=1)
@@ -80,7 +81,7 @@ def drawn(shapes, mesh):
 
 
 def loss_and_gradient(cfg, mesh_config):
-    """Of one real batch."""
+    """Of one real batch, and the program that computed them."""
     mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)), mesh)
     frozen = drawn({name: part.shapes() for name, part in task.frozen.items()}, mesh)
@@ -94,20 +95,33 @@ def loss_and_gradient(cfg, mesh_config):
         ),
         compiler_options=quick,
     )
-    return jax.device_get(gradient(params, frozen, batch))
+    program = gradient.lower(params, frozen, batch).compile()
+    return *jax.device_get(program(params, frozen, batch)), program
 
 
 @pytest.mark.parametrize(
-    "make, mesh",
-    [(sami, MeshConfig(data=2, fsdp=4)), (segment, MeshConfig(data=2, fsdp=2, tensor=2))],
+    "make, mesh, reductions, memory",
+    [
+        # Gradients alone are summed.
+        (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
+        # Heads and halves of an MLP are summed too, where they meet in the residual stream.
+        (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
+    ],
     ids=["sami", "segment"],
 )
-def test_real_tasks_on_a_mesh(make, mesh):
-    grads, metrics = loss_and_gradient(make(), mesh)
-    alone_grads, alone_metrics = loss_and_gradient(make(), ONE)
+def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
+    """The same numbers, each device with its own pictures alone: parameters come to them."""
+    grads, metrics, program = loss_and_gradient(make(), mesh)
+    alone_grads, alone_metrics, alone = loss_and_gradient(make(), ONE)
     assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
     largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
     assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+    sent = {each.kind: each.bytes for each in collectives.parse(program.as_text())}
+    gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(alone_grads))
+    assert sent["all-reduce"] < reductions * gradient
+    assert sent.get("all-to-all", 0) + sent.get("collective-permute", 0) < 0.1 * gradient
+    temporaries = program.memory_analysis().temp_size_in_bytes
+    assert temporaries < memory * alone.memory_analysis().temp_size_in_bytes
 
 
 alone = functools.cache(layouts.train)

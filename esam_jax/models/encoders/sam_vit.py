@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, SamVitConfig
 from esam_jax.models.parts import stack
-from esam_jax.models.parts.layers import Block, Neck, linear, precision
+from esam_jax.models.parts.layers import Block, Neck, by_heads, linear, precision
 from esam_jax.ops import attention, patches, positions
 
 
@@ -50,6 +50,7 @@ class RelativeAttention(nn.Module):
         q, k = attention.fold_relative_positions(
             q, k, rel_rows, rel_cols, (h, w), per_head[1] ** -0.5, precision(compute)
         )
+        q, k, v = by_heads(q), by_heads(k), by_heads(v)
         mixed = attention.attend(
             q, k, v, scale=1.0, impl=compute.attention, precision=precision(compute)
         )

@@ -12,8 +12,18 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, TinyVitConfig
 from esam_jax.errors import ConfigError
-from esam_jax.models.parts.layers import LayerNorm, Mlp, Neck, block_class, gelu, linear, precision
+from esam_jax.models.parts.layers import (
+    LayerNorm,
+    Mlp,
+    Neck,
+    block_class,
+    by_heads,
+    gelu,
+    linear,
+    precision,
+)
 from esam_jax.ops import attention, convolution
+from esam_jax.sharding import constrain
 
 _EXPANSION = 4  # of the bottlenecks in stage 0 (upstream mbconv_expand_ratio)
 _EPS = 1e-5  # of every norm here; the neck's are 1e-6
@@ -76,14 +86,14 @@ class WindowAttention(nn.Module):
         x_XND = LayerNorm(_EPS, compute, name="norm")(x_XND)
         biases_AL = self.param("biases", nn.initializers.zeros, (self.heads, side**2))
         mixed = attention.attend(
-            linear(per_head, compute, "query")(x_XND),
-            linear(per_head, compute, "key")(x_XND),
-            linear(per_head, compute, "value")(x_XND),
+            by_heads(linear(per_head, compute, "query")(x_XND)),
+            by_heads(linear(per_head, compute, "key")(x_XND)),
+            by_heads(linear(per_head, compute, "value")(x_XND)),
             bias=attention.distance_biases(biases_AL, side),
             impl="xla",  # the only one that takes a bias; a window has few tokens
             precision=precision(compute),
         )
-        out = linear(D, compute, "out", axis=(-2, -1))(mixed)
+        out = linear(D, compute, "out", axis=(-2, -1))(by_heads(mixed))
         return attention.from_windows(out.reshape(windows.shape), padded, (h, w))
 
 
@@ -102,9 +112,11 @@ class TinyVitBlock(nn.Module):
     def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         compute = self.compute
         x = x_BhwD + WindowAttention(self.heads, self.window, compute, name="attn")(x_BhwD)
+        x = constrain(x, "batch", ...)
         x = BatchNorm(compute, name="local_norm")(Depthwise(name="local")(x))
         normed = LayerNorm(_EPS, compute, name="mlp_norm")(x)
-        return x + Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
+        x = x + Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
+        return constrain(x, "batch", ...)
 
 
 class Bottleneck(nn.Module):

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig
 from esam_jax.ops import attention
+from esam_jax.sharding import constrain
 
 
 def precision(compute: ComputeConfig) -> lax.Precision | None:
@@ -83,13 +84,13 @@ class Attention(nn.Module):
         width, compute = query.shape[-1], self.compute
         per_head = (self.heads, width // self.heads)
         mixed = attention.attend(
-            linear(per_head, compute, "query")(query),
-            linear(per_head, compute, "key")(key),
-            linear(per_head, compute, "value")(value),
+            by_heads(linear(per_head, compute, "query")(query)),
+            by_heads(linear(per_head, compute, "key")(key)),
+            by_heads(linear(per_head, compute, "value")(value)),
             impl=compute.attention,
             precision=precision(compute),
         )
-        return linear(width, compute, "out", axis=(-2, -1))(mixed)
+        return linear(width, compute, "out", axis=(-2, -1))(by_heads(mixed))
 
 
 class Mlp(nn.Module):
@@ -102,8 +103,14 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
         activation = self.activation or gelu
-        hidden = activation(linear(self.width, self.compute, "hidden")(x))
+        hidden = constrain(linear(self.width, self.compute, "hidden")(x), "batch", ..., "mlp")
+        hidden = activation(hidden)
         return linear(x.shape[-1], self.compute, "out")(hidden)
+
+
+def by_heads(x: Float[Array, "*X N A K"]) -> Float[Array, "*X N A K"]:
+    """Queries, keys, values or their mixture, with the heads on the devices that hold theirs."""
+    return constrain(x, "batch", ..., "heads", None)
 
 
 def gelu(x: Float[Array, "*X"]) -> Float[Array, "*X"]:
@@ -131,9 +138,10 @@ class Block(nn.Module):
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-6, self.compute, name=name)
 
-        x = x + self.attention(name="attn")(norm("attn_norm")(x))
+        x = constrain(x, "batch", ...)
+        x = constrain(x + self.attention(name="attn")(norm("attn_norm")(x)), "batch", ...)
         mlp = Mlp(self.mlp_width, compute=self.compute, name="mlp")
-        return x + mlp(norm("mlp_norm")(x))
+        return constrain(x + mlp(norm("mlp_norm")(x)), "batch", ...)
 
 
 def block_class(block: type[nn.Module], compute: ComputeConfig) -> type[nn.Module]:

@@ -20,6 +20,7 @@ from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.models.parts import stack
 from esam_jax.models.parts.layers import Attention, LayerNorm, Mlp, linear
 from esam_jax.ops import masking, positions
+from esam_jax.sharding import constrain
 
 
 class Sami(nn.Module):
@@ -112,8 +113,9 @@ class CrossBlock(nn.Module):
         context_BNE = jnp.concatenate([visible_BVE, masked_BUE], axis=1)
         attn = Attention(cfg.heads, compute=compute, name="attn")
         x = masked_BUE + attn(norm("query_norm")(masked_BUE), norm("context_norm")(context_BNE))
+        x = constrain(x, "batch", ...)
         mlp = Mlp(cfg.mlp_ratio * cfg.width, compute=compute, name="mlp")
-        return x + mlp(norm("mlp_norm")(x))
+        return constrain(x + mlp(norm("mlp_norm")(x)), "batch", ...)
 
 
 def _first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S E"]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from esam_jax.config import ComputeConfig, DecoderConfig, SamConfig
 from esam_jax.models.parts import layers
 from esam_jax.models.sam.two_way import TwoWayTransformer, activation
+from esam_jax.sharding import constrain
 
 
 class MaskDecoder(nn.Module):
@@ -85,7 +86,7 @@ class Upscale(nn.Module):
     @nn.compact
     def __call__(self, image_BQNC: Float[Array, "B Q N C"]) -> Float[Array, "B Q N 4 4 C//8"]:
         B, Q, N, C = image_BQNC.shape
-        x = image_BQNC.reshape(B * Q, N, C)
+        x = constrain(image_BQNC.reshape(B * Q, N, C), "batch", ...)
         x = TransposedConv(C // 4, self.compute, name="conv_1")(x)
         if self.config.traits.upscale_norm == "cell":
             x = layers.LayerNorm(1e-6, self.compute, name="norm")(x)
@@ -100,7 +101,7 @@ class Upscale(nn.Module):
         x = layers.gelu(x)
         x = TransposedConv(C // 8, self.compute, name="conv_2")(x)
         x = layers.gelu(x)
-        return x.reshape(B, Q, N, 4, 4, -1)
+        return constrain(x, "batch", ...).reshape(B, Q, N, 4, 4, -1)
 
 
 class TransposedConv(nn.Module):

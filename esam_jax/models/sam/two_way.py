@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from esam_jax.config import ComputeConfig, DecoderConfig
 from esam_jax.models.parts import layers
 from esam_jax.ops import attention
+from esam_jax.sharding import constrain
 
 NORM_EPS = 1e-5
 
@@ -43,6 +44,8 @@ class TwoWayTransformer(nn.Module):
             tokens_BQZE, image_BqNE = block(
                 tokens_BQZE, image_BqNE, start_BQZE, position_NE, seen_BQZ
             )
+            tokens_BQZE = constrain(tokens_BQZE, "batch", ...)
+            image_BqNE = constrain(image_BqNE, "batch", ...)
         attend = QueryAttention(cfg, cfg.width // 2, self.compute, name="final_attn")
         placed_BQZE = tokens_BQZE + start_BQZE
         tokens_BQZE += attend(placed_BQZE, image_BqNE, image_BqNE, key_position=position_NE)
@@ -134,8 +137,10 @@ class QueryAttention(nn.Module):
         q = Projection(heads, self.compute, name="query")(query_BQNE, query_position)
         k = Projection(heads, self.compute, name="key")(key_BqJE, key_position)
         v = Projection(heads, self.compute, name="value")(value_BqJE)
-        mixed = _attend(q, k, v, seen_BqJ, self.compute)
-        return layers.linear(self.config.width, self.compute, "out", axis=(-2, -1))(mixed)
+        q, k, v = layers.by_heads(q), layers.by_heads(k), layers.by_heads(v)
+        mixed = layers.by_heads(_attend(q, k, v, seen_BqJ, self.compute))
+        out = layers.linear(self.config.width, self.compute, "out", axis=(-2, -1))(mixed)
+        return constrain(out, "batch", ...)
 
 
 class Projection(nn.Module):
