@@ -21,7 +21,6 @@ from esam_jax.config import MeshConfig
 from esam_jax.errors import ConfigError
 
 P = PartitionSpec
-_NAMED = 3  # faults of a tree that one error spells out
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
@@ -41,6 +40,7 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(embed|head)/kernel", P("fsdp", None)),
 )
 DEFAULT = P()  # replicated
+_NAMED = 3  # faults of a tree that one error spells out
 
 # What models call the axes of activations, and the mesh axes that split each of them. Axes without
 # a name here (tokens, embed, head_dim) are complete on every device.
