@@ -10,6 +10,7 @@ import tyro
 from esam_jax.cli import arguments
 from esam_jax.convert import load as models
 from esam_jax.data import sources
+from esam_jax.data.findings import KINDS
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
 from esam_jax.machine import compile_cache
@@ -60,9 +61,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _for_people(result: dict) -> str:
+    counts = {"broken pictures left out": result["skipped"]} | {
+        kind: result[kind] for kind in KINDS if kind in result
+    }
+    noted = ", ".join(
+        f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items() if count
+    )
     return (
         f"box mIoU    {result['box_miou']:.4f}\n"
         f"point mIoU  {result['point_miou']:.4f}\n"
         f"filled box  {result['fill_box']:.4f}\n"
-        f"{result['masks']} masks in {result['images']} pictures. {result['protocol']}"
+        f"{result['masks']} masks in {result['images']} pictures"
+        f"{f' ({noted})' if noted else ''}. {result['protocol']}"
     )

@@ -22,10 +22,28 @@ class ScenesConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _FilesConfig(Config):
-    """Pictures on a disk. A mount may move; whether the same files lie there cannot be known."""
+    """Pictures on a disk. A mount may move; whether the same files lie there cannot be known.
+
+    Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
+    its highest: cameras of 12 bits, and 8-bit numbers in 16 bits, would be black.
+    """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
     path: Annotated[str | None, MAY_DIFFER] = None
+    sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _AnnotatedConfig(_FilesConfig):
+    """Pictures with objects in json.
+
+    `crowds` are objects with `iscrowd`: groups in COCO, but brush strokes in what some tools write.
+    A picture with an EXIF orientation is read as the size in its annotations says. Where both
+    readings have that size (a square, a turn by 180 degrees), `ambiguous_exif` decides.
+    """
+
+    crowds: Literal["leave_out", "use"] = "leave_out"
+    ambiguous_exif: Literal["upright", "stored"] = "upright"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +55,7 @@ class ImageFolderConfig(_FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoConfig(_FilesConfig):
+class CocoConfig(_AnnotatedConfig):
     """A COCO instance json, or the image folder beside it."""
 
     kind: ClassVar[Literal["coco"]] = "coco"
@@ -45,7 +63,7 @@ class CocoConfig(_FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sa1bConfig(_FilesConfig):
+class Sa1bConfig(_AnnotatedConfig):
     """A folder of `sa_*.jpg` with `sa_*.json` beside each."""
 
     kind: ClassVar[Literal["sa1b"]] = "sa1b"

@@ -5,13 +5,14 @@ import dataclasses
 import io
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from esam_jax import files
@@ -19,12 +20,15 @@ from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
 
 Kind = Literal["JPEG", "PNG", "WEBP"]
-Orientation = Literal["exif", "stored"]
+Orientation = Literal["upright", "stored"]
+SixteenBit = Literal["upper_byte", "stretch"]
+Notice = Callable[[str], None]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 
 _MAX_BYTES = 2**29
 _HEAD_BYTES = 2**16
 _EXIF_ORIENTATION = 0x0112
+_FEW_LEVELS = 16  # of 256: fewer are hardly a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +45,31 @@ class Header:
     height: int
     turn: int
 
+    def as_stored(self) -> "Header":
+        """The same for the picture that is not turned."""
+        sides = (self.width, self.height)
+        width, height = sides if self.turn < 5 else sides[::-1]
+        return dataclasses.replace(self, width=width, height=height, turn=1)
 
-def read_rgb(path: str | Path, orientation: Orientation = "exif") -> UInt8[np.ndarray, "H W 3"]:
-    """The picture as RGB, turned upright by its EXIF tag unless orientation is "stored".
+
+def read_rgb(
+    path: str | Path, sixteen_bit: SixteenBit = "upper_byte"
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture as RGB, turned upright by its EXIF tag.
 
     JPEG, PNG and WebP, recognised by content and not by name. Grey, palette, CMYK and 16-bit
-    pictures are converted, alpha is dropped, an animation gives its first frame. Raises
-    MissingError when the file cannot be opened, DiskError when its disk does not answer, DataError
-    when it is broken, cut short, of another type or too large (64 megapixels, 16384 a side). A
-    flipped bit inside the pixels cannot be noticed.
+    pictures are converted, alpha is dropped, an animation gives its first frame. Grey values of 16
+    bits keep their upper byte, or are stretched from the lowest to the highest; a UserWarning
+    reports that hardly any level would be left. Raises MissingError when the file cannot be opened,
+    DiskError when its disk does not answer, DataError when it is broken, cut short, of another type
+    or too large (64 megapixels, 16384 a side). A flipped bit inside the pixels cannot be noticed.
     """
+
+    def warn(text: str) -> None:
+        warnings.warn(f"{path}: {text}", UserWarning, stacklevel=2)
+
     with named(path):
-        return decode_rgb(read_file(path), orientation)
+        return decode_rgb(read_file(path), sixteen_bit=sixteen_bit, notice=warn)
 
 
 def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
@@ -69,23 +86,35 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
             return _upright(np.asarray(image).astype(bool), head.turn)
 
 
-def decode_rgb(data: bytes, orientation: Orientation = "exif") -> UInt8[np.ndarray, "H W 3"]:
-    """`read_rgb` for the bytes of a file."""
-    return pixels(data, header(data, orientation))
+def decode_rgb(
+    data: bytes,
+    orientation: Orientation = "upright",
+    sixteen_bit: SixteenBit = "upper_byte",
+    notice: Notice | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_rgb` for the bytes of a file, "stored" as they are or upright.
+
+    `notice` is called with what `read_rgb` would warn of.
+    """
+    return pixels(data, header(data, orientation), None, sixteen_bit, notice)
 
 
-def header(data: bytes, orientation: Orientation = "exif") -> Header:
+def header(data: bytes, orientation: Orientation = "upright") -> Header:
     """Kind and size of a picture file, its pixels not decoded; DataError as `read_rgb`."""
     with _opened(data) as (image, kind):
-        turn = _orientation(data, image) if orientation == "exif" else 1
+        turn = _orientation(data, image) if orientation == "upright" else 1
         width, height = image.size if turn < 5 else image.size[::-1]
         return Header(kind, image.mode, width, height, turn)
 
 
 def pixels(
-    data: bytes, head: Header, at_least: tuple[int, int] | None = None
+    data: bytes,
+    head: Header,
+    at_least: tuple[int, int] | None = None,
+    sixteen_bit: SixteenBit = "upper_byte",
+    notice: Notice | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture of a file whose header has been read.
+    """The picture of a file whose header has been read, as `decode_rgb`.
 
     With `at_least` (height, width), JPEG is decoded at the smallest number of eighths of its size
     that is no smaller than that, by a smaller inverse DCT; other formats in full.
@@ -98,7 +127,10 @@ def pixels(
             # simplejpeg refuses harmless deviations, too; Pillow still refuses what is cut short.
             return _upright(_by_simplejpeg(data, height, width), head.turn)
     with _opened(data) as (image, _):
-        return _upright(_by_pillow(image), head.turn)
+        rgb, lost = _by_pillow(image, sixteen_bit, _has_16_bits(data))
+    if lost is not None and notice is not None:
+        notice(lost)
+    return _upright(rgb, head.turn)
 
 
 def read_file(path: str | Path) -> bytes:
@@ -224,9 +256,43 @@ def _by_simplejpeg(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "H
     )
 
 
-def _by_pillow(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
+def _by_pillow(
+    image: Image.Image, sixteen_bit: SixteenBit, has_16_bits: bool
+) -> tuple[UInt8[np.ndarray, "H W 3"], str | None]:
+    """The pixels, and in words what was lost of 16 bits."""
     if image.mode.startswith("I"):
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        grey, lost = _eight_bits(np.asarray(image).astype(np.int64), sixteen_bit)
+        return np.repeat(grey[..., None], 3, axis=2), lost
+    rgb = _rgb(image)
+    levels = int(rgb.max()) - int(rgb.min()) + 1
+    if not has_16_bits or levels >= _FEW_LEVELS:
+        return rgb, None
+    # Pillow drops the lower bytes of colours.
+    return rgb, f"the upper bytes of its 16-bit colours have {levels} levels: make it 8-bit first"
+
+
+def _eight_bits(
+    values: Int64[np.ndarray, "H W"], sixteen_bit: SixteenBit
+) -> tuple[UInt8[np.ndarray, "H W"], str | None]:
+    low, high = int(values.min()), int(values.max())
+    if sixteen_bit == "stretch" and high > low:
+        return np.rint((values - low) * (255 / (high - low))).astype(np.uint8), None
+    levels = (high >> 8) - (low >> 8) + 1
+    lost = None
+    if levels < _FEW_LEVELS and high > low:
+        lost = (
+            f"its 16-bit values from {low} to {high} become {levels} of 256 levels: "
+            "sixteen_bit=stretch spreads them"
+        )
+    return (values >> 8).astype(np.uint8), lost
+
+
+def _has_16_bits(data: bytes) -> bool:
+    """Whether a file is a PNG of 16 bits a channel (PNG, W3C, section 11.2.1)."""
+    return data.startswith(b"\x89PNG") and data[24:25] == b"\x10"
+
+
+def _rgb(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode == "P":  # Pillow warns on the direct way when the palette has transparency
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))

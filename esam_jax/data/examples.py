@@ -13,8 +13,9 @@ from typing import Literal
 
 from esam_jax.config import ViewConfig
 from esam_jax.data import views
+from esam_jax.data.findings import Finding, Findings
 from esam_jax.data.order import Order
-from esam_jax.data.records import Source
+from esam_jax.data.records import AnnotatedSource, Source
 from esam_jax.data.views import View, draws
 from esam_jax.errors import DataError, DiskError, MissingError, TrainingError
 
@@ -29,12 +30,13 @@ class Attempt:
     """A record that was tried, and whether its view could be made.
 
     "empty": intact, but without anything that the view shows. "unreadable": the storage did not
-    answer, which may pass; "broken" will not.
+    answer, which may pass; "broken" will not. `findings` are about a record that is not broken.
     """
 
     name: str
     status: Literal["usable", "empty", "broken", "unreadable"]
     reason: str = ""
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Examples:
         self.records = len(source)
         self._source, self._view_config, self._seed = source, view, seed
         self._order = Order(self.records, seed)
+        self.findings = source.findings if isinstance(source, AnnotatedSource) else ()
 
     def __getitem__(self, position: int) -> Example:
         return self.make(position)
@@ -85,25 +88,28 @@ class Examples:
         name = self._source.name(index)
         rng = draws.generator(self._seed, epoch, name)
         try:
-            view = views.make(self._source.read(index), self._view_config, rng)
+            record = self._source.read(index)
+            view = views.make(record, self._view_config, rng)
         except DiskError as error:
             return Attempt(name, "unreadable", str(error)), None
         except (DataError, MissingError) as error:
             return Attempt(name, "broken", str(error)), None
+        found = tuple(record.findings)
         if view is None:
-            return Attempt(name, "empty", views.empty_reason(self._view_config)), None
-        return Attempt(name, "usable"), view
+            return Attempt(name, "empty", views.empty_reason(self._view_config), found), None
+        return Attempt(name, "usable", findings=found), view
 
 
 class Tally:
     """The statuses of all examples used so far, and the rules that stop a run.
 
     `broken` names each record that could not be read, with the reason, and `empty` those that had
-    nothing to show.
+    nothing to show. `findings` are about the others: an object that is left out stops no run.
     """
 
     def __init__(self, examples: Examples, max_broken_share: float) -> None:
         self._examples, self._max_broken_share = examples, max_broken_share
+        self.findings = Findings(examples.findings)
         self.broken: dict[str, str] = {}
         self.empty: dict[str, str] = {}
         self._reads = self._failures = self._empty_in_a_row = self._unreadable_in_a_row = 0
@@ -127,6 +133,7 @@ class Tally:
 
     def _add(self, attempt: Attempt) -> None:
         self._reads += 1
+        self.findings.add(attempt.findings)
         if attempt.status in ("broken", "unreadable"):
             self._add_broken(attempt)
             return

@@ -17,6 +17,7 @@ from esam_jax import sharding
 from esam_jax.config import DataConfig
 from esam_jax.data import order
 from esam_jax.data.examples import Examples, Tally
+from esam_jax.data.findings import Findings
 from esam_jax.data.records import Source
 from esam_jax.typing import Batch
 
@@ -45,7 +46,8 @@ class Stream:
 
     `broken` names each record that could not be read, with the reason, and `empty` those without
     anything to show; both are replaced by other records. Reading raises TrainingError or DiskError
-    when there are too many of either (`Tally`).
+    when there are too many of either (`Tally`). `findings` is what was left out of the records that
+    are used, or assumed about them.
     """
 
     def __init__(
@@ -70,6 +72,10 @@ class Stream:
     @property
     def broken(self) -> dict[str, str]:
         return dict(self._tally.broken)
+
+    @property
+    def findings(self) -> Findings:
+        return self._tally.findings
 
     @property
     def empty(self) -> tuple[str, ...]:

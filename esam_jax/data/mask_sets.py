@@ -5,30 +5,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Int64, UInt8
 
+from esam_jax.data.bitmaps import Bitmap, Grid
+from esam_jax.data.findings import Finding
+from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.ops import regions
 
 
 @runtime_checkable  # for the shape checks in the tests
 class MaskSet(Protocol):
-    """The masks of one picture. Both methods raise DataError for a broken mask."""
+    """The masks of one picture."""
 
     def __len__(self) -> int: ...
 
-    def decode(self, indices: Sequence[int]) -> Bool[np.ndarray, "X H W"]:
-        """These masks in the picture's own frame."""
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        """A mask on a grid of its picture; DataError, which names it, for one that is broken."""
         ...
 
-    def sample(
-        self,
-        indices: Sequence[int],
-        rows: Integer[np.ndarray, " _"],
-        columns: Integer[np.ndarray, " _"],
-    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
-        """These masks at some rows and columns only, as nearest-neighbour resizing wants."""
-        ...
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What annotations say of one mask: polygons or run lengths, in COCO's form; not checked."""
+
+    label: str  # for people
+    segmentation: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,42 +38,65 @@ class CocoMasks:
     """COCO segmentations of the picture `name` as the json has them: polygons or run lengths."""
 
     name: str
-    segmentations: Sequence[Any]
+    outlines: Sequence[Outline]
     height: int
     width: int
 
     def __len__(self) -> int:
-        return len(self.segmentations)
+        return len(self.outlines)
 
-    def decode(self, indices: Sequence[int]) -> Bool[np.ndarray, "X H W"]:
-        return self.sample(indices, np.arange(self.height), np.arange(self.width))
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        outline = self.outlines[index]
+        try:
+            return grid.place(self._runs(outline))
+        except DataError as error:
+            raise DataError(f"{self.name}: {outline.label}: {error}") from error
 
-    def sample(
-        self,
-        indices: Sequence[int],
-        rows: Integer[np.ndarray, " _"],
-        columns: Integer[np.ndarray, " _"],
-    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
-        masks = np.zeros((len(indices), len(rows), len(columns)), bool)
-        for slot, index in enumerate(indices):
-            try:
-                mask = self._one(self.segmentations[index])
-            except DataError as error:
-                raise DataError(f"{self.name}: mask {index}: {error}") from error
-            # COCO's forms decode column by column, so columns are picked first.
-            masks[slot] = mask.T.take(columns, 0).take(rows, 1).T
-        return masks
+    def _runs(self, outline: Outline) -> Int64[np.ndarray, " L"]:
+        segmentation = outline.segmentation
+        if isinstance(segmentation, Mapping):
+            # Compared before decoding: a wrong size may be a huge one.
+            if segmentation.get("size") != [self.height, self.width]:
+                raise DataError(
+                    f"its size is {str(segmentation.get('size'))[:60]}, "
+                    f"but the picture is {[self.height, self.width]}"
+                )
+            runs = regions.rle_runs(segmentation)
+        else:
+            runs = regions.polygon_runs(segmentation, self.height, self.width)
+        if not runs[1::2].any():
+            raise DataError("it covers no pixel")
+        return runs
 
-    def _one(self, segmentation: Any) -> Bool[np.ndarray, "H W"]:
-        if not isinstance(segmentation, Mapping):
-            return regions.from_polygons(segmentation, self.height, self.width)
-        # Compared before decoding: a wrong size may be a huge one.
-        if segmentation.get("size") != [self.height, self.width]:
-            raise DataError(
-                f"its size is {str(segmentation.get('size'))[:60]}, "
-                f"but the picture is {[self.height, self.width]}"
-            )
-        return regions.from_rle(segmentation)
+
+class SoundMasks:
+    """The masks of a record: None, and a finding of the record, for one that is broken."""
+
+    def __init__(self, record: Record) -> None:
+        self._masks: MaskSet = record.annotation("masks")
+        self._record, self._broken = record, []
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    def sample(self, index: int, grid: Grid) -> Bitmap | None:
+        try:
+            return self._masks.sample(index, grid)
+        except DataError as error:
+            self._broken.append(str(error))
+            self._record.findings.append(Finding("objects_left_out", str(error)))
+            return None
+
+    def require_some(self) -> None:
+        """DataError when every mask has been tried and is broken."""
+        if self._broken and len(self._broken) == len(self._masks):
+            raise DataError(nothing_usable(self._record.name, self._broken))
+
+
+def nothing_usable(name: str, reasons: Sequence[str]) -> str:
+    """What is said of a picture of which every object is broken."""
+    count, first = len(reasons), reasons[0].removeprefix(f"{name}: ")
+    return f"{name}: {count} of {count} objects cannot be used, the first: {first}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +108,6 @@ class LabelledMasks:
     def __len__(self) -> int:
         return int(self.labels.max())
 
-    def decode(self, indices: Sequence[int]) -> Bool[np.ndarray, "X H W"]:
-        return self.labels == np.asarray(indices, np.uint8)[:, None, None] + np.uint8(1)
-
-    def sample(
-        self,
-        indices: Sequence[int],
-        rows: Integer[np.ndarray, " _"],
-        columns: Integer[np.ndarray, " _"],
-    ) -> Bool[np.ndarray, "X {len(rows)} {len(columns)}"]:
-        return LabelledMasks(self.labels.take(rows, 0).take(columns, 1)).decode(indices)
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        chosen = self.labels.take(grid.rows, 0).take(grid.columns, 1)
+        return Bitmap.of(chosen == np.uint8(index + 1))

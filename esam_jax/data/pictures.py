@@ -12,8 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from esam_jax import files
+from esam_jax.config import CocoConfig, Sa1bConfig
 from esam_jax.data import decode
-from esam_jax.errors import MissingError
+from esam_jax.data.findings import Finding
+from esam_jax.errors import DataError, MissingError
 
 
 @runtime_checkable  # for the shape checks in the tests
@@ -55,11 +57,16 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A picture file in memory, only its header read so far; errors start with `name`."""
+    """A picture file in memory, only its header read so far; errors start with `name`.
+
+    What decoding finds is `noted`.
+    """
 
     name: str
     data: bytes = dataclasses.field(repr=False)
     header: decode.Header
+    sixteen_bit: decode.SixteenBit = "upper_byte"
+    noted: list[Finding] = dataclasses.field(default_factory=list)
 
     @property
     def height(self) -> int:
@@ -71,14 +78,61 @@ class Encoded:
 
     def rgb(self, at_least: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
         with decode.named(self.name):
-            return decode.pixels(self.data, self.header, at_least)
+            return decode.pixels(
+                self.data, self.header, at_least, self.sixteen_bit, self._note_narrow
+            )
+
+    def _note_narrow(self, text: str) -> None:
+        self.noted.append(Finding("narrow_16_bit", f"{self.name}: {text}"))
 
 
-def read(path: str | Path, orientation: decode.Orientation = "exif") -> Encoded:
+def read(
+    path: str | Path,
+    orientation: decode.Orientation = "upright",
+    sixteen_bit: decode.SixteenBit = "upper_byte",
+    noted: list[Finding] | None = None,
+) -> Encoded:
     """The picture file at `path`, its header checked; errors as those of `decode.read_rgb`."""
     with decode.named(path):
         data = decode.read_file(path)
-        return Encoded(str(path), data, decode.header(data, orientation))
+        head = decode.header(data, orientation)
+    return Encoded(str(path), data, head, sixteen_bit, [] if noted is None else noted)
+
+
+def read_as_annotated(
+    path: str | Path,
+    name: str,
+    size: tuple[int, int] | None,
+    config: CocoConfig | Sa1bConfig,
+    noted: list[Finding],
+) -> Encoded:
+    """The picture file at `path`, in the frame in which its objects were drawn.
+
+    That is the upright picture or the stored one, whichever has the (height, width) that the
+    annotations state. Where both have it, or nothing is stated, the config decides, which is
+    `noted`. DataError where neither has it, and as `read`.
+    """
+    upright = read(path, "upright", config.sixteen_bit, noted)
+    turn = upright.header.turn
+    stored = dataclasses.replace(upright, header=upright.header.as_stored())
+    fitting = {
+        orientation: picture
+        for orientation, picture in (("upright", upright), ("stored", stored))
+        if size is None or size == (picture.height, picture.width)
+    }
+    if not fitting:
+        sizes = dict.fromkeys(f"{each.height} x {each.width}" for each in (upright, stored))
+        raise DataError(
+            f"{name} is {' or, as stored, '.join(sizes)}, but its annotations say "
+            f"{' x '.join(map(str, size or ()))}: they belong to another picture, or to one resized"
+        )
+    if turn != 1 and len(fitting) == 2:
+        text = f"{name}: EXIF orientation {turn} and no size that decides"
+        noted.append(
+            Finding("ambiguous_exif", f"{text}; read {config.ambiguous_exif} (ambiguous_exif)")
+        )
+        return fitting[config.ambiguous_exif]
+    return next(iter(fitting.values()))
 
 
 def list_pictures(root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
+from esam_jax.data.bitmaps import Bitmap
 from esam_jax.errors import DataError
 from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, PADDING_XY, TOP_LEFT
 
@@ -11,7 +12,7 @@ Prompt = tuple[Float32[np.ndarray, "2 2"], Int32[np.ndarray, " 2"]]
 
 def first_prompt(
     rng: np.random.Generator,
-    mask: Bool[np.ndarray, "H W"],
+    mask: Bitmap,
     *,
     box_noise: float,
     box_noise_max_px: float,
@@ -29,51 +30,47 @@ def first_prompt(
     return box.reshape(2, 2), np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32)
 
 
-def uniform_point(
-    rng: np.random.Generator, mask: Bool[np.ndarray, "H W"]
-) -> Float32[np.ndarray, " 2"]:
+def uniform_point(rng: np.random.Generator, mask: Bitmap) -> Float32[np.ndarray, " 2"]:
     """(x, y) of a pixel inside, each with the same chance; DataError for an empty mask."""
-    inside = np.flatnonzero(mask)
-    if not inside.size:
+    area = mask.area()
+    if not area:
         raise DataError("no point can be drawn from an empty mask")
-    y, x = divmod(int(inside[rng.integers(inside.size)]), mask.shape[1])
-    return np.array([x, y], np.float32)
+    return np.array(mask.pixel(int(rng.integers(area))), np.float32)
 
 
-def tight_box(mask: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, " 4"]:
+def tight_box(mask: Bitmap) -> Float32[np.ndarray, " 4"]:
     """(x0, y0, x1, y1) of the outermost pixels inside; DataError for an empty mask."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not columns.size:
+    box = mask.box()
+    if box is None:
         raise DataError("an empty mask has no box")
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+    return np.array(box, np.float32)
 
 
 def noisy_box(
-    rng: np.random.Generator, mask: Bool[np.ndarray, "H W"], *, share: float, max_px: float
+    rng: np.random.Generator, mask: Bitmap, *, share: float, max_px: float
 ) -> Float32[np.ndarray, " 4"]:
     """The tight box with each coordinate moved, cut at the frame, corners never exchanged.
 
     The paper's rule: normal noise whose standard deviation is `share` of the side, at most `max_px`
     pixels. SAM 2's training code draws uniformly from plus and minus that bound instead.
     """
-    height, width = mask.shape
     box = tight_box(mask)
     sides = np.tile(box[2:] - box[:2] + 1, 2)
     noise = np.clip(rng.normal(size=4) * share * sides, -max_px, max_px)
-    frame = np.array([width - 1, height - 1], np.float32)
+    frame = np.array([mask.width - 1, mask.height - 1], np.float32)
     corners = np.clip((box + noise.astype(np.float32)).reshape(2, 2), 0, frame)
     # Strong noise on a thin box may carry one corner past the other.
     return np.sort(corners, axis=0).reshape(4)
 
 
-def centre_point(mask: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, " 2"]:
+def centre_point(mask: Bitmap) -> Float32[np.ndarray, " 2"]:
     """(x, y) of the pixel farthest from the outside, the first in reading order of several.
 
     SAM's evaluation point (arXiv:2304.02643, section D.1). The frame counts as outside. DataError
     for an empty mask.
     """
     x0, y0, x1, y1 = tight_box(mask).astype(int)
-    squared = squared_distance(mask[y0 : y1 + 1, x0 : x1 + 1])
+    squared = squared_distance(mask.dense()[y0 : y1 + 1, x0 : x1 + 1])
     y, x = divmod(int(squared.argmax()), squared.shape[1])
     return np.array([x0 + x, y0 + y], np.float32)
 

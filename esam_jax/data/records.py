@@ -2,9 +2,10 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from esam_jax.data.findings import Finding
 from esam_jax.data.pictures import Picture
 from esam_jax.errors import ConfigError
 
@@ -14,12 +15,14 @@ class Record:
     """One picture; `name` is unique in its source and the same on every machine.
 
     Annotations by kind, as far as the source has them: "masks" is a `masks.MaskSet`. A new kind
-    needs no change here: its source stores it and its view reads it.
+    needs no change here: its source stores it and its view reads it. `findings` grows while the
+    record is decoded and viewed.
     """
 
     name: str
     picture: Picture
     annotations: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
 
     def annotation(self, kind: str) -> Any:
         """The annotations of this kind; ConfigError when the source has none."""
@@ -45,11 +48,32 @@ class Source(Protocol):
     def read(self, index: int) -> Record: ...
 
 
-_NAMED = 1000  # records of a source that its summary names, spread evenly
+@runtime_checkable
+class AnnotatedSource(Source, Protocol):
+    """A source whose annotations come from files."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What is known before any record is read."""
+        ...
+
+    def digest(self) -> str:
+        """A digest of the annotations, and in words of how many."""
+        ...
+
+
+SAMPLED = 1000  # records of a source that its summary reads, spread evenly
+
+
+def sampled(source: Source) -> range:
+    """The records by which a source is recognised."""
+    return range(0, len(source), max(1, len(source) // SAMPLED))
 
 
 def summary(source: Source) -> str:
-    """How many records there are, and a digest of the names of a thousand of them."""
-    every = max(1, len(source) // _NAMED)
-    names = "\n".join(source.name(i) for i in range(0, len(source), every))
-    return f"{len(source)} records, names {hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    """How many records there are, a digest of the names of a thousand, and of the annotations."""
+    names = "\n".join(source.name(i) for i in sampled(source))
+    # A name may hold bytes that are not UTF-8.
+    digest = hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest()[:12]
+    about = f", {source.digest()}" if isinstance(source, AnnotatedSource) else ""
+    return f"{len(source)} records, names {digest}{about}"

@@ -7,19 +7,22 @@ every process compares those answers with the masks, and the sums are merged at 
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Bool
 from tqdm import tqdm
 
 from esam_jax import sharding
 from esam_jax.config import EvaluateConfig, MeshConfig, SamConfig
 from esam_jax.data import prompts as drawing
 from esam_jax.data import sources
-from esam_jax.data.records import Record, Source
+from esam_jax.data.bitmaps import Bitmap, Grid
+from esam_jax.data.findings import KINDS, Findings
+from esam_jax.data.mask_sets import SoundMasks
+from esam_jax.data.records import AnnotatedSource, Record, Source
 from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import answers
 from esam_jax.evaluate.answers import Question
@@ -33,9 +36,9 @@ from esam_jax.typing import Params
 
 _NOTHING = Mean()
 MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
+_REASONS = 20  # at most, in a result
 
 Click = Literal["uniform", "centre"]
-Broken = Literal["raise", "skip"]
 
 
 @runtime_checkable  # for the shape checks in the tests
@@ -88,18 +91,24 @@ class Selection:
             f"tight box (box_miou), or one foreground point, {where} (point_miou), per mask; of "
             "three candidates the one with the highest predicted IoU, logits "
             f"{sign} 0 at the picture's own size. IoU averaged over masks. "
-            "fill_box: IoU of the filled tight box with the mask."
+            "fill_box: IoU of the filled tight box with the mask. Broken pictures and masks are "
+            "left out and counted."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """What one process has measured; `merge` adds up those of several."""
+    """What one process has measured; `merge` adds up those of several.
+
+    `skipped` pictures are broken; `noted` counts the findings about the others, one number for each
+    of `KINDS`.
+    """
 
     box_miou: Mean = _NOTHING
     point_miou: Mean = _NOTHING
     fill_box: Mean = _NOTHING
     skipped: int = 0
+    noted: tuple[int, ...] = (0,) * len(KINDS)
 
     def merge(self, other: "Sums") -> "Sums":
         return Sums(
@@ -107,6 +116,7 @@ class Sums:
             self.point_miou.merge(other.point_miou),
             self.fill_box.merge(other.fill_box),
             self.skipped + other.skipped,
+            tuple(a + b for a, b in zip(self.noted, other.noted, strict=True)),
         )
 
     def means(self) -> dict[str, float]:
@@ -128,21 +138,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """box_miou, point_miou, fill_box, masks, images, and the protocol in words.
 
-    A broken record is an error, for leaving it out changes what the numbers mean, and so is data
-    without a mask that is large enough: DataError or MissingError.
+    What is broken is left out and counted: `skipped` pictures, objects by the names of `KINDS`, and
+    the `reasons`; a UserWarning says so. DataError when no mask that is large enough remains.
     `progress` forces the bar on stderr on or off.
     """
     chosen = Selection(images=images, masks_per_image=masks_per_image, seed=seed, click=click)
     mesh = sharding.make_mesh(MeshConfig(data=1))  # of the device that holds the parameters
     model = answers.Model(sam.model, mesh, min(images, len(source)))
-    found = measure(model.of(sam.params), source, chosen, progress=progress)
-    return _named(found, sam.config, source, chosen)
+    found, reasons = measure(model.of(sam.params), source, chosen, progress=progress)
+    if not found.fill_box.count:
+        raise DataError(
+            f"none of {min(images, len(source))} pictures has a usable mask of {MIN_AREA_PX} "
+            f"pixels or more: name data with masks{''.join(f'; {each}' for each in reasons[:1])}"
+        )
+    return _named(found, reasons, sam.config, source, chosen)
 
 
 def measurement(
     model: network.Sam, config: EvaluateConfig, mesh: Mesh
 ) -> Callable[[Params], dict[str, Any]]:
-    """Parameters, placed on the mesh -> what `evaluate` gives, with broken pictures `skipped`.
+    """Parameters, placed on the mesh -> what `evaluate` gives.
 
     For a run in training, which must not end here: the means are left out where nothing could be
     measured. Opens the data now; every process must call the result, and all find the same.
@@ -154,76 +169,88 @@ def measurement(
     placed = answers.Model(model, mesh, min(config.images, len(source)))
 
     def run(params: Params) -> dict[str, Any]:
-        found = measure(placed.of(params), source, chosen, broken="skip", progress=False)
-        named = _named(found, model.config, source, chosen)
-        named["images"] -= found.skipped
-        return {"skipped": found.skipped, **named}
+        found, reasons = measure(placed.of(params), source, chosen, progress=False)
+        return _named(found, reasons, model.config, source, chosen)
 
     return run
 
 
 def measure(
-    model: Answers,
-    source: Source,
-    chosen: Selection,
-    *,
-    broken: Broken = "raise",
-    progress: bool | None = None,
-) -> Sums:
-    """The sums of all processes together."""
+    model: Answers, source: Source, chosen: Selection, *, progress: bool | None = None
+) -> tuple[Sums, list[str]]:
+    """The sums of all processes together, and why this process left something out.
+
+    A UserWarning reports that, too.
+    """
     pictures = chosen.pictures(source)
-    faults = (DataError, MissingError) if broken == "skip" else ()
     hidden = not (sys.stderr.isatty() if progress is None else progress)
-    sums = Sums()
+    sums, findings, broken = Sums(), Findings(), []
     with tqdm(total=len(pictures), desc="evaluate prompts", unit="picture", disable=hidden) as bar:
         for first in range(0, len(pictures), model.rows):
             batch = pictures[first : first + model.rows]
             asked: dict[int, Question] = {}
-            for row in model.read:
-                if row >= len(batch):
-                    continue
-                key = (chosen.seed, batch[row])
+            for row in (row for row in model.read if row < len(batch)):
+                key, mine = (chosen.seed, batch[row]), row in model.own
                 try:
                     record = source.read(batch[row])
                     asked[row] = ask(record, chosen.masks_per_image, key, chosen.click)
-                except faults:
-                    sums = dataclasses.replace(sums, skipped=sums.skipped + (row in model.own))
+                    findings.add(record.findings if mine else ())
+                except (DataError, MissingError) as error:
+                    broken += [str(error)] * mine
             found = model({row: question for row, question in asked.items() if question.boxes})
             for row, ious in found.items():
                 sums = sums.merge(_sums(asked[row], ious))
             bar.update(len(batch))
+    counts = findings.counts()
+    noted = tuple(counts.get(kind, 0) for kind in KINDS)
+    sums = dataclasses.replace(sums, skipped=len(broken), noted=noted)
     total = Sums()
     for each in answers.gather(_plain(sums)):
         total = total.merge(_from_plain(each))
-    if not total.fill_box.count and broken == "raise":
-        raise DataError(
-            f"none of {len(pictures)} pictures has a mask of {MIN_AREA_PX} pixels or more: "
-            "name data with masks"
-        )
-    return total
+    return _with_what_is_known(source, total, findings, broken)
+
+
+def _with_what_is_known(
+    source: Source, total: Sums, findings: Findings, broken: list[str]
+) -> tuple[Sums, list[str]]:
+    """The findings about the source as a whole added, which all processes have."""
+    whole = Findings(source.findings if isinstance(source, AnnotatedSource) else ())
+    counts = whole.counts()
+    total = total.merge(Sums(noted=tuple(counts.get(kind, 0) for kind in KINDS)))
+    findings.add(whole.all)
+    words = findings.in_words()
+    if broken:
+        words.insert(0, f"{len(broken)} broken pictures left out, the first: {broken[0]}")
+    if words:
+        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=4)
+    return total, [*broken, *(each.text for each in findings.all)]
 
 
 def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Question:
-    """Up to `most` masks of a record, drawn by `key` alone, with their prompts."""
-    if "masks" not in record.annotations:
-        raise DataError(f"{record.name} has no masks: name data with masks")
-    masks, picture = record.annotation("masks"), record.picture
+    """Up to `most` masks of a record, drawn by `key` alone, with their prompts.
+
+    DataError when it has masks and all are broken.
+    """
+    masks, picture = SoundMasks(record), record.picture
     rng = np.random.default_rng(key)
     order = rng.permutation(len(masks)).tolist()
-    kept: list[np.ndarray] = []
+    grid = Grid.whole(picture.height, picture.width)
+    kept: list[Bitmap] = []
     for i in order:
         if len(kept) == most:
             break
-        (mask,) = masks.decode([i])
-        if np.count_nonzero(mask) >= MIN_AREA_PX:
+        mask = masks.sample(i, grid)
+        if mask is not None and mask.area() >= MIN_AREA_PX:
             kept.append(mask)
+    masks.require_some()
     points = [
         drawing.centre_point(mask) if click == "centre" else drawing.uniform_point(rng, mask)
         for mask in kept
     ]
+    dense = [mask.dense() for mask in kept]
     return Question(
         image=picture.rgb(),
-        masks=np.stack(kept) if kept else np.zeros((0, picture.height, picture.width), bool),
+        masks=np.stack(dense) if kept else np.zeros((0, picture.height, picture.width), bool),
         boxes=[Prompt(box=_box(mask)) for mask in kept],
         clicks=[Prompt(points=[point]) for point in points],
     )
@@ -241,24 +268,31 @@ def _sums(question: Question, ious_2Q: np.ndarray) -> Sums:
 
 def _plain(sums: Sums) -> list[int | float]:
     means = (sums.box_miou, sums.point_miou, sums.fill_box)
-    return [*(x for mean in means for x in (mean.total, mean.count)), sums.skipped]
+    return [*(x for mean in means for x in (mean.total, mean.count)), sums.skipped, *sums.noted]
 
 
 def _from_plain(values: list[float]) -> Sums:
     pairs = zip(values[:6:2], values[1:6:2], strict=True)
-    return Sums(*(Mean(total, int(count)) for total, count in pairs), skipped=int(values[6]))
+    means = (Mean(total, int(count)) for total, count in pairs)
+    return Sums(*means, skipped=int(values[6]), noted=tuple(int(x) for x in values[7:]))
 
 
-def _named(sums: Sums, config: SamConfig, source: Source, chosen: Selection) -> dict[str, Any]:
+def _named(
+    sums: Sums, reasons: list[str], config: SamConfig, source: Source, chosen: Selection
+) -> dict[str, Any]:
+    noted = {kind: count for kind, count in zip(KINDS, sums.noted, strict=True) if count}
     return {
         **sums.means(),
         "masks": sums.fill_box.count,
-        "images": len(chosen.pictures(source)),
+        "images": len(chosen.pictures(source)) - sums.skipped,
+        "skipped": sums.skipped,
+        **noted,
+        **({"reasons": reasons[:_REASONS]} if reasons else {}),
         "protocol": chosen.words(config, len(source)),
     }
 
 
-def _box(mask: Bool[np.ndarray, "H W"]) -> np.ndarray:
+def _box(mask: Bitmap) -> np.ndarray:
     """The tight box; a mask of one row or column gets a box one pixel thick, as a box needs."""
     x0, y0, x1, y1 = drawing.tight_box(mask).tolist()
     return np.array([x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)])

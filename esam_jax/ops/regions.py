@@ -50,8 +50,8 @@ def from_rle(rle: Mapping[str, Any]) -> Bool[np.ndarray, "H W"]:
 
     Raises DataError unless the runs are integers >= 0 that sum to exactly H * W.
     """
-    (height, width), runs = _size(rle), _runs(rle)
-    return fill(runs, height, width)
+    height, width = _size(rle)
+    return fill(rle_runs(rle), height, width)
 
 
 def fill(runs: Int[np.ndarray, " L"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -64,13 +64,40 @@ def from_polygons(polygons: Any, height: int, width: int) -> Bool[np.ndarray, "H
 
     Raises DataError unless each has three points or more, finite and at most one frame outside.
     """
+    return fill(polygon_runs(polygons, height, width), height, width)
+
+
+def rle_runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
+    """Checked run lengths, outside and inside alternating, starting outside; as `from_rle`."""
+    height, width = _size(rle)
+    counts, pixels = rle.get("counts"), height * width
+    if isinstance(counts, str | bytes):
+        runs = _uncompress(counts, pixels)
+    elif isinstance(counts, list | tuple):
+        if len(counts) > 2 * pixels or not all(type(run) is int for run in counts):
+            raise DataError(f"run lengths must be at most {2 * pixels} integers")
+        if any(not 0 <= run <= pixels for run in counts):
+            raise DataError(f"run lengths must lie in 0 to {pixels}")
+        runs = np.array(counts, np.int64)
+    else:
+        raise DataError(f"counts is a {type(counts).__name__}, but must be text or a list")
+    # Each run is at most `pixels` here, so the sum cannot overflow.
+    if runs.sum() != pixels:
+        raise DataError(f"run lengths sum to {runs.sum()}, but {height} x {width} is {pixels}")
+    return runs
+
+
+def polygon_runs(polygons: Any, height: int, width: int) -> Int64[np.ndarray, " L"]:
+    """Run lengths of the union of polygons; as `from_polygons`."""
     from pycocotools import mask as coco_mask  # here, since inference can do without it
 
     height, width = _size({"size": [height, width]})
     if not isinstance(polygons, list | tuple) or not polygons:
-        raise DataError("a polygon annotation must be a list of at least one polygon")
+        raise DataError(
+            "a polygon annotation must be a list of at least one polygon: boxes alone have no mask"
+        )
     parts: Any = [_polygon(polygon, height, width) for polygon in polygons]
-    return from_rle(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
+    return rle_runs(coco_mask.merge(coco_mask.frPyObjects(parts, height, width)))
 
 
 def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
@@ -104,26 +131,6 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
             f"and at most {MAX_PIXELS} pixels together"
         )
     return size[0], size[1]
-
-
-def _runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
-    """Checked run lengths, outside and inside alternating, starting outside."""
-    height, width = _size(rle)
-    counts, pixels = rle.get("counts"), height * width
-    if isinstance(counts, str | bytes):
-        runs = _uncompress(counts, pixels)
-    elif isinstance(counts, list | tuple):
-        if len(counts) > 2 * pixels or not all(type(run) is int for run in counts):
-            raise DataError(f"run lengths must be at most {2 * pixels} integers")
-        if any(not 0 <= run <= pixels for run in counts):
-            raise DataError(f"run lengths must lie in 0 to {pixels}")
-        runs = np.array(counts, np.int64)
-    else:
-        raise DataError(f"counts is a {type(counts).__name__}, but must be text or a list")
-    # Each run is at most `pixels` here, so the sum cannot overflow.
-    if runs.sum() != pixels:
-        raise DataError(f"run lengths sum to {runs.sum()}, but {height} x {width} is {pixels}")
-    return runs
 
 
 def _uncompress(counts: str | bytes, pixels: int) -> Int64[np.ndarray, " L"]:
@@ -162,6 +169,8 @@ def _polygon(polygon: Any, height: int, width: int) -> list[float]:
         raise DataError("a polygon must be a flat list of numbers") from error
     if points.ndim != 1 or points.size < 6 or points.size % 2:
         raise DataError(f"a polygon has shape {points.shape}, but needs three or more x, y pairs")
+    if not np.isfinite(points).all():
+        raise DataError("a polygon holds a number that is not finite")
     x, y = points[0::2], points[1::2]
     # A far point makes the C rasteriser walk, and store, every step of the way there.
     if not ((-width <= x) & (x <= 2 * width) & (-height <= y) & (y <= 2 * height)).all():

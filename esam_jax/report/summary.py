@@ -61,8 +61,11 @@ def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
         event = line.get("event")
         if event == "start":
             began, parts = line.get("time"), parts + 1
+        reasons = [*line.get("broken_reasons", ()), *line.get("left_out_reasons", ())]
         if event is None and "broken_names" in line:
-            event, what = "broken records", {"names": line["broken_names"]}
+            event, what = "broken records", {"names": line["broken_names"], "reasons": reasons}
+        elif event is None and reasons:
+            event, what = "data left out or assumed", {"reasons": reasons}
         elif event == "start" and parts > 1:
             event, what = "restart", {name: line[name] for name in ("host",) if name in line}
         elif event is not None and event not in _ROUTINE:

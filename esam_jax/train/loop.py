@@ -7,7 +7,7 @@ from the last intact checkpoint, to the same numbers as an undisturbed run.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from esam_jax.train.start import Begun, Ready
 from esam_jax.train.state import TrainState
 from esam_jax.train.step import jit_step
 from esam_jax.train.telemetry import log
+from esam_jax.train.telemetry.data_news import DataNews
 from esam_jax.train.telemetry.log import Log
 from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.train.telemetry.trackers import Trackers
@@ -103,7 +104,7 @@ def _run(
         # ------------------------------------------------------ the updates
         with (
             _batches(cfg, ready, begun) as batches,
-            _log(cfg, ready, begun, lambda: batches.broken, workdir, began, progress) as report,
+            _log(cfg, ready, begun, DataNews(batches), workdir, began, progress) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
             for change in leader.decide(lambda: config_file.unlogged(workdir)):
@@ -208,7 +209,7 @@ def _log(
     cfg: RunConfig,
     ready: Ready,
     begun: Begun,
-    broken: Callable[[], Mapping[str, str]],
+    data: DataNews,
     workdir: Path,
     began: float,
     progress: bool | None,
@@ -223,7 +224,7 @@ def _log(
         mesh=ready.mesh,
         flops_per_example=begun.flops_per_example,
         trackers=Trackers(cfg.trackers, workdir, json.to_json(cfg)),
-        broken=broken,
+        data=data,
         records=ready.records,
         progress=progress,
         began=began,

@@ -156,16 +156,17 @@ def test_broken_pictures_are_replaced_and_named(tmp_path: Path, write_picture):
         assert equal(next(batches), first[2])
 
 
-def test_a_broken_annotation_counts_as_a_broken_record(sa1b_folder: Path):
+def test_a_record_without_an_intact_annotation_is_a_broken_one(sa1b_folder: Path):
     path = sa1b_folder / "sa_2.json"
     content = json.loads(path.read_text())
-    content["annotations"][0]["segmentation"]["counts"] = "00"
+    for each in content["annotations"]:
+        each["segmentation"]["counts"] = "00"
     path.write_text(json.dumps(content))
     run = config(Sa1bConfig(path=str(sa1b_folder)))
     with stream(run, mesh()) as batches:
         next(batches)
         assert list(batches.broken) == ["sa_2.jpg"]
-        assert "mask 0" in batches.broken["sa_2.jpg"]
+        assert "2 of 2 objects cannot be used" in batches.broken["sa_2.jpg"]
 
 
 def test_records_without_a_usable_mask_are_replaced_and_counted_apart(sa1b_folder: Path):

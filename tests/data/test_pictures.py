@@ -35,22 +35,22 @@ def undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
 
 
-@pytest.mark.parametrize("orientation", ["exif", "stored"])
+@pytest.mark.parametrize("orientation", ["upright", "stored"])
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_the_header_says_what_decoding_will_give(
     tmp_path: Path, kind: str, turn: int, orientation: str, request: pytest.FixtureRequest
 ):
     path = save(tmp_path / "picture", kind, turn)
-    pixels = decode.read_rgb(path, orientation)
+    pixels = decode.decode_rgb(path.read_bytes(), orientation)
     request.getfixturevalue("undecodable")
     picture = pictures.read(path, orientation)
     assert (picture.height, picture.width) == pixels.shape[:2]
-    turned = orientation == "exif" and turn >= 5
+    turned = orientation == "upright" and turn >= 5
     assert (picture.width, picture.height) == (SIZE[::-1] if turned else SIZE)
     assert (picture.header.kind, picture.header.turn) == (
         kind,
-        turn if orientation == "exif" else 1,
+        turn if orientation == "upright" else 1,
     )
 
 

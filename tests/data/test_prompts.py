@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from esam_jax.data import prompts
+from esam_jax.data.bitmaps import Bitmap
 from esam_jax.errors import DataError
 from esam_jax.typing import PADDING, PADDING_XY
 
@@ -15,14 +16,16 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def test_first_prompts_are_points_and_boxes_in_equal_parts():
-    labels = [prompts.first_prompt(rng(seed), MASK, **NOISE)[1].tolist() for seed in range(400)]
+    labels = [
+        prompts.first_prompt(rng(seed), Bitmap.of(MASK), **NOISE)[1].tolist() for seed in range(400)
+    ]
     assert all(label in ([1, -1], [2, 3]) for label in labels)
     assert 160 < labels.count([2, 3]) < 240
 
 
 def test_first_prompts_fill_two_slots():
     for seed in range(20):
-        points, labels = prompts.first_prompt(rng(seed), MASK, **NOISE)
+        points, labels = prompts.first_prompt(rng(seed), Bitmap.of(MASK), **NOISE)
         if labels[0] == 1:
             x, y = points[0].astype(int)
             assert MASK[y, x] and (points[1] == -1).all()  # as the released model pads
@@ -34,14 +37,16 @@ def test_points_are_uniform_over_the_mask():
     mask = np.zeros((4, 6), bool)
     mask[1, 2] = mask[1, 3] = mask[3, 5] = True
     generator = rng()
-    drawn = [tuple(prompts.uniform_point(generator, mask).astype(int)) for _ in range(900)]
+    drawn = [
+        tuple(prompts.uniform_point(generator, Bitmap.of(mask)).astype(int)) for _ in range(900)
+    ]
     counts = {point: drawn.count(point) for point in set(drawn)}
     assert set(counts) == {(2, 1), (3, 1), (5, 3)}
     assert all(abs(count - 300) < 60 for count in counts.values())
 
 
 def test_tight_box_names_the_outermost_pixels():
-    assert prompts.tight_box(MASK).tolist() == [3, 2, 11, 6]
+    assert prompts.tight_box(Bitmap.of(MASK)).tolist() == [3, 2, 11, 6]
 
 
 def test_box_noise_has_the_papers_spread():
@@ -50,37 +55,40 @@ def test_box_noise_has_the_papers_spread():
     mask[150:190, 200:290] = True
     generator = rng()
     free = np.stack(
-        [prompts.noisy_box(generator, mask, share=0.1, max_px=1e9) for _ in range(3000)]
+        [prompts.noisy_box(generator, Bitmap.of(mask), share=0.1, max_px=1e9) for _ in range(3000)]
     )
     assert np.allclose(free.std(0), [9, 4, 9, 4], rtol=0.06)
-    assert np.allclose(free.mean(0), prompts.tight_box(mask), atol=0.6)
+    assert np.allclose(free.mean(0), prompts.tight_box(Bitmap.of(mask)), atol=0.6)
     bounded = np.stack(
-        [prompts.noisy_box(generator, mask, share=0.5, max_px=6.0) for _ in range(300)]
+        [prompts.noisy_box(generator, Bitmap.of(mask), share=0.5, max_px=6.0) for _ in range(300)]
     )
-    assert np.abs(bounded - prompts.tight_box(mask)).max() == 6.0
+    assert np.abs(bounded - prompts.tight_box(Bitmap.of(mask))).max() == 6.0
 
 
 def test_no_noise_is_the_tight_box():
-    box = prompts.noisy_box(rng(), MASK, share=0.0, max_px=20.0)
-    assert (box == prompts.tight_box(MASK)).all()
+    box = prompts.noisy_box(rng(), Bitmap.of(MASK), share=0.0, max_px=20.0)
+    assert (box == prompts.tight_box(Bitmap.of(MASK))).all()
 
 
 def test_centre_is_farthest_from_every_edge():
-    assert prompts.centre_point(MASK).tolist() == [5, 4]  # first of the middle row's 5
-    assert prompts.centre_point(np.ones((5, 7), bool)).tolist() == [2, 2]  # the frame is an edge
+    assert prompts.centre_point(Bitmap.of(MASK)).tolist() == [5, 4]  # first of the middle row's 5
+    assert prompts.centre_point(Bitmap.of(np.ones((5, 7), bool))).tolist() == [
+        2,
+        2,
+    ]  # the frame is an edge
     hole = np.ones((7, 7), bool)
     hole[3, 3] = False
-    y, x = prompts.centre_point(hole).astype(int)[::-1]
+    y, x = prompts.centre_point(Bitmap.of(hole)).astype(int)[::-1]
     assert hole[y, x]
 
 
 def test_an_empty_mask_has_no_prompt():
     empty = np.zeros((3, 4), bool)
     for draw in (
-        lambda: prompts.uniform_point(rng(), empty),
-        lambda: prompts.tight_box(empty),
-        lambda: prompts.noisy_box(rng(), empty, share=0.1, max_px=20.0),
-        lambda: prompts.centre_point(empty),
+        lambda: prompts.uniform_point(rng(), Bitmap.of(empty)),
+        lambda: prompts.tight_box(Bitmap.of(empty)),
+        lambda: prompts.noisy_box(rng(), Bitmap.of(empty), share=0.1, max_px=20.0),
+        lambda: prompts.centre_point(Bitmap.of(empty)),
     ):
         with pytest.raises(DataError, match="empty"):
             draw()
@@ -92,7 +100,7 @@ def test_f23_extreme_masks_have_prompts_inside_the_frame(area):
     mask[4, 6] = True  # the last pixel of all
     for seed in range(50):
         points, labels = prompts.first_prompt(
-            np.random.default_rng(seed), mask, box_noise=0.1, box_noise_max_px=20.0
+            np.random.default_rng(seed), Bitmap.of(mask), box_noise=0.1, box_noise_max_px=20.0
         )
         used = points[labels != PADDING]
         assert (used >= 0).all() and (used <= [6, 4]).all()

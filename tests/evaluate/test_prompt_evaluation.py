@@ -1,7 +1,6 @@
 """The measurement follows its protocol: an oracle scores 1, a filled box scores the baseline."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,9 +8,11 @@ from helpers import nano
 
 from esam_jax.config import ScenesConfig
 from esam_jax.data import sources
+from esam_jax.data.bitmaps import Bitmap, Grid
+from esam_jax.data.findings import KINDS
 from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
-from esam_jax.errors import DataError
+from esam_jax.errors import ConfigError, DataError
 from esam_jax.evaluate import prompts
 from esam_jax.models import named
 from esam_jax.ops import regions
@@ -26,11 +27,10 @@ class Masks:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def decode(self, indices: Sequence[int]) -> np.ndarray:
-        return self.masks[list(indices)]
-
-    def sample(self, indices: Sequence[int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return self.decode(indices)[:, rows][:, :, columns]
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        if not self.masks[index].any():
+            raise DataError(f"mask {index} is broken")
+        return Bitmap.of(self.masks[index][grid.rows][:, grid.columns])
 
 
 class Pictures:
@@ -93,7 +93,7 @@ def oracle(masks: np.ndarray, prompt) -> np.ndarray:
     if len(prompt.points):
         x, y = prompt.points[0].astype(int)
         return next(mask for mask in masks if mask[y, x])
-    return next(mask for mask in masks if (prompts._box(mask) == prompt.box).all())
+    return next(mask for mask in masks if (prompts._box(Bitmap.of(mask)) == prompt.box).all())
 
 
 def filled(masks: np.ndarray, prompt) -> np.ndarray:
@@ -104,10 +104,12 @@ def filled(masks: np.ndarray, prompt) -> np.ndarray:
     return out
 
 
-def evaluate(source: Pictures, answer, broken="raise", **options) -> dict:
+def evaluate(source: Pictures, answer, **options) -> dict:
     chosen = prompts.Selection(**{"images": 9, "masks_per_image": 9, "seed": 0} | options)
-    found = prompts.measure(Fake(answer), source, chosen, broken=broken)
-    return found.means() | {"masks": found.fill_box.count, "skipped": found.skipped}
+    found, reasons = prompts.measure(Fake(answer), source, chosen)
+    noted = dict(zip(KINDS, found.noted, strict=True))
+    counts = {"masks": found.fill_box.count, "skipped": found.skipped, "reasons": reasons}
+    return found.means() | counts | {kind: count for kind, count in noted.items() if count}
 
 
 def test_an_oracle_scores_one_from_box_and_from_point():
@@ -135,8 +137,11 @@ def box_area(mask: np.ndarray) -> int:
 
 def test_tiny_masks_are_left_out():
     assert evaluate(Pictures([np.concatenate([DOT, THREE])]), oracle)["masks"] == 3
-    with pytest.raises(DataError, match="has a mask of 16 pixels or more"):
-        evaluate(Pictures([DOT, DOT]), oracle)
+    assert evaluate(Pictures([DOT, DOT]), oracle)["masks"] == 0
+    with pytest.raises(DataError, match="none of 2 pictures has a usable mask of 16 pixels or"):
+        prompts.evaluate(
+            nano.sam("sam_nano"), Pictures([DOT, DOT]), images=9, masks_per_image=9, seed=0
+        )
 
 
 def test_the_seed_draws_pictures_and_masks():
@@ -149,16 +154,30 @@ def test_the_seed_draws_pictures_and_masks():
     assert points[0] == points[1] != points[2]
 
 
-def test_a_picture_without_masks_is_an_error():
-    with pytest.raises(DataError, match="picture 1 has no masks"):
+def test_a_source_without_masks_is_an_error():
+    with pytest.raises(ConfigError, match="picture 1 comes from a source without masks"):
         evaluate(Pictures([THREE, None]), oracle)
 
 
-def test_broken_pictures_are_skipped_and_counted_when_asked():
-    result = evaluate(Pictures([THREE, None, LINE]), oracle, broken="skip")
-    assert (result["masks"], result["skipped"]) == (4, 1)
+NOTHING = np.zeros((1, 24, 32), bool)  # which the masks here call broken
+
+
+def test_a_broken_mask_costs_itself_and_a_picture_only_where_no_other_is_left():
+    source = Pictures([np.concatenate([THREE, NOTHING]), np.repeat(NOTHING, 2, 0), LINE])
+    with pytest.warns(UserWarning) as warned:
+        result = evaluate(source, oracle)
+    assert (result["masks"], result["skipped"], result["objects_left_out"]) == (4, 1, 1)
     assert result["box_miou"] == 1
-    nothing = evaluate(Pictures([None]), oracle, broken="skip")
+    lost = "picture 1: 2 of 2 objects cannot be used, the first: mask "
+    assert result["reasons"][0].startswith(lost) and result["reasons"][1:] == ["mask 3 is broken"]
+    (text,) = [str(each.message) for each in warned]
+    assert f"1 broken pictures left out, the first: {lost}" in text
+    assert "1 objects left out, the first: mask 3 is broken" in text
+
+
+def test_nothing_that_is_usable_gives_no_numbers():
+    with pytest.warns(UserWarning, match="1 broken pictures left out"):
+        nothing = evaluate(Pictures([NOTHING]), oracle)
     assert (nothing["masks"], nothing["skipped"]) == (0, 1) and "box_miou" not in nothing
 
 

@@ -19,9 +19,11 @@ from esam_jax.config import (
     ScenesConfig,
     json,
 )
+from esam_jax.data.findings import Findings
 from esam_jax.tasks.task import Frozen, Task
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
+from esam_jax.train.telemetry.data_news import DataNews
 from esam_jax.train.telemetry.log import Log
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import PerExample
@@ -87,6 +89,13 @@ def batch_of(seed, step, size):
     }
 
 
+class Reads:
+    """What a log asks of a stream."""
+
+    def __init__(self, broken=None):
+        self.broken, self.findings = {} if broken is None else broken, Findings()
+
+
 class Stream:
     """Stands for data.loader.stream; `spoil` names a batch with a NaN, `edit` changes any."""
 
@@ -94,7 +103,7 @@ class Stream:
         self._seed, self._batch, self._mesh = seed, batch, mesh
         self._step, self._spoil = first_batch, spoil
         self._edit = edit or (lambda number, batch: None)
-        self.broken, self.closed = {}, False
+        self.broken, self.findings, self.closed = {}, Findings(), False
 
     def __iter__(self):
         return self
@@ -122,7 +131,7 @@ def open_log(cfg, folder, first_step=0, **more):
     """The log of a run, by a config."""
     keys = {
         "trackers": Trackers(cfg.trackers, folder, json.to_json(cfg)),
-        "broken": dict,
+        "data": DataNews(Reads()),
         "progress": False,
     } | more
     return Log(

@@ -1,8 +1,13 @@
-"""Annotation files: JSON from outside, checked before it is used."""
+"""Annotation files: JSON from outside, checked before it is used.
 
-from collections.abc import Mapping
-from typing import Any
+An object that cannot be used is left out and noted; its picture keeps the others.
+"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from esam_jax.data.findings import Finding
+from esam_jax.data.mask_sets import Outline, nothing_usable
 from esam_jax.errors import DataError
 
 _MAX_MASKS = 10_000  # of one picture
@@ -18,17 +23,81 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
     return value
 
 
-def segmentations(annotations: list[Any], kind: type | tuple[type, ...], name: str) -> list[Any]:
-    """What each mask of the picture `name` is made of; DataError where they cannot all be meant."""
-    if len(annotations) > _MAX_MASKS:
-        raise DataError(f"{name} has {len(annotations)} masks, but at most {_MAX_MASKS} are read")
-    seen: set[int] = set()
-    found = []
-    for number, annotation in enumerate(annotations):
-        found.append(field(annotation, "segmentation", kind, f"{name}: mask {number}"))
-        identity = annotation.get("id")
-        if isinstance(identity, int):
-            if identity in seen:
-                raise DataError(f"{name}: the mask id {identity} occurs twice")
-            seen.add(identity)
+def outlines(
+    entries: Sequence[Any], name: str, crowds: Literal["leave_out", "use"], noted: list[Finding]
+) -> list[Outline]:
+    """The objects of the picture `name`; what is left out of `entries` is `noted`.
+
+    DataError when there are too many, or some and none is usable.
+    """
+    if len(entries) > _MAX_MASKS:
+        raise DataError(f"{name} has {len(entries)} masks, but at most {_MAX_MASKS} are read")
+    found, unusable = [], []
+    known: dict[Any, Any] = {}  # the segmentation of each id
+    for number, entry in enumerate(entries):
+        try:
+            outline, crowd = _outline(entry, number, known)
+        except DataError as error:
+            unusable.append(f"{name}: {error}")
+            continue
+        if crowd:
+            used = crowds == "use"
+            words = "is used" if used else "is left out; crowds=use reads it"
+            kind = "crowds_used" if used else "crowds_left_out"
+            noted.append(Finding(kind, f"{name}: {outline.label} is a crowd and {words}"))
+        if crowds == "use" or not crowd:
+            found.append(outline)
+    if unusable and not found:
+        raise DataError(nothing_usable(name, unusable))
+    noted += [Finding("objects_left_out", text) for text in unusable]
     return found
+
+
+def is_crowd(entry: Any) -> bool:
+    """Whether COCO's `iscrowd` is set; DataError for a value that says neither."""
+    value = entry.get("iscrowd")
+    if value in (None, 0, "0", ""):  # 0 is False and 0.0, too
+        return False
+    if value in (1, "1"):
+        return True
+    raise DataError(f"its 'iscrowd' is {str(value)[:30]!r}, but must be 0 or 1")
+
+
+def declared_size(image: Any, found: Sequence[Outline]) -> tuple[int, int] | None:
+    """(height, width) of the frame in which the objects were drawn, as the annotations state it.
+
+    That of the picture's entry, else of the first run lengths; None where neither has one.
+    """
+    sizes: list[Any] = [x.segmentation.get("size") for x in found if _is_runs(x)]
+    if isinstance(image, Mapping):
+        sizes.insert(0, [image.get("height"), image.get("width")])
+    height, width = next(filter(_is_size, sizes), (0, 0))
+    return (int(height), int(width)) if height else None
+
+
+def _is_runs(outline: Outline) -> bool:
+    return isinstance(outline.segmentation, Mapping)
+
+
+def _outline(entry: Any, number: int, known: dict[Any, Any]) -> tuple[Outline, bool]:
+    """An object and whether it is a crowd; DataError, with its label, when it is unusable."""
+    identity = entry.get("id") if isinstance(entry, Mapping) else None
+    identity = identity if isinstance(identity, int | str) else None
+    label = f"mask {number}" if identity is None else f"mask {number} (id {str(identity)[:40]})"
+    segmentation = field(entry, "segmentation", (list, Mapping), label)
+    first = segmentation if identity is None else known.setdefault(identity, segmentation)
+    if first is not segmentation and first == segmentation:
+        raise DataError(f"{label} repeats an earlier one of that id")
+    try:
+        return Outline(label, segmentation), is_crowd(entry)
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(x) is int or (type(x) is float and x.is_integer()) for x in size)
+        and min(size) > 0
+    )

@@ -1,24 +1,28 @@
 """COCO instance annotations: one json for all pictures, polygons or run lengths for each object."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from esam_jax import files
 from esam_jax.config import CocoConfig
 from esam_jax.data import pictures
+from esam_jax.data.findings import Finding
 from esam_jax.data.mask_sets import CocoMasks
 from esam_jax.data.records import Record
-from esam_jax.data.sources.annotations import field, segmentations
+from esam_jax.data.sources import coco_files
+from esam_jax.data.sources.annotations import declared_size, field, is_crowd, outlines
 from esam_jax.errors import DataError, MissingError
 
 _MAX_JSON_BYTES = 2**31
 
+_Id = int | str
+
 
 def open(config: CocoConfig) -> "CocoInstances":
     """The pictures of the json that the path of the config is, or lies beside."""
-    return CocoInstances(Path(str(config.path)).expanduser())
+    return CocoInstances(config)
 
 
 def detects(path: str) -> CocoConfig | None:
@@ -29,38 +33,29 @@ def detects(path: str) -> CocoConfig | None:
     if not place.is_dir():
         return None
     try:
-        find_json(place)
+        coco_files.find_json(place)
     except MissingError:
         return None
     return CocoConfig(path=path)
 
 
 class CocoInstances:
-    """The pictures of a COCO json that have at least one object; crowds do not count.
+    """The pictures of a COCO json that have an object; one of crowds alone, if they are used."""
 
-    Annotations live in the frame of the stored pixels, so EXIF rotation is not applied.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._json = find_json(path)
-        content = files.read_json(self._json, max_bytes=_MAX_JSON_BYTES, error=DataError)
-        images = field(content, "images", list, str(self._json))
+    def __init__(self, config: CocoConfig) -> None:
+        self._config = config
+        self._json = coco_files.find_json(Path(str(config.path)).expanduser())
+        content = files.read_json(
+            self._json, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False
+        )
+        self.findings: list[Finding] = []
+        listed = self._listed(field(content, "images", list, str(self._json)))
         annotations = field(content, "annotations", list, str(self._json))
-        self._objects: dict[int, list[Any]] = {}
-        for number, annotation in enumerate(annotations):
-            owner = field(annotation, "image_id", int, f"{self._json}: annotation {number}")
-            if not annotation.get("iscrowd"):
-                self._objects.setdefault(owner, []).append(annotation)
-        entries = {}
-        for number, image in enumerate(images):
-            identity, name = _identity(image, f"{self._json}: image {number}")
-            if identity in entries:
-                raise DataError(f"{self._json}: the image id {identity} occurs twice")
-            entries[identity] = (name, image)
-        self._images = [entry for identity, entry in entries.items() if identity in self._objects]
+        self._objects = self._by_picture(annotations, listed)
+        self._images = [(name, listed[key]) for key, name in self._shown(listed)]
         if not self._images:
-            raise DataError(f"{self._json} has no picture with an object that is not a crowd")
-        self._root = _picture_folder(self._json, self._images[0][0])
+            raise DataError(self._nothing())
+        self._root = coco_files.picture_folder(self._json, [name for name, _ in self._images])
 
     def __len__(self) -> int:
         return len(self._images)
@@ -68,46 +63,108 @@ class CocoInstances:
     def name(self, index: int) -> str:
         return self._images[index][0]
 
+    def digest(self) -> str:
+        """Of the complete json."""
+
+        def attempt() -> str:
+            with self._json.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+        return f"annotations {files.read(self._json, attempt, 'check the path')}"
+
     def read(self, index: int) -> Record:
         name, entry = self._images[index]
-        picture = pictures.read(self._root / name, orientation="stored")
-        height, width = picture.height, picture.width
-        declared = (field(entry, "height", int, name), field(entry, "width", int, name))
-        if declared != (height, width):
-            raise DataError(f"{name} is {height} x {width}, but {self._json.name} says {declared}")
-        found = segmentations(self._objects[entry["id"]], (list, Mapping), name)
-        return Record(name, picture, {"masks": CocoMasks(name, found, height, width)})
+        noted: list[Finding] = []
+        found = outlines(self._objects[entry["id"]], name, self._config.crowds, noted)
+        frame = (name, declared_size(entry, found), self._config, noted)
+        try:
+            picture = pictures.read_as_annotated(self._root / name, *frame)
+        except MissingError as error:
+            spelled = coco_files.locate(self._root, name)
+            if spelled in (None, self._root / name):
+                raise MissingError(f"{error}{coco_files.hint(self._root, name)}") from error
+            cause = coco_files.how_spelled(name, spelled)
+            noted.append(Finding("names_corrected", f"{name}: {cause}; read as {spelled}"))
+            picture = pictures.read_as_annotated(spelled, *frame)
+        masks = CocoMasks(name, found, picture.height, picture.width)
+        return Record(name, picture, {"masks": masks}, noted)
+
+    def _listed(self, images: list[Any]) -> dict[_Id, Any]:
+        """The entry of each picture by its id; what is none is left out and noted."""
+        listed: dict[_Id, Any] = {}
+        bad: list[str] = []
+        twice: set[_Id] = set()
+        for number, image in enumerate(images):
+            where = f"{self._json}: image {number}"
+            try:
+                identity = field(image, "id", (int, str), where)
+                name = _name(image, where)
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            if listed.setdefault(identity, image)["file_name"] != name:
+                twice.add(identity)  # whose objects are those of this id?
+                bad.append(f"{where} has the id {identity!r} of another picture, which is left out")
+        self._note("pictures_left_out", bad)
+        return {key: image for key, image in listed.items() if key not in twice}
+
+    def _by_picture(self, annotations: list[Any], listed: dict[_Id, Any]) -> dict[_Id, list[Any]]:
+        """The annotations of each picture by its id; those of no picture are left out and noted."""
+        objects: dict[_Id, list[Any]] = {}
+        bad: list[str] = []
+        for number, annotation in enumerate(annotations):
+            where = f"{self._json}: annotation {number}"
+            try:
+                owner = field(annotation, "image_id", (int, str), where)
+            except DataError as error:
+                bad.append(str(error))
+                continue
+            if owner in listed:
+                objects.setdefault(owner, []).append(annotation)
+            else:
+                bad.append(f"{where} belongs to image {owner!r}, which is not listed")
+        self._note("objects_left_out", bad)
+        return objects
+
+    def _shown(self, listed: dict[_Id, Any]) -> list[tuple[_Id, str]]:
+        """Id and name of the pictures with an object; those with crowds alone are noted."""
+        shown, crowds, pictures_of_crowds = [], 0, []
+        for identity, entry in listed.items():
+            there = self._objects.get(identity, [])
+            if there and self._config.crowds == "leave_out" and all(map(_is_crowd, there)):
+                crowds += len(there)
+                pictures_of_crowds.append(f"{entry['file_name']} has crowds alone")
+            elif there:
+                shown.append((identity, entry["file_name"]))
+        self._note("pictures_left_out", pictures_of_crowds)
+        self._note("crowds_left_out", pictures_of_crowds, crowds)
+        return shown
+
+    def _note(self, kind: Any, texts: Sequence[str], count: int | None = None) -> None:
+        """One finding for all of them, which quotes the first."""
+        if texts:
+            total = len(texts) if count is None else count
+            more = f" (the first of {len(texts)})" if len(texts) > 1 else ""
+            self.findings.append(Finding(kind, f"{texts[0]}{more}", total))
+
+    def _nothing(self) -> str:
+        text = f"{self._json} has no picture with an object that can be used"
+        reasons = [f"{each.count} {each.kind}: {each.text}" for each in self.findings]
+        crowds = any(each.kind == "crowds_left_out" for each in self.findings)
+        remedy = "read crowds by --data.source.crowds use" if crowds else "name data with masks"
+        return f"{text}{''.join(f' ({reason})' for reason in reasons)}: {remedy}"
 
 
-def find_json(path: Path) -> Path:
-    """The instance json that `path` is, or that lies beside or in the image folder `path`."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise MissingError(f"{path} is neither a json file nor a folder")
-    path = path.resolve()
-    name = f"instances_{path.name}.json"
-    candidates = (path.parent / name, path.parent / "annotations" / name, path / name)
-    for candidate in (*candidates, *sorted(path.glob("instances_*.json"))):
-        if candidate.is_file():
-            return candidate
-    raise MissingError(f"no {name} beside {path}; give the path of the json itself")
+def _is_crowd(annotation: Any) -> bool:
+    """Whether it is one for certain; what is wrong with others is noted with their picture."""
+    try:
+        return is_crowd(annotation)
+    except DataError:
+        return False
 
 
-def _picture_folder(json: Path, first: str) -> Path:
-    """Where the pictures of a json are; COCO itself has annotations/ and, beside it, val2017/."""
-    split = json.stem.removeprefix("instances_")
-    parent, above = json.parent, json.resolve().parent.parent
-    folders = (parent / split, above / split, parent / "images", above / "images", parent)
-    for folder in folders:
-        if os.path.isfile(folder / first):  # False for a name that no file can have
-            return folder
-    raise MissingError(f"{first} of {json} is in none of {', '.join(map(str, folders))}")
-
-
-def _identity(image: Any, where: str) -> tuple[int, str]:
-    identity, name = field(image, "id", int, where), field(image, "file_name", str, where)
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not name:
+def _name(image: Any, where: str) -> str:
+    name = field(image, "file_name", str, where)
+    if not coco_files.is_below(name.replace("\\", "/")):
         raise DataError(f"{where} is {name!r}, but must be a name below the picture folder")
-    return identity, name
+    return name

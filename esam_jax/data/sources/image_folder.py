@@ -1,5 +1,6 @@
 """Pictures in folders, without annotations: ImageNet's layout, or any other nesting."""
 
+import warnings
 from pathlib import Path
 
 from esam_jax.config import ImageFolderConfig
@@ -10,21 +11,35 @@ from esam_jax.errors import DataError
 
 def open(config: ImageFolderConfig) -> "ImageFolder":
     """Every picture below the path of the config."""
-    return ImageFolder(Path(str(config.path)).expanduser())
+    return ImageFolder(config)
 
 
 def detects(path: str) -> ImageFolderConfig | None:
-    """Any folder that no other source reads."""
-    return ImageFolderConfig(path=path) if Path(path).expanduser().is_dir() else None
+    """Any folder that no other source reads; a UserWarning where it holds json all the same."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return None
+    json = next(place.rglob("*.json"), None)
+    if json is not None:
+        warnings.warn(
+            f"{path} is read as pictures without masks: {json.relative_to(place)} is neither a "
+            "COCO json nor one of SA-1B's (sa_*.json); if it holds masks, convert it to COCO",
+            UserWarning,
+            stacklevel=2,
+        )
+    return ImageFolderConfig(path=path)
 
 
 class ImageFolder:
     """Every picture below a folder, by relative path. Classes are folders, and are not used."""
 
-    def __init__(self, path: Path) -> None:
-        self._root, self._names = path, pictures.list_pictures(path)
+    def __init__(self, config: ImageFolderConfig) -> None:
+        self._config, self._root = config, Path(str(config.path)).expanduser()
+        self._names = pictures.list_pictures(self._root)
         if not self._names:
-            raise DataError(f"{path} holds no {', '.join(decode.SUFFIXES)} picture at any depth")
+            raise DataError(
+                f"{self._root} holds no {', '.join(decode.SUFFIXES)} picture at any depth"
+            )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -33,5 +48,6 @@ class ImageFolder:
         return self._names[index]
 
     def read(self, index: int) -> Record:
-        name = self._names[index]
-        return Record(name, pictures.read(self._root / name))
+        name, noted = self._names[index], []
+        picture = pictures.read(self._root / name, "upright", self._config.sixteen_bit, noted)
+        return Record(name, picture, {}, noted)

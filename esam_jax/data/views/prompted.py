@@ -1,18 +1,18 @@
 """Views for promptable training: a picture, some of its masks, a first prompt for each."""
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import UInt8
 
 from esam_jax.config import PromptedConfig
 from esam_jax.data import prompts
-from esam_jax.data.mask_sets import MaskSet
+from esam_jax.data.bitmaps import Bitmap, Grid
+from esam_jax.data.mask_sets import SoundMasks
 from esam_jax.data.records import Record
 from esam_jax.data.views import draws, resize
 from esam_jax.ops import geometry
 from esam_jax.typing import PADDING
 
 _MEAN_COLOUR = (124, 116, 104)  # of ImageNet: about zero once normalised
-_DECODED_AT_ONCE = 8
 
 
 def shapes(config: PromptedConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -42,33 +42,40 @@ def view(
 
     {"image": uint8 [p, p, 3], "masks": packed uint8 [Q, p, p // 8], "points": float32 [Q, 2, 2]
     (x, y in pixels of the p x p input), "labels": int32 [Q, 2], "valid": float32 [Q]}. Slots
-    without a mask are zero, labelled as padding. None when no mask of the record can be used.
+    without a mask are zero, labelled as padding. None when no mask of the record is of a usable
+    area; DataError when every one is broken.
     """
-    px, slots = config.image_px, config.masks
-    picture, masks = record.picture, record.annotation("masks")
+    picture = record.picture
     height, width = _fitted(picture.height, picture.width, config)
     flip = draws.flips(rng, config.flip)
     rows = resize.nearest(picture.height, height)
     columns = resize.nearest(picture.width, width)
-    chosen = _usable_masks(rng, masks, rows, columns[::-1] if flip else columns, config)
+    grid = Grid(picture.height, picture.width, rows, columns[::-1] if flip else columns)
+    prompted = masks_and_prompts(record, grid, config, rng)
+    if prompted is None:
+        return None
+    return {"image": _framed_image(picture.rgb(), height, width, config, flip), **prompted}
+
+
+def masks_and_prompts(
+    record: Record, grid: Grid, config: PromptedConfig, rng: np.random.Generator
+) -> dict[str, np.ndarray] | None:
+    """All of a view but its image; the grid lies in the top-left corner of the input."""
+    px, slots = config.image_px, config.masks
+    chosen = _usable_masks(rng, record, grid, config)
     if not chosen:
         return None
-    frame, packed = np.zeros((px, px), bool), np.zeros((slots, px, px // 8), np.uint8)
+    packed = np.zeros((slots, px, px // 8), np.uint8)
     points = np.zeros((slots, 2, 2), np.float32)
     labels = np.full((slots, 2), PADDING, np.int32)
+    used = -(-len(grid.columns) // 8)
     for slot, mask in enumerate(chosen):
-        frame[:height, :width] = mask
-        packed[slot] = np.packbits(frame, axis=-1)
+        packed[slot, : mask.height, :used] = mask.packed[:, :used]
         points[slot], labels[slot] = prompts.first_prompt(
             rng, mask, box_noise=config.box_noise, box_noise_max_px=config.box_noise_max_px
         )
-    return {
-        "image": _framed_image(picture.rgb(), height, width, config, flip),
-        "masks": packed,
-        "points": points,
-        "labels": labels,
-        "valid": (np.arange(slots) < len(chosen)).astype(np.float32),
-    }
+    valid = (np.arange(slots) < len(chosen)).astype(np.float32)
+    return {"masks": packed, "points": points, "labels": labels, "valid": valid}
 
 
 def _fitted(height: int, width: int, config: PromptedConfig) -> tuple[int, int]:
@@ -79,25 +86,20 @@ def _fitted(height: int, width: int, config: PromptedConfig) -> tuple[int, int]:
 
 
 def _usable_masks(
-    rng: np.random.Generator,
-    masks: MaskSet,
-    rows: Integer[np.ndarray, " _"],
-    columns: Integer[np.ndarray, " _"],
-    config: PromptedConfig,
-) -> list[Bool[np.ndarray, "{len(rows)} {len(columns)}"]]:
+    rng: np.random.Generator, record: Record, grid: Grid, config: PromptedConfig
+) -> list[Bitmap]:
     """Up to `config.masks` masks of a usable area, at random; no more are decoded than needed."""
-    order = rng.permutation(len(masks))
-    largest = config.max_area * len(rows) * len(columns)
-    chosen: list[np.ndarray] = []
-    for start in range(0, len(order), _DECODED_AT_ONCE):
-        if len(chosen) >= config.masks:
+    masks, chosen = SoundMasks(record), []
+    largest = config.max_area * len(grid.rows) * len(grid.columns)
+    for index in rng.permutation(len(masks)).tolist():
+        if len(chosen) == config.masks:
             break
-        sampled = masks.sample(order[start : start + _DECODED_AT_ONCE].tolist(), rows, columns)
-        areas = np.count_nonzero(sampled, axis=(1, 2))
+        mask = masks.sample(index, grid)
         # An empty mask has nothing to prompt for, whatever the config allows.
-        usable = (areas >= max(config.min_area_px, 1)) & (areas <= largest)
-        chosen += list(sampled[usable])
-    return chosen[: config.masks]
+        if mask is not None and max(config.min_area_px, 1) <= mask.area() <= largest:
+            chosen.append(mask)
+    masks.require_some()
+    return chosen
 
 
 def _framed_image(

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,7 @@ from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, MetricsFile, merged, read
 from esam_jax.train import scalars
 from esam_jax.train.telemetry.clock import StepClock
+from esam_jax.train.telemetry.data_news import DataNews
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch
 
@@ -49,21 +50,21 @@ class Log:
         mesh: Mesh,
         flops_per_example: int,
         trackers: Trackers,
-        broken: Callable[[], Mapping[str, str]],
+        data: DataNews,
         records: str | None = None,
         progress: bool | None = None,
         began: float | None = None,
     ) -> None:
         """Continues the file of an earlier part of the run, less what will be done again.
 
-        `steps` is the last update of the run, `every_steps` how many share a line; `broken` gives
-        the unusable records so far; `records` says in words which data there is, and a warning
+        `steps` is the last update of the run, `every_steps` how many share a line; `data` reports
+        what of the data is unusable; `records` says in words which data there is, and a warning
         reports that an earlier part had other data; `progress` forces the bar on or off; `began` is
         the monotonic time from which this part of the run counts (default: now).
         """
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batch, self._every_steps, self._progress = batch, every_steps, progress
-        self._broken, self._reported, self._records = broken, 0, records
+        self._data, self._records = data, records
         self._waiting: collections.deque[tuple[int, scalars.Metrics]] = collections.deque()
         self._begin = time.monotonic() if began is None else began
         self._first_dispatch: float | None = None
@@ -148,7 +149,7 @@ class Log:
 
     def finish(self) -> None:
         """The last line of a run that is done."""
-        summary: dict[str, Any] = {"finished": True, **self._news_of_broken()}
+        summary: dict[str, Any] = {"finished": True, **self._data.final()}
         if self._compiled is not None:
             examples = (self._steps - self._first_step - 1) * self._batch
             rate = examples / (time.monotonic() - self._compiled)
@@ -190,7 +191,8 @@ class Log:
         if before != self._records:
             warnings.warn(
                 f"the data of {self._workdir} has changed: {self._records}, but {before} before. "
-                "The records are shuffled again, and some may come twice in this epoch",
+                "Where there are other records they are shuffled again, and some may come twice in "
+                "this epoch",
                 UserWarning,
                 stacklevel=2,
             )
@@ -227,7 +229,7 @@ class Log:
         rate = speed.get("examples_per_second", 0.0)
         if rate:
             speed |= self._share_of_peak(rate)
-        more = memory.metrics() | self._goodput() | self._news_of_broken()
+        more = memory.metrics() | self._goodput() | self._data.values()
         self.write(done, values | speed | more)
         shown = {"loss": values["loss"], "examples/s": rate}
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
@@ -244,15 +246,6 @@ class Log:
         """Whether an update gets a line: the first and the last always do."""
         edges = (self._first_step + 1, self._steps)
         return done % self._every_steps == 0 or done in edges
-
-    def _news_of_broken(self) -> dict[str, Any]:
-        """How many records could not be used, and which are new, whenever the number changes."""
-        names = list(self._broken())
-        new, self._reported = names[self._reported :], len(names)
-        if new and jax.process_index() > 0:  # the file is of process 0, whose share is another one
-            count = f"host {jax.process_index()}: {len(names)} records cannot be used, new are"
-            warnings.warn(f"{count} {', '.join(new)}", UserWarning, stacklevel=2)
-        return {"broken": len(names), "broken_names": new} if new else {}
 
 
 def talks(progress: bool | None) -> bool:

@@ -1,4 +1,4 @@
-"""Annotations from outside: a mask is the one that is written down, or its picture is refused."""
+"""Annotations from outside: a mask is the one that is written down, or it is left out and named."""
 
 import json
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import nano
+from helpers import nano, whole
 
 from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig
 from esam_jax.data import sources
 from esam_jax.data.examples import Examples, Tally
+from esam_jax.data.findings import Findings
 from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import prompts
 from esam_jax.ops import regions
@@ -25,37 +26,33 @@ def open_coco(path: Path) -> sources.Source:
     return sources.open_source(CocoConfig(path=str(path)))
 
 
-def used(source: sources.Source, count: int) -> tuple[list[dict], dict[str, str]]:
-    """The first views of a run in training, and the records that were broken."""
+def used(source: sources.Source, count: int) -> tuple[list[dict], Tally]:
+    """The first views of a run in training, and what it says of its data."""
     examples = Examples(source, PromptedConfig(image_px=32, masks=3, min_area_px=1), seed=0)
     tally = Tally(examples, max_broken_share=0.1)
-    return [tally.view_of(examples[position]) for position in range(count)], tally.broken
+    return [tally.view_of(examples[position]) for position in range(count)], tally
 
 
-# What is written in place of a SA-1B json, from its content; and what is said of it.
+def texts(findings: Findings) -> list[str]:
+    return [f"{each.kind}: {each.text}" for each in findings.all]
+
+
+# What is written in place of a SA-1B json, from its content; and what is said of its picture.
 BAD_JSON: dict[str, tuple[Callable[[dict], Any], str]] = {
     "no annotations": (lambda c: c.pop("annotations") and c, "has no 'annotations'"),
-    "no segmentation": (lambda c: c["annotations"][1].pop("segmentation") and c, "mask 1 has no"),
-    "no counts": (
-        lambda c: c["annotations"][1]["segmentation"].pop("counts") and c,
-        "mask 1: counts is a NoneType",
+    "all of another size": (
+        lambda c: [a["segmentation"].update(size=[40, 61]) for a in c["annotations"]] and c,
+        r"2 of 2 objects cannot be used, the first: mask \d \(id \d\): its size is \[40, 61\]",
+    ),
+    "no object usable": (
+        lambda c: [a.pop("segmentation") for a in c["annotations"]] and c,
+        r"2 of 2 objects cannot be used, the first: mask 0 \(id 0\) has no 'segmentation'",
+    ),
+    "another frame": (
+        lambda c: c["image"].update(width=61) or c,
+        "is 40 x 60, but its annotations say 40 x 61: they belong to another picture",
     ),
     "a list": (lambda c: [c], "must hold an object"),
-    "NaN box": (lambda c: c["annotations"][0].update(bbox=[float("nan")] * 4) or c, "NaN is not"),
-    "infinite": (lambda c: c["annotations"][0].update(area=float("inf")) or c, "Infinity is not"),
-    "another size": (
-        lambda c: c["annotations"][0]["segmentation"].update(size=[40, 61]) or c,
-        r"mask 0: its size is \[40, 61\], but the picture is \[40, 60\]",
-    ),
-    "sides exchanged": (
-        lambda c: c["annotations"][0]["segmentation"].update(size=[60, 40]) or c,
-        r"mask 0: its size is \[60, 40\]",
-    ),
-    "huge size": (
-        lambda c: c["annotations"][0]["segmentation"].update(size=[2**40, 2**40]) or c,
-        "mask 0: its size",
-    ),
-    "id twice": (lambda c: c["annotations"][1].update(id=0) or c, "the mask id 0 occurs twice"),
     "a million masks": (lambda c: {"annotations": [{}] * 10**6}, "has 1000000 masks"),
     "deep": (lambda c: "[" * 10**5 + "]" * 10**5, "is not valid JSON"),
     "deep object": (lambda c: '{"a":' * 10**5 + "1" + "}" * 10**5, "is not valid JSON"),
@@ -67,6 +64,66 @@ BAD_JSON: dict[str, tuple[Callable[[dict], Any], str]] = {
     "empty": (lambda c: "", "is not valid JSON"),
     "another encoding": (lambda c: b"\xff\xfe\xfd", "is not valid JSON"),
 }
+# What is done to one of two masks; and what is said of it.
+BAD_MASK: dict[str, tuple[Callable[[dict], Any], str]] = {
+    "no segmentation": (lambda a: a.pop("segmentation"), "has no 'segmentation'"),
+    "null": (lambda a: a.update(segmentation=None), "has a 'segmentation' of type NoneType"),
+    "text": (lambda a: a.update(segmentation="x"), "has a 'segmentation' of type str"),
+    "no polygon": (lambda a: a.update(segmentation=[]), "a polygon annotation must be a list of"),
+    "a polygon of two points": (
+        lambda a: a.update(segmentation=[[1, 1, 5, 5]]),
+        "a polygon has shape (4,), but needs three or more",
+    ),
+    "one good polygon": (
+        lambda a: a.update(segmentation=[[1, 1, 20, 1, 20, 20], [1, 1, 5, 5]]),
+        "a polygon has shape (4,), but needs three or more",
+    ),
+    "a flat polygon": (
+        lambda a: a.update(segmentation=[1, 1, 20, 1, 20, 20]),
+        "a polygon has shape (), but needs",
+    ),
+    "NaN": (
+        lambda a: a.update(segmentation=[[1, 1, 20, float("nan"), 20, 20]]),
+        "a polygon holds a number that is not finite",
+    ),
+    "infinite": (
+        lambda a: a.update(segmentation=[[1, 1, 20, float("inf"), 20, 20]]),
+        "a polygon holds a number that is not finite",
+    ),
+    "far away": (
+        lambda a: a.update(segmentation=[[1, 1, 5, 5, 1e9, 3]]),
+        "a polygon leaves its 40 x 60 picture by more than one frame",
+    ),
+    "nothing": (
+        lambda a: a.update(segmentation={"size": [40, 60], "counts": [2400]}),
+        "it covers no pixel",
+    ),
+    "a polygon of no area": (
+        lambda a: a.update(segmentation=[[1, 1, 1, 1, 1, 1]]),
+        "it covers no pixel",
+    ),
+    "no counts": (lambda a: a["segmentation"].pop("counts"), "counts is a NoneType"),
+    "another size": (
+        lambda a: a["segmentation"].update(size=[40, 61]),
+        "its size is [40, 61], but the picture is [40, 60]",
+    ),
+    "sides exchanged": (
+        lambda a: a["segmentation"].update(size=[60, 40]),
+        "its size is [60, 40], but the picture is [40, 60]",
+    ),
+    "huge size": (lambda a: a["segmentation"].update(size=[2**40, 2**40]), "its size is [10995"),
+    "neither crowd nor not": (lambda a: a.update(iscrowd="yes"), "its 'iscrowd' is 'yes', but"),
+}
+# What is done to one of two masks that costs nothing: nobody reads it.
+UNREAD: dict[str, Callable[[dict], Any]] = {
+    "NaN box": lambda a: a.update(bbox=[float("nan")] * 4),
+    "infinite area": lambda a: a.update(area=float("inf")),
+    "no area": lambda a: a.update(area=0),
+    "the id of another mask": lambda a: a.update(id=1 - a["id"]),
+    "no id": lambda a: a.pop("id"),
+    "no category": lambda a: a.pop("category_id", None),
+    "crowd as text": lambda a: a.update(iscrowd="0"),
+}
 
 
 def spoil(file: Path, change: Callable[[dict], Any]) -> None:
@@ -77,31 +134,62 @@ def spoil(file: Path, change: Callable[[dict], Any]) -> None:
 
 
 @pytest.mark.parametrize("case", BAD_JSON)
-def test_f31_a_bad_annotation_is_skipped_in_training_and_an_error_in_evaluation(
-    sa1b_folder: Path, case: str
-):
+def test_f31_a_bad_json_costs_its_picture(sa1b_folder: Path, case: str):
     change, message = BAD_JSON[case]
     spoil(sa1b_folder / "sa_1.json", change)
     source = open_sa1b(sa1b_folder)
-    with pytest.raises(DataError, match=rf"sa_1\.(jpg|json).*{message}"):
-        prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
-    views, broken = used(source, 3)
+    with pytest.warns(UserWarning, match=rf"1 broken pictures.*sa_1\.(jpg|json).*{message}"):
+        found = prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
+    assert (found["images"], found["skipped"], found["masks"]) == (2, 1, 4)
+    views, tally = used(source, 3)
     assert all(view["valid"].any() for view in views)
-    assert list(broken) == ["sa_1.jpg"] and "sa_1" in broken["sa_1.jpg"]
+    assert list(tally.broken) == ["sa_1.jpg"] and "sa_1" in tally.broken["sa_1.jpg"]
+
+
+@pytest.mark.parametrize("case", BAD_MASK)
+def test_f31_a_bad_object_costs_itself(sa1b_folder: Path, case: str):
+    change, message = BAD_MASK[case]
+    spoil(sa1b_folder / "sa_1.json", lambda c: [change(c["annotations"][1]), c][1])
+    source = open_sa1b(sa1b_folder)
+    said = "sa_1.jpg: mask 1 (id 1)"
+    with pytest.warns(UserWarning) as warned:
+        found = prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
+    assert (found["images"], found["skipped"], found["masks"]) == (3, 0, 5)
+    assert found["objects_left_out"] == 1
+    (reason,) = found["reasons"]
+    assert reason.startswith(said) and message in reason
+    assert f"1 objects left out, the first: {reason}" in str(warned[0].message)
+    views, tally = used(source, 3)
+    assert sorted(int(view["valid"].sum()) for view in views) == [1, 2, 3]
+    assert tally.broken == {} and texts(tally.findings) == [f"objects_left_out: {reason}"]
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_f31_what_nobody_reads_costs_nothing(sa1b_folder: Path, case: str):
+    spoil(sa1b_folder / "sa_1.json", lambda c: [UNREAD[case](c["annotations"][1]), c][1])
+    views, tally = used(open_sa1b(sa1b_folder), 3)
+    assert sorted(int(view["valid"].sum()) for view in views) == [2, 2, 3]
+    assert tally.broken == {} and texts(tally.findings) == []
+
+
+def test_f31_an_object_that_is_there_twice_is_used_once(sa1b_folder: Path):
+    spoil(sa1b_folder / "sa_1.json", lambda c: {**c, "annotations": c["annotations"] * 2})
+    views, tally = used(open_sa1b(sa1b_folder), 3)
+    assert sorted(int(view["valid"].sum()) for view in views) == [2, 2, 3]
+    assert texts(tally.findings) == [
+        f"objects_left_out: sa_1.jpg: mask {i} (id {i - 2}) repeats an earlier one of that id"
+        for i in (2, 3)
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5, 1e999, 3]]), "Infinity"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5, 1e999, 3]]), "not finite"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5, 1e9, 3]]), "leaves its"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 1, 5, 5]]), "three or more"),
-        (lambda c: c["images"][0].update(width=31), r"a\.png is 20 x 30, but .* says \(20, 31\)"),
-        (lambda c: c["annotations"].extend([c["annotations"][0]] * 10**4), "10001 masks"),
-        (
-            lambda c: c["annotations"].extend([{**c["annotations"][0], "id": 5}] * 2),
-            r"a\.png: the mask id 5 occurs twice",
-        ),
+        (lambda c: c["images"][0].update(width=31), r"a\.png is 20 x 30, but .* say 20 x 31"),
+        (lambda c: c["annotations"].extend([c["annotations"][0]] * 10**4), "10002 masks"),
     ],
 )
 def test_f31_a_bad_coco_annotation_is_refused(coco_json: Path, change: Callable, message: str):
@@ -109,7 +197,7 @@ def test_f31_a_bad_coco_annotation_is_refused(coco_json: Path, change: Callable,
     change(content)
     coco_json.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
-        open_coco(coco_json).read(0).annotation("masks").decode([0])
+        whole.masks(open_coco(coco_json).read(0), 0)
 
 
 @pytest.mark.parametrize("name", ["a\0.png", "\ud800.png", "a" * 5000 + ".png"])
@@ -119,8 +207,8 @@ def test_f31_a_name_that_no_file_can_have_is_missing(coco_json: Path, name: str)
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="cannot be read"):
         open_coco(coco_json).read(1)
-    views, broken = used(open_coco(coco_json), 2)
-    assert all(view["valid"].any() for view in views) and list(broken) == [name]
+    views, tally = used(open_coco(coco_json), 2)
+    assert all(view["valid"].any() for view in views) and list(tally.broken) == [name]
     content["images"][0]["file_name"] = name
     coco_json.write_text(json.dumps(content))
     with pytest.raises(MissingError, match="is in none of"):
@@ -170,8 +258,8 @@ def test_f32_run_lengths_that_are_no_mask_are_refused(sa1b_folder: Path, case: s
     content = json.loads(file.read_text())
     content["annotations"][1]["segmentation"]["counts"] = counts
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match=rf"sa_1\.jpg: mask 1: .*{message}"):
-        open_sa1b(sa1b_folder).read(0).annotation("masks").decode([0, 1])
+    with pytest.raises(DataError, match=rf"sa_1\.jpg: mask 1 \(id 1\): .*{message}"):
+        whole.masks(open_sa1b(sa1b_folder).read(0), 0, 1)
 
 
 @pytest.mark.parametrize(

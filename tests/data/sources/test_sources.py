@@ -1,17 +1,18 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import whole
 
 from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
 from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
+from esam_jax.data.records import AnnotatedSource
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.ops import regions
@@ -41,7 +42,7 @@ def test_scenes_come_with_their_visible_masks():
     assert len(source) == 5 and record.name == "heldout/4"
     assert (record.picture.rgb() == image).all()
     assert len(record.annotation("masks")) == labels.max()
-    assert (record.annotation("masks").decode([1, 0]) == [labels == 2, labels == 1]).all()
+    assert (whole.masks(record, 1, 0) == [labels == 2, labels == 1]).all()
 
 
 # -------------------------------------------------------------------------------- image folder
@@ -117,42 +118,26 @@ def test_coco_gives_objects_and_leaves_crowds_out(coco_json: Path):
     source = open_coco(coco_json)
     assert [source.name(i) for i in range(len(source))] == ["a.png", "b.png"]
     first, second = source.read(0), source.read(1)
-    (polygon,) = first.annotation("masks").decode([0])
+    (polygon,) = whole.masks(first, 0)
     assert (
         len(first.annotation("masks")) == 1
         and regions.mask_box(polygon) == (2, 3, 20, 10)
         and polygon.all(0).sum() == 0
     )
-    (packed,) = second.annotation("masks").decode([0])
+    (packed,) = whole.masks(second, 0)
     assert packed[9, 11] and packed.sum() == 81
-
-
-def test_sampling_is_decoding_and_then_choosing(coco_json: Path):
-    rows, columns = np.array([0, 5, 9, 12]), np.array([29, 11, 4])
-    for index in range(2):
-        masks = open_coco(coco_json).read(index).annotation("masks")
-        assert (masks.sample([0], rows, columns) == masks.decode([0])[:, rows][:, :, columns]).all()
 
 
 def test_coco_pictures_are_found_from_either_side(coco_json: Path):
     assert len(open_coco(coco_json.parents[1] / "val2017")) == 2
     (coco_json.parents[1] / "val2017" / "a.png").unlink()
+    source = open_coco(coco_json)  # one picture that is missing costs itself
     with pytest.raises(MissingError, match=r"a\.png"):
+        source.read(0)
+    assert source.read(1).picture.rgb().shape == (20, 30, 3)
+    (coco_json.parents[1] / "val2017" / "b.png").unlink()
+    with pytest.raises(MissingError, match=r"'a\.png' of .* is in none of"):
         open_coco(coco_json)
-
-
-def test_masks_and_pictures_share_the_stored_frame(coco_json: Path):
-    path = coco_json.parents[1] / "val2017" / "a.png"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.open(path)
-    image.save(path, exif=exif)
-    record = open_coco(coco_json).read(0)
-    assert (
-        record.picture.rgb().shape[:2]
-        == record.annotation("masks").decode([0]).shape[1:]
-        == (20, 30)
-    )
 
 
 @pytest.mark.parametrize(
@@ -160,20 +145,116 @@ def test_masks_and_pictures_share_the_stored_frame(coco_json: Path):
     [
         (lambda c: c.pop("images"), "no 'images'"),
         (lambda c: c.update(annotations={}), "'annotations' of type dict"),
-        (lambda c: c["images"].append(c["images"][0]), "id 7 occurs twice"),
-        (lambda c: c["images"][0].update(file_name="../secret.png"), "below the picture folder"),
-        (lambda c: c["images"][0].update(file_name="/etc/x.png"), "below the picture folder"),
-        (lambda c: c["images"][1].update(id="3"), "image 1 has a 'id' of type str"),
-        (lambda c: c["annotations"][0].pop("image_id"), "annotation 0 has no 'image_id'"),
-        (lambda c: c["annotations"].append([]), "annotation 4"),
-        (lambda c: c["annotations"].clear(), "no picture with an object"),
-        (lambda c: c["annotations"][0].update(bbox=[float("nan")] * 4), "NaN"),
+        (lambda c: c["annotations"].clear(), "no picture with an object that can be used: name"),
+        (
+            lambda c: [a.update(image_id=1) for a in c["annotations"]],
+            "4 objects_left_out: .*image 1",
+        ),
+        (
+            lambda c: [a.update(iscrowd=1) for a in c["annotations"]],
+            "read crowds by --data.source.cr",
+        ),
     ],
 )
-def test_a_broken_coco_file_is_refused_whole(coco_json: Path, change: Callable, reason: str):
+def test_a_coco_file_of_which_nothing_can_be_used_is_refused(
+    coco_json: Path, change: Callable, reason: str
+):
     edit(coco_json, change)
     with pytest.raises(DataError, match=reason):
         open_coco(coco_json)
+
+
+def noted(source: sources.Source) -> list[str]:
+    assert isinstance(source, AnnotatedSource)
+    return [f"{each.count} {each.kind}: {each.text}" for each in source.findings]
+
+
+CROWDS_ALONE = [
+    "1 pictures_left_out: c.png has crowds alone",
+    "1 crowds_left_out: c.png has crowds",
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "found"),
+    [
+        (lambda c: None, "ab", []),
+        (lambda c: c["images"].append(c["images"][0]), "ab", []),
+        (
+            lambda c: c["images"].append({**c["images"][1], "id": 7}),
+            "b",
+            [
+                "1 pictures_left_out: .*image 4 has the id 7 of another picture",
+                "2 objects_left_out",
+            ],
+        ),
+        (
+            lambda c: c["images"][0].update(file_name="../secret.png"),
+            "b",
+            [
+                "1 pictures_left_out: .* must be a name below the picture folder",
+                "2 objects_left_out",
+            ],
+        ),
+        (
+            lambda c: c["images"][0].update(file_name="..\\secret.png"),
+            "b",
+            [
+                "1 pictures_left_out: .* must be a name below the picture folder",
+                "2 objects_left_out",
+            ],
+        ),
+        (
+            lambda c: c["images"][0].update(file_name="/etc/x.png"),
+            "b",
+            [
+                "1 pictures_left_out: .* must be a name below the picture folder",
+                "2 objects_left_out",
+            ],
+        ),
+        (
+            lambda c: c["images"][1].update(id="3"),
+            "a",
+            ["1 objects_left_out: .*annotation 2 belongs to image 3, which is not listed"],
+        ),
+        (
+            lambda c: [c["images"][1].update(id="3"), c["annotations"][2].update(image_id="3")],
+            "ab",
+            [],
+        ),
+        (
+            lambda c: c["images"][1].pop("id"),
+            "a",
+            [
+                "1 pictures_left_out: .*image 1 has no 'id'",
+                "1 objects_left_out: .*annotation 2 bel",
+            ],
+        ),
+        (lambda c: c["images"].append(7), "ab", ["1 pictures_left_out: .*image 4 has no 'id'"]),
+        (
+            lambda c: c["annotations"][2].pop("image_id"),
+            "a",
+            ["1 objects_left_out: .*annotation 2 has no 'image_id'"],
+        ),
+        (
+            lambda c: c["annotations"].extend([[], 7, None]),
+            "ab",
+            [r"3 objects_left_out: .*annotation 4 has no 'image_id' \(the first of 3\)"],
+        ),
+        (lambda c: c["annotations"][0].update(bbox=[float("nan")] * 4), "ab", []),
+    ],
+)
+def test_a_bad_entry_of_a_coco_file_costs_itself(
+    coco_json: Path, change: Callable, names: str, found: list[str]
+):
+    edit(coco_json, change)
+    source = open_coco(coco_json)
+    assert [source.name(i) for i in range(len(source))] == [f"{name}.png" for name in names]
+    texts = sorted(noted(source))
+    expected = sorted([*found, *CROWDS_ALONE])
+    assert len(texts) == len(expected)
+    for text, pattern in zip(texts, expected, strict=True):
+        assert re.match(pattern, text), (text, pattern)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff"])
@@ -187,7 +268,7 @@ def test_what_is_no_json_object_is_refused(coco_json: Path, text: str):
     ("change", "reason"),
     [
         (lambda c: c["images"][0].update(height=21), r"a\.png is 20 x 30"),
-        (lambda c: c["annotations"][0].pop("segmentation"), "no 'segmentation'"),
+        (lambda c: c["annotations"][0].pop("segmentation"), "1 of 1 .* no 'segmentation'"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2]]), "mask 0.*polygon"),
         (
             lambda c: c["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
@@ -205,8 +286,8 @@ def test_a_broken_annotation_breaks_its_own_picture_only(
     edit(coco_json, change)
     source = open_coco(coco_json)
     with pytest.raises(DataError, match=reason):
-        source.read(0).annotation("masks").decode([0])
-    assert source.read(1).annotation("masks").decode([0]).any()
+        whole.masks(source.read(0), 0)
+    assert whole.masks(source.read(1), 0).any()
 
 
 # ---------------------------------------------------------------------------------------- sa1b
@@ -217,7 +298,7 @@ def test_sa1b_reads_pairs(sa1b_folder: Path):
     assert [source.name(i) for i in range(len(source))] == ["sa_1.jpg", "sa_10.jpg", "sa_2.jpg"]
     record = source.read(1)
     assert record.picture.rgb().shape == (40, 60, 3) and len(record.annotation("masks")) == 3
-    areas = record.annotation("masks").decode([2, 0]).sum((1, 2))
+    areas = whole.masks(record, 2, 0).sum((1, 2))
     assert areas.tolist() == [5, 253]
 
 
@@ -230,7 +311,7 @@ def test_sa1b_unpacked_into_folders(sa1b_folder: Path):
     [
         (lambda c: c.pop("annotations"), "no 'annotations'"),
         (lambda c: c.update(annotations=[{}] * 10_001), "10001 masks"),
-        (lambda c: c["annotations"][1].update(segmentation="x"), "mask 1 has a 'segmentation'"),
+        (lambda c: [a.update(segmentation="x") for a in c["annotations"]], "2 of 2 objects cannot"),
         (lambda c: c["annotations"][1]["segmentation"].update(size=[60, 40]), "mask 1.*size"),
         (lambda c: c["annotations"][1]["segmentation"].update(counts="00"), "mask 1.*sum"),
     ],
@@ -238,7 +319,7 @@ def test_sa1b_unpacked_into_folders(sa1b_folder: Path):
 def test_a_broken_sa1b_json_names_its_picture(sa1b_folder: Path, change: Callable, reason: str):
     edit(sa1b_folder / "sa_1.json", change)
     with pytest.raises(DataError, match=reason):
-        open_sa1b(sa1b_folder).read(0).annotation("masks").decode([0, 1])
+        whole.masks(open_sa1b(sa1b_folder).read(0), 0, 1)
 
 
 def test_a_picture_without_its_json(sa1b_folder: Path):

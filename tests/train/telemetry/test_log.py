@@ -10,9 +10,11 @@ import pytest
 from helpers import toy
 
 from esam_jax.config import GuardConfig
+from esam_jax.data.findings import Finding
 from esam_jax.errors import TrainingError
 from esam_jax.train import guard
 from esam_jax.train.telemetry import log
+from esam_jax.train.telemetry.data_news import DataNews
 
 
 def metrics(loss, grad_norm=1.0, in_a_row=0):
@@ -38,9 +40,10 @@ def events(folder, name):
     return [line for line in all_lines(folder) if line.get("event") == name]
 
 
-def start(folder, first_step=0, broken=None, every=2, records=None):
+def start(folder, first_step=0, reads=None, every=2, records=None):
     cfg = toy.config(log_every_steps=every)
-    return toy.open_log(cfg, folder, first_step, broken=lambda: broken or {}, records=records)
+    data = DataNews(reads or toy.Reads())
+    return toy.open_log(cfg, folder, first_step, data=data, records=records)
 
 
 def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
@@ -204,7 +207,10 @@ def test_events_are_no_evaluation_and_no_metric(tmp_path):
 
 def test_broken_records_are_named_once(tmp_path):
     broken = {"a.jpg": "cut short"}
-    with start(tmp_path, broken=broken, every=1) as report:
+    with (
+        start(tmp_path, reads=toy.Reads(broken), every=1) as report,
+        pytest.warns(UserWarning) as warned,
+    ):
         for step in range(1, 4):
             report.after(step, metrics(1.0))
             report.flush(step)
@@ -212,11 +218,37 @@ def test_broken_records_are_named_once(tmp_path):
                 broken["b.jpg"] = "empty"
         broken["c.jpg"] = "empty"
         report.finish()
+    # Once when the first is met, and the total at the end.
+    assert [str(each.message) for each in warned] == [
+        "data so far: 1 records cannot be used, the first: a.jpg: cut short",
+        "data so far: 3 records cannot be used, the first: a.jpg: cut short",
+    ]
     first, second, third, last = lines(tmp_path)
     assert (first["broken"], first["broken_names"]) == (1, ["a.jpg"])
+    assert first["broken_reasons"] == ["cut short"]
     assert "broken" not in second
     assert (third["broken"], third["broken_names"]) == (2, ["b.jpg"])
     assert (last["broken"], last["broken_names"]) == (3, ["c.jpg"])
+
+
+def test_what_is_left_out_is_counted_with_its_reason_and_said_once(tmp_path):
+    reads = toy.Reads()
+    with (
+        start(tmp_path, reads=reads, every=1) as report,
+        pytest.warns(UserWarning) as warned,
+    ):
+        for step in range(1, 4):
+            reads.findings.add([Finding("objects_left_out", f"a.jpg: mask {step % 2}: bad")])
+            report.after(step, metrics(1.0))
+            report.flush(step)
+        report.finish()
+    first, second, third, last = lines(tmp_path)
+    assert (first["objects_left_out"], first["left_out_reasons"]) == (1, ["a.jpg: mask 1: bad"])
+    assert (second["objects_left_out"], second["left_out_reasons"]) == (2, ["a.jpg: mask 0: bad"])
+    assert "objects_left_out" not in third and "objects_left_out" not in last  # nothing new
+    assert [str(each.message) for each in warned] == [
+        f"data so far: {n} objects left out, the first: a.jpg: mask 1: bad" for n in (1, 2)
+    ]
 
 
 def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch):

@@ -1,0 +1,64 @@
+"""What people must know about data that is used all the same: what was left out of it, or assumed.
+
+A record collects its findings while it is read, decoded and viewed. `Findings` adds up those of
+many records, each counted once however often its record is read.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+Kind = Literal[
+    "objects_left_out",  # not usable; the other objects of the picture are used
+    "crowds_left_out",
+    "crowds_used",
+    "pictures_left_out",  # entries of an annotation file that are no picture, or have no object
+    "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
+    "names_corrected",  # files found under another spelling of their name
+    "narrow_16_bit",  # 16-bit pictures of a few grey levels
+]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """`text` names the picture, the object if it is one, and the reason; equal texts count once.
+
+    `count` is above 1 where one text stands for several, of which it names the first.
+    """
+
+    kind: Kind
+    text: str
+    count: int = 1
+
+
+class Findings:
+    """All findings so far, in the order in which they were first made."""
+
+    def __init__(self, found: Iterable[Finding] = ()) -> None:
+        self.all: list[Finding] = []
+        self._known: set[Finding] = set()
+        self.add(found)
+
+    def add(self, found: Iterable[Finding]) -> None:
+        for each in found:
+            if each not in self._known:
+                self._known.add(each)
+                self.all.append(each)
+
+    def counts(self) -> dict[Kind, int]:
+        """By kind, without those that did not occur."""
+        total: Counter[Kind] = Counter()
+        for each in self.all:
+            total[each.kind] += each.count
+        return dict(total)
+
+    def in_words(self) -> list[str]:
+        """For each kind how many there are, and the first of them."""
+        first = {each.kind: each.text for each in reversed(self.all)}
+        return [
+            f"{count} {kind.replace('_', ' ')}, the first: {first[kind]}"
+            for kind, count in self.counts().items()
+        ]

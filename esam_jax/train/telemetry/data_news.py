@@ -1,0 +1,77 @@
+"""What a run says about its data: records and objects that cannot be used, and why."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from esam_jax.data.findings import Findings
+
+_REASONS = 20  # at most, in one line of metrics.jsonl
+
+
+@runtime_checkable  # for the shape checks in the tests
+class Reads(Protocol):
+    """What is reported of the batches that a run reads."""
+
+    @property
+    def broken(self) -> Mapping[str, str]: ...
+
+    @property
+    def findings(self) -> Findings: ...
+
+
+class DataNews:
+    """Values for metrics.jsonl whenever there is something new, and a warning for each kind of it.
+
+    The file is of process 0, whose share of the records is another one than that of its peers:
+    these warn of everything that is new.
+    """
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+        self._broken = self._findings = 0  # reported so far
+        self._warned: dict[str, int] = {}
+
+    def values(self) -> dict[str, Any]:
+        """The counts so far, and what is new with its reason; empty when nothing is."""
+        broken, findings = dict(self._reads.broken), self._reads.findings
+        new = list(broken.items())[self._broken :]
+        found = findings.all[self._findings :]
+        self._broken, self._findings = len(broken), len(findings.all)
+        if not new and not found:
+            return {}
+        self._warn(broken, findings, everything=jax.process_index() > 0)
+        values: dict[str, Any] = {}
+        if new:
+            values |= {"broken": len(broken), "broken_names": [name for name, _ in new]}
+            values |= {"broken_reasons": [reason for _, reason in new[:_REASONS]]}
+        if found:
+            values |= findings.counts()
+            values |= {"left_out_reasons": [each.text for each in found[:_REASONS]]}
+        return values
+
+    def final(self) -> dict[str, Any]:
+        """`values` at the end of a run; what has grown since its warning is counted again."""
+        values = self.values()
+        self._warn(dict(self._reads.broken), self._reads.findings, everything=True)
+        return values
+
+    def _warn(self, broken: dict[str, str], findings: Findings, everything: bool) -> None:
+        counts: dict[str, int] = {**findings.counts()}
+        texts = dict(zip(counts, findings.in_words(), strict=True))
+        if broken:
+            counts["broken"] = len(broken)
+            name, reason = next(iter(broken.items()))
+            texts["broken"] = f"{len(broken)} records cannot be used, the first: {name}: {reason}"
+        due = [
+            kind
+            for kind, count in counts.items()
+            if kind not in self._warned or (everything and count > self._warned[kind])
+        ]
+        if due:
+            self._warned |= {kind: counts[kind] for kind in due}
+            where = f"host {jax.process_index()}: " if jax.process_count() > 1 else ""
+            text = f"{where}{'; '.join(texts[kind] for kind in due)}"
+            warnings.warn(f"data so far: {text}", UserWarning, stacklevel=3)

@@ -1,0 +1,68 @@
+"""Crowds are left out or used by choice, and counted either way."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import nano, whole
+
+from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig
+from esam_jax.data import sources
+from esam_jax.data.examples import Examples, Tally
+from esam_jax.evaluate import prompts
+
+
+def findings(config: CocoConfig | Sa1bConfig) -> tuple[int, dict[str, int]]:
+    """Masks of one epoch, and what was counted in it."""
+    source = sources.open_source(config)
+    view = PromptedConfig(image_px=32, min_area_px=1, max_area=1.0)
+    tally = Tally(examples := Examples(source, view, seed=0), 0.1)
+    views = [tally.view_of(examples[position]) for position in range(len(source))]
+    return sum(int(view["valid"].sum()) for view in views), dict(tally.findings.counts())
+
+
+def test_crowds_of_coco(coco_json: Path):
+    """Pictures a (a polygon, a crowd), b (a mask) and c (a crowd alone)."""
+    path = str(coco_json)
+    assert findings(CocoConfig(path=path)) == (2, {"crowds_left_out": 2, "pictures_left_out": 1})
+    assert findings(CocoConfig(path=path, crowds="use")) == (4, {"crowds_used": 2})
+    masks = sources.open_source(CocoConfig(path=path, crowds="use")).read(2)
+    assert whole.masks(masks, 0).sum() == 50
+
+
+def test_crowds_in_the_layout_of_sa1b(sa1b_folder: Path):
+    file = sa1b_folder / "sa_1.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    path = str(sa1b_folder)
+    assert findings(Sa1bConfig(path=path)) == (6, {"crowds_left_out": 1})
+    assert findings(Sa1bConfig(path=path, crowds="use")) == (7, {"crowds_used": 1})
+
+
+@pytest.mark.parametrize("value", [0, 0.0, False, None, "0"])
+def test_what_is_no_crowd(coco_json: Path, value: object):
+    content = json.loads(coco_json.read_text())
+    for each in content["annotations"]:
+        each["iscrowd"] = value
+    coco_json.write_text(json.dumps(content))
+    assert findings(CocoConfig(path=str(coco_json))) == (4, {})
+
+
+@pytest.mark.parametrize("value", [1, 1.0, True, "1"])
+def test_what_is_a_crowd(coco_json: Path, value: object):
+    content = json.loads(coco_json.read_text())
+    for each in content["annotations"][1:]:
+        each["iscrowd"] = value
+    coco_json.write_text(json.dumps(content))
+    counts = {"crowds_left_out": 3, "pictures_left_out": 2}
+    assert findings(CocoConfig(path=str(coco_json))) == (1, counts)
+
+
+def test_evaluation_counts_them_too(coco_json: Path):
+    sam = nano.sam("sam_nano")
+    for crowds, masks, counted in (("leave_out", 2, "left_out"), ("use", 4, "used")):
+        source = sources.open_source(CocoConfig(path=str(coco_json), crowds=crowds))
+        with pytest.warns(UserWarning, match=f"2 crowds {counted.replace('_', ' ')}, the first: "):
+            found = prompts.evaluate(sam, source, images=9, masks_per_image=9, seed=0)
+        assert (found["masks"], found[f"crowds_{counted}"]) == (masks, 2)
