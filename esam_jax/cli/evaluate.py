@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 
 from esam_jax.cli import arguments
+from esam_jax.config import SourceConfig
 from esam_jax.convert import load as models
 from esam_jax.data import sources
 from esam_jax.data.findings import KINDS
@@ -33,6 +34,12 @@ class Prompts:
     """How many masks of each picture at most, drawn with the seed."""
     click: prompts.Click = "uniform"
     """Where in the mask the point lies: anywhere, or as deep inside as possible."""
+    crowds: Literal["leave_out", "use"] = "leave_out"
+    """What is done with objects marked as crowds; they are counted either way."""
+    ambiguous_exif: Literal["upright", "stored"] = "upright"
+    """How a picture turned by EXIF is read where the annotations' size fits both readings."""
+    sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
+    """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     seed: int = 0
     json: bool = False
     """Print the result as JSON."""
@@ -46,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
             key = name.replace("_", "-")
             raise ConfigError(f"--{key} is {getattr(args, name)}, but at least 1 is needed")
     models.locate(args.model)
-    source = sources.open_source(sources.detect(args.data))
+    source = sources.open_source(_source(args))
     compile_cache.enable()
     result = prompts.evaluate(
         load(args.model),
@@ -58,6 +65,22 @@ def main(argv: Sequence[str]) -> int:
     )
     print(json.dumps(result) if args.json else _for_people(result))
     return 0
+
+
+def _source(args: Prompts) -> SourceConfig:
+    """The data, read as the arguments say; ConfigError for one that such data does not know."""
+    found = sources.detect(args.data)
+    fields = {field.name: field.default for field in dataclasses.fields(Prompts)}
+    chosen = {
+        name: getattr(args, name)
+        for name in ("crowds", "ambiguous_exif", "sixteen_bit")
+        if getattr(args, name) != fields[name]
+    }
+    for name, value in chosen.items():
+        if not hasattr(found, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is {value!r}, but {found.kind} has no such choice")
+    return dataclasses.replace(found, **chosen)
 
 
 def _for_people(result: dict) -> str:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from esam_jax import outputs
 from esam_jax.cli import arguments
 from esam_jax.convert import load as models
-from esam_jax.data import archives
+from esam_jax.data import archives, decode
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
@@ -60,6 +60,8 @@ class Everything:
     """Fill smaller holes and drop smaller islands, in pixels: 0; 100 by EfficientSAM's preset."""
     stability_rule: Literal["full_size", "low_res"] = "full_size"
     """Count stability at the picture's size, as SAM does, or on the decoder's logits."""
+    sixteen_bit: decode.SixteenBit = "upper_byte"
+    """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -77,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(args.out)
     models.locate(args.model)
     settings = _settings(args)
-    album.settle(args.out, {"model": args.model, **settings})
+    album.settle(args.out, {"model": args.model, **settings, **_reading(args)})
     names = album.waiting(pictures, args.out, part)
     masks, broken = 0, {}
     if names:
@@ -90,7 +92,14 @@ def main(argv: Sequence[str]) -> int:
             output_mode="coco_rle",
             **settings,
         )
-        found = album.run(generator, pictures, names, args.out, overlays=overlays)
+        found = album.run(
+            generator,
+            pictures,
+            names,
+            args.out,
+            overlays=overlays,
+            sixteen_bit=args.sixteen_bit,
+        )
         shown = tqdm(found, total=len(names), unit="picture", disable=not sys.stderr.isatty())
         for name, outcome in shown:
             if isinstance(outcome, str):
@@ -124,6 +133,11 @@ def _settings(args: Everything) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in preset if hasattr(args, name)}
     given = {name: value for name, value in given.items() if value is not None}
     return {**{name: getattr(args, name) for name in _SETTINGS}, **preset, **given}
+
+
+def _reading(args: Everything) -> dict[str, str]:
+    """How pictures are read, unless as ever: it decides about the masks, too."""
+    return {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
 
 
 def _part(text: str) -> tuple[int, int]:

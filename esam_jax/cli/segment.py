@@ -47,6 +47,8 @@ class Segment:
     """A mask picture (any pixel but black counts) that joins the first query."""
     overwrite: bool = False
     """Replace results of the same names; never the picture or the mask."""
+    sixteen_bit: decode.SixteenBit = "upper_byte"
+    """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     json: bool = False
     """Print the contents of masks.json."""
 
@@ -54,7 +56,7 @@ class Segment:
 def main(argv: Sequence[str]) -> int:
     """Writes the masks; picture, prompts, model and folder are checked before weights are read."""
     args = arguments.parse(Segment, argv, prog="esam segment")
-    picture = decode.read_rgb(args.image)
+    picture = decode.read_rgb(args.image, args.sixteen_bit)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
     for prompt in prompts:

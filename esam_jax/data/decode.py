@@ -28,7 +28,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
 _MAX_BYTES = 2**29
 _HEAD_BYTES = 2**16
 _EXIF_ORIENTATION = 0x0112
-_FEW_LEVELS = 16  # of 256: fewer are hardly a picture
+_FEW_LEVELS = 64  # of 256: what sensors of 14 bits, and of fewer, leave in the upper byte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _by_pillow(
         return np.repeat(grey[..., None], 3, axis=2), lost
     rgb = _rgb(image)
     levels = int(rgb.max()) - int(rgb.min()) + 1
-    if not has_16_bits or levels >= _FEW_LEVELS:
+    if not has_16_bits or levels > _FEW_LEVELS:
         return rgb, None
     # Pillow drops the lower bytes of colours.
     return rgb, f"the upper bytes of its 16-bit colours have {levels} levels: make it 8-bit first"
@@ -279,7 +279,7 @@ def _eight_bits(
         return np.rint((values - low) * (255 / (high - low))).astype(np.uint8), None
     levels = (high >> 8) - (low >> 8) + 1
     lost = None
-    if levels < _FEW_LEVELS and high > low:
+    if levels <= _FEW_LEVELS and high > low:
         lost = (
             f"its 16-bit values from {low} to {high} become {levels} of 256 levels: "
             "sixteen_bit=stretch spreads them"

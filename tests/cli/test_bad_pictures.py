@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import nano
+from helpers import nano, whole
 from PIL import Image
 
 import esam_jax
@@ -188,7 +188,7 @@ def test_f29_masks_of_everything_lie_on_the_upright_picture(
         record = source.read(i)
         content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
         case = Path(content["image"]["source"]).stem
-        masks = record.annotation("masks").decode(range(len(record.annotation("masks"))))
+        masks = whole.masks(record)
         assert record.picture.rgb().shape == (HEIGHT, WIDTH, 3) and len(masks) > 0
         given = decode.read_rgb(tmp_path / "album" / f"{case}.png")
         assert np.abs(record.picture.rgb().astype(int) - given).mean() < 20  # a JPEG of sharp edges
@@ -213,8 +213,7 @@ def test_f29_tiny_and_thin_pictures_have_masks_of_their_size(
     assert cli.main([*argv, "--out", str(tmp_path / "all")]) == 0
     record = sources.open_source(Sa1bConfig(path=str(tmp_path / "all"))).read(0)
     assert record.picture.rgb().shape == (height, width, 3)
-    found = range(len(record.annotation("masks")))
-    assert record.annotation("masks").decode(found).shape == (len(found), height, width)
+    assert whole.masks(record).shape == (len(record.annotation("masks")), height, width)
 
 
 def test_f29_an_array_may_be_longer_than_a_file_may():

@@ -25,7 +25,9 @@ def test_numbers_and_protocol(model, capsys):
     argv += ["--masks-per-image", "2", "--seed", "4"]
     assert cli.main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert {"box_miou", "point_miou", "fill_box", "masks", "images", "protocol"} == set(result)
+    assert {"box_miou", "point_miou", "fill_box", "masks", "images", "skipped", "protocol"} == set(
+        result
+    )
     assert "drawn with seed 4" in result["protocol"] and result["images"] == 3
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()

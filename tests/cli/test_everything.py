@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import whole
 from PIL import Image
 
 from esam_jax import cli, files
@@ -61,7 +62,7 @@ def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
         content = json.loads((out / source.name(i)).with_suffix(".json").read_text())
         given = decode.read_rgb(album / content["image"]["source"])
         assert np.abs(record.picture.rgb().astype(int) - given).mean() < 4  # a JPEG of a PNG
-        masks = record.annotation("masks").decode(range(len(record.annotation("masks"))))
+        masks = whole.masks(record)
         for mask, annotation in zip(masks, content["annotations"], strict=True):
             assert mask.sum() == annotation["area"] > 0
             x, y, wide, high = regions.mask_box(mask)
@@ -78,12 +79,7 @@ def test_coco_lists_every_picture(album: Path, tmp_path: Path):
     for i in range(4):
         record = source.read(i)
         assert record.picture.rgb().shape == (64, 64, 3)
-        assert (
-            record.annotation("masks")
-            .decode(range(len(record.annotation("masks"))))
-            .any((1, 2))
-            .all()
-        )
+        assert whole.masks(record).any((1, 2)).all()
 
 
 def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, capsys, monkeypatch):
@@ -294,9 +290,7 @@ def test_killed_ten_times_over_a_hundred_pictures(tmp_path: Path):
     assert len(source) == 100
     for i in range(100):
         record = source.read(i)
-        assert record.annotation("masks").decode(range(len(record.annotation("masks")))).shape[
-            1:
-        ] == (64, 64)
+        assert whole.masks(record).shape[1:] == (64, 64)
     train = ["train", "quickstart_scratch", "--workdir", str(tmp_path / "run"), "--steps", "20"]
     train += ["--data.source.kind", "sa1b", "--data.source.path", str(out), "--batch", "8"]
     train += ["--optim.warmup-steps", "2"]

@@ -57,6 +57,73 @@ def test_sixteen_bits_keep_their_upper_half():
     assert (rgb == (values >> 8)[..., None]).all()
 
 
+NARROW = {
+    # values, levels of grey that the upper byte keeps
+    "8-bit numbers in 16 bits": (np.arange(14 * 23) % 256, 1),
+    "a camera of 12 bits": (np.arange(14 * 23) * 12, 16),
+    "a camera of 11 bits": (np.arange(14 * 23) * 6, 8),
+    "a camera of 14 bits": (np.arange(14 * 23) * 50, 63),
+    "a narrow range high up": (np.arange(14 * 23) + 40_000, 2),
+    "a dark picture": (np.arange(14 * 23) * 52, 66),
+    "the full range": (np.arange(14 * 23) * 200, 251),
+}
+
+
+@pytest.mark.parametrize("case", NARROW)
+def test_sixteen_bits_of_a_narrow_range_are_noticed_and_can_be_stretched(case: str):
+    values, levels = NARROW[case]
+    values = values.astype(np.uint16).reshape(14, 23)
+    data, said = encode(Image.fromarray(values), "PNG"), []
+    assert len(np.unique(values >> 8)) == levels
+    rgb = decode.decode_rgb(data, notice=said.append)
+    assert (rgb == (values >> 8)[..., None]).all()
+    assert len(said) == (levels <= 64)
+    if said:
+        low, high = values.min(), values.max()
+        assert said[0].startswith(f"its 16-bit values from {low} to {high} become {levels} of 256")
+    said.clear()
+    stretched = decode.decode_rgb(data, sixteen_bit="stretch", notice=said.append)
+    exact = (values - float(values.min())) / float(np.ptp(values)) * 255
+    assert np.abs(stretched - exact[..., None]).max() <= 0.5 and said == []
+
+
+@pytest.mark.parametrize("value", [0, 200, 40_000])
+def test_sixteen_bits_of_one_value_are_what_they_are(value: int):
+    data, said = encode(Image.fromarray(np.full((4, 5), value, np.uint16)), "PNG"), []
+    for sixteen_bit in ("upper_byte", "stretch"):
+        rgb = decode.decode_rgb(data, sixteen_bit=sixteen_bit, notice=said.append)
+        assert (rgb == value >> 8).all()
+    assert said == []
+
+
+@pytest.mark.parametrize(("factor", "levels"), [(257, 256), (1, 1)])
+def test_colours_of_sixteen_bits_lose_their_lower_bytes_with_a_word(factor: int, levels: int):
+    """Pillow reads them so, which cannot be undone."""
+    values = (PIXELS.astype(np.uint16) * factor).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", 23, 14, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ):
+        png += struct.pack(">I", len(data)) + name + data
+        png += struct.pack(">I", zlib.crc32(name + data))
+    said = []
+    rgb = decode.decode_rgb(png, sixteen_bit="stretch", notice=said.append)
+    assert (rgb == (values.astype(int) >> 8)).all()
+    told = [f"the upper bytes of its 16-bit colours have {levels} levels: make it 8-bit first"]
+    assert said == ([] if factor == 257 else told)
+
+
+def test_a_file_of_a_narrow_range_warns_by_name(tmp_path: Path):
+    path = tmp_path / "x.png"
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4)).save(path)
+    with pytest.warns(UserWarning, match=r"x\.png: its 16-bit values from 0 to 11 become 1 of 256"):
+        decode.read_rgb(path)
+    assert decode.read_rgb(path, "stretch").max() == 255
+
+
 def test_an_animation_gives_its_first_frame():
     frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
     data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)

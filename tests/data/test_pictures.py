@@ -1,13 +1,16 @@
 """Pictures whose size is known before their pixels are."""
 
+import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from esam_jax.data import decode, pictures
+from esam_jax.config import SourceConfig
+from esam_jax.data import decode, pictures, sources
 from esam_jax.errors import DataError, DiskError
 
 SIZE = (90, 61)  # of the stored picture, width first
@@ -123,6 +126,31 @@ def test_errors_name_the_file_at_either_time(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(decode.files, "read", refuse)
     with pytest.raises(DiskError, match="cannot be read"):
         pictures.read(path)
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "coco", "sa1b"])
+def test_every_source_reads_sixteen_bits_by_choice_and_notes_a_narrow_range(
+    tmp_path: Path, kind: str
+):
+    values = np.arange(30, dtype=np.uint16).reshape(5, 6) * 100  # to 2900: 12 levels
+    name = "sa_1.jpg" if kind == "sa1b" else "a.png"
+    Image.fromarray(values).save(tmp_path / name, "PNG")
+    objects = [{"image_id": 1, "segmentation": {"size": [5, 6], "counts": [0, 30]}}]
+    images = [{"id": 1, "file_name": name, "height": 5, "width": 6}]
+    content = json.dumps({"annotations": objects, "images": images})
+    if kind != "image_folder":
+        (tmp_path / ("sa_1.json" if kind == "sa1b" else "instances.json")).write_text(content)
+    classes = {each.kind: each for each in get_args(SourceConfig)}
+    for choice, highest in (("upper_byte", 11), ("stretch", 255)):
+        config = classes[kind](path=str(tmp_path), sixteen_bit=choice)
+        record = sources.open_source(config).read(0)
+        assert record.picture.rgb().max() == highest
+        noted = [f"{each.kind}: {each.text}" for each in record.findings]
+        if choice == "stretch":
+            assert noted == []
+        else:
+            (text,) = noted
+            assert text.startswith("narrow_16_bit: ") and f"{name}: its 16-bit values" in text
 
 
 def test_an_array_is_a_picture():

@@ -6,7 +6,8 @@ from esam_jax.data.bitmaps import Grid
 
 
 def masks(record, *indices):
-    """[X, H, W]; DataError for a broken one."""
+    """[X, H, W], of all without indices; DataError for a broken one."""
     picture, found = record.picture, record.annotation("masks")
     grid = Grid.whole(picture.height, picture.width)
-    return np.stack([found.sample(index, grid).dense() for index in indices])
+    each = [found.sample(i, grid).dense() for i in indices or range(len(found))]
+    return np.stack([np.zeros((picture.height, picture.width), bool), *each])[1:]

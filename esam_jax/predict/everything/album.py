@@ -14,6 +14,7 @@ import itertools
 import json
 import queue
 import re
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -115,13 +116,25 @@ def run(
     out: Path,
     *,
     overlays: bool = False,
+    sixteen_bit: decode.SixteenBit = "upper_byte",
 ) -> Iterator[tuple[str, int | str]]:
     """(name, number of masks) for each picture that is written, or (name, what is wrong).
 
     `generator` must give COCO's run lengths. A broken picture is reported and left out. Each local
     device of JAX has its own copy of the weights; answers come in the order of names all the same.
+    A UserWarning at the end counts 16-bit pictures of a narrow range.
     """
-    work = _Work(album, out, overlays)
+    work = _Work(album, out, overlays, sixteen_bit)
+    yield from _answers(work, generator, names)
+    if work.narrow:
+        count, first = len(work.narrow), work.narrow[0]
+        warnings.warn(f"{count} narrow 16-bit pictures, the first: {first}", stacklevel=2)
+
+
+def _answers(
+    work: "_Work", generator: AutomaticMaskGenerator, names: list[str]
+) -> Iterator[tuple[str, int | str]]:
+    """The answers of `run`, of all devices."""
     devices = jax.local_devices()[: max(1, len(names))]
     if len(devices) == 1:
         for name in names:
@@ -164,13 +177,19 @@ class _Work:
     album: Album
     out: Path
     overlays: bool
+    sixteen_bit: decode.SixteenBit = "upper_byte"
+    narrow: list[str] = dataclasses.field(default_factory=list)
 
     def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
         """Writes the files of a picture; the number of masks, or what is wrong with it."""
         out = self.out
         try:
             data = self.album.read(name)
-            picture = decode.decode_rgb(data)
+            picture = decode.decode_rgb(
+                data,
+                sixteen_bit=self.sixteen_bit,
+                notice=lambda text: self.narrow.append(f"{name}: {text}"),
+            )
         except (DataError, DiskError, MissingError) as error:
             return str(error)
         # An empty mask is of no use, and its stability, 0 / 0, has no form in json.

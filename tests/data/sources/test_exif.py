@@ -117,7 +117,8 @@ def test_without_any_size_the_config_decides_and_says_so(tmp_path: Path):
 def test_a_size_of_neither_reading_is_refused(tmp_path: Path):
     config = data(tmp_path, "coco", stored(seen(*TALL), 6), 6, (80, 47))
     with pytest.raises(
-        DataError, match=r"p\.jpg is 80 x 48 or, as stored, 48 x 80, but its annotations say 80 x 47"
+        DataError,
+        match=r"p\.jpg is 80 x 48 or, as stored, 48 x 80, but its annotations say 80 x 47",
     ):
         sources.open_source(config).read(0)
 
@@ -139,7 +140,5 @@ def test_training_and_evaluation_count_the_pictures_that_could_be_either(tmp_pat
     (words,) = tally.findings.in_words()
     assert words.startswith("7 ambiguous exif, the first: ") and "read upright" in words
     with pytest.warns(UserWarning, match="7 ambiguous exif, the first: .* EXIF orientation"):
-        found = prompts.evaluate(
-            nano.sam("sam_nano"), source, images=8, masks_per_image=1, seed=0
-        )
+        found = prompts.evaluate(nano.sam("sam_nano"), source, images=8, masks_per_image=1, seed=0)
     assert found["ambiguous_exif"] == 7 and found["images"] == 8
