@@ -270,6 +270,43 @@ def test_a_mask_of_16_bits_counts_however_dark_it_is(model: str, tmp_path: Path)
     assert answers[0] == answers[1]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_narrow_range_of_16_bits_is_warned_of_and_stretched_by_choice(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The same brightness in 12 bits and in 8 gives the same masks once it is stretched."""
+    grey = np.asarray(PLAIN.convert("L")).astype(np.uint16)
+    full = (grey - grey.min()) * (255 / np.ptp(grey))
+    (tmp_path / "album").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(grey * np.uint16(16)).save(tmp_path / "album" / f"{name}.png")
+    Image.fromarray(np.rint(full).astype(np.uint8)).save(tmp_path / "full.png")
+    out, point = tmp_path / "out", ("--point", "20,20")
+    narrow = tmp_path / "album" / "a.png"
+    assert segment(narrow, out / "dark", model, *point) == 0
+    warned = capsys.readouterr().err
+    assert "a.png: its 16-bit values from" in warned and "sixteen_bit=stretch" in warned
+    assert segment(narrow, out / "stretched", model, *point, "--sixteen-bit", "stretch") == 0
+    assert segment(tmp_path / "full.png", out / "full", model, *point) == 0
+    assert capsys.readouterr().err == ""
+    masks = {
+        name: json.loads((out / name / "masks.json").read_text())["masks"][0]["segmentation"]
+        for name in ("dark", "stretched", "full")
+    }
+    assert masks["stretched"] == masks["full"] != masks["dark"]
+
+    argv = ["everything", str(tmp_path / "album"), "--model", model, "--out", str(out / "all")]
+    assert cli.main([*argv, *LOOSE]) == 0
+    assert "2 narrow 16-bit pictures, the first: a.png: its 16-bit" in capsys.readouterr().err
+    assert cli.main([*argv, *LOOSE, "--sixteen-bit", "stretch"]) == 2
+    assert "sixteen_bit was None, is 'stretch'" in capsys.readouterr().err
+    argv[-1] = str(out / "stretched_all")
+    assert cli.main([*argv, *LOOSE, "--sixteen-bit", "stretch"]) == 0
+    assert "narrow" not in capsys.readouterr().err
+    record = sources.open_source(Sa1bConfig(path=str(out / "stretched_all"))).read(0)
+    assert record.picture.rgb().min() < 8 and record.picture.rgb().max() > 247
+
+
 def test_a_mask_that_covers_nothing_is_refused(model: str, tmp_path: Path, capsys):
     PLAIN.save(tmp_path / "a.png")
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "mask.png")

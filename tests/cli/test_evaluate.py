@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import nano
 from PIL import Image
@@ -51,3 +52,60 @@ def test_an_absent_model(tmp_path, capsys):
     absent = str(tmp_path / "absent")
     assert cli.main(["evaluate", "prompts", "--model", absent, "--data", "scenes"]) == 2
     assert "no model at" in capsys.readouterr().err
+
+
+@pytest.fixture
+def odd_data(tmp_path):
+    """Two square pictures: one turned by EXIF, of a good, a bad and a crowd; one of 12 bits."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    pixels = Image.fromarray(nano.picture(40, 40))
+    pixels.save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "b.png")
+    square = [[2, 2, 20, 2, 20, 20, 2, 20]]
+    objects = [
+        {"image_id": 1, "id": 1, "segmentation": square},
+        {"image_id": 1, "id": 2, "segmentation": [[2, 2, 9, 9]]},
+        {"image_id": 1, "id": 3, "segmentation": square, "iscrowd": 1},
+        {"image_id": 2, "id": 4, "segmentation": square},
+    ]
+    images = [
+        {"id": i, "file_name": name, "width": 40, "height": 40}
+        for i, name in enumerate(("a.png", "b.png", "absent.png"), 1)
+    ]
+    objects.append({"image_id": 3, "id": 5, "segmentation": square})
+    content = {"images": images, "annotations": objects}
+    (tmp_path / "_annotations.coco.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_what_is_left_out_is_counted_and_named(model, odd_data, capsys):
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data)]
+    assert cli.main([*argv, "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert (result["masks"], result["images"], result["skipped"]) == (2, 2, 1)
+    noted = ("objects_left_out", "crowds_left_out", "ambiguous_exif", "narrow_16_bit")
+    assert [result[kind] for kind in noted] == [1, 1, 1, 1]
+    assert err.count("\n") == 1 and err.startswith("esam: warning: evaluation: 1 broken pictures")
+    for text in ("a.png: mask 1 (id 2): a polygon has", "mask 2 (id 3) is a crowd", "absent.png"):
+        assert text in err and any(text in reason for reason in result["reasons"])
+    assert cli.main(argv) == 0
+    out, _ = capsys.readouterr()
+    counts = "1 broken pictures left out, 1 objects left out, 1 crowds left out, 1 ambiguous exif"
+    assert f"2 masks in 2 pictures ({counts}, 1 narrow 16 bit). 3 of 3 pictures and" in out
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_how_data_is_read_is_an_option(model, odd_data, capsys):
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--json"]
+    chosen = ["--crowds", "use", "--ambiguous-exif", "stored", "--sixteen-bit", "stretch"]
+    assert cli.main([*argv, *chosen]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["masks"] == 3 and result["crowds_used"] == 1
+    assert "narrow_16_bit" not in result
+    assert any("read stored (ambiguous_exif)" in reason for reason in result["reasons"])
+    scenes = ["evaluate", "prompts", "--model", str(model), "--data", "scenes"]
+    assert cli.main([*scenes, "--crowds", "use"]) == 2
+    assert "--crowds is 'use', but scenes has no such choice" in capsys.readouterr().err

@@ -1,11 +1,14 @@
 """Examples carry the status of what was tried for them; the tally stops a run in order of use."""
 
+import json
 import pickle
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from esam_jax.config import CropConfig, PromptedConfig, ScenesConfig
+from esam_jax.config import CocoConfig, CropConfig, PromptedConfig, ScenesConfig
 from esam_jax.data import examples as examples_module
 from esam_jax.data import sources
 from esam_jax.data.examples import Attempt, Example, Examples, Tally
@@ -144,3 +147,26 @@ def test_nothing_usable_names_both_reasons():
         match=r"no record of 3 can be used: 2 are broken \(spoilt .\); 1 have no usable mask",
     ):
         Tally(examples, max_broken_share=0.1).view_of(examples[0])
+
+
+PROMPTED = PromptedConfig(image_px=32, masks=2)
+
+
+@pytest.mark.parametrize(("pictures", "bad"), [(4, 1), (4, 4), (18, 9), (40, 40)])
+def test_bad_objects_stop_no_run_while_their_pictures_have_good_ones(
+    tmp_path: Path, write_picture: Callable, pictures: int, bad: int
+):
+    images, objects = [], []
+    for i in range(pictures):
+        write_picture(tmp_path / f"{i}.png", 32, 32, seed=i)
+        images.append({"id": i, "file_name": f"{i}.png", "height": 32, "width": 32})
+        good = [[2, 2, 20, 2, 20, 20, 2, 20]]
+        objects.append({"image_id": i, "segmentation": [] if i < bad else good})
+        objects.append({"image_id": i, "segmentation": good})
+    content = {"images": images, "annotations": objects}
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    source = sources.open_source(CocoConfig(path=str(tmp_path)))
+    tally = Tally(examples := Examples(source, PROMPTED, seed=0), max_broken_share=0.1)
+    valid = [tally.view_of(examples[i])["valid"].sum() for i in range(3 * pictures)]
+    assert sorted(valid) == [1] * 3 * bad + [2] * 3 * (pictures - bad)
+    assert tally.broken == {} and tally.findings.counts() == {"objects_left_out": bad}
