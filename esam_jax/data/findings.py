@@ -40,6 +40,8 @@ class Findings:
     def __init__(self, found: Iterable[Finding] = ()) -> None:
         self.all: list[Finding] = []
         self._known: set[Finding] = set()
+        self._counts: Counter[Kind] = Counter()
+        self._first: dict[Kind, str] = {}
         self.add(found)
 
     def add(self, found: Iterable[Finding]) -> None:
@@ -47,18 +49,16 @@ class Findings:
             if each not in self._known:
                 self._known.add(each)
                 self.all.append(each)
+                self._counts[each.kind] += each.count
+                self._first.setdefault(each.kind, each.text)
 
     def counts(self) -> dict[Kind, int]:
         """By kind, without those that did not occur."""
-        total: Counter[Kind] = Counter()
-        for each in self.all:
-            total[each.kind] += each.count
-        return dict(total)
+        return dict(self._counts)
 
     def in_words(self) -> list[str]:
         """For each kind how many there are, and the first of them."""
-        first = {each.kind: each.text for each in reversed(self.all)}
         return [
-            f"{count} {kind.replace('_', ' ')}, the first: {first[kind]}"
-            for kind, count in self.counts().items()
+            f"{count} {kind.replace('_', ' ')}, the first: {self._first[kind]}"
+            for kind, count in self._counts.items()
         ]

@@ -6,6 +6,10 @@ A source is a config class in `config/data.py`, whose `kind` names a module here
     open(config) -> Source          MissingError or DataError when there is nothing to read
     detects(path) -> config | None  the config for what a user means by a path, if it is one of ours
 
+A source whose annotations come from files is an `AnnotatedSource`: it says what it left out of
+them, and has a digest by which a resumed run notices other annotations. What is known of one record
+alone is a finding of that record (`data/findings.py`).
+
 Nothing else knows a source by name. To add one: its class and its place in `SourceConfig`
 (`detect` tries them in that order, so the more particular come first), its module, its tests in
 `tests/data/sources/`; and its class in `config/__init__.py`, for people who write configs in

@@ -251,6 +251,18 @@ def test_what_is_left_out_is_counted_with_its_reason_and_said_once(tmp_path):
     ]
 
 
+def test_a_line_names_twenty_of_many(tmp_path):
+    reads = toy.Reads({f"{i}.jpg": f"fault {i}" for i in range(25)})
+    reads.findings.add(Finding("crowds_used", f"crowd {i}") for i in range(25))
+    with start(tmp_path, reads=reads) as report, pytest.warns(UserWarning):
+        report.after(1, metrics(1.0))
+        report.flush(1)
+    (line,) = lines(tmp_path)
+    assert (line["broken"], line["crowds_used"], len(line["broken_names"])) == (25, 25, 25)
+    assert line["broken_reasons"] == [f"fault {i}" for i in range(20)]
+    assert line["left_out_reasons"] == [f"crowd {i}" for i in range(20)]
+
+
 def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch):
     with start(tmp_path, every=1) as report:
         report.write(2, {"box_miou": 0.3})
