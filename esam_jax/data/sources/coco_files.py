@@ -38,6 +38,8 @@ def find_json(path: Path) -> Path:
             return candidate
     inside = [*path.glob("*.json"), *path.glob("annotations/*.json"), *path.glob(f"*/{ROBOFLOW}")]
     found = sorted(each for each in inside if _looks_like_coco(each))
+    # COCO's own folder has captions_ and person_keypoints_ beside them.
+    found = [each for each in found if each.name.startswith("instances")] or found
     if len(found) > 1:
         listed = ", ".join(str(each.relative_to(path)) for each in found[:9])
         raise ConfigError(f"{path} holds {len(found)} COCO jsons: give the path of one ({listed})")

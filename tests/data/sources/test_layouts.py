@@ -77,6 +77,16 @@ def test_of_several_jsons_none_is_taken_silently(coco_json: Path, tmp_path: Path
     assert sources.detect(str(root / "valid")).kind == "coco"
 
 
+def test_coco_itself_has_other_jsons_beside_its_instances(coco_json: Path, tmp_path: Path):
+    root = moved(coco_json, tmp_path / "set", "annotations/instances_val.json", "val")
+    for name in ("captions_val.json", "person_keypoints_val.json"):
+        shutil.copy(root / "annotations/instances_val.json", root / "annotations" / name)
+    assert len(names(sources.open_source(sources.detect(str(root))))) == 2
+    shutil.copy(root / "annotations/instances_val.json", root / "annotations/instances_train.json")
+    with pytest.raises(ConfigError, match=r"holds 2 COCO jsons.*instances_train.*instances_val"):
+        sources.detect(str(root))
+
+
 def test_sa1b_at_any_depth(sa1b_folder: Path, tmp_path: Path):
     for depth in ("part/000", "a/b/c"):
         deep = tmp_path / depth
