@@ -42,7 +42,11 @@ class DataNews:
         self._broken, self._findings = len(broken), len(findings.all)
         if not new and not found:
             return {}
-        self._warn(broken, findings, everything=jax.process_index() > 0)
+        if jax.process_index() > 0:
+            texts = [*(f"{name}: {reason}" for name, reason in new), *(x.text for x in found)]
+            _warn(f"{len(texts)} records and objects are new: {'; '.join(texts[:_REASONS])}")
+        else:
+            self._warn_of_totals(again=False)
         values: dict[str, Any] = {}
         if new:
             values |= {"broken": len(broken), "broken_names": [name for name, _ in new]}
@@ -55,10 +59,12 @@ class DataNews:
     def final(self) -> dict[str, Any]:
         """`values` at the end of a run; what has grown since its warning is counted again."""
         values = self.values()
-        self._warn(dict(self._reads.broken), self._reads.findings, everything=True)
+        self._warn_of_totals(again=True)
         return values
 
-    def _warn(self, broken: dict[str, str], findings: Findings, everything: bool) -> None:
+    def _warn_of_totals(self, again: bool) -> None:
+        """Of each kind that is new, or, `again`, that has grown."""
+        broken, findings = self._reads.broken, self._reads.findings
         counts: dict[str, int] = {**findings.counts()}
         texts = dict(zip(counts, findings.in_words(), strict=True))
         if broken:
@@ -68,10 +74,13 @@ class DataNews:
         due = [
             kind
             for kind, count in counts.items()
-            if kind not in self._warned or (everything and count > self._warned[kind])
+            if kind not in self._warned or (again and count > self._warned[kind])
         ]
         if due:
             self._warned |= {kind: counts[kind] for kind in due}
-            where = f"host {jax.process_index()}: " if jax.process_count() > 1 else ""
-            text = f"{where}{'; '.join(texts[kind] for kind in due)}"
-            warnings.warn(f"data so far: {text}", UserWarning, stacklevel=3)
+            _warn("; ".join(texts[kind] for kind in due))
+
+
+def _warn(text: str) -> None:
+    host = f"host {jax.process_index()}: " if jax.process_index() > 0 else ""
+    warnings.warn(f"{host}data so far: {text}", UserWarning, stacklevel=4)

@@ -263,6 +263,22 @@ def test_a_line_names_twenty_of_many(tmp_path):
     assert line["left_out_reasons"] == [f"crowd {i}" for i in range(20)]
 
 
+def test_other_hosts_name_all_that_is_new(tmp_path, monkeypatch):
+    """Their share of the records is another one, and the file is of process 0."""
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    reads = toy.Reads({"a.jpg": "cut short", "b.jpg": "empty"})
+    news = DataNews(reads)
+    with pytest.warns(UserWarning) as warned:
+        news.values()
+        reads.findings.add([Finding("objects_left_out", "c.jpg: mask 0: bad")])
+        news.values()
+        news.values()
+    assert [str(each.message) for each in warned] == [
+        "host 1: data so far: 2 records and objects are new: a.jpg: cut short; b.jpg: empty",
+        "host 1: data so far: 1 records and objects are new: c.jpg: mask 0: bad",
+    ]
+
+
 def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch):
     with start(tmp_path, every=1) as report:
         report.write(2, {"box_miou": 0.3})
