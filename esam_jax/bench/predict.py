@@ -18,7 +18,7 @@ from esam_jax.machine.accelerators import Accelerator
 from esam_jax.models import flops
 from esam_jax.models.sam import network
 from esam_jax.ops import images
-from esam_jax.predict import frames
+from esam_jax.predict import frames, full_size
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 from esam_jax.typing import Params
@@ -237,7 +237,7 @@ def _masks(
     """The candidates at full size, and their scores."""
     logits, scores = _decode(model, params, _encode(model, params, pictures), points, labels)
     candidates, px = model.config.decoder.mask_tokens - 1, model.config.image_px
-    full = frames.to_original(logits[:, :, -candidates:], px, px, model.config)
+    full = full_size.enlarged(logits[:, :, -candidates:], frames.enlarging(px, px, model.config))
     return full > 0, scores[:, :, -candidates:]
 
 

@@ -194,7 +194,8 @@ def _overlaps(
     """Pixels in intersection and union of answer and mask, on the device of the answer."""
     masks, (height, width) = logits.shape[1], question.image.shape[:2]
     tall, wide = (_at_least(side, _SIDE) for side in (height, width))
-    rows, columns = frames.enlarging(height, width, config)
+    axes = frames.enlarging(height, width, config)
+    rows, columns = (taps.matrix(config.low_res_px) for taps in axes)
     truth = np.zeros((masks, tall, wide), bool)
     truth[: len(question.masks), :height, :width] = question.masks
     return _compare(

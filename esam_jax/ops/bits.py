@@ -33,22 +33,24 @@ def turns(packed: UInt8[Array, "X L W"]) -> UInt8[Array, "X W L"]:
 
 
 def runs(
-    turns: UInt8[np.ndarray, "X W L"], x: int, y: int, height: int, width: int
+    turns: UInt8[np.ndarray, "X W _ L"], rows: int, x: int, y: int, height: int, width: int
 ) -> list[Int[np.ndarray, " _"]]:
     """COCO's plain run lengths of masks that lie at (x, y) in a picture of that size.
 
-    Down the columns, outside and inside alternating, starting outside.
+    Down the columns, outside and inside alternating, starting outside. A mask may be cut in tiles
+    of `rows` rows, the third axis, each with turns of its own.
     """
-    X, W, L = turns.shape
+    X, W, tiles, L = turns.shape
     words = np.ascontiguousarray(turns).reshape(-1).view("<u4")
     full = np.flatnonzero(words)
     bits = np.unpackbits(words[full].view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
     which, bit = np.nonzero(bits)
-    column, word = np.divmod(full[which], L // 4)
+    tile, word = np.divmod(full[which], L // 4)
+    column, tile = np.divmod(tile, tiles)
     mask, column = np.divmod(column, W)
-    pixel = (x + column) * height + y + word * _ROWS + bit
-    # A run that continues into the next column ends and begins at one pixel: no turn. Nor is the
-    # end of the picture.
+    pixel = (x + column) * height + y + tile * rows + word * _ROWS + bit
+    # A run that continues into the next tile or column ends and begins at one pixel: no turn. Nor
+    # is the end of the picture.
     again = (pixel[1:] == pixel[:-1]) & (mask[1:] == mask[:-1])
     turn = pixel < height * width
     turn[1:] &= ~again

@@ -6,35 +6,62 @@ a resize is a product with one small matrix per axis, made by NumPy in float64.
 """
 
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from esam_jax.errors import ConfigError
 
 Kind = Literal["linear", "cubic"]
 
 
-@functools.lru_cache(maxsize=64)
-def weights(old: int, new: int, kind: Kind) -> np.ndarray:
-    """Matrix [new, old] that resamples an axis (torch.nn.functional.interpolate)."""
+class Taps(NamedTuple):
+    """How an axis is resampled: item i is the sum of `weights[i]` times what is at `places[i]`.
+
+    Places are in ascending order; at an edge one may occur several times.
+    """
+
+    places: Int[np.ndarray, "L _"]
+    weights: Float[np.ndarray, "L _"]
+
+    def matrix(self, old: int) -> Float[np.ndarray, "L {old}"]:
+        """The same as a matrix for an axis of `old` items, float32."""
+        matrix = np.zeros((len(self.places), old))
+        np.add.at(matrix, (np.arange(len(matrix))[:, None], self.places), self.weights)
+        return matrix.astype(np.float32)
+
+    def after(self, first: "Taps") -> "Taps":
+        """`first`, then these, in one."""
+        places, weights = (part[self.places] for part in first)
+        weights = self.weights[..., None] * weights
+        return Taps(*(part.reshape(len(part), -1) for part in (places, weights)))
+
+    def part(self, first: int, count: int) -> "Taps":
+        """Those of `count` items from `first`; beyond the last, all weights are 0."""
+        spare = max(0, first + count - len(self.places))
+        return Taps(*(np.pad(x[first : first + count], ((0, spare), (0, 0))) for x in self))
+
+
+def taps(old: int, new: int, kind: Kind) -> Taps:
+    """Resamples an axis of `old` items to `new` (torch.nn.functional.interpolate), in float64."""
     centre = (np.arange(new) + 0.5) * (old / new) - 0.5
     if kind == "linear":
         centre = np.maximum(centre, 0)
     first = np.floor(centre).astype(int)
-    offset = centre - first
-    if kind == "linear":
-        taps = {0: 1 - offset, 1: offset}
-    else:
-        taps = {step: _cubic(np.abs(offset - step)) for step in (-1, 0, 1, 2)}
-    matrix = np.zeros((new, old))
-    for step, weight in taps.items():
-        # Several taps may fall on one replicated edge: they add up.
-        np.add.at(matrix, (np.arange(new), np.clip(first + step, 0, old - 1)), weight)
-    return matrix.astype(np.float32)
+    offset = (centre - first)[:, None]
+    steps = np.arange(2) if kind == "linear" else np.arange(-1, 3)
+    distance = np.abs(offset - steps)
+    weights = 1 - distance if kind == "linear" else _cubic(distance)
+    return Taps(np.clip(first[:, None] + steps, 0, old - 1), weights)
+
+
+@functools.lru_cache(maxsize=64)
+def weights(old: int, new: int, kind: Kind) -> np.ndarray:
+    """`taps` as a matrix [new, old], float32."""
+    return taps(old, new, kind).matrix(old)
 
 
 def _cubic(distance: np.ndarray) -> np.ndarray:
@@ -63,25 +90,6 @@ def separable(
     return out.astype(x.dtype)
 
 
-def enlarge(
-    x: Float[Array, "*X H W"], rows: Float[np.ndarray, "_ H"], cols: Float[np.ndarray, "_ W"]
-) -> Float[Array, "*X {len(rows)} {len(cols)}"]:
-    """`separable` of maps without channels, for matrices with few entries a row.
-
-    The second axis is the one that costs, since the first has made the map large: there it adds
-    the few rows that matter, where a product would multiply hundreds by zero.
-    """
-    wide = jnp.einsum("...HW,jW->...Hj", x, cols, precision=lax.Precision.HIGHEST)
-    taps = int((rows != 0).sum(axis=1).max())
-    # Sorted, so that sums go from left to right; what is beyond a row's entries has weight zero.
-    places = np.sort(np.argsort(-np.abs(rows), axis=1, kind="stable")[:, :taps], axis=1)
-    weights = np.take_along_axis(rows, places, axis=1)
-    out = jnp.zeros((), x.dtype)
-    for i in range(taps):
-        out += weights[:, i, None] * wide[..., places[:, i], :]
-    return out
-
-
 def _resize(x: Array, height: int, width: int, kind: Kind) -> Array:
     sizes = zip(x.shape[-3:-1], (height, width), strict=True)
     rows, cols = (None if old == new else weights(old, new, kind) for old, new in sizes)
@@ -100,14 +108,6 @@ def bicubic_resize(
 ) -> Float[Array, "*X {height} {width} C"]:
     """Bicubic, half-pixel, no antialias: torch's interpolate(mode="bicubic")."""
     return _resize(x, height, width, "cubic")
-
-
-def bicubic_enlarge(
-    x: Float[Array, "*X H W"], height: int, width: int
-) -> Float[Array, "*X {height} {width}"]:
-    """`bicubic_resize` of maps without channels, by `enlarge`."""
-    H, W = x.shape[-2:]
-    return enlarge(x, weights(H, height, "cubic"), weights(W, width, "cubic"))
 
 
 def linear_resize(table_LC: Float[Array, "L C"], length: int) -> Float[Array, "{length} C"]:

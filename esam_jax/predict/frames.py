@@ -5,44 +5,48 @@ straight from the decoder's size to the picture's. SAM (`predictor.py`, `transfo
 longer side brought to the full side, the rest padded; masks pass through the size of the input.
 """
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from esam_jax.config import SamConfig
 from esam_jax.ops import geometry, images, positions
 from esam_jax.ops.geometry import Fit
+from esam_jax.predict import full_size
+from esam_jax.predict.full_size import Axes
+
+_FEWEST_PIXELS = 4096
 
 
 def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[Array, "s s 3"]:
     """The picture as the image encoder takes it: s = `config.image_px`, normalised, float32."""
-    return _FITS[config.fit].to_input(image_HW3, config.image_px)
+    return _TO_INPUT[config.fit](image_HW3, config.image_px)
 
 
 def to_original(
     low_res: Float[Array | np.ndarray, "*X l l"], height: int, width: int, config: SamConfig
-) -> Float[Array, "*X {height} {width}"]:
+) -> Float[np.ndarray, "*X {height} {width}"]:
     """The decoder's logits enlarged to a picture of height x width pixels, float32."""
-    return _FITS[config.fit].to_original(low_res, height, width, config.image_px)
+    flat = np.asarray(low_res).reshape(-1, *low_res.shape[-2:])
+    full = full_size.logits(flat, enlarging(height, width, config))
+    return full.reshape(*low_res.shape[:-2], height, width)
 
 
-def enlarging(
-    height: int, width: int, config: SamConfig
-) -> tuple[Float[np.ndarray, "{height} l"], Float[np.ndarray, "{width} l"]]:
-    """Matrices for rows and columns of the decoder's logits that do what `to_original` does."""
-    side = config.low_res_px
+def enlarging(height: int, width: int, config: SamConfig) -> Axes:
+    """How rows and columns of a picture's logits are made of those of the decoder's."""
+    side, px = config.low_res_px, config.image_px
     if config.fit == "stretch":
-        return positions.weights(side, height, "cubic"), positions.weights(side, width, "cubic")
-    inner = geometry.longest_side(height, width, config.image_px)
+        return Axes(positions.taps(side, height, "cubic"), positions.taps(side, width, "cubic"))
+    # SAM's three steps (to the input's size, padding cut off, to the picture's) in one: no mask is
+    # ever stored at the size of the input.
+    to_input = positions.taps(side, px, "linear")
+    inner = geometry.longest_side(height, width, px)
     sizes = zip(inner, (height, width), strict=True)
-    rows, columns = (_through_input(side, config.image_px, *each) for each in sizes)
-    return rows, columns
+    return Axes(*(positions.taps(old, new, "linear").after(to_input) for old, new in sizes))
 
 
 def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
@@ -53,59 +57,62 @@ def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
     return rows, columns
 
 
+# Sizes are data: a picture is a list of pixels of one of few lengths, or a square already.
+
+
 def _pad(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
     # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
     H, W = image_HW3.shape[:2]
     height, width = geometry.longest_side(H, W, px)
+    square = np.zeros((px, px, 3), np.uint8)
     resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = images.normalise(jnp.asarray(np.asarray(resized)))
-    # Padded after normalising, so that what is beside the picture has the mean colour.
-    below, beside = px - height, px - width
-    return jnp.pad(pixels, ((0, below), (0, beside), (0, 0)))
+    square[:height, :width] = resized
+    return _normalised(square, np.array([height, width], np.int32))
 
 
-@functools.partial(jax.jit, static_argnames="px")
-def _stretch(image_HW3: UInt8[Array, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
-    return images.normalise(images.stretch(image_HW3[None], px)[0])
+@jax.jit
+def _normalised(square_ss3: UInt8[Array, "s s 3"], size: Int[Array, "2"]) -> Float[Array, "s s 3"]:
+    """Beside the picture it has the mean colour, which normalised is 0."""
+    s = len(square_ss3)
+    on_picture = (jnp.arange(s)[:, None] < size[0]) & (jnp.arange(s) < size[1])
+    return jnp.where(on_picture[..., None], images.normalise(square_ss3), 0)
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width", "px"))
-def _bicubic(
-    low_res: Float[Array, "*X l l"], height: int, width: int, px: int
-) -> Float[Array, "*X {height} {width}"]:
-    return positions.bicubic_enlarge(low_res.astype(jnp.float32), height, width)
+def _stretch(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
+    H, W = image_HW3.shape[:2]
+    length = max(_FEWEST_PIXELS, 1 << (H * W - 1).bit_length())
+    pixels = np.zeros((length, 3), np.uint8)
+    pixels[: H * W] = image_HW3.reshape(-1, 3)
+    rows, columns = (positions.taps(old, px, "linear") for old in (H, W))
+    first = rows.places.astype(np.int32) * W
+    return _stretched(
+        pixels,
+        first,
+        rows.weights.astype(np.float32),
+        columns.places.astype(np.int32),
+        columns.weights.astype(np.float32),
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("height", "width", "px"))
-def _unpad(
-    low_res: Float[Array, "*X l l"], height: int, width: int, px: int
-) -> Float[Array, "*X {height} {width}"]:
-    side, inner = low_res.shape[-1], geometry.longest_side(height, width, px)
-    rows = _through_input(side, px, inner[0], height)
-    cols = _through_input(side, px, inner[1], width)
-    return positions.enlarge(low_res.astype(jnp.float32), rows, cols)
+@jax.jit
+def _stretched(
+    pixels: UInt8[Array, "L 3"],
+    first: Int[Array, "s 2"],
+    row_weights: Float[Array, "s 2"],
+    columns: Int[Array, "s 2"],
+    column_weights: Float[Array, "s 2"],
+) -> Float[Array, "s s 3"]:
+    """`ops.images.stretch`, normalised; rows begin at the pixels `first`."""
+
+    def along_rows(x: Int[Array, " s"]) -> Float[Array, "s s 3"]:
+        taps = [pixels.at[y[:, None] + x].get(mode="promise_in_bounds") for y in first.T]
+        floats = [tap.astype(jnp.float32) / 255 for tap in taps]
+        weighted = [w[:, None, None] * x for w, x in zip(row_weights.T, floats, strict=True)]
+        return weighted[0] + weighted[1]
+
+    left, right = (along_rows(x) for x in columns.T)
+    w = column_weights[..., None]
+    return images.normalise(w[:, 0] * left + w[:, 1] * right)
 
 
-@functools.lru_cache(maxsize=64)
-def _through_input(side: int, px: int, inner: int, size: int) -> Float[np.ndarray, "{size} {side}"]:
-    """SAM's three steps along one axis (to the input's size, padding cut off, to the picture's).
-
-    Each is linear, so doing them to unit vectors gives the one matrix that does them all; no mask
-    is ever stored at the size of the input.
-    """
-    with jax.ensure_compile_time_eval():
-        enlarged = positions.linear_resize(jnp.eye(side), px)
-        return np.asarray(positions.linear_resize(enlarged[:inner], size))
-
-
-class _Fit(NamedTuple):
-    """How pictures go to the square input of px pixels, and logits back to the picture."""
-
-    to_input: Callable[[np.ndarray, int], Array]
-    to_original: Callable[[Array | np.ndarray, int, int, int], Array]
-
-
-_FITS: Mapping[Fit, _Fit] = {
-    "stretch": _Fit(_stretch, _bicubic),
-    "pad": _Fit(_pad, _unpad),
-}
+_TO_INPUT: Mapping[Fit, Callable[[np.ndarray, int], Array]] = {"stretch": _stretch, "pad": _pad}

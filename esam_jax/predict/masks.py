@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from esam_jax.config import SamConfig
 from esam_jax.ops import regions
-from esam_jax.predict import frames
+from esam_jax.predict import frames, full_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,37 +28,45 @@ class Masks:
     @property
     def logits(self) -> Float[np.ndarray, "Q M H W"]:
         """Logits enlarged to the picture, by the rule of this checkpoint's family; not kept."""
-        return np.stack([[self._enlarged(low) for low in query] for query in self.low_res])
+        return frames.to_original(self.low_res, self.height, self.width, self.config)
 
     def binary(self) -> Bool[np.ndarray, "Q M H W"]:
         """Every candidate as a mask of the picture."""
-        Q, M, side, _ = self.low_res.shape
-        inside = self._inside(self.low_res.reshape(Q * M, side, side))
-        return inside.reshape(Q, M, self.height, self.width)
+        return self._inside(self._flat).reshape(*self.scores.shape, self.height, self.width)
 
     def best(self) -> tuple[Int[np.ndarray, " Q"], Bool[np.ndarray, "Q H W"]]:
         """Index of the candidate with the highest score, and its mask, for each query."""
-        indices = self.scores.argmax(axis=1)
-        chosen = self.low_res[np.arange(len(indices)), indices]
-        return indices, self._inside(chosen)
+        indices = self._highest()
+        return indices, self._inside(self.low_res[np.arange(len(indices)), indices])
 
     def rle(self) -> list[list[dict[str, Any]]]:
         """COCO run lengths {"size", "counts"} of every candidate: `rle()[query][candidate]`."""
-        return [[regions.to_rle(mask) for mask in query] for query in self.binary()]
+        found, M = self._runs(self._flat), self.scores.shape[1]
+        return [found[first : first + M] for first in range(0, len(found), M)]
 
-    def _enlarged(self, low_res: np.ndarray) -> np.ndarray:
-        logits = frames.to_original(low_res, self.height, self.width, self.config)
-        return np.asarray(logits, np.float32)
+    def best_rle(self) -> tuple[Int[np.ndarray, " Q"], list[dict[str, Any]]]:
+        """As `best`, with COCO run lengths: no mask is ever held at full size."""
+        indices = self._highest()
+        return indices, self._runs(self.low_res[np.arange(len(indices)), indices])
+
+    @property
+    def _flat(self) -> Float[np.ndarray, "_ l l"]:
+        return self.low_res.reshape(-1, *self.low_res.shape[2:])
+
+    @property
+    def _axes(self) -> full_size.Axes:
+        return frames.enlarging(self.height, self.width, self.config)
+
+    def _highest(self) -> Int[np.ndarray, " Q"]:
+        return self.scores.argmax(axis=1)
 
     def _inside(self, low_res_Xll: np.ndarray) -> np.ndarray:
-        """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not.
-
-        One at a time: the floats of all would take 32 times the room of the answer, and whatever
-        their number, one function is compiled for one size of picture.
-        """
-        inside = np.empty((len(low_res_Xll), self.height, self.width), bool)
         zero_is_inside = self.config.decoder.traits.zero_is_inside
-        for slot, low_res in zip(inside, low_res_Xll, strict=True):
-            logits = self._enlarged(low_res)
-            np.copyto(slot, logits >= 0 if zero_is_inside else logits > 0)
-        return inside
+        return full_size.inside(low_res_Xll, self._axes, zero_is_inside)
+
+    def _runs(self, low_res_Xll: np.ndarray) -> list[dict[str, Any]]:
+        parts = full_size.parts(low_res_Xll, self._axes, for_runs=True)
+        zero_is_inside = self.config.decoder.traits.zero_is_inside
+        found = full_size.runs(parts, self._axes, zero_is_inside)[: len(low_res_Xll)]
+        size = [self.height, self.width]
+        return [regions.compress({"size": size, "counts": runs.tolist()}) for runs in found]

@@ -18,7 +18,7 @@ from esam_jax.errors import DataError, PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.models.sam import network
 from esam_jax.predict import batches, frames
-from esam_jax.predict.everything.candidates import each_behind
+from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import Params

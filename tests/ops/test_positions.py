@@ -101,10 +101,25 @@ def test_sincos_leaves_channels_beyond_a_multiple_of_4_at_zero():
     assert table.shape == (6, 10) and (table[:, 8:] == 0).all()
 
 
-@pytest.mark.parametrize("size", [(9, 11), (14, 14), (37, 20), (3, 50)])
-def test_enlarging_by_taps_is_the_product(size):
+@pytest.mark.parametrize("kind", ["linear", "cubic"])
+@pytest.mark.parametrize(("old", "new"), [(14, 9), (14, 14), (14, 37), (14, 3), (1, 5)])
+def test_taps_are_the_rows_of_the_matrix(old: int, new: int, kind: positions.Kind):
     """Larger, smaller and alike, with replicated edges where taps fall together."""
-    x = np.random.default_rng(1).normal(size=(2, 3, 14, 14)).astype(np.float32)
-    plain = positions.bicubic_resize(jnp.asarray(x)[..., None], *size)[..., 0]
-    taps = positions.bicubic_enlarge(jnp.asarray(x), *size)
-    np.testing.assert_allclose(taps, plain, atol=2e-6)
+    x, taps = np.random.default_rng(1).normal(size=old), positions.taps(old, new, kind)
+    assert (np.diff(taps.places, axis=1) >= 0).all()
+    wanted = positions.weights(old, new, kind) @ x
+    np.testing.assert_allclose((taps.weights * x[taps.places]).sum(axis=1), wanted, atol=2e-6)
+    np.testing.assert_allclose(taps.weights.sum(axis=1), 1)
+
+
+def test_taps_one_after_the_other_are_the_product_of_their_matrices():
+    first, then = positions.taps(5, 11, "linear"), positions.taps(9, 7, "cubic")
+    wanted = then.matrix(11) @ first.matrix(5)
+    np.testing.assert_allclose(then.after(first).matrix(5), wanted, atol=1e-6)
+
+
+def test_a_part_of_taps_is_filled_up_with_nothing():
+    taps = positions.taps(5, 11, "cubic")
+    matrix = taps.part(8, 6).matrix(5)
+    np.testing.assert_array_equal(matrix[:3], taps.matrix(5)[8:])
+    assert matrix.shape == (6, 5) and not matrix[3:].any()

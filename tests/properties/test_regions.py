@@ -71,7 +71,7 @@ def test_any_text_gives_a_full_mask_or_an_error(counts: str | bytes):
 @given(batches)
 def test_runs_found_on_a_device_are_those_of_the_host(batch: np.ndarray):
     _, height, width = batch.shape
-    found = bits.runs(np.asarray(_turns(batch)), 0, 0, height, width)
+    found = bits.runs(np.asarray(_turns(batch))[:, :, None], height, 0, 0, height, width)
     assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in batch]
 
 
@@ -81,7 +81,7 @@ def test_runs_of_a_crop_are_those_of_the_whole_picture(
 ):
     left, above, right, below = margins
     whole = np.pad(batch, ((0, 0), (above, below), (left, right)))
-    found = bits.runs(np.asarray(_turns(batch)), left, above, *whole.shape[1:])
+    found = bits.runs(np.asarray(_turns(batch))[:, :, None], 0, left, above, *whole.shape[1:])
     assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in whole]
 
 

@@ -1,17 +1,15 @@
 """Candidate masks of segment-everything: measured, suppressed, cleaned."""
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
-from esam_jax.ops import bits, selection, small_regions
-
-MASK_THRESHOLD = 0.0  # of the logits, in every SAM
+from esam_jax.ops import selection, small_regions
+from esam_jax.predict import full_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +34,13 @@ class Candidates:
         """Those for which `keep` is true, or those at the places `keep`."""
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
 
-    def in_parts(self, size: int) -> Iterator[Float[Array | np.ndarray, "{size} _ _"]]:
-        """All logits, `size` at a time; the last part is filled up with copies.
-
-        Always the same number, so that one program is compiled for it.
-        """
-        for first in range(0, len(self), size):
+    def in_parts(self, sizes: Sequence[int]) -> Iterator[Float[Array | np.ndarray, "_ _ _"]]:
+        """All logits, so many at a time; what `sizes` has too many are copies of the last."""
+        first = 0
+        for size in sizes:
             rows = self.rows[first : first + size]
             rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
+            first += size
             if isinstance(self.logits[0], np.ndarray):
                 # Of logits on the host, only these rows are copied to the device.
                 yield np.stack([self.logits[part][row] for part, row in rows])
@@ -52,9 +49,10 @@ class Candidates:
 
     def fetched(self) -> "Candidates":
         """The same, with their own logits alone, on the host."""
-        size = 1 << max(0, len(self) - 1).bit_length()
         logits = np.zeros((len(self), *self.logits[0].shape[1:]), np.float32)
-        for part in self.in_parts(size):
+        if len(self):
+            # To a power of two, so that few programs are compiled.
+            [part] = self.in_parts([1 << (len(self) - 1).bit_length()])
             logits[:] = np.asarray(part)[: len(self)]
         return dataclasses.replace(self, logits=(logits,), rows=first_rows(len(self)))
 
@@ -94,44 +92,15 @@ class Mask:
     crop: Int[np.ndarray, " 4"]
 
 
-@functools.partial(jax.jit, static_argnames=("offset", "zero_is_inside"))
-def measure(
-    logits: Float[Array, "X H W"], offset: float, zero_is_inside: bool
-) -> tuple[Float[Array, " X"], Int[Array, "X 4"]]:
-    stable = selection.stability(logits, MASK_THRESHOLD, offset)
-    return stable, selection.boxes(_inside(logits, zero_is_inside))
-
-
-@functools.partial(jax.jit, static_argnames=("valid", "offset"))
+@jax.jit
 def low_res_stability(
-    logits: Float[Array, "X _ _"], valid: tuple[int, int], offset: float
+    logits: Float[Array, "X _ _"], valid: Int[Array, "2"], offset: Float[Array, ""]
 ) -> Float[Array, " X"]:
-    """Stability on the first rows and columns of the decoder's logits."""
-    rows, columns = valid
-    return selection.stability(logits[:, :rows, :columns], MASK_THRESHOLD, offset)
-
-
-@functools.partial(jax.jit, static_argnames="zero_is_inside")
-def turns(logits: Float[Array, "X H W"], zero_is_inside: bool) -> UInt8[Array, "X W L"]:
-    return bits.turns(bits.pack(_inside(logits, zero_is_inside)))
-
-
-def _inside(logits: Float[Array, "X H W"], zero_is_inside: bool) -> Bool[Array, "X H W"]:
-    return logits >= MASK_THRESHOLD if zero_is_inside else logits > MASK_THRESHOLD
-
-
-_T = TypeVar("_T")
-
-
-def each_behind(results: Iterable[_T]) -> Iterator[_T]:
-    """Each result as NumPy, fetched while the next is computed: the device never waits."""
-    behind = None
-    for result in results:
-        if behind is not None:
-            yield jax.device_get(behind)
-        behind = result
-    if behind is not None:
-        yield jax.device_get(behind)
+    """Stability on the first `valid` rows and columns of the decoder's logits."""
+    rows, columns = (jnp.arange(side) for side in logits.shape[1:])
+    on_picture = (rows[:, None] < valid[0]) & (columns < valid[1])
+    on_picture = jnp.where(on_picture, logits, -jnp.inf)
+    return selection.stability(on_picture, full_size.THRESHOLD, offset)
 
 
 def survivors(

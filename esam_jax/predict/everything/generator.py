@@ -10,25 +10,21 @@ does.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
-from esam_jax.ops import bits, grids, regions
-from esam_jax.predict import frames
+from esam_jax.ops import grids, regions
+from esam_jax.predict import frames, full_size
 from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
 from esam_jax.predict.everything.presets import RULES, preset
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
-_PIXELS_AT_ONCE = 2**22  # of full-size logits: 16 MB, which a CPU keeps near
-_ON_ACCELERATOR = 2**26
 _LOW_RES_AT_ONCE = 64
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _STABILITY_RULES = ("full_size", "low_res")
@@ -225,11 +221,12 @@ class AutomaticMaskGenerator:
 
     def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " X"]:
         """Stability on the part of the decoder's logits that lies on the picture."""
-        valid = frames.valid(*_size(crop), self.model.config)
-        offset = float(self.stability_score_offset)
+        valid = np.array(frames.valid(*_size(crop), self.model.config), np.int32)
+        offset = np.float32(self.stability_score_offset)
+        sizes = [_LOW_RES_AT_ONCE] * -(-len(found) // _LOW_RES_AT_ONCE)
         parts = [
             np.asarray(candidates.low_res_stability(logits, valid, offset))
-            for logits in found.in_parts(_LOW_RES_AT_ONCE)
+            for logits in found.in_parts(sizes)
         ]
         return np.concatenate([np.zeros(0, np.float32), *parts])[: len(found)]
 
@@ -237,51 +234,28 @@ class AutomaticMaskGenerator:
         self, found: Candidates, crop: Int[np.ndarray, " 4"]
     ) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
         """Stability and box of each at full size, a few at a time."""
-        measured = candidates.each_behind(
-            candidates.measure(
-                enlarged,
-                offset=float(self.stability_score_offset),
-                zero_is_inside=self._rules.zero_is_inside,
-            )
-            for enlarged in self._in_parts(found, crop)
+        axes = self._enlarging(crop)
+        stability, boxes = full_size.measured(
+            found.in_parts(full_size.sizes(len(found), axes)),
+            axes,
+            offset=self.stability_score_offset,
+            zero_is_inside=self._rules.zero_is_inside,
         )
-        stability, boxes = zip(*measured, strict=True) if len(found) else ((), ())
-        return (
-            np.concatenate([np.zeros(0, np.float32), *stability])[: len(found)],
-            np.concatenate([np.zeros((0, 4), np.int32), *boxes])[: len(found)],
-        )
+        return stability[: len(found)], boxes[: len(found)]
 
     def _runs(
         self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
     ) -> list[Int[np.ndarray, " L"]]:
         """Run lengths of each in the complete picture."""
-        parts = self._in_parts(found, crop)
+        axes = self._enlarging(crop)
         x, y = crop[:2].tolist()
-        runs = [
-            each
-            for turns in candidates.each_behind(
-                candidates.turns(enlarged, zero_is_inside=self._rules.zero_is_inside)
-                for enlarged in parts
-            )
-            for each in bits.runs(turns, x, y, height, width)
-        ]
+        parts = found.in_parts(full_size.sizes(len(found), axes, for_runs=True))
+        zero_is_inside = self._rules.zero_is_inside
+        runs = full_size.runs(parts, axes, zero_is_inside, (x, y), (height, width))
         return runs[: len(found)]
 
-    def _in_parts(
-        self, found: Candidates, crop: Int[np.ndarray, " 4"]
-    ) -> Iterator[Float[Array, "X H W"]]:
-        """All of them at full size, as many at a time as may be; the last are copies."""
-        height, width = _size(crop)
-        most = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
-        at_once = 1 << max(0, (most // (height * width)).bit_length() - 1)
-        at_once = min(at_once, 1 << (3 * self.points_per_batch - 1).bit_length())
-        for logits in found.in_parts(at_once):
-            yield self._enlarged(logits, crop)
-
-    def _enlarged(
-        self, logits: Float[Array | np.ndarray, "X _ _"], crop: Int[np.ndarray, " 4"]
-    ) -> Float[Array, "X H W"]:
-        return frames.to_original(logits, *_size(crop), self.model.config)
+    def _enlarging(self, crop: Int[np.ndarray, " 4"]) -> full_size.Axes:
+        return frames.enlarging(*_size(crop), self.model.config)
 
     def _record(self, mask: Mask, size: tuple[int, int]) -> Record:
         x0, y0, x1, y1 = mask.box.tolist()

@@ -16,9 +16,11 @@ from PIL import Image
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import DataError, DeviceMemoryError, PromptError
 from esam_jax.ops import geometry, grids, regions
+from esam_jax.ops.positions import Taps
 from esam_jax.predict import load
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.presets import preset
+from esam_jax.predict.full_size import Axes
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 
@@ -59,8 +61,9 @@ class StandIn(Sam):
 class OnStandIn(AutomaticMaskGenerator):
     """The stand-in answers at full size: nothing is left to enlarge."""
 
-    def _enlarged(self, logits: Any, crop: Any) -> Any:
-        return jnp.asarray(logits)
+    def _enlarging(self, crop: Any) -> Axes:
+        x0, y0, x1, y1 = crop
+        return Axes(*(Taps(np.arange(n)[:, None], np.ones((n, 1))) for n in (y1 - y0, x1 - x0)))
 
 
 @pytest.mark.parametrize("case", CASES["generator"], ids=lambda case: case["name"])
@@ -289,7 +292,7 @@ def test_a_full_device_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch):
 
     generator = AutomaticMaskGenerator(model(), **LOOSE)
     with monkeypatch.context() as patch:
-        patch.setattr(generator, "_enlarged", full)
+        patch.setattr(generator, "_enlarging", full)
         with pytest.raises(DeviceMemoryError, match="points_per_batch"):
             generator.generate(picture((64, 64), 0))
     assert generator.generate(picture((64, 64), 0))  # the next call works

@@ -1,0 +1,276 @@
+"""Masks at the size of a picture: logits, pixels, run lengths, stability and boxes.
+
+The size is data: a picture is covered by tiles of one shape, whose rows and columns are weighted
+sums of those of the decoder's logits. However many sizes of pictures come, they share some dozen
+compiled programs: of two sizes of tile, each for three numbers of masks.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from esam_jax.ops import bits, selection
+from esam_jax.ops.positions import Taps
+from esam_jax.predict.fetch import each_behind
+
+THRESHOLD = 0.0  # of the logits, in every SAM
+
+# Rows and columns of a tile: the smaller where four of them are enough, else the larger.
+_SIDES = (64, 256)
+_SIDES_OF_ACCELERATORS = (256, 1024)
+# Pixels of logits in one call: 16 MB, which a CPU keeps near.
+_PIXELS_AT_ONCE = 2**22
+_ON_ACCELERATOR = 2**26
+_MOST_MASKS = 256
+_TURNS_BYTES = 2**26  # of turns of all tiles of the masks of one call
+_FAR = 2**30  # beyond any picture
+
+
+class Axes(NamedTuple):
+    """How rows and columns of a picture are made of those of the decoder's logits."""
+
+    rows: Taps
+    columns: Taps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return len(self.rows.places), len(self.columns.places)
+
+
+def sizes(count: int, axes: Axes, *, for_runs: bool = False) -> list[int]:
+    """Numbers of masks that make up `count` or a few more, each one of three.
+
+    `for_runs`: no more than whose turns may lie in memory together.
+    """
+    side, cpu = _side(axes), jax.default_backend() == "cpu"
+    most = min(_MOST_MASKS, (_PIXELS_AT_ONCE if cpu else _ON_ACCELERATOR) // side**2)
+    few = max(1, most // 8)
+    height, width = axes.size
+    limit = 8 * _TURNS_BYTES // (height * width) if for_runs else most
+    found = []
+    # The last call of a size is filled up where that is quicker than more calls.
+    for size, spare in ((most, most // 2), (few, few - few // 8)):
+        if size <= limit:
+            full = (count + spare - 1) // size
+            found += [size] * full
+            count = max(0, count - size * full)
+    return found + [1] * count
+
+
+def parts(
+    low_res: Float[np.ndarray, "X h w"], axes: Axes, *, for_runs: bool = False
+) -> Iterator[Float[np.ndarray, "_ h w"]]:
+    """Logits of a host, as many at a time as `sizes` says; what fills the last up are copies."""
+    first = 0
+    for size in sizes(len(low_res), axes, for_runs=for_runs):
+        part = low_res[first : first + size]
+        yield np.pad(part, ((0, size - len(part)), (0, 0), (0, 0)), mode="edge")
+        first += size
+
+
+def enlarged(low_res: Float[Array, "*X h w"], axes: Axes) -> Float[Array, "*X H W"]:
+    """Logits at full size in one traced piece, for a program of one size of picture."""
+    rows, columns = ([jnp.asarray(x) for x in _as_data(taps)] for taps in axes)
+    return _along_rows(_along_columns(low_res, *columns), *rows)
+
+
+def logits(low_res: Float[np.ndarray, "X h w"], axes: Axes) -> Float[np.ndarray, "X H W"]:
+    """Logits at full size, float32."""
+    out = np.empty((len(low_res), *axes.size), np.float32)
+    _fill(out, low_res, axes, lambda logits: logits)
+    return out
+
+
+def inside(
+    low_res: Float[np.ndarray, "X h w"], axes: Axes, zero_is_inside: bool
+) -> Bool[np.ndarray, "X H W"]:
+    """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not."""
+    out = np.empty((len(low_res), *axes.size), bool)
+    _fill(out, low_res, axes, partial(_inside, zero_is_inside=zero_is_inside))
+    return out
+
+
+def measured(
+    low_res: Iterable[Float[Array | np.ndarray, "_ h w"]],
+    axes: Axes,
+    *,
+    offset: float,
+    zero_is_inside: bool,
+) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
+    """Stability and box (x0, y0, x1, y1), inclusive, of the masks of all parts, one after another.
+
+    As `ops.selection` has them: NaN and zeros for a mask that is empty.
+    """
+    found = list(
+        each_behind(_measured(part, axes, np.float32(offset), zero_is_inside) for part in low_res)
+    )
+    if not found:
+        return np.zeros(0, np.float32), np.zeros((0, 4), np.int32)
+    high, low, first, last = (np.concatenate(column) for column in zip(*found, strict=True))
+    with np.errstate(invalid="ignore"):
+        stability = high.astype(np.float32) / low.astype(np.float32)
+    boxes = np.where((last >= 0).all(1)[:, None], np.concatenate([first, last], axis=1), 0)
+    return stability, boxes
+
+
+def runs(
+    low_res: Iterable[Float[Array | np.ndarray, "_ h w"]],
+    axes: Axes,
+    zero_is_inside: bool,
+    corner: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> list[Int[np.ndarray, " L"]]:
+    """COCO's plain run lengths of the masks of all parts.
+
+    corner: x and y in a picture of `size` (height, width), where these masks are those of a crop.
+    """
+    height, width = size or axes.size
+    turned = each_behind(_turned(part, axes, zero_is_inside) for part in low_res)
+    return [
+        each
+        for columns in turned
+        for each in bits.runs(
+            np.concatenate([np.stack(tiles, axis=2) for tiles in columns], axis=1),
+            _side(axes),
+            *corner,
+            height,
+            width,
+        )
+    ]
+
+
+# --------------------------------------------------------------------------------------- tiles
+
+
+class _Tile(NamedTuple):
+    """Logits of a tile at (y, x) of the picture; minus infinity beside it."""
+
+    y: int
+    x: int
+    logits: Float[Array, "X _ _"]
+
+
+def _side(axes: Axes) -> int:
+    small, large = _SIDES if jax.default_backend() == "cpu" else _SIDES_OF_ACCELERATORS
+    height, width = axes.size
+    return small if -(-height // small) * -(-width // small) <= 4 else large
+
+
+def _tiles(low_res: Float[Array | np.ndarray, "X h w"], axes: Axes) -> Iterator[_Tile]:
+    """Column by column of tiles."""
+    side, (height, width) = _side(axes), axes.size
+    low_res = jnp.asarray(low_res, jnp.float32)
+    for x in range(0, width, side):
+        wide = _widened(low_res, *_as_data(axes.columns.part(x, side)))
+        for y in range(0, height, side):
+            left = np.array([height - y, width - x], np.int32)
+            yield _Tile(y, x, _on_picture(left, wide, *_as_data(axes.rows.part(y, side))))
+
+
+def _as_data(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
+    return taps.places.astype(np.int32), taps.weights.astype(np.float32)
+
+
+def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..., Array]) -> None:
+    first = 0
+    for part in parts(low_res, axes):
+        found = ((tile.y, tile.x, program(tile.logits)) for tile in _tiles(part, axes))
+        for y, x, pixels in each_behind(found):
+            place = out[first : first + len(part), y : y + pixels.shape[1], x : x + pixels.shape[2]]
+            np.copyto(place, pixels[: place.shape[0], : place.shape[1], : place.shape[2]])
+        first += len(part)
+
+
+def _measured(
+    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, offset: np.float32, zero: bool
+) -> Any:
+    X = len(low_res)
+    found: Any = (np.zeros(X, np.int32), np.zeros(X, np.int32))
+    found += (np.full((X, 2), _FAR, np.int32), np.full((X, 2), -1, np.int32))
+    for tile in _tiles(low_res, axes):
+        corner = np.array([tile.x, tile.y], np.int32)
+        found = _measure(found, tile.logits, corner, offset, zero_is_inside=zero)
+    return found
+
+
+def _turned(
+    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, zero: bool
+) -> list[list[Array]]:
+    """Turns of each tile, in lists of those above each other."""
+    found: dict[int, list[Array]] = {}
+    for tile in _tiles(low_res, axes):
+        found.setdefault(tile.x, []).append(_turns(tile.logits, zero_is_inside=zero))
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------ programs
+
+
+# What uses the logits of a tile is a program of its own: a compiler that fuses them would add them
+# up once for every use (on a CPU, at twenty times the cost).
+
+
+def _along_columns(
+    x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
+) -> Float[Array, "*X h _"]:
+    return sum(w * x.at[..., i].get(mode=_IN_BOUNDS) for i, w in zip(places.T, weights.T))
+
+
+def _along_rows(
+    x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
+) -> Float[Array, "*X _ w"]:
+    return sum(
+        w[:, None] * x.at[..., i, :].get(mode=_IN_BOUNDS) for i, w in zip(places.T, weights.T)
+    )
+
+
+_IN_BOUNDS = "promise_in_bounds"
+_widened = jax.jit(_along_columns)
+
+
+@jax.jit
+def _on_picture(
+    left: Int[Array, "2"],
+    wide: Float[Array, "X h _"],
+    places: Int[Array, "_ _"],
+    weights: Float[Array, "_ _"],
+) -> Float[Array, "X _ _"]:
+    """Logits of a tile that has `left` rows and columns of the picture, or more."""
+    found = _along_rows(wide, places, weights)
+    high, across = found.shape[-2:]
+    on_picture = (jnp.arange(high)[:, None] < left[0]) & (jnp.arange(across) < left[1])
+    return jnp.where(on_picture, found, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames="zero_is_inside")
+def _inside(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> Bool[Array, "X H W"]:
+    return logits >= THRESHOLD if zero_is_inside else logits > THRESHOLD
+
+
+@partial(jax.jit, static_argnames="zero_is_inside")
+def _measure(
+    so_far: tuple[Array, ...],
+    logits: Float[Array, "X H W"],
+    corner: Int[Array, "2"],
+    offset: Float[Array, ""],
+    *,
+    zero_is_inside: bool,
+) -> tuple[Array, ...]:
+    """Pixels above both thresholds, and the first and last (x, y) inside, with those `so_far`."""
+    areas = selection.areas(logits, THRESHOLD, offset)
+    box, some = selection.extents(_inside(logits, zero_is_inside=zero_is_inside))
+    first = jnp.where(some[:, None], box[:, :2] + corner, _FAR)
+    last = jnp.where(some[:, None], box[:, 2:] + corner, -1)
+    high, low = (a + b for a, b in zip(so_far, areas, strict=False))
+    return high, low, jnp.minimum(so_far[2], first), jnp.maximum(so_far[3], last)
+
+
+@partial(jax.jit, static_argnames="zero_is_inside")
+def _turns(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> UInt8[Array, "X W L"]:
+    return bits.turns(bits.pack(_inside(logits, zero_is_inside=zero_is_inside)))

@@ -1,0 +1,114 @@
+"""Masks at full size, tile by tile, against the product of matrices; sizes compile nothing."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import nano
+
+from esam_jax.machine import compilation
+from esam_jax.ops import regions, selection
+from esam_jax.predict import frames, full_size
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.predictor import Predictor
+
+# One small tile, exact tiles, more than four, which are large; also fewer rows than logits have.
+SIZES = [(9, 11), (64, 128), (65, 90), (300, 40), (20, 530), (256, 257)]
+
+
+def case(size: tuple[int, int], name: str, count: int = 3) -> tuple[np.ndarray, full_size.Axes]:
+    low_res = np.random.default_rng(2).normal(size=(count, 32, 32)).astype(np.float32)
+    return 2 * low_res, frames.enlarging(*size, nano.sam(name).config)
+
+
+def product(low_res: np.ndarray, axes: full_size.Axes) -> np.ndarray:
+    rows, columns = (taps.matrix(32) for taps in axes)
+    return np.einsum("ih,xhw,jw->xij", rows, low_res, columns)
+
+
+@pytest.mark.parametrize("name", nano.NAMES)
+@pytest.mark.parametrize("size", SIZES)
+def test_tiles_make_up_the_picture(size: tuple[int, int], name: str):
+    low_res, axes = case(size, name)
+    wanted = product(low_res, axes)
+    found = full_size.logits(low_res, axes)
+    assert found.shape == (3, *size) and axes.size == size
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(full_size.enlarged(jnp.asarray(low_res), axes), wanted, atol=1e-5)
+    np.testing.assert_array_equal(full_size.inside(low_res, axes, False), found > 0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_measures_and_run_lengths_are_those_of_the_logits(size: tuple[int, int]):
+    low_res, axes = case(size, "sam_nano", 4)
+    low_res[3] = -9  # empty
+    logits = full_size.logits(low_res, axes)
+    stability, boxes = full_size.measured(
+        full_size.parts(low_res, axes), axes, offset=0.5, zero_is_inside=False
+    )
+    np.testing.assert_array_equal(stability[:4], selection.stability(jnp.asarray(logits), 0.0, 0.5))
+    assert np.isnan(stability[3])
+    np.testing.assert_array_equal(boxes[:4], selection.boxes(jnp.asarray(logits > 0)))
+    found = full_size.runs(full_size.parts(low_res, axes, for_runs=True), axes, False)
+    wanted = [regions.to_runs(mask)["counts"] for mask in logits > 0]
+    assert [runs.tolist() for runs in found[:4]] == wanted
+
+
+def test_runs_of_a_crop_lie_where_the_crop_does():
+    low_res, axes = case((70, 130), "sam_nano", 2)
+    whole = np.pad(full_size.logits(low_res, axes) > 0, ((0, 0), (3, 5), (7, 1)))
+    parts = full_size.parts(low_res, axes, for_runs=True)
+    found = full_size.runs(parts, axes, False, (7, 3), whole.shape[1:])[:2]
+    assert [x.tolist() for x in found] == [regions.to_runs(mask)["counts"] for mask in whole]
+
+
+@pytest.mark.parametrize("zero_is_inside", [True, False])
+def test_a_logit_of_zero(zero_is_inside: bool):
+    low_res, axes = case((300, 40), "sam_nano", 1)
+    low_res[:] = 0
+    assert (full_size.inside(low_res, axes, zero_is_inside) == zero_is_inside).all()
+    parts = full_size.parts(low_res, axes)
+    [runs] = full_size.runs(parts, axes, zero_is_inside)
+    assert runs.tolist() == ([0, 12000] if zero_is_inside else [12000])
+    parts = full_size.parts(low_res, axes)
+    _, [box] = full_size.measured(parts, axes, offset=1.0, zero_is_inside=zero_is_inside)
+    assert box.tolist() == ([0, 0, 39, 299] if zero_is_inside else [0, 0, 0, 0])
+
+
+def test_numbers_of_masks_are_few():
+    _, axes = case((300, 400), "sam_nano")
+    _, huge = case((8192, 8192), "sam_nano")
+    wanted = {0: [], 1: [1], 2: [8], 9: [8, 1], 32: [8] * 4, 33: [64], 96: [64] + [8] * 4}
+    assert {count: full_size.sizes(count, axes) for count in wanted} == wanted
+    assert set(full_size.sizes(3072, huge)) == {64}
+    assert set(full_size.sizes(3072, huge, for_runs=True)) == {8}  # 8 MB of turns each
+
+
+def picture_sizes(count: int) -> list[tuple[int, int]]:
+    """Different heights and widths, from a line of pixels to more than four large tiles."""
+    rng = np.random.default_rng(0)
+    sizes = {(1, 1), (1, 700), (700, 1), (64, 64), (600, 20)}
+    while len(sizes) < count:
+        sizes.add((int(rng.integers(3, 330)), int(rng.integers(3, 330))))
+    return [sorted(sizes)[i] for i in rng.permutation(count)]
+
+
+def test_two_hundred_sizes_of_pictures_share_some_dozen_programs():
+    """What each size compiled stayed for good: 18 to 26 MB for a photograph."""
+    loose = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.3, "output_mode": "coco_rle"}
+    callers = []
+    for name in nano.NAMES:
+        everything = [
+            AutomaticMaskGenerator(nano.sam(name), 2, **loose, **options)
+            for options in ({}, {"stability_rule": "low_res"}, {"crop_n_layers": 1})
+        ]
+        callers.append((Predictor(nano.sam(name)), everything))
+    programs = [compilation.counts().programs]
+    for i, (height, width) in enumerate(picture_sizes(200)):
+        predictor, everything = callers[i % 2]
+        picture = nano.picture(height, width)
+        predictor.set_image(picture)
+        predictor.predict([[0, 0]], [1], return_logits=i % 4 < 2)
+        everything[i // 2 % 3].generate(picture)
+        programs.append(compilation.counts().programs)
+    assert programs[-1] - programs[0] <= 150
+    assert programs[-1] - programs[100] <= 15, "the second hundred still compiles"
