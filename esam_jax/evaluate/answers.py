@@ -195,7 +195,7 @@ def _overlaps(
     masks, (height, width) = logits.shape[1], question.image.shape[:2]
     tall, wide = (_at_least(side, _SIDE) for side in (height, width))
     axes = frames.enlarging(height, width, config)
-    rows, columns = (taps.matrix(config.low_res_px) for taps in axes)
+    rows, columns = (taps.matrix(config.low_res_px) for taps in (axes.rows, axes.columns))
     truth = np.zeros((masks, tall, wide), bool)
     truth[: len(question.masks), :height, :width] = question.masks
     return _compare(

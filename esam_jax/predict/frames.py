@@ -66,7 +66,7 @@ def _pad(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {
     height, width = geometry.longest_side(H, W, px)
     square = np.zeros((px, px, 3), np.uint8)
     resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
-    square[:height, :width] = resized
+    square[:height, :width] = np.asarray(resized)
     return _normalised(square, np.array([height, width], np.int32))
 
 

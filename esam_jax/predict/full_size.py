@@ -5,6 +5,8 @@ sums of those of the decoder's logits. However many sizes of pictures come, they
 compiled programs: of two sizes of tile, each for three numbers of masks.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,7 +33,8 @@ _TURNS_BYTES = 2**26  # of turns of all tiles of the masks of one call
 _FAR = 2**30  # beyond any picture
 
 
-class Axes(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axes:
     """How rows and columns of a picture are made of those of the decoder's logits."""
 
     rows: Taps
@@ -42,14 +45,42 @@ class Axes(NamedTuple):
         """Height and width of the picture."""
         return len(self.rows.places), len(self.columns.places)
 
+    @property
+    def side(self) -> int:
+        """Rows and columns of a tile."""
+        small, large = _SIDES if jax.default_backend() == "cpu" else _SIDES_OF_ACCELERATORS
+        height, width = self.size
+        return small if -(-height // small) * -(-width // small) <= 4 else large
+
+    @functools.cached_property
+    def tiles(self) -> list[tuple[int, tuple[Array, ...], list["_Place"]]]:
+        """For each column of tiles its x, its taps, and its tiles, on the device."""
+        side, (height, width) = self.side, self.size
+        rows = [(y, _as_data(self.rows.part(y, side))) for y in range(0, height, side)]
+        found = []
+        for x in range(0, width, side):
+            places = [_Place(_pair(x, y), _pair(height - y, width - x), *taps) for y, taps in rows]
+            taps = _as_data(self.columns.part(x, side))
+            found.append((x, *jax.device_put((taps, places))))
+        return found
+
+
+class _Place(NamedTuple):
+    """Where a tile lies, and what it is made of."""
+
+    corner: Any  # its x and y
+    left: Any  # rows and columns of the picture from there on
+    places: Any
+    weights: Any
+
 
 def sizes(count: int, axes: Axes, *, for_runs: bool = False) -> list[int]:
     """Numbers of masks that make up `count` or a few more, each one of three.
 
     `for_runs`: no more than whose turns may lie in memory together.
     """
-    side, cpu = _side(axes), jax.default_backend() == "cpu"
-    most = min(_MOST_MASKS, (_PIXELS_AT_ONCE if cpu else _ON_ACCELERATOR) // side**2)
+    pixels = _PIXELS_AT_ONCE if jax.default_backend() == "cpu" else _ON_ACCELERATOR
+    most = min(_MOST_MASKS, pixels // axes.side**2)
     few = max(1, most // 8)
     height, width = axes.size
     limit = 8 * _TURNS_BYTES // (height * width) if for_runs else most
@@ -76,7 +107,7 @@ def parts(
 
 def enlarged(low_res: Float[Array, "*X h w"], axes: Axes) -> Float[Array, "*X H W"]:
     """Logits at full size in one traced piece, for a program of one size of picture."""
-    rows, columns = ([jnp.asarray(x) for x in _as_data(taps)] for taps in axes)
+    rows, columns = ([jnp.asarray(x) for x in _as_data(taps)] for taps in (axes.rows, axes.columns))
     return _along_rows(_along_columns(low_res, *columns), *rows)
 
 
@@ -108,14 +139,15 @@ def measured(
     As `ops.selection` has them: NaN and zeros for a mask that is empty.
     """
     found = list(
-        each_behind(_measured(part, axes, np.float32(offset), zero_is_inside) for part in low_res)
+        each_behind(_measured(part, axes, float(offset), zero_is_inside) for part in low_res)
     )
     if not found:
         return np.zeros(0, np.float32), np.zeros((0, 4), np.int32)
     high, low, first, last = (np.concatenate(column) for column in zip(*found, strict=True))
     with np.errstate(invalid="ignore"):
         stability = high.astype(np.float32) / low.astype(np.float32)
-    boxes = np.where((last >= 0).all(1)[:, None], np.concatenate([first, last], axis=1), 0)
+    some = last[:, :1] >= 0
+    boxes = np.where(some, np.concatenate([first, last], axis=1), 0)
     return stability, boxes
 
 
@@ -137,7 +169,7 @@ def runs(
         for columns in turned
         for each in bits.runs(
             np.concatenate([np.stack(tiles, axis=2) for tiles in columns], axis=1),
-            _side(axes),
+            axes.side,
             *corner,
             height,
             width,
@@ -153,24 +185,22 @@ class _Tile(NamedTuple):
 
     y: int
     x: int
+    corner: Array
     logits: Float[Array, "X _ _"]
-
-
-def _side(axes: Axes) -> int:
-    small, large = _SIDES if jax.default_backend() == "cpu" else _SIDES_OF_ACCELERATORS
-    height, width = axes.size
-    return small if -(-height // small) * -(-width // small) <= 4 else large
 
 
 def _tiles(low_res: Float[Array | np.ndarray, "X h w"], axes: Axes) -> Iterator[_Tile]:
     """Column by column of tiles."""
-    side, (height, width) = _side(axes), axes.size
     low_res = jnp.asarray(low_res, jnp.float32)
-    for x in range(0, width, side):
-        wide = _widened(low_res, *_as_data(axes.columns.part(x, side)))
-        for y in range(0, height, side):
-            left = np.array([height - y, width - x], np.int32)
-            yield _Tile(y, x, _on_picture(left, wide, *_as_data(axes.rows.part(y, side))))
+    for x, taps, places in axes.tiles:
+        wide = _widened(low_res, *taps)
+        for i, place in enumerate(places):
+            logits = _on_picture(place.left, wide, place.places, place.weights)
+            yield _Tile(i * axes.side, x, place.corner, logits)
+
+
+def _pair(first: int, second: int) -> np.ndarray:
+    return np.array([first, second], np.int32)
 
 
 def _as_data(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
@@ -188,14 +218,13 @@ def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..
 
 
 def _measured(
-    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, offset: np.float32, zero: bool
+    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, offset: float, zero: bool
 ) -> Any:
     X = len(low_res)
     found: Any = (np.zeros(X, np.int32), np.zeros(X, np.int32))
     found += (np.full((X, 2), _FAR, np.int32), np.full((X, 2), -1, np.int32))
     for tile in _tiles(low_res, axes):
-        corner = np.array([tile.x, tile.y], np.int32)
-        found = _measure(found, tile.logits, corner, offset, zero_is_inside=zero)
+        found = _measure(found, tile.logits, tile.corner, offset=offset, zero_is_inside=zero)
     return found
 
 
@@ -219,15 +248,19 @@ def _turned(
 def _along_columns(
     x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
 ) -> Float[Array, "*X h _"]:
-    return sum(w * x.at[..., i].get(mode=_IN_BOUNDS) for i, w in zip(places.T, weights.T))
+    out = jnp.zeros((), x.dtype)
+    for place, weight in zip(places.T, weights.T, strict=True):
+        out += weight * x.at[..., place].get(mode=_IN_BOUNDS)
+    return out
 
 
 def _along_rows(
     x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
 ) -> Float[Array, "*X _ w"]:
-    return sum(
-        w[:, None] * x.at[..., i, :].get(mode=_IN_BOUNDS) for i, w in zip(places.T, weights.T)
-    )
+    out = jnp.zeros((), x.dtype)
+    for place, weight in zip(places.T, weights.T, strict=True):
+        out += weight[:, None] * x.at[..., place, :].get(mode=_IN_BOUNDS)
+    return out
 
 
 _IN_BOUNDS = "promise_in_bounds"
@@ -253,13 +286,14 @@ def _inside(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> Bool[Arra
     return logits >= THRESHOLD if zero_is_inside else logits > THRESHOLD
 
 
-@partial(jax.jit, static_argnames="zero_is_inside")
+# As data, the offset would cost four times the rest.
+@partial(jax.jit, static_argnames=("offset", "zero_is_inside"))
 def _measure(
     so_far: tuple[Array, ...],
     logits: Float[Array, "X H W"],
     corner: Int[Array, "2"],
-    offset: Float[Array, ""],
     *,
+    offset: float,
     zero_is_inside: bool,
 ) -> tuple[Array, ...]:
     """Pixels above both thresholds, and the first and last (x, y) inside, with those `so_far`."""

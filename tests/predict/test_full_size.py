@@ -1,5 +1,7 @@
 """Masks at full size, tile by tile, against the product of matrices; sizes compile nothing."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def case(size: tuple[int, int], name: str, count: int = 3) -> tuple[np.ndarray, 
 
 
 def product(low_res: np.ndarray, axes: full_size.Axes) -> np.ndarray:
-    rows, columns = (taps.matrix(32) for taps in axes)
+    rows, columns = (taps.matrix(32) for taps in (axes.rows, axes.columns))
     return np.einsum("ih,xhw,jw->xij", rows, low_res, columns)
 
 
@@ -94,11 +96,11 @@ def picture_sizes(count: int) -> list[tuple[int, int]]:
 
 def test_two_hundred_sizes_of_pictures_share_some_dozen_programs():
     """What each size compiled stayed for good: 18 to 26 MB for a photograph."""
-    loose = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.3, "output_mode": "coco_rle"}
+    loose: Any = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.3, "output_mode": "coco_rle"}
     callers = []
     for name in nano.NAMES:
         everything = [
-            AutomaticMaskGenerator(nano.sam(name), 2, **loose, **options)
+            AutomaticMaskGenerator(nano.sam(name), 2, **{**loose, **options})
             for options in ({}, {"stability_rule": "low_res"}, {"crop_n_layers": 1})
         ]
         callers.append((Predictor(nano.sam(name)), everything))

@@ -1,6 +1,7 @@
 """Candidate masks of segment-everything: measured, suppressed, cleaned."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -92,9 +93,9 @@ class Mask:
     crop: Int[np.ndarray, " 4"]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="offset")
 def low_res_stability(
-    logits: Float[Array, "X _ _"], valid: Int[Array, "2"], offset: Float[Array, ""]
+    logits: Float[Array, "X _ _"], valid: Int[Array, "2"], *, offset: float
 ) -> Float[Array, " X"]:
     """Stability on the first `valid` rows and columns of the decoder's logits."""
     rows, columns = (jnp.arange(side) for side in logits.shape[1:])

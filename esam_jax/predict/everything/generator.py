@@ -22,6 +22,7 @@ from esam_jax.predict import frames, full_size
 from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
 from esam_jax.predict.everything.presets import RULES, preset
+from esam_jax.predict.full_size import Axes
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam, check_picture
 
@@ -151,8 +152,11 @@ class AutomaticMaskGenerator:
         x0, y0, x1, y1 = crop.tolist()
         embedding = self.model.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
         points = self._points(layer, x1 - x0, y1 - y0)
+        axes = self._enlarging(crop)
         parts = [
-            self._of_batch(embedding, points[i : i + self.points_per_batch], crop, height, width)
+            self._of_batch(
+                embedding, points[i : i + self.points_per_batch], crop, axes, (height, width)
+            )
             for i in range(0, len(points), self.points_per_batch)
         ]
         found = Candidates.joined(parts)
@@ -168,7 +172,7 @@ class AutomaticMaskGenerator:
                 point=found.points[i] + np.array([x0, y0]),
                 crop=crop,
             )
-            for i, runs in enumerate(self._runs(found, crop, height, width))
+            for i, runs in enumerate(self._runs(found, crop, axes, (height, width)))
         ]
 
     def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "X 2"]:
@@ -184,8 +188,8 @@ class AutomaticMaskGenerator:
         embedding: Any,
         points: Float[np.ndarray, "Q 2"],
         crop: Int[np.ndarray, " 4"],
-        height: int,
-        width: int,
+        axes: Axes,
+        size: tuple[int, int],
     ) -> Candidates:
         """The candidates of some clicks that pass every test, in the frame of the crop."""
         prompts = [Prompt(points=[point]) for point in points]
@@ -206,11 +210,11 @@ class AutomaticMaskGenerator:
             found = found.only(found.scores > np.float32(self.pred_iou_thresh))
         if self.stability_rule == "low_res":
             found = self._stable(dataclasses.replace(found, stability=self._low_res(found, crop)))
-            found = dataclasses.replace(found, boxes=self._measured(found, crop)[1])
+            found = dataclasses.replace(found, boxes=self._measured(found, axes)[1])
         else:
-            stability, boxes = self._measured(found, crop)
+            stability, boxes = self._measured(found, axes)
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
-        return found.only(~grids.cut_by_crop(found.boxes, crop, height, width)).fetched()
+        return found.only(~grids.cut_by_crop(found.boxes, crop, *size)).fetched()
 
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
@@ -222,19 +226,18 @@ class AutomaticMaskGenerator:
     def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " X"]:
         """Stability on the part of the decoder's logits that lies on the picture."""
         valid = np.array(frames.valid(*_size(crop), self.model.config), np.int32)
-        offset = np.float32(self.stability_score_offset)
+        offset = float(self.stability_score_offset)
         sizes = [_LOW_RES_AT_ONCE] * -(-len(found) // _LOW_RES_AT_ONCE)
         parts = [
-            np.asarray(candidates.low_res_stability(logits, valid, offset))
+            np.asarray(candidates.low_res_stability(logits, valid, offset=offset))
             for logits in found.in_parts(sizes)
         ]
         return np.concatenate([np.zeros(0, np.float32), *parts])[: len(found)]
 
     def _measured(
-        self, found: Candidates, crop: Int[np.ndarray, " 4"]
+        self, found: Candidates, axes: Axes
     ) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
         """Stability and box of each at full size, a few at a time."""
-        axes = self._enlarging(crop)
         stability, boxes = full_size.measured(
             found.in_parts(full_size.sizes(len(found), axes)),
             axes,
@@ -244,17 +247,15 @@ class AutomaticMaskGenerator:
         return stability[: len(found)], boxes[: len(found)]
 
     def _runs(
-        self, found: Candidates, crop: Int[np.ndarray, " 4"], height: int, width: int
+        self, found: Candidates, crop: Int[np.ndarray, " 4"], axes: Axes, size: tuple[int, int]
     ) -> list[Int[np.ndarray, " L"]]:
         """Run lengths of each in the complete picture."""
-        axes = self._enlarging(crop)
         x, y = crop[:2].tolist()
         parts = found.in_parts(full_size.sizes(len(found), axes, for_runs=True))
-        zero_is_inside = self._rules.zero_is_inside
-        runs = full_size.runs(parts, axes, zero_is_inside, (x, y), (height, width))
+        runs = full_size.runs(parts, axes, self._rules.zero_is_inside, (x, y), size)
         return runs[: len(found)]
 
-    def _enlarging(self, crop: Int[np.ndarray, " 4"]) -> full_size.Axes:
+    def _enlarging(self, crop: Int[np.ndarray, " 4"]) -> Axes:
         return frames.enlarging(*_size(crop), self.model.config)
 
     def _record(self, mask: Mask, size: tuple[int, int]) -> Record:
