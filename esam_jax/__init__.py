@@ -48,17 +48,18 @@ from esam_jax.errors import (
 
 if TYPE_CHECKING:
     from esam_jax.predict import load
+    from esam_jax.predict.embedding import Embedding
     from esam_jax.predict.everything.generator import AutomaticMaskGenerator
     from esam_jax.predict.masks import Masks
     from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
-    from esam_jax.predict.sam import Embedding, Sam
+    from esam_jax.predict.sam import Sam
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AutomaticMaskGenerator": "esam_jax.predict.everything.generator",
-    "Embedding": "esam_jax.predict.sam",
+    "Embedding": "esam_jax.predict.embedding",
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",

@@ -59,15 +59,14 @@ def main(argv: Sequence[str]) -> int:
     picture = decode.read_rgb(args.image, args.sixteen_bit)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
-    for prompt in prompts:
-        prompt.check_inside(height, width)
+    prompts = [prompt.clipped(height, width) for prompt in prompts]
     _require_free(args, len(prompts))
     models.locate(args.model)
     compile_cache.enable()
 
     sam = load(args.model)
     for prompt in prompts:
-        prompt.check(sam.config, height, width, sam.untrained)
+        prompt.checked(sam.config, height, width, sam.untrained)
     masks = sam.decode(sam.encode(picture), prompts)
     report = _write(args, picture, prompts, masks)
     print(json.dumps(report) if args.json else f"{len(prompts)} masks in {args.out}")

@@ -27,6 +27,15 @@ def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[
     return _TO_INPUT[config.fit](image_HW3, config.image_px)
 
 
+def from_resized(
+    image_HW3: UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"], config: SamConfig
+) -> Float[Array, "s s 3"]:
+    """As `to_input`, of a picture resized already and not padded: uint8, or float32 to 255."""
+    floats = image_HW3.dtype != np.uint8
+    pixels = image_HW3.astype(np.float32) / 255 if floats else image_HW3
+    return _framed(pixels, config.image_px)
+
+
 def to_original(
     low_res: Float[Array | np.ndarray, "*X l l"], height: int, width: int, config: SamConfig
 ) -> Float[np.ndarray, "*X {height} {width}"]:
@@ -62,16 +71,23 @@ def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
 
 def _pad(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
     # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
-    H, W = image_HW3.shape[:2]
-    height, width = geometry.longest_side(H, W, px)
-    square = np.zeros((px, px, 3), np.uint8)
+    height, width = geometry.longest_side(*image_HW3.shape[:2], px)
     resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
-    square[:height, :width] = np.asarray(resized)
+    return _framed(np.asarray(resized), px)
+
+
+def _framed(image_HW3: np.ndarray, px: int) -> Float[Array, "{px} {px} 3"]:
+    """In the top-left corner of a square; uint8, or float32 in [0, 1]."""
+    height, width = image_HW3.shape[:2]
+    square = np.zeros((px, px, 3), image_HW3.dtype)
+    square[:height, :width] = image_HW3
     return _normalised(square, np.array([height, width], np.int32))
 
 
 @jax.jit
-def _normalised(square_ss3: UInt8[Array, "s s 3"], size: Int[Array, "2"]) -> Float[Array, "s s 3"]:
+def _normalised(
+    square_ss3: UInt8[Array, "s s 3"] | Float[Array, "s s 3"], size: Int[Array, "2"]
+) -> Float[Array, "s s 3"]:
     """Beside the picture it has the mean colour, which normalised is 0."""
     s = len(square_ss3)
     on_picture = (jnp.arange(s)[:, None] < size[0]) & (jnp.arange(s) < size[1])

@@ -25,6 +25,15 @@ class Masks:
     width: int
     config: SamConfig
 
+    def __len__(self) -> int:
+        """Queries."""
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        Q, M = self.scores.shape
+        scores = f", scores {self.scores.min():.3g} to {self.scores.max():.3g}" if Q else ""
+        return f"Masks({Q} x {M} of a picture of {self.height} x {self.width}{scores})"
+
     @property
     def logits(self) -> Float[np.ndarray, "Q M H W"]:
         """Logits enlarged to the picture, by the rule of this checkpoint's family; not kept."""

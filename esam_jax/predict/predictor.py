@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from esam_jax.errors import PromptError
+from esam_jax.predict import picture_array
+from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Embedding, Sam, check_picture
+from esam_jax.predict.sam import Sam
 
 _FORMATS = ("RGB", "BGR")
 _NAMES = {
@@ -31,8 +33,12 @@ class Predictor:
         self.model = sam_model
         self._embedding: Embedding | None = None
 
+    def __repr__(self) -> str:
+        held = f"picture of {self.original_size}" if self.is_image_set else "no picture"
+        return f"{type(self).__name__}({held}, {self.model!r})"
+
     def set_image(self, image: Any, image_format: str = "RGB") -> None:
-        """Encodes a uint8 picture [H, W, 3]; `image_format` is "RGB" or "BGR".
+        """Encodes a uint8 picture [H, W, 3], or a Pillow one; `image_format` is "RGB" or "BGR".
 
         DataError says what is wrong with the picture; the one set before is then gone.
         """
@@ -41,7 +47,7 @@ class Predictor:
             raise PromptError.of(
                 "image_format", f"is {image_format!r}, but must be one of {_FORMATS}"
             )
-        check_picture(image, "image")
+        image = picture_array.of(image, "image")
         if image_format == "BGR":
             image = image[..., ::-1]
         self._embedding = self.model.encode([image])
@@ -79,9 +85,9 @@ class Predictor:
         full = masks.logits[0] if return_logits else masks.binary()[0]
         return full, masks.scores[0], masks.low_res[0]
 
-    def get_image_embedding(self) -> Float[Array, "1 C h w"]:
+    def get_image_embedding(self) -> Float[np.ndarray, "1 C h w"]:
         """Features of the picture with the channels first, as PyTorch users expect them."""
-        return self._set().features.transpose(0, 3, 1, 2)
+        return np.asarray(self._set().features, np.float32).transpose(0, 3, 1, 2)
 
     def reset_image(self) -> None:
         """Forgets the picture."""

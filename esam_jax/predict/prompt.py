@@ -11,6 +11,7 @@ from esam_jax.errors import PromptError
 from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 
 _LABELS = (BACKGROUND, FOREGROUND)
+_MARGIN_PX = 1.0  # what lies outside a picture by less is clipped
 # What NumPy raises for ragged lists and huge integers, and PyTorch when it will not give an array.
 _NO_ARRAY = (TypeError, ValueError, OverflowError, RuntimeError)
 
@@ -43,6 +44,13 @@ class Prompt:
         if len(points) == 0 and self.box is None and self.mask is None:
             raise PromptError.of("prompt", "is empty: give points, a box or a mask")
 
+    def __repr__(self) -> str:
+        parts = {"points": self.points, "labels": self.labels, "box": self.box}
+        given = [f"{k}={v.tolist()}" for k, v in parts.items() if v is not None and len(v)]
+        if self.mask is not None:
+            given.append(f"mask={self.mask.dtype} {list(self.mask.shape)}")
+        return f"Prompt({', '.join(given)})"
+
     @property
     def tokens(self) -> int:
         """Sparse tokens this prompt takes; SAM appends one "not a point" when there is no box."""
@@ -63,14 +71,18 @@ class Prompt:
         points = np.pad(points, ((0, spare), (0, 0)))
         return points, np.pad(labels, (0, spare), constant_values=PADDING).astype(np.int32)
 
-    def check(
+    def checked(
         self, config: SamConfig, height: int, width: int, untrained: Sequence[str] = ()
-    ) -> None:
-        """PromptError unless this fits a picture of that size and a model of that config.
+    ) -> "Prompt":
+        """This, `clipped`; PromptError unless it fits the picture and a model of that config.
 
         `untrained` names parts of the model that hold random values (`ModelFile.untrained`).
         """
-        self.check_inside(height, width)
+        clipped = self.clipped(height, width)
+        self._check_model(config, untrained)
+        return clipped
+
+    def _check_model(self, config: SamConfig, untrained: Sequence[str]) -> None:
         decoder = config.decoder
         no_background = decoder.background == "none" or "prompt/background" in untrained
         if no_background and (self.labels == BACKGROUND).any():
@@ -108,16 +120,29 @@ class Prompt:
                 f"({side}, {side}): pass logits of an earlier answer, or booleans in any size",
             )
 
-    def check_inside(self, height: int, width: int) -> None:
-        """PromptError unless points and box lie in a picture of that size."""
+    def clipped(self, height: int, width: int) -> "Prompt":
+        """This, for a picture of that size: what lies less than a pixel outside goes to its edge.
+
+        Detectors and clicks end there. PromptError for what lies further outside.
+        """
         frame = f"the picture is {width} wide and {height} high: give x, y in its pixels"
-        for x, y in self.points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise PromptError.of("points", f"has ({x:g}, {y:g}), which lies outside; {frame}")
-        if self.box is not None:
-            x0, y0, x1, y1 = self.box
-            if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
-                raise PromptError.of("box", f"is {_text(self.box)}, which reaches outside; {frame}")
+        size = np.array([width, height])
+        outside = (self.points <= -_MARGIN_PX) | (self.points >= size + _MARGIN_PX)
+        for x, y in self.points[outside.any(axis=1)]:
+            raise PromptError.of("points", f"has ({x:g}, {y:g}), which lies outside; {frame}")
+        # The last place that is a pixel's.
+        points, box = np.clip(self.points, 0, np.nextafter(size, 0)), self.box
+        if box is not None:
+            corners = box.reshape(2, 2)
+            clipped = np.clip(corners, 0, size)
+            far = (corners <= -_MARGIN_PX) | (corners >= size + _MARGIN_PX)
+            if far.any() or (clipped[1] <= clipped[0]).any():
+                raise PromptError.of("box", f"is {_text(box)}, which reaches outside; {frame}")
+            box = clipped.ravel()
+        changed = (points != self.points).any() or (box is not None and (box != self.box).any())
+        if not changed:
+            return self
+        return Prompt(points=points, labels=self.labels, box=box, mask=self.mask)
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:
@@ -155,9 +180,17 @@ def _checked_labels(labels: Any, count: int) -> np.ndarray:
         )
     if not np.isin(array, _LABELS).all():
         raise PromptError.of(
-            "labels", f"is {_text(array)}, but each must be 1 (foreground) or 0 (background)"
+            "labels",
+            f"is {_text(array)}, but each must be 1 (foreground) or 0 (background)"
+            f"{_remedy_for_labels(array)}",
         )
     return array.astype(np.int32)
+
+
+def _remedy_for_labels(labels: np.ndarray) -> str:
+    if np.isin(labels, (TOP_LEFT, BOTTOM_RIGHT)).any():
+        return ": labels 2 and 3 are corners, which go to box=[x0, y0, x1, y1]"
+    return ": leave points that only fill up out" if (labels == PADDING).any() else ""
 
 
 def _checked_box(box: np.ndarray) -> np.ndarray:
@@ -170,7 +203,8 @@ def _checked_box(box: np.ndarray) -> np.ndarray:
         raise PromptError.of(
             "box",
             f"is {_text(box)}, but needs x0 < x1 and y0 < y1: "
-            "give the top-left corner, then the bottom-right one",
+            "give the top-left corner, then the bottom-right one "
+            "(of x, y, width, height: [x, y, x + width, y + height])",
         )
     return box
 

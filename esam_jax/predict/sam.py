@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +13,11 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.errors import DataError, PromptError
+from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.models.sam import network
-from esam_jax.predict import batches, frames
+from esam_jax.predict import batches, frames, picture_array
+from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -25,21 +25,6 @@ from esam_jax.typing import Params
 
 _NEEDED_ALWAYS = ("encoder", "encoder/neck", "prompt", "decoder")
 _PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
-
-
-@flax.struct.dataclass
-class Embedding:
-    """What the encoder keeps of one or more pictures, and their sizes as given.
-
-    `single`: one picture was given, not a list of one, and `decode` returns one `Masks`.
-    """
-
-    features: Float[Array, "B h w C"]
-    sizes: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)  # height, width
-    single: bool = flax.struct.field(pytree_node=False)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
 
 
 class Sam:
@@ -53,6 +38,11 @@ class Sam:
         self.model, self.untrained = model, tuple(untrained)
         self.params = jax.device_put(params)
 
+    def __repr__(self) -> str:
+        config, count = self.config, sum(x.size for x in jax.tree.leaves(self.params))
+        about = f"{config.encoder.kind} of {config.image_px} px, {count / 1e6:.3g} M parameters"
+        return f"Sam({about}, {self.model.compute.dtype})"
+
     @property
     def config(self) -> SamConfig:
         return self.model.config
@@ -61,24 +51,18 @@ class Sam:
     def encode(self, images: Any) -> Embedding:
         """The image encoder's features.
 
-        images: uint8 RGB [H, W, 3] of any size; or a list of such, of different sizes; or a batch
-        [B, H, W, 3]. DataError names the first that is something else; DeviceMemoryError says
-        what helps when the device is full.
+        images: uint8 RGB [H, W, 3] of any size (NumPy, JAX or Pillow); or a list of such, of
+        different sizes; or a batch [B, H, W, 3]. DataError names the first that is something else;
+        DeviceMemoryError says what helps when the device is full.
         """
-        single = isinstance(images, np.ndarray) and images.ndim == 3
-        if not isinstance(images, np.ndarray | Sequence):
-            raise DataError(
-                f"images is {images!r:.80}, but must be a numpy array or a list of them"
-            )
-        pictures: list[Any] = [images] if single else list(images)
-        if not pictures:
-            raise DataError("images is empty, but at least one picture is needed")
-        for i, picture in enumerate(pictures):
-            check_picture(picture, "images" if single else f"images[{i}]")
+        given, single = picture_array.listed(images)
+        pictures = [
+            picture_array.of(picture, "images" if single else f"images[{i}]")
+            for i, picture in enumerate(given)
+        ]
         features = []
         for chunk in _powers_of_two(pictures, self._pictures_at_once):
-            pixels = jnp.stack([frames.to_input(picture, self.config) for picture in chunk])
-            features.append(_encode(self.model, self.params, pixels))
+            features.append(self._encoded([frames.to_input(x, self.config) for x in chunk]))
         together = jnp.concatenate(features) if len(features) > 1 else features[0]
         return Embedding(
             features=jax.block_until_ready(together),  # a full device shows here
@@ -87,17 +71,30 @@ class Sam:
         )
 
     @out_of_memory.advice()
+    def encode_resized(self, image: np.ndarray, size: tuple[int, int]) -> Embedding:
+        """The features of one picture that has been brought to the size of the model input already.
+
+        image: RGB, uint8 or float32 from 0 to 255, not padded; size: its (height, width) before.
+        """
+        pixels = frames.from_resized(image, self.config)
+        features = jax.block_until_ready(self._encoded([pixels]))
+        return Embedding(features=features, sizes=(size,), single=True)
+
+    def _encoded(self, inputs: list[Array]) -> Array:
+        return _encode(self.model, self.params, jnp.stack(inputs))
+
+    @out_of_memory.advice()
     def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
         """Masks for prompts: one `Masks` for one picture, a list of them for a list of pictures.
 
-        prompts: a list of `Prompt`, one query each; for a list of pictures, one such list for each.
+        prompts: a `Prompt` or a list of them, one query each; for a list of pictures, one such list
+        for each, which may be empty. What lies less than a pixel outside its picture is clipped.
         multimask: three candidates a query, or the one that the model gives for clear prompts.
         Everything is checked before anything is computed; PromptError says what is wrong.
         DeviceMemoryError says what helps when the device is full.
         """
-        _check_embedding(embedding)
-        lists = [prompts] if embedding.single else prompts
-        self._check(embedding, lists)
+        self._check_embedding(embedding)
+        lists = self._checked(embedding, [prompts] if embedding.single else prompts)
         if not multimask and "decoder/single_mask" in self.untrained:
             raise PromptError.of(
                 "multimask",
@@ -116,13 +113,13 @@ class Sam:
         As `decode`, for callers that discard most of it: the logits of a thousand clicks take
         longer to fetch than to compute.
         """
-        _check_embedding(embedding)
+        self._check_embedding(embedding)
         if len(embedding) != 1:
             raise PromptError.of(
                 "embedding", f"holds {len(embedding)} pictures, but only one is taken"
             )
-        self._check(embedding, [prompts])
-        calls = list(self._asked(embedding, [prompts], multimask=True))
+        lists = self._checked(embedding[0], [prompts])
+        calls = list(self._asked(embedding, lists, multimask=True))
         order = np.argsort([i for asked, _, _ in calls for _, i in asked])
         whole = [_first(part, len(asked)) for asked, part, _ in calls]
         logits = jnp.concatenate(whole) if len(whole) > 1 else whole[0]
@@ -134,23 +131,40 @@ class Sam:
             logits, scores = logits[order], scores[order]
         return logits, scores
 
-    def _check(self, embedding: Embedding, lists: Any) -> None:
+    def _check_embedding(self, embedding: Any) -> None:
+        if not isinstance(embedding, Embedding):
+            raise PromptError.of(
+                "embedding", f"is a {type(embedding).__name__}, but must be what encode returns"
+            )
+        side = self.config.encoder.grid
+        wanted = (side, side, self.config.encoder.neck_width)
+        if embedding.features.shape[1:] != wanted:
+            raise PromptError.of(
+                "embedding",
+                f"has features of shape {embedding.features.shape[1:]}, but this model's are "
+                f"{wanted}: encode the pictures with this model",
+            )
+
+    def _checked(self, embedding: Embedding, lists: Any) -> list[list[Prompt]]:
+        """The prompts of each picture, clipped to it."""
         if not isinstance(lists, Sequence) or len(lists) != len(embedding):
             raise PromptError.of(
                 "prompts",
                 f"is not a list of {len(embedding)} lists: give one list for each picture",
             )
+        checked = []
         for (height, width), asked in zip(embedding.sizes, lists, strict=True):
+            asked = [asked] if isinstance(asked, Prompt) else asked
             if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
                 raise PromptError.of(
                     "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
                 )
-            if not asked:
-                raise PromptError.of(
-                    "prompts", "is empty, but each picture needs at least one Prompt"
-                )
-            for prompt in asked:
-                prompt.check(self.config, height, width, self.untrained)
+            if not asked and embedding.single:
+                raise PromptError.of("prompts", "is empty, but must have at least one Prompt")
+            checked.append(
+                [prompt.checked(self.config, height, width, self.untrained) for prompt in asked]
+            )
+        return checked
 
     def _answers(
         self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
@@ -226,27 +240,8 @@ def _decode(
     return answer
 
 
-def _check_embedding(embedding: Any) -> None:
-    if not isinstance(embedding, Embedding):
-        raise PromptError.of(
-            "embedding", f"is a {type(embedding).__name__}, but must be what encode returns"
-        )
-
-
 def _first(rows: Array, count: int) -> Array:
     return rows if len(rows) == count else rows[:count]
-
-
-def check_picture(picture: Any, name: str) -> None:
-    """DataError, which calls it `name`, unless it is uint8 RGB [height, width, 3]."""
-    if not isinstance(picture, np.ndarray):
-        raise DataError(
-            f"{name} is a {type(picture).__name__}, but must be a numpy array: np.asarray it"
-        )
-    if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-        raise DataError(f"{name} has shape {picture.shape}, but must be RGB [height, width, 3]")
-    if picture.dtype != np.uint8:
-        raise DataError(f"{name} has {picture.dtype} pixels, but must have uint8 from 0 to 255")
 
 
 def _powers_of_two(items: list[Any], most: int) -> list[list[Any]]:

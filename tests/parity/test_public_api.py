@@ -9,9 +9,10 @@ from golden import cases
 
 from esam_jax.errors import PromptError
 from esam_jax.models.sam.network import Sam as Network
+from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.predictor import Predictor
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Embedding, Sam
+from esam_jax.predict.sam import Sam
 from esam_jax.typing import BACKGROUND, FOREGROUND, TOP_LEFT
 
 nightly = pytest.mark.nightly  # full size: each compiles for minutes

@@ -56,8 +56,8 @@ BAD = {
     "complex": ({"points": np.zeros((1, 2), complex)}, "points is array"),
     "huge": ({"points": [[10**400, 1]]}, "points is [[1000"),
     "elsewhere": ({"points": OnAnotherDevice()}, "points is <"),
-    "right of it": ({"points": [[WIDTH, 1]]}, "points has (56, 1), which lies outside"),
-    "above it": ({"points": [[1, -0.5]]}, "points has (1, -0.5), which lies outside"),
+    "right of it": ({"points": [[WIDTH + 1, 1]]}, "points has (57, 1), which lies outside"),
+    "above it": ({"points": [[1, -1.5]]}, "points has (1, -1.5), which lies outside"),
     "far away": ({"points": [[1e300, 1]]}, "points has (1e+300, 1), which lies outside"),
     "label 2": ({"points": POINT, "labels": [2]}, "labels is [2.0]"),
     "label -1": ({"points": POINT, "labels": [-1]}, "labels is [-1.0]"),
@@ -120,7 +120,7 @@ def test_f34_what_is_refused_changes_nothing(sam: esam_jax.Sam):
     embedding, asked = sam.encode(picture), [esam_jax.Prompt(points=POINT)]
     before = sam.decode(embedding, asked)
     with pytest.raises(PromptError, match="outside"):
-        sam.decode(embedding, [esam_jax.Prompt(points=[[WIDTH, 1]])])
+        sam.decode(embedding, [esam_jax.Prompt(points=[[WIDTH + 1, 1]])])
     after = sam.decode(embedding, asked)
     np.testing.assert_array_equal(before.low_res, after.low_res)
 
@@ -144,6 +144,11 @@ def test_f34_a_prompt_stays_what_was_checked():
         (np.zeros((8, 8, 4), np.uint8), "images has shape (8, 8, 4)"),
         (np.zeros((8, 8, 3), np.uint16), "images has uint16 pixels"),
         (np.full((8, 8, 3), NAN), "images has float64 pixels"),
+        (
+            np.full((8, 8, 3), 0.5, np.float32),
+            "images has float32 pixels from 0 to 1, but must have uint8",
+        ),
+        (np.zeros((3, 8, 9), np.uint8), "images has shape (3, 8, 9), but must be RGB"),
         ([nano.picture(8, 8), None], "images[1] is a NoneType"),
         (None, "images is None"),
     ],
@@ -182,6 +187,8 @@ def test_f34_prompts_that_are_none_are_refused(sam: esam_jax.Sam, prompts: Any):
     picture = nano.picture(HEIGHT, WIDTH)
     with pytest.raises(PromptError, match=r"^prompts "):
         sam.decode(sam.encode(picture), prompts)
+    if isinstance(prompts, list) and not prompts:  # which a picture of several may have
+        return
     with pytest.raises(PromptError, match=r"^prompts "):
         sam.decode(sam.encode([picture, picture]), [[esam_jax.Prompt(points=POINT)], prompts])
 
@@ -191,6 +198,13 @@ def test_f34_more_points_than_a_checkpoint_has_are_refused():
     embedding = sam.encode(nano.picture(HEIGHT, WIDTH))
     with pytest.raises(PromptError, match=r"^points takes 7 slots"):
         sam.decode(embedding, [esam_jax.Prompt(points=POINT * 7)])
+
+
+def test_f34_the_embedding_of_another_model_is_refused():
+    other = nano.sam("efficientsam_nano").encode(nano.picture(HEIGHT, WIDTH))
+    other = other.replace(features=other.features[:, :4])
+    with pytest.raises(PromptError, match=r"^embedding has features of shape .* with this model"):
+        nano.sam("efficientsam_nano").decode(other, [esam_jax.Prompt(points=POINT)])
 
 
 @pytest.mark.parametrize("embedding", [None, np.zeros((1, 8, 8, 64), np.float32), "features"])

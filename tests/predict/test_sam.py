@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import nano
+from PIL import Image
 
-from esam_jax.errors import DataError, PromptError
+from esam_jax.convert.formats import safetensors_file
+from esam_jax.errors import CheckpointError, DataError, MissingError, PromptError
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict import sam as predict_sam
+from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Embedding, Sam
+from esam_jax.predict.sam import Sam
 
 HEIGHT, WIDTH = 40, 56
 PROMPTS = [
@@ -120,6 +125,120 @@ def test_any_number_of_queries_compiles_few_functions():
     assert predict_sam._decode._cache_size() - before <= 2
 
 
+def test_one_prompt_needs_no_list(name: str):
+    sam = nano.sam(name)
+    alone = sam.decode(embedding(name), PROMPTS[0])
+    assert len(alone) == 1
+    np.testing.assert_array_equal(alone.low_res, sam.decode(embedding(name), PROMPTS[:1]).low_res)
+    pair = sam.decode(sam.encode([nano.picture(HEIGHT, WIDTH)] * 2), [PROMPTS[0], PROMPTS[:2]])
+    assert [len(masks) for masks in pair] == [1, 2]
+
+
+def test_a_picture_of_several_may_have_no_prompt(name: str):
+    sam = nano.sam(name)
+    pictures = [nano.picture(HEIGHT, WIDTH, seed) for seed in range(3)]
+    masks = sam.decode(sam.encode(pictures), [PROMPTS[:1], [], PROMPTS[:2]])
+    assert [len(each) for each in masks] == [1, 0, 2]
+    assert masks[1].binary().shape == masks[1].logits.shape == (0, 3, HEIGHT, WIDTH)
+    assert masks[1].best()[1].shape == (0, HEIGHT, WIDTH) and masks[1].rle() == []
+    assert repr(masks[1]) == f"Masks(0 x 3 of a picture of {HEIGHT} x {WIDTH})"
+    alone = sam.decode(sam.encode(pictures[2]), PROMPTS[:2])
+    np.testing.assert_allclose(masks[2].low_res, alone.low_res, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_less_than_a_pixel_outside_is_asked_at_the_edge():
+    sam = nano.sam("sam_nano")
+    outside = [Prompt(points=[[WIDTH + 0.4, 3]]), Prompt(box=[-0.3, 2, 30, HEIGHT + 0.9])]
+    edge = [Prompt(points=[[np.nextafter(WIDTH, 0), 3]]), Prompt(box=[0, 2, 30, HEIGHT])]
+    found, wanted = (sam.decode(embedding("sam_nano"), each) for each in (outside, edge))
+    np.testing.assert_array_equal(found.low_res, wanted.low_res)
+    logits, _ = sam.candidates(embedding("sam_nano"), outside)
+    np.testing.assert_array_equal(logits, wanted.low_res)
+
+
+def test_pictures_may_be_arrays_of_jax_or_of_pillow():
+    sam, picture = nano.sam("sam_nano"), nano.picture(HEIGHT, WIDTH)
+    wanted = sam.encode(picture)
+    for given in (
+        jnp.asarray(picture),
+        Image.fromarray(picture),
+        Image.fromarray(picture).convert("RGBA"),
+    ):
+        found = sam.encode(given)
+        assert found.single and found.sizes == wanted.sizes
+        np.testing.assert_array_equal(found.features, wanted.features)
+    several = sam.encode([Image.fromarray(picture), picture, jnp.asarray(picture)])
+    assert not several.single and len(several) == 3
+    assert len(sam.encode(jnp.asarray(np.stack([picture, picture])))) == 2
+    grey = Image.fromarray(picture[..., 0])
+    wanted = sam.encode(np.repeat(picture[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(sam.encode(grey).features, wanted.features)
+    with pytest.raises(DataError, match=r"images is a Pillow picture of mode I;16, but must"):
+        sam.encode(Image.fromarray(np.zeros((4, 5), np.uint16)))
+
+
+def test_the_embedding_of_several_pictures_is_taken_apart(name: str):
+    sam = nano.sam(name)
+    pictures = [nano.picture(40, 56), nano.picture(64, 64, 1), nano.picture(90, 17, 2)]
+    encoded = sam.encode(pictures)
+    assert [part.sizes for part in encoded] == [(size,) for size in encoded.sizes]
+    last = sam.decode(encoded[-1], Prompt(points=[[3, 80]]))
+    assert (last.height, last.width) == (90, 17)
+    together = sam.decode(encoded[1:], [PROMPTS[:1], Prompt(points=[[3, 80]])])
+    np.testing.assert_allclose(together[1].low_res, last.low_res, rtol=1e-4, atol=1e-4)
+    with pytest.raises(IndexError):
+        encoded[3]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_embedding_is_saved_and_loaded(dtype: str, tmp_path: Path):
+    sam = nano.sam("sam_nano")
+    encoded = sam.encode([nano.picture(40, 56), nano.picture(64, 64, 1)])
+    encoded = encoded.replace(features=encoded.features.astype(dtype))
+    encoded.save(tmp_path / "two.safetensors")
+    encoded[1].save(tmp_path / "one.safetensors")
+    loaded = Embedding.load(tmp_path / "two.safetensors")
+    assert loaded.sizes == encoded.sizes and not loaded.single
+    assert loaded.features.dtype == dtype and isinstance(loaded.features, jax.Array)
+    np.testing.assert_array_equal(loaded.features, encoded.features)
+    one = Embedding.load(tmp_path / "one.safetensors")
+    assert one.single and sam.decode(one, PROMPTS[0]).height == 64
+
+
+def test_what_is_no_saved_embedding_is_refused(tmp_path: Path):
+    encoded = nano.sam("sam_nano").encode(nano.picture(40, 56))
+    file = tmp_path / "x.safetensors"
+    good = {"kind": "esam_jax embedding", "sizes": "[[40, 56]]", "single": "true"}
+    bad = [
+        {**good, "sizes": each} for each in ("[]", "[[0, 56]]", "[[40]]", "{", "3", "[[40, 1e9]]")
+    ]
+    bad += [{**good, "kind": "model"}, {**good, "single": "1"}, {}]
+    for about in bad:
+        safetensors_file.write(file, {"features": encoded.features}, about)
+        with pytest.raises(CheckpointError, match="is not an embedding"):
+            Embedding.load(file)
+    safetensors_file.write(file, {"features": encoded.features[0]}, good)
+    with pytest.raises(CheckpointError, match="is not an embedding"):
+        Embedding.load(file)
+    file.write_bytes(b"text")
+    with pytest.raises(CheckpointError):
+        Embedding.load(file)
+    with pytest.raises(MissingError, match="does not exist"):
+        Embedding.load(tmp_path / "y.safetensors")
+
+
+def test_what_is_printed_says_what_it_is():
+    sam = nano.sam("sam_nano")
+    assert repr(sam).startswith("Sam(sam_vit of 64 px, ") and repr(sam).endswith(", float32)")
+    encoded = embedding("sam_nano")
+    assert repr(encoded) == (
+        f"Embedding(1 of pictures of {HEIGHT} x {WIDTH}; features float32 "
+        f"{list(encoded.features.shape)})"
+    )
+    masks = sam.decode(encoded, PROMPTS)
+    assert repr(masks).startswith(f"Masks(4 x 3 of a picture of {HEIGHT} x {WIDTH}, scores ")
+
+
 def test_other_weights_of_the_same_model_compile_nothing():
     sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
     sam.decode(encoded, PROMPTS[:1])
@@ -150,9 +269,8 @@ def test_what_is_no_picture_is_named(images: object, message: str):
     ("prompts", "message"),
     [
         ([], "prompts is empty"),
-        (Prompt(points=[[1, 2]]), "must be a list of Prompt"),
         ([[1, 2]], "must be a list of Prompt"),
-        ([Prompt(points=[[56, 2]])], "outside; the picture is 56 wide"),
+        ([Prompt(points=[[57, 2]])], "outside; the picture is 56 wide"),
         ([Prompt(points=[[1, 2]]), Prompt(box=[0, 0, 5, 99])], "box is .* reaches outside"),
     ],
 )
@@ -167,8 +285,6 @@ def test_a_list_of_pictures_wants_a_list_of_lists():
     for prompts in ([PROMPTS[:1], PROMPTS[:1]], PROMPTS[0]):
         with pytest.raises(PromptError, match="give one list for each picture"):
             sam.decode(encoded, prompts)
-    with pytest.raises(PromptError, match="must be a list of Prompt"):
-        sam.decode(encoded, PROMPTS[:1])
 
 
 def test_efficientsam_works_at_another_size_with_the_same_weights():

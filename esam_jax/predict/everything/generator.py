@@ -18,13 +18,13 @@ from jaxtyping import Float, Int, UInt8
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import grids, regions
-from esam_jax.predict import frames, full_size
+from esam_jax.predict import frames, full_size, picture_array
 from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
 from esam_jax.predict.everything.presets import RULES, preset
 from esam_jax.predict.full_size import Axes
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Sam, check_picture
+from esam_jax.predict.sam import Sam
 
 _LOW_RES_AT_ONCE = 64
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
@@ -124,7 +124,7 @@ class AutomaticMaskGenerator:
         image: uint8 RGB [H, W, 3]; DataError for anything else. DeviceMemoryError gives a remedy
         when the device is full. As in the original, a box is measured between its outermost pixels.
         """
-        check_picture(image, "image")
+        image = picture_array.of(image, "image")
         height, width = image.shape[:2]
         boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
         found = [
