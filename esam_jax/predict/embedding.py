@@ -60,18 +60,21 @@ class Embedding:
         try:
             sizes, single = (json.loads(about[key]) for key in ("sizes", "single"))
             features = tensors[_FEATURES]
-            sound = about["kind"] == _KIND and tensors.keys() == {_FEATURES}
-            sound = sound and features.ndim == 4 and features.dtype.kind in "fV"
-            sound = sound and len(sizes) == len(features) and all(map(_is_size, sizes))
-            sound = sound and isinstance(single, bool) and (len(sizes) == 1 or not single)
+            kept = tuple((height, width) for height, width in sizes)
         except (KeyError, ValueError, TypeError, RecursionError):
-            sound = False
-        if not sound:
-            raise CheckpointError(f"{path} is not an embedding: name a file that save wrote")
-        kept = tuple((height, width) for height, width in sizes)
+            raise _not_ours(path) from None
+        sound = about.get("kind") == _KIND and tensors.keys() == {_FEATURES}
+        sound = sound and features.ndim == 4 and features.dtype in ("float32", "bfloat16")
+        sound = sound and len(kept) == len(features) and all(map(_is_side, sum(kept, ())))
+        if not sound or not isinstance(single, bool) or (single and len(kept) != 1):
+            raise _not_ours(path)
         # Arrays of a file are views of it: the embedding must not change when it is replaced.
         return Embedding(jnp.array(features), kept, single)
 
 
-def _is_size(value: Any) -> bool:
-    return len(value) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in value)
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MAX_SIDE
+
+
+def _not_ours(path: str | Path) -> CheckpointError:
+    return CheckpointError(f"{path} is not an embedding: name a file that save wrote")

@@ -71,7 +71,8 @@ def valid(height: int, width: int, config: SamConfig) -> tuple[int, int]:
 
 def _pad(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
     # PIL rounds to uint8 and antialiases when it shrinks; SAM was trained on exactly that.
-    height, width = geometry.longest_side(*image_HW3.shape[:2], px)
+    H, W = image_HW3.shape[:2]
+    height, width = geometry.longest_side(H, W, px)
     resized = Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR)
     return _framed(np.asarray(resized), px)
 

@@ -71,14 +71,16 @@ class Sam:
         )
 
     @out_of_memory.advice()
-    def encode_resized(self, image: np.ndarray, size: tuple[int, int]) -> Embedding:
-        """The features of one picture that has been brought to the size of the model input already.
+    def encode_resized(
+        self, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
+    ) -> Embedding:
+        """The features of pictures that have been brought to the size of the model input already.
 
-        image: RGB, uint8 or float32 from 0 to 255, not padded; size: its (height, width) before.
+        images: RGB, uint8 or floats from 0 to 255, not padded; sizes: (height, width) before.
         """
-        pixels = frames.from_resized(image, self.config)
-        features = jax.block_until_ready(self._encoded([pixels]))
-        return Embedding(features=features, sizes=(size,), single=True)
+        features = [self._encoded([frames.from_resized(x, self.config)]) for x in images]
+        together = jax.block_until_ready(jnp.concatenate(features))
+        return Embedding(features=together, sizes=tuple(sizes), single=False)
 
     def _encoded(self, inputs: list[Array]) -> Array:
         return _encode(self.model, self.params, jnp.stack(inputs))

@@ -10,9 +10,9 @@ from golden import cases
 from esam_jax.errors import PromptError
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.embedding import Embedding
-from esam_jax.predict.predictor import Predictor
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
+from esam_jax.segment_anything import SamPredictor
 from esam_jax.typing import BACKGROUND, FOREGROUND, TOP_LEFT
 
 nightly = pytest.mark.nightly  # full size: each compiles for minutes
@@ -31,8 +31,8 @@ def model(name: str) -> Sam:
 
 
 @functools.lru_cache(maxsize=1)
-def predictor(name: str) -> Predictor:
-    asked = Predictor(model(name))
+def predictor(name: str) -> SamPredictor:
+    asked = SamPredictor(model(name))
     asked.set_image(cases.load(name).arrays["image"])
     return asked
 
@@ -70,19 +70,20 @@ def check_call(name: str, prompt: str, wanted: dict[str, Any]) -> None:
 
 
 def check_batched(name: str, prompt: str, wanted: dict[str, Any]) -> None:
-    """`predict_torch`, whose prompts are a batch: here a list of prompts."""
+    """`predict_torch`, whose prompts are a batch in the frame of the resized picture."""
+    asked, size = predictor(name), cases.load(name).arrays["image"].shape[:2]
+    points = labels = boxes = None
     if "batched_boxes" in wanted:
-        prompts = [Prompt(box=box) for box in wanted["batched_boxes"]]
+        boxes = asked.transform.apply_boxes_torch(wanted["batched_boxes"], size)
     else:
-        pairs = zip(wanted["batched_point_coords"], wanted["batched_point_labels"], strict=True)
-        prompts = [Prompt(points=points, labels=labels) for points, labels in pairs]
-    embedding = model(name).encode(cases.load(name).arrays["image"])
-    multimask = bool(wanted["multimask_output"])
-    answer = model(name).decode(embedding, prompts, multimask=multimask)
-    low_res = answer.low_res[..., 2::7, 3::7]
-    cases.check(f"{prompt}/iou", answer.scores, wanted["iou"])
-    cases.check(f"{prompt}/low_res_sample", low_res, wanted["low_res_sample"])
-    cases.check_masks(prompt, answer.logits, answer.binary(), wanted)
+        points = asked.transform.apply_coords_torch(wanted["batched_point_coords"], size)
+        labels = wanted["batched_point_labels"]
+    call = {"boxes": boxes, "multimask_output": bool(wanted["multimask_output"])}
+    masks, scores, low_res = asked.predict_torch(points, labels, **call)
+    logits, _, _ = asked.predict_torch(points, labels, **call, return_logits=True)
+    cases.check(f"{prompt}/iou", scores, wanted["iou"])
+    cases.check(f"{prompt}/low_res_sample", low_res[..., 2::7, 3::7], wanted["low_res_sample"])
+    cases.check_masks(prompt, logits, masks, wanted)
 
 
 @pytest.mark.parametrize("name", EFFICIENTSAM)

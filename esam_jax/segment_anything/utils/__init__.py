@@ -1,0 +1,1 @@
+"""Named for segment-anything's folder of that name."""
