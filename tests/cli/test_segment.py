@@ -108,7 +108,7 @@ def test_bad_pictures(content, message, models, tmp_path, monkeypatch, capsys):
     ("asked", "message"),
     [
         ([], "no prompt is given"),
-        (["--point", "56,3"], "points has (57, 3), which lies outside; the picture is 56 wide"),
+        (["--point", "57,3"], "points has (57, 3), which lies outside; the picture is 56 wide"),
         (["--point", "-1,3"], "points has (-1, 3), which lies outside"),
         (["--point", "nan,3"], "points is [nan, 3.0], but must be finite"),
         (["--point", "3"], "--point is '3', but must be X,Y"),
