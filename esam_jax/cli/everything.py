@@ -7,16 +7,15 @@ The same command resumes where it was stopped. `esam train segment_ti --data.sou
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from esam_jax import outputs
 from esam_jax.cli import arguments
+from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
 from esam_jax.errors import ConfigError, DataError
@@ -24,6 +23,7 @@ from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.predict.everything import album, presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.everything.tally import Tally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,10 @@ def main(argv: Sequence[str]) -> int:
     arguments.require_writable(args.out)
     models.locate(args.model)
     settings = _settings(args)
-    album.settle(args.out, {"model": args.model, **settings, **_reading(args)})
+    kept = {**settings, **_reading(args)}
+    album.settle(args.out, kept)
     names = album.waiting(pictures, args.out, part)
-    masks, broken = 0, {}
+    tally, masks, broken, hint = Tally(), 0, {}, None
     if names:
         single = args.path.is_file() and len(pictures.names) == 1
         overlays = args.overlays or single
@@ -92,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
             output_mode="coco_rle",
             **settings,
         )
+        album.settle(args.out, {**kept, "model": album.digest(generator.model)})
         found = album.run(
             generator,
             pictures,
@@ -99,25 +101,29 @@ def main(argv: Sequence[str]) -> int:
             args.out,
             overlays=overlays,
             sixteen_bit=args.sixteen_bit,
+            tally=tally,
         )
-        shown = tqdm(found, total=len(names), unit="picture", disable=not sys.stderr.isatty())
-        for name, outcome in shown:
+        shown = Progress(len(names), "masks")
+        for name, outcome in shown.over(found):
             if isinstance(outcome, str):
                 broken[name] = outcome
-                tqdm.write(f"esam: warning: {name}: {outcome}", file=sys.stderr)
+                shown.say(f"warning: {name}: {outcome}")
             else:
-                masks += outcome
-                shown.set_postfix(masks=masks)
+                shown.found = masks = masks + outcome
         if len(broken) == len(pictures.names):
             raise DataError(
                 f"no picture of {args.path} could be read: {next(iter(broken.values()))}"
             )
+        if not masks and tally.candidates:
+            hint = f"nothing was kept: {tally.why(generator)}; {tally.remedy(generator)}"
+            shown.say(f"warning: {hint}")
     done = len(names) - len(broken)
     report = {"pictures": done, "masks": masks, "broken": broken, "out": str(args.out)}
-    if args.overlays:
-        album.sheet(pictures, args.out)
+    report |= {"candidates": tally.candidates, "dropped": dict(+tally.dropped), "hint": hint}
     if args.format == "coco":
         report["listed"] = album.merge(pictures, args.out)
+    if args.overlays:
+        album.sheet(pictures, args.out)
     already = len(pictures.names[part[0] :: part[1]]) - len(names)
     text = f"{done} pictures, {masks} masks in {args.out}; {already} were done before"
     text += f"; {len(broken)} could not be read" if broken else ""

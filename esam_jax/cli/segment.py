@@ -2,9 +2,12 @@
 
 All points are one query. A box joins it, and so does a mask; every further box is a query of its
 own. For each query the candidate with the highest predicted IoU is written.
+
+`esam segment PICTURES --prompts FILE --model M --out DIR`: those of a file, of many pictures.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +18,14 @@ import tyro
 
 from esam_jax import files, outputs
 from esam_jax.cli import arguments
+from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
-from esam_jax.data import decode
-from esam_jax.errors import MissingError, PromptError
+from esam_jax.data import archives, decode
+from esam_jax.errors import DataError, MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
-from esam_jax.predict import draw, load
+from esam_jax.predict import draw, load, prompt_file, prompted_album
+from esam_jax.predict.everything import album as albums
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 
@@ -31,10 +36,13 @@ _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Masks of a picture, in pixels of the picture: overlay.png, mask_00.png, ..., masks.json."""
+    """Masks of a picture, in pixels of the picture: overlay.png, mask_00.png, ..., masks.json.
+
+    With --prompts, of many pictures: masks/NAME.json for each, and instances.json of all.
+    """
 
     image: tyro.conf.Positional[Path]
-    """A JPEG, PNG or WebP picture."""
+    """A JPEG, PNG or WebP picture; with --prompts also a folder of them, or a tar archive."""
     model: str
     """A model folder, run folder, .pt, .pth or .safetensors file, or preset."""
     out: Path
@@ -45,17 +53,22 @@ class Segment:
     """X0,Y0,X1,Y1. The first joins the points, each further one is a query of its own."""
     mask: Path | None = None
     """A mask picture (any pixel but black counts) that joins the first query."""
+    prompts: Path | None = None
+    """Prompts by picture: COCO's instances or results (.json), or a .csv of file,x,y[,label,query]
+    or file,x0,y0,x1,y1. The same command resumes where it was stopped."""
     overwrite: bool = False
     """Replace results of the same names; never the picture or the mask."""
     sixteen_bit: decode.SixteenBit = "upper_byte"
     """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     json: bool = False
-    """Print the contents of masks.json."""
+    """Print the contents of masks.json, or what was done."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the masks; picture, prompts, model and folder are checked before weights are read."""
     args = arguments.parse(Segment, argv, prog="esam segment")
+    if args.prompts is not None:
+        return _of_file(args, args.prompts)
     picture = decode.read_rgb(args.image, args.sixteen_bit)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
@@ -80,6 +93,49 @@ def _require_free(args: Segment, prompts: int) -> None:
     read = [path for path in (args.image, args.mask) if path is not None]
     for name in (_OVERLAY, *(_MASK.format(i) for i in range(prompts)), _REPORT):
         outputs.require_file(args.out / name, overwrite=args.overwrite, inputs=read)
+
+
+def _of_file(args: Segment, file: Path) -> int:
+    """The prompts of a file; pictures, prompts, model and folder are checked first."""
+    if args.point or args.box or args.mask is not None:
+        raise PromptError("--prompts is given, so leave --point, --box and --mask out")
+    album, prompts = archives.open_album(args.image), prompt_file.read(file)
+    asked = prompts.of(album.names)
+    arguments.require_writable(args.out)
+    models.locate(args.model)
+    settings = {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
+    settings |= {"prompts": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:32]}"}
+    albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
+    names = prompted_album.waiting(asked, args.out)
+    report: dict[str, Any] = {"pictures": 0, "masks": 0, "refused": 0, "broken": {}}
+    if names:
+        compile_cache.enable()
+        sam = load(args.model)
+        settings["model"] = albums.digest(sam)
+        albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
+        shown = Progress(len(names), "masks")
+        for done in shown.over(
+            prompted_album.run(sam, album, asked, names, args.out, args.sixteen_bit)
+        ):
+            if done.broken is not None:
+                report["broken"][done.name] = done.broken
+                shown.say(f"warning: {done.name}: {done.broken}")
+                continue
+            report["pictures"] += 1
+            report["refused"] += done.refused
+            shown.found = report["masks"] = report["masks"] + done.masks
+    listed = prompted_album.merge(asked, prompts, args.out)
+    report |= {"listed": listed, "asked": len(asked), "out": str(args.out)}
+    report["without_prompts"] = len(album.names) - len(asked)
+    text = f"{report['pictures']} pictures, {report['masks']} masks in {args.out}"
+    text += f"; {prompted_album.COCO_FILE} lists {listed} of {len(asked)} pictures with prompts"
+    if report["refused"]:
+        text += f"; {report['refused']} prompts were refused: each json says why"
+    text += f"; {len(report['broken'])} could not be read" if report["broken"] else ""
+    print(json.dumps(report) if args.json else text)
+    if len(report["broken"]) == len(asked):
+        raise DataError(f"no picture of {args.image} could be read: see above")
+    return 0
 
 
 def _prompts(args: Segment) -> list[Prompt]:
@@ -115,7 +171,10 @@ def _write(
 ) -> dict[str, Any]:
     """masks.json comes last: where it is, the rest is complete."""
     indices, chosen = masks.best()
-    files = {_OVERLAY: draw.png(draw.overlay(picture, chosen, prompts))}
+    scores = masks.scores[np.arange(len(indices)), indices]
+    captions = [f"{i}  {score:.2f}" for i, score in enumerate(scores)]
+    drawn = draw.overlay(picture, chosen, prompts, captions=captions)
+    files = {_OVERLAY: draw.png(drawn)}
     entries = []
     for i, (index, mask, prompt) in enumerate(zip(indices, chosen, prompts, strict=True)):
         name = _MASK.format(i)

@@ -109,6 +109,22 @@ def mask_box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
     return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
 
 
+def rle_box(rle: Mapping[str, Any]) -> list[int]:
+    """`mask_box` of COCO's compressed run lengths of our own."""
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
+    box: Any = coco_mask.toBbox(dict(rle))
+    return [int(side) for side in box]
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Pixels inside compressed run lengths of our own."""
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
+    area: Any = coco_mask.area(dict(rle))
+    return int(area)
+
+
 def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:
     """Intersection over union; two empty masks agree, so they give 1."""
     union = np.count_nonzero(first | second)

@@ -51,13 +51,15 @@ def overlay(
     masks: Bool[np.ndarray, "Q H W"] | None = None,
     prompts: Sequence[Prompt] = (),
     *,
+    captions: Sequence[str] = (),
     stroke: float = 1 / 400,
     ground: Literal["colour", "grey"] = "colour",
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The picture with the mask and the prompt of each query in its colour.
 
     Larger than the picture by a whole factor when that is small. Large masks go below small ones.
-    `stroke` is the width of lines as share of the long side; a grey `ground` lets masks stand out.
+    `captions` are written on the masks that have room for them. `stroke` is the width of lines as
+    share of the long side; a grey `ground` lets masks stand out.
     """
     factor = max(1, round(_SMALLEST_PX / max(picture.shape[:2])))
     canvas = _enlarged(picture, factor).astype(np.float32)
@@ -70,6 +72,9 @@ def overlay(
     image = Image.fromarray(canvas.round().astype(np.uint8))
     for i, prompt in enumerate(prompts):
         _draw_box(image, prompt, factor, colour(i), line_px)
+    taken: list[tuple[float, ...]] = []
+    for i, caption in enumerate(captions if masks is not None else ()):
+        _write_on(image, masks[i], factor, caption, colour(i), taken)
     canvas = np.array(image, np.float32)
     for i, prompt in enumerate(prompts):
         _paint_points(canvas, prompt, factor, colour(i), 2.5 * line_px + 1.5)
@@ -116,7 +121,7 @@ def contact_sheet(
         captions = (row.name, *row.captions)
         for middle, cell, caption in zip(middles, cells, captions, strict=True):
             sheet.paste(cell, (round(middle - cell.width / 2), top))
-            pen.text((middle, top + height + 6), caption, _GREY, small, anchor="mt")
+            pen.text((middle, top + cell.height + 6), _line(caption), _GREY, small, anchor="mt")
         top += height + foot
     return np.asarray(sheet)
 
@@ -144,7 +149,7 @@ def gallery(
             middle = _MARGIN + cell_px / 2 + (cell_px + _MARGIN) * column
             page.paste(cells[i], (round(middle - cells[i].width / 2), top))
             name = _shortened(names[i], font, cell_px)
-            pen.text((middle, top + height + 6), name, _GREY, font, anchor="mt")
+            pen.text((middle, top + cells[i].height + 6), name, _GREY, font, anchor="mt")
         top += height + _FOOT
     return np.asarray(page)
 
@@ -158,10 +163,51 @@ def _fitted(image: Image.Image, cell_px: int) -> Image.Image:
 
 def _shortened(text: str, font: Any, width_px: int) -> str:
     """The text, or its end where it is too wide."""
-    shown = text
+    shown = _line(text)
     while len(shown) > 2 and font.getlength(shown) > width_px:
         shown = "…" + shown[2:]
     return shown
+
+
+def _line(text: str) -> str:
+    """The text without line breaks and whatever else cannot be shown."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
+def _write_on(
+    image: Image.Image,
+    mask: np.ndarray,
+    factor: int,
+    text: str,
+    rgb: tuple[int, int, int],
+    taken: list[tuple[float, ...]],
+) -> None:
+    """The text in a row of the mask that is long enough, where no other is `taken`, or nowhere."""
+    font = ImageFont.load_default(size=_SMALL_PX)
+    left, top, right, bottom = font.getbbox(text)
+    wide, high = right - left + 6, bottom - top + 6
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) * factor < high:
+        return
+    for share in (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8):  # from the middle outwards
+        row = rows[int(share * len(rows))]
+        turns = np.flatnonzero(np.diff(np.pad(mask[row].astype(np.int8), 1)))
+        begins, ends = turns[::2], turns[1::2]
+        longest = np.argmax(ends - begins)
+        x, y = factor * (begins[longest] + ends[longest]) / 2, factor * (row + 0.5)
+        place = (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
+        clear = all(
+            place[0] > other[2] or place[2] < other[0] or place[1] > other[3] or place[3] < other[1]
+            for other in taken
+        )
+        if clear and (ends[longest] - begins[longest]) * factor >= wide:
+            taken.append(place)
+            pen = ImageDraw.Draw(image)
+            pen.rectangle(place, fill=rgb)
+            pen.text((x, y), text, _INK, font, anchor="mm")
+            return
 
 
 def _cells(row: Row, cell_px: int) -> list[Image.Image]:

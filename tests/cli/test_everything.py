@@ -4,19 +4,25 @@ import itertools
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import whole
 from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from esam_jax import cli, files
+from esam_jax.cli import progress
 from esam_jax.config import CocoConfig
+from esam_jax.convert import model_folder
 from esam_jax.data import archives, decode, sources
 from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
@@ -246,6 +252,84 @@ def test_other_settings_need_another_folder(album: Path, tmp_path: Path, capsys)
     assert call(album, tmp_path / "out") == 0
     assert call(album, tmp_path / "out", "--box-nms-thresh", "0.5") == 2
     assert "box_nms_thresh was 0.7, is 0.5" in capsys.readouterr().err
+
+
+def test_boxes_of_coco_are_those_of_pycocotools(album: Path, tmp_path: Path):
+    """SA-1B counts from pixel to pixel, COCO from edge to edge."""
+    out = tmp_path / "out"
+    assert call(album, out, "--format", "coco") == 0
+    found = COCO(out / "instances.json")
+    assert found.anns
+    for each in found.anns.values():
+        assert each["bbox"] == coco_mask.toBbox(found.annToRLE(each)).tolist()
+
+
+def test_a_name_with_a_line_break(album: Path, tmp_path: Path, capsys):
+    (album / "000.png").rename(album / "scan\n2.png")
+    (album / "bad\n3.png").write_bytes(b"no picture")
+    assert call(album, tmp_path / "out", "--overlays", "--format", "coco") == 0
+    out, err = capsys.readouterr()
+    assert "instances.json lists 4 of 5" in out
+    [line] = err.splitlines()
+    assert line.startswith("esam: warning: bad 3.png: ")
+    assert (tmp_path / "out" / "overlays" / "sheet.png").exists()
+
+
+def test_the_list_does_not_depend_on_overlays(album: Path, tmp_path: Path, monkeypatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError("nothing can be drawn")
+
+    monkeypatch.setattr(albums, "sheet", broken)
+    assert call(album, tmp_path / "out", "--overlays", "--format", "coco") == 1
+    assert len(json.loads((tmp_path / "out" / "instances.json").read_text())["images"]) == 4
+
+
+def test_the_same_weights_from_elsewhere_are_the_same_model(album: Path, tmp_path: Path, capsys):
+    copied, other = tmp_path / "copied", tmp_path / "other"
+    assert cli.main(["convert", "quickstart_teacher", str(copied)]) == 0
+    assert call(album, tmp_path / "out") == 0
+    next((tmp_path / "out").glob("sa_*.json")).unlink()
+    argv = [str(album), "--out", str(tmp_path / "out"), *LOOSE]
+    assert cli.main(["everything", *argv, "--model", str(copied)]) == 0
+    next((tmp_path / "out").glob("sa_*.json")).unlink()
+    file = model_folder.read(copied)
+    weights = jax.tree.map(np.copy, file.params)
+    weights["decoder"]["upscale_1"] = jax.tree.map(lambda x: 2 * x, weights["decoder"]["upscale_1"])
+    model_folder.write(other, file.config, weights, source="a test")
+    shutil.rmtree(copied)
+    other.rename(copied)  # other weights under the same name
+    capsys.readouterr()
+    assert cli.main(["everything", *argv, "--model", str(copied)]) == 2
+    assert "model was 'sha256:" in capsys.readouterr().err
+
+
+def test_nothing_found_says_why_and_what_to_try(album: Path, tmp_path: Path, capsys):
+    strict = ["--points-per-side", "4", "--stability-score-thresh", "0.999", "--json"]
+    argv = [str(album), "--model", "quickstart_teacher", "--pred-iou-thresh", "0.8", *strict]
+    assert cli.main(["everything", *argv, "--out", str(tmp_path / "out")]) == 0
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert report["masks"] == 0 and report["candidates"] == 4 * 16 * 3
+    assert sum(report["dropped"].values()) == report["candidates"]
+    assert report["dropped"].keys() == {"pred_iou_thresh", "stability_score_thresh"}
+    for part in ("had a predicted IoU of 0.8 or less", "had a stability below 0.999", "try "):
+        assert part in report["hint"]
+    assert warned == f"esam: warning: {report['hint']}\n"
+    tried = report["hint"].split("try ")[1].split()
+    assert tried[::2] == ["--stability-score-thresh"]
+    argv = [str(album), "--model", "quickstart_teacher", "--pred-iou-thresh", "0.8", *tried]
+    argv += ["--points-per-side", "4", "--json", "--out", str(tmp_path / "again")]
+    assert cli.main(["everything", *argv]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["masks"] > 0 and report["hint"] is None
+
+
+def test_progress_where_stderr_is_no_terminal(album: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_EVERY_SECONDS", 0.0)
+    assert call(album, tmp_path / "out") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"esam: {i} of 4 pictures" for i in (1, 2, 3)]
+    assert all("masks" in line and "pictures/s" in line and "left" in line for line in lines)
 
 
 @pytest.mark.parametrize("part", ["1", "2/2", "-1/2", "a/b", "0/0"])

@@ -96,3 +96,27 @@ def test_a_gallery_holds_every_picture_in_its_shape_with_its_name():
 
 def test_a_gallery_is_as_wide_as_its_pictures():
     assert draw.gallery([PHOTO], ["a"], columns=5, cell_px=100).shape == (12 + 75 + 30, 124, 3)
+
+
+def test_captions_stand_under_their_own_pictures():
+    tall, flat = np.zeros((80, 40, 3), np.uint8), np.zeros((20, 40, 3), np.uint8)
+    page = draw.gallery([tall, flat], ["tall", "fl\nat"], cell_px=80)
+    # Cells of 80 x 40 and 40 x 80 pixels: below the flat one its name follows at once.
+    second = page[:, 12 + 80 + 12 :]
+    rows = np.flatnonzero((second < 200).any(axis=(1, 2)))
+    assert rows[rows >= 12 + 40].min() >= 12 + 40 + 6 and rows.max() < 12 + 40 + 30
+
+
+def test_scores_are_written_where_there_is_room_and_not_on_each_other():
+    picture = np.full((400, 500, 3), 128, np.uint8)
+    masks = np.zeros((3, 400, 500), bool)
+    masks[0, 50:350, 50:450] = masks[1, 60:340, 60:440] = True
+    masks[2, 5:9, 5:9] = True  # too small
+    plain = draw.overlay(picture, masks)
+    drawn = draw.overlay(picture, masks, captions=["1  0.97", "2  0.90", "3  0.80"])
+    changed = (drawn != plain).any(axis=2)
+    assert not changed[:20].any()
+    for i in range(2):  # a label of each query's colour
+        assert (drawn[changed] == draw.colour(i)).all(axis=1).sum() > 200
+    middle = changed[190:210]
+    assert middle.any() and changed[140:180].any()

@@ -14,12 +14,14 @@ import itertools
 import json
 import queue
 import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 import simplejpeg
@@ -33,12 +35,14 @@ from esam_jax.errors import ConfigError, DataError, DiskError, EsamError, Exists
 from esam_jax.ops import regions
 from esam_jax.predict import draw
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
+from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.sam import Sam
 
 SETTINGS_FILE = "everything.json"
 COCO_FILE = "instances.json"
 OVERLAYS_FOLDER = "overlays"
 SHEET_FILE = "sheet.png"  # in the folder of overlays
+_RESULTS = ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*")
 _OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
 _ON_SHEET = 60  # pictures at most
 _JPEG_QUALITY = 95
@@ -54,31 +58,48 @@ def number(name: str) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def settle(out: Path, settings: dict[str, Any]) -> None:
+def digest(sam: Sam) -> str:
+    """Of the network and its weights, wherever they were read from."""
+    found = hashlib.sha256(repr(sam.config).encode())
+    for path, array in sorted(flax.traverse_util.flatten_dict(sam.params, sep="/").items()):
+        host = np.ascontiguousarray(array)
+        found.update(f"{path} {host.shape} {host.dtype};".encode())
+        found.update(host.view(np.uint8).data)
+    return f"sha256:{found.hexdigest()[:32]}"
+
+
+def settle(
+    out: Path,
+    settings: dict[str, Any],
+    name: str = SETTINGS_FILE,
+    results: Sequence[str] = _RESULTS,
+) -> None:
     """Makes the folder and keeps the settings; ConfigError where it holds masks made with others.
 
-    ExistsError where the folder is of no album and holds files that would be replaced, or taken for
-    done: SA-1B's own, for example. What a killed call left unfinished is removed.
+    `model` may come in a later call than the rest. ExistsError where the folder is of no album and
+    holds files that would be replaced, or taken for done: SA-1B's own, for example. What a killed
+    call left unfinished is removed.
     """
-    file = out / SETTINGS_FILE
+    file = out / name
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            _require_free(out)
+            _require_free(out, results)
         files.remove_unfinished(out)
         files.remove_unfinished(out / OVERLAYS_FOLDER)
-        if not file.exists():
-            files.write(file, json.dumps(settings, indent=1) + "\n")
-        stored = json.loads(file.read_text())
+        stored = json.loads(file.read_text()) if file.exists() else {}
+        if not file.exists() or ("model" in settings and "model" not in stored):
+            stored = {**settings, **stored}
+            files.write(file, json.dumps(stored, indent=1) + "\n")
     except EsamError:
         raise
     except OSError as error:
         raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"{file} is not JSON ({error}): name another folder") from error
     odd = [
         f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
-        for key in sorted({*stored, *settings})
+        for key in sorted({*stored, *settings} - ({"model"} - settings.keys()))
         if stored.get(key) != settings.get(key)
     ]
     if odd:
@@ -88,8 +109,8 @@ def settle(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _require_free(out: Path) -> None:
-    for pattern in ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*"):
+def _require_free(out: Path, results: Sequence[str]) -> None:
+    for pattern in results:
         if (first := next(out.glob(pattern), None)) is not None:
             raise ExistsError(
                 f"{first} was not written by this command, which would replace it or take it for "
@@ -117,14 +138,15 @@ def run(
     *,
     overlays: bool = False,
     sixteen_bit: decode.SixteenBit = "upper_byte",
+    tally: Tally | None = None,
 ) -> Iterator[tuple[str, int | str]]:
     """(name, number of masks) for each picture that is written, or (name, what is wrong).
 
     `generator` must give COCO's run lengths. A broken picture is reported and left out. Each local
     device of JAX has its own copy of the weights; answers come in the order of names all the same.
-    A UserWarning at the end counts 16-bit pictures of a narrow range.
+    `tally` counts what was left out; a UserWarning at the end, 16-bit pictures of a narrow range.
     """
-    work = _Work(album, out, overlays, sixteen_bit)
+    work = _Work(album, out, overlays, sixteen_bit, Tally() if tally is None else tally)
     yield from _answers(work, generator, names)
     if work.narrow:
         count, first = len(work.narrow), work.narrow[0]
@@ -178,7 +200,9 @@ class _Work:
     out: Path
     overlays: bool
     sixteen_bit: decode.SixteenBit = "upper_byte"
+    tally: Tally = dataclasses.field(default_factory=Tally)
     narrow: list[str] = dataclasses.field(default_factory=list)
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
         """Writes the files of a picture; the number of masks, or what is wrong with it."""
@@ -193,7 +217,11 @@ class _Work:
         except (DataError, DiskError, MissingError) as error:
             return str(error)
         # An empty mask is of no use, and its stability, 0 / 0, has no form in json.
-        records = [record for record in generator.generate(picture) if record["area"]]
+        found = generator.generate(picture)
+        records = [record for record in found if record["area"]]
+        generator.tally.dropped["area"] += len(found) - len(records)
+        with self.lock:
+            self.tally.add(generator.tally)
         try:
             files.write(_file(out, name, ".jpg"), _jpeg(data, picture))
             if self.overlays:
@@ -219,7 +247,8 @@ def _copied(generator: AutomaticMaskGenerator, device: jax.Device) -> AutomaticM
 def merge(album: Album, out: Path) -> int:
     """Writes one COCO json of all pictures that are done; how many there are.
 
-    Pictures lie beside it, under the names that it gives.
+    Pictures lie beside it, under the names that it gives. A box reaches from edge to edge of its
+    outermost pixels, as COCO has it, where SA-1B counts from pixel to pixel.
     """
     images, annotations = [], []
     for name in album.names:
@@ -231,7 +260,8 @@ def merge(album: Album, out: Path) -> int:
         images.append({"id": image["image_id"], **{k: image[k] for k in _COCO_IMAGE_KEYS}})
         for each in content["annotations"]:
             more = {"id": len(annotations) + 1, "image_id": image["image_id"]}
-            annotations.append({**each, **more, "category_id": 1, "iscrowd": 0})
+            more |= {"bbox": regions.rle_box(each["segmentation"]), "category_id": 1, "iscrowd": 0}
+            annotations.append({**each, **more})
     coco = {
         "images": images,
         "annotations": annotations,
@@ -257,7 +287,10 @@ def sheet(album: Album, out: Path) -> None:
 def overlay(
     picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The picture with its masks, at most 1024 pixels on its long side."""
+    """The picture with its masks, at most 1024 pixels on its long side.
+
+    Where there is room, a mask has the number that it has in the json, and its predicted IoU.
+    """
     scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
     size = (width, height)
@@ -266,7 +299,8 @@ def overlay(
     for slot, record in zip(masks, records, strict=True):
         mask = Image.fromarray(np.ascontiguousarray(regions.from_rle(record["segmentation"])))
         slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-    return draw.overlay(small, masks)
+    captions = [f"{i + 1}  {record['predicted_iou']:.2f}" for i, record in enumerate(records)]
+    return draw.overlay(small, masks, captions=captions)
 
 
 def _file(out: Path, name: str, suffix: str) -> Path:

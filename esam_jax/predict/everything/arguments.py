@@ -24,6 +24,14 @@ def require_finite(values: Mapping[str, Any]) -> None:
             raise PromptError.of(name, f"is {value!r:.80}, but must be a finite number")
 
 
+def require_between(least: float, most: float, values: Mapping[str, Any]) -> None:
+    """PromptError unless each is a number from `least` to `most`."""
+    require_finite(values)
+    for name, value in values.items():
+        if not least <= value <= most:
+            raise PromptError.of(name, f"is {value!r}, but must be from {least:g} to {most:g}")
+
+
 def require_one_of(name: str, value: Any, choices: Collection[str]) -> None:
     """PromptError unless it is one of the choices."""
     if value not in choices:

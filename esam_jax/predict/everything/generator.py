@@ -22,6 +22,7 @@ from esam_jax.predict import frames, full_size, picture_array
 from esam_jax.predict.everything import arguments, candidates
 from esam_jax.predict.everything.candidates import Candidates, Mask
 from esam_jax.predict.everything.presets import RULES, preset
+from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.full_size import Axes
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
@@ -76,6 +77,7 @@ class AutomaticMaskGenerator:
             points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor
         )
         self.model = model
+        self.tally = Tally()  # of the last call of `generate`
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
@@ -88,14 +90,18 @@ class AutomaticMaskGenerator:
         self.output_mode = output_mode
         self.stability_rule = stability_rule
         self.rules = rules
-        names = ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset")
-        names += ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio", "min_mask_region_area")
-        arguments.require_finite({name: getattr(self, name) for name in names})
-        if stability_score_offset < 0:
-            raise PromptError.of(
-                "stability_score_offset",
-                f"is {stability_score_offset!r}, but must not be negative",
-            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """PromptError names the threshold or ratio that means nothing."""
+        values = vars(self)
+        arguments.require_finite({"pred_iou_thresh": self.pred_iou_thresh})  # networks exceed 1
+        shares = ("stability_score_thresh", "box_nms_thresh", "crop_nms_thresh")
+        arguments.require_between(0, 1, {name: values[name] for name in shares})
+        # A crop that shares more with its neighbours would be larger than the picture.
+        arguments.require_between(0, 0.9, {"crop_overlap_ratio": self.crop_overlap_ratio})
+        names = ("stability_score_offset", "min_mask_region_area")
+        arguments.require_between(0, 2**31, {name: values[name] for name in names})
 
     @classmethod
     def efficientsam(cls, model: Sam, **options: Any) -> "AutomaticMaskGenerator":
@@ -126,6 +132,7 @@ class AutomaticMaskGenerator:
         """
         image = picture_array.of(image, "image")
         height, width = image.shape[:2]
+        self.tally = Tally()
         boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
         found = [
             mask
@@ -137,11 +144,14 @@ class AutomaticMaskGenerator:
             crops = np.array([mask.crop for mask in found], np.float32)
             sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
             found = candidates.suppressed(found, 1 / sizes, self.crop_nms_thresh)
+            self.tally.dropped["crop_nms_thresh"] += len(crops) - len(found)
         late = self._rules.suppress == "after_cleaning"
         if found and (self.min_mask_region_area > 0 or late):
             limit = max(self.box_nms_thresh, self.crop_nms_thresh)
             limit = self.box_nms_thresh if late else limit
+            before = len(found)
             found = candidates.cleaned(found, self.min_mask_region_area, limit, height)
+            self.tally.dropped["box_nms_thresh"] += before - len(found)
         return [self._record(mask, (height, width)) for mask in found]
 
     def _of_crop(
@@ -162,6 +172,7 @@ class AutomaticMaskGenerator:
         found = Candidates.joined(parts)
         if self._rules.suppress == "before_cleaning":
             kept = candidates.survivors(found.boxes, found.scores, self.box_nms_thresh)
+            self.tally.dropped["box_nms_thresh"] += len(found) - len(kept)
             found = found.only(kept)
         return [
             Mask(
@@ -206,22 +217,34 @@ class AutomaticMaskGenerator:
         if self._rules.candidates == "best":
             # The first of equal ones, as in the original.
             found = found.only(np.arange(Q) * M + scores.argmax(axis=1))
+        self.tally.candidates += len(found)
+        self.tally.see("pred_iou_thresh", found.scores)
         if self.pred_iou_thresh > 0:
-            found = found.only(found.scores > np.float32(self.pred_iou_thresh))
+            kept = found.scores > np.float32(self.pred_iou_thresh)
+            self.tally.dropped["pred_iou_thresh"] += len(kept) - int(kept.sum())
+            found = found.only(kept)
         if self.stability_rule == "low_res":
             found = self._stable(dataclasses.replace(found, stability=self._low_res(found, crop)))
             found = dataclasses.replace(found, boxes=self._measured(found, axes)[1])
         else:
             stability, boxes = self._measured(found, axes)
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
-        return found.only(~grids.cut_by_crop(found.boxes, crop, *size)).fetched()
+        cut = grids.cut_by_crop(found.boxes, crop, *size)
+        self.tally.dropped["crop_n_layers"] += int(cut.sum())
+        return found.only(~cut).fetched()
 
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
         threshold = np.float32(self.stability_score_thresh)
+        self.tally.see("stability_score_thresh", found.stability)
         if self._rules.stability == "above":
-            return found.only(found.stability > threshold)
-        return found if threshold <= 0 else found.only(found.stability >= threshold)
+            kept = found.stability > threshold
+        elif threshold <= 0:
+            return found
+        else:
+            kept = found.stability >= threshold
+        self.tally.dropped["stability_score_thresh"] += len(kept) - int(kept.sum())
+        return found.only(kept)
 
     def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " X"]:
         """Stability on the part of the decoder's logits that lies on the picture."""

@@ -247,6 +247,18 @@ def test_crops_find_what_is_small():
         assert not outside.any()
 
 
+def test_every_candidate_is_kept_or_counted():
+    generator = AutomaticMaskGenerator(
+        model(), **{**LOOSE, "crop_n_layers": 1, "min_mask_region_area": 12}
+    )
+    found = generator.generate(picture((90, 50), 0))
+    tally = generator.tally
+    assert tally.candidates == 5 * 64 * 3 == len(found) + sum(tally.dropped.values())
+    assert tally.dropped["box_nms_thresh"] and tally.dropped["crop_n_layers"]
+    generator.generate(picture((64, 64), 1))
+    assert generator.tally.candidates == 5 * 64 * 3  # of the last call alone
+
+
 def test_small_holes_and_islands_are_gone():
     for record in records((90, 50), min_mask_region_area=12):
         mask = record["segmentation"]
@@ -273,6 +285,12 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"crop_overlap_ratio": np.nan}, "crop_overlap_ratio is nan"),
         ({"pred_iou_thresh": np.nan}, "pred_iou_thresh is nan"),
         ({"stability_score_offset": -1.0}, "stability_score_offset is -1.0"),
+        ({"crop_overlap_ratio": 1.5}, "crop_overlap_ratio is 1.5, but must be from 0 to 0.9"),
+        ({"crop_overlap_ratio": -0.5}, "crop_overlap_ratio is -0.5"),
+        ({"min_mask_region_area": -5}, "min_mask_region_area is -5"),
+        ({"box_nms_thresh": -1}, "box_nms_thresh is -1, but must be from 0 to 1"),
+        ({"crop_nms_thresh": 2}, "crop_nms_thresh is 2"),
+        ({"stability_score_thresh": 95}, "stability_score_thresh is 95"),
         ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "empty grid"),
         ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),
         (

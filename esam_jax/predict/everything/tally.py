@@ -1,0 +1,59 @@
+"""Why masks of everything were left out: how many fell at which threshold."""
+
+import collections
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+_WHAT = {
+    "pred_iou_thresh": "had a predicted IoU of {value:g} or less",
+    "stability_score_thresh": "had a stability below {value:g}",
+    "crop_n_layers": "were cut by the edge of a crop",
+    "box_nms_thresh": "overlapped a better mask",
+    "crop_nms_thresh": "were found in another crop, too",
+    "area": "were empty",
+}
+_LOOSER = ("pred_iou_thresh", "stability_score_thresh")
+
+
+@dataclasses.dataclass
+class Tally:
+    """Candidates, those dropped by the argument that decided, and the highest value seen there."""
+
+    candidates: int = 0
+    dropped: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    highest: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def see(self, name: str, values: Float[np.ndarray, " X"]) -> None:
+        """Values that are compared with the threshold of that name."""
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            self.highest[name] = max(self.highest.get(name, -math.inf), float(finite.max()))
+
+    def add(self, other: "Tally") -> None:
+        """Those of another call, too."""
+        self.candidates += other.candidates
+        self.dropped += other.dropped
+        for name, value in other.highest.items():
+            self.highest[name] = max(self.highest.get(name, -math.inf), value)
+
+    def why(self, settings: Any) -> str:
+        """What became of the candidates, by the arguments of the generator."""
+        parts = [
+            f"{count} {_WHAT[name].format(value=getattr(settings, name, 0))}"
+            for name, count in self.dropped.items()
+            if count
+        ]
+        return f"of {self.candidates} candidates {', '.join(parts)}" if parts else ""
+
+    def remedy(self, settings: Any) -> str:
+        """The options with which the best candidate of those that were seen would have passed."""
+        options = [
+            f"--{name.replace('_', '-')} {math.floor(100 * self.highest[name] - 1) / 100:g}"
+            for name in _LOOSER
+            if self.dropped[name] and self.highest.get(name, -1) <= getattr(settings, name)
+        ]
+        return f"try {' '.join(options)}" if options else "try more points, or another model"

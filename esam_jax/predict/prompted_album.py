@@ -1,0 +1,186 @@
+"""Masks for the prompts of a file, of any number of pictures; resumable.
+
+`masks/NAME.json` for each picture, written whole: a picture whose json is there is done. Pictures
+are read by threads while the device works on the ones before, a few in one call.
+"""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from esam_jax import files
+from esam_jax.data import decode
+from esam_jax.data.archives import Album
+from esam_jax.errors import DataError, DiskError, MissingError, PromptError
+from esam_jax.ops import regions
+from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.prompt_file import Asked, PromptFile
+from esam_jax.predict.sam import Sam
+
+COCO_FILE = "instances.json"
+MASKS_FOLDER = "masks"
+SETTINGS_FILE = "segment.json"
+RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*")
+_TOGETHER = 8  # pictures in one call of encoder and decoder, and as many more read ahead
+_READERS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A picture: masks written and prompts refused, or what is wrong with it."""
+
+    name: str
+    masks: int = 0
+    refused: int = 0
+    broken: str | None = None
+
+
+def waiting(asked: Mapping[str, list[Asked]], out: Path) -> list[str]:
+    """The pictures that are still to be done, in their order."""
+    return [name for name in asked if not _file(out, name).exists()]
+
+
+def run(
+    sam: Sam,
+    album: Album,
+    asked: Mapping[str, list[Asked]],
+    names: Sequence[str],
+    out: Path,
+    sixteen_bit: decode.SixteenBit = "upper_byte",
+) -> Iterator[Done]:
+    """Writes the json of each picture; a broken one, or a refused prompt, is told and left out.
+
+    A UserWarning at the end counts 16-bit pictures of a narrow range.
+    """
+    narrow: list[str] = []
+    groups = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
+    with ThreadPoolExecutor(_READERS) as pool:
+
+        def begin(group: Sequence[str]) -> list[Any]:
+            return [pool.submit(_read, album, name, sixteen_bit, narrow) for name in group]
+
+        ahead = begin(groups[0]) if groups else []
+        for i, group in enumerate(groups):
+            read, ahead = ahead, begin(groups[i + 1]) if i + 1 < len(groups) else []
+            pictures = dict(zip(group, (each.result() for each in read), strict=True))
+            yield from _of_group(sam, pictures, asked, out)
+    if narrow:
+        warnings.warn(f"{len(narrow)} narrow 16-bit pictures, the first: {narrow[0]}", stacklevel=2)
+
+
+def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> int:
+    """Writes one COCO json of all pictures that are done; how many there are."""
+    images, annotations = [], []
+    for number, name in enumerate(asked, 1):
+        if not _file(out, name).exists():
+            continue
+        content = json.loads(_file(out, name).read_text())
+        images.append({"id": number, **content["image"]})
+        for each in content["annotations"]:
+            more = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
+            annotations.append({"category_id": 1, **each, **more})
+    categories = prompts.categories
+    if not categories:
+        numbers = sorted({each["category_id"] for each in annotations} | {1})
+        categories = [{"id": number, "name": f"object {number}"} for number in numbers]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    files.write(out / COCO_FILE, json.dumps(coco))
+    return len(images)
+
+
+def _file(out: Path, name: str) -> Path:
+    return out / MASKS_FOLDER / f"{name}.json"
+
+
+def _read(
+    album: Album, name: str, sixteen_bit: decode.SixteenBit, narrow: list[str]
+) -> UInt8[np.ndarray, "H W 3"] | str:
+    """The picture, or what is wrong with it."""
+    try:
+        return decode.decode_rgb(
+            album.read(name),
+            sixteen_bit=sixteen_bit,
+            notice=lambda text: narrow.append(f"{name}: {text}"),
+        )
+    except (DataError, DiskError, MissingError) as error:
+        return str(error)
+
+
+def _of_group(
+    sam: Sam,
+    pictures: Mapping[str, Any],
+    asked: Mapping[str, list[Asked]],
+    out: Path,
+) -> Iterator[Done]:
+    whole = {name: each for name, each in pictures.items() if not isinstance(each, str)}
+    sorted_out = {name: _sorted_out(sam, asked[name], *whole[name].shape[:2]) for name in whole}
+    answers: list[Masks] = []
+    if whole:
+        lists = [[prompt for _, prompt in good] for good, _ in sorted_out.values()]
+        answers = sam.decode(sam.encode(list(whole.values())), lists)
+    masks = dict(zip(whole, answers, strict=True))
+    for name, picture in pictures.items():
+        if isinstance(picture, str):
+            yield Done(name, broken=picture)
+            continue
+        good, refused = sorted_out[name]
+        _write(out, name, masks[name], good, refused)
+        yield Done(name, len(good), len(refused))
+
+
+def _sorted_out(
+    sam: Sam, asked: list[Asked], height: int, width: int
+) -> tuple[list[tuple[Asked, Prompt]], list[dict[str, Any]]]:
+    """Prompts that can be asked, and what is wrong with the others."""
+    good, refused = [], []
+    for i, each in enumerate(asked):
+        try:
+            prompt = each.prompt().checked(sam.config, height, width, sam.untrained)
+            good.append((each, prompt))
+        except PromptError as error:
+            refused.append({"number": i, **each.about, "reason": str(error)})
+    return good, refused
+
+
+def _write(
+    out: Path,
+    name: str,
+    masks: Masks,
+    good: list[tuple[Asked, Prompt]],
+    refused: list[dict[str, Any]],
+) -> None:
+    indices, runs = masks.best_rle()
+    annotations = []
+    for i, (index, rle, (each, prompt)) in enumerate(zip(indices, runs, good, strict=True)):
+        about = {f"prompt_{k}" if k == "score" else k: v for k, v in each.about.items()}
+        parts = {"points": prompt.points.tolist(), "labels": prompt.labels.tolist()}
+        given = parts if len(prompt.points) else {}
+        given |= {} if prompt.box is None else {"box": prompt.box.tolist()}
+        annotations.append(
+            {
+                **about,
+                "segmentation": rle,
+                "bbox": regions.rle_box(rle),
+                "area": regions.rle_area(rle),
+                "score": float(masks.scores[i, index]),
+                "prompt": given,
+            }
+        )
+    image = {"file_name": name, "width": masks.width, "height": masks.height}
+    content = {"image": image, "annotations": annotations, "refused": refused}
+    file = _file(out, name)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, json.dumps(content, allow_nan=False))
+    except OSError as error:
+        raise MissingError(
+            f"{out} cannot be written ({error}): make room, then run the same command"
+        ) from error

@@ -1,0 +1,203 @@
+"""`esam segment --prompts`: every prompt of a file once, resumable, whatever some pictures hold."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import nano
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from esam_jax import cli, load
+from esam_jax.convert import model_folder
+from esam_jax.models import named
+from esam_jax.ops import regions
+from esam_jax.predict import prompted_album
+from esam_jax.predict.prompt import Prompt
+
+SIZES = {
+    "a/000000000007.png": (40, 56),
+    "a/b.png": (64, 64),
+    "c 2.png": (90, 33),
+    "d.png": (50, 50),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "sam_nano"
+    config = named.sam("sam_nano")
+    model_folder.write(folder, config, nano.params(config), source="a test")
+    return folder
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    folder = tmp_path / "album"
+    for seed, (name, size) in enumerate(SIZES.items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(nano.picture(*size, seed)).save(folder / name)
+    return folder
+
+
+INSTANCES = {
+    "images": [{"id": i, "file_name": name} for i, name in enumerate(SIZES)],
+    "annotations": [
+        {"id": 11, "image_id": 0, "bbox": [3, 4, 27, 21], "category_id": 5},
+        {"id": 12, "image_id": 1, "bbox": [5, 5, 45, 31], "category_id": 6},
+        {"id": 13, "image_id": 0, "bbox": [-0.4, 2, 56.9, 30], "category_id": 6},
+        {"id": 14, "image_id": 2, "bbox": [1, 1, 400, 30], "category_id": 5},
+        {"id": 15, "image_id": 2, "bbox": [1, 1, 30, 30], "category_id": 5},
+        {"id": 16, "image_id": 2, "bbox": [1, 1, 30, 30], "category_id": 5, "iscrowd": 1},
+    ],
+    "categories": [{"id": 5, "name": "cat"}, {"id": 6, "name": "dog"}],
+}
+
+
+def call(album: Path, model: Path, prompts: Any, *more: str) -> tuple[int, Path]:
+    file = album.parent / "prompts.json"
+    if isinstance(prompts, str):
+        file = file.with_suffix(".csv")
+    file.write_text(prompts if isinstance(prompts, str) else json.dumps(prompts))
+    out = album.parent / "out"
+    argv = ["segment", str(album), "--prompts", str(file), "--model", str(model), "--out", str(out)]
+    return cli.main([*argv, *more]), out
+
+
+def test_boxes_of_instances(album: Path, model: Path, capsys):
+    code, out = call(album, model, INSTANCES, "--json")
+    assert code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["pictures"], report["masks"], report["refused"]) == (3, 4, 1)
+    assert report["without_prompts"] == 1 and report["broken"] == {}
+    found = COCO(out / "instances.json")
+    assert {each["name"] for each in found.cats.values()} == {"cat", "dog"}
+    assert [x["file_name"] for x in found.imgs.values()] == list(SIZES)[:3]
+    assert [x["source_id"] for x in found.anns.values()] == [11, 13, 12, 15]
+    sam = load(model)
+    for each in found.anns.values():
+        assert each["bbox"] == coco_mask.toBbox(found.annToRLE(each)).tolist()
+        name = found.imgs[each["image_id"]]["file_name"]
+        picture = np.asarray(Image.open(album / name))
+        x, y, width, height = INSTANCES["annotations"][each["source_id"] - 11]["bbox"]
+        masks = sam.decode(sam.encode(picture), Prompt(box=[x, y, x + width, y + height]))
+        [index], [best] = masks.best()
+        assert each["score"] == pytest.approx(float(masks.scores[0, index]), abs=1e-4)
+        assert (regions.from_rle(each["segmentation"]) != best).sum() <= 2
+        assert each["area"] == regions.from_rle(each["segmentation"]).sum()
+    [refused] = json.loads((out / "masks" / "c 2.png.json").read_text())["refused"]
+    assert refused["source_id"] == 14 and "reaches outside" in refused["reason"]
+
+
+def test_results_of_a_detector_name_pictures_or_number_them(album: Path, model: Path):
+    results = [
+        {"image_id": 7, "bbox": [3, 4, 27, 21], "score": 0.9, "category_id": 3},
+        {"image_id": "b.png", "bbox": [3, 4, 27, 21], "score": 0.5, "category_id": 3},
+        {"image_id": "c 2", "bbox": [3, 4, 20, 21], "score": 0.4, "category_id": 1},
+    ]
+    code, out = call(album, model, results)
+    assert code == 0
+    content = json.loads((out / "instances.json").read_text())
+    assert [x["file_name"] for x in content["images"]] == list(SIZES)[:3]
+    assert [x["prompt_score"] for x in content["annotations"]] == [0.9, 0.5, 0.4]
+    assert [x["id"] for x in content["categories"]] == [1, 3]
+
+
+def test_points_of_a_table(album: Path, model: Path, capsys):
+    rows = "file,x,y,label,query\nd.png,10,12,1,one\nd.png,40,3,0,one\nd.png,5,6,1,two\n"
+    code, out = call(album, model, rows)
+    assert code == 0 and "1 pictures, 2 masks" in capsys.readouterr().out
+    one, two = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
+    assert one["prompt"] == {"points": [[10, 12], [40, 3]], "labels": [1, 0]}
+    assert (one["query"], two["query"]) == ("one", "two")
+
+
+def test_boxes_of_a_table_and_points_without_queries(album: Path, model: Path):
+    code, out = call(album, model, "File, X0, Y0, X1, Y1\nd.png, 1, 2, 30, 40\n")
+    assert code == 0
+    [box] = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
+    assert box["prompt"] == {"box": [1, 2, 30, 40]}
+    (album.parent / "out").rename(album.parent / "before")
+    code, out = call(album, model, "file,x,y\nd.png,10,12\nd.png,5,6\n")
+    assert len(json.loads((out / "masks" / "d.png.json").read_text())["annotations"]) == 2
+
+
+def test_what_is_done_stays_and_a_broken_picture_ends_nothing(
+    album: Path, model: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr(prompted_album, "_TOGETHER", 1)
+    whole = (album / "a/b.png").read_bytes()
+    (album / "a/b.png").write_bytes(whole[:50])
+    code, out = call(album, model, INSTANCES, "--json")
+    printed, warned = capsys.readouterr()
+    assert code == 0 and list(json.loads(printed)["broken"]) == ["a/b.png"]
+    assert "warning: a/b.png: " in warned
+    before = {file: file.stat().st_mtime_ns for file in (out / "masks").rglob("*.json")}
+    assert len(before) == 2
+    (album / "a/b.png").write_bytes(whole)
+    code, out = call(album, model, INSTANCES, "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert (report["pictures"], report["listed"]) == (1, 3)
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())
+    code, _ = call(album, model, {**INSTANCES, "annotations": INSTANCES["annotations"][:1]})
+    assert code == 2 and "prompts was" in capsys.readouterr().err
+
+
+def test_other_weights_need_another_folder(album: Path, model: Path, tmp_path: Path, capsys):
+    other = tmp_path / "renamed"
+    model_folder.write(other, named.sam("sam_nano"), nano.params(named.sam("sam_nano")), source="x")
+    code, out = call(album, model, INSTANCES)
+    (out / "masks" / "c 2.png.json").unlink()
+    assert call(album, other, INSTANCES)[0] == 0  # the same weights from elsewhere
+    (out / "masks" / "c 2.png.json").unlink()
+    capsys.readouterr()
+    assert call(album, Path("quickstart_teacher"), INSTANCES)[0] == 2
+    assert "model was 'sha256:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("name,x\na,1\n", "its columns are name, x"),
+        ("file,x,y\n", "no box and no point"),
+        ("file,x,y\nd.png,here,2\n", "could not convert string to float"),
+        ("file,x,y\nabsent.png,1,2\n", "the file names 'absent.png'"),
+        ({"images": []}, "'annotations' is missing"),
+        ([{"image_id": 1.5, "bbox": [1, 2, 3, 4]}], "image_id is 1.5"),
+        ([{"image_id": 7, "bbox": [1, 2, 3]}], "not enough values"),
+        ([], "no box and no point"),
+        (3, "holds no prompts"),
+    ],
+)
+def test_a_file_without_prompts_is_refused(
+    prompts: Any, message: str, album: Path, model: Path, capsys
+):
+    code, out = call(album, model, prompts)
+    assert code == 2 and message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_prompts_of_both_kinds_are_refused(album: Path, model: Path, capsys):
+    assert call(album, model, INSTANCES, "--point", "1,2")[0] == 2
+    assert "leave --point" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("ESAM_TEST_DATA" not in os.environ, reason="ESAM_TEST_DATA names no folder")
+def test_photographs_with_the_boxes_of_their_annotations(tmp_path: Path, capsys):
+    data = Path(os.environ["ESAM_TEST_DATA"]) / "coco_instances"
+    argv = ["segment", str(data / "val"), "--prompts", str(data / "instances_val.json"), "--json"]
+    argv += ["--model", "quickstart_teacher", "--out", str(tmp_path / "out")]
+    assert cli.main(argv) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 71 and report["masks"] + report["refused"] == 672
+    found, truth = COCO(tmp_path / "out" / "instances.json"), COCO(data / "instances_val.json")
+    overlaps = [
+        coco_mask.iou([found.annToRLE(x)], [truth.annToRLE(truth.anns[x["source_id"]])], [0])[0, 0]
+        for x in found.anns.values()
+    ]
+    # A model of procedural scenes; what it is asked about lies in the box all the same.
+    assert np.mean(overlaps) > 0.3
