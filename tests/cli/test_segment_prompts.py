@@ -150,7 +150,7 @@ def test_what_is_done_stays_and_a_broken_picture_ends_nothing(
 def test_other_weights_need_another_folder(album: Path, model: Path, tmp_path: Path, capsys):
     other = tmp_path / "renamed"
     model_folder.write(other, named.sam("sam_nano"), nano.params(named.sam("sam_nano")), source="x")
-    code, out = call(album, model, INSTANCES)
+    _, out = call(album, model, INSTANCES)
     (out / "masks" / "c 2.png.json").unlink()
     assert call(album, other, INSTANCES)[0] == 0  # the same weights from elsewhere
     (out / "masks" / "c 2.png.json").unlink()
