@@ -113,16 +113,16 @@ def rle_box(rle: Mapping[str, Any]) -> list[int]:
     """`mask_box` of COCO's compressed run lengths of our own."""
     from pycocotools import mask as coco_mask  # here, since inference can do without it
 
-    box: Any = coco_mask.toBbox(dict(rle))
-    return [int(side) for side in box]
+    packed: Any = dict(rle)
+    return [int(side) for side in coco_mask.toBbox(packed)]
 
 
 def rle_area(rle: Mapping[str, Any]) -> int:
     """Pixels inside compressed run lengths of our own."""
     from pycocotools import mask as coco_mask  # here, since inference can do without it
 
-    area: Any = coco_mask.area(dict(rle))
-    return int(area)
+    packed: Any = dict(rle)
+    return int(coco_mask.area(packed))
 
 
 def iou(first: Bool[np.ndarray, "H W"], second: Bool[np.ndarray, "H W"]) -> float:

@@ -73,8 +73,8 @@ def overlay(
     for i, prompt in enumerate(prompts):
         _draw_box(image, prompt, factor, colour(i), line_px)
     taken: list[tuple[float, ...]] = []
-    for i, caption in enumerate(captions if masks is not None else ()):
-        _write_on(image, masks[i], factor, caption, colour(i), taken)
+    for i, (mask, caption) in enumerate(zip(masks if masks is not None else (), captions)):
+        _write_on(image, mask, factor, caption, colour(i), taken)
     canvas = np.array(image, np.float32)
     for i, prompt in enumerate(prompts):
         _paint_points(canvas, prompt, factor, colour(i), 2.5 * line_px + 1.5)

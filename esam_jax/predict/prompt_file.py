@@ -143,7 +143,8 @@ def _of_csv(text: str) -> PromptFile:
             continue
         if (name, query) not in points:
             points[name, query] = ([], [])
-            arguments = dict(zip(("points", "labels"), points[name, query], strict=True))
+            places, labels = points[name, query]
+            arguments = {"points": places, "labels": labels}
             asked.setdefault(name, []).append(Asked(arguments, about))
         places, labels = points[name, query]
         places.append([float(row["x"]), float(row["y"])])

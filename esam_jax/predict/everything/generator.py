@@ -97,11 +97,11 @@ class AutomaticMaskGenerator:
         values = vars(self)
         arguments.require_finite({"pred_iou_thresh": self.pred_iou_thresh})  # networks exceed 1
         shares = ("stability_score_thresh", "box_nms_thresh", "crop_nms_thresh")
-        arguments.require_between(0, 1, {name: values[name] for name in shares})
+        arguments.require_between(0.0, 1.0, {name: values[name] for name in shares})
         # A crop that shares more with its neighbours would be larger than the picture.
-        arguments.require_between(0, 0.9, {"crop_overlap_ratio": self.crop_overlap_ratio})
+        arguments.require_between(0.0, 0.9, {"crop_overlap_ratio": self.crop_overlap_ratio})
         names = ("stability_score_offset", "min_mask_region_area")
-        arguments.require_between(0, 2**31, {name: values[name] for name in names})
+        arguments.require_between(0.0, 2.0**31, {name: values[name] for name in names})
 
     @classmethod
     def efficientsam(cls, model: Sam, **options: Any) -> "AutomaticMaskGenerator":

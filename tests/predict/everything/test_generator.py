@@ -288,9 +288,9 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"crop_overlap_ratio": 1.5}, "crop_overlap_ratio is 1.5, but must be from 0 to 0.9"),
         ({"crop_overlap_ratio": -0.5}, "crop_overlap_ratio is -0.5"),
         ({"min_mask_region_area": -5}, "min_mask_region_area is -5"),
-        ({"box_nms_thresh": -1}, "box_nms_thresh is -1, but must be from 0 to 1"),
-        ({"crop_nms_thresh": 2}, "crop_nms_thresh is 2"),
-        ({"stability_score_thresh": 95}, "stability_score_thresh is 95"),
+        ({"box_nms_thresh": -1.0}, "box_nms_thresh is -1.0, but must be from 0 to 1"),
+        ({"crop_nms_thresh": 2.0}, "crop_nms_thresh is 2.0"),
+        ({"stability_score_thresh": 95.0}, "stability_score_thresh is 95.0"),
         ({"points_per_side": None, "point_grids": [np.zeros((0, 2))]}, "empty grid"),
         ({"points_per_side": None, "point_grids": [np.ones((2, 2))]}, "below 1"),
         (
