@@ -125,12 +125,18 @@ def main(argv: Sequence[str]) -> int:
     if args.overlays:
         album.sheet(pictures, args.out)
     already = len(pictures.names[part[0] :: part[1]]) - len(names)
-    text = f"{done} pictures, {masks} masks in {args.out}; {already} were done before"
-    text += f"; {len(broken)} could not be read" if broken else ""
-    if args.format == "coco":
-        text += f"; {album.COCO_FILE} lists {report['listed']} of {len(pictures.names)}"
-    print(json.dumps(report) if args.json else text)
+    print(json.dumps(report) if args.json else _text(report, already, len(pictures.names)))
     return 0
+
+
+def _text(report: dict[str, Any], already: int, pictures: int) -> str:
+    """The report for a reader."""
+    found = f"{report['pictures']} pictures, {report['masks']} masks in {report['out']}"
+    text = f"{found}; {already} were done before"
+    text += f"; {len(report['broken'])} could not be read" if report["broken"] else ""
+    if "listed" in report:
+        text += f"; {album.COCO_FILE} lists {report['listed']} of {pictures}"
+    return text
 
 
 def _settings(args: Everything) -> dict[str, Any]:

@@ -73,7 +73,9 @@ def run(
             pictures = dict(zip(group, (each.result() for each in read), strict=True))
             yield from _of_group(sam, pictures, asked, out)
     if narrow:
-        warnings.warn(f"{len(narrow)} narrow 16-bit pictures, the first: {narrow[0]}", stacklevel=2)
+        warnings.warn(
+            f"{len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}", stacklevel=2
+        )
 
 
 def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> int:

@@ -149,7 +149,7 @@ def run(
     work = _Work(album, out, overlays, sixteen_bit, Tally() if tally is None else tally)
     yield from _answers(work, generator, names)
     if work.narrow:
-        count, first = len(work.narrow), work.narrow[0]
+        count, first = len(work.narrow), min(work.narrow)  # threads add them in any order
         warnings.warn(f"{count} narrow 16-bit pictures, the first: {first}", stacklevel=2)
 
 
