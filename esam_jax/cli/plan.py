@@ -37,8 +37,8 @@ class Where:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the plan. Exit code 0 when it fits or nobody knows, 3 when only a change that is listed
-    fits, 4 when nothing does.
+    """Prints the plan. Exit code 0: it fits, or nobody knows; 3: only a listed change fits; 4:
+    nothing does.
     """
     name, config, rest = arguments.config_first(Where, argv, prog="esam plan", usage=_USAGE)
     prog = f"esam plan {name}"
