@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from esam_jax.config import MeshConfig
 from esam_jax.errors import ConfigError
@@ -112,7 +112,7 @@ def batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def activations(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+def activations(mesh: Mesh | AbstractMesh) -> contextlib.AbstractContextManager[Any]:
     """While a program is traced in it, `constrain` lays activations out on `mesh`."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
@@ -126,11 +126,10 @@ def constrain(x: jax.Array, *axes: str | EllipsisType | None) -> jax.Array:
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
-    if ... in axes:
-        at = axes.index(...)
-        rest = x.ndim - len(axes) + 1
-        axes = (*axes[:at], *(None for _ in range(rest)), *axes[at + 1 :])
-    spec = P(*(None if axis is None else LOGICAL[axis] for axis in axes))
+    names: list[str | None] = []
+    for axis in axes:
+        names += [None] * (x.ndim - len(axes) + 1) if axis is ... else [axis]
+    spec = P(*(None if axis is None else LOGICAL[axis] for axis in names))
     return jax.lax.with_sharding_constraint(x, spec)
 
 

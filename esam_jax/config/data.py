@@ -29,6 +29,7 @@ class _FilesConfig(Config):
     """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
+    usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
     path: Annotated[str | None, MAY_DIFFER] = None
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
 
@@ -51,6 +52,7 @@ class ImageFolderConfig(_FilesConfig):
     """Every picture below `path`, without masks: ImageNet's layout, or any other."""
 
     kind: ClassVar[Literal["image_folder"]] = "image_folder"
+    usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
     annotations: ClassVar[frozenset[str]] = frozenset()
 
 
@@ -59,6 +61,7 @@ class CocoConfig(_AnnotatedConfig):
     """A COCO instance json, or the image folder beside it."""
 
     kind: ClassVar[Literal["coco"]] = "coco"
+    usual: ClassVar[tuple[int, int, int]] = (480, 640, 7)
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
 
 
@@ -67,6 +70,7 @@ class Sa1bConfig(_AnnotatedConfig):
     """A folder of `sa_*.jpg` with `sa_*.json` beside each."""
 
     kind: ClassVar[Literal["sa1b"]] = "sa1b"
+    usual: ClassVar[tuple[int, int, int]] = (1500, 2250, 100)
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
 
 

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import jax
 
 from esam_jax.config import RunConfig
-from esam_jax.plan import changes, compiled, costs, topologies
+from esam_jax.plan import changes, compiled, costs, data_load, topologies
 from esam_jax.plan.changes import Change
 from esam_jax.plan.compiled import Compiled
 from esam_jax.plan.costs import Bill
+from esam_jax.plan.data_load import DataLoad
 from esam_jax.plan.topologies import Topology
 
 Changes = Literal["if-needed", "always", "never"]
@@ -28,6 +29,7 @@ class Plan:
     devices: int
     compiled: Compiled
     bill: Bill
+    data: DataLoad
     changes: list[Change]
     versions: dict[str, str]
 
@@ -49,6 +51,8 @@ def make(
     devices = topologies.devices(topology)
     used = len(devices)
     bill = costs.bill(cfg, topology, used, mfu=mfu, price=price)
+    hosts = len({device.process_index for device in devices})
+    load = data_load.measure(cfg.data, hosts, bill.examples_per_second)
 
     def compile_step(changed: RunConfig, what: str) -> Compiled:
         say(f"compiling {what} for {topology.name}")
@@ -59,7 +63,7 @@ def make(
     first = compile_step(cfg, cfg.name)
     wanted = try_changes == "always" or (try_changes == "if-needed" and first.fits is False)
     tried = changes.tried(cfg, used, compile_step, first.peak) if wanted else []
-    return Plan(cfg.name, topology, used, first, bill, tried, versions(topology))
+    return Plan(cfg.name, topology, used, first, bill, load, tried, versions(topology))
 
 
 def versions(topology: Topology) -> dict[str, str]:
@@ -85,7 +89,7 @@ def for_people(plan: Plan) -> str:
     ]
     lines += [f"{'' if i else 'collectives':<13}{line}" for i, line in enumerate(_traffic(result))]
     lines += [f"{'' if i else 'operations':<13}{line}" for i, line in enumerate(_work(plan.bill))]
-    lines += _time(plan)
+    lines += _time(plan) + _data(plan.data)
     if plan.changes:
         width = max(len(change.options) for change in plan.changes)
         lines += ["", "what to change"]
@@ -120,6 +124,16 @@ def _traffic(result: Compiled) -> list[str]:
 def _work(bill: Bill) -> list[str]:
     parts = [f"{name} {value / 1e12:.4g} TFLOP" for name, value in bill.flops.items()]
     return [*parts, f"together {sum(bill.flops.values()) / 1e12:.4g} TFLOP an update"]
+
+
+def _data(load: DataLoad) -> list[str]:
+    lines = [f"data         {load.seconds * 1e3:.3g} ms of one core an example ({load.timed})"]
+    if load.cores is not None:
+        lines.append(
+            f"             {load.examples_per_second:.0f} examples/s on each of {load.hosts} hosts "
+            f"need {load.cores:.1f} cores like this machine's"
+        )
+    return lines
 
 
 def _time(plan: Plan) -> list[str]:
