@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,12 +32,10 @@ def parse(kind: type[Args], argv: Sequence[str], *, prog: str, default: Args | N
     if default is None:
         _require_known(argv, list(_keys(kind)), prog)
         return _call(kind, argv, prog)
-    default, argv = _of_kinds(default, argv, prog)
-    kinds = [f"--{path}.kind {{{','.join(members)}}}" for path, members in _unions(default)]
+    default, argv = of_kinds(default, argv, prog)
     known = [*_keys(default), *(f"{path}.kind" for path, _ in _unions(default))]
     _require_known(argv, known, prog, default)
-    about = f"Others can take the place of these: {', '.join(kinds)}." if kinds else None
-    return _call(kind, argv, prog, default=default, description=about)
+    return _call(kind, argv, prog, default=default)
 
 
 def parse_known(kind: type[Args], argv: Sequence[str], *, prog: str) -> tuple[Args, list[str]]:
@@ -109,13 +108,31 @@ def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
             return f"these arguments cannot be read ({type(event).__name__})"
 
 
+def help_on(kind: type, *, prog: str, about: str) -> NoReturn:
+    """Prints the help on the options of a dataclass, below the text `about`, and exits."""
+    tyro.cli(kind, args=["--help"], prog=prog, config=_STYLE, description=about)
+    raise AssertionError("--help exits")
+
+
+def other_kinds(config: Config) -> Iterator[tuple[str, str, list[str]]]:
+    """For each config that can take the place of a nested one: path, kind, and keys it adds."""
+    for path, kinds in _unions(config):
+        value: Any = functools.reduce(getattr, path.split("."), config)
+        *above, field = path.split(".")
+        holder = functools.reduce(getattr, above, config)
+        for kind in kinds:
+            if kind != value.kind:
+                member = _kinds(holder, field)[kind]
+                yield path, kind, [key for key in _keys(member) if not hasattr(value, key)]
+
+
 def _usage(argument: Any) -> str:
     """An option with what it takes: "--workdir PATH"; a positional argument as "IMAGE"."""
     names = () if argument.is_positional() else argument.lowered.name_or_flags[:1]
     return " ".join(filter(None, (*names, argument.lowered.metavar)))
 
 
-def _of_kinds(config: Any, argv: Sequence[str], prog: str) -> tuple[Any, list[str]]:
+def of_kinds(config: Any, argv: Sequence[str], prog: str) -> tuple[Any, list[str]]:
     """The config with the members of unions that are named, and the other arguments."""
     paths, names, rest, waiting = dict(_unions(config)), {}, [], list(argv)
     while waiting:

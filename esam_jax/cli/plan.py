@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from esam_jax.cli import arguments
-from esam_jax.config import RunConfig
+from esam_jax.cli import arguments, run_keys
 
 _CHANGE_FITS, _NOTHING_FITS = 3, 4  # exit codes
 _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
@@ -18,7 +17,7 @@ _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
 class Where:
     """Compiles the training step of CONFIG for a topology: memory, operations, time and money.
 
-    No accelerator is needed, no weights or pictures are read. `esam train CONFIG --help` lists
+    No accelerator is needed, no weights or pictures are read. `esam plan CONFIG --help` lists
     every key of that config.
     """
 
@@ -43,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     name, config, rest = arguments.config_first(Where, argv, prog="esam plan", usage=_USAGE)
     prog = f"esam plan {name}"
     if "-h" in rest or "--help" in rest:
-        arguments.parse(Where, ["--help"], prog=prog)
+        run_keys.show(Where, config, rest, prog=prog)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
-    config = arguments.parse(RunConfig, keys, prog=prog, default=config)
+    config = run_keys.parse(config, keys, prog=prog)
     _prepare(where.topology)
     from esam_jax.plan import report, topologies  # starts JAX
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax.cli import arguments
-from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig
+from esam_jax.cli import arguments, run_keys
+from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError
 from esam_jax.machine import compile_cache
 
@@ -35,15 +35,11 @@ def main(argv: Sequence[str]) -> int:
     name, config, rest = arguments.config_first(Where, argv, prog="esam train", usage=_USAGE)
     prog = f"esam train {name}"
     if "-h" in rest or "--help" in rest:
-        arguments.parse(RunConfig, ["--help"], prog=prog, default=config)
+        run_keys.show(Where, config, rest, prog=prog)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
     changed = dict(_key_and_value(each) for each in where.resume_with)
     keys += [f"--{key}={value}" for key, value in changed.items()]
-    if config.evaluate is None and any(key.startswith("--evaluate.") for key in keys):
-        # The keys below it need something to change.
-        measured = EvaluateConfig(source=config.data.source)
-        config = dataclasses.replace(config, evaluate=measured)
-    config = arguments.parse(RunConfig, keys, prog=prog, default=config)
+    config = run_keys.parse(config, keys, prog=prog)
     arguments.require_writable(where.workdir)
 
     compile_cache.enable()

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from esam_jax import cli, configs
-from esam_jax.config import PeersConfig
+from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig, rules
+from esam_jax.config import json as json_of_configs
 from esam_jax.processes import join
 from esam_jax.train import loop
 
@@ -162,10 +164,39 @@ def test_a_teacher_without_weights(tmp_path, capsys):
     assert "task.teacher.weights" in text and "random" in text
 
 
-def test_help_lists_the_values_of_the_config(capsys):
-    assert cli.main(["train", "segment_ti", "--help"]) == 0
+def keys_of(kind: type, prefix: str = "--") -> Iterator[str]:
+    """Every option that some config of this type has, whatever is off or replaced."""
+    for field in dataclasses.fields(kind):
+        members = json_of_configs.members(rules.hints(kind)[field.name])
+        for member in members:
+            yield from keys_of(member, f"{prefix}{field.name}.")
+        if not members:
+            yield f"{prefix}{field.name}".replace("_", "-")
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_help_lists_every_key_with_its_value(command, capsys):
+    """Also keys of what is off, and of configs that can take the place of this one's."""
+    cfg = configs.load("quickstart_scratch")
+    assert cfg.evaluate is None and cfg.task.kind == "segment"
+    assert cli.main([command, "quickstart_scratch", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--optim.peak-lr" in out and "segment_ti" in out
+    listed = {option.rstrip(",:") for option in out.split() if option.startswith("--")}
+    wanted = set(keys_of(RunConfig))
+    assert {"--evaluate.images", "--task.teacher.weights", "--data.source.path"} <= wanted
+    assert wanted - listed == set()
+    assert "--peers.coordinator" in listed if command == "train" else "--topology" in listed
+    assert "evaluate is off in this config" in out and f"(default: {cfg.name})" in out
+    assert f"(default: {EvaluateConfig(source=cfg.data.source).images})" in out
+
+
+def test_help_beside_another_kind_shows_its_keys(capsys):
+    argv = ["train", "quickstart_sami", "--data.source.kind", "coco", "--help"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "A COCO instance json" in out and "--data.source.kind sa1b|" in out
+    # This task has nothing to measure: no key of a measurement would be accepted.
+    assert "--evaluate" not in out
 
 
 def test_the_workdir_is_a_path(runs, tmp_path):
