@@ -1,5 +1,7 @@
 """Losses and overlaps, one value per example or mask, always in float32."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
@@ -23,6 +25,18 @@ def feature_cosine(
     pred, target = (_unit(x.astype(jnp.float32)) for x in (pred, target))
     distance = 1 - (pred * target).sum(-1)
     return distance.mean(axis=range(1, distance.ndim))
+
+
+def of_the_mean(
+    loss: Callable[[Array, Array], Array], target: Float[Array, "B *N T"]
+) -> Float[Array, " B"]:
+    """The loss of predicting, for every token, the mean of all tokens of the batch.
+
+    Of `feature_mse` that is the variance of the target, mean over channels.
+    """
+    target = target.astype(jnp.float32)
+    mean = target.mean(axis=range(target.ndim - 1))
+    return loss(jnp.broadcast_to(mean, target.shape), target)
 
 
 def _unit(x: Float[Array, "*X T"]) -> Float[Array, "*X T"]:

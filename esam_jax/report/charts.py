@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+import statistics
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 460, 230
@@ -12,6 +13,8 @@ _COLOURS = ("#2f6db5", "#c8553d", "#3c8a5b", "#8a5aa8", "#b0832c", "#4a8f9c")
 _HEADING, _FOOTING = 26, 14  # pixels above and below the chart in a file of its own
 _MOST_POINTS = 600  # a chart has no more pixels than that
 Number = int | float  # JSON distinguishes them
+_LEAST_FACTOR = 4  # between the ends of a logarithmic axis
+_REFERENCE = 'stroke="#5d6b7a" stroke-dasharray="4 3"'
 _SHORT = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -26,15 +29,30 @@ polyline { stroke-width: 1.6; stroke-linejoin: round; }
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One curve: a value at each of some steps, in order."""
+    """One curve: a value at each of some steps, in order.
+
+    A reference is what the others are compared with: it is dashed and grey.
+    """
 
     name: str
     points: Sequence[tuple[Number, Number]]
+    reference: bool = False
+
+
+def level(name: str, points: Sequence[tuple[Number, Number]]) -> list[Series]:
+    """The mean of the finite values, as a horizontal reference; [] where there is none."""
+    finite = [(x, y) for x, y in points if math.isfinite(y)]
+    if not finite:
+        return []
+    mean = sum(y for _, y in finite) / len(finite)
+    return [Series(name, [(finite[0][0], mean), (finite[-1][0], mean)], reference=True)]
 
 
 def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
     """An <svg> of all curves on common axes; values that no axis can show are left out."""
-    shown = [Series(each.name, _thin(_drawable(each.points, log))) for each in series]
+    shown = [
+        dataclasses.replace(each, points=_thin(_drawable(each.points, log))) for each in series
+    ]
     xs = [x for each in shown for x, _ in each.points]
     ys = [y for each in shown for _, y in each.points]
     if not xs:
@@ -71,10 +89,19 @@ def document(title: str, series: Sequence[Series], *, log: bool = False) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'
 
 
-def spans_decades(series: Sequence[Series]) -> bool:
-    """Whether a logarithmic axis shows more of the curves than a linear one."""
-    values = [y for each in series for _, y in each.points if y > 0]
-    return bool(values) and max(values) > 30 * min(values)
+def is_skewed(series: Sequence[Series]) -> bool:
+    """Whether a logarithmic axis shows more of the curves than a linear one.
+
+    So it is where half of all values would lie in the lowest fifth of a linear axis, as of a loss
+    that falls fast at first and slowly for the rest of the run, and where they differ by a factor
+    that is worth it. A share that rises towards one keeps its linear axis.
+    """
+    values = [y for each in series if not each.reference for _, y in each.points]
+    values = [y for y in values if math.isfinite(y)]
+    if not values or min(values) <= 0 or max(values) < _LEAST_FACTOR * min(values):
+        return False
+    lowest_fifth = min(values) + (max(values) - min(values)) / 5
+    return statistics.median(values) < lowest_fifth
 
 
 def ticks(low: Number, high: Number) -> list[float]:
@@ -90,13 +117,15 @@ def ticks(low: Number, high: Number) -> list[float]:
 
 
 def log_ticks(low: Number, high: Number) -> list[float]:
-    """Powers of ten around the range; round numbers where it is too short for those."""
+    """Powers of ten around the range; up to three decades, 1, 2 and 5 times those."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    if last - first < 2:
-        found = [tick for tick in ticks(low, high) if tick > 0]
-        return found or [float(low), float(high)]
-    every = max(1, (last - first) // 6)
-    return [10.0**i for i in range(first, last + 1, every)]
+    if math.log10(high / low) > 3:
+        every = max(1, (last - first) // 6)
+        return [10.0**i for i in range(first, last + 1, every)]
+    round_numbers = [m * 10.0**i for i in range(first, last + 1) for m in (1, 2, 5)]
+    below = max(x for x in round_numbers if x <= low * (1 + 1e-9))
+    above = min(x for x in round_numbers if x >= high * (1 - 1e-9))
+    return [x for x in round_numbers if below <= x <= above]
 
 
 def short(value: Number) -> str:
@@ -161,15 +190,19 @@ def _curve(series: Series, colour: str, x_axis: _Axis, y_axis: _Axis) -> str:
     placed = [(x_axis(x), y_axis(y)) for x, y in series.points]
     if not placed:
         return ""
-    last = f'<circle cx="{placed[-1][0]}" cy="{placed[-1][1]}" r="2.5" fill="{colour}"/>'
     path = " ".join(f"{x},{y}" for x, y in placed)
+    if series.reference:
+        return f'<polyline class="reference" {_REFERENCE} fill="none" points="{path}"/>'
+    last = f'<circle cx="{placed[-1][0]}" cy="{placed[-1][1]}" r="2.5" fill="{colour}"/>'
     return f'<polyline fill="none" stroke="{colour}" points="{path}"/>{last}'
 
 
 def _legend(series: Sequence[Series]) -> str:
     parts, x = [], _LEFT + 8
     for each, colour in zip(series, _COLOURS * len(series)):
-        parts.append(f'<rect x="{x}" y="{_TOP - 3}" width="10" height="3" fill="{colour}"/>')
+        y = _TOP - 1.5
+        look = _REFERENCE if each.reference else f'stroke="{colour}" stroke-width="3"'
+        parts.append(f'<line x1="{x}" x2="{x + 10}" y1="{y}" y2="{y}" {look}/>')
         name = html.escape(each.name)
         parts.append(f'<text x="{x + 14}" y="{_TOP + 2}">{name}</text>')
         x += 24 + 6.2 * len(each.name)

@@ -18,7 +18,11 @@ def loss(workdir: Path) -> str:
 def compare(runs: Mapping[str, Path], metric: str, label: str, target: Path) -> str:
     """Draws one metric of several runs, given by name; returns one line for the log."""
     series = [Series(name, _points(workdir, metric)) for name, workdir in runs.items()]
-    drawn = charts.document(label, series, log=charts.spans_decades(series))
+    log = charts.is_skewed(series)
+    if metric == "loss":
+        known = [point for each in runs.values() for point in _points(each, metrics_file.BASELINE)]
+        series += charts.level(metrics_file.BASELINE_NAME, known)
+    drawn = charts.document(label, series, log=log)
     if not drawn:
         return f"{label} not drawn: no run has a finite {metric!r} in {metrics_file.METRICS_FILE}"
     target.parent.mkdir(parents=True, exist_ok=True)

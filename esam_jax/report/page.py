@@ -143,7 +143,7 @@ def _tiles(summary: Mapping[str, Any]) -> str:
 def _charts(curves: Mapping[str, Sequence[Series]]) -> str:
     cards = []
     for title, series in curves.items():
-        log = title in ("Loss", "Gradient norm") and charts.spans_decades(series)
+        log = title in ("Loss", "Gradient norm") and charts.is_skewed(series)
         drawn = charts.line_chart(series, log=log)
         if drawn:
             cards.append(f'<div class="card"><h3>{html.escape(title)}</h3>{drawn}</div>')

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax.errors import MissingError
+from esam_jax.report import charts
 from esam_jax.report.charts import Series
 from esam_jax.runs import metrics_file
 from esam_jax.runs.config_file import CONFIG_FILE
@@ -82,7 +83,7 @@ def curves(run: Path) -> dict[str, list[Series]]:
     lines = [line for line in _lines(run) if "event" not in line]
     updates = [line for line in lines if "loss" in line]
     found = {
-        "Loss": _series(updates, lambda name: name == "loss" or name.startswith("loss/")),
+        "Loss": _losses(updates),
         "Gradient norm": _series(updates, lambda name: name.startswith("grad_norm")),
         "Learning rate": _series(updates, lambda name: name == "learning_rate"),
         "Examples per second": _series(updates, lambda name: name == "examples_per_second"),
@@ -107,6 +108,16 @@ def _series(lines: Sequence[Line], wanted: Any, scale: float = 1.0) -> list[Seri
         for name in names
     }
     return [Series(name, points) for name, points in curves.items() if points]
+
+
+def _losses(lines: Sequence[Line]) -> list[Series]:
+    losses = _series(lines, lambda name: name == "loss" or name.startswith("loss/"))
+    baseline = _series(lines, lambda name: name == metrics_file.BASELINE)
+    return losses + [
+        level
+        for each in baseline
+        for level in charts.level(metrics_file.BASELINE_NAME, each.points)
+    ]
 
 
 def _shares(lines: Sequence[Line]) -> list[Series]:

@@ -14,6 +14,8 @@ from typing import Any
 from esam_jax import files
 
 METRICS_FILE = "metrics.jsonl"
+# The loss of a model that learned nothing from its input, where a task knows it.
+BASELINE, BASELINE_NAME = "baseline_loss", "predicting the mean"
 
 Line = dict[str, Any]
 

@@ -65,6 +65,8 @@ def build(config: RunConfig) -> Task:
             each[name] = compare(prediction, target)
         total = functools.reduce(jnp.add, each.values())
         metrics = {f"loss/{name}": value for name, value in each.items()} if len(each) > 1 else {}
+        # Comparable with the loss, which is the sum over the students.
+        metrics["baseline_loss"] = len(each) * losses.of_the_mean(compare, target)
         return PerExample(total, jnp.ones_like(total), metrics)
 
     def initial() -> Start:

@@ -24,7 +24,46 @@ def test_ticks_are_few_and_hold_the_range(low, high):
 
 def test_log_ticks():
     assert charts.log_ticks(0.02, 30.0) == pytest.approx([0.01, 0.1, 1.0, 10.0, 100.0])
-    assert all(tick > 0 for tick in charts.log_ticks(1.0, 3.0))
+    assert charts.log_ticks(0.03, 0.7) == pytest.approx([0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    assert charts.log_ticks(1.0, 5.0) == pytest.approx([1.0, 2.0, 5.0])
+    for low, high in ((2.0, 2.0), (3.0, 9.9), (1e-5, 1e5)):
+        found = charts.log_ticks(low, high)
+        assert found[0] <= low * 1.001 and high <= found[-1] * 1.001 and len(found) <= 12
+
+
+def decaying(start, end, steps=100, rate=0.1):
+    return [(i, end + (start - end) * math.exp(-rate * i)) for i in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("points", "skewed"),
+    [
+        (decaying(1.0, 0.05), True),  # a loss: the most of a linear axis would show its start
+        (decaying(1.1, 1.0), False),  # too narrow for another axis to matter
+        ([(i, 1.0 + i) for i in range(100)], False),  # over decades, but evenly
+        ([(x, 1 - y) for x, y in decaying(0.98, 0.2)], False),  # an IoU that rises
+        (decaying(1.0, 0.0, rate=1e3), False),  # zero has no logarithm
+        ([(i, 10.0 ** (i / 30)) for i in range(100)], True),  # a loss that explodes
+        ([(0, math.nan)], False),
+    ],
+)
+def test_a_logarithmic_axis_where_it_shows_more(points, skewed):
+    assert charts.is_skewed([Series("a", points)]) == skewed
+    # Whatever it is compared with.
+    level = charts.level("mean", [(0, 1e-6), (99, 1e-6)])
+    assert charts.is_skewed([Series("a", points), *level]) == skewed
+
+
+def test_a_reference_is_a_dashed_level():
+    points = [(0, 1.0), (10, 2.0), (20, 3.0)]
+    (level,) = charts.level("mean", [(0, 4.0), (10, math.nan), (20, 6.0)])
+    assert list(level.points) == [(0, 5.0), (20, 5.0)]
+    assert charts.level("mean", [(0, math.nan)]) == []
+    svg = charts.line_chart([Series("a", points), level])
+    curve, reference = points_of(svg)
+    assert len(curve) == 3 and reference[0][1] == reference[1][1] < min(y for _, y in curve)
+    assert svg.count("stroke-dasharray") == 2 and svg.count("<circle") == 1  # itself and its name
+    assert ">mean</text>" in svg
 
 
 def test_short_numbers():

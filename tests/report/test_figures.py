@@ -49,6 +49,19 @@ def test_a_loss_over_decades_gets_a_logarithmic_axis(tmp_path: Path):
     assert abs((second[1] - first[1]) - (last[1] - second[1])) < 0.3
 
 
+def test_a_loss_is_compared_with_that_of_the_mean(tmp_path: Path):
+    run = run_with(tmp_path / "a", [3.0, 2.0, 1.5])
+    lines = [{"step": i, "loss": 3.0 - i, "baseline_loss": 2.4 + 0.1 * i} for i in range(3)]
+    (run / metrics_file.METRICS_FILE).write_text("\n".join(map(json.dumps, lines)))
+    figures.loss(run)
+    loss, baseline = curves(run / "plots" / "loss.svg")
+    assert baseline[0][1] == baseline[1][1]
+    assert loss[0][1] < baseline[0][1] < loss[1][1]  # 3, 2.5 and 2
+    assert ">predicting the mean</text>" in (run / "plots" / "loss.svg").read_text()
+    figures.compare({"a": run}, "baseline_loss", "baseline", tmp_path / "other.svg")
+    assert len(curves(tmp_path / "other.svg")) == 1
+
+
 def test_nothing_is_drawn_without_data(tmp_path: Path):
     run = run_with(tmp_path / "a", [None, None])
     assert figures.loss(run).startswith("training loss not drawn: no run has a finite 'loss'")

@@ -103,6 +103,14 @@ def test_loss_is_over_all_tokens_of_the_teacher(loss):
         wanted = (1 - (found * target).sum(-1) / norms).mean((1, 2))
     np.testing.assert_allclose(out.loss, wanted, rtol=3e-5)
     assert np.array_equal(out.weight, np.ones(3))
+    # Of a student that predicts the same features everywhere; the least of those for `mse`.
+    mean = target.mean((0, 1, 2))
+    if loss == "mse":
+        baseline = target.var((0, 1, 2)).mean()
+    else:
+        norms = np.linalg.norm(target, axis=-1) * np.linalg.norm(mean)
+        baseline = (1 - (target * mean).sum(-1) / norms).mean()
+    assert np.mean(out.metrics["baseline_loss"]) == pytest.approx(baseline, rel=3e-5)
 
 
 def test_students_from_one_teacher_pass_learn_as_apart():
@@ -129,7 +137,11 @@ def test_students_from_one_teacher_pass_learn_as_apart():
         names = set(task.models(params, Start()))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
-    np.testing.assert_allclose(out.loss, sum(out.metrics.values()), rtol=1e-6)
+    each = [value for metric, value in out.metrics.items() if metric.startswith("loss/")]
+    np.testing.assert_allclose(out.loss, sum(each), rtol=1e-6)
+    np.testing.assert_allclose(
+        out.metrics["baseline_loss"], 2 * alone.metrics["baseline_loss"], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
