@@ -31,7 +31,7 @@ run: $(VENV)/.installed
 	$(BIN)/esam quickstart --workdir $(WORKDIR) --seed $(SEED)
 
 test: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

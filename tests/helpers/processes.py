@@ -32,6 +32,15 @@ def start(command, count, devices=1, environment=()):
     ]
 
 
+def keeping(programs):
+    """Variables for processes that keep what they compile in this folder, for each other."""
+    return {
+        "ESAM_COMPILE_CACHE": str(programs),
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 def finish(processes, codes=None, timeout=300):
     """(stdout, stderr) of each; fails unless they end with `codes` (default: all 0)."""
     # All at once: one whose pipe is full waits for a reader, and the others for it.

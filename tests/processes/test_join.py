@@ -147,11 +147,7 @@ def test_f18_a_coordinator_that_cannot_be_reached(tmp_path):
 
 def run(count, cache, **wishes):
     """Running processes of one toy run; they compile once for all tests."""
-    environment = {
-        "ESAM_COMPILE_CACHE": str(cache),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    environment = processes.keeping(cache)
     wishes = {"steps": STEPS, "save": 1000, "peers": {"heartbeat_seconds": 10}} | wishes
     return processes.start([toy_run.__file__, json.dumps(wishes)], count, environment=environment)
 

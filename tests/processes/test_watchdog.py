@@ -155,12 +155,20 @@ def test_hosts_that_are_behind_are_named():
     assert watchdog.behind({0: (8, ""), 1: (8, "")}, 2) == ["all 2 hosts are in the same update"]
 
 
-def start(**wishes):
-    wishes = {"hang_seconds": 8, "peers": {"heartbeat_seconds": 100}} | wishes
-    return processes.start([toy_run.__file__, json.dumps(wishes)], 2)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Starts two processes of a toy run; they compile once for both tests."""
+    environment = processes.keeping(tmp_path_factory.mktemp("cache"))
+
+    def start(**wishes):
+        wishes = {"hang_seconds": 8, "peers": {"heartbeat_seconds": 100}} | wishes
+        command = [toy_run.__file__, json.dumps(wishes)]
+        return processes.start(command, 2, environment=environment)
+
+    return start
 
 
-def test_f15_a_host_that_sleeps(tmp_path):
+def test_f15_a_host_that_sleeps(start, tmp_path):
     started = start(workdir=str(tmp_path), sleep={"host": 1, "step": 3})
     outputs = processes.finish(started, codes=[75, 75], timeout=180)
     for number, (_, errors) in enumerate(outputs):
@@ -172,7 +180,7 @@ def test_f15_a_host_that_sleeps(tmp_path):
     assert "in __next__" not in (tmp_path / "stacks" / "host_000.txt").read_text()
 
 
-def test_f15_a_host_that_is_stopped(tmp_path):
+def test_f15_a_host_that_is_stopped(start, tmp_path):
     started = start(workdir=str(tmp_path), steps=1000, save=1000, pause=0.05)
     try:
         deadline = time.monotonic() + 300

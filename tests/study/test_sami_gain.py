@@ -13,7 +13,7 @@ from PIL import Image
 
 from esam_jax import configs
 from esam_jax.cli import main
-from esam_jax.config import SaveConfig
+from esam_jax.config import MeshConfig, SaveConfig
 from esam_jax.convert import load as models
 from esam_jax.data import sources
 from esam_jax.evaluate import prompts
@@ -55,7 +55,13 @@ def test_chain_in_two_steps_each(tmp_path, monkeypatch):
         cfg = whole(name)
         optim = dataclasses.replace(cfg.optim, warmup_steps=1)
         return dataclasses.replace(
-            cfg, steps=2, batch=8, optim=optim, log_every_steps=1, save=SaveConfig(every_steps=2)
+            cfg,
+            steps=2,
+            batch=4,
+            mesh=MeshConfig(data=1),
+            optim=optim,
+            log_every_steps=1,
+            save=SaveConfig(every_steps=2),
         )
 
     monkeypatch.setattr(configs, "load", short)

@@ -6,6 +6,7 @@ differ by more than large ones.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,27 +47,32 @@ STEPS = {
     "segment_s": 2033685626880,
 }
 
+# Counting traces the network: once for each config, however many tests look at it.
+per_example = functools.cache(operations.per_example)
+parts = functools.cache(operations.parts)
+encoder_flops = functools.cache(flops.encoder)
+
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_by_formula(name):
     config, (encoder, one, five) = named.sam(name), NETWORKS[name]
     # The formulas leave out that a position table is fitted to the grid: 1.3e-4 of Ti at 1024 px.
-    assert flops.encoder(config.encoder, config.image_px) == pytest.approx(encoder, rel=1.5e-4)
+    assert encoder_flops(config.encoder, config.image_px) == pytest.approx(encoder, rel=1.5e-4)
     assert flops.mask_decoder(config, 1, 2) == one
     assert flops.mask_decoder(config, 5, 2) == five
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_steps_by_formula(name):
-    assert operations.per_example(configs.load(name)) == pytest.approx(STEPS[name], rel=1e-4)
+    assert per_example(configs.load(name)) == pytest.approx(STEPS[name], rel=1e-4)
 
 
 def test_masks_enlarged_for_the_loss_are_products_too():
     """At the size of the image, which the formulas left out: from 32 to 64 pixels."""
     cfg = configs.load("quickstart_scratch")
     low = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, loss_at="low_res"))
-    assert operations.per_example(low) == 154939392
-    more = operations.per_example(cfg) - 154939392
+    assert per_example(low) == 154939392
+    more = per_example(cfg) - 154939392
     one = 2 * 64 * 32 * (32 + 64)
     assert more == 3 * cfg.data.view.masks * 4 * one  # three candidates, and the best again
 
@@ -74,7 +80,7 @@ def test_masks_enlarged_for_the_loss_are_products_too():
 def test_a_teacher_that_is_trained_counts_no_one_hot_channels():
     cfg = configs.load("quickstart_teacher")
     low = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, loss_at="low_res"))
-    assert operations.per_example(low) == 264794112  # by formula
+    assert per_example(low) == 264794112  # by formula
 
 
 def test_loops_branches_and_recomputation():
@@ -129,7 +135,7 @@ def test_encoders_as_xla_counts_them(name, image_px):
 
     with unrolled.blocks():  # it counts bodies of loops once
         counted = _xla(run, (params, _shape(1, image_px, image_px, 3)))
-    assert flops.encoder(config.encoder, image_px) == pytest.approx(counted, rel=0.05)
+    assert encoder_flops(config.encoder, image_px) == pytest.approx(counted, rel=0.05)
 
 
 def _gradient(cfg):
@@ -154,18 +160,18 @@ def test_steps_as_xla_counts_them(name):
         cfg = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=teacher))
     with unrolled.blocks():
         counted = _xla(*_gradient(cfg))
-    assert operations.per_example(cfg) == pytest.approx(counted, rel=0.05)
+    assert per_example(cfg) == pytest.approx(counted, rel=0.05)
 
 
 def test_encoders_on_paper():
     """GFLOP by hand for 1024 pixels: 24 N D^2 + 4 N^2 D a block, embedding and neck."""
     for name, wanted in (("ti", 204.5), ("s", 491.2), ("b", 1330)):
-        found = flops.encoder(named.sam(f"efficientsam_{name}").encoder, 1024)
+        found = encoder_flops(named.sam(f"efficientsam_{name}").encoder, 1024)
         assert found / GIGA == pytest.approx(wanted, rel=0.01)
     for name, whole, small in (("b", 970, 35), ("l", 2990, 123), ("h", 5960, 254)):
         config = named.sam(f"sam_{name}").encoder
-        assert flops.encoder(config, 1024) / GIGA == pytest.approx(whole, rel=0.01)
-        assert flops.encoder(config, 224) / GIGA == pytest.approx(small, rel=0.02)
+        assert encoder_flops(config, 1024) / GIGA == pytest.approx(whole, rel=0.01)
+        assert encoder_flops(config, 224) / GIGA == pytest.approx(small, rel=0.02)
 
 
 def test_mask_decoder_on_paper():
@@ -179,11 +185,11 @@ def test_mask_decoder_on_paper():
 
 def test_sami_on_paper():
     """Teacher 254 G, students 0.57, 2.20, 8.64 G, decoder 8.3 G; one teacher pass for all."""
-    found = {part.name: part.forward / GIGA for part in operations.parts(configs.load("sami_all"))}
+    found = {part.name: part.forward / GIGA for part in parts(configs.load("sami_all"))}
     assert found["teacher"] == pytest.approx(254, rel=0.01)
     assert found["trained"] == pytest.approx(0.57 + 2.20 + 8.64 + 3 * 8.35, rel=0.01)
     for name, low, high in (("ti", 257, 281), ("s", 264, 287), ("b", 294, 307)):
-        assert low < operations.per_example(configs.load(f"sami_{name}")) / GIGA < high
+        assert low < per_example(configs.load(f"sami_{name}")) / GIGA < high
 
 
 def test_enlarged_teacher_and_trunk_features():
@@ -192,7 +198,7 @@ def test_enlarged_teacher_and_trunk_features():
     def teacher(**changes):
         replaced = dataclasses.replace(cfg.task.teacher, **changes)
         changed = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, teacher=replaced))
-        return operations.parts(changed)[0].forward / GIGA
+        return parts(changed)[0].forward / GIGA
 
     assert teacher(view="enlarged") == pytest.approx(5960, rel=0.01)
     neck = flops.neck(named.sam("sam_h").encoder, 196, 1280) / GIGA

@@ -1,5 +1,6 @@
 """SAMI: the loss against its parts, its choices, and what a run leaves behind."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -38,15 +39,29 @@ choose = tiny.jit(masking.choose, static_argnums=(1, 2, 3))
 
 @functools.cache
 def _begun():
-    """As a run begins: the task, what it initialises, and its random teacher."""
+    """As a run begins: the task, random students, and its random teacher."""
     task = tasks.build(_config())
-    return task, tiny.jit(task.init)(jax.random.key(0)), {"teacher": task.frozen["teacher"].read()}
+    params = jax.tree.map(jnp.asarray, _drawn(jax.eval_shape(task.init, jax.random.key(0))))
+    return task, params, {"teacher": task.frozen["teacher"].read()}
 
 
 @functools.cache
 def _left_behind():
     task, params, _ = _begun()
-    return task.models(params, Start())["efficientsam_nano"]
+    with _filled_with_zeros():
+        return task.models(params, Start())["efficientsam_nano"]
+
+
+@contextlib.contextmanager
+def _filled_with_zeros():
+    """Where what models are filled up with is not looked at, it need not be compiled."""
+    init = network.init
+    zeros = lambda config, rng: jax.tree.map(  # noqa: E731
+        jnp.zeros_like, jax.eval_shape(lambda: init(config, rng))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "init", zeros)
+        yield
 
 
 def _drawn(shapes):
@@ -125,16 +140,11 @@ def test_students_from_one_teacher_pass_learn_as_apart():
     original = named.sam
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(named, "sam", lambda n: whole if n == "_test_small" else original(n))
-        # What the models are filled up with is not looked at here: it need not be compiled.
-        init = network.init
-        zeros = lambda config, rng: jax.tree.map(  # noqa: E731
-            jnp.zeros_like, jax.eval_shape(lambda: init(config, rng))
-        )
-        patch.setattr(network, "init", zeros)
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)
-        names = set(task.models(params, Start()))
+        with _filled_with_zeros():
+            names = set(task.models(params, Start()))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)
     each = [value for metric, value in out.metrics.items() if metric.startswith("loss/")]
