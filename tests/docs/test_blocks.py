@@ -133,7 +133,7 @@ def test_a_block_that_fails_is_found(tmp_path, folder):
     one, two = BLOCK.format("python", "x = 1"), BLOCK.format("python", "assert x == 2")
     with pytest.raises(AssertionError):
         run_page(page_of(tmp_path, one + "\ntext\n" + two))
-    with pytest.raises(AssertionError, match="page.md:1"):
+    with pytest.raises(AssertionError, match=r"page\.md:1"):
         run_page(page_of(tmp_path, BLOCK.format("bash", "esam segmnt picture.jpg")))
     with pytest.raises(AssertionError, match="only esam runs here"):
         run_page(page_of(tmp_path, BLOCK.format("bash", "rm -rf /nowhere")))

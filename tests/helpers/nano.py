@@ -1,13 +1,18 @@
 """The nano models with random weights, for tests that need some model and not a good one."""
 
+import contextlib
 import functools
 import zlib
+from unittest import mock
 
 import flax.traverse_util
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import ModelConfig
 from esam_jax.models import expected_shapes, named
+from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
 
@@ -29,6 +34,18 @@ def params(config: ModelConfig) -> dict:
 def sam(name: str) -> Sam:
     config = named.sam(name)
     return Sam(Network(config), params(config))
+
+
+@contextlib.contextmanager
+def filled_with_zeros():
+    """Where what trained models are filled up with is not looked at, it need not be compiled."""
+    init = network.init
+
+    def zeros(config: ModelConfig, rng: jax.Array) -> dict:
+        return jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: init(config, rng)))
+
+    with mock.patch.object(network, "init", zeros):
+        yield
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

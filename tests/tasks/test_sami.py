@@ -1,6 +1,5 @@
 """SAMI: the loss against its parts, its choices, and what a run leaves behind."""
 
-import contextlib
 import dataclasses
 import functools
 
@@ -18,7 +17,6 @@ from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import named
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
 from esam_jax.models.pretrain.sami import Sami
-from esam_jax.models.sam import network
 from esam_jax.ops import images, masking
 from esam_jax.tasks.task import Start
 
@@ -48,20 +46,8 @@ def _begun():
 @functools.cache
 def _left_behind():
     task, params, _ = _begun()
-    with _filled_with_zeros():
+    with nano.filled_with_zeros():
         return task.models(params, Start())["efficientsam_nano"]
-
-
-@contextlib.contextmanager
-def _filled_with_zeros():
-    """Where what models are filled up with is not looked at, it need not be compiled."""
-    init = network.init
-    zeros = lambda config, rng: jax.tree.map(  # noqa: E731
-        jnp.zeros_like, jax.eval_shape(lambda: init(config, rng))
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "init", zeros)
-        yield
 
 
 def _drawn(shapes):
@@ -143,7 +129,7 @@ def test_students_from_one_teacher_pass_learn_as_apart():
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)
-        with _filled_with_zeros():
+        with nano.filled_with_zeros():
             names = set(task.models(params, Start()))
     assert names == {"efficientsam_nano", "_test_small"}
     np.testing.assert_allclose(out.metrics["loss/efficientsam_nano"], alone.loss, rtol=1e-5)

@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers import toy
+from helpers import nano, processes, toy
 
 from esam_jax.config import (
     DataConfig,
@@ -252,6 +253,7 @@ def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(use_toy, tmp_pat
 
 NANO = """
 import sys
+from helpers import nano
 from esam_jax import config as c
 from esam_jax.train import loop
 
@@ -271,7 +273,8 @@ cfg = c.RunConfig(
     log_every_steps=1,
     save=c.SaveConfig(every_steps=5),
 )
-loop.run(cfg, sys.argv[1])
+with nano.filled_with_zeros():
+    loop.run(cfg, sys.argv[1])
 """
 
 
@@ -281,8 +284,8 @@ def start(folder, steps, cache):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(Path(nano.__file__).parents[1]),
+        **processes.keeping(cache),
     }
     return subprocess.Popen(
         [sys.executable, "-c", NANO, str(folder), str(steps)],
