@@ -63,11 +63,7 @@ def build(config: RunConfig) -> Task:
             prediction = student.apply({"params": params[name]}, pixels, *split)
             assert isinstance(prediction, jax.Array)
             each[name] = compare(prediction, target)
-        total = functools.reduce(jnp.add, each.values())
-        metrics = {f"loss/{name}": value for name, value in each.items()} if len(each) > 1 else {}
-        # Comparable with the loss, which is the sum over the students.
-        metrics["baseline_loss"] = len(each) * losses.of_the_mean(compare, target)
-        return PerExample(total, jnp.ones_like(total), metrics)
+        return _summed(each, losses.of_the_mean(compare, target))
 
     def initial() -> Start:
         if task.init_from is None:
@@ -86,6 +82,14 @@ def build(config: RunConfig) -> Task:
         frozen={"teacher": teacher.frozen(grid)},
         initial=initial,
     )
+
+
+def _summed(each: dict[str, Array], baseline: Array) -> PerExample:
+    """The losses of all students added, and what they are compared with; each where several are."""
+    total = functools.reduce(jnp.add, each.values())
+    metrics = {f"loss/{name}": value for name, value in each.items()} if len(each) > 1 else {}
+    metrics["baseline_loss"] = len(each) * baseline
+    return PerExample(total, jnp.ones_like(total), metrics)
 
 
 def _student_config(name: str, image_px: int) -> VitConfig:
