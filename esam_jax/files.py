@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from esam_jax.errors import DiskError, EsamError, MissingError
+from esam_jax.errors import ConfigError, DiskError, EsamError, MissingError
 
 Content = TypeVar("Content")
 
@@ -38,14 +38,40 @@ _TRANSIENT = {  # also recognised in the messages of libraries that read on thei
     errno.ENETUNREACH,
 }
 _TEMPORARY = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `_temporary` names them
+# A scheme of two letters or more, as RFC 3986 spells it: a path keeps one of its two slashes.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 bytes in all
 _ABANDONED_SECONDS = 86_400  # age at which a temporary file of another host counts as left behind
+
+
+def is_address(name: str | Path) -> bool:
+    """Whether it names a bucket or a URL: "gs://b/run", also as a path, which is "gs:/b/run"."""
+    return _ADDRESS.match(str(name)) is not None
+
+
+def require_local(name: str | Path, what: str = "") -> None:
+    """ConfigError for a bucket or a URL: everything that is read or written is a local file.
+
+    As a path, "gs://b/run" would be a folder "gs:" below the current one. `what` is the option or
+    variable that holds the name.
+    """
+    if is_address(name):
+        held = f"{what} is {str(name)!r}" if what else f"{str(name)!r} is an address"
+        raise ConfigError(f"{held}, but {LOCAL_ONLY}")
+
+
+LOCAL_ONLY = (
+    "files and folders must be on this machine, and no bucket or URL is opened: mount the bucket "
+    "(gcsfuse for gs://, mount-s3 for s3://), or copy to a local folder and back (gcloud storage "
+    "rsync, aws s3 sync, curl)"
+)
 
 
 def user_cache() -> Path:
     """Where downloads and compiled programs are kept: $ESAM_CACHE, or esam_jax in ~/.cache."""
     named = os.environ.get("ESAM_CACHE")
     if named:
+        require_local(named, "ESAM_CACHE")
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "esam_jax"

@@ -4,6 +4,7 @@
 - A file that exists is replaced only with `--overwrite`.
 - A folder that is replaced complete must be empty, or hold nothing but what the same command wrote
   (and then `--overwrite` is needed, too). No other folder is ever emptied.
+- A bucket or a URL is no place for a file (`files.require_local`; inputs have the same rule).
 - A name ends as what is written there does: `x.onnx` is neither a folder nor a weight file.
 
 Commands check this before any work, so that a refusal costs no time and changes nothing.
@@ -14,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from esam_jax import files
 from esam_jax.errors import ConfigError, ExistsError
 
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,11}")  # "v1.0" and "lr1e-4" are not file endings
@@ -28,6 +30,7 @@ def require_file(
     remedy: str = "name another file, or add --overwrite to replace it",
 ) -> None:
     """ConfigError or ExistsError unless the file may be written; `endings`, if any, are its own."""
+    files.require_local(file)
     if endings and file.suffix.lower() not in endings:
         raise ConfigError(f"{str(file)!r} must end in {' or '.join(endings)}: name such a file")
     _require_apart(file, inputs)
@@ -48,6 +51,7 @@ def require_new_folder(
 
     `is_own` says whether a folder holds only what is written here.
     """
+    files.require_local(folder)
     if folder.name in ("", "..") or Path.cwd().is_relative_to(folder.resolve()):
         raise ConfigError(
             f"{str(folder)!r} is the current folder or one above it, which cannot be replaced: "
@@ -78,6 +82,7 @@ def require_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
 
     Nor may it be one of the `inputs`, or lie in one: a second call would read what the first wrote.
     """
+    files.require_local(folder)
     _require_apart(folder, inputs)
     if folder.is_dir():
         return

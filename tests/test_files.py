@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from esam_jax import files
+import esam_jax
+from esam_jax import files, outputs
+from esam_jax.config import CocoConfig, SegmentConfig, TeacherConfig
 from esam_jax.data import decode
-from esam_jax.errors import DataError, DiskError, MissingError
+from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 
 
 @pytest.fixture(autouse=True)
@@ -222,3 +224,48 @@ def test_json_written_by_python_may_hold_nan_where_that_is_allowed(tmp_path: Pat
     file.write_text('{"a": Infinity}')
     found = files.read_json(file, max_bytes=99, error=DataError, finite=False)
     assert found == {"a": float("inf")}
+
+
+ADDRESSES = (
+    "gs://bucket/run",
+    "s3://bucket/run",
+    "https://host/a.pt",
+    "hdfs://a",
+    "az://b",
+    "GS://B",
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize(
+    "use",
+    [
+        files.require_local,
+        lambda address: files.require_local(Path(address)),  # which has one slash
+        esam_jax.load,
+        lambda address: CocoConfig(path=address),
+        lambda address: SegmentConfig(init_from=address),
+        lambda address: SegmentConfig(decoder_from=address),
+        lambda address: TeacherConfig(weights=address),
+        lambda address: outputs.require_folder(Path(address)),
+        lambda address: outputs.require_file(Path(address), overwrite=True),
+        lambda address: outputs.require_new_folder(
+            Path(address), overwrite=True, is_own=lambda _: True
+        ),
+    ],
+)
+def test_a_bucket_is_refused_with_what_to_do(address, use):
+    with pytest.raises(ConfigError, match=r"mount the bucket \(gcsfuse for gs://, mount-s3 for"):
+        use(address)
+
+
+@pytest.mark.parametrize("name", ["run", "a/b", "/a/gs:/b", "C:/run", "a:b", "RUN@3", "1:/2", ""])
+def test_a_local_name_is_no_bucket(name):
+    files.require_local(name)
+    assert not files.is_address(Path(name))
+
+
+def test_the_cache_folder_is_no_bucket(monkeypatch):
+    monkeypatch.setenv("ESAM_CACHE", "gs://bucket/cache")
+    with pytest.raises(ConfigError, match="ESAM_CACHE is 'gs://bucket/cache', but files and"):
+        files.user_cache()

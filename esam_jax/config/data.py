@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, get_args
 
-from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, at_most, multiple_of
+from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, at_most, local, multiple_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class _FilesConfig(Config):
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
     usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
-    path: Annotated[str | None, MAY_DIFFER] = None
+    path: Annotated[str | None, local(), MAY_DIFFER] = None
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
 
 

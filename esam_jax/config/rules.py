@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
+from esam_jax import files
 from esam_jax.errors import ConfigError
 
 
@@ -93,6 +94,11 @@ def matching(pattern: str, form: str, why: str = "") -> Rule:
     """For text; `form` is what people call the pattern."""
     compiled = re.compile(pattern)
     return _rule(lambda value: compiled.fullmatch(value) is not None, f"must be {form}", why)
+
+
+def local() -> Rule:
+    """For the name of a file, a folder or a model."""
+    return Rule(lambda value: not files.is_address(value), files.LOCAL_ONLY)
 
 
 def some(why: str = "") -> Rule:

@@ -4,7 +4,16 @@ import dataclasses
 from typing import Annotated, ClassVar, Literal
 
 from esam_jax.config.networks import PretrainDecoderConfig
-from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, below, distinct, some
+from esam_jax.config.rules import (
+    MAY_DIFFER,
+    Config,
+    above,
+    at_least,
+    below,
+    distinct,
+    local,
+    some,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +28,7 @@ class _TrainedConfig(Config):
     measures: ClassVar[tuple[str, ...]] = ()
     measured_on: ClassVar[frozenset[str]] = frozenset()
     # A model or a run whose weights are taken over, as far as they fit the task.
-    init_from: Annotated[str | None, MAY_DIFFER] = None
+    init_from: Annotated[str | None, local(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class TeacherConfig(Config):
     """
 
     model: str = "sam_h"
-    weights: Annotated[str | None, MAY_DIFFER] = None
+    weights: Annotated[str | None, local(), MAY_DIFFER] = None
     features: Literal["neck", "trunk"] = "neck"
     view: Literal["native", "enlarged"] = "native"
     placement: Annotated[Literal["replicated", "fsdp"], MAY_DIFFER] = "replicated"
@@ -65,7 +74,8 @@ class SegmentConfig(_TrainedConfig):
     measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
     measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     model: str = "efficientsam_ti"  # a name in models/named.py
-    decoder_from: Annotated[str | None, MAY_DIFFER] = None  # a SAM, whose decoder is taken over
+    # A SAM, whose decoder is taken over.
+    decoder_from: Annotated[str | None, local(), MAY_DIFFER] = None
     focal_weight: Annotated[float, at_least(0)] = 20.0  # of the focal loss
     dice_weight: Annotated[float, at_least(0)] = 1.0  # of the dice loss
     iou_weight: Annotated[float, at_least(0)] = 1.0  # of the squared error of the predicted IoU

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
 from esam_jax.config.rules import Config
@@ -54,6 +55,7 @@ def locate(source: str | Path) -> Location:
     found, CheckpointError when it is not a model.
     """
     name = str(source)
+    files.require_local(name)
     if name in SHIPPED:
         return Location(kind="folder", path=SHIPPED[name])
     if name in releases.RELEASES:
