@@ -4,16 +4,23 @@
 Training has more of them: see processes/join.py.
 """
 
+import contextlib
 import difflib
 import importlib
+import os
+import select
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import esam_jax
+from esam_jax import files
 from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compile_cache
+
+_EXIT_PIPE = 128 + signal.SIGPIPE  # what a shell reports for `cat FILE | head -1`
 
 COMMANDS = {
     "train": "train models from a config; resumes automatically",
@@ -37,9 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _dispatch(arguments)
-        except SystemExit as leave:  # --help, and a run that was terminated
-            return leave.code if isinstance(leave.code, int) else 0
+            return _code_of(arguments)
         except KeyboardInterrupt:
             return _complain("interrupted", 130)
         except EsamError as error:
@@ -47,10 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             return _complain(str(error), error.exit_code)
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _reader_has_left():
+                return _EXIT_PIPE
             if debug:
                 raise
+            if (absent := _no_device(error)) is not None:
+                return _complain(str(absent), absent.exit_code)
             about = f"{type(error).__name__}: {error}"
             return _complain(f"a defect of esam_jax ({about}); --debug shows where", 1)
+
+
+def _code_of(arguments: list[str]) -> int:
+    try:
+        code = _dispatch(arguments)
+    except SystemExit as leave:  # --help, and a run that was terminated
+        code = leave.code if isinstance(leave.code, int) else 0
+    sys.stdout.flush()  # a closed pipe shows here, and not when Python ends
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -67,6 +85,9 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"esam has no command {name!r}: {hint}")
+    for argument in rest:
+        for value in (argument, argument.partition("=")[2]):
+            files.require_local(value)
     compile_cache.check()
     # Imported here, so that `esam --help` does not wait for JAX.
     return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
@@ -79,9 +100,41 @@ def _help() -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print("esam:", " ".join(message.split()), file=sys.stderr)
+    _say(" ".join(message.split()))
     return code
 
 
 def _show_warning(message: Any, *details: Any) -> None:
-    print("esam: warning:", " ".join(str(message).split()), file=sys.stderr)
+    _say(f"warning: {' '.join(str(message).split())}")
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody reads stderr any more: work continues
+        print("esam:", text, file=sys.stderr)
+
+
+def _no_device(error: Exception) -> EsamError | None:
+    """What the user can fix if the error came because JAX has no device, as JAX_PLATFORMS asks."""
+    if "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
+        return None
+    from esam_jax.machine import accelerators
+
+    try:
+        accelerators.require_some()
+    except EsamError as absent:
+        return absent
+    return None
+
+
+def _reader_has_left() -> bool:
+    """Whether stdout is a closed pipe, as in `esam ... | head -1`; drops what is left for it."""
+    try:
+        stdout = sys.stdout.fileno()
+    except OSError:  # it is no file
+        return False
+    poll = select.poll()
+    poll.register(stdout, select.POLLOUT)
+    left = any(state & (select.POLLERR | select.POLLHUP) for _, state in poll.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return left

@@ -202,10 +202,24 @@ def _require_known(argv: Sequence[str], known: list[str], prog: str, config: Any
     for argument in argv:
         option = argument.split("=")[0].replace("_", "-")
         if option.startswith("--") and option[2:] not in (*known, "help"):
-            close = difflib.get_close_matches(option[2:], known, n=1, cutoff=0.5)
-            hint = f"did you mean --{close[0]}?" if close else f"{prog} --help lists them all"
-            hint = _why_absent(config, option[2:].replace("-", "_").split(".")) or hint
+            hint = _hint(option[2:], known, prog, config, dashes="--")
             raise ConfigError(f"{prog} has no option {option}: {hint}")
+
+
+def require_key(key: str, config: Config, option: str, prog: str) -> None:
+    """ConfigError unless the config has a value of this name, which was given to `option`."""
+    known = [each.replace("_", "-") for each in _keys(config)]
+    if key.replace("_", "-") not in known:
+        hint = _hint(key.replace("_", "-"), known, prog, config)
+        raise ConfigError(f"{option} names {key!r}, which {prog} does not have: {hint}")
+
+
+def _hint(key: str, known: list[str], prog: str, config: Any, dashes: str = "") -> str:
+    """What to do about a key that does not exist."""
+    if why := _why_absent(config, key.replace("-", "_").split(".")):
+        return why
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {dashes}{close[0]}?" if close else f"{prog} --help lists them all"
 
 
 def _why_absent(config: Any, path: list[str]) -> str | None:

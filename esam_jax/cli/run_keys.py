@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, NoReturn
 
 import tyro
@@ -23,6 +23,18 @@ def parse(config: RunConfig, keys: Sequence[str], *, prog: str) -> RunConfig:
     if any(key.startswith("--evaluate.") for key in keys):
         config = _measured(config)
     return arguments.parse(RunConfig, keys, prog=prog, default=config)
+
+
+def require(
+    config: RunConfig, named: Iterable[str], keys: Sequence[str], *, option: str, prog: str
+) -> None:
+    """ConfigError unless the config with the keys has each of those that are `named` to `option`."""
+    if any(key.startswith("--evaluate.") for key in keys):
+        config = _measured(config)
+    config, _ = arguments.of_kinds(config, keys, prog)
+    for key in named:
+        if not key.endswith(".kind"):
+            arguments.require_key(key, config, option, prog)
 
 
 def show(where: type, config: RunConfig, argv: Sequence[str], *, prog: str) -> NoReturn:

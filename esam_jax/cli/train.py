@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     where, keys = arguments.parse_known(Where, rest, prog=prog)
     changed = dict(_key_and_value(each) for each in where.resume_with)
     keys += [f"--{key}={value}" for key, value in changed.items()]
+    run_keys.require(config, changed, keys, option="--resume-with", prog=prog)
     config = run_keys.parse(config, keys, prog=prog)
     arguments.require_writable(where.workdir)
 

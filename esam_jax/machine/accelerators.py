@@ -4,6 +4,8 @@ import dataclasses
 
 import jax
 
+from esam_jax.errors import ConfigError, one_line
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Accelerator:
@@ -83,3 +85,17 @@ def of(device: jax.Device) -> Accelerator | None:
     kind = device.device_kind.lower()
     found = [each for each in ACCELERATORS if any(sign in kind for sign in each.kinds)]
     return found[0] if found else None
+
+
+def require_some() -> None:
+    """ConfigError unless JAX has a device here, of a kind that JAX_PLATFORMS allows."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as fault:  # the latter, without a word, for "cuda"
+        wanted, why = jax.config.jax_platforms, f" ({one_line(fault)})" if str(fault) else ""
+        named = f"JAX_PLATFORMS is {wanted!r}, but JAX" if wanted else "JAX"
+        raise ConfigError(
+            f"{named} finds no such device here{why}: unset JAX_PLATFORMS or set it to cpu; for a "
+            'GPU install "jax[cuda13]" and check the driver with nvidia-smi, for a TPU install '
+            '"jax[tpu]"'
+        ) from fault

@@ -16,8 +16,8 @@ _REMEDY = (
 
 
 @contextlib.contextmanager
-def advice() -> Iterator[None]:
-    """What JAX and NumPy raise inside when memory runs out becomes a DeviceMemoryError.
+def advice(remedy: str = _REMEDY) -> Iterator[None]:
+    """What JAX and NumPy raise inside when memory runs out becomes a DeviceMemoryError with advice.
 
     Every other error passes. JAX computes while Python continues, so what is computed here must
     also be waited for here, or its error comes up elsewhere.
@@ -34,4 +34,4 @@ def advice() -> Iterator[None]:
         # A notebook keeps the last error, its frames, and so every array of the failed call.
         traceback.clear_frames(error.__traceback__)
         first = said.splitlines()[0]
-        raise DeviceMemoryError(f"out of memory ({first:.200}): {_REMEDY}") from error
+        raise DeviceMemoryError(f"out of memory ({first:.200}): {remedy}") from error

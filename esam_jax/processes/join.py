@@ -25,7 +25,7 @@ import jax
 
 from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError, EsamError, PeerError, one_line
-from esam_jax.machine import compile_cache
+from esam_jax.machine import accelerators, compile_cache
 from esam_jax.processes import coordinator, launcher
 
 LEAVE_SECONDS = 5
@@ -44,6 +44,8 @@ def joined(peers: PeersConfig, environment: Mapping[str, str] = os.environ) -> I
         if launcher.is_one_of_several(peers, environment):
             _join(peers, environment)
             met = True
+        accelerators.require_some()
+        if met:
             _require_processes(expected)
         _require_gpus(environment)
         _require_devices(peers.devices)

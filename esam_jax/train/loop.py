@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 
-from esam_jax import sharding
+from esam_jax import files, sharding
 from esam_jax.config import RunConfig, json
 from esam_jax.convert import model_folder
 from esam_jax.data import loader
-from esam_jax.errors import TrainingError
+from esam_jax.machine import out_of_memory
 from esam_jax.processes import consistency, leader, stop
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
@@ -38,6 +38,8 @@ from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch, Params
 
+_LESS_MEMORY = "raise --accumulate, lower --batch, or set --compute.remat blocks"
+
 
 def run(
     cfg: RunConfig,
@@ -55,6 +57,7 @@ def run(
     the run so far.
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
+    files.require_local(workdir, "workdir")
     back = None
     with stop.sigterm() as terminated:
         while True:
@@ -88,7 +91,7 @@ def _run(
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),
         Checkpoints(cfg.save, workdir, ready.template) as checkpoints,
-        _full_memory(),
+        out_of_memory.advice(_LESS_MEMORY),
     ):
         leader.decide(lambda: start.store_config(cfg, workdir, where.first_step))
         # ------------------------------------------------------ the state, on the devices
@@ -248,17 +251,3 @@ def _write_models(origin: str, workdir: Path, ready: Ready, params: Params) -> N
             unused=model.unused,
             overwrite=True,
         )
-
-
-@contextlib.contextmanager
-def _full_memory() -> Iterator[None]:
-    """TrainingError, with what to do about it, where the runtime says that memory ran out."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as fault:
-        if not any(sign in str(fault) for sign in ("RESOURCE_EXHAUSTED", "Out of memory")):
-            raise
-        raise TrainingError(
-            f"the memory of a device is full ({' '.join(str(fault).split())[:200]}): raise "
-            "--accumulate, lower --batch, or set --compute.remat blocks"
-        ) from fault

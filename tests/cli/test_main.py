@@ -1,5 +1,8 @@
 """The `esam` command itself: help, exit codes, one line on stderr."""
 
+import glob
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -100,3 +103,86 @@ def test_help_does_not_wait_for_jax():
 def test_require_writable_makes_nothing(tmp_path):
     arguments.require_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b/x", "https://host/m.pt"])
+def test_no_command_takes_a_bucket_for_a_folder(name, address, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for argv in ([address], ["--workdir", address], [f"--out={address}"]):
+        assert cli.main([name, *argv]) == 2
+        text = line(capsys)
+        assert repr(address) in text and "mount the bucket (gcsfuse" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_reader_that_leaves_is_no_defect(name, monkeypatch, capsys):
+    """As `esam inspect MODEL | head -1` does it."""
+    there, here = os.pipe()
+    os.close(there)
+    with monkeypatch.context() as patch, os.fdopen(here, "w") as pipe:
+        patch.setattr(sys, "stdout", pipe)
+        assert cli.main([name, "--help"]) == 128 + signal.SIGPIPE
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_defect(monkeypatch, capfd):
+    def broken(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(train, "main", broken)
+    assert cli.main(["train"]) == 1
+    assert "defect" in capfd.readouterr().err
+
+
+def test_complaints_that_nobody_reads_change_no_exit_code(monkeypatch):
+    there, here = os.pipe()
+    os.close(there)
+    pipe = os.fdopen(here, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", pipe)
+    assert cli.main(["segmnt"]) == 2
+    monkeypatch.undo()
+    with pytest.raises(BrokenPipeError):
+        pipe.close()
+
+
+_ALL_COMMANDS = """
+import os, sys
+import numpy as np
+from PIL import Image
+from esam_jax import cli
+
+os.chdir(sys.argv[1])
+Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save("p.png")
+model = "quickstart_teacher"
+for argv in (
+    ["train", "quickstart_sami", "--workdir", "run"],
+    ["segment", "p.png", "--model", model, "--point", "10,10", "--out", "masks"],
+    ["everything", "p.png", "--model", model, "--out", "album"],
+    ["evaluate", "prompts", "--model", model, "--data", "scenes"],
+    ["bench", "predict", model],
+    ["convert", model, "model.pt", "--verify"],
+    ["quickstart", "--workdir", "quick"],
+):
+    print(argv[0], cli.main(argv))
+"""
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_machine_without_the_named_device_is_for_the_user_to_fix(platform, tmp_path):
+    if platform == "cuda" and glob.glob("/dev/nvidia*"):
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, "-c", _ALL_COMMANDS, str(tmp_path)],
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+    )
+    codes = dict(each.split() for each in done.stdout.splitlines())
+    assert len(codes) == 7 and set(codes.values()) == {"2"}, (codes, done.stderr)
+    complaints = done.stderr.splitlines()
+    assert len(complaints) == 7, done.stderr
+    for each in complaints:
+        assert each.startswith(f"esam: JAX_PLATFORMS is {platform!r}, but JAX finds no such device")
+        assert "set it to cpu" in each and "(AssertionError)" not in each

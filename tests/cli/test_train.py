@@ -212,7 +212,11 @@ def test_a_run_is_changed_on_purpose(runs, tmp_path, capsys):
     assert runs.options == {"resume_with": ["steps", "optim.peak_lr"]}
     for wrong, message in (
         ("steps", "'steps', but takes KEY=VALUE"),
-        ("stepps=3", "did you mean --steps?"),
+        (
+            "stepps=3",
+            "--resume-with names 'stepps', which esam train segment_ti does not have: did",
+        ),
+        ("bogus=3", "segment_ti --help lists them all"),
         ("steps=x", "--steps: "),
     ):
         assert message in refused([*argv[1:], "--resume-with", wrong], capsys)
