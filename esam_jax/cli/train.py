@@ -10,7 +10,10 @@ from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError
 from esam_jax.machine import compile_cache
 
-_USAGE = "esam train CONFIG --workdir DIR [--field.name value ...] [--resume-with ...] [--json]"
+_USAGE = (
+    "esam train CONFIG --workdir DIR [--field.name value ...] [--resume-with ...] [--preflight] "
+    "[--json]"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Where:
     """Print the last value of every metric as JSON."""
     resume_with: tuple[str, ...] = ()
     """Change the run in `workdir` on purpose: steps=20000 optim.peak-lr=1e-4, for example."""
+    preflight: bool = False
+    """Try out devices, links, disk, data and one update, show a table, and train nothing."""
     peers: PeersConfig = PeersConfig()  # noqa: RUF009  it is frozen
     """The processes of this run, on one host or many."""
 
@@ -47,12 +52,30 @@ def main(argv: Sequence[str]) -> int:
     from esam_jax.processes import join  # JAX, which a typing error need not wait for
 
     with join.joined(where.peers):
+        resume_with = [key.replace("-", "_") for key in changed]
+        if where.preflight:
+            return _preflight(config, where, resume_with)
         from esam_jax.train import loop  # libraries that must not start JAX before its peers met
 
-        resume_with = [key.replace("-", "_") for key in changed]
         metrics = loop.run(config, where.workdir, resume_with=resume_with)
     if where.json:
         print(json.dumps(metrics))
+    return 0
+
+
+def _preflight(config: RunConfig, where: Where, resume_with: list[str]) -> int:
+    """Prints the table, of one process of several; ConfigError with what is wrong."""
+    import jax
+
+    from esam_jax.train import preflight
+
+    checks = preflight.run(
+        config, where.workdir, devices=where.peers.devices, resume_with=resume_with
+    )
+    if jax.process_index() == 0:
+        found = [dataclasses.asdict(each) for each in checks]
+        print(json.dumps(found) if where.json else preflight.table(checks), flush=True)
+    preflight.require(checks)
     return 0
 
 

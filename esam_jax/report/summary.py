@@ -13,7 +13,7 @@ from esam_jax.runs.config_file import CONFIG_FILE
 from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, Line
 
-_ROUTINE = ("start", "compile", "save", "evaluate")
+_ROUTINE = ("start", "preflight", "compile", "save", "evaluate")
 _NEVER_SHOWN = ("step", "event", "seconds", "time")
 _ENVIRONMENT = ("versions", "host", "processes", "devices", "device_kind", "platform", "mesh")
 

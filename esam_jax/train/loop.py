@@ -24,7 +24,7 @@ from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
 from esam_jax.runs import config_file, owner
 from esam_jax.tasks.task import Measure
-from esam_jax.train import guard, jobs, start
+from esam_jax.train import guard, jobs, preflight, start
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.jobs import Due, Jobs
 from esam_jax.train.replicas import Replicas
@@ -37,8 +37,6 @@ from esam_jax.train.telemetry.log import Log
 from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch, Params
-
-_LESS_MEMORY = "raise --accumulate, lower --batch, or set --compute.remat blocks"
 
 
 def run(
@@ -91,9 +89,10 @@ def _run(
         Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),
         Checkpoints(cfg.save, workdir, ready.template) as checkpoints,
-        out_of_memory.advice(_LESS_MEMORY),
+        out_of_memory.advice(start.LESS_MEMORY),
     ):
         leader.decide(lambda: start.store_config(cfg, workdir, where.first_step))
+        tried = preflight.brief(ready.mesh, workdir) if back is None else None
         # ------------------------------------------------------ the state, on the devices
         if back is not None:
             checkpoints.go_back(where.first_step)
@@ -110,6 +109,9 @@ def _run(
             _log(cfg, ready, begun, DataNews(batches), workdir, began, progress) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
+            if tried is not None:
+                log.say(preflight.in_words(tried), progress)
+                report.event(preflight.EVENT, begun.first_step, **tried)
             for change in leader.decide(lambda: config_file.unlogged(workdir)):
                 log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
                 report.event(config_file.CHANGE_EVENT, **change)

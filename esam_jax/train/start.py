@@ -30,6 +30,8 @@ from esam_jax.train.state import TrainState
 from esam_jax.train.telemetry import log, trackers
 from esam_jax.typing import Params
 
+LESS_MEMORY = "raise --accumulate, lower --batch, or set --compute.remat blocks"
+
 
 @dataclasses.dataclass(frozen=True)
 class Standing:

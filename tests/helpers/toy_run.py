@@ -4,7 +4,8 @@ The JSON holds `workdir`, and what a test wants to go differently: `steps`, `pau
 each batch), `sleep` ({"host": h, "step": s}: never ends there), `warned` (a host that gets SIGTERM
 before its first batch), `lr` ({"host": h, "rate": r}), `default_cache` (a folder for compiled
 programs, which no variable names), `constant` (a host whose program holds another number),
-`weights` (a host that reads other frozen ones), `hang_seconds`, and `peers`.
+`weights` (a host that reads other frozen ones), `hang_seconds`, `preflight` (instead of the run),
+`alert`, and `peers`.
 Prints, on stdout, one line of JSON about every file that Python opened to write.
 """
 
@@ -15,6 +16,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ from esam_jax import sharding, tasks
 from esam_jax.config import GuardConfig, MeshConfig, OptimConfig, PeersConfig, SaveConfig
 from esam_jax.errors import EsamError
 from esam_jax.processes import join
-from esam_jax.train import loop
+from esam_jax.train import loop, preflight
 from helpers import toy
 
 
@@ -83,7 +85,12 @@ def main(wishes):
     sys.addaudithook(note)
     try:
         with join.joined(PeersConfig(**wishes.get("peers", {}))):
-            loop.run(config, wishes["workdir"], progress=True)
+            if wishes.get("preflight"):
+                checks = preflight.run(config, Path(wishes["workdir"]), devices=None)
+                print(json.dumps([dataclasses.asdict(each) for each in checks]), flush=True)
+                preflight.require(checks)
+            else:
+                loop.run(config, wishes["workdir"], progress=True)
     except EsamError as error:
         print("esam:", error, file=sys.stderr, flush=True)
         return error.exit_code

@@ -30,7 +30,7 @@ from esam_jax.config import (
     ScenesConfig,
     SegmentConfig,
 )
-from esam_jax.errors import CheckpointError, MissingError, TrainingError
+from esam_jax.errors import CheckpointError, DeviceMemoryError, MissingError, TrainingError
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log
 
@@ -185,7 +185,7 @@ def test_a_full_device_says_what_to_do(use_toy, tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
 
     monkeypatch.setattr(loop, "jit_step", lambda *args, **keys: step)
-    with pytest.raises(TrainingError, match=r"9 bytes\): raise --accumulate, lower --batch"):
+    with pytest.raises(DeviceMemoryError, match=r"9 bytes\): raise --accumulate, lower --batch"):
         loop.run(toy.config(), tmp_path)
 
 

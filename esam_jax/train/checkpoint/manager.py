@@ -87,10 +87,10 @@ class Checkpoints:
                 "values, or another workdir"
             )
         # A resumed run has its two: it needs room for the next, before the oldest is deleted.
-        if lack := self._lack(template, 2 if newest is None else 1):
+        if lacking := lack(self._folder, template, 2 if newest is None else 1):
             if newest is None or self._config.full_disk == "stop":
-                raise CheckpointError(lack)
-            self._tell(f"{lack}; training continues")
+                raise CheckpointError(lacking)
+            self._tell(f"{lacking}; training continues")
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -248,25 +248,14 @@ class Checkpoints:
                 "saved: nothing is overwritten; move the newer ones away"
             )
         step_folders.tidy(self._folder)  # half a checkpoint may be what fills the disk
-        if lack := self._lack(state, 1):
-            return lack
+        if lacking := lack(self._folder, state, 1):
+            return lacking
         try:
             # Orbax makes its folders between two barriers: a failure there must be known before.
             _probe(self._folder / f"{step}{step_folders.UNFINISHED}-probe")
         except OSError as fault:
             return one_line(fault)
         return None
-
-    def _lack(self, state: TrainState, copies: int) -> str | None:
-        """A sentence, unless there is room for so many checkpoints."""
-        need = round(copies * _SLACK * sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
-        free = step_folders.free_bytes(self._folder)
-        if free >= need:
-            return None
-        return (
-            f"{self._folder} has {free / 1e6:.1f} MB free, but {copies} checkpoint(s) need "
-            f"{need / 1e6:.1f} MB: make room, or name another folder with --workdir"
-        )
 
     def _failed(
         self, step: int, why: str, fault: Exception | None = None, *, fatal: bool = False
@@ -310,6 +299,18 @@ def newest(workdir: Path) -> int:
 def steps(workdir: Path) -> list[int]:
     """The steps that a run folder keeps, in order; writes nothing."""
     return step_folders.steps(workdir / step_folders.CHECKPOINTS_FOLDER)
+
+
+def lack(folder: Path, state: TrainState, copies: int) -> str | None:
+    """A sentence, unless the disk of a folder has room for so many checkpoints of this state."""
+    need = round(copies * _SLACK * sum(_bytes(leaf) for leaf in jax.tree.leaves(state)))
+    free = step_folders.free_bytes(folder)
+    if free >= need:
+        return None
+    return (
+        f"{folder} has {free / 1e6:.1f} MB free, but {copies} checkpoint(s) need "
+        f"{need / 1e6:.1f} MB: make room, or name another folder with --workdir"
+    )
 
 
 def load(workdir: Path, step: int, template: TrainState) -> TrainState:
