@@ -38,6 +38,7 @@ _TRANSIENT = {  # also recognised in the messages of libraries that read on thei
     errno.ENETUNREACH,
 }
 _TEMPORARY = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `_temporary` names them
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # A scheme of two letters or more, as RFC 3986 spells it: a path keeps one of its two slashes.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 bytes in all
@@ -132,6 +133,13 @@ def is_transient(fault: BaseException) -> bool:
     if isinstance(fault, OSError):
         return fault.errno in _TRANSIENT
     return any(os.strerror(code) in str(fault) for code in _TRANSIENT)
+
+
+def is_full(fault: BaseException | str) -> bool:
+    """Whether the disk, or the user's part of it, is full; also in the words of libraries."""
+    if isinstance(fault, OSError) and fault.errno in _FULL:
+        return True
+    return any(os.strerror(code) in str(fault) for code in _FULL)
 
 
 def read_error(path: str | Path, fault: BaseException, remedy: str) -> DiskError | MissingError:

@@ -95,7 +95,7 @@ class GuardConfig(Config):
         int | None, at_least(1, "None for no comparison"), MAY_DIFFER
     ] = 1000
     # Without a finished step, before all stacks are shown.
-    hang_seconds: Annotated[float | None, above(0, "None to wait forever"), MAY_DIFFER] = 1800.0
+    hang_seconds: Annotated[float | None, above(0, "None to wait forever"), MAY_DIFFER] = 300.0
 
     spike_horizon_steps: ClassVar[int] = 100  # of the mean; no spike is seen before so many updates
     max_rollbacks: ClassVar[int] = 3
@@ -161,6 +161,8 @@ class RunConfig(Config):
     profile: Annotated[ProfileConfig, MAY_DIFFER] = ProfileConfig()
     # Beside metrics.jsonl.
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], MAY_DIFFER] = ()
+    # A command that is run on events: see processes/alert.py.
+    alert: Annotated[str | None, MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         task, best, saved = self.task, self.save.best, self.save.every_steps

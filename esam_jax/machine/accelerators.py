@@ -92,7 +92,8 @@ def require_some() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as fault:  # the latter, without a word, for "cuda"
-        wanted, why = jax.config.jax_platforms, f" ({one_line(fault)})" if str(fault) else ""
+        wanted = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        why = f" ({one_line(fault)})" if str(fault) else ""
         named = f"JAX_PLATFORMS is {wanted!r}, but JAX" if wanted else "JAX"
         raise ConfigError(
             f"{named} finds no such device here{why}: unset JAX_PLATFORMS or set it to cpu; for a "

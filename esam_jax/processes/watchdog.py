@@ -8,6 +8,7 @@ wrong.
 import collections
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -23,8 +24,8 @@ from esam_jax.processes import coordinator
 
 EXIT_HANG = os.EX_TEMPFAIL  # 75: starting again may help
 STACKS_FOLDER = "stacks"
-# Added to the limit for anything other than an update: compilation, evaluation, saving. The longest
-# compilation seen took six minutes, on two cores.
+# Added to the limit while something other than an update is done, unless that names less. The
+# longest compilation seen took six minutes, on two cores.
 SLOW_SECONDS = 3600.0
 GRACE_SECONDS = 10.0  # for all hosts to find the hang and to report where they are
 _FOLDER = "esam_jax/hang"  # where hosts report to each other that they have found a hang
@@ -44,11 +45,16 @@ class Watchdog:
         *,
         slow_seconds: float = SLOW_SECONDS,
         leave: Callable[[int], Any] = os._exit,
+        alert: Callable[[str], Any] = bool,
     ) -> None:
-        """Watches nothing when `seconds` is None; `leave` is called with the exit code."""
+        """Watches nothing when `seconds` is None; `leave` is called with the exit code, after
+        `alert` with what has happened, in words.
+        """
         self._seconds, self._slow_seconds, self._leave = seconds, slow_seconds, leave
+        self._alert, self._tells = alert, True
         self._file = workdir / STACKS_FOLDER / f"host_{jax.process_index():03d}.txt"
         self._phase: str | None = None
+        self._extra = slow_seconds
         self._started, self._quiet = False, 0.0
         self._begun = self._finished = 0
         self._waiting: collections.deque[tuple[int, Any]] = collections.deque()
@@ -84,13 +90,14 @@ class Watchdog:
         return step
 
     @contextlib.contextmanager
-    def slow(self, phase: str) -> Iterator[None]:
-        """Allows an hour more while something other than an update is done."""
-        before, self._phase = self._phase, phase
+    def slow(self, phase: str, seconds: float = math.inf) -> Iterator[None]:
+        """Allows `seconds` more, an hour at most, while something other than an update is done."""
+        before = self._phase, self._extra
+        self._phase, self._extra = phase, min(seconds, self._slow_seconds)
         try:
             yield
         finally:
-            self._phase, self._quiet = before, 0.0
+            (self._phase, self._extra), self._quiet = before, 0.0
 
     def _watch(self) -> None:
         assert self._seconds is not None
@@ -103,7 +110,7 @@ class Watchdog:
             self._notice()
             phase = self._phase if self._started else _FIRST
             late = self._quiet > self._seconds
-            if late and phase is not None and self._quiet <= self._seconds + self._slow_seconds:
+            if late and phase is not None and self._quiet <= self._seconds + self._extra:
                 late = self._others_hang()  # they wait for this host
                 # The query may take longer than a pause, and that time counts too.
                 self._quiet += min(time.monotonic() - now, GRACE_SECONDS)
@@ -121,8 +128,8 @@ class Watchdog:
     def _end(self, phase: str | None) -> None:
         where = f"update {self._begun} begun, {self._finished} finished"
         where += f", in {phase}" if phase else ""
-        host = jax.process_index()
-        _say(f"no update finished in {self._quiet:.0f} s on host {host} ({where}): {self._file}")
+        found = f"no update finished in {self._quiet:.0f} s on host {jax.process_index()} ({where})"
+        _say(f"{found}: {self._file}. Where updates take so long, raise --guard.hang-seconds")
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         # What hangs may be the disk or the coordination service: neither is waited for long.
         threads = [
@@ -133,6 +140,11 @@ class Watchdog:
             thread.start()
         for thread in threads:
             thread.join(2 * GRACE_SECONDS)
+        if self._tells:
+            telling = threading.Thread(target=self._alert, args=(f"{found}: {self._file}",))
+            telling.daemon = True
+            telling.start()
+            telling.join(2 * GRACE_SECONDS)
         self._leave(EXIT_HANG)
 
     def _others_hang(self) -> bool:
@@ -171,6 +183,8 @@ class Watchdog:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # those that did not come are named
             service.wait_at_barrier(f"{_FOLDER}/reported", int(1000 * GRACE_SECONDS))
         found = coordinator.by_process(service.key_value_dir_get(f"{_FOLDER}/"))
+        # One host alerts. It is process 0 if that answers, without which the others cannot leave.
+        self._tells = jax.process_index() == min(found, default=jax.process_index())
         reports = {number: text.split(" ", 1) for number, text in found.items()}
         _say("; ".join(behind({n: (int(begun), at) for n, (begun, at) in reports.items()}, total)))
         # The service lives in process 0, which ends after the others have read.

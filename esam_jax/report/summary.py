@@ -1,5 +1,6 @@
 """The state and history of a run, from its folder alone: running, killed or finished."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def summary(run: Path) -> dict[str, Any]:
         "step": max(updates, default=0),
         "steps": steps,
         "finished": any(line.get("finished") and line["step"] == steps for line in lines),
-        "restarts": max(0, len(starts) - 1),
+        "restarts": sum(_is_restart(lines)),
         "seconds": round(ledger.seconds(), 3),
         "goodput": round(ledger.goodput(), 4),
         "spent": {name: round(value, 3) for name, value in ledger.spent().items()},
@@ -57,17 +58,17 @@ def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
     `at` is seconds since the epoch, or None when unknown.
     """
-    found, began, parts = [], None, 0
-    for line in lines:
+    found, began = [], None
+    for line, restart in zip(lines, _is_restart(lines), strict=True):
         event = line.get("event")
         if event == "start":
-            began, parts = line.get("time"), parts + 1
+            began = line.get("time")
         reasons = [*line.get("broken_reasons", ()), *line.get("left_out_reasons", ())]
         if event is None and "broken_names" in line:
             event, what = "broken records", {"names": line["broken_names"], "reasons": reasons}
         elif event is None and reasons:
             event, what = "data left out or assumed", {"reasons": reasons}
-        elif event == "start" and parts > 1:
+        elif restart:
             event, what = "restart", {name: line[name] for name in ("host",) if name in line}
         elif event is not None and event not in _ROUTINE:
             what = {name: value for name, value in line.items() if name not in _NEVER_SHOWN}
@@ -76,6 +77,28 @@ def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
         at = None if began is None else round(began + line.get("seconds", 0.0), 3)
         found.append({"step": line["step"], "at": at, "event": event, **what})
     return found
+
+
+def _is_restart(lines: Sequence[Line]) -> list[bool]:
+    """For each line, whether the run was started again there because it had ended before its time.
+
+    Going back from a spike starts a part of the run in the same process, and a finished run that
+    was lengthened had not ended before its time.
+    """
+    found, parts, finished = [], 0, False
+    for number, line in enumerate(lines):
+        start = line.get("event") == "start"
+        found.append(start and parts > 0 and not finished and not _goes_back(lines, number + 1))
+        parts, finished = parts + start, (finished and not start) or bool(line.get("finished"))
+    return found
+
+
+def _goes_back(lines: Sequence[Line], number: int) -> bool:
+    """Whether the next event from there on, of those that may follow a start, is a rollback."""
+    for line in itertools.islice(lines, number, None):
+        if line.get("event") not in (None, "config_change", "preflight"):
+            return line["event"] == "rollback"
+    return False
 
 
 def curves(run: Path) -> dict[str, list[Series]]:

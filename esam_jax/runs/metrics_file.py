@@ -28,7 +28,7 @@ class MetricsFile:
 
         Temporary files that a killed process left beside it are removed.
         """
-        self._file = file
+        self._file, self._lost = file, 0
         files.remove_unfinished(file.parent)
         self.rewind(last_step)
 
@@ -47,12 +47,15 @@ class MetricsFile:
         try:
             with self._file.open("ab", buffering=0) as out:
                 self._torn = out.write(text.encode()) != len(text)
+            self._lost = 0
         except OSError as error:
-            self._torn = True
-            warnings.warn(
-                f"{self._file} cannot be written ({error.strerror}); training continues: make room",
-                stacklevel=2,
-            )
+            self._torn, self._lost = True, self._lost + 1
+            if self._lost == 1:  # of a disk that stays full, every line would say so
+                warnings.warn(
+                    f"{self._file} cannot be written ({error.strerror}), and lines are lost until "
+                    "it can; training continues: make room",
+                    stacklevel=2,
+                )
 
 
 def read(file: Path) -> list[Line]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,11 @@ from esam_jax.train.replicas import Replicas
 from esam_jax.train.state import TrainState
 from esam_jax.train.telemetry.log import Log
 from esam_jax.typing import Params
+
+# What a job may take beyond `guard.hang_seconds`. A save first waits for the one before it, which
+# the manager gives ten minutes; the first comparison compiles.
+_SAVE_SECONDS = 900.0
+_COMPARE_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +47,13 @@ class Shared:
     guarded: GuardConfig
 
     @contextlib.contextmanager
-    def timed(self, event: str, what: str, done: int) -> Iterator[None]:
-        """Around a job after `done` updates, all of which are read and judged first."""
+    def timed(self, event: str, what: str, done: int, seconds: float = math.inf) -> Iterator[None]:
+        """Around a job after `done` updates, all of which are read and judged first.
+
+        It may take `seconds` longer than an update.
+        """
         guard.judge(self.guarded, self.report.flush(done))
-        with self.watchdog.slow(what), self.report.timed(event, done):
+        with self.watchdog.slow(what, seconds), self.report.timed(event, done):
             yield
 
 
@@ -59,7 +68,7 @@ class Save:
     def after(self, done: int, state: TrainState, *, now: bool = False) -> None:
         """Begins to write if it is due, or must be `now`."""
         if now or done in self.due:
-            with self.shared.timed("save", "a save", done):
+            with self.shared.timed("save", "a save", done, _SAVE_SECONDS):
                 self.checkpoints.save(done, state)
 
     def news(self) -> list[dict[str, Any]]:
@@ -68,7 +77,7 @@ class Save:
 
     def wait(self) -> None:
         """Returns once the last one is on the disk."""
-        with self.shared.watchdog.slow("the last save"):
+        with self.shared.watchdog.slow("the last save", _SAVE_SECONDS):
             self.checkpoints.wait()
 
 
@@ -96,12 +105,14 @@ class Compare:
     """Compares the copies of every array that several devices hold."""
 
     due: Due
+    watchdog: Watchdog
     copies: Replicas
     frozen: Params
 
     def after(self, done: int, state: TrainState) -> None:
         if done in self.due:
-            self.copies.compare(done, copied(state, self.frozen))
+            with self.watchdog.slow("the comparison of copies", _COMPARE_SECONDS):
+                self.copies.compare(done, copied(state, self.frozen))
 
 
 @dataclasses.dataclass(frozen=True)

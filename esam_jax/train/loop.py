@@ -19,6 +19,7 @@ from esam_jax.convert import model_folder
 from esam_jax.data import loader
 from esam_jax.machine import out_of_memory
 from esam_jax.processes import consistency, leader, stop
+from esam_jax.processes.alert import Alert
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
@@ -56,11 +57,11 @@ def run(
     `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
     """
     files.require_local(workdir, "workdir")
-    back = None
-    with stop.sigterm() as terminated:
+    back, folder = None, Path(workdir)
+    with Alert(cfg.alert, name=cfg.name, workdir=folder) as hook, stop.sigterm() as terminated:
         while True:
             try:
-                return _run(cfg, Path(workdir), back, terminated, progress, resume_with)
+                return _run(cfg, folder, back, terminated, progress, resume_with, hook)
             except guard.RollBack as spike:
                 # Less its frames, which hold the old state in the memory of the devices.
                 back = spike.with_traceback(None)
@@ -73,6 +74,7 @@ def _run(
     terminated: threading.Event,
     progress: bool | None,
     resume_with: Collection[str],
+    hook: Alert,
 ) -> dict[str, Any]:
     """A run from where it stands to its end; `back` is the spike to go back from first.
 
@@ -86,9 +88,9 @@ def _run(
         return where.metrics
     ready = start.check(cfg, workdir, where.first_step)
     with (
-        Watchdog(cfg.guard.hang_seconds, workdir) as watchdog,
+        Watchdog(cfg.guard.hang_seconds, workdir, alert=hook.hang) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),
-        Checkpoints(cfg.save, workdir, ready.template) as checkpoints,
+        Checkpoints(cfg.save, workdir, ready.template, alert=hook.send) as checkpoints,
         out_of_memory.advice(start.LESS_MEMORY),
     ):
         leader.decide(lambda: start.store_config(cfg, workdir, where.first_step))
@@ -97,6 +99,7 @@ def _run(
         if back is not None:
             checkpoints.go_back(where.first_step)
         begun = start.begin(cfg, ready, checkpoints, workdir, back)
+        hook.step = begun.first_step
         if begun.first_step:
             log.say(f"resuming from step {begun.first_step}", progress)
         copies = Replicas(jobs.copied(ready.template, begun.frozen), ready.mesh, begun.first_step)
@@ -106,7 +109,7 @@ def _run(
         # ------------------------------------------------------ the updates
         with (
             _batches(cfg, ready, begun) as batches,
-            _log(cfg, ready, begun, DataNews(batches), workdir, began, progress) as report,
+            _log(cfg, ready, begun, DataNews(batches), workdir, began, progress, hook) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
             if tried is not None:
@@ -116,10 +119,12 @@ def _run(
                 log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
                 report.event(config_file.CHANGE_EVENT, **change)
             shared = jobs.Shared(report, watchdog, cfg.guard)
-            compare = jobs.Compare(Due(cfg.guard.checksum_every_steps), copies, begun.frozen)
+            compare = jobs.Compare(
+                Due(cfg.guard.checksum_every_steps), watchdog, copies, begun.frozen
+            )
             work = _jobs(cfg, shared, checkpoints, ready.measure, compare)
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
-            state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated)
+            state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated, hook)
             # -------------------------------------------------- the end
             with watchdog.slow("the end of the run"):
                 work.save.wait()
@@ -129,6 +134,7 @@ def _run(
             if jax.process_index() == 0:
                 log.say(figures.loss(workdir), progress)
             report.finish()
+            hook.send("finished", f"{cfg.steps} updates are done")
         return log.merged(workdir / log.METRICS_FILE)
 
 
@@ -141,11 +147,13 @@ def _train(
     tracer: Tracer,
     work: Jobs,
     terminated: threading.Event,
+    hook: Alert,
 ) -> TrainState:
     """The state after the last update; Terminated once the state is saved after a SIGTERM."""
     state, frozen, first_step = begun.state, begun.frozen, begun.first_step
     if begun.rollback is not None:
         report.event("rollback", first_step, **begun.rollback)
+        hook.send("rollback", ", ".join(f"{key} {x}" for key, x in begun.rollback.items()))
     work.evaluate.after(first_step, state)  # unless an earlier part of the run did
     # Nothing crosses between host and device unless it is requested by name.
     with jax.transfer_guard("disallow"):
@@ -153,6 +161,7 @@ def _train(
             # ------------------------------------------ one update; its numbers come one late
             with tracer.step(done):
                 state, metrics = step_fn(state, frozen, report.await_batch(batches))
+            hook.step = done
             tracer.after(done, metrics)
             guard.judge(cfg.guard, report.after(done, metrics))
             report.events(done, work.save.news())
@@ -218,6 +227,7 @@ def _log(
     workdir: Path,
     began: float,
     progress: bool | None,
+    hook: Alert,
 ) -> Log:
     return Log(
         workdir,
@@ -233,6 +243,7 @@ def _log(
         records=ready.records,
         progress=progress,
         began=began,
+        alert=hook.send,
     )
 
 

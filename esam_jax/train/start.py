@@ -16,7 +16,7 @@ from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig, json
 from esam_jax.data import records, sources
 from esam_jax.data.records import Source
-from esam_jax.processes import consistency, leader
+from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations
 from esam_jax.tasks.task import Measure, Start, Task
@@ -77,6 +77,7 @@ def standing(
 ) -> Standing:
     """The same on every host, whose facts are compared; `back` is a spike to go back from."""
     trackers.require(cfg.trackers)
+    alert.require(cfg.alert)
     first_step = manager.newest(workdir)
     if back is not None:
         first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)

@@ -1,11 +1,12 @@
 """`python toy_run.py JSON`: one process of a run of the real loop over the toy task, gloo and all.
 
 The JSON holds `workdir`, and what a test wants to go differently: `steps`, `pause` (seconds before
-each batch), `sleep` ({"host": h, "step": s}: never ends there), `warned` (a host that gets SIGTERM
-before its first batch), `lr` ({"host": h, "rate": r}), `default_cache` (a folder for compiled
-programs, which no variable names), `constant` (a host whose program holds another number),
-`weights` (a host that reads other frozen ones), `hang_seconds`, `preflight` (instead of the run),
-`alert`, and `peers`.
+each batch), `pause_of` ({"host": h, "seconds": s}: before each batch there), `sleep` ({"host": h,
+"step": s}: never ends there), `warned` (a host that gets SIGTERM before its first batch), `lr`
+({"host": h, "rate": r}), `default_cache` (a folder for compiled programs, which no variable
+names), `constant` (a host whose program holds another number), `weights` (a host that reads other
+frozen ones), `hang_seconds`, `log_every_steps`, `preflight` (instead of the run), `alert`, and
+`peers`.
 Prints, on stdout, one line of JSON about every file that Python opened to write.
 """
 
@@ -41,6 +42,8 @@ def stream(wishes):
             if here == {"host": jax.process_index(), "step": self._step}:
                 time.sleep(10_000)
             time.sleep(wishes.get("pause", 0))
+            if wishes.get("pause_of", {}).get("host") == jax.process_index():
+                time.sleep(wishes["pause_of"]["seconds"])
             batch = toy.batch_of(self._seed, self._step, self._batch)
             self._step += 1
             place = sharding.batch(self._mesh)
@@ -61,6 +64,8 @@ def main(wishes):
         jax.config.update("jax_compilation_cache_dir", wishes["default_cache"])
     config = toy.config(
         steps=wishes.get("steps", 6),
+        log_every_steps=wishes.get("log_every_steps", 1),
+        alert=wishes.get("alert"),
         mesh=MeshConfig(),
         save=SaveConfig(every_steps=wishes.get("save", 2)),
         guard=GuardConfig(hang_seconds=wishes.get("hang_seconds", 600.0)),

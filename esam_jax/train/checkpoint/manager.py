@@ -20,17 +20,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from esam_jax import files
 from esam_jax.config import SaveConfig
 from esam_jax.errors import CheckpointError, DiskError, one_line
+from esam_jax.processes import alert as alerts
 from esam_jax.processes import leader
 from esam_jax.processes.barrier import CalledOffError, SaveBarrier
 from esam_jax.runs import config_file, owner
-from esam_jax.train.checkpoint import reader, retention, step_folders
+from esam_jax.train.checkpoint import quiet, reader, retention, step_folders
 from esam_jax.train.state import TrainState
 
 _SLACK = 1.05  # a checkpoint on disk, as a multiple of the bytes of its arrays
 _ERRORS = 8  # more than Orbax's threads can raise after one save
 _COMMIT_SECONDS = 600  # the longest that hosts wait for each other's part of one checkpoint
+_NO_ROOM = "MB free, but"
 _REMEDY = "move that folder away, or set --save.damaged fallback, to resume from the one before"
 
 
@@ -52,11 +55,18 @@ class Checkpoints:
     process 0 alone lists and deletes.
     """
 
-    def __init__(self, save: SaveConfig, workdir: Path, template: TrainState | None = None) -> None:
+    def __init__(
+        self,
+        save: SaveConfig,
+        workdir: Path,
+        template: TrainState | None = None,
+        *,
+        alert: alerts.Send = alerts.to_nobody,
+    ) -> None:
         """CheckpointError when the folder holds checkpoints of another tree than `template`, or has
         no room for two; MissingError when it cannot be written, DiskError when it could be before.
         """
-        self._config = save
+        self._config, self._alert = save, alert
         self._folder = workdir.absolute() / step_folders.CHECKPOINTS_FOLDER
         self._news: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._failures = 0
@@ -68,6 +78,7 @@ class Checkpoints:
         leader.decide(lambda: self._open(template))
         self._waiting = ThreadPoolExecutor(1, "commit")
         self._barrier = SaveBarrier()
+        self._quiet = quiet.quiet()
         self._manager: _Manager | None = None
 
     def _open(self, template: TrainState | None) -> None:
@@ -88,11 +99,13 @@ class Checkpoints:
             )
         # A resumed run has its two: it needs room for the next, before the oldest is deleted.
         if lacking := lack(self._folder, template, 2 if newest is None else 1):
+            self._alert("full_disk", lacking)
             if newest is None or self._config.full_disk == "stop":
                 raise CheckpointError(lacking)
             self._tell(f"{lacking}; training continues")
 
     def __enter__(self) -> "Checkpoints":
+        self._quiet.__enter__()
         return self
 
     def __exit__(
@@ -110,6 +123,7 @@ class Checkpoints:
         finally:
             self._waiting.shutdown()
             self._close()
+            self._quiet.__exit__(None, None, None)
             if self._failures and jax.process_index() == 0:
                 step_folders.tidy(self._folder)
 
@@ -133,6 +147,8 @@ class Checkpoints:
             try:
                 state = reader.read(path, template)
             except reader.DamagedError as fault:
+                if jax.process_index() == 0:
+                    self._alert("damaged_checkpoint", f"checkpoint {path} {fault}")
                 if self._config.damaged == "stop":
                     raise CheckpointError(f"checkpoint {path} {fault}; {_REMEDY}") from fault
                 faults[step] = str(fault)
@@ -263,7 +279,11 @@ class Checkpoints:
         self._failures += 1
         if jax.process_index() == 0:
             step_folders.tidy(self._folder)
+        full = files.is_full(why) or _NO_ROOM in why
+        if full and _NO_ROOM not in why:
+            why = "the disk is full"  # for which Orbax has many words
         message = f"checkpoint {step} could not be written to {self._folder} ({why})"
+        self._alert("full_disk" if full else "failed_save", message)
         if self._config.full_disk == "continue" and not fatal:
             self._tell(f"{message}; training continues", saves_failed=self._failures)
             return
@@ -308,7 +328,7 @@ def lack(folder: Path, state: TrainState, copies: int) -> str | None:
     if free >= need:
         return None
     return (
-        f"{folder} has {free / 1e6:.1f} MB free, but {copies} checkpoint(s) need "
+        f"{folder} has {free / 1e6:.1f} {_NO_ROOM} {copies} checkpoint(s) need "
         f"{need / 1e6:.1f} MB: make room, or name another folder with --workdir"
     )
 

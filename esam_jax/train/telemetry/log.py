@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from esam_jax.errors import one_line
 from esam_jax.machine import compilation, environment, memory
+from esam_jax.processes import alert as alerts
 from esam_jax.processes import leader
 from esam_jax.runs import metrics_file
 from esam_jax.runs.goodput import Ledger
@@ -27,6 +28,7 @@ from esam_jax.runs.metrics_file import METRICS_FILE, MetricsFile, merged, read
 from esam_jax.train import scalars
 from esam_jax.train.telemetry.clock import StepClock
 from esam_jax.train.telemetry.data_news import DataNews
+from esam_jax.train.telemetry.hosts import Hosts
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch
 
@@ -54,13 +56,15 @@ class Log:
         records: str | None = None,
         progress: bool | None = None,
         began: float | None = None,
+        alert: alerts.Send = alerts.to_nobody,
     ) -> None:
         """Continues the file of an earlier part of the run, less what will be done again.
 
         `steps` is the last update of the run, `every_steps` how many share a line; `data` reports
         what of the data is unusable; `records` says in words which data there is, and a warning
         reports that an earlier part had other data; `progress` forces the bar on or off; `began` is
-        the monotonic time from which this part of the run counts (default: now).
+        the monotonic time from which this part of the run counts (default: now); `alert` hears of
+        hosts that keep the others.
         """
         self._workdir, self._first_step, self._steps = workdir, first_step, steps
         self._batch, self._every_steps, self._progress = batch, every_steps, progress
@@ -70,7 +74,7 @@ class Log:
         self._first_dispatch: float | None = None
         self._programs = compilation.counts()
         self._compiled: float | None = None
-        self._clock = StepClock()
+        self._clock, self._hosts, self._alert = StepClock(), Hosts(), alert
         self._mesh, self._trackers = mesh, trackers
         self._flops, self._peak = flops_per_example, environment.peak_flops(mesh)
         self._open(first_step)
@@ -155,9 +159,10 @@ class Log:
             rate = examples / (time.monotonic() - self._compiled)
             summary |= {"compile_seconds": self._compile_seconds}
             summary |= {"mean_examples_per_second": round(rate, 3)}
-        summary |= self._goodput()
+        summary |= self._goodput() | self._hosts.last()
         self.write(self._steps, summary)
-        listed = ", ".join(f"{name} {value}" for name, value in summary.items())
+        shown = {name: x for name, x in summary.items() if not name.startswith("host")}
+        listed = ", ".join(f"{name} {value}" for name, value in shown.items())
         seconds = time.monotonic() - self._begin
         say(f"{self._workdir}: {self._steps} steps, {seconds:.1f} s, {listed}", self._progress)
 
@@ -223,16 +228,26 @@ class Log:
         return found
 
     def _line(self, done: int, values: Values) -> None:
-        speed = self._clock.take().metrics(self._batch)
+        span = self._clock.take()
+        speed = span.metrics(self._batch)
         if done == self._first_step + 1:
             speed["first_step_seconds"] = round(time.monotonic() - self._begin, 3)
         rate = speed.get("examples_per_second", 0.0)
         if rate:
             speed |= self._share_of_peak(rate)
+        hosts = self._hosts.exchange(done, span)
         more = memory.metrics() | self._goodput() | self._data.values()
-        self.write(done, values | speed | more)
+        self.write(done, values | speed | hosts | more)
+        self._name_stragglers(done, hosts)
         shown = {"loss": values["loss"], "examples/s": rate}
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()})
+
+    def _name_stragglers(self, done: int, hosts: Mapping[str, Any]) -> None:
+        """Each once on the terminal; the lines say it every time."""
+        if fresh := self._hosts.news(hosts.get("stragglers", [])):
+            self.event("straggler", done, hosts=fresh)
+            warnings.warn(f"all hosts wait for {'; '.join(fresh)}", UserWarning, stacklevel=2)
+            self._alert("straggler", "; ".join(fresh))
 
     def _share_of_peak(self, rate: float) -> dict[str, float]:
         done = rate * self._flops

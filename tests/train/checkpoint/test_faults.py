@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import gc
 import json
+import logging
 import os
 import pathlib
 import random
@@ -26,7 +27,7 @@ from esam_jax.config import GuardConfig, SaveConfig
 from esam_jax.errors import CheckpointError, DiskError
 from esam_jax.runs import config_file, owner
 from esam_jax.train import loop
-from esam_jax.train.checkpoint import checksums, manager, reader, retention, step_folders
+from esam_jax.train.checkpoint import checksums, manager, quiet, reader, retention, step_folders
 from esam_jax.train.checkpoint.manager import Checkpoints
 
 # Where a write fails, Orbax leaves threads behind whose loops are closed under them.
@@ -260,6 +261,65 @@ def test_f06_a_disk_that_fills_up_leaves_the_last_good_one(tmp_path, monkeypatch
             checkpoints.save(3, state(3))
         assert manager.steps(run) == [1, 3]
         assert_restores(run, 3)
+
+
+_FULL_DISK = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from helpers.steps import state
+from esam_jax import cli
+from esam_jax.cli import train
+from esam_jax.config import SaveConfig
+from esam_jax.train.checkpoint import step_folders
+from esam_jax.train.checkpoint.manager import Checkpoints
+
+def main(argv):
+    run, room = pathlib.Path(sys.argv[2]), int(sys.argv[3])
+    with Checkpoints(SaveConfig(), run) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        step_folders.free_bytes = lambda folder: 1e9  # it fills up while it is written
+        with (run / "filler").open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(4096)):
+                    pass
+            except OSError:
+                file.truncate(file.tell() - room)
+        checkpoints.save(2, state(2))
+        checkpoints.wait()
+    return 0
+
+train.main = main
+sys.exit(cli.main(["train"]))
+"""
+
+
+@pytest.mark.parametrize("room", [0, 20_000, 60_000])  # at which of Orbax's writes it is full
+def test_f06_a_full_disk_is_one_line(tmp_path, room):
+    tests = str(pathlib.Path(toy.__file__).parents[1])
+    with small_disk(tmp_path / "disk", 2) as disk:
+        done = subprocess.run(
+            [sys.executable, "-c", _FULL_DISK, tests, str(disk / "run"), str(room)],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 75, done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("esam: checkpoint 2 could not be written to ")
+        assert "(the disk is full); make room or repair the disk, then run the" in done.stderr
+
+
+def test_f06_what_else_goes_wrong_in_threads_and_logs_is_shown(capsys, caplog):
+    orbax = logging.LogRecord("absl", 40, "/lib/orbax/a.py", 1, "broken", None, None)
+    with quiet.quiet():
+        logging.getLogger("absl").handle(orbax)  # without a traceback
+        found = types.SimpleNamespace(exc_value=RuntimeError("another"), exc_type=RuntimeError)
+        assert not quiet._is_late(found.exc_value) and quiet._is_news(orbax)
+        orbax.exc_info = (ValueError, ValueError("full"), None)
+        assert not quiet._is_news(orbax)
+        orbax.pathname = "/lib/grain/a.py"
+        assert quiet._is_news(orbax)
+    assert "broken" in caplog.text
 
 
 def test_f06_no_room_for_two_is_refused_first(tmp_path, monkeypatch):

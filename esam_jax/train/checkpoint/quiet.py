@@ -1,0 +1,41 @@
+"""Failed saves are reported once, by us: what Orbax and TensorStore print about them is left out.
+
+What their threads log with a traceback they also raise, to whoever waits for the save. A full disk
+was reported five times, in hundreds of lines, before the one line of ours.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_LOG = logging.getLogger("absl")  # Orbax's
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Around all saves of a run, and the wait for the threads of the last one."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if not _is_late(found.exc_value):
+            before(found)
+
+    _LOG.addFilter(_is_news)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        _LOG.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+def _is_late(error: BaseException | None) -> bool:
+    """Of TensorStore: a write ended after the first that failed had closed the loop of the save."""
+    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"

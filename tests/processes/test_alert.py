@@ -1,0 +1,149 @@
+"""The alert hook: a real script learns what happened; a run does not notice when it fails."""
+
+import json
+import os
+import pathlib
+import stat
+import time
+
+import pytest
+from helpers import processes, toy, toy_run
+
+from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
+from esam_jax.errors import ConfigError, TrainingError
+from esam_jax.processes import alert
+from esam_jax.processes.alert import Alert
+from esam_jax.runs import metrics_file
+from esam_jax.train import loop
+from esam_jax.train.checkpoint import step_folders
+
+SCRIPT = """#!/bin/sh
+echo "$ESAM_EVENT|$ESAM_STEP|$ESAM_NAME|$ESAM_WORKDIR" >> "{folder}/names"
+cat >> "{folder}/facts"; echo >> "{folder}/facts"
+"""
+
+
+@pytest.fixture
+def hook(tmp_path):
+    return script(tmp_path / "my hook.sh", SCRIPT.format(folder=tmp_path))
+
+
+def script(file: pathlib.Path, text: str) -> str:
+    file.write_text(text)
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return f"'{file}'"
+
+
+def facts(folder: pathlib.Path) -> list[dict]:
+    file = folder / "facts"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
+    monkeypatch.setattr(loop.loader, "stream", toy.Stream)
+
+
+def test_a_run_that_ends_says_so_in_every_way(toys, hook, tmp_path):
+    cfg = toy.config(mesh=MeshConfig(data=8), alert=hook)
+    loop.run(cfg, tmp_path / "run")
+    (found,) = facts(tmp_path)
+    assert (found["event"], found["step"], found["name"]) == ("finished", cfg.steps, cfg.name)
+    assert found["message"] == f"{cfg.steps} updates are done" and found["host"]
+    names = (tmp_path / "names").read_text().strip().split("|")
+    assert names == ["finished", str(cfg.steps), cfg.name, str(tmp_path / "run")]
+    loop.run(cfg, tmp_path / "run")  # which only reads
+    assert len(facts(tmp_path)) == 1
+
+
+def test_an_error_and_a_full_disk_and_the_step_of_each(toys, hook, tmp_path, monkeypatch):
+    room = step_folders.free_bytes
+    run = tmp_path / "run"
+    monkeypatch.setattr(
+        step_folders,
+        "free_bytes",
+        lambda place: 10 if (run / "checkpoints/2").exists() else room(place),
+    )
+    save = SaveConfig(every_steps=2, full_disk="continue")
+    with pytest.warns(UserWarning, match="training continues"):
+        loop.run(toy.config(mesh=MeshConfig(data=8), alert=hook, save=save), run)
+    assert [(each["event"], each["step"]) for each in facts(tmp_path)] == [
+        ("full_disk", 4), ("full_disk", 6), ("finished", 6),
+    ]  # fmt: skip
+    assert "MB free" in facts(tmp_path)[0]["message"]
+
+
+def test_the_reason_of_a_stop(toys, hook, tmp_path, monkeypatch):
+    spoilt = lambda *args, **keys: toy.Stream(*args, spoil=2, **keys)  # noqa: E731
+    monkeypatch.setattr(loop.loader, "stream", spoilt)
+    guard = GuardConfig(max_skipped=1)
+    with pytest.raises(TrainingError):
+        loop.run(toy.config(mesh=MeshConfig(data=8), alert=hook, guard=guard), tmp_path / "run")
+    (found,) = facts(tmp_path)
+    assert found["event"] == "stopped" and "loss of step 3 is nan" in found["message"]
+    assert found["step"] in (3, 4)
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt()])
+def test_who_ends_a_run_on_purpose_is_not_alerted(hook, tmp_path, error):
+    with pytest.raises(type(error)), Alert(hook, name="a", workdir=tmp_path):
+        raise error
+    assert facts(tmp_path) == []
+
+
+def test_a_hook_that_fails_is_told_and_no_more(toys, tmp_path, capfd):
+    failing = script(tmp_path / "fails", "#!/bin/sh\nexit 3\n")
+    assert loop.run(toy.config(mesh=MeshConfig(data=8), alert=failing), tmp_path / "run")[
+        "finished"
+    ]
+    assert (
+        "the alert 'finished' failed" in (err := capfd.readouterr().err) and "ended with 3" in err
+    )
+
+
+def test_a_hook_that_hangs_is_ended_with_its_children(tmp_path, capfd):
+    file = tmp_path / "child"
+    hanging = script(tmp_path / "hangs", f"#!/bin/sh\nsleep 100 & echo $! > {file}\nwait\n")
+    begin = time.monotonic()
+    with Alert(hanging, name="a", workdir=tmp_path, timeout_seconds=1.0) as hook:
+        hook.send("rollback", "gone back")
+        assert time.monotonic() - begin < 0.5  # nobody waits for it
+    assert time.monotonic() - begin < 20
+    assert "took over 1 s" in capfd.readouterr().err
+    child = int(file.read_text())
+    deadline = time.monotonic() + 10
+    while pathlib.Path(f"/proc/{child}/stat").exists():
+        if pathlib.Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        assert time.monotonic() < deadline, "the child of the hook still runs"
+        time.sleep(0.05)
+
+
+def test_a_program_that_is_gone_is_told(tmp_path, capfd):
+    with Alert("/nowhere/hook", name="a", workdir=tmp_path) as hook:
+        hook.send("rollback", "gone back")
+    assert "the alert 'rollback' could not be sent (FileNotFoundError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("/nowhere/hook now", "no program '/nowhere/hook'"), ("'a", "no command"), ("", "no program")],
+)
+def test_a_command_that_cannot_be_is_refused_first(toys, tmp_path, command, words):
+    with pytest.raises(ConfigError, match=words):
+        loop.run(toy.config(mesh=MeshConfig(data=8), alert=command), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    alert.require("sh -c 'mail -s \"$ESAM_EVENT\" me'")
+
+
+def test_of_two_hosts_that_hang_one_tells(hook, tmp_path):
+    wishes = {"hang_seconds": 8, "peers": {"heartbeat_seconds": 100}, "alert": hook}
+    wishes |= {"workdir": str(tmp_path / "run"), "sleep": {"host": 1, "step": 3}}
+    started = processes.start([toy_run.__file__, json.dumps(wishes)], 2)
+    processes.finish(started, codes=[75, 75], timeout=180)
+    (found,) = facts(tmp_path)
+    assert found["event"] == "hang" and "no update finished in" in found["message"]
+    lines = metrics_file.read(tmp_path / "run" / "metrics.jsonl")
+    assert found["step"] <= max(line["step"] for line in lines) + 2
+    assert os.path.exists(tmp_path / "run" / "stacks" / "host_000.txt")
