@@ -112,12 +112,7 @@ def _run(
             _log(cfg, ready, begun, DataNews(batches), workdir, began, progress, hook) as report,
             Tracer(cfg.profile, workdir) as tracer,
         ):
-            if tried is not None:
-                log.say(preflight.in_words(tried), progress)
-                report.event(preflight.EVENT, begun.first_step, **tried)
-            for change in leader.decide(lambda: config_file.unlogged(workdir)):
-                log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
-                report.event(config_file.CHANGE_EVENT, **change)
+            _announce(tried, workdir, report, begun.first_step, progress)
             shared = jobs.Shared(report, watchdog, cfg.guard)
             compare = jobs.Compare(
                 Due(cfg.guard.checksum_every_steps), watchdog, copies, begun.frozen
@@ -129,13 +124,25 @@ def _run(
             with watchdog.slow("the end of the run"):
                 work.save.wait()
                 report.events(cfg.steps, checkpoints.check())
-                origin = f"esam_jax training run {cfg.name!r}, {cfg.steps} steps"
-                _write_models(origin, workdir, ready, state.params)
-            if jax.process_index() == 0:
-                log.say(figures.loss(workdir), progress)
-            report.finish()
+                _finish(cfg, workdir, ready, state.params, report, progress)
             hook.send("finished", f"{cfg.steps} updates are done")
         return log.merged(workdir / log.METRICS_FILE)
+
+
+def _announce(
+    tried: Mapping[str, int | float] | None,
+    workdir: Path,
+    report: Log,
+    first_step: int,
+    progress: bool | None,
+) -> None:
+    """Reports what was tried at this start, and what was changed since the one before."""
+    if tried is not None:
+        log.say(preflight.in_words(tried), progress)
+        report.event(preflight.EVENT, first_step, **tried)
+    for change in leader.decide(lambda: config_file.unlogged(workdir)):
+        log.say(f"changed from step {change['step']} on: {change['changes']}", progress)
+        report.event(config_file.CHANGE_EVENT, **change)
 
 
 def _train(
@@ -245,6 +252,21 @@ def _log(
         began=began,
         alert=hook.send,
     )
+
+
+def _finish(
+    cfg: RunConfig,
+    workdir: Path,
+    ready: Ready,
+    params: Params,
+    report: Log,
+    progress: bool | None,
+) -> None:
+    origin = f"esam_jax training run {cfg.name!r}, {cfg.steps} steps"
+    _write_models(origin, workdir, ready, params)
+    if jax.process_index() == 0:
+        log.say(figures.loss(workdir), progress)
+    report.finish()
 
 
 def _write_models(origin: str, workdir: Path, ready: Ready, params: Params) -> None:

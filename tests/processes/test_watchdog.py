@@ -70,6 +70,23 @@ def test_a_slow_phase_and_the_first_update_have_more_time(tmp_path, ended):
         assert ended.wait(60)  # but not for ever
 
 
+def test_a_slow_phase_has_its_own_time(tmp_path, ended, capfd):
+    with Watchdog(TICK, tmp_path, slow_seconds=600.0, leave=ended.leave) as dog:
+        watched(dog)("a batch")
+        with dog.slow("a save", TICK):
+            assert ended.wait(60)  # an hour is for those that need it
+    err = capfd.readouterr().err
+    assert "in a save" in err and "raise --guard.hang-seconds" in err
+
+
+def test_a_hang_is_told_to_the_hook_before_the_end(tmp_path, ended):
+    told = []
+    with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave, alert=told.append):
+        assert ended.wait(60)
+    (message,) = told
+    assert message.startswith("no update finished in") and "host_000.txt" in message
+
+
 def test_a_disk_that_hangs_too_is_not_waited_for(tmp_path, ended, monkeypatch, capfd):
     (tmp_path / "stacks").mkdir()
     os.mkfifo(tmp_path / "stacks" / "host_000.txt")  # opening it never returns

@@ -145,3 +145,29 @@ def test_durations():
     wanted = {3.14159: "3.14 s", 99: "99 s", 114: "1 min 54 s", 720: "12 min"}
     wanted |= {11_100: "3 h 05 min", 187_200: "2 d 4 h"}
     assert {seconds: page.duration(seconds) for seconds in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("events", "restarts"),
+    [
+        ("start loss", 0),
+        ("start loss start loss start", 2),
+        ("start loss redone start preflight rollback loss", 0),  # in the same process
+        ("start loss redone start config_change rollback loss start loss", 1),
+        ("start start rollback", 0),
+        ("start loss finished start loss finished", 0),  # it was lengthened
+        ("start loss finished start loss start loss finished", 1),  # and killed then
+    ],
+)
+def test_restarts_are_those_of_runs_that_ended_before_their_time(tmp_path, events, restarts):
+    def line(step, kind):
+        if kind in ("loss", "finished"):
+            return {"step": step, kind: 0.5 if kind == "loss" else True}
+        return {"step": step, "event": kind, "time": 1e9 + step}
+
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line(n, kind)) + "\n" for n, kind in enumerate(events.split()))
+    )
+    found = summary.summary(tmp_path)
+    assert found["restarts"] == restarts
+    assert [each["event"] for each in found["faults"]].count("restart") == restarts

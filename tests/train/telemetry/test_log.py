@@ -148,7 +148,14 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, monkeypatch):
             patch.setattr(path, "open", full)
             with pytest.warns(UserWarning, match="cannot be written .No space left"):
                 report.write(1, {"box_miou": 0.1})
+            report.write(1, {"box_miou": 0.15})  # a second warning would be an error here
         report.write(2, {"box_miou": 0.2})
+        with monkeypatch.context() as patch:
+            patch.setattr(path, "open", full)
+            with pytest.warns(
+                UserWarning, match="lines are lost until it can"
+            ):  # it was full again
+                report.write(3, {"box_miou": 0.3})
     assert [line["step"] for line in log.read(tmp_path / "metrics.jsonl")] == [0, 2]
 
 
