@@ -7,7 +7,7 @@ from the last intact checkpoint, to the same numbers as an undisturbed run.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
