@@ -28,7 +28,7 @@ def parse(config: RunConfig, keys: Sequence[str], *, prog: str) -> RunConfig:
 def require(
     config: RunConfig, named: Iterable[str], keys: Sequence[str], *, option: str, prog: str
 ) -> None:
-    """ConfigError unless the config with the keys has each of those that are `named` to `option`."""
+    """ConfigError unless the config with the keys has each of those `named` to `option`."""
     if any(key.startswith("--evaluate.") for key in keys):
         config = _measured(config)
     config, _ = arguments.of_kinds(config, keys, prog)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esam_jax.cli import arguments, run_keys
-from esam_jax.config import PeersConfig
+from esam_jax.config import PeersConfig, RunConfig
 from esam_jax.errors import ConfigError
 from esam_jax.machine import compile_cache
 
