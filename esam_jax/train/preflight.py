@@ -97,9 +97,10 @@ def brief(mesh: Mesh, workdir: Path) -> dict[str, int | float]:
     if seconds is not None:
         rate = probes.bus_rate(_BRIEF_BYTES, seconds, mesh.devices.size)
         found["all_reduce_bytes_per_second"] = float(f"{rate:.4g}")
-    with contextlib.suppress(OSError):
-        rate = probes.disk_rate(workdir, _BRIEF_BYTES)
-        found["disk_bytes_per_second"] = float(f"{rate:.4g}")
+    if jax.process_index() == 0:  # whose numbers are logged
+        with contextlib.suppress(OSError):
+            rate = probes.disk_rate(workdir, _BRIEF_BYTES)
+            found["disk_bytes_per_second"] = float(f"{rate:.4g}")
     return found
 
 
