@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from esam_jax.cli import arguments, run_keys
+from esam_jax.errors import ConfigError
 
-_CHANGE_FITS, _NOTHING_FITS = 3, 4  # exit codes
+_DOES_NOT_FIT, _NOTHING_FITS = 3, 4  # exit codes
 _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
 
 
@@ -17,7 +19,7 @@ _USAGE = "esam plan CONFIG --topology T [--field.name value ...] [--json]"
 class Where:
     """Compiles the training step of CONFIG for a topology: memory, operations, time and money.
 
-    No accelerator is needed, no weights or pictures are read. `esam plan CONFIG --help` lists
+    No accelerator and no weights are needed. `esam plan CONFIG --help` lists
     every key of that config.
     """
 
@@ -36,8 +38,10 @@ class Where:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the plan. Exit code 0: it fits, or nobody knows; 3: only a listed change fits; 4:
-    nothing does.
+    """Prints the plan.
+
+    Exit code 0 when the step fits or the memory is not known, 3 when it does not fit, 4 when no
+    change that was tried fits either.
     """
     name, config, rest = arguments.config_first(Where, argv, prog="esam plan", usage=_USAGE)
     prog = f"esam plan {name}"
@@ -50,6 +54,8 @@ def main(argv: Sequence[str]) -> int:
 
     topology = topologies.parse(where.topology)
     if where.memory_gib is not None:
+        if not 0 < where.memory_gib < math.inf:
+            raise ConfigError(f"--memory-gib is {where.memory_gib}, but must be above 0: GiB")
         size = int(where.memory_gib * 2**30)
         topology = dataclasses.replace(topology, memory_bytes=size)
     plan = report.make(
@@ -64,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
     print(json.dumps(found) if found else report.for_people(plan))
     if plan.compiled.fits is not False:
         return 0
-    return _CHANGE_FITS if any(change.fits for change in plan.changes) else _NOTHING_FITS
+    may_fit = where.try_changes == "never" or any(change.fits for change in plan.changes)
+    return _DOES_NOT_FIT if may_fit else _NOTHING_FITS
 
 
 def _prepare(topology: str) -> None:

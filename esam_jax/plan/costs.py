@@ -4,6 +4,7 @@ Neither default is a measurement of this project. Pass your own: `--mfu`, `--pri
 """
 
 import dataclasses
+import math
 
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
@@ -62,7 +63,7 @@ def bill(
     """What the recipe takes there; a CPU has no known peak, so only its operations are counted."""
     if mfu is not None and not 0 < mfu <= 1:
         raise ConfigError(f"--mfu is {mfu}, but must lie in (0, 1]: the share of the peak")
-    if price is not None and price < 0:
+    if price is not None and not 0 <= price < math.inf:
         raise ConfigError(f"--price is {price}, but must not be negative: dollars a chip and hour")
     parts = {part.name: float(part.total * cfg.batch) for part in operations.parts(cfg)}
     sheet, assumed = topology.accelerator, ASSUMPTIONS.get(topology.kind)

@@ -28,6 +28,7 @@ class DataLoad:
     seconds: float
     timed: str
     hosts: int
+    threads: int  # that the loader of each host has
     examples_per_second: float | None = None  # of each host; None where the rate is not known
     cores: float | None = None  # of each host, like those of this machine
 
@@ -40,9 +41,9 @@ def measure(data: DataConfig, hosts: int, examples_per_second: float | None) -> 
     """
     seconds, timed = _of_source(data) or _of_drawn(data)
     if examples_per_second is None:
-        return DataLoad(seconds, timed, hosts)
+        return DataLoad(seconds, timed, hosts, data.threads)
     each = examples_per_second / hosts
-    return DataLoad(seconds, timed, hosts, each, each * seconds)
+    return DataLoad(seconds, timed, hosts, data.threads, each, each * seconds)
 
 
 def _of_source(data: DataConfig) -> tuple[float, str] | None:

@@ -1,6 +1,7 @@
 """A plan: everything known of a run before a machine is rented, for programs and for people."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any, Literal
@@ -133,6 +134,11 @@ def _data(load: DataLoad) -> list[str]:
             f"             {load.examples_per_second:.0f} examples/s on each of {load.hosts} hosts "
             f"need {load.cores:.1f} cores like this machine's"
         )
+        if load.cores > load.threads:
+            lines.append(
+                f"             the loader has {load.threads} threads: set --data.threads "
+                f"{math.ceil(load.cores)}"
+            )
     return lines
 
 

@@ -39,7 +39,7 @@ def test_cores_follow_from_the_rate_and_the_time_of_an_example(busy):
     data = DataConfig(source=ScenesConfig(scenes=5), view=CropConfig(image_px=16))
     load = data_load.measure(data, hosts=4, examples_per_second=1000.0)
     assert SECONDS < load.seconds < 10 * SECONDS
-    assert load.timed == "16 records of scenes"
+    assert load.timed == "16 records of scenes" and load.threads == data.threads
     assert load.examples_per_second == 250
     assert load.cores == pytest.approx(250 * load.seconds)
     assert data_load.measure(data, 4, None).cores is None
@@ -65,8 +65,10 @@ def test_every_source_of_files_says_what_is_usual():
 
 
 def test_a_plan_prints_them():
-    load = data_load.DataLoad(0.1, "2 records of here", 2, 50.0, 5.0)
+    load = data_load.DataLoad(0.1, "2 records of here", 2, 5, 50.0, 5.0)
     first, second = report._data(load)
     assert "100 ms of one core an example (2 records of here)" in first
     assert "50 examples/s on each of 2 hosts need 5.0 cores" in second
     assert len(report._data(dataclasses.replace(load, cores=None))) == 1
+    *_, advice = report._data(dataclasses.replace(load, cores=5.2))
+    assert "has 5 threads: set --data.threads 6" in advice
