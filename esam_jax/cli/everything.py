@@ -115,7 +115,8 @@ def main(argv: Sequence[str]) -> int:
                 f"no picture of {args.path} could be read: {next(iter(broken.values()))}"
             )
         if not masks and tally.candidates:
-            hint = f"nothing was kept: {tally.why(generator)}; {tally.remedy(generator)}"
+            remedy = f"{tally.remedy(generator)}, with another --out"
+            hint = f"nothing was kept: {tally.why(generator)}; {remedy}"
             shown.say(f"warning: {hint}")
     done = len(names) - len(broken)
     report = {"pictures": done, "masks": masks, "broken": broken, "out": str(args.out)}

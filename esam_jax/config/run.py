@@ -67,9 +67,9 @@ class EvaluateConfig(Config):
 class SaveConfig(Config):
     """When the state is written, what is kept, and what happens when it cannot be written or read.
 
-    `keep` counts the newest checkpoints that were read back and found intact. `best` names a metric
-    of the evaluation: the checkpoint with its highest value is kept besides them. `damaged`:
-    "fallback" continues from the checkpoint before.
+    `keep` counts the newest committed checkpoints. `best` names a metric of the evaluation: the
+    checkpoint with its highest value is kept besides them. `damaged`: "fallback" continues from the
+    checkpoint before.
     """
 
     every_steps: Annotated[int, at_least(1)] = 1000

@@ -282,7 +282,7 @@ def _eight_bits(
     if levels <= _FEW_LEVELS and high > low:
         lost = (
             f"its 16-bit values from {low} to {high} become {levels} of 256 levels: "
-            "sixteen_bit=stretch spreads them"
+            "--sixteen-bit stretch spreads them"
         )
     return (values >> 8).astype(np.uint8), lost
 

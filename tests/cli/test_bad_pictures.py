@@ -285,7 +285,7 @@ def test_a_narrow_range_of_16_bits_is_warned_of_and_stretched_by_choice(
     narrow = tmp_path / "album" / "a.png"
     assert segment(narrow, out / "dark", model, *point) == 0
     warned = capsys.readouterr().err
-    assert "a.png: its 16-bit values from" in warned and "sixteen_bit=stretch" in warned
+    assert "a.png: its 16-bit values from" in warned and "--sixteen-bit stretch spreads" in warned
     assert segment(narrow, out / "stretched", model, *point, "--sixteen-bit", "stretch") == 0
     assert segment(tmp_path / "full.png", out / "full", model, *point) == 0
     assert capsys.readouterr().err == ""
