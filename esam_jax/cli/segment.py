@@ -21,7 +21,7 @@ from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
-from esam_jax.errors import DataError, MissingError, PromptError
+from esam_jax.errors import ConfigError, DataError, MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
 from esam_jax.predict import draw, load, prompt_file, prompted_album
@@ -57,7 +57,7 @@ class Segment:
     """Prompts by picture: COCO's instances or results (.json), or a .csv of file,x,y[,label,query]
     or file,x0,y0,x1,y1. The same command resumes where it was stopped."""
     overwrite: bool = False
-    """Replace results of the same names; never the picture or the mask."""
+    """Replace results of the same names; never the picture or the mask. Not with --prompts."""
     sixteen_bit: decode.SixteenBit = "upper_byte"
     """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     json: bool = False
@@ -97,8 +97,7 @@ def _require_free(args: Segment, prompts: int) -> None:
 
 def _of_file(args: Segment, file: Path) -> int:
     """The prompts of a file; pictures, prompts, model and folder are checked first."""
-    if args.point or args.box or args.mask is not None:
-        raise PromptError("--prompts is given, so leave --point, --box and --mask out")
+    _require_resumable(args, file)
     album, prompts = archives.open_album(args.image), prompt_file.read(file)
     asked = prompts.of(album.names)
     arguments.require_writable(args.out)
@@ -136,6 +135,18 @@ def _of_file(args: Segment, file: Path) -> int:
     if len(report["broken"]) == len(asked):
         raise DataError(f"no picture of {args.image} could be read: see above")
     return 0
+
+
+def _require_resumable(args: Segment, file: Path) -> None:
+    """An error for options of a single picture, and unless the folder may take the results."""
+    if args.point or args.box or args.mask is not None:
+        raise PromptError("--prompts is given, so leave --point, --box and --mask out")
+    if args.overwrite:
+        raise ConfigError(
+            "--overwrite is given with --prompts, whose results are resumed and never replaced: "
+            "leave it out, and name a new folder with --out to start again"
+        )
+    outputs.require_folder(args.out, inputs=(args.image, file))
 
 
 def _prompts(args: Segment) -> list[Prompt]:

@@ -187,6 +187,32 @@ def test_segment_replaces_its_results_when_that_is_wanted(home, capsys):
     done(capsys, *segment("pics/sa_1.png", "thesis", "--overwrite"))
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("pics", "is what is read"),
+        ("pics/out", "lies in pics, which is read"),
+        ("link", "is what is read"),
+        ("thesis/notes.txt", "is a file"),
+        ("p.csv", "is what is read"),
+        ("out.json", "like a file"),
+    ],
+)
+def test_segment_with_prompts_writes_among_no_input(home, capsys, out, message):
+    Path("link").symlink_to("pics")
+    Path("p.csv").write_text("file,x,y\nsa_1.png,3,4\n")
+    argv = ["segment", "pics", "--prompts", "p.csv", "--model", "models/ti", "--out", out]
+    assert message in refused(capsys, *argv)
+
+
+def test_segment_with_prompts_takes_no_overwrite_and_no_folder_of_somebody_else(home, capsys):
+    Path("p.csv").write_text("file,x,y\nsa_1.png,3,4\n")
+    argv = ["segment", "pics", "--prompts", "p.csv", "--model", "models/ti", "--out"]
+    assert "leave it out" in refused(capsys, *argv, "thesis", "--overwrite")
+    Path("thesis/instances.json").write_text("mine")
+    assert "was not written by this command" in refused(capsys, *argv, "thesis")
+
+
 # ----------------------------------------------------------------------------------- everything
 
 
