@@ -5,6 +5,7 @@ are read by threads while the device works on the ones before, a few in one call
 """
 
 import dataclasses
+import errno
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ class Done:
 
 def waiting(asked: Mapping[str, list[Asked]], out: Path) -> list[str]:
     """The pictures that are still to be done, in their order."""
-    return [name for name in asked if not _file(out, name).exists()]
+    return [name for name in asked if not _is_done(out, name)]
 
 
 def run(
@@ -57,7 +58,7 @@ def run(
     out: Path,
     sixteen_bit: decode.SixteenBit = "upper_byte",
 ) -> Iterator[Done]:
-    """Writes the json of each picture; a broken one, or a refused prompt, is told and left out.
+    """Writes the json of each picture; a broken one, or a refused prompt, is reported and left out.
 
     A UserWarning at the end counts 16-bit pictures of a narrow range.
     """
@@ -83,7 +84,7 @@ def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> i
     """Writes one COCO json of all pictures that are done; how many there are."""
     images, annotations = [], []
     for number, name in enumerate(asked, 1):
-        if not _file(out, name).exists():
+        if not _is_done(out, name):
             continue
         content = json.loads(_file(out, name).read_text())
         images.append({"id": number, **content["image"]})
@@ -101,6 +102,15 @@ def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> i
 
 def _file(out: Path, name: str) -> Path:
     return out / MASKS_FOLDER / f"{name}.json"
+
+
+def _is_done(out: Path, name: str) -> bool:
+    try:
+        return _file(out, name).exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise MissingError(f"{out} cannot be read ({error}): make it readable") from error
 
 
 def _read(
@@ -135,8 +145,10 @@ def _of_group(
             yield Done(name, broken=picture)
             continue
         good, refused = sorted_out[name]
-        _write(out, name, masks[name], good, refused)
-        yield Done(name, len(good), len(refused))
+        if _write(out, name, masks[name], good, refused):
+            yield Done(name, len(good), len(refused))
+        else:
+            yield Done(name, broken="its name is too long for NAME.json: rename the picture")
 
 
 def _sorted_out(
@@ -159,7 +171,8 @@ def _write(
     masks: Masks,
     good: list[tuple[Asked, Prompt]],
     refused: list[dict[str, Any]],
-) -> None:
+) -> bool:
+    """Whether the file system takes a file of this name."""
     indices, runs = masks.best_rle()
     annotations = []
     for i, (index, rle, (each, prompt)) in enumerate(zip(indices, runs, good, strict=True)):
@@ -184,6 +197,9 @@ def _write(
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, json.dumps(content, allow_nan=False))
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
         raise MissingError(
             f"{out} cannot be written ({error}): make room, then run the same command"
         ) from error
+    return True

@@ -181,6 +181,16 @@ def test_a_file_without_prompts_is_refused(
     assert not out.exists()
 
 
+def test_a_name_too_long_for_its_json_costs_its_picture(album: Path, model: Path, capsys):
+    name = "x" * 250 + ".png"
+    (album / "d.png").rename(album / name)
+    for masks in (1, 0):  # and again when the rest is done
+        code, _ = call(album, model, f"file,x,y\n{name},1,2\nb.png,3,4\n", "--json")
+        report = json.loads(capsys.readouterr().out)
+        assert code == 0 and (report["masks"], report["listed"]) == (masks, 1)
+        assert "too long" in report["broken"][name]
+
+
 def test_prompts_of_both_kinds_are_refused(album: Path, model: Path, capsys):
     assert call(album, model, INSTANCES, "--point", "1,2")[0] == 2
     assert "leave --point" in capsys.readouterr().err
