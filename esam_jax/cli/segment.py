@@ -31,6 +31,8 @@ from esam_jax.predict.prompt import Prompt
 
 _OVERLAY, _MASK, _REPORT = "overlay.png", "mask_{:02d}.png", "masks.json"
 
+_SHOWN = 20  # of the malformed entries of a file
+
 _Repeated = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
@@ -99,22 +101,22 @@ def _of_file(args: Segment, file: Path) -> int:
     """The prompts of a file; pictures, prompts, model and folder are checked first."""
     _require_resumable(args, file)
     album, prompts = archives.open_album(args.image), prompt_file.read(file)
-    asked = prompts.of(album.names)
+    matched = prompts.of(album.names)
     arguments.require_writable(args.out)
     models.locate(args.model)
     settings = {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
     settings |= {"prompts": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:32]}"}
     albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
-    names = prompted_album.waiting(asked, args.out)
-    report: dict[str, Any] = {"pictures": 0, "masks": 0, "refused": 0, "broken": {}}
+    names = prompted_album.waiting(matched.asked, args.out)
+    shown = Progress(len(names), "masks")
+    report = _left_out(prompts, matched, shown)
     if names:
         compile_cache.enable()
         sam = load(args.model)
         settings["model"] = albums.digest(sam)
         albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
-        shown = Progress(len(names), "masks")
         for done in shown.over(
-            prompted_album.run(sam, album, asked, names, args.out, args.sixteen_bit)
+            prompted_album.run(sam, album, matched, names, args.out, args.sixteen_bit)
         ):
             if done.broken is not None:
                 report["broken"][done.name] = done.broken
@@ -123,17 +125,12 @@ def _of_file(args: Segment, file: Path) -> int:
             report["pictures"] += 1
             report["refused"] += done.refused
             shown.found = report["masks"] = report["masks"] + done.masks
-    listed = prompted_album.merge(asked, prompts, args.out)
-    report |= {"listed": listed, "asked": len(asked), "out": str(args.out)}
-    report["without_prompts"] = len(album.names) - len(asked)
-    text = f"{report['pictures']} pictures, {report['masks']} masks in {args.out}"
-    text += f"; {prompted_album.COCO_FILE} lists {listed} of {len(asked)} pictures with prompts"
-    if report["refused"]:
-        text += f"; {report['refused']} prompts were refused: each json says why"
-    text += f"; {len(report['broken'])} could not be read" if report["broken"] else ""
-    print(json.dumps(report) if args.json else text)
-    if len(report["broken"]) == len(asked):
-        raise DataError(f"no picture of {args.image} could be read: see above")
+    report["listed"] = prompted_album.merge(matched.asked, prompts, args.out)
+    report |= {"with_prompts": len(matched.asked), "out": str(args.out)}
+    report["without_prompts"] = len(album.names) - len(matched.asked)
+    print(json.dumps(report) if args.json else _text(report))
+    if len(report["broken"]) == len(matched.asked):
+        raise DataError(f"no picture of {args.image} could be used: see above")
     return 0
 
 
@@ -147,6 +144,38 @@ def _require_resumable(args: Segment, file: Path) -> None:
             "leave it out, and name a new folder with --out to start again"
         )
     outputs.require_folder(args.out, inputs=(args.image, file))
+
+
+def _left_out(
+    prompts: prompt_file.PromptFile, matched: prompt_file.Matched, shown: Progress
+) -> dict[str, Any]:
+    """The report before any picture is read; entries that are left out are on stderr, too."""
+    for text in prompts.malformed[:_SHOWN]:
+        shown.say(f"warning: left out of the prompts: {text}")
+    if len(prompts.malformed) > _SHOWN:
+        shown.say(f"warning: {len(prompts.malformed)} entries of the prompts were left out")
+    count = sum(each for each, _ in matched.unmatched.values())
+    unmatched: dict[str, Any] = {"prompts": count, "first": None, "reason": None}
+    if count:
+        first, (_, reason) = next(iter(matched.unmatched.items()))
+        unmatched |= {"first": first, "reason": reason}
+        shown.say(f"warning: {count} prompts match no picture, the first of {first!r}: {reason}")
+    report: dict[str, Any] = {"pictures": 0, "masks": 0, "refused": len(prompts.malformed)}
+    malformed = {"entries": len(prompts.malformed), "reasons": list(prompts.malformed[:_SHOWN])}
+    return {**report, "broken": {}, "malformed": malformed, "unmatched": unmatched}
+
+
+def _text(report: dict[str, Any]) -> str:
+    text = f"{report['pictures']} pictures, {report['masks']} masks in {report['out']}"
+    text += f"; {prompted_album.COCO_FILE} lists {report['listed']} of "
+    text += f"{report['with_prompts']} pictures with prompts"
+    malformed, unmatched = report["malformed"]["entries"], report["unmatched"]["prompts"]
+    if report["refused"] > malformed:
+        text += f"; {report['refused'] - malformed} prompts were refused: each json says why"
+    text += f"; {malformed} malformed entries were left out" if malformed else ""
+    text += f"; {unmatched} prompts match no picture" if unmatched else ""
+    text += f"; {len(report['broken'])} could not be used" if report["broken"] else ""
+    return text
 
 
 def _prompts(args: Segment) -> list[Prompt]:

@@ -6,15 +6,18 @@
     CSV         a line of names first: file,x,y[,label][,query] for points, or file,x0,y0,x1,y1 for
                 boxes. Points of one `query` are one prompt; without that column each is its own
 
-Boxes of JSON are x, y, width, height, in pixels. Files are hostile until parsed.
+Boxes of JSON are x, y, width, height, in pixels. Files are hostile until parsed: an entry that does
+not read is left out, with a reason.
 """
 
 import csv
 import dataclasses
 import io
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +26,6 @@ from esam_jax.errors import DataError, PromptError
 from esam_jax.predict.prompt import Prompt
 
 _MAX_BYTES = 2**31
-_KEPT = ("category_id", "score")  # of an object of JSON; `score` is the detector's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,38 +41,76 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
+class Matched:
+    """Prompts of each picture that has some, and the (height, width) that the file states of it.
+
+    `unmatched` are names of the file that belong to no picture: how many prompts, and why.
+    """
+
+    asked: Mapping[str, list[Asked]]
+    sizes: Mapping[str, tuple[int, int]]
+    unmatched: Mapping[str | int, tuple[int, str]]
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptFile:
-    """Prompts by the picture's name (or number), and COCO's categories where there are some."""
+    """Prompts by the picture's name (or number), and COCO's categories where there are some.
+
+    `malformed` says of each entry that was left out which one it is and what is wrong with it.
+    """
 
     asked: Mapping[str | int, list[Asked]]
-    categories: list[Any]
+    categories: Sequence[Any] = ()
+    malformed: Sequence[str] = ()
+    sizes: Mapping[str | int, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
-    def of(self, names: Iterable[str]) -> dict[str, list[Asked]]:
-        """Prompts of each of these pictures that has some.
+    def of(self, names: Iterable[str]) -> Matched:
+        """The prompts of these pictures; DataError where none has any.
 
-        A name in the file is a path below the folder, or the last part of only one; DataError
-        where none is found.
+        A name in the file is a path below the folder, or the last part of only one, with its
+        accents as one letter or as two (Unicode NFC, NFD).
         """
-        found: dict[str, list[Asked]] = {}
-        by_name: dict[str | int, list[str]] = {}
-        for name in names:
-            path = PurePosixPath(name)
-            digits = re.search(r"(\d{1,18})$", path.stem)
-            keys = {name, path.name, path.stem, *([int(digits[1])] if digits else [])}
-            for key in keys:
-                by_name.setdefault(key, []).append(name)
-        for key, asked in self.asked.items():
-            matching = by_name.get(key, [])
-            exact = [name for name in matching if name == key] or matching
+        by_name = _by_name(names)
+        asked: dict[str, list[Asked]] = {}
+        sizes: dict[str, tuple[int, int]] = {}
+        unmatched: dict[str | int, tuple[int, str]] = {}
+        for key, prompts in self.asked.items():
+            matching = by_name.get(_composed(key), [])
+            exact = [name for name in matching if name == key]
+            exact = exact or [x for x in matching if _composed(x) == _composed(key)] or matching
             if len(exact) == 1:
-                found.setdefault(exact[0], []).extend(asked)
-        if not found:
+                asked.setdefault(exact[0], []).extend(prompts)
+                if key in self.sizes:
+                    sizes[exact[0]] = self.sizes[key]
+            elif exact:
+                reason = f"{exact[0]!r} and {exact[1]!r} both match: give the path below the folder"
+                unmatched[key] = len(prompts), reason
+            else:
+                unmatched[key] = len(prompts), "no picture has this name"
+        if not asked:
             shown = ", ".join(repr(key) for key in list(self.asked)[:3])
+            why = next(iter(unmatched.values()))[1]
             raise DataError(
-                f"no picture has prompts: the file names {shown}, ...: use names below the folder "
-                "of pictures"
+                f"no picture has prompts: the file names {shown}, ... ({why}): use names below the "
+                "folder of pictures"
             )
-        return found
+        return Matched(asked, sizes, unmatched)
+
+
+def _by_name(names: Iterable[str]) -> dict[str | int, list[str]]:
+    """Pictures by each key that may stand for them."""
+    by_name: dict[str | int, list[str]] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        digits = re.search(r"(\d{1,18})$", path.stem)
+        keys = {name, path.name, path.stem, *([int(digits[1])] if digits else [])}
+        for key in {_composed(key) for key in keys}:
+            by_name.setdefault(key, []).append(name)
+    return by_name
+
+
+def _composed(key: str | int) -> str | int:
+    return unicodedata.normalize("NFC", key) if isinstance(key, str) else key
 
 
 def read(path: Path) -> PromptFile:
@@ -94,34 +134,115 @@ def read(path: Path) -> PromptFile:
             ".csv that begins with file,x,y or file,x0,y0,x1,y1"
         ) from error
     if not found.asked:
-        raise DataError(f"{path} holds no prompts: it has no box and no point")
+        first = (
+            f"; {len(found.malformed)} left out: {found.malformed[0]}" if found.malformed else ""
+        )
+        raise DataError(f"{path} holds no prompts: it has no box and no point{first}")
     return found
 
 
 def _of_json(content: Any) -> PromptFile:
     asked: dict[str | int, list[Asked]] = {}
-    if isinstance(content, list):
-        for each in content:
-            asked.setdefault(_key(each["image_id"]), []).append(_boxed(each))
-        return PromptFile(asked, [])
-    names = {image["id"]: str(image["file_name"]).replace("\\", "/") for image in content["images"]}
-    for each in content["annotations"]:
-        if not each.get("iscrowd"):
-            asked.setdefault(names[each["image_id"]], []).append(_boxed(each))
-    return PromptFile(asked, list(content.get("categories", [])))
+    malformed: list[str] = []
+    names: dict[str | int, str] = {}
+    sizes: dict[str | int, tuple[int, int]] = {}
+    categories: list[Any] = []
+    entries = content
+    if not isinstance(content, list):
+        entries = _list(content, "annotations")
+        names, sizes = _images(_list(content, "images"), malformed)
+        categories = _categories(content.get("categories"), malformed)
+    for number, each in enumerate(entries):
+        try:
+            if not isinstance(each, dict):
+                raise ValueError(f"is {each!r:.40}, but must be an object with image_id and bbox")
+            if entries is not content and each.get("iscrowd"):
+                continue
+            key = _key(each, "image_id")
+            if entries is not content and key not in names:
+                raise ValueError(f"image_id is {key!r:.40}, but no image has this id")
+            prompt = _boxed(each)
+            asked.setdefault(names.get(key, key), []).append(prompt)
+        except ValueError as error:
+            malformed.append(f"entry {number}: {error}")
+    return PromptFile(asked, categories, malformed, sizes)
 
 
-def _key(value: Any) -> str | int:
-    if not isinstance(value, str | int):
-        raise ValueError(f"image_id is {value!r:.40}, but must be a name or a number")
+def _list(content: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(content[name], list):
+        raise ValueError(f"{name!r} is {content[name]!r:.40}, but must be a list")
+    return content[name]
+
+
+def _images(
+    images: list[Any], malformed: list[str]
+) -> tuple[dict[str | int, str], dict[str | int, tuple[int, int]]]:
+    """Names by id, and stated (height, width) by name."""
+    names: dict[str | int, str] = {}
+    sizes: dict[str | int, tuple[int, int]] = {}
+    for number, each in enumerate(images):
+        try:
+            if not isinstance(each, dict):
+                raise ValueError(f"is {each!r:.40}, but must be an object with id and file_name")
+            key, name = _key(each, "id"), str(_key(each, "file_name")).replace("\\", "/")
+        except ValueError as error:
+            malformed.append(f"image {number}: {error}")
+            continue
+        names[key] = name
+        height, width = each.get("height"), each.get("width")
+        if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+            sizes[name] = height, width
+    return names, sizes
+
+
+def _categories(content: Any, malformed: list[str]) -> list[Any]:
+    """Those that can be written as they are."""
+    categories: list[Any] = []
+    for number, each in enumerate(content if isinstance(content, list) else ()):
+        try:
+            if not isinstance(each, dict):
+                raise ValueError(f"is {each!r:.40}, but must be an object with id and name")
+            json.dumps(each, allow_nan=False)
+            categories.append(each)
+        except ValueError as error:
+            malformed.append(f"category {number}: {error}")
+    return categories
+
+
+def _key(each: Mapping[str, Any], field: str) -> str | int:
+    value = each.get(field)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError(f"{field} is {value!r:.40}, but must be a name or a number")
     return value
 
 
 def _boxed(each: Mapping[str, Any]) -> Asked:
-    x, y, width, height = (float(side) for side in each["bbox"])
-    about = {name: each[name] for name in _KEPT if name in each}
-    about |= {"source_id": each["id"]} if "id" in each else {}
+    sides = each.get("bbox")
+    if not isinstance(sides, list) or len(sides) != 4:
+        raise ValueError(f"bbox is {sides!r:.80}, but must be four numbers: x, y, width, height")
+    x, y, width, height = (_number(side, "bbox") for side in sides)
+    about: dict[str, Any] = {}
+    if each.get("category_id") is not None:
+        category = each["category_id"]
+        if isinstance(category, bool) or not isinstance(category, int):
+            raise ValueError(f"category_id is {category!r:.40}, but must be an integer")
+        about["category_id"] = category
+    if each.get("score") is not None:  # the detector's
+        about["score"] = _number(each["score"], "score")
+    if each.get("id") is not None:
+        about["source_id"] = _key(each, "id")
     return Asked({"box": [x, y, x + width, y + height]}, about)
+
+
+def _number(value: Any, name: str) -> float:
+    """The value of JSON, or the text of CSV, as a finite number."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!r:.40}, but must be a finite number")
+    return number
 
 
 def _of_csv(text: str) -> PromptFile:
@@ -132,21 +253,34 @@ def _of_csv(text: str) -> PromptFile:
     if not boxes and not {"file", "x", "y"} <= set(columns):
         raise ValueError(f"its columns are {', '.join(columns)[:80]}")
     asked: dict[str | int, list[Asked]] = {}
-    points: dict[tuple[str, str], tuple[list[Any], list[Any]]] = {}
+    queries: dict[tuple[str, str], Asked] = {}
+    malformed: list[str] = []
+    refused: set[tuple[str, str]] = set()
     for number, row in enumerate(rows):
         name = (row["file"] or "").strip().replace("\\", "/")
-        query = row.get("query") or ("" if boxes else f"row {number}")
+        query = row.get("query") or f"row {number}"
         about = {"query": row["query"]} if row.get("query") else {}
-        if boxes:
-            box = [float(row[side]) for side in ("x0", "y0", "x1", "y1")]
-            asked.setdefault(name, []).append(Asked({"box": box}, about))
+        try:
+            if not name or None in row:
+                raise ValueError(
+                    f"is {list(row.values())!r:.60}, but must have {len(columns)} values"
+                )
+            sides = ("x0", "y0", "x1", "y1") if boxes else ("x", "y")
+            place = [_number(row[side], side) for side in sides]
+            label = _number(row.get("label") or 1, "label")
+        except ValueError as error:
+            malformed.append(f"line {rows.line_num}: {error}")
+            refused.add((name, query))
             continue
-        if (name, query) not in points:
-            points[name, query] = ([], [])
-            places, labels = points[name, query]
-            arguments = {"points": places, "labels": labels}
-            asked.setdefault(name, []).append(Asked(arguments, about))
-        places, labels = points[name, query]
-        places.append([float(row["x"]), float(row["y"])])
-        labels.append(float(row.get("label") or 1))
-    return PromptFile(asked, [])
+        if boxes:
+            asked.setdefault(name, []).append(Asked({"box": place}, about))
+            continue
+        if (name, query) not in queries:
+            queries[name, query] = Asked({"points": [], "labels": []}, about)
+            asked.setdefault(name, []).append(queries[name, query])
+        queries[name, query].arguments["points"].append(place)
+        queries[name, query].arguments["labels"].append(label)
+    # Without one of its points a query would be about something else.
+    dropped = {id(queries[key]) for key in refused & queries.keys()}
+    kept = {name: [x for x in found if id(x) not in dropped] for name, found in asked.items()}
+    return PromptFile({name: found for name, found in kept.items() if found}, malformed=malformed)

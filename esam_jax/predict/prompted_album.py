@@ -23,7 +23,7 @@ from esam_jax.errors import DataError, DiskError, MissingError, PromptError
 from esam_jax.ops import regions
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.prompt_file import Asked, PromptFile
+from esam_jax.predict.prompt_file import Asked, Matched, PromptFile
 from esam_jax.predict.sam import Sam
 
 COCO_FILE = "instances.json"
@@ -53,7 +53,7 @@ def waiting(asked: Mapping[str, list[Asked]], out: Path) -> list[str]:
 def run(
     sam: Sam,
     album: Album,
-    asked: Mapping[str, list[Asked]],
+    matched: Matched,
     names: Sequence[str],
     out: Path,
     sixteen_bit: decode.SixteenBit = "upper_byte",
@@ -73,7 +73,7 @@ def run(
         for i, group in enumerate(groups):
             read, ahead = ahead, begin(groups[i + 1]) if i + 1 < len(groups) else []
             pictures = dict(zip(group, (each.result() for each in read), strict=True))
-            yield from _of_group(sam, pictures, asked, out)
+            yield from _of_group(sam, pictures, matched.asked, out)
     if narrow:
         warnings.warn(
             f"{len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}", stacklevel=2
@@ -91,7 +91,7 @@ def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> i
         for each in content["annotations"]:
             more = {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0}
             annotations.append({"category_id": 1, **each, **more})
-    categories = prompts.categories
+    categories = list(prompts.categories)
     if not categories:
         numbers = sorted({each["category_id"] for each in annotations} | {1})
         categories = [{"id": number, "name": f"object {number}"} for number in numbers]
@@ -154,7 +154,7 @@ def _of_group(
 def _sorted_out(
     sam: Sam, asked: list[Asked], height: int, width: int
 ) -> tuple[list[tuple[Asked, Prompt]], list[dict[str, Any]]]:
-    """Prompts that can be asked, and what is wrong with the others."""
+    """Prompts that the model takes, and what is wrong with the others."""
     good, refused = [], []
     for i, each in enumerate(asked):
         try:

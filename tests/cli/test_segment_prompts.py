@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,14 @@ def test_other_weights_need_another_folder(album: Path, model: Path, tmp_path: P
     [
         ("name,x\na,1\n", "its columns are name, x"),
         ("file,x,y\n", "no box and no point"),
-        ("file,x,y\nd.png,here,2\n", "could not convert string to float"),
+        ("file,x,y\nd.png,here,2\n", "line 2: x is 'here', but must be a finite number"),
         ("file,x,y\nabsent.png,1,2\n", "the file names 'absent.png'"),
         ({"images": []}, "'annotations' is missing"),
         ([{"image_id": 1.5, "bbox": [1, 2, 3, 4]}], "image_id is 1.5"),
-        ([{"image_id": 7, "bbox": [1, 2, 3]}], "not enough values"),
+        (
+            [{"image_id": 7, "bbox": [1, 2, 3]}],
+            "entry 0: bbox is [1, 2, 3], but must be four numbers",
+        ),
         ([], "no box and no point"),
         (3, "holds no prompts"),
     ],
@@ -179,6 +183,73 @@ def test_a_file_without_prompts_is_refused(
     code, out = call(album, model, prompts)
     assert code == 2 and message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_prompts_without_a_picture_are_counted(album: Path, model: Path, capsys):
+    (album / "c").mkdir()
+    (album / "c/b.png").write_bytes((album / "a/b.png").read_bytes())
+    rows = "file,x,y\nd.png,1,2\nb.png,1,2\nb.png,3,4\nabsent.png,1,2\n"
+    code, _ = call(album, model, rows, "--json")
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert code == 0 and (report["masks"], report["with_prompts"]) == (1, 1)
+    reason = "'a/b.png' and 'c/b.png' both match: give the path below the folder"
+    assert report["unmatched"] == {"prompts": 3, "first": "b.png", "reason": reason}
+    assert f"3 prompts match no picture, the first of 'b.png': {reason}" in warned
+
+
+@pytest.mark.parametrize(("on_disk", "in_file"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_accents_match_in_both_spellings(
+    on_disk: Any, in_file: Any, album: Path, model: Path, capsys
+):
+    (album / "d.png").rename(album / f"{unicodedata.normalize(on_disk, 'Küche')}.png")
+    rows = f"file,x,y\n{unicodedata.normalize(in_file, 'Küche')}.png,1,2\n"
+    code, _ = call(album, model, rows, "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert code == 0 and (report["masks"], report["unmatched"]["prompts"]) == (1, 0)
+
+
+GOOD = {"image_id": 7, "bbox": [3, 4, 27, 21], "score": 0.9, "category_id": 3}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (3, "entry 1: is 3, but must be an object"),
+        ({**GOOD, "score": float("nan")}, "entry 1: score is nan"),
+        ({**GOOD, "score": [1]}, "entry 1: score is [1]"),
+        ({**GOOD, "category_id": "cat"}, "entry 1: category_id is 'cat'"),
+        ({**GOOD, "id": [1]}, "entry 1: id is [1]"),
+        ({**GOOD, "image_id": None}, "entry 1: image_id is None"),
+        ({**GOOD, "bbox": [1, 2, 3, 10**400]}, "entry 1: bbox is 1000"),
+        ({"image_id": 7}, "entry 1: bbox is None"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["results", "instances"])
+def test_a_malformed_entry_is_left_out_and_counted(
+    kind: str, entry: Any, message: str, album: Path, model: Path, capsys
+):
+    prompts: Any = [GOOD, entry]
+    if kind == "instances":
+        images = [{"id": 7, "file_name": "d.png"}, [3]]
+        prompts = {"images": images, "annotations": prompts, "categories": [{"id": 3}, 4]}
+    code, out = call(album, model, prompts, "--json")
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert code == 0 and report["masks"] == 1
+    assert report["refused"] == report["malformed"]["entries"] == (3 if kind == "instances" else 1)
+    assert message in report["malformed"]["reasons"][-1] and message in warned
+    assert len(json.loads((out / "instances.json").read_text())["annotations"]) == 1
+
+
+def test_a_malformed_row_costs_its_query(album: Path, model: Path, capsys):
+    rows = "file,x,y,label,query\nd.png,10,12,1,one\nd.png,40\nd.png,5,6,1,two\nd.png,7,,0,one\n"
+    code, out = call(album, model, rows, "--json")
+    printed, warned = capsys.readouterr()
+    assert code == 0 and json.loads(printed)["refused"] == 2
+    assert "line 3: y is None" in warned and "line 5: y is ''" in warned
+    [left] = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
+    assert left["query"] == "two"
 
 
 def test_a_name_too_long_for_its_json_costs_its_picture(album: Path, model: Path, capsys):
