@@ -67,7 +67,11 @@ def run(
     with ThreadPoolExecutor(_READERS) as pool:
 
         def begin(group: Sequence[str]) -> list[Any]:
-            return [pool.submit(_read, album, name, sixteen_bit, narrow) for name in group]
+            sizes = matched.sizes
+            return [
+                pool.submit(_read, album, name, sizes.get(name), sixteen_bit, narrow)
+                for name in group
+            ]
 
         ahead = begin(groups[0]) if groups else []
         for i, group in enumerate(groups):
@@ -114,12 +118,30 @@ def _is_done(out: Path, name: str) -> bool:
 
 
 def _read(
-    album: Album, name: str, sixteen_bit: decode.SixteenBit, narrow: list[str]
+    album: Album,
+    name: str,
+    size: tuple[int, int] | None,
+    sixteen_bit: decode.SixteenBit,
+    narrow: list[str],
 ) -> UInt8[np.ndarray, "H W 3"] | str:
-    """The picture, or what is wrong with it."""
+    """The picture in the frame of its prompts, or what is wrong with it.
+
+    The frame is that of `pictures.read_as_annotated`: upright or stored, whichever has the stated
+    (height, width); upright where both have it or nothing is stated.
+    """
     try:
-        return decode.decode_rgb(
-            album.read(name),
+        data = album.read(name)
+        upright = decode.header(data)
+        frames = (upright, upright.as_stored())
+        fitting = [x for x in frames if size is None or size == (x.height, x.width)]
+        if size is not None and not fitting:
+            sizes = " or, as stored, ".join(
+                dict.fromkeys(f"{x.height} x {x.width}" for x in frames)
+            )
+            return f"it is {sizes}, but the prompts are for {size[0]} x {size[1]}: correct the size"
+        return decode.pixels(
+            data,
+            fitting[0],
             sixteen_bit=sixteen_bit,
             notice=lambda text: narrow.append(f"{name}: {text}"),
         )

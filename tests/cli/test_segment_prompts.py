@@ -262,6 +262,28 @@ def test_a_name_too_long_for_its_json_costs_its_picture(album: Path, model: Path
         assert "too long" in report["broken"][name]
 
 
+def test_the_stated_size_decides_between_upright_and_stored(album: Path, model: Path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    for name in ("e.jpg", "f.jpg", "g.jpg"):
+        Image.fromarray(nano.picture(40, 56, 1)).save(album / name, exif=exif)
+    sizes = {"e.jpg": (40, 56), "f.jpg": (56, 40), "g.jpg": (41, 56)}
+    images = [
+        {"id": i, "file_name": name, "height": sizes[name][0], "width": sizes[name][1]}
+        for i, name in enumerate(sizes)
+    ]
+    boxes = [{"image_id": i, "bbox": [2, 3, 30, 30]} for i in range(3)]
+    code, out = call(album, model, {"images": images, "annotations": boxes}, "--json")
+    report = json.loads(capsys.readouterr().out)
+    assert code == 0 and list(report["broken"]) == ["g.jpg"]
+    assert (
+        "56 x 40 or, as stored, 40 x 56, but the prompts are for 41 x 56"
+        in (report["broken"]["g.jpg"])
+    )
+    found = json.loads((out / "instances.json").read_text())["images"]
+    assert [(x["height"], x["width"]) for x in found] == [(40, 56), (56, 40)]
+
+
 def test_prompts_of_both_kinds_are_refused(album: Path, model: Path, capsys):
     assert call(album, model, INSTANCES, "--point", "1,2")[0] == 2
     assert "leave --point" in capsys.readouterr().err
