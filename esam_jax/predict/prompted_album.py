@@ -30,7 +30,6 @@ COCO_FILE = "instances.json"
 MASKS_FOLDER = "masks"
 SETTINGS_FILE = "segment.json"
 RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*")
-RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*")
 _TOGETHER = 8  # pictures in one call of encoder and decoder, and as many more read ahead
 _READERS = 4
 

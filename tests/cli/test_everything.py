@@ -314,7 +314,7 @@ def test_nothing_found_says_why_and_what_to_try(album: Path, tmp_path: Path, cap
     for part in ("had a predicted IoU of 0.8 or less", "had a stability below 0.999", "try "):
         assert part in report["hint"]
     assert warned == f"esam: warning: {report['hint']}\n"
-    tried = report["hint"].split("try ")[1].split()
+    tried = report["hint"].split("try ")[1].split(",")[0].split()
     assert tried[::2] == ["--stability-score-thresh"]
     argv = [str(album), "--model", "quickstart_teacher", "--pred-iou-thresh", "0.8", *tried]
     argv += ["--points-per-side", "4", "--json", "--out", str(tmp_path / "again")]

@@ -43,7 +43,6 @@ COCO_FILE = "instances.json"
 OVERLAYS_FOLDER = "overlays"
 SHEET_FILE = "sheet.png"  # in the folder of overlays
 _RESULTS = ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*")
-_RESULTS = ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*")
 _OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
 _ON_SHEET = 60  # pictures at most
 _JPEG_QUALITY = 95
