@@ -82,10 +82,9 @@ def main(argv: Sequence[str]) -> int:
     kept = {**settings, **_reading(args)}
     album.settle(args.out, kept)
     names = album.waiting(pictures, args.out, part)
-    tally, masks, broken, hint = Tally(), 0, {}, None
+    tally, masks, broken, hint, narrow = Tally(), 0, {}, None, []
     if names:
         single = args.path.is_file() and len(pictures.names) == 1
-        overlays = args.overlays or single
         compile_cache.enable()
         generator = AutomaticMaskGenerator(
             load(args.model),
@@ -99,9 +98,10 @@ def main(argv: Sequence[str]) -> int:
             pictures,
             names,
             args.out,
-            overlays=overlays,
+            overlays=args.overlays or single,
             sixteen_bit=args.sixteen_bit,
             tally=tally,
+            narrow=narrow,
         )
         shown = Progress(len(names), "masks")
         for name, outcome in shown.over(found):
@@ -110,6 +110,8 @@ def main(argv: Sequence[str]) -> int:
                 shown.say(f"warning: {name}: {outcome}")
             else:
                 shown.found = masks = masks + outcome
+        if narrow:
+            shown.say(f"warning: {len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}")
         if len(broken) == len(pictures.names):
             raise DataError(
                 f"no picture of {args.path} could be read: {next(iter(broken.values()))}"

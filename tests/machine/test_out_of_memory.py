@@ -17,7 +17,7 @@ from esam_jax.errors import DeviceMemoryError, EsamError
 from esam_jax.machine import out_of_memory
 from esam_jax.predict import sam as predict_sam
 
-# A real one: the process may have 300 MB more than it has, and one mask of the picture is 256 MB.
+# A real one: the process may have 300 MB more than it has, and one mask of the picture is 64 MB.
 SCRIPT = """
 import resource, sys
 import jax, jax.numpy as jnp, numpy as np
@@ -25,8 +25,8 @@ from helpers import nano
 from esam_jax import AutomaticMaskGenerator, DeviceMemoryError
 from esam_jax.machine import out_of_memory
 
-options = {"pred_iou_thresh": -9.0, "stability_score_thresh": -1.0}
-generator = AutomaticMaskGenerator(nano.sam("sam_nano"), 2, **options)
+options = {"pred_iou_thresh": -9.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
+generator = AutomaticMaskGenerator(nano.sam("sam_nano"), 4, **options)
 small, large = nano.picture(40, 56), np.zeros((8192, 8192, 3), np.uint8)
 before = generator.generate(small)
 with open("/proc/self/statm") as file:

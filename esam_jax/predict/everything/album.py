@@ -15,7 +15,6 @@ import json
 import queue
 import re
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -139,18 +138,17 @@ def run(
     overlays: bool = False,
     sixteen_bit: decode.SixteenBit = "upper_byte",
     tally: Tally | None = None,
+    narrow: list[str] | None = None,
 ) -> Iterator[tuple[str, int | str]]:
     """(name, number of masks) for each picture that is written, or (name, what is wrong).
 
     `generator` must give COCO's run lengths. A broken picture is reported and left out. Each local
     device of JAX has its own copy of the weights; answers come in the order of names all the same.
-    `tally` counts what was left out; a UserWarning at the end, 16-bit pictures of a narrow range.
+    `tally` counts what was left out, `narrow` gets a line for each 16-bit picture of a narrow
+    range, in any order.
     """
-    work = _Work(album, out, overlays, sixteen_bit, Tally() if tally is None else tally)
-    yield from _answers(work, generator, names)
-    if work.narrow:
-        count, first = len(work.narrow), min(work.narrow)  # threads add them in any order
-        warnings.warn(f"{count} narrow 16-bit pictures, the first: {first}", stacklevel=2)
+    tally, narrow = Tally() if tally is None else tally, [] if narrow is None else narrow
+    yield from _answers(_Work(album, out, overlays, sixteen_bit, tally, narrow), generator, names)
 
 
 def _answers(

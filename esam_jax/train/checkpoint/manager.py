@@ -279,7 +279,8 @@ class Checkpoints:
         self._failures += 1
         if jax.process_index() == 0:
             step_folders.tidy(self._folder)
-        full = files.is_full(why) or _NO_ROOM in why
+        # Of the error itself: one line of it may be cut before the words that say so.
+        full = files.is_full(why if fault is None else fault) or _NO_ROOM in why
         if full and _NO_ROOM not in why:
             why = "the disk is full"  # for which Orbax has many words
         message = f"checkpoint {step} could not be written to {self._folder} ({why})"

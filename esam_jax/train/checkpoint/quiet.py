@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _LOG = logging.getLogger("absl")  # Orbax's
+_FUTURES = logging.getLogger("asyncio")
 
 
 @contextlib.contextmanager
@@ -24,6 +25,8 @@ def quiet() -> Iterator[None]:
             before(found)
 
     _LOG.addFilter(_is_news)
+    # For good: a future dies with the last error that holds it, at the end of the process.
+    _FUTURES.addFilter(_is_not_of_tensorstore)
     sys.unraisablehook = hook
     try:
         yield
@@ -34,6 +37,12 @@ def quiet() -> Iterator[None]:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+
+
+def _is_not_of_tensorstore(record: logging.LogRecord) -> bool:
+    """Whether this is anything but a write that failed after the first that did."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, ValueError) and 'Error opening "zarr" driver' in str(error))
 
 
 def _is_late(error: BaseException | None) -> bool:

@@ -144,7 +144,7 @@ def test_f05_failure_in_the_background_surfaces_at_the_next_step(tmp_path, monke
             broken.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
             checkpoints.save(2, state(2))  # returns: it fails afterwards
             wait_for(checkpoints._commit.done)
-        with pytest.raises(DiskError, match=r"checkpoint 2 .*No space left.*make room"):
+        with pytest.raises(DiskError, match=r"checkpoint 2 .*the disk is full.*make room"):
             checkpoints.check()
         assert checkpoints.check() == []  # reported once
         assert manager.steps(tmp_path) == [1] and checkpoints.latest() == 1
@@ -157,7 +157,7 @@ def test_f05_failure_in_the_background_surfaces_at_the_next_step(tmp_path, monke
 
 def test_f05_failure_of_the_last_save_is_not_lost(tmp_path, monkeypatch):
     with (
-        pytest.raises(DiskError, match=r"checkpoint 2 .*No space left"),
+        pytest.raises(DiskError, match=r"checkpoint 2 .*the disk is full"),
         Checkpoints(SaveConfig(), tmp_path) as checkpoints,
     ):
         monkeypatch.setattr(ocp.CompositeCheckpointHandler, "finalize", full)
