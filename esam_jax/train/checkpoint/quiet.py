@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from esam_jax import files
+
 _LOG = logging.getLogger("absl")  # Orbax's
 _FUTURES = logging.getLogger("asyncio")
 
@@ -26,7 +28,7 @@ def quiet() -> Iterator[None]:
 
     _LOG.addFilter(_is_news)
     # For good: a future dies with the last error that holds it, at the end of the process.
-    _FUTURES.addFilter(_is_not_of_tensorstore)
+    _FUTURES.addFilter(_is_not_of_a_full_disk)
     sys.unraisablehook = hook
     try:
         yield
@@ -39,10 +41,12 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in Path(record.pathname).parts)
 
 
-def _is_not_of_tensorstore(record: logging.LogRecord) -> bool:
+def _is_not_of_a_full_disk(record: logging.LogRecord) -> bool:
     """Whether this is anything but a write that failed after the first that did."""
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, ValueError) and 'Error opening "zarr" driver' in str(error))
+    while error is not None and not files.is_full(error):
+        error = error.__cause__ or error.__context__
+    return error is None
 
 
 def _is_late(error: BaseException | None) -> bool:
