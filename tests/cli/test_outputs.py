@@ -294,7 +294,7 @@ def test_report_replaces_its_page_but_no_other_file(home, capsys):
     ):
         assert message in refused(capsys, "report", "run", "--out", out)
     done(capsys, "report", "run")
-    done(capsys, "report", "run")  # of a run that goes on
+    done(capsys, "report", "run")  # of a run that continues
     Path("mine.html").write_text("mine")
     assert "exists already" in refused(capsys, "report", "run", "--out", "mine.html")
     done(capsys, "report", "run", "--out", "mine.html", "--overwrite")

@@ -73,7 +73,7 @@ def submit(tmp_path):
 
 
 def test_a_killed_process_costs_a_restart_and_nothing_else(submit, tmp_path):
-    """One process a GPU; the GPUs themselves are pretence, and JAX is told which is whose."""
+    """One process a GPU; the GPUs are pretended, and JAX gets the index of each."""
     job = submit("--ntasks-per-node=2", "--gpus-per-task=1")
     while not (tmp_path / "run" / "checkpoints" / "4").exists():
         assert job.poll() is None, job.communicate()
