@@ -11,7 +11,7 @@ from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
 from esam_jax.config.rules import Config
-from esam_jax.convert import model_folder, prefixes, releases, state_dict
+from esam_jax.convert import model_folder, never_trained, prefixes, releases, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
 from esam_jax.convert.formats import choices, tensor_files
@@ -98,7 +98,7 @@ def model_file(
         if weights == "ema":
             raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
         return _as_named(model_folder.read(found.path, found.config), model)
-    _, state, notes = tensors(found, weights)
+    read, state, notes = tensors(found, weights)
     family, config = recognise(state, found, model)
     notes += state_dict.remarks(state, family, config)
     params, unused = state_dict.to_params(state, family, config)
@@ -109,6 +109,7 @@ def model_file(
         params=params,
         source=f"{family.about}: {found.address or found.path.name}",
         licence=found.licence or family.licence,
+        untrained=never_trained.noted(read.metadata, params, f"{found.path}"),
         unused=unused,
         notes=notes,
     )

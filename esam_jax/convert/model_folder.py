@@ -19,6 +19,7 @@ import numpy as np
 from esam_jax import files, outputs
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
+from esam_jax.convert import never_trained
 from esam_jax.convert.formats import bounds, tensor_files
 from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import expected_shapes
@@ -216,12 +217,9 @@ def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, An
         raise CheckpointError(
             f"{file} has format {bounds.shown(header['format'])}; this release reads {FORMAT}"
         )
-    if not isinstance(header["untrained"], list):
-        raise CheckpointError(f"{file}: untrained must be a list")
-    if not all(
-        isinstance(x, str) for x in (header["source"], header["licence"], *header["untrained"])
-    ):
-        raise CheckpointError(f"{file}: source, licence and each of untrained must be text")
+    never_trained.require_texts(header["untrained"], f"{file}: untrained")
+    if not all(isinstance(header[key], str) for key in ("source", "licence")):
+        raise CheckpointError(f"{file}: source and licence must be text")
     _check_listing(header["sha256"], str(file))
     return header
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from esam_jax import files, outputs
-from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert import model_folder, never_trained, state_dict
 from esam_jax.convert.describe import flat
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family, Library
@@ -129,10 +129,11 @@ def write(
         )
     state = state_dict.to_state_dict(params, family, config, file.unused)
     state = {name: _cast(name, x, dtype) for name, x in state.items()}
+    note = never_trained.note(file.untrained, params)
     if _is_file(target):
-        _write_file(target, state, family, file.source)
+        _write_file(target, state, family, file.source, note)
     elif family.library is not None:
-        _write_library(target, state, family.library.files(config, dtype))
+        _write_library(target, state, family.library.files(config, dtype), note)
     same = type(config) is type(file.config)
     return Written(path=target, layout=family.name, same_model=same, dropped=dropped)
 
@@ -151,16 +152,26 @@ def _cast(name: str, array: np.ndarray, dtype: Dtype) -> np.ndarray:
     return cast
 
 
-def _write_file(target: Path, state: dict[str, np.ndarray], family: Family, source: str) -> None:
+def _write_file(
+    target: Path, state: dict[str, np.ndarray], family: Family, source: str, note: dict[str, str]
+) -> None:
     if target.suffix.lower() == ".safetensors":
-        tensor_files.write_safetensors(target, state, {"format": "pt", "source": source})
+        metadata = {"format": "pt", "source": source, **note}
+        tensor_files.write_safetensors(target, state, metadata)
     else:
-        tensor_files.write_torch(target, state, wrap=family.wrap)
+        tensor_files.write_torch(target, state, wrap=family.wrap, metadata=note)
 
 
-def _write_library(folder: Path, state: dict[str, np.ndarray], contents: Mapping[str, Any]) -> None:
+def _write_library(
+    folder: Path,
+    state: dict[str, np.ndarray],
+    contents: Mapping[str, Any],
+    note: dict[str, str],
+) -> None:
     """The folder that the library loads."""
     with files.replacing_folder(folder, remedy="name another folder") as fresh:
         for name, content in contents.items():
             files.write(fresh / name, json.dumps(content, indent=2) + "\n")
-        tensor_files.write_safetensors(fresh / model_folder.WEIGHTS_FILE, state, {"format": "pt"})
+        tensor_files.write_safetensors(
+            fresh / model_folder.WEIGHTS_FILE, state, {"format": "pt", **note}
+        )

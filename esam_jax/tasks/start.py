@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
-from esam_jax.convert import load, model_folder
+from esam_jax.convert import load, model_folder, never_trained
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
 from esam_jax.models import named
-from esam_jax.tasks.task import BEHIND_TRUNK, SINGLE_MASK, Start
+from esam_jax.tasks.task import BEHIND_TRUNK, Start
 from esam_jax.typing import Params
 
 _DECODER = ("prompt", "decoder")
@@ -70,7 +70,7 @@ def _never_trained(config: SamConfig) -> tuple[str, ...]:
     parts = {
         "prompt/background": config.decoder.background == "learned",
         "prompt/mask": config.decoder.mask_prompts == "learned",
-        SINGLE_MASK: True,
+        never_trained.SINGLE_MASK: True,
     }
     return tuple(part for part, exists in parts.items() if exists)
 

@@ -15,8 +15,6 @@ from jaxtyping import Array
 from esam_jax.config import EvaluateConfig, ModelConfig
 from esam_jax.typing import Batch, Params, PerExample
 
-# The output of mask token 0, whose parameters are slices of arrays shared with the candidates.
-SINGLE_MASK = "decoder/single_mask"
 # Pretraining ends with the encoder's trunk; fine-tuning draws everything behind it.
 BEHIND_TRUNK = ("encoder/neck", "prompt", "decoder")
 
@@ -29,8 +27,8 @@ class TrainedModel:
     """One model that a run leaves: its config, its parameters, and the branches never trained.
 
     `untrained` holds parameter paths ("encoder/neck"); a later run draws those again. One name is
-    no path: `SINGLE_MASK`. `unused` holds what was trained beside the model and another layout
-    needs, by that layout's names (`convert.model_folder`).
+    no path: `convert.never_trained.SINGLE_MASK`. `unused` holds what was trained beside the model
+    and another layout needs, by that layout's names (`convert.model_folder`).
     """
 
     config: ModelConfig

@@ -97,7 +97,7 @@ def read(path: str | Path, weights: Weights | None = None) -> Tensors:
 def _tensors(found: torch_file.Contents, kind: Literal["torch", "zip"], path: Path) -> Tensors:
     return Tensors(
         tensors=found.tensors,
-        metadata={},
+        metadata=found.metadata,
         wrapped=found.wrapped,
         format=kind,
         path=path,

@@ -4,6 +4,7 @@
 file. PyTorch itself is needed for writing alone. Only this module imports torch.
 """
 
+import collections
 import dataclasses
 import io
 import mmap
@@ -29,6 +30,7 @@ WRAPS = ("model", "state_dict", "model_state_dict", "module", "net", "network")
 # A state dict of 600 tensors with optimiser state takes 400 kB. One byte can make an object of 64.
 _MOST_PICKLE_BYTES = 2_000_000
 _MOST_TIES = 2  # tied tensors are few: all tensors together may be twice as large as the file
+_OURS = "esam_jax"  # stands among the names of modules in `_metadata`
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle, as torch/serialization.py writes it
 
 
@@ -40,12 +42,14 @@ class Contents:
     """What a file holds: `ignored` names what lies beside the state dict `wrapped` in it.
 
     `passed_over` is the key of other weights of the same model: trained beside averaged ones.
+    `metadata` is what `write` was given.
     """
 
     tensors: dict[str, np.ndarray]
     wrapped: str | None
     ignored: tuple[str, ...]
     passed_over: str | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read(path: Path, where: str | None = None, weights: Weights | None = None) -> Contents:
@@ -73,6 +77,7 @@ def read(path: Path, where: str | None = None, weights: Weights | None = None) -
         wrapped,
         () if wrapped is None else tuple(_beside(held, wrapped, passed_over)),
         passed_over,
+        _metadata(state),
     )
 
 
@@ -80,14 +85,16 @@ def write(
     path: str | Path,
     tensors: Mapping[str, Any] | Iterable[tuple[str, Any]],
     wrap: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a state dict that PyTorch loads with `weights_only=True`, under the key `wrap` if any.
 
+    `metadata` goes to an attribute of the state dict that a strict `load_state_dict` disregards.
     Strided views are made contiguous all at once, because PyTorch writes at the end: this may take
     as much memory as the file. Errors as for safetensors.
     """
     torch = _torch(str(path))
-    state = {}
+    state: dict[str, Any] = {}
     for name, array in bounds.by_name(tensors, f"{path} cannot be written").items():
         array = np.asarray(array)
         if array.dtype not in torch_pickle.STORAGES.values():
@@ -96,6 +103,9 @@ def write(
                 f"one of {', '.join(map(str, torch_pickle.STORAGES.values()))}"
             )
         state[name] = _from_numpy(torch, array)
+    if metadata:
+        state = collections.OrderedDict(state)
+        vars(state)["_metadata"] = collections.OrderedDict({_OURS: dict(metadata)})
     with bounds.replacing(Path(path)) as file:
         torch.save(state if wrap is None else {wrap: state}, file)
 
@@ -275,6 +285,14 @@ def _check_state(state: dict[Any, Any], size: int, where: str) -> None:
             f"{where} claims {total} bytes of tensors, but has {size}; tied tensors may make that "
             f"{_MOST_TIES} times as many, so save it again"
         )
+
+
+def _metadata(state: dict[Any, Any]) -> dict[str, str]:
+    """The texts that `write` put beside the versions of modules."""
+    modules = getattr(state, "_metadata", None)
+    ours = modules.get(_OURS) if isinstance(modules, dict) else None
+    pairs = ours.items() if isinstance(ours, dict) else ()
+    return {key: text for key, text in pairs if isinstance(key, str) and isinstance(text, str)}
 
 
 def _has_tensors(value: Any) -> bool:

@@ -185,6 +185,7 @@ class _Machine:
             # Torch would set any attribute, "items" among them.
             if type(state) is not dict or state.keys() - {"_metadata"}:
                 raise self._refusal("attributes of an OrderedDict")
+            vars(self.stack[-1]).update(state)
         elif opcode == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif opcode == "PROTO":
