@@ -19,7 +19,7 @@ DIFFERENT = "different"  # how `round_trip` begins when something went wrong
 
 def parameters(file: ModelFile) -> int:
     """Parameters as PyTorch counts those of the file: without buffers, with unused heads."""
-    used = sum(x.size for path, x in flat(file.params).items() if not _is_buffer(path))
+    used = sum(x.size for path, x in flat(file.params).items() if not is_buffer(path))
     return used + sum(x.size for x in file.unused.values() if x.dtype.kind != "i")
 
 
@@ -40,7 +40,8 @@ def flat(params: Params) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
 
-def _is_buffer(path: str) -> bool:
+def is_buffer(path: str) -> bool:
+    """Whether PyTorch keeps the parameter of that path as a buffer."""
     return path.rsplit("/", 1)[-1] in _BUFFERS
 
 

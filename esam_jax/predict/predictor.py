@@ -78,9 +78,7 @@ class Predictor:
                 "point_labels", "is given without point_coords: give both or neither"
             )
         with _named_as_here():
-            prompt = Prompt(
-                points=point_coords, labels=point_labels, box=_one(box, 1), mask=_one(mask_input, 2)
-            )
+            prompt = self._prompt(point_coords, point_labels, _one(box, 1), _one(mask_input, 2))
             [masks] = self.model.decode(self._set(), [[prompt]], multimask=multimask_output)
         full = masks.logits[0] if return_logits else masks.binary()[0]
         return full, masks.scores[0], masks.low_res[0]
@@ -102,6 +100,9 @@ class Predictor:
     def original_size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         return self._set().sizes[0]
+
+    def _prompt(self, points: Any, labels: Any, box: Any, mask: Any) -> Prompt:
+        return Prompt(points=points, labels=labels, box=box, mask=mask)
 
     def _set(self) -> Embedding:
         if self._embedding is None:

@@ -23,6 +23,9 @@ class Prompt:
     points: [[x, y], ...]. labels: 1 foreground or 0 background, one a point; all 1 when left out.
     box: [x0, y0, x1, y1]. mask: booleans or 0/1 integers of any size, stretched over the picture;
     or floats, taken as the logits of an earlier answer (`Masks.low_res[query, candidate]`).
+    padding: how many tokens that are no point the model sees besides, as segment-anything's label
+    -1 makes them. They change SAM's answer, so leave it out unless that answer is wanted; with 0, a
+    query may have no other part.
 
     PromptError names the argument, its value, the rule and the remedy.
     """
@@ -31,6 +34,7 @@ class Prompt:
     labels: Any = None
     box: Any = None
     mask: Any = None
+    padding: Any = None
 
     def __post_init__(self) -> None:
         points = _numbers("points", () if self.points is None else self.points)
@@ -41,7 +45,12 @@ class Prompt:
             object.__setattr__(self, "box", _checked_box(_numbers("box", self.box)))
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask))
-        if len(points) == 0 and self.box is None and self.mask is None:
+        if self.padding is not None and (type(self.padding) is not int or self.padding < 0):
+            raise PromptError.of(
+                "padding", f"is {self.padding!r:.80}, but must be an integer from 0"
+            )
+        parts = (self.box, self.mask, self.padding)
+        if len(points) == 0 and all(part is None for part in parts):
             raise PromptError.of("prompt", "is empty: give points, a box or a mask")
 
     def __repr__(self) -> str:
@@ -49,14 +58,17 @@ class Prompt:
         given = [f"{k}={v.tolist()}" for k, v in parts.items() if v is not None and len(v)]
         if self.mask is not None:
             given.append(f"mask={self.mask.dtype} {list(self.mask.shape)}")
+        if self.padding is not None:
+            given.append(f"padding={self.padding}")
         return f"Prompt({', '.join(given)})"
 
     @property
     def tokens(self) -> int:
         """Sparse tokens this prompt takes; SAM appends one "not a point" when there is no box."""
+        points = len(self.points) + (self.padding or 0)
         if self.box is not None:
-            return len(self.points) + 2
-        return len(self.points) + 1 if len(self.points) else 0
+            return points + 2
+        return points + 1 if points else 0
 
     def padded(self, slots: int) -> tuple[np.ndarray, np.ndarray]:
         """Points with box corners [slots, 2] in the picture's frame, and labels int32 [slots].
@@ -142,7 +154,7 @@ class Prompt:
         changed = (points != self.points).any() or (box is not None and (box != self.box).any())
         if not changed:
             return self
-        return Prompt(points=points, labels=self.labels, box=box, mask=self.mask)
+        return dataclasses.replace(self, points=points, box=box)
 
 
 def _numbers(name: str, value: Any) -> np.ndarray:

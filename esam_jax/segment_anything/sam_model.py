@@ -5,12 +5,13 @@ Source of names and results: segment-anything, `build_sam.py` and `modeling/sam.
 
 import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from esam_jax.convert import describe
 from esam_jax.convert import load as models
 from esam_jax.errors import CheckpointError, MissingError, PromptError
 from esam_jax.models import named
@@ -20,6 +21,7 @@ from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.segment_anything.tensor import Tensor, array, tensor
+from esam_jax.typing import PADDING
 
 
 class Sam(predict_sam.Sam):
@@ -38,6 +40,15 @@ class Sam(predict_sam.Sam):
 
     def to(self, *_: Any, **__: Any) -> "Sam":
         return self
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The weights, to be counted and looked at: read-only arrays of the host, in any order.
+
+        Without what PyTorch keeps as buffers. They have no gradients, and changes go nowhere.
+        """
+        for path, weights in describe.flat(self.params).items():
+            if not describe.is_buffer(path):
+                yield tensor(weights)
 
     def eval(self) -> "Sam":
         return self
@@ -96,7 +107,10 @@ def prompts(
     boxes: Any,
     masks: Any,
 ) -> list[Prompt]:
-    """One prompt for each row, from pixels of the resized picture to pixels of the picture."""
+    """One prompt for each row, from pixels of the resized picture to pixels of the picture.
+
+    Where nothing is given, one without any part.
+    """
     if (point_coords is None) != (point_labels is None):
         raise PromptError.of("point_coords", "and point_labels belong together: give both")
     config = sam.config
@@ -115,8 +129,28 @@ def prompts(
     if len({len(part) for part in parts.values()}) > 1:
         shapes = ", ".join(f"{name} {part.shape}" for name, part in parts.items())
         raise PromptError(f"prompts have different numbers of rows ({shapes}): give one of each")
+    if not parts:
+        return [prompt()]
     rows = zip(*parts.values(), strict=True)
-    return [Prompt(**dict(zip(parts, row, strict=True))) for row in rows]
+    return [prompt(**dict(zip(parts, row, strict=True))) for row in rows]
+
+
+def prompt(points: Any = None, labels: Any = None, box: Any = None, mask: Any = None) -> Prompt:
+    """One query as segment-anything takes it: a point labelled -1 is padding, wherever it lies, and
+    there may be nothing at all.
+    """
+    parts = {"points": points, "labels": labels, "box": box, "mask": mask}
+    if all(part is None for part in parts.values()):
+        return Prompt(padding=0)
+    try:
+        places, marks = np.asarray(points), np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError):  # Prompt says what is wrong
+        return Prompt(**parts)
+    spare = marks == PADDING
+    if marks.ndim == 1 and places.shape[:1] == marks.shape and spare.any():
+        parts |= {"points": places[~spare], "labels": marks[~spare]}
+        return Prompt(**parts, padding=int(spare.sum()))
+    return Prompt(**parts)
 
 
 def _build(name: str | None, checkpoint: str | Path | None = None) -> Sam:

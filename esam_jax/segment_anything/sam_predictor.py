@@ -8,6 +8,7 @@ from typing import Any
 from esam_jax.errors import ConfigError
 from esam_jax.ops import geometry
 from esam_jax.predict.predictor import Predictor
+from esam_jax.predict.prompt import Prompt
 from esam_jax.segment_anything import sam_model
 from esam_jax.segment_anything.tensor import Tensor, array, tensor
 from esam_jax.segment_anything.utils.transforms import ResizeLongestSide
@@ -64,10 +65,14 @@ class SamPredictor(Predictor):
         """Masks [N, M, H, W], predicted IoU [N, M] and low-resolution logits of N prompts.
 
         point_coords [N, P, 2] with point_labels [N, P], boxes [N, 4], in pixels of the picture as
-        `transform` resizes it; mask_input [N, 1, l, l]; each may be None.
+        `transform` resizes it; mask_input [N, 1, l, l]; each may be None. A label -1 is padding;
+        with all None there is one answer, to no prompt.
         """
         embedding = self._set()
         parts = (point_coords, point_labels, boxes, mask_input)
         asked = sam_model.prompts(self.model, self.original_size, *parts)
         [masks] = self.model.decode(embedding, [asked], multimask=multimask_output)
         return sam_model.as_tensors(masks, logits=return_logits)
+
+    def _prompt(self, points: Any, labels: Any, box: Any, mask: Any) -> Prompt:
+        return sam_model.prompt(points, labels, box, mask)

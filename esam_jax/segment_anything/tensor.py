@@ -10,6 +10,9 @@ from esam_jax.errors import PromptError
 class Tensor(np.ndarray):
     """An array of the host: `cpu`, `detach` and `to` return it, `numpy` as a plain array."""
 
+    def numel(self) -> int:
+        return self.size
+
     def cpu(self) -> "Tensor":
         return self
 

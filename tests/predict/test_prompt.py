@@ -33,6 +33,10 @@ def test_padded_holds_points_then_corners_then_padding():
         (Prompt(box=[1, 2, 3, 4]), 2),
         (Prompt(points=[[1, 2]], box=[1, 2, 3, 4]), 3),
         (Prompt(mask=np.zeros((3, 4), bool)), 0),
+        (Prompt(points=[[1, 2]], padding=2), 4),
+        (Prompt(box=[1, 2, 3, 4], padding=1), 3),
+        (Prompt(padding=1), 2),
+        (Prompt(padding=0), 0),
     ],
 )
 def test_tokens_are_those_of_the_original_sam(prompt: Prompt, tokens: int):
@@ -48,6 +52,9 @@ NAN, INF = float("nan"), float("inf")
     [
         ({}, "prompt is empty"),
         ({"points": []}, "prompt is empty"),
+        ({"padding": -1}, "padding is -1, but must be an integer from 0"),
+        ({"padding": 1.0}, "padding is 1.0, but must be an integer from 0"),
+        ({"padding": True}, "padding is True, but must be an integer from 0"),
         ({"points": [[NAN, 1]]}, "points is .* must be finite"),
         ({"points": [[INF, 1]]}, "points is .* must be finite"),
         ({"points": [1, 2]}, r"points has shape \(2,\)"),

@@ -9,7 +9,8 @@ import pytest
 from helpers import nano
 from PIL import Image
 
-from esam_jax.convert import model_folder
+from esam_jax.convert import model_folder, state_dict
+from esam_jax.convert.families import registry
 from esam_jax.errors import CheckpointError, ConfigError, MissingError, PromptError
 from esam_jax.evaluate import parity_sam
 from esam_jax.models import named
@@ -210,6 +211,47 @@ def test_a_resized_picture_is_torchs():
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-2)
 
 
+def test_parameters_are_counted_as_pytorch_counts_them(checkpoint: Path):
+    sam = sam_model_registry["default"](checkpoint)
+    model = named.sam("sam_nano")
+    # All tensors of the original's state dict but its one buffer.
+    state = state_dict.to_state_dict(nano.params(model), registry.of_layout(model), model)
+    buffer = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    wanted = sum(x.size for name, x in state.items() if name != buffer)
+    assert buffer in state and sum(p.numel() for p in sam.parameters()) == wanted
+    first = next(sam.parameters())
+    assert (first.device, first.dtype) == ("cpu", np.float32)
+    with pytest.raises(ValueError, match="read-only"):
+        first[:] = 0
+
+
+def test_padding_is_a_token_and_changes_the_answer_in_the_same_way_everywhere(
+    checkpoint: Path, tensors: Any
+):
+    sam = sam_model_registry["default"](checkpoint)
+    predictor = SamPredictor(sam)
+    predictor.set_image(picture())
+    points, labels = np.array([[[9, 12], [60, 70], [-5, 999]]]), np.array([[1, 0, -1]])
+    coords = predictor.transform.apply_coords(points, (HEIGHT, WIDTH))
+    masks, scores, low_res = predictor.predict_torch(tensors(coords), tensors(labels))
+    _, their_scores, logits = predictor.predict(points[0], labels[0])
+    np.testing.assert_allclose(logits, low_res[0], atol=1e-5)
+    np.testing.assert_allclose(their_scores, scores[0], atol=1e-5)
+    image = predictor.transform.apply_image(picture()).transpose(2, 0, 1)
+    asked = {"image": tensors(image), "original_size": (HEIGHT, WIDTH)}
+    prompts = {"point_coords": tensors(coords), "point_labels": tensors(labels)}
+    [found] = sam([{**asked, **prompts}], multimask_output=True)
+    np.testing.assert_allclose(found["low_res_logits"], low_res, atol=1e-5)
+    _, _, plain = predictor.predict(points[0, :2], labels[0, :2])
+    assert np.abs(plain - logits).max() > 1e-3
+    # Without any prompt there is one answer, as in the original.
+    masks, scores, none = predictor.predict_torch(None, None)
+    assert masks.shape == (1, 3, HEIGHT, WIDTH) and scores.shape == (1, 3)
+    np.testing.assert_array_equal(predictor.predict()[2], none[0])
+    [found] = sam([asked], multimask_output=True)
+    np.testing.assert_allclose(found["low_res_logits"], none, atol=1e-5)
+
+
 @pytest.mark.skipif(not parity_sam.has_transformers(), reason="transformers is not installed")
 def test_answers_are_those_of_transformers(checkpoint: Path):
     import torch
@@ -220,6 +262,7 @@ def test_answers_are_those_of_transformers(checkpoint: Path):
     predictor.set_image(picture())
     boxes = np.array([[7, 12, 80, 60], [42, 30, 70, 68]], np.float32)
     points, labels = np.array([[[9, 12], [60, 70]]], np.float32), np.array([[1, 0]])
+    padded, padding = np.array([[1, -1]]), np.array([[-1, -1]])
     transform, embedding = predictor.transform, torch.from_numpy(predictor.features.numpy())
     size = (HEIGHT, WIDTH)
     inputs = transform.apply_boxes_torch(boxes, size), transform.apply_coords_torch(points, size)
@@ -231,8 +274,23 @@ def test_answers_are_those_of_transformers(checkpoint: Path):
                 input_points=torch.tensor(inputs[1].numpy())[None],
                 input_labels=torch.tensor(labels)[None],
             )
-        calls = [(None, None, inputs[0]), (inputs[1], labels, None)]
-        for call, answer in zip(calls, (of_boxes, of_points), strict=True):
+            of_padded, of_padding = (
+                ask(
+                    input_points=torch.tensor(inputs[1].numpy())[None],
+                    input_labels=torch.tensor(marks)[None],
+                )
+                for marks in (padded, padding)
+            )
+            of_nothing = ask()
+        calls = [
+            (None, None, inputs[0]),
+            (inputs[1], labels, None),
+            (inputs[1], padded, None),
+            (inputs[1], padding, None),
+            (None, None, None),
+        ]
+        answers = (of_boxes, of_points, of_padded, of_padding, of_nothing)
+        for call, answer in zip(calls, answers, strict=True):
             masks, scores, low_res = predictor.predict_torch(*call, multimask_output=multimask)
             scale = answer.pred_masks.abs().max()
             np.testing.assert_allclose(low_res, answer.pred_masks[0], atol=2e-5 * scale)
