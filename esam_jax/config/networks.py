@@ -51,6 +51,11 @@ class _PlainEncoderConfig(_EncoderConfig):
         return self.image_px // self.patch_px
 
     @property
+    def picture_size(self) -> int:
+        """Numbers of a picture, or of the first layer's output where those are more."""
+        return max(3 * self.image_px**2, self.grid**2 * self.width)
+
+    @property
     def least_trunk(self) -> int:
         """Weights of patch embedding and blocks, without biases, norms and positions."""
         block = (4 + 2 * self.mlp_ratio) * self.width**2
@@ -137,6 +142,11 @@ class TinyVitConfig(_EncoderConfig):
             yield "image_px", f"must be at most {_MOST_CELLS} times {self.patch_px}"
         if max(self.windows) > _MOST_WINDOW:
             yield "windows", f"each must be at most {_MOST_WINDOW}"
+
+    @property
+    def picture_size(self) -> int:
+        """As of a plain encoder; the stem divides by 4."""
+        return max(3 * self.image_px**2, (self.image_px // 4) ** 2 * self.widths[0])
 
     @property
     def least_weights(self) -> int:

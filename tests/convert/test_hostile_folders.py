@@ -2,6 +2,7 @@
 one; every command refuses it in one line."""
 
 import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -228,6 +229,31 @@ def test_the_bound_of_a_model_is_below_it_and_close(name):
     expected_shapes.check_size(config, shapes, name)
     weights = sum(math.prod(shape) for shape in shapes.values())
     assert 0.5 * weights < config.least_weights <= weights
+
+
+@pytest.mark.parametrize("kind", ["vit", "tiny_vit"])
+def test_pictures_too_large_for_so_few_weights_are_refused(tmp_path, kind):
+    """The weights of these encoders fit any size of picture, so their shapes do not show it."""
+    config, largest = VIT, 1392
+    if kind == "tiny_vit":
+        small = dataclasses.replace(
+            TINY.encoder, widths=(64, 64), depths=(1, 1), all_heads=(1, 2), windows=(7, 7)
+        )
+        small = dataclasses.replace(small, neck_width=64, image_px=64)
+        config, largest = dataclasses.replace(SAM_VIT, encoder=small), 1128
+    model_folder.write(tmp_path / "m", config, nano.params(config), source="")
+    file = tmp_path / "m" / "config.json"
+    header = json.loads(file.read_text())
+
+    def read(px):
+        header["model"]["encoder"]["image_px"] = px
+        file.write_text(json.dumps(header))
+        return load.model_file(tmp_path / "m")
+
+    assert read(largest).config.image_px == largest
+    for px in (largest + 8, 8 * 1024 if kind == "vit" else 4 * 1024):
+        with pytest.raises(CheckpointError, match=f"has image_px={px}, where a picture is"):
+            read(px)
 
 
 def test_an_honest_folder_is_read(tmp_path):

@@ -8,12 +8,28 @@ from jaxtyping import Float
 
 from esam_jax.errors import PromptError
 
+# Each layer has four times the crops of the one before, half as wide: 4 make 341, and of a picture
+# of 16,384 pixels the smallest are 1024 wide, which is a model's input. Smaller ones show no more.
+_MOST_LAYERS = 4
+
 
 def require_whole(least: int, values: Mapping[str, Any]) -> None:
     """PromptError unless each is an integer from `least`."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or value < least:
             raise PromptError.of(name, f"is {value!r}, but must be an integer from {least}")
+
+
+def require_layers(name: str, value: Any) -> None:
+    """PromptError unless it is a number of layers of crops that a picture may have."""
+    require_whole(0, {name: value})
+    if value > _MOST_LAYERS:
+        crops = sum(4**layer for layer in range(_MOST_LAYERS + 1))
+        raise PromptError.of(
+            name,
+            f"is {value!r:.80}, but must be at most {_MOST_LAYERS}, with {crops} crops of each "
+            "picture: cut larger pictures up before",
+        )
 
 
 def require_finite(values: Mapping[str, Any]) -> None:

@@ -65,7 +65,7 @@ class AutomaticMaskGenerator:
     ) -> None:
         """PromptError says which argument is wrong. `point_grids`: (x, y) in [0, 1], by layer."""
         arguments.require_whole(1, {"points_per_batch": points_per_batch})
-        arguments.require_whole(0, {"crop_n_layers": crop_n_layers})
+        arguments.require_layers("crop_n_layers", crop_n_layers)
         arguments.require_whole(
             1, {"crop_n_points_downscale_factor": crop_n_points_downscale_factor}
         )

@@ -281,6 +281,8 @@ def test_nothing_good_enough_is_an_empty_list():
         ({"points_per_batch": 0}, "points_per_batch is 0"),
         ({"points_per_side": 0}, "points_per_side is 0"),
         ({"crop_n_layers": -1}, "crop_n_layers is -1"),
+        ({"crop_n_layers": 5}, "crop_n_layers is 5, but must be at most 4, with 341 crops"),
+        ({"crop_n_layers": 10**100}, "crop_n_layers is 10"),
         ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor is 0"),
         ({"crop_overlap_ratio": np.nan}, "crop_overlap_ratio is nan"),
         ({"pred_iou_thresh": np.nan}, "pred_iou_thresh is nan"),
