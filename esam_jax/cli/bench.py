@@ -226,7 +226,8 @@ def _model(name: str) -> Sam:
 
 def _in(dtype: DType, sam: Sam) -> Sam:
     """The same model, computing in `dtype`."""
-    return Sam(network.Sam(sam.config, ComputeConfig(dtype=dtype)), sam.params, sam.untrained)
+    model = network.Sam(sam.config, ComputeConfig(dtype=dtype))
+    return Sam(model, sam.params, sam.untrained, sam.encoder)
 
 
 def _require_positive(option: str, *values: int) -> None:

@@ -18,7 +18,7 @@ from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.models.sam import network
 from esam_jax.predict import batches, frames, picture_array
-from esam_jax.predict.embedding import Embedding
+from esam_jax.predict.embedding import Embedding, encoder_name
 from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -33,11 +33,25 @@ class Sam:
 
     `model` is the Linen module, `params` its plain nested dict, on the device. `untrained` names
     parts that hold random values (`ModelFile.untrained`): prompts that need them are refused.
+    `encoder` is worked out from `params` where it is not given.
     """
 
-    def __init__(self, model: network.Sam, params: Params, untrained: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: network.Sam,
+        params: Params,
+        untrained: Sequence[str] = (),
+        encoder: str | None = None,
+    ) -> None:
         self.model, self.untrained = model, tuple(untrained)
-        self.params = jax.device_put(params)
+        self.params, self._encoder = jax.device_put(params), encoder
+
+    @property
+    def encoder(self) -> str:
+        """The name of the image encoder that embeddings carry (`embedding.encoder_name`)."""
+        if self._encoder is None:
+            self._encoder = encoder_name(self.config, self.params)
+        return self._encoder
 
     def __repr__(self) -> str:
         config, count = self.config, sum(x.size for x in jax.tree.leaves(self.params))
@@ -69,6 +83,7 @@ class Sam:
             features=jax.block_until_ready(together),  # a full device shows here
             sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
             single=single,
+            encoder=self.encoder,
         )
 
     @out_of_memory.advice()
@@ -81,7 +96,7 @@ class Sam:
         """
         features = [self._encoded([frames.from_resized(x, self.config)]) for x in images]
         together = jax.block_until_ready(jnp.concatenate(features))
-        return Embedding(features=together, sizes=tuple(sizes), single=False)
+        return Embedding(together, tuple(sizes), single=False, encoder=self.encoder)
 
     def _encoded(self, inputs: list[Array]) -> Array:
         return _encode(self.model, self.params, jnp.stack(inputs))
@@ -138,6 +153,12 @@ class Sam:
         if not isinstance(embedding, Embedding):
             raise PromptError.of(
                 "embedding", f"is a {type(embedding).__name__}, but must be what encode returns"
+            )
+        if embedding.encoder not in (None, self.encoder):
+            raise PromptError.of(
+                "embedding",
+                f"was made by another encoder ({embedding.encoder}) than this model's "
+                f"({self.encoder}): encode the pictures with this model",
             )
         side = self.config.encoder.grid
         wanted = (side, side, self.config.encoder.neck_width)
@@ -218,10 +239,11 @@ def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sa
             UserWarning,
             stacklevel=3,
         )
+    assert isinstance(file.config, SamConfig)
+    encoder = encoder_name(file.config, file.params)  # while they are on the host
     # Arrays of a file are views of it: the model must not change when somebody writes there.
     params = jax.device_put(file.params, may_alias=False)
-    assert isinstance(file.config, SamConfig)
-    return Sam(network.Sam(file.config, compute), params, file.untrained)
+    return Sam(network.Sam(file.config, compute), params, file.untrained, encoder)
 
 
 # Compiled for the module and the shapes alone: another set of weights, such as those of a later

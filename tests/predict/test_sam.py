@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,12 @@ import pytest
 from helpers import nano
 from PIL import Image
 
+import esam_jax
+from esam_jax.convert import save
 from esam_jax.convert.formats import safetensors_file
+from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, DataError, MissingError, PromptError
+from esam_jax.models import named
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.embedding import Embedding
@@ -205,14 +211,48 @@ def test_an_embedding_is_saved_and_loaded(dtype: str, tmp_path: Path):
     assert one.single and sam.decode(one, PROMPTS[0]).height == 64
 
 
+def test_an_embedding_is_for_models_with_its_encoder(tmp_path: Path):
+    config = named.sam("sam_nano")
+    params = nano.params(config)
+    sam = nano.sam("sam_nano")
+    file = tmp_path / "x.safetensors"
+    sam.encode(nano.picture(40, 56)).save(file)
+    loaded = Embedding.load(file)
+    # Another decoder may go with it, and so may the same weights in any layout.
+    decoder = {"decoder": jax.tree.map(lambda x: x / 2, params["decoder"])}
+    Sam(Network(config), {**params, **decoder}).decode(loaded, PROMPTS[0])
+    model = ModelFile(config=config, params=params, source="a test")
+    for target in ("m.safetensors", "m"):
+        save.write(model, tmp_path / target)
+        assert esam_jax.load(tmp_path / target).encoder == loaded.encoder == sam.encoder
+    # Any one array of the encoder makes it another.
+    changed = flax.traverse_util.flatten_dict(params["encoder"], sep="/")
+    path = "block_02/mlp/hidden/kernel"
+    changed[path] = changed[path] + 1e-6
+    encoder = {"encoder": flax.traverse_util.unflatten_dict(changed, sep="/")}
+    other = Sam(Network(config), {**params, **encoder})
+    with pytest.raises(PromptError) as caught:
+        other.decode(loaded, PROMPTS[0])
+    names = (sam.encoder, other.encoder)
+    assert len(set(names)) == 2
+    assert all(f"({name})" in str(caught.value) for name in names)
+    assert all(name.startswith("sam_vit of 64 px, sha256:") for name in names)
+    with pytest.raises(PromptError, match="made by another encoder"):
+        other.candidates(loaded, PROMPTS[:1])
+
+
 def test_what_is_no_saved_embedding_is_refused(tmp_path: Path):
     encoded = nano.sam("sam_nano").encode(nano.picture(40, 56))
     file = tmp_path / "x.safetensors"
     good = {"kind": "esam_jax embedding", "sizes": "[[40, 56]]", "single": "true"}
+    good["encoder"] = json.dumps(encoded.encoder)
+    safetensors_file.write(file, {"features": encoded.features}, good)
+    assert Embedding.load(file).encoder == encoded.encoder
     bad = [
         {**good, "sizes": each} for each in ("[]", "[[0, 56]]", "[[40]]", "{", "3", "[[40, 1e9]]")
     ]
     bad += [{**good, "kind": "model"}, {**good, "single": "1"}, {}]
+    bad += [{**good, "encoder": each} for each in ("3", '"a\\nb"', '""', f'"{"x" * 101}"', "{")]
     for about in bad:
         safetensors_file.write(file, {"features": encoded.features}, about)
         with pytest.raises(CheckpointError, match="is not an embedding"):
@@ -244,7 +284,7 @@ def test_other_weights_of_the_same_model_compile_nothing():
     sam.decode(encoded, PROMPTS[:1])
     before = predict_sam._decode._cache_size()
     halved = jax.tree.map(lambda x: x / 2, sam.params)
-    Sam(Network(sam.config), halved).decode(encoded, PROMPTS[:1])
+    Sam(Network(sam.config), halved).decode(encoded.replace(encoder=None), PROMPTS[:1])
     assert predict_sam._decode._cache_size() == before
 
 
