@@ -78,21 +78,11 @@ def main(argv: Sequence[str]) -> int:
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
     models.locate(args.model)
-    settings = _settings(args)
-    kept = {**settings, **_reading(args)}
-    album.settle(args.out, kept)
+    generator = _settled(args)
     names = album.waiting(pictures, args.out, part)
     tally, masks, broken, hint, narrow = Tally(), 0, {}, None, []
     if names:
         single = args.path.is_file() and len(pictures.names) == 1
-        compile_cache.enable()
-        generator = AutomaticMaskGenerator(
-            load(args.model),
-            points_per_batch=args.points_per_batch,
-            output_mode="coco_rle",
-            **settings,
-        )
-        album.settle(args.out, {**kept, "model": album.digest(generator.model)})
         found = album.run(
             generator,
             pictures,
@@ -130,6 +120,23 @@ def main(argv: Sequence[str]) -> int:
     already = len(pictures.names[part[0] :: part[1]]) - len(names)
     print(json.dumps(report) if args.json else _text(report, already, len(pictures.names)))
     return 0
+
+
+def _settled(args: Everything) -> AutomaticMaskGenerator:
+    """The generator of masks, once its settings and weights are those of the folder."""
+    settings = _settings(args)
+    kept = {**settings, **_reading(args)}
+    album.require_same(args.out, kept)
+    compile_cache.enable()
+    generator = AutomaticMaskGenerator(
+        load(args.model),
+        points_per_batch=args.points_per_batch,
+        output_mode="coco_rle",
+        **settings,
+    )
+    # Also where all pictures are done: masks of other weights would pass for these.
+    album.settle(args.out, {**kept, "model": album.digest(generator.model)})
+    return generator
 
 
 def _text(report: dict[str, Any], already: int, pictures: int) -> str:

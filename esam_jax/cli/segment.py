@@ -106,15 +106,16 @@ def _of_file(args: Segment, file: Path) -> int:
     models.locate(args.model)
     settings = {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
     settings |= {"prompts": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:32]}"}
-    albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
+    place = (prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
+    albums.require_same(args.out, settings, *place)
+    compile_cache.enable()
+    sam = load(args.model)
+    # Also where all pictures are done: masks of other weights would pass for these.
+    albums.settle(args.out, {**settings, "model": albums.digest(sam)}, *place)
     names = prompted_album.waiting(matched.asked, args.out)
     shown = Progress(len(names), "masks")
     report = _left_out(prompts, matched, shown)
     if names:
-        compile_cache.enable()
-        sam = load(args.model)
-        settings["model"] = albums.digest(sam)
-        albums.settle(args.out, settings, prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
         for done in shown.over(
             prompted_album.run(sam, album, matched, names, args.out, args.sixteen_bit)
         ):

@@ -1,7 +1,7 @@
 """Masks for the prompts of a file, of any number of pictures; resumable.
 
 `masks/NAME.json` for each picture, written whole: a picture whose json is there is done. Pictures
-are read by threads while the device works on the ones before, a few in one call.
+are read by threads while the devices of the host work on the ones before, a few in one call.
 """
 
 import dataclasses
@@ -9,10 +9,11 @@ import errno
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
@@ -21,6 +22,7 @@ from esam_jax.data import decode
 from esam_jax.data.archives import Album
 from esam_jax.errors import DataError, DiskError, MissingError, PromptError
 from esam_jax.ops import regions
+from esam_jax.predict import devices
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.prompt_file import Asked, Matched, PromptFile
@@ -63,20 +65,20 @@ def run(
     """
     narrow: list[str] = []
     groups = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_READERS * jax.local_device_count()) as pool:
 
-        def begin(group: Sequence[str]) -> list[Any]:
-            sizes = matched.sizes
-            return [
-                pool.submit(_read, album, name, sizes.get(name), sixteen_bit, narrow)
-                for name in group
-            ]
+        def begin(name: str) -> Future[Any]:
+            size = matched.sizes.get(name)
+            return pool.submit(_read, album, name, size, sixteen_bit, narrow)
 
-        ahead = begin(groups[0]) if groups else []
-        for i, group in enumerate(groups):
-            read, ahead = ahead, begin(groups[i + 1]) if i + 1 < len(groups) else []
-            pictures = dict(zip(group, (each.result() for each in read), strict=True))
-            yield from _of_group(sam, pictures, matched.asked, out)
+        def work(sam: Sam, group: dict[str, Future[Any]]) -> list[Done]:
+            pictures = {name: group.pop(name).result() for name in list(group)}
+            return list(_of_group(sam, pictures, matched.asked, out))
+
+        begun = ({name: begin(name) for name in group} for group in groups)
+        shared = devices.share(begun, sam, work, count=len(groups), ahead=1)
+        for _, done in shared:
+            yield from done
     if narrow:
         warnings.warn(
             f"{len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}", stacklevel=2

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import nano
+from helpers import nano, pretend
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -154,10 +154,28 @@ def test_other_weights_need_another_folder(album: Path, model: Path, tmp_path: P
     _, out = call(album, model, INSTANCES)
     (out / "masks" / "c 2.png.json").unlink()
     assert call(album, other, INSTANCES)[0] == 0  # the same weights from elsewhere
-    (out / "masks" / "c 2.png.json").unlink()
+    assert call(album, other, INSTANCES)[0] == 0  # all is done
     capsys.readouterr()
     assert call(album, Path("quickstart_teacher"), INSTANCES)[0] == 2
     assert "model was 'sha256:" in capsys.readouterr().err
+
+
+def test_two_devices_write_what_one_writes(tmp_path: Path, model: Path):
+    album, rows, reports = tmp_path / "album", ["file,x,y"], []
+    album.mkdir()
+    for i in range(19):  # three groups, whose last is not full
+        Image.fromarray(nano.picture(20 + i, 40 - i, i)).save(album / f"{i:02d}.png")
+        rows.append(f"{i:02d}.png,{i},{19 - i}")
+    (album / "03.png").write_bytes(b"no picture")
+    (tmp_path / "points.csv").write_text("\n".join(rows) + "\n")
+    argv = ["segment", str(album), "--prompts", str(tmp_path / "points.csv"), "--json"]
+    for count in (1, 2):
+        out = str(tmp_path / str(count))
+        printed = pretend.command(count, *argv, "--model", str(model), "--out", out)
+        reports.append({**json.loads(printed), "out": None})
+    one, two = (pretend.contents(tmp_path / str(count)) for count in (1, 2))
+    assert one == two and len(one) == 18 + 2
+    assert reports[0] == reports[1] and reports[0]["pictures"] == 18
 
 
 @pytest.mark.parametrize(

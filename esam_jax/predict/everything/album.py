@@ -6,22 +6,18 @@ number of hosts share an album without communicating, and it may grow between tw
 The devices of one host take the next picture each.
 """
 
-import collections
 import copy
 import dataclasses
 import hashlib
 import itertools
 import json
-import queue
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import flax.traverse_util
-import jax
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
@@ -30,9 +26,9 @@ from PIL import Image
 from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
-from esam_jax.errors import ConfigError, DataError, DiskError, EsamError, ExistsError, MissingError
+from esam_jax.errors import ConfigError, DataError, DiskError, ExistsError, MissingError
 from esam_jax.ops import regions
-from esam_jax.predict import draw
+from esam_jax.predict import devices, draw
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.sam import Sam
@@ -67,45 +63,58 @@ def digest(sam: Sam) -> str:
     return f"sha256:{found.hexdigest()[:32]}"
 
 
+def require_same(
+    out: Path,
+    settings: dict[str, Any],
+    name: str = SETTINGS_FILE,
+    results: Sequence[str] = _RESULTS,
+) -> None:
+    """ConfigError where the folder holds masks made with other settings; nothing is written.
+
+    `model` may be left out of the settings. ExistsError where the folder is of no album and holds
+    files that would be replaced, or taken for done: SA-1B's own, for example.
+    """
+    file = out / name
+    try:
+        if not file.exists():
+            _require_free(out, results)
+            return
+        stored = json.loads(file.read_text())
+        unequal = [
+            f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
+            for key in sorted({*stored, *settings} - ({"model"} - settings.keys()))
+            if stored.get(key) != settings.get(key)
+        ]
+    except OSError as error:
+        raise MissingError(f"{file} cannot be read ({error}); name another folder") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is not JSON ({error}): name another folder") from error
+    if unequal:
+        raise ConfigError(
+            f"{out} holds masks made with other settings ({'; '.join(unequal)}): "
+            "use the same settings, or another folder"
+        )
+
+
 def settle(
     out: Path,
     settings: dict[str, Any],
     name: str = SETTINGS_FILE,
     results: Sequence[str] = _RESULTS,
 ) -> None:
-    """Makes the folder and keeps the settings; ConfigError where it holds masks made with others.
+    """Makes the folder and keeps the settings in it; errors as for `require_same`.
 
-    `model` may come in a later call than the rest. ExistsError where the folder is of no album and
-    holds files that would be replaced, or taken for done: SA-1B's own, for example. What a killed
-    call left unfinished is removed.
+    What a killed call left unfinished is removed.
     """
-    file = out / name
+    require_same(out, settings, name, results)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            _require_free(out, results)
         files.remove_unfinished(out)
         files.remove_unfinished(out / OVERLAYS_FOLDER)
-        stored = json.loads(file.read_text()) if file.exists() else {}
-        if not file.exists() or ("model" in settings and "model" not in stored):
-            stored = {**settings, **stored}
-            files.write(file, json.dumps(stored, indent=1) + "\n")
-    except EsamError:
-        raise
+        if not (out / name).exists():
+            files.write(out / name, json.dumps(settings, indent=1) + "\n")
     except OSError as error:
         raise MissingError(f"{out} cannot be written ({error}); name another folder") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file} is not JSON ({error}): name another folder") from error
-    odd = [
-        f"{key} was {stored.get(key)!r}, is {settings.get(key)!r}"
-        for key in sorted({*stored, *settings} - ({"model"} - settings.keys()))
-        if stored.get(key) != settings.get(key)
-    ]
-    if odd:
-        raise ConfigError(
-            f"{out} holds masks made with other settings ({'; '.join(odd)}): "
-            "use the same settings, or another folder"
-        )
 
 
 def _require_free(out: Path, results: Sequence[str]) -> None:
@@ -148,46 +157,14 @@ def run(
     range, in any order.
     """
     tally, narrow = Tally() if tally is None else tally, [] if narrow is None else narrow
-    yield from _answers(_Work(album, out, overlays, sixteen_bit, tally, narrow), generator, names)
+    work = _Work(album, out, overlays, sixteen_bit, tally, narrow)
 
+    def on(sam: Sam, name: str) -> int | str:
+        copied = copy.copy(generator)
+        copied.model = sam
+        return work.on(copied, name)
 
-def _answers(
-    work: "_Work", generator: AutomaticMaskGenerator, names: list[str]
-) -> Iterator[tuple[str, int | str]]:
-    """The answers of `run`, of all devices."""
-    devices = jax.local_devices()[: max(1, len(names))]
-    if len(devices) == 1:
-        for name in names:
-            yield name, work.on(generator, name)
-        return
-    idle: queue.SimpleQueue[tuple[jax.Device, AutomaticMaskGenerator]] = queue.SimpleQueue()
-    for device in devices:
-        idle.put((device, _copied(generator, device)))
-
-    def next_one(name: str) -> int | str:
-        device, copied = idle.get()
-        try:
-            with jax.default_device(device):
-                return work.on(copied, name)
-        finally:
-            idle.put((device, copied))
-
-    begun: collections.deque[tuple[str, Any]] = collections.deque()
-    with ThreadPoolExecutor(len(devices)) as pool:
-        try:
-            for name in names:
-                begun.append((name, pool.submit(next_one, name)))
-                # Far enough ahead that a slow picture does not make other devices wait, but
-                # bounded: an album may have millions of pictures.
-                if len(begun) == 4 * len(devices):
-                    first, answer = begun.popleft()
-                    yield first, answer.result()
-            while begun:
-                first, answer = begun.popleft()
-                yield first, answer.result()
-        finally:
-            for _, answer in begun:
-                answer.cancel()
+    yield from devices.share(names, generator.model, on, count=len(names), ahead=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,13 +210,6 @@ class _Work:
                 f"{out} cannot be written ({error}): make room, then run the same command"
             ) from error
         return len(records)
-
-
-def _copied(generator: AutomaticMaskGenerator, device: jax.Device) -> AutomaticMaskGenerator:
-    """The same with its weights on a device."""
-    copied, sam = copy.copy(generator), generator.model
-    copied.model = Sam(sam.model, jax.device_put(sam.params, device), sam.untrained)
-    return copied
 
 
 def merge(album: Album, out: Path) -> int:

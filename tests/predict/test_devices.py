@@ -1,0 +1,71 @@
+"""Work is shared by devices, and answers come in order."""
+
+import threading
+
+import jax
+import pytest
+from helpers import nano
+
+from esam_jax.predict import devices
+from esam_jax.predict.sam import Sam
+
+
+def of(sam: Sam) -> list[jax.Device]:
+    return [x.device for x in jax.tree.leaves(sam.params)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_answers_come_in_order_and_few_items_are_taken_ahead(count: int, ahead: int):
+    taken, done = 0, 0
+
+    def items():
+        nonlocal taken
+        for i in range(20):
+            taken += 1
+            yield i
+
+    sam = nano.sam("sam_nano")
+    for item, answer in devices.share(items(), sam, lambda _, i: 10 * i, count=count, ahead=ahead):
+        assert (item, answer) == (done, 10 * done)
+        done += 1
+        assert taken <= min(20, done + (1 + ahead) * count)
+        if done == 1:
+            assert taken >= 1 + ahead  # what is read ahead has begun
+    assert done == 20
+
+
+def test_every_device_works_with_its_own_copy():
+    sam, meeting = nano.sam("sam_nano"), threading.Barrier(2, timeout=60)
+
+    def work(copied: Sam, item: int) -> jax.Device:
+        meeting.wait()  # both at once, or never
+        [device] = set(of(copied))
+        assert jax.numpy.zeros(3).device == device
+        assert copied.config == sam.config and copied.encoder == sam.encoder
+        return device
+
+    found = [device for _, device in devices.share(range(6), sam, work, count=2, ahead=1)]
+    assert set(found) == set(jax.local_devices()[:2])
+    assert set(of(sam)) == set(jax.local_devices()[:1])  # the caller's stays where it was
+
+
+def test_one_item_leaves_the_other_devices_alone():
+    sam = nano.sam("sam_nano")
+    [(_, found)] = devices.share(range(1), sam, lambda given, _: given, count=1, ahead=1)
+    assert found is sam
+    assert list(devices.share([], sam, lambda given, _: given, count=0, ahead=1)) == []
+
+
+def test_an_error_of_the_work_reaches_the_caller_after_the_answers_before_it():
+    done = []
+
+    def work(_: Sam, item: int) -> int:
+        if item == 5:
+            raise OSError("the disk is full")
+        return item
+
+    with pytest.raises(OSError, match="disk is full"):
+        for item, _ in devices.share(range(50), nano.sam("sam_nano"), work, count=3, ahead=2):
+            done.append(item)
+    assert done == [0, 1, 2, 3, 4]
