@@ -10,7 +10,7 @@ import tyro
 
 from esam_jax.cli import arguments
 from esam_jax.config import json as config_json
-from esam_jax.convert import describe, load, model_folder, state_dict
+from esam_jax.convert import describe, load, model_folder, provenance, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
 from esam_jax.convert.load import Location
@@ -78,7 +78,7 @@ def _file(found: Location) -> dict[str, Any]:
         "family": f"{family.name} ({family.about})",
         "model": named.name_of(config),
         "config": config_json.to_json(config),
-        "licence": found.licence or family.licence,
+        "licence": found.licence or read.metadata.get(provenance.LICENCE, family.licence),
     }
     wanted, unused = registry.names(family, config), family.unused(config)
     result["notes"] += state_dict.remarks(tensors, family, config)
@@ -96,6 +96,7 @@ def _file(found: Location) -> dict[str, Any]:
     return result | {
         "parameters": describe.parameters(file),
         "sha256": describe.checksum(params),
+        "untrained": list(provenance.untrained(read.metadata, params, f"{found.path}")),
         "unused": sorted(unused),
     }
 

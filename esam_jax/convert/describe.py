@@ -7,7 +7,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 
-from esam_jax.convert import never_trained
+from esam_jax.convert import provenance
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.typing import Params
 
@@ -58,7 +58,7 @@ def round_trip(written: ModelFile, back: ModelFile, dtype: str) -> str:
         if not np.array_equal(np.asarray(x).astype(cast).astype(np.float32), found[path])
     ]
     unused = [name for name in written.unused if name not in back.unused]
-    parts = {*never_trained.present(written.untrained, back.params)} ^ {*back.untrained}
+    parts = {*provenance.present(written.untrained, back.params)} ^ {*back.untrained}
     notes = [f"whether {part} was trained" for part in sorted(parts)]
     if differ or unused or notes:
         return f"{DIFFERENT} in {', '.join([*differ, *unused, *notes])}"

@@ -11,7 +11,7 @@ from esam_jax import files
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
 from esam_jax.config.rules import Config
-from esam_jax.convert import model_folder, never_trained, prefixes, releases, state_dict
+from esam_jax.convert import model_folder, prefixes, provenance, releases, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family
 from esam_jax.convert.formats import choices, tensor_files
@@ -108,8 +108,8 @@ def model_file(
         config=config,
         params=params,
         source=f"{family.about}: {found.address or found.path.name}",
-        licence=found.licence or family.licence,
-        untrained=never_trained.noted(read.metadata, params, f"{found.path}"),
+        licence=found.licence or read.metadata.get(provenance.LICENCE, family.licence),
+        untrained=provenance.untrained(read.metadata, params, f"{found.path}"),
         unused=unused,
         notes=notes,
     )

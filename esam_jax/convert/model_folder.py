@@ -19,7 +19,7 @@ import numpy as np
 from esam_jax import files, outputs
 from esam_jax.config import ModelConfig
 from esam_jax.config import json as config_json
-from esam_jax.convert import never_trained
+from esam_jax.convert import provenance
 from esam_jax.convert.formats import bounds, tensor_files
 from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import expected_shapes
@@ -217,7 +217,7 @@ def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, An
         raise CheckpointError(
             f"{file} has format {bounds.shown(header['format'])}; this release reads {FORMAT}"
         )
-    never_trained.require_texts(header["untrained"], f"{file}: untrained")
+    provenance.require_texts(header["untrained"], f"{file}: untrained")
     if not all(isinstance(header[key], str) for key in ("source", "licence")):
         raise CheckpointError(f"{file}: source and licence must be text")
     _check_listing(header["sha256"], str(file))

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from esam_jax import files, outputs
-from esam_jax.convert import model_folder, never_trained, state_dict
+from esam_jax.convert import model_folder, provenance, state_dict
 from esam_jax.convert.describe import flat
 from esam_jax.convert.families import registry
 from esam_jax.convert.families.family import Family, Library
@@ -129,7 +129,7 @@ def write(
         )
     state = state_dict.to_state_dict(params, family, config, file.unused)
     state = {name: _cast(name, x, dtype) for name, x in state.items()}
-    note = never_trained.note(file.untrained, params)
+    note = provenance.note(file.untrained, params, file.licence, family.licence)
     if _is_file(target):
         _write_file(target, state, family, file.source, note)
     elif family.library is not None:

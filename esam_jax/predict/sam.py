@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, SamConfig
-from esam_jax.convert import never_trained
+from esam_jax.convert import provenance
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
@@ -113,7 +113,7 @@ class Sam:
         """
         self._check_embedding(embedding)
         lists = self._checked(embedding, [prompts] if embedding.single else prompts)
-        if not multimask and never_trained.SINGLE_MASK in self.untrained:
+        if not multimask and provenance.SINGLE_MASK in self.untrained:
             raise PromptError.of(
                 "multimask",
                 "is False, but this checkpoint never learned the single mask: "

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
-from esam_jax.convert import load, model_folder, never_trained
+from esam_jax.convert import load, model_folder, provenance
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
@@ -70,7 +70,7 @@ def _never_trained(config: SamConfig) -> tuple[str, ...]:
     parts = {
         "prompt/background": config.decoder.background == "learned",
         "prompt/mask": config.decoder.mask_prompts == "learned",
-        never_trained.SINGLE_MASK: True,
+        provenance.SINGLE_MASK: True,
     }
     return tuple(part for part, exists in parts.items() if exists)
 

@@ -27,7 +27,7 @@ class TrainedModel:
     """One model that a run leaves: its config, its parameters, and the branches never trained.
 
     `untrained` holds parameter paths ("encoder/neck"); a later run draws those again. One name is
-    no path: `convert.never_trained.SINGLE_MASK`. `unused` holds what was trained beside the model
+    no path: `convert.provenance.SINGLE_MASK`. `unused` holds what was trained beside the model
     and another layout needs, by that layout's names (`convert.model_folder`).
     """
 

@@ -1,4 +1,4 @@
-"""Parts that were never trained are known again after a model went through any layout."""
+"""What was never trained, and the licence, are known again after any layout."""
 
 import dataclasses
 import functools
@@ -11,7 +11,8 @@ import pytest
 from helpers import nano
 
 import esam_jax
-from esam_jax.convert import describe, load, model_folder, never_trained, save
+from esam_jax import cli
+from esam_jax.convert import describe, load, model_folder, provenance, save
 from esam_jax.convert.formats import tensor_files
 from esam_jax.errors import CheckpointError, PromptError
 from esam_jax.models import named
@@ -30,10 +31,14 @@ LAYOUTS = {
 }
 
 
-def file_of(name, untrained):
+def file_of(name, untrained, licence="Apache-2.0"):
     config = named.sam(name)
     return model_folder.ModelFile(
-        config=config, params=nano.params(config), source="a test", untrained=untrained
+        config=config,
+        params=nano.params(config),
+        source="a test",
+        untrained=untrained,
+        licence=licence,
     )
 
 
@@ -49,7 +54,7 @@ def there_and_back(file, target):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_carries_them(tmp_path, name):
-    everything = never_trained.present(PARTS, nano.params(named.sam(name)))
+    everything = provenance.present(PARTS, nano.params(named.sam(name)))
     assert set(everything) >= {"decoder/single_mask", "prompt", "encoder/neck"}
     for untrained in ((), *((part,) for part in everything), everything):
         file = file_of(name, untrained)
@@ -75,6 +80,22 @@ def test_prompts_are_refused_as_by_the_folder(tmp_path, name):
                     esam_jax.Prompt(**prompt),
                     multimask=multimask,
                 )
+
+
+@pytest.mark.parametrize("licence", ["CC-BY-NC-4.0", "unstated", "Apache-2.0"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_licence_stays(tmp_path, name, licence):
+    """Weights that began as MAE's, for example, do not become EfficientSAM's release."""
+    for target in LAYOUTS[name]:
+        back = there_and_back(file_of(name, ("prompt",), licence), tmp_path / target)
+        assert (back.licence, back.untrained) == (licence, ("prompt",))
+
+
+def test_inspect_says_it(tmp_path, capsys):
+    there_and_back(file_of("sam_nano", ("prompt",), "MIT"), tmp_path / "m.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "m.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["untrained"], found["licence"]) == (["prompt"], "MIT")
 
 
 def test_what_a_layout_leaves_out_is_not_named(tmp_path):
@@ -150,11 +171,11 @@ def test_a_malformed_note_is_refused(tmp_path, note, said, suffix):
         ".safetensors": functools.partial(tensor_files.write_safetensors, target, tensors),
         ".pt": functools.partial(tensor_files.write_torch, target, tensors),
     }[suffix]
-    write(metadata={never_trained.KEY: note})
-    with pytest.raises(CheckpointError, match=f"{never_trained.KEY} {said}") as caught:
+    write(metadata={provenance.UNTRAINED: note})
+    with pytest.raises(CheckpointError, match=f"{provenance.UNTRAINED} {said}") as caught:
         load.model_file(target)
     assert len(str(caught.value)) < 500
-    write(metadata={never_trained.KEY: json.dumps(["prompt", "of/another/model"])})
+    write(metadata={provenance.UNTRAINED: json.dumps(["prompt", "of/another/model"])})
     assert load.model_file(target).untrained == ("prompt",)
 
 

@@ -1,5 +1,6 @@
-"""The note about parts that were never trained, in files of layouts that have no place for it.
+"""What a model folder says of its weights, as a note in files of layouts that have no place for it.
 
+That is which parts were never trained, and the licence where the layout's release has another one.
 safetensors files carry it in their metadata, PyTorch files in the `_metadata` of the state dict,
 which `load_state_dict(strict=True)` reads nothing of but the versions of modules by their names.
 """
@@ -12,25 +13,29 @@ from esam_jax.convert.formats import bounds
 from esam_jax.errors import CheckpointError
 from esam_jax.typing import Params
 
-KEY = "esam_jax.untrained"
+UNTRAINED, LICENCE = "esam_jax.untrained", "esam_jax.licence"
 SINGLE_MASK = "decoder/single_mask"  # mask token 0: slices of arrays shared with the candidates
 
 
-def note(untrained: Iterable[str], params: Params) -> dict[str, str]:
-    """Metadata that names the parts that these parameters have; empty where there are none."""
-    parts = present(untrained, params)
-    return {KEY: json.dumps(parts)} if parts else {}
+def note(never_trained: Iterable[str], params: Params, licence: str, usual: str) -> dict[str, str]:
+    """Metadata that names the untrained parts that these parameters have, and an unusual licence.
+
+    Empty where there is neither.
+    """
+    parts = present(never_trained, params)
+    found = {UNTRAINED: json.dumps(parts)} if parts else {}
+    return found if licence == usual else {**found, LICENCE: licence}
 
 
-def noted(metadata: Mapping[str, str], params: Params, where: str) -> tuple[str, ...]:
+def untrained(metadata: Mapping[str, str], params: Params, where: str) -> tuple[str, ...]:
     """The parts that a note names; CheckpointError if it is malformed."""
     try:
-        parts = json.loads(metadata.get(KEY, "[]"))
+        parts = json.loads(metadata.get(UNTRAINED, "[]"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where}: {KEY} is not JSON ({bounds.reason(error)}); convert it again"
+            f"{where}: {UNTRAINED} is not JSON ({bounds.reason(error)}); convert it again"
         ) from error
-    require_texts(parts, f"{where}: {KEY}")
+    require_texts(parts, f"{where}: {UNTRAINED}")
     return present(parts, params)
 
 
@@ -40,9 +45,9 @@ def require_texts(parts: Any, what: str) -> None:
         raise CheckpointError(f"{what} must be a list of text; convert it again")
 
 
-def present(untrained: Iterable[str], params: Params) -> tuple[str, ...]:
+def present(parts: Iterable[str], params: Params) -> tuple[str, ...]:
     """Those of the parts that these parameters have."""
-    return tuple(part for part in untrained if _is_present(part, params))
+    return tuple(part for part in parts if _is_present(part, params))
 
 
 def _is_present(part: str, params: Params) -> bool:
