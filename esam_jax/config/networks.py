@@ -51,9 +51,9 @@ class _PlainEncoderConfig(_EncoderConfig):
         return self.image_px // self.patch_px
 
     @property
-    def picture_size(self) -> int:
-        """Numbers of a picture, or of the first layer's output where those are more."""
-        return max(3 * self.image_px**2, self.grid**2 * self.width)
+    def widest_layer(self) -> int:
+        """Numbers of a picture, or of the widest layer where those are more."""
+        return max(3 * self.image_px**2, self.mlp_ratio * self.grid**2 * self.width)
 
     @property
     def least_trunk(self) -> int:
@@ -144,9 +144,10 @@ class TinyVitConfig(_EncoderConfig):
             yield "windows", f"each must be at most {_MOST_WINDOW}"
 
     @property
-    def picture_size(self) -> int:
-        """As of a plain encoder; the stem divides by 4."""
-        return max(3 * self.image_px**2, (self.image_px // 4) ** 2 * self.widths[0])
+    def widest_layer(self) -> int:
+        """As of a plain encoder; the first stage, after a stem that divides by 4, is the widest."""
+        cells = (self.image_px // 4) ** 2
+        return max(3 * self.image_px**2, self.mlp_ratio * cells * self.widths[0])
 
     @property
     def least_weights(self) -> int:

@@ -15,8 +15,9 @@ from esam_jax.errors import CheckpointError
 from esam_jax.models import kinds
 
 # A ViT's weights are the same for pictures of any size, so they do not bound what a picture takes.
-# MobileSAM, at 1024 px, has 0.43 numbers for each weight; any other release has fewer.
-_MOST_NUMBERS = 16
+# MobileSAM, at 1024 px, has 1.7 numbers in its widest layer for each weight; no other release has
+# half as many. With this bound, a layer takes at most eight times the memory of the weights.
+_MOST_NUMBERS = 8
 
 
 @functools.lru_cache(maxsize=16)
@@ -71,10 +72,10 @@ def check_size(config: ModelConfig, found: Mapping[str, tuple[int, ...]], holder
         fault = f"{len(found)} tensors, but its config has {config.depth} layers, each with several"
     elif config.least_weights > weights:
         fault = f"{weights} weights, but its config needs {config.least_weights} and more"
-    elif config.encoder.picture_size > _MOST_NUMBERS * weights:
+    elif config.encoder.widest_layer > _MOST_NUMBERS * weights:
         fault = (
             f"{weights} weights, but its config has image_px={config.encoder.image_px}, where a "
-            f"picture is {config.encoder.picture_size} numbers, more than {_MOST_NUMBERS} for each"
+            f"layer has {config.encoder.widest_layer} numbers, more than {_MOST_NUMBERS} for each"
         )
     else:
         return

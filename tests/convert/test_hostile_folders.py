@@ -234,13 +234,13 @@ def test_the_bound_of_a_model_is_below_it_and_close(name):
 @pytest.mark.parametrize("kind", ["vit", "tiny_vit"])
 def test_pictures_too_large_for_so_few_weights_are_refused(tmp_path, kind):
     """The weights of these encoders fit any size of picture, so their shapes do not show it."""
-    config, largest = VIT, 1392
+    config, largest = VIT, 848
     if kind == "tiny_vit":
         small = dataclasses.replace(
             TINY.encoder, widths=(64, 64), depths=(1, 1), all_heads=(1, 2), windows=(7, 7)
         )
         small = dataclasses.replace(small, neck_width=64, image_px=64)
-        config, largest = dataclasses.replace(SAM_VIT, encoder=small), 1128
+        config, largest = dataclasses.replace(SAM_VIT, encoder=small), 392
     model_folder.write(tmp_path / "m", config, nano.params(config), source="")
     file = tmp_path / "m" / "config.json"
     header = json.loads(file.read_text())
@@ -252,8 +252,13 @@ def test_pictures_too_large_for_so_few_weights_are_refused(tmp_path, kind):
 
     assert read(largest).config.image_px == largest
     for px in (largest + 8, 8 * 1024 if kind == "vit" else 4 * 1024):
-        with pytest.raises(CheckpointError, match=f"has image_px={px}, where a picture is"):
+        with pytest.raises(CheckpointError, match=f"has image_px={px}, where a layer has"):
             read(px)
+
+
+def test_wide_patches_make_the_picture_itself_the_largest():
+    narrow = dataclasses.replace(VIT.encoder, width=32, heads=2, patch_px=16, pretrain_px=64)
+    assert dataclasses.replace(narrow, image_px=64).widest_layer == 3 * 64 * 64
 
 
 def test_an_honest_folder_is_read(tmp_path):
