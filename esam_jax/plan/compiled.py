@@ -107,9 +107,7 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
         guarded=cfg.guard,
     )
     with _choices_of(topology):
-        return update.lower(  # pyright: ignore[reportFunctionMemberAccess]
-            state, weights, states.abstract_batch(task, cfg.batch, mesh)
-        )
+        return update.lower(state, weights, states.abstract_batch(task, cfg.batch, mesh))
 
 
 def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from esam_jax import sharding
@@ -20,28 +21,51 @@ _STAGE = re.compile(r"(?:^|/)encoder/stage_\d+/")
 _BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
 
 
+class Schedule(NamedTuple):
+    """The numbers of a learning rate: arguments of the compiled update, not constants in it.
+
+    So a run with another peak, warm-up or length runs the program that is compiled already.
+    """
+
+    warmup_steps: Any
+    rising: Any  # in each update of the warm-up
+    share: Any  # of the decay, in each update after it
+    final_lr: Any
+    above_final: Any  # of the peak
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
     """A gradient transformation of optax's and the rate that it learns with.
 
-    rate: number of the update, from 0 -> learning rate.
+    update: (gradients, state, parameters, schedule) -> (updates, state).
+    rate: (number of the update, from 0; schedule) -> learning rate.
     """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
-    rate: Callable[[Any], jax.Array]
+    rate: Callable[[Any, Schedule], jax.Array]
+    schedule: Schedule
 
 
 def make(config: OptimConfig, steps: int) -> Optimiser:
     """The optimiser of a run of `steps` updates; top-level keys of its trees are model names."""
-    rate = learning_rate(config, steps)
-    parts = [adam_with_decay(config), optax.scale_by_learning_rate(rate)]
-    if config.clip_norm is not None:
-        parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
-    if config.layer_decay is not None:
-        parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
-    chain = optax.chain(*parts)
-    return Optimiser(chain.init, chain.update, rate)
+    rate = functools.partial(learning_rate, cosine=config.schedule == "cosine")
+
+    def chain(numbers: Schedule) -> optax.GradientTransformation:
+        by_number = functools.partial(rate, schedule=numbers)
+        parts = [adam_with_decay(config), optax.scale_by_learning_rate(by_number)]
+        if config.clip_norm is not None:
+            parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
+        if config.layer_decay is not None:
+            parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
+        return optax.chain(*parts)
+
+    def update(grads: Any, state: Any, params: Any, numbers: Schedule) -> tuple[Any, Any]:
+        return chain(numbers).update(grads, state, params)
+
+    numbers = schedule(config, steps)
+    return Optimiser(chain(numbers).init, update, rate, numbers)
 
 
 def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:
@@ -65,22 +89,30 @@ def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:
     return optax.GradientTransformation(adam.init, update)
 
 
-def learning_rate(config: OptimConfig, steps: int) -> Callable[[Any], jax.Array]:
+def schedule(config: OptimConfig, steps: int) -> Schedule:
+    """The numbers of a run of `steps` updates, in float32."""
+    warmup = config.warmup_steps
+    numbers = (
+        warmup,
+        config.peak_lr / max(warmup, 1),
+        1.0 / (steps - warmup),
+        config.final_lr,
+        config.peak_lr - config.final_lr,
+    )
+    return Schedule(*map(np.float32, numbers))
+
+
+def learning_rate(count: Any, schedule: Schedule, *, cosine: bool) -> jax.Array:
     """Rate of update number 0, 1, ...: linear from 0 to the peak, then down to `final_lr`.
 
     As MAE's lr_sched.py, by update instead of by epoch: the peak is reached at `warmup_steps`, the
     final rate would be that of update number `steps`.
     """
-
-    def rate(count: Any) -> jax.Array:
-        count = jnp.asarray(count, jnp.float32)
-        done = jnp.clip((count - config.warmup_steps) / (steps - config.warmup_steps), 0.0, 1.0)
-        share = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if config.schedule == "cosine" else 1.0 - done
-        falling = config.final_lr + (config.peak_lr - config.final_lr) * share
-        rising = config.peak_lr * count / max(config.warmup_steps, 1)
-        return jnp.where(count < config.warmup_steps, rising, falling)
-
-    return rate
+    count = jnp.asarray(count, jnp.float32)
+    done = jnp.clip((count - schedule.warmup_steps) * schedule.share, 0.0, 1.0)
+    left = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if cosine else 1.0 - done
+    falling = schedule.final_lr + schedule.above_final * left
+    return jnp.where(count < schedule.warmup_steps, schedule.rising * count, falling)
 
 
 def decays(params: Params) -> Params:

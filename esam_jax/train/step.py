@@ -1,7 +1,7 @@
 """One update, as the maths: gradient of the weighted mean loss, AdamW, apply."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,12 +14,37 @@ from esam_jax import sharding
 from esam_jax.config import GuardConfig
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, scalars
-from esam_jax.train.optim import Optimiser
+from esam_jax.train.optim import Optimiser, Schedule
 from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
 from esam_jax.typing import Batch, Params
 
 Metrics = dict[str, Num[Array, ""]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state."""
+
+    jitted: Any  # of (state, frozen, batch, schedule)
+    schedule: Schedule
+    mesh: Mesh
+
+    def __call__(
+        self, state: TrainState, frozen: Params, batch: Batch
+    ) -> tuple[TrainState, Scalars]:
+        return self.jitted(state, frozen, batch, self._placed)
+
+    def lower(self, state: Any, frozen: Any, batch: Any) -> jax.stages.Lowered:
+        """Traced and lowered; every argument may be abstract."""
+        return self.jitted.lower(state, frozen, batch, self.schedule)
+
+    @functools.cached_property
+    def _placed(self) -> Schedule:
+        # The devices of a mesh that is only planned hold nothing: not before the first call.
+        everywhere = sharding.replicated(self.mesh)
+        with jax.transfer_guard("allow"):
+            return Schedule(*(sharding.place(number, everywhere) for number in self.schedule))
 
 
 def jit_step(
@@ -32,8 +57,8 @@ def jit_step(
     seed: int,
     accumulate: int,
     guarded: GuardConfig,
-) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Scalars]]:
-    """The compiled update (state, frozen, batch) -> (state, metrics); it consumes the old state.
+) -> Update:
+    """The compiled update.
 
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
     random choice, `accumulate` the number of micro-batches. An update whose loss or
@@ -42,7 +67,9 @@ def jit_step(
     """
     root_key = jax.random.key_data(jax.random.key(seed))
 
-    def update(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Scalars]:
+    def update(
+        state: TrainState, frozen: Params, batch: Batch, schedule: Schedule
+    ) -> tuple[TrainState, Scalars]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(root_key), state.step)
         grads, metrics = mean_gradient(
             task, state.params, frozen, batch, rng, accumulate, sharding.batch(mesh)
@@ -50,14 +77,14 @@ def jit_step(
         metrics |= _gradient_norms(grads)
         # Of what was summed over all devices, so that every host finds the same.
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params, schedule)
         changed = optax.apply_updates(state.params, updates), opt_state
         # A select fuses into the update and works in place, where a branch would copy the state.
         params, opt_state = jax.tree.map(
             functools.partial(jnp.where, good), changed, (state.params, state.opt_state)
         )
         metrics |= _sizes(params, updates, good)
-        metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped)
+        metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
         after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
         return after, scalars.pack(metrics | findings)
@@ -65,12 +92,14 @@ def jit_step(
     def places(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
-    return jax.jit(
+    everywhere = sharding.replicated(mesh)
+    jitted = jax.jit(
         update,
-        in_shardings=(places(state), places(frozen), sharding.batch(mesh)),
-        out_shardings=(places(state), sharding.replicated(mesh)),
+        in_shardings=(places(state), places(frozen), sharding.batch(mesh), everywhere),
+        out_shardings=(places(state), everywhere),
         donate_argnums=0,
     )
+    return Update(jitted, optimiser.schedule, mesh)
 
 
 def mean_gradient(

@@ -101,7 +101,8 @@ def test_f19_what_is_not_finite_on_one_device_is_skipped_by_all(spoilt):
     assert (good.guard.skipped, good.guard.skipped_in_a_row) == (2, 0)
     # Warm-up waits: the rate in the metrics is the one that was used.
     count = good.opt_state[1].count
-    assert count == 4 and metrics["learning_rate"] == optim.learning_rate(toy.config().optim, 40)(3)
+    optimiser = optim.make(toy.config().optim, 40)
+    assert count == 4 and metrics["learning_rate"] == optimiser.rate(3, optimiser.schedule)
 
 
 def test_without_a_fault_the_update_is_the_plain_one():
@@ -115,7 +116,7 @@ def test_without_a_fault_the_update_is_the_plain_one():
     def plain(params, opt_state, batch, number):
         rng = jax.random.fold_in(key, number)
         grads, _ = step.mean_gradient(task, params, {}, batch, rng, 1, sharding.batch(mesh))
-        updates, opt_state = optimiser.update(grads, opt_state, params)
+        updates, opt_state = optimiser.update(grads, opt_state, params, optimiser.schedule)
         return optax.apply_updates(params, updates), opt_state
 
     params, opt_state = state.params, state.opt_state
