@@ -17,8 +17,6 @@ from esam_jax.convert import describe, load, save
 from esam_jax.convert.families.family import State
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.load import Location
-from esam_jax.convert.model_folder import ModelFile
-from esam_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +50,11 @@ def main(argv: Sequence[str]) -> int:
     """Converts; exit code 1 if a comparison of --verify exceeds its limit or the file came out
     different."""
     args = arguments.parse(Convert, argv, prog="esam convert")
-    source = _checkpoint(args.src) or load.locate(args.src)
-    inputs = load.inputs(source) if isinstance(source, Location) else source.files
+    source = load.locate(args.src)
+    inputs = load.inputs(source)
     save.require_target(args.dst, layout=args.layout, overwrite=args.overwrite, inputs=inputs)
     arguments.require_writable(args.dst.absolute().parent)
-    file = _read(args, source)
+    file = load.model_file(source, model=args.model, weights=args.weights)
     written = save.write(
         file,
         args.dst,
@@ -92,45 +90,10 @@ def main(argv: Sequence[str]) -> int:
     return 0 if holds else 1
 
 
-@dataclasses.dataclass(frozen=True)
-class _Checkpoint:
-    """One step of a run (None: its last)."""
-
-    run: Path
-    step: int | None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """What it is read from; other files of the run may be replaced."""
-        return self.run / "checkpoints", self.run / "config.json"
-
-
-def _checkpoint(source: str) -> _Checkpoint | None:
-    """The checkpoint that a source names; None where it is a model."""
-    run, at, step = source.rpartition("@")
-    if at and not Path(source).exists():
-        if not step.isdecimal():
-            raise ConfigError(f"{source!r} names step {step!r}, but a step is an integer")
-        return _Checkpoint(Path(run), int(step))
-    return _Checkpoint(Path(source), None) if _is_unfinished(Path(source)) else None
-
-
-def _read(args: Convert, source: _Checkpoint | Location) -> ModelFile:
-    if isinstance(source, Location):
-        return load.model_file(source, model=args.model, weights=args.weights)
-    if args.weights == "ema":
-        raise ConfigError(f"{args.src} keeps no averaged weights: leave out --weights")
-    from esam_jax.train.checkpoint import model_of_step
-
-    return model_of_step.read(source.run, source.step, name=args.model)
-
-
-def _originals(
-    args: Convert, source: _Checkpoint | Location, written: save.Written
-) -> list[tuple[str, State]]:
+def _originals(args: Convert, source: Location, written: save.Written) -> list[tuple[str, State]]:
     """Family and tensors of what was read and of what was written, in PyTorch's names."""
     found = []
-    if isinstance(source, Location) and source.kind != "folder":
+    if source.kind not in ("folder", "checkpoint"):
         _, state, _ = load.tensors(source, args.weights)
         found.append((load.recognise(state, source, args.model)[0].name, state))
     wrote = load.locate(args.dst)
@@ -138,11 +101,6 @@ def _originals(
         _, state, _ = load.tensors(wrote)
         found.append((load.recognise(state, wrote)[0].name, state))
     return found
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """A run with checkpoints, but without a model yet."""
-    return (folder / "checkpoints").is_dir() and not (folder / "model").is_dir()
 
 
 def _compared(result: dict[str, Any]) -> str:

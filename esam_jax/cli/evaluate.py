@@ -25,7 +25,7 @@ class Prompts:
     task: tyro.conf.Positional[Literal["prompts"]]
     """What to measure."""
     model: str
-    """A model folder, run folder, .pt, .pth or .safetensors file, or preset."""
+    """A model folder, run folder, RUN@STEP, .pt, .pth or .safetensors file, or preset."""
     data: str
     """The word scenes, a COCO json or its picture folder, or a folder of sa_*.json."""
     images: int = 100

@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
+from flax import traverse_util
 
 from esam_jax.cli import arguments
 from esam_jax.config import json as config_json
@@ -25,7 +26,7 @@ class Inspect:
     """Family, sizes, dtypes, parameter count, unknown and missing names, provenance."""
 
     file: tyro.conf.Positional[str]
-    """Anything that `esam convert` reads."""
+    """Anything that `esam convert` reads, such as RUN@STEP for one checkpoint of a run."""
     json: bool = False
     """Print the result as JSON, with every name."""
 
@@ -34,18 +35,25 @@ def main(argv: Sequence[str]) -> int:
     """Prints what can be said; a file of no known family is described, not refused."""
     args = arguments.parse(Inspect, argv, prog="esam inspect")
     found = load.locate(args.file)
-    result = _folder(found) if found.kind == "folder" else _file(found)
+    result = _folder(found) if found.kind in ("folder", "checkpoint") else _file(found)
     print(json.dumps(result) if args.json else _lines(result))
     return 0
 
 
 def _folder(found: Location) -> dict[str, Any]:
     file = load.model_file(found)
+    tensors: Mapping[Any, Any]
+    if found.kind == "checkpoint":
+        family = "checkpoint of a run of esam_jax"
+        tensors = traverse_util.flatten_dict(file.params)
+    else:
+        family = "model folder of esam_jax"
+        tensors = tensor_files.read(found.path / model_folder.WEIGHTS_FILE).tensors
     return {
-        "family": "model folder of esam_jax",
+        "family": family,
         "model": named.name_of(file.config),
         "config": config_json.to_json(file.config),
-        "dtypes": _dtypes(tensor_files.read(found.path / model_folder.WEIGHTS_FILE).tensors),
+        "dtypes": _dtypes(tensors),
         "parameters": describe.parameters(file),
         "sha256": describe.checksum(file.params),
         "untrained": list(file.untrained),
@@ -101,7 +109,7 @@ def _file(found: Location) -> dict[str, Any]:
     }
 
 
-def _dtypes(tensors: state_dict.State) -> dict[str, int]:
+def _dtypes(tensors: Mapping[Any, Any]) -> dict[str, int]:
     """How many tensors there are of each dtype."""
     return dict(collections.Counter(x.dtype.name for x in tensors.values()))
 

@@ -84,5 +84,4 @@ def _prepare(topology: str) -> None:
 
 
 def _say(message: str) -> None:
-    if sys.stderr.isatty():
-        print("esam:", message, file=sys.stderr)
+    print("esam:", message, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Whatever a user names as a model -> a `ModelFile`: folder, run, file, preset or hub id."""
 
 import dataclasses
+import importlib
 import pathlib
 import warnings
 from collections.abc import Mapping
@@ -18,17 +19,18 @@ from esam_jax.convert.formats import choices, tensor_files
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.formats.tensor_files import Tensors
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 SHIPPED = {"quickstart_teacher": _ASSETS / "quickstart_teacher"}
+_CHECKPOINTS = "checkpoints"  # of a run
 SUFFIXES = (*tensor_files.TORCH_SUFFIXES, ".safetensors", ".zip", ".json")
 
 _ACCEPTED = (
-    "a model is a model folder (config.json, model.safetensors), a run folder of `esam train`, "
-    "a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel, a hub id "
-    f"(organisation/name), or a preset: {', '.join((*SHIPPED, *releases.RELEASES))}"
+    "a model is a model folder (config.json, model.safetensors), a run folder of `esam train` or "
+    "RUN@STEP, a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel, "
+    f"a hub id (organisation/name), or a preset: {', '.join((*SHIPPED, *releases.RELEASES))}"
 )
 
 
@@ -36,11 +38,13 @@ _ACCEPTED = (
 class Location:
     """Where a model lies. `others` lie beside it in the same run.
 
-    `config` is the object in a library's config.json, which is read once.
+    `config` is the object in a library's config.json, which is read once. A "checkpoint" is one
+    `step` of the run at `path`.
     """
 
-    kind: Literal["folder", "transformers", "file"]
+    kind: Literal["folder", "transformers", "file", "checkpoint"]
     path: Path
+    step: int = 0
     others: tuple[Path, ...] = ()
     licence: str | None = None
     address: str | None = None  # where it was downloaded from
@@ -66,6 +70,9 @@ def locate(source: str | Path) -> Location:
     if path.is_dir():
         return _locate_in_folder(path)
     if not path.exists():
+        run, at, step = name.rpartition("@")
+        if at and Path(run).is_dir():
+            return _locate_step(Path(run), step)
         if releases.is_hub_id(name):
             address = f"https://huggingface.co/{name}"
             found = _locate_in_folder(releases.fetch_repository(name))
@@ -94,9 +101,13 @@ def model_file(
     if found.others:
         rest = ", ".join(str(path) for path in found.others)
         warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=2)
+    if found.kind in ("folder", "checkpoint") and weights == "ema":
+        raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
+    if found.kind == "checkpoint":
+        # What restores one builds its task, and so stands above this part of the package.
+        module = importlib.import_module("esam_jax.train.checkpoint.model_of_step")
+        return module.read(found.path, found.step, name=model)
     if found.kind == "folder":
-        if weights == "ema":
-            raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
         return _as_named(model_folder.read(found.path, found.config), model)
     read, state, notes = tensors(found, weights)
     family, config = recognise(state, found, model)
@@ -143,6 +154,8 @@ def weights(found: Location) -> Path:
 
 def inputs(found: Location) -> tuple[Path, ...]:
     """Every file and folder that reading takes, so that none of them is written to."""
+    if found.kind == "checkpoint":  # other files of the run may be replaced
+        return found.path / _CHECKPOINTS, found.path / model_folder.CONFIG_FILE
     if found.kind == "file" and found.path.name.endswith(".index.json"):
         return found.path, *tensor_files.shard_files(found.path)
     return (found.path,)
@@ -188,14 +201,27 @@ def _locate_in_folder(folder: Path) -> Location:
         models = [child for child in children if model_folder.is_model_folder(child)]
         if models and root.name == "model":
             return Location(kind="folder", path=models[0], others=tuple(models[1:]))
-    if (folder / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"run {str(folder)!r} has no model yet: let `esam train` finish, which writes it, or "
-            f"take its last checkpoint: esam convert {folder} FOLDER"
-        )
+    if (folder / _CHECKPOINTS).is_dir():
+        return _locate_step(folder)
     if any((folder / name).is_file() for name in tensor_files.INDEX_FILES):
         return Location(kind="file", path=folder)
     raise CheckpointError(f"{str(folder)!r} is not a model: {_ACCEPTED}")
+
+
+def _locate_step(run: Path, step: str | None = None) -> Location:
+    """One checkpoint of a run (None: the last), whose weights are not looked at yet."""
+    if step is not None and not step.isdecimal():
+        raise ConfigError(f"'{run}@{step}' names step {step!r}, but a step is an integer")
+    folder = run / _CHECKPOINTS
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    there = sorted(int(name) for name in names if name.isdecimal())
+    if step is None and there:
+        return Location(kind="checkpoint", path=run, step=there[-1])
+    if step is None or int(step) not in there:
+        listed = ", ".join(map(str, there)) or "none yet"
+        what = "model" if step is None else f"checkpoint {step}"
+        raise CheckpointError(f"run {run} has no {what}; checkpoints that it keeps: {listed}")
+    return Location(kind="checkpoint", path=run, step=int(step))
 
 
 def _with_config(folder: Path) -> Location | None:

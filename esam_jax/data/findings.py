@@ -13,12 +13,16 @@ Kind = Literal[
     "objects_left_out",  # not usable; the other objects of the picture are used
     "crowds_left_out",
     "crowds_used",
+    "pictures_of_crowds_left_out",  # they have no other object
     "pictures_left_out",  # entries of an annotation file that are no picture, or have no object
     "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
     "names_corrected",  # files found under another spelling of their name
     "narrow_16_bit",  # 16-bit pictures of a few grey levels
 ]
 
+BY_CHOICE: frozenset[Kind] = frozenset(
+    ("crowds_left_out", "crowds_used", "pictures_of_crowds_left_out")
+)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,10 +53,19 @@ class Compiled:
     compile_seconds: float = 0.0
 
 
-def step(cfg: RunConfig, topology: Topology, devices: list[Any]) -> Compiled:
-    """One update of `cfg` on those devices; ConfigError where config and mesh do not agree."""
+def step(
+    cfg: RunConfig,
+    topology: Topology,
+    devices: list[Any],
+    before: Callable[[], None] = lambda: None,
+) -> Compiled:
+    """One update of `cfg` on those devices; ConfigError where config and mesh do not agree.
+
+    `before` is called when that is known, and compiling, which takes minutes, begins.
+    """
     began = time.monotonic()
     lowered = _lower(cfg, topology, devices)
+    before()
     options = _CUDA_OPTIONS if topology.platform == "cuda" else None
     try:
         compiled = lowered.compile(options)

@@ -56,8 +56,8 @@ def make(
     load = data_load.measure(cfg.data, hosts, bill.examples_per_second)
 
     def compile_step(changed: RunConfig, what: str) -> Compiled:
-        say(f"compiling {what} for {topology.name}")
-        result = compiled.step(changed, topology, devices)
+        text = f"compiling {what} for {topology.name}"
+        result = compiled.step(changed, topology, devices, lambda: say(text))
         jax.clear_caches()
         return result
 

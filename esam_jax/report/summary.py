@@ -2,10 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from esam_jax.data import findings
 from esam_jax.errors import MissingError
 from esam_jax.report import charts
 from esam_jax.report.charts import Series
@@ -14,8 +15,9 @@ from esam_jax.runs.config_file import CONFIG_FILE
 from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, Line
 
-_ROUTINE = ("start", "preflight", "compile", "save", "evaluate")
+_ROUTINE = (metrics_file.ATTEMPT, "start", "preflight", "compile", "save", "evaluate")
 _NEVER_SHOWN = ("step", "event", "seconds", "time")
+_FIRST = 5  # of what is wrong with the data, quoted for each kind
 _ENVIRONMENT = ("versions", "host", "processes", "devices", "device_kind", "platform", "mesh")
 
 
@@ -56,40 +58,68 @@ def _measured(lines: Sequence[Line]) -> list[str]:
 def faults(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """What was not routine, in order: restarts, broken records and all other events.
 
-    `at` is seconds since the epoch, or None when unknown.
+    `at` is seconds since the epoch, or None when unknown. What is wrong with the data is one row
+    for each kind of it in a part of the run: how many there were, and the first of them. What was
+    left out or used by choice is no fault.
     """
-    found, began = [], None
+    found: list[dict[str, Any]] = []
+    began, of_data = None, {}
     for line, restart in zip(lines, _is_restart(lines), strict=True):
         event = line.get("event")
         if event == "start":
-            began = line.get("time")
-        reasons = [*line.get("broken_reasons", ()), *line.get("left_out_reasons", ())]
-        if event is None and "broken_names" in line:
-            event, what = "broken records", {"names": line["broken_names"], "reasons": reasons}
-        elif event is None and reasons:
-            event, what = "data left out or assumed", {"reasons": reasons}
-        elif restart:
-            event, what = "restart", {name: line[name] for name in ("host",) if name in line}
+            began, of_data = line.get("time"), {}  # a part counts from its own start
+        at = None if began is None else round(began + line.get("seconds", 0.0), 3)
+        if event == metrics_file.ATTEMPT:
+            at = line.get("time")
+        row = {"step": line["step"], "at": at}
+        if restart:
+            what = {name: line[name] for name in ("host",) if name in line}
+            found.append({**row, "event": "restart", **what})
         elif event is not None and event not in _ROUTINE:
             what = {name: value for name, value in line.items() if name not in _NEVER_SHOWN}
-        else:
-            continue
-        at = None if began is None else round(began + line.get("seconds", 0.0), 3)
-        found.append({"step": line["step"], "at": at, "event": event, **what})
+            found.append({**row, "event": event, **what})
+        for kind, count, texts in _of_data(line):
+            if kind not in of_data:
+                of_data[kind] = {**row, "event": kind, "count": count, "first": []}
+                found.append(of_data[kind])
+            of_data[kind]["count"] = count
+            of_data[kind]["first"] += texts[: _FIRST - len(of_data[kind]["first"])]
     return found
+
+
+def _of_data(line: Line) -> Iterator[tuple[str, int, list[str]]]:
+    """Of each kind of what is wrong with the data: how many so far, and new ones in words."""
+    if "event" in line:
+        return
+    if "broken" in line:
+        names, reasons = (line.get(f"broken_{name}", []) for name in ("names", "reasons"))
+        both = itertools.zip_longest(names, reasons)
+        texts = [name if reason is None else f"{name}: {reason}" for name, reason in both]
+        yield "broken records", line["broken"], texts
+    reasons = line.get("left_out_reasons")
+    for kind in findings.KINDS:
+        if kind in line and kind not in findings.BY_CHOICE:
+            texts = reasons.get(kind, []) if isinstance(reasons, Mapping) else []
+            yield kind.replace("_", " "), line[kind], texts
 
 
 def _is_restart(lines: Sequence[Line]) -> list[bool]:
     """For each line, whether the run was started again there because it had ended before its time.
 
-    Going back from a spike starts a part of the run in the same process, and a finished run that
-    was lengthened had not ended before its time.
+    Every attempt to start counts, also one that was killed before its `start`. Going back from a
+    spike starts a part of the run in the same process, and a finished run that was lengthened had
+    not ended before its time.
     """
-    found, parts, finished = [], 0, False
+    found, parts, announced, finished = [], 0, False, False
     for number, line in enumerate(lines):
-        start = line.get("event") == "start"
-        found.append(start and parts > 0 and not finished and not _goes_back(lines, number + 1))
-        parts, finished = parts + start, (finished and not start) or bool(line.get("finished"))
+        event = line.get("event")
+        begins = event == metrics_file.ATTEMPT
+        if event == "start":  # earlier releases wrote no attempts
+            begins, announced = not announced and not _goes_back(lines, number + 1), False
+        elif begins:
+            announced = True
+        found.append(begins and parts > 0 and not finished)
+        parts, finished = parts + begins, (finished and not begins) or bool(line.get("finished"))
     return found
 
 

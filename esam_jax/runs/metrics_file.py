@@ -6,6 +6,7 @@ step, and replaced by a `redone` event, so that their time is still counted. Eve
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from esam_jax import files
 METRICS_FILE = "metrics.jsonl"
 # The loss of a model that learned nothing from its input, where a task knows it.
 BASELINE, BASELINE_NAME = "baseline_loss", "predicting the mean"
+
+ATTEMPT = "attempt"  # event: a process begins to start; its "start" follows with its first line
 
 Line = dict[str, Any]
 
@@ -71,6 +74,20 @@ def read(file: Path) -> list[Line]:
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)
     return lines
+
+
+def append_attempt(file: Path, step: int, **values: Any) -> None:
+    """Adds the event, behind what a killed process may have left of a line; OSError as the disk's.
+
+    Nothing else is changed: which lines are to be repeated is not certain yet.
+    """
+    with file.open("ab+") as out:
+        end = out.seek(0, os.SEEK_END)
+        if end:
+            out.seek(end - 1)
+        torn = bool(end) and out.read(1) != b"\n"
+        line = {"step": step, "event": ATTEMPT, **values}
+        out.write((b"\n" if torn else b"") + json.dumps(line).encode() + b"\n")
 
 
 def merged(file: Path) -> Line:

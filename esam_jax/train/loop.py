@@ -54,7 +54,8 @@ def run(
     Terminated on SIGTERM.
     `resume_with` names values, such as "optim.peak_lr", in which the config may differ from that of
     the run so far.
-    `progress` forces the lines for people on stderr on or off; by default a terminal gets them.
+    `progress` forces the bar and the lines for people on stderr on or off; by default a terminal
+    gets them, and anything else the lines of the start and the end.
     """
     files.require_local(workdir, "workdir")
     back, folder = None, Path(workdir)
@@ -65,6 +66,9 @@ def run(
             except guard.RollBack as spike:
                 # Less its frames, which hold the old state in the memory of the devices.
                 back = spike.with_traceback(None)
+            except Terminated:
+                log.note(f"{folder}: SIGTERM; step {hook.step} is saved", progress)
+                raise
 
 
 def _run(
@@ -84,7 +88,7 @@ def _run(
     # ---------------------------------------------------------- the start: nothing is touched
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
-        log.say(f"{workdir} is finished: {cfg.steps} steps are done", progress)
+        log.note(f"{workdir} is finished already: all {cfg.steps} steps are done", progress)
         return where.metrics
     ready = start.check(cfg, workdir, where.first_step)
     with (
@@ -93,15 +97,14 @@ def _run(
         Checkpoints(cfg.save, workdir, ready.template, alert=hook.send) as checkpoints,
         out_of_memory.advice(start.LESS_MEMORY),
     ):
-        leader.decide(lambda: start.store_config(cfg, workdir, where.first_step))
+        leader.decide(lambda: start.record(cfg, workdir, where.first_step, again=back is not None))
+        start.announce(cfg, workdir, where.first_step, progress)
         tried = preflight.brief(ready.mesh, workdir) if back is None else None
         # ------------------------------------------------------ the state, on the devices
         if back is not None:
             checkpoints.go_back(where.first_step)
         begun = start.begin(cfg, ready, checkpoints, workdir, back)
         hook.step = begun.first_step
-        if begun.first_step:
-            log.say(f"resuming from step {begun.first_step}", progress)
         copies = Replicas(jobs.copied(ready.template, begun.frozen), ready.mesh, begun.first_step)
         if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
             # Each host has read its own files.

@@ -5,6 +5,8 @@ reported before a folder is made, a program compiled or a device filled. `begin`
 """
 
 import dataclasses
+import socket
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,10 +95,23 @@ def standing(
     return Standing(first_step, finished, metrics)
 
 
-def store_config(cfg: RunConfig, workdir: Path, first_step: int) -> None:
-    """Writes config.json; for process 0."""
+def announce(cfg: RunConfig, workdir: Path, first_step: int, progress: bool | None) -> None:
+    """Says what starts, and where its numbers can be followed."""
+    what = f"resuming from step {first_step} of" if first_step else "training, steps:"
+    log.note(f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}", progress)
+
+
+def record(cfg: RunConfig, workdir: Path, first_step: int, *, again: bool) -> None:
+    """Writes config.json and, unless the same process starts `again`, an attempt; for process 0.
+
+    What is killed before its log opens has been started all the same.
+    """
     with owner.writing(workdir, resumed=first_step > 0):
         config_file.store(cfg, workdir, first_step)
+        if not again:
+            file = workdir / log.METRICS_FILE
+            now = round(time.time(), 3)  # for people alone
+            metrics_file.append_attempt(file, first_step, time=now, host=socket.gethostname())
 
 
 def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:

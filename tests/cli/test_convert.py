@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from helpers import toy
+from PIL import Image
 
+import esam_jax
 from esam_jax import cli, configs, sharding, tasks
 from esam_jax.config import MeshConfig
 from esam_jax.convert import describe, load, model_folder, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
 from esam_jax.evaluate import golden, originals
+from esam_jax.models import named
 from esam_jax.runs import config_file
 from esam_jax.train.checkpoint.manager import Checkpoints
 
@@ -219,14 +222,34 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
             checkpoints.save(step, state)
     run_folder = tmp_path / "run"
     for source_name, step in ((f"{run_folder}@1", 1), (f"{run_folder}@2", 2), (run_folder, 2)):
+        inspected = result(capsys, "inspect", source_name)
         found = result(capsys, "convert", source_name, tmp_path / f"model_{step}", "--overwrite")
         (model,) = task.models(kept[step].params, task.resumed()).values()
         assert found["sha256"] == describe.checksum(jax.device_get(model.params))
         assert found["untrained"] == list(model.untrained)
         assert found["source"].endswith(f"step {step} of {cfg.steps}")
-    for name, message in (("7", "has no checkpoint 7: it keeps 1, 2"), ("x", "an integer")):
-        code, _, err = run(capsys, "convert", f"{run_folder}@{name}", tmp_path / "other")
-        assert code == 2 and message in err
+        for key in ("sha256", "untrained", "source", "parameters"):
+            assert inspected[key] == found[key]
+        assert inspected["family"] == "checkpoint of a run of esam_jax"
+        assert list(inspected["dtypes"]) == ["float32"]
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(picture)
+    everywhere = (
+        ("convert", "{}", tmp_path / "other"),
+        ("inspect", "{}"),
+        ("segment", picture, "--model", "{}", "--point", "9,9", "--out", tmp_path / "other"),
+        ("everything", picture, "--model", "{}", "--out", tmp_path / "other"),
+        ("evaluate", "prompts", "--model", "{}", "--data", tmp_path),
+        ("bench", "predict", "{}"),
+    )
+    missing = "has no checkpoint 7; checkpoints that it keeps: 1, 2"
+    for words in everywhere:
+        for name, message in (("7", missing), ("x", "an integer")):
+            command = (str(word).format(f"{run_folder}@{name}") for word in words)
+            code, _, err = run(capsys, *command)
+            assert code == 2 and message in err, (words, err)
+    for model in (esam_jax.load(f"{run_folder}@1"), esam_jax.load(run_folder)):
+        assert model.config == named.model(cfg.task.model)
 
 
 # -------------------------------------------------------------------------------------- inspect

@@ -41,7 +41,7 @@ def test_a_run_with_several_models_names_the_others(tmp_path: Path):
 
 def test_a_run_that_is_not_finished(tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(CheckpointError, match="has no model yet"):
+    with pytest.raises(CheckpointError, match="has no model; checkpoints that it keeps: none yet"):
         load.model_file(tmp_path)
 
 

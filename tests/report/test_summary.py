@@ -94,9 +94,40 @@ def test_summary(run):
     assert [fault["event"] for fault in found["faults"]] == [
         "broken records", "redone", "restart", "skip",
     ]  # fmt: skip
+    broken = {"event": "broken records", "count": 1, "first": ["<b>.jpg"]}
+    assert found["faults"][0] == {"step": 10, "at": 1018.0, **broken}
     assert found["faults"][-1] == {"step": 25, "at": 1053.0, "event": "skip", "loss_was": "nan"}
     assert found["environment"]["versions"] == {"jax": "0.0.1"}
     assert found["metrics"]["box_miou"] == 0.5
+
+
+def test_what_is_wrong_with_the_data_is_one_row_of_each_kind_and_part(tmp_path):
+    """Crowds were left out because it was said so: they are no fault."""
+
+    def line(step, **counts):
+        return {"step": step, "loss": 1.0, "seconds": 1.0 * step, **counts}
+
+    def objects(count, *names):
+        reasons = {"objects_left_out": [f"{name}: bad" for name in names]}
+        return {"objects_left_out": count, "left_out_reasons": reasons}
+
+    lines = [
+        {"step": 0, "event": "start", "time": 100.0, "seconds": 0.0},
+        line(1, crowds_left_out=40, left_out_reasons={"crowds_left_out": ["c is a crowd"]}),
+        line(2, **objects(2, "a", "b"), crowds_used=1, pictures_of_crowds_left_out=1),
+        line(3, broken=1, broken_names=["x.jpg"], broken_reasons=["cut short"]),
+        line(4, **objects(9, *"cdefghi")),
+        {"step": 4, "event": "start", "time": 200.0, "seconds": 0.0},
+        line(5, **objects(1, "z")),
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    first, broken, _, again = summary.summary(tmp_path)["faults"]
+    five = [f"{name}: bad" for name in "abcde"]
+    assert first == {
+        "step": 2, "at": 102.0, "event": "objects left out", "count": 9, "first": five,
+    }  # fmt: skip
+    assert (broken["count"], broken["first"]) == (1, ["x.jpg: cut short"])
+    assert (again["event"], again["count"], again["first"]) == ("objects left out", 1, ["z: bad"])
 
 
 def test_page_is_whole_and_escaped(run):
@@ -157,6 +188,12 @@ def test_durations():
         ("start start rollback", 0),
         ("start loss finished start loss finished", 0),  # it was lengthened
         ("start loss finished start loss start loss finished", 1),  # and killed then
+        ("attempt start loss attempt start loss", 1),
+        ("attempt attempt start loss", 1),  # killed before its log opened
+        ("attempt start loss attempt attempt attempt start loss finished", 3),
+        ("attempt start loss redone start rollback loss attempt start", 1),
+        ("attempt start loss finished attempt attempt start loss finished", 1),
+        ("start loss attempt start loss", 1),  # begun by an earlier release
     ],
 )
 def test_restarts_are_those_of_runs_that_ended_before_their_time(tmp_path, events, restarts):

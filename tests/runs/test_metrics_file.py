@@ -36,3 +36,14 @@ def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path):
         file.write_text("half")
     MetricsFile(tmp_path / "metrics.jsonl", 0)
     assert not gone.exists() and stays.exists()
+
+
+def test_an_attempt_follows_whatever_a_killed_process_left(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    metrics_file.append_attempt(file, 0, host="a")
+    assert metrics_file.read(file) == [{"step": 0, "event": "attempt", "host": "a"}]
+    with file.open("a") as out:
+        out.write('{"step": 1, "lo')
+    metrics_file.append_attempt(file, 0, host="b")
+    assert [line["host"] for line in metrics_file.read(file)] == ["a", "b"]
+    assert metrics_file.folded(metrics_file.read(file), 0) == metrics_file.read(file)

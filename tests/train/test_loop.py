@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from esam_jax.config import (
     SegmentConfig,
 )
 from esam_jax.errors import CheckpointError, DeviceMemoryError, MissingError, TrainingError
+from esam_jax.report import summary
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log
 
@@ -93,11 +95,17 @@ def test_runs_to_the_end_then_only_says_so(use_toy, tmp_path, capsys, monkeypatc
     assert result["step"] == 6 and result["finished"] and result["loss"] > 0
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert saved(tmp_path) == [4, 6]  # of 2, 4, 6 two are kept
-    assert capsys.readouterr() == ("", "")  # no terminal, no word
+    out, err = capsys.readouterr()  # no terminal: a line at the start, one at the end, and no bar
+    begun, done = err.splitlines()
+    assert out == "" and begun == f"esam: toy: training, steps: 6; log: {tmp_path}/metrics.jsonl"
+    assert done.startswith(f"esam: {tmp_path}: finished at step 6 after ") and "goodput" in done
 
     monkeypatch.setattr("esam_jax.tasks.build", None)  # nothing is built again
-    assert loop.run(toy.config(), tmp_path, progress=True) == result
-    assert "is finished: 6 steps are done" in capsys.readouterr().err
+    assert loop.run(toy.config(), tmp_path) == result
+    said = f"esam: {tmp_path} is finished already: all 6 steps are done\n"
+    assert capsys.readouterr() == ("", said)
+    assert loop.run(toy.config(), tmp_path, progress=False) == result
+    assert capsys.readouterr() == ("", "")
     with pytest.raises(CheckpointError, match="seed was 0, is 3"):
         loop.run(toy.config(seed=3), tmp_path)
 
@@ -111,8 +119,11 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
     assert all(np.isfinite(x).all() for x in parameters(tmp_path / "broken", 2).values())
 
     use_toy()
-    loop.run(toy.config(), tmp_path / "broken", progress=True)
-    assert "resuming from step 2" in capsys.readouterr().err
+    capsys.readouterr()
+    loop.run(toy.config(), tmp_path / "broken")
+    begun, *_ = capsys.readouterr().err.splitlines()
+    log_file = tmp_path / "broken" / "metrics.jsonl"
+    assert begun == f"esam: toy: resuming from step 2 of 6; log: {log_file}"
     assert_same_checkpoint(tmp_path / "whole", tmp_path / "broken", 6)
     keys = ("step", "loss", "grad_norm", "param_norm", "learning_rate")
     numbers = [
@@ -120,6 +131,30 @@ def test_stopped_run_goes_on_to_the_same_bits(use_toy, tmp_path, capsys):
         for name in ("whole", "broken")
     ]
     assert numbers[0] == numbers[1]
+
+
+def test_a_start_that_is_killed_before_its_log_opens_is_a_restart(use_toy, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **keys):
+        raise Killed
+
+    loop.run(toy.config(steps=3), tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.start, "begin", kill)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                loop.run(toy.config(steps=3), tmp_path / "killed")
+    loop.run(toy.config(steps=3), tmp_path / "killed")
+    found = {name: summary.summary(tmp_path / name) for name in ("undisturbed", "killed")}
+    assert {name: each["restarts"] for name, each in found.items()} == {
+        "undisturbed": 0,
+        "killed": 2,
+    }
+    faults = found["killed"]["faults"]
+    assert [each["event"] for each in faults] == ["restart", "restart"]
+    assert all(each["host"] == socket.gethostname() and each["at"] > 1.7e9 for each in faults)
 
 
 def test_spoilt_state_is_not_saved_when_no_line_is_due(use_toy, tmp_path):
@@ -255,6 +290,7 @@ NANO = """
 import sys
 from helpers import nano
 from esam_jax import config as c
+from esam_jax.report import summary
 from esam_jax.train import loop
 
 cfg = c.RunConfig(

@@ -136,7 +136,7 @@ class CocoInstances:
                 pictures_of_crowds.append(f"{entry['file_name']} has crowds alone")
             elif there:
                 shown.append((identity, entry["file_name"]))
-        self._note("pictures_left_out", pictures_of_crowds)
+        self._note("pictures_of_crowds_left_out", pictures_of_crowds)
         self._note("crowds_left_out", pictures_of_crowds, crowds)
         return shown
 

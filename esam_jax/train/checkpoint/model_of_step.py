@@ -1,5 +1,9 @@
-"""One checkpoint of a run as a model: of a run that is under way, or of an earlier step."""
+"""One checkpoint of a run as a model: of a run that is under way, or of an earlier step.
 
+`convert/load.py` calls it by name for every `RUN@STEP`.
+"""
+
+import warnings
 from pathlib import Path
 
 import jax
@@ -16,30 +20,30 @@ from esam_jax.train.checkpoint import manager
 _MOST_BYTES = 1_000_000  # a config has a few thousand
 
 
-def read(run: Path, step: int | None = None, *, name: str | None = None) -> ModelFile:
-    """The model that `esam train` would have written after `step` updates (default: the last).
+def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
+    """The model that `esam train` would have written after `step` updates.
 
-    `name` picks one of several. MissingError or CheckpointError when the run, the step or the name
-    is not there.
+    `name` picks one of several: the first, where none is given, and a UserWarning names the others.
+    MissingError or CheckpointError when the run, the step or the name is not there.
     """
     file = run / config_file.CONFIG_FILE
     stored = files.read_json(file, max_bytes=_MOST_BYTES, error=CheckpointError, finite=False)
     stored.pop("save", None)  # which changes no model, and may break a rule of this release
     cfg = json.from_json(RunConfig, stored, str(run))
-    there = manager.steps(run)
-    if not there or (step is not None and step not in there):
-        listed = ", ".join(map(str, there)) or "none"
-        raise CheckpointError(f"run {run} has no checkpoint {step}: it keeps {listed}")
-    step = there[-1] if step is None else step
     mesh = sharding.make_mesh(MeshConfig(data=1))  # any will do
     task = tasks.build(cfg)
     optimiser = optim.make(cfg.optim, cfg.steps)
     template = states.abstract(task, optimiser, mesh)
     state = manager.load(run, step, template)
     models = task.models(jax.device_get(state.params), task.resumed())
-    name = next(iter(models)) if name is None and len(models) == 1 else name
-    if name is None or name not in models:
-        raise CheckpointError(f"run {run} trains {', '.join(models)}: name one of them (--model)")
+    if name is None:
+        name, *others = models
+        if others:
+            rest = ", ".join(others)
+            text = f"taking {name} of checkpoint {step} of {run}, which also holds {rest}"
+            warnings.warn(text, UserWarning, stacklevel=2)
+    elif name not in models:
+        raise CheckpointError(f"run {run} trains {', '.join(models)}, not {name!r}: choose of them")
     model = models[name]
     return ModelFile(
         config=model.config,

@@ -53,7 +53,10 @@ class DataNews:
             values |= {"broken_reasons": [reason for _, reason in new[:_REASONS]]}
         if found:
             values |= findings.counts()
-            values |= {"left_out_reasons": [each.text for each in found[:_REASONS]]}
+            reasons: dict[str, list[str]] = {}
+            for each in found[:_REASONS]:
+                reasons.setdefault(each.kind, []).append(each.text)
+            values |= {"left_out_reasons": reasons}
         return values
 
     def final(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from esam_jax.train.telemetry.hosts import Hosts
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch
 
-__all__ = ["METRICS_FILE", "Log", "merged", "read", "say", "talks"]
+__all__ = ["METRICS_FILE", "Log", "merged", "note", "read", "say", "talks"]
 
 Values = dict[str, float]
 
@@ -161,10 +161,12 @@ class Log:
             summary |= {"mean_examples_per_second": round(rate, 3)}
         summary |= self._goodput() | self._hosts.last()
         self.write(self._steps, summary)
-        shown = {name: x for name, x in summary.items() if not name.startswith("host")}
+        hidden = ("finished", *(name for name in summary if name.startswith("host")))
+        shown = {name: x for name, x in summary.items() if name not in hidden}
         listed = ", ".join(f"{name} {value}" for name, value in shown.items())
         seconds = time.monotonic() - self._begin
-        say(f"{self._workdir}: {self._steps} steps, {seconds:.1f} s, {listed}", self._progress)
+        text = f"{self._workdir}: finished at step {self._steps} after {seconds:.1f} s"
+        note(f"{text} ({listed})" if listed else text, self._progress)
 
     def _open(self, first_step: int) -> None:
         """Every host computes the same numbers; one of them writes."""
@@ -269,6 +271,12 @@ def talks(progress: bool | None) -> bool:
 
 
 def say(text: str, progress: bool | None) -> None:
-    """One line for people on stderr."""
-    if jax.process_index() == 0 and talks(progress):
-        tqdm.write(text, file=sys.stderr)
+    """One line for people on stderr, where `talks`."""
+    if talks(progress):
+        note(text, progress)
+
+
+def note(text: str, progress: bool | None) -> None:
+    """The same in the log of a job too: unless `progress` is off."""
+    if jax.process_index() == 0 and progress is not False:
+        tqdm.write(f"esam: {text}", file=sys.stderr)

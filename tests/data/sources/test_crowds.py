@@ -24,7 +24,10 @@ def findings(config: CocoConfig | Sa1bConfig) -> tuple[int, dict[str, int]]:
 def test_crowds_of_coco(coco_json: Path):
     """Pictures a (a polygon, a crowd), b (a mask) and c (a crowd alone)."""
     path = str(coco_json)
-    assert findings(CocoConfig(path=path)) == (2, {"crowds_left_out": 2, "pictures_left_out": 1})
+    assert findings(CocoConfig(path=path)) == (
+        2,
+        {"crowds_left_out": 2, "pictures_of_crowds_left_out": 1},
+    )
     assert findings(CocoConfig(path=path, crowds="use")) == (4, {"crowds_used": 2})
     masks = sources.open_source(CocoConfig(path=path, crowds="use")).read(2)
     assert whole.masks(masks, 0).sum() == 50
@@ -55,7 +58,7 @@ def test_what_is_a_crowd(coco_json: Path, value: object):
     for each in content["annotations"][1:]:
         each["iscrowd"] = value
     coco_json.write_text(json.dumps(content))
-    counts = {"crowds_left_out": 3, "pictures_left_out": 2}
+    counts = {"crowds_left_out": 3, "pictures_of_crowds_left_out": 2}
     assert findings(CocoConfig(path=str(coco_json))) == (1, counts)
 
 

@@ -170,7 +170,7 @@ def noted(source: sources.Source) -> list[str]:
 
 
 CROWDS_ALONE = [
-    "1 pictures_left_out: c.png has crowds alone",
+    "1 pictures_of_crowds_left_out: c.png has crowds alone",
     "1 crowds_left_out: c.png has crowds",
 ]
 

@@ -40,10 +40,11 @@ def events(folder, name):
     return [line for line in all_lines(folder) if line.get("event") == name]
 
 
-def start(folder, first_step=0, reads=None, every=2, records=None):
+def start(folder, first_step=0, reads=None, every=2, records=None, progress=False):
     cfg = toy.config(log_every_steps=every)
     data = DataNews(reads or toy.Reads())
-    return toy.open_log(cfg, folder, first_step, data=data, records=records)
+    more = {"data": data, "records": records, "progress": progress}
+    return toy.open_log(cfg, folder, first_step, **more)
 
 
 def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
@@ -250,8 +251,9 @@ def test_what_is_left_out_is_counted_with_its_reason_and_said_once(tmp_path):
             report.flush(step)
         report.finish()
     first, second, third, last = lines(tmp_path)
-    assert (first["objects_left_out"], first["left_out_reasons"]) == (1, ["a.jpg: mask 1: bad"])
-    assert (second["objects_left_out"], second["left_out_reasons"]) == (2, ["a.jpg: mask 0: bad"])
+    for n, line in enumerate((first, second), 1):
+        assert line["objects_left_out"] == n
+        assert line["left_out_reasons"] == {"objects_left_out": [f"a.jpg: mask {n % 2}: bad"]}
     assert "objects_left_out" not in third and "objects_left_out" not in last  # nothing new
     assert [str(each.message) for each in warned] == [
         f"data so far: {n} objects left out, the first: a.jpg: mask 1: bad" for n in (1, 2)
@@ -267,7 +269,7 @@ def test_a_line_names_twenty_of_many(tmp_path):
     (line,) = lines(tmp_path)
     assert (line["broken"], line["crowds_used"], len(line["broken_names"])) == (25, 25, 25)
     assert line["broken_reasons"] == [f"fault {i}" for i in range(20)]
-    assert line["left_out_reasons"] == [f"crowd {i}" for i in range(20)]
+    assert line["left_out_reasons"] == {"crowds_used": [f"crowd {i}" for i in range(20)]}
 
 
 def test_other_hosts_name_all_that_is_new(tmp_path, monkeypatch):
@@ -298,11 +300,15 @@ def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_quiet_unless_a_terminal(tmp_path, capsys):
-    with start(tmp_path) as report:
+def test_one_line_at_the_end_unless_a_terminal(tmp_path, capsys):
+    with start(tmp_path, progress=None) as report:
         report.after(1, metrics(1.0))
         report.finish()
     log.say("hello", None)
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"esam: {tmp_path}: finished at step ")
+    assert err.count("\n") == 1
+    log.note("quiet", False)
     assert capsys.readouterr() == ("", "")
     log.say("hello", True)
-    assert capsys.readouterr().err == "hello\n"
+    assert capsys.readouterr().err == "esam: hello\n"
