@@ -87,14 +87,15 @@ def require_same(
             + (f"; to change the run on purpose, --resume-with {on_purpose}" if wanted else "")
         )
     if changed and cfg.steps == step:
+        named = ", ".join(f"{each.path}={each.new}" for each in changed)
         raise CheckpointError(
-            f"{workdir} has done all of its {step} updates, so none would be made with "
-            f"{', '.join(f'{each.path}={each.new}' for each in changed)}: add steps=N to "
-            "--resume-with, with N more than that"
+            f"{workdir} has done all {step} updates, so {named} would change nothing: add steps=N "
+            f"to --resume-with, N above {step}"
         )
     if cfg.steps < step:
         raise CheckpointError(
-            f"steps is {cfg.steps}, but {workdir} has done {step} updates: give at least {step}"
+            f"steps={cfg.steps} is below the {step} updates that {workdir} has done: give more "
+            f"than {step}"
         )
 
 
