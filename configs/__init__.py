@@ -40,6 +40,11 @@ def load(name_or_path: str) -> RunConfig:
     raise ConfigError(f"no configuration is called {name_or_path!r}: {hint}")
 
 
+def about(name: str) -> str:
+    """The first line of a shipped configuration's docstring."""
+    return (inspect.getdoc(names()[name]) or "").partition("\n")[0]
+
+
 def _load_file(path: pathlib.Path) -> RunConfig:
     if not path.is_file():
         raise MissingError(f"configuration file {path} does not exist: check the path")

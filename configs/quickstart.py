@@ -98,7 +98,7 @@ def quickstart_segment() -> RunConfig:
 
 
 def quickstart_scratch() -> RunConfig:
-    """The same with an encoder from scratch: the twin that SAMI is compared with.
+    """As `quickstart_segment`, from scratch: the twin that SAMI is compared with.
 
     Command   esam train quickstart_scratch --workdir runs/scratch
     Hardware  2 CPU cores.

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": "measure a model on data with masks",
     "bench": "speed of a model on this machine, compared with PyTorch or a program of yours",
     "convert": "convert between PyTorch's files and ours, exactly, with the measured error",
+    "models": "the names of models, their sizes, and which have weights to download",
     "inspect": "what kind of model a weight file holds",
     "quickstart": "SAMI pretraining and fine-tuning in minutes, and whether SAMI wins",
 }

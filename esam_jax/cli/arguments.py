@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,9 +52,11 @@ def config_first(
     ConfigError, with the `usage`, where none comes first, or where the user's own file fails.
     """
     if not argv:
-        raise ConfigError(f"no config is named: write {usage}")
+        raise ConfigError(f"no config is named: write {usage}; {prog} --help lists them")
+    if argv[0] in ("-h", "--help"):
+        about = f"{inspect.getdoc(kind)}\n\nConfigs:\n{_configs()}"
+        help_on(kind, prog=f"{prog} CONFIG", about=about)
     if argv[0].startswith("-"):
-        parse(kind, argv, prog=f"{prog} CONFIG")  # --help
         raise ConfigError(f"the config comes first: write {usage}")
     name, *rest = argv
     try:
@@ -62,6 +65,11 @@ def config_first(
         raise
     except Exception as error:  # whatever the user's own file raises
         raise ConfigError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def _configs() -> str:
+    """The name of each shipped config with what it is, a line each."""
+    return "\n".join(f"- {name}: {configs.about(name)}" for name in configs.names())
 
 
 def require_writable(folder: Path) -> None:
