@@ -98,13 +98,13 @@ def _run(
         out_of_memory.advice(start.LESS_MEMORY),
     ):
         leader.decide(lambda: start.record(cfg, workdir, where.first_step, again=back is not None))
-        start.announce(cfg, workdir, where.first_step, progress)
         tried = preflight.brief(ready.mesh, workdir) if back is None else None
         # ------------------------------------------------------ the state, on the devices
         if back is not None:
             checkpoints.go_back(where.first_step)
         begun = start.begin(cfg, ready, checkpoints, workdir, back)
         hook.step = begun.first_step
+        start.announce(cfg, workdir, begun.first_step, progress)
         copies = Replicas(jobs.copied(ready.template, begun.frozen), ready.mesh, begun.first_step)
         if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
             # Each host has read its own files.

@@ -9,17 +9,19 @@ import json
 import linecache
 import tarfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import documents, nano
+from helpers import documents, nano, weight_files
 from helpers.documents import Block
 from PIL import Image
 
 from esam_jax import cli
 from esam_jax.convert import model_folder
 from esam_jax.data import sources
+from esam_jax.evaluate import golden
 from esam_jax.models import named
 from esam_jax.ops import regions
 from esam_jax.train import loop
@@ -32,7 +34,11 @@ STANDS_FOR = {
     "random:efficientsam_ti": "random:efficientsam_nano",
     "random:sam_b": "random:sam_nano",
 }
-CUT_SHORT = {"everything": ["--points-per-side", "4"], "bench": ["--runs", "1"]}
+CUT_SHORT = {
+    "everything": ["--points-per-side", "4"],
+    "bench everything": ["--points-per-side", "4", "--runs", "1"],
+    "bench predict": ["--parts", "encoder", "--runs", "1"],
+}
 PAGES = [page for page in documents.PAGES if any(block.runs for block in documents.blocks(page))]
 
 
@@ -52,7 +58,14 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "points.csv").write_text("file,x,y\na.jpg,20,30\nb.jpg,10,11\n")
     for name in ("train", "val"):
         write_instances(tmp_path, name, scene)
-    model(tmp_path / "runs" / "quickstart" / "segment")
+    for name in ("quickstart/segment", "segment_ti"):
+        model(tmp_path / "runs" / name)
+    small = weight_files.torch_file(golden.state_dict("efficientsam_small_test"))
+    (tmp_path / "efficient_sam_vitt.pt").write_bytes(small)
+    with zipfile.ZipFile(tmp_path / "efficient_sam_vits.pt.zip", "w") as file:
+        file.writestr("efficient_sam_vits.pt", small)
+    sam = weight_files.torch_file(golden.state_dict("sam_small_test"))
+    (tmp_path / "sam_vit_h_4b8939.pth").write_bytes(sam)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "run", lambda cfg, workdir, **options: model(workdir) or {})
     return tmp_path
@@ -93,7 +106,8 @@ def run(block: Block, names: dict) -> None:
     for words in documents.commands(block):
         program, *argv = (STANDS_FOR.get(word, word) for word in words)
         assert program == "esam", f"{block}: only esam runs here, mark what runs {program}"
-        assert cli.main([*argv, *CUT_SHORT.get(argv[0], [])]) == 0, f"{block}: {words}"
+        cut = CUT_SHORT.get(argv[0], CUT_SHORT.get(" ".join(argv[:2]), []))
+        assert cli.main([*argv, *cut]) == 0, f"{block}: {words}"
 
 
 def run_page(page: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 PROTOCOL, STOP = b"\x80\x02", b"."
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -81,3 +83,15 @@ def shards(folder: Path, weight_map: Mapping[str, Any], **files: bytes) -> Path:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 8}, "weight_map": dict(weight_map)}))
     return index
+
+
+def torch_file(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """What `torch.save` makes of a state dict of float32 and int64 arrays."""
+    pickled, members = {}, {}
+    for number, (name, array) in enumerate(tensors.items()):
+        kind = {"float32": "FloatStorage", "int64": "LongStorage"}[array.dtype.name]
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        block = storage(str(number), array.size, kind)
+        pickled[name] = tensor(block, 0, array.shape, strides)
+        members[f"archive/data/{number}"] = array.tobytes()
+    return archive({"archive/data.pkl": state(**pickled), "archive/version": b"3\n", **members})

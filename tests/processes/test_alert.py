@@ -1,42 +1,29 @@
 """The alert hook: a real script learns what happened; a run does not notice when it fails."""
 
+import dataclasses
+import functools
 import json
 import os
 import pathlib
-import stat
 import time
+from typing import ClassVar
 
 import pytest
-from helpers import processes, toy, toy_run
+from helpers import processes, steps, toy, toy_run
+from helpers.hooks import facts, noting, script
 
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
-from esam_jax.errors import ConfigError, TrainingError
+from esam_jax.errors import CheckpointError, ConfigError, TrainingError
 from esam_jax.processes import alert
 from esam_jax.processes.alert import Alert
 from esam_jax.runs import metrics_file
 from esam_jax.train import loop
 from esam_jax.train.checkpoint import step_folders
 
-SCRIPT = """#!/bin/sh
-echo "$ESAM_EVENT|$ESAM_STEP|$ESAM_NAME|$ESAM_WORKDIR" >> "{folder}/names"
-cat >> "{folder}/facts"; echo >> "{folder}/facts"
-"""
-
 
 @pytest.fixture
 def hook(tmp_path):
-    return script(tmp_path / "my hook.sh", SCRIPT.format(folder=tmp_path))
-
-
-def script(file: pathlib.Path, text: str) -> str:
-    file.write_text(text)
-    file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    return f"'{file}'"
-
-
-def facts(folder: pathlib.Path) -> list[dict]:
-    file = folder / "facts"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return noting(tmp_path)
 
 
 @pytest.fixture
@@ -83,6 +70,50 @@ def test_the_reason_of_a_stop(toys, hook, tmp_path, monkeypatch):
     (found,) = facts(tmp_path)
     assert found["event"] == "stopped" and "loss of step 3 is nan" in found["message"]
     assert found["step"] in (3, 4)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortMemory(GuardConfig):
+    """A mean that is known after few updates."""
+
+    spike_horizon_steps: ClassVar[int] = 4
+
+
+def test_a_spike_that_is_gone_back_from(toys, hook, tmp_path, monkeypatch):
+    def spike(number, batch):
+        if number == 9:
+            batch["y"] *= 30.0
+
+    monkeypatch.setattr(loop.loader, "stream", functools.partial(toy.Stream, edit=spike))
+    cfg = toy.config(
+        steps=14, alert=hook, guard=ShortMemory(spike=4.0), save=SaveConfig(every_steps=4)
+    )
+    loop.run(cfg, tmp_path / "run")
+    told = facts(tmp_path)
+    assert [(each["event"], each["step"]) for each in told] == [("rollback", 8), ("finished", 14)]
+    assert told[0]["message"].startswith("from 10, to 8, ")
+
+
+@pytest.mark.parametrize("policy", ["stop", "fallback"])
+def test_a_checkpoint_that_is_damaged(toys, hook, tmp_path, policy, capsys):
+    run, save = tmp_path / "run", SaveConfig(every_steps=2, damaged=policy)
+    loop.run(toy.config(save=save), run)
+    (run / "metrics.jsonl").write_text("")  # as killed before it was finished
+    steps.spoil(run / "checkpoints" / "6", steps.cut)
+    cfg = toy.config(alert=hook, save=save)
+    if policy == "stop":
+        with pytest.raises(CheckpointError):
+            loop.run(cfg, run)
+    else:
+        with pytest.warns(UserWarning, match="checkpoint 6 cannot be read"):
+            loop.run(cfg, run)
+        assert "esam: toy: resuming from step 4 of 6; log: " in capsys.readouterr().err
+    first, last = facts(tmp_path)
+    assert (
+        first["event"] == "damaged_checkpoint"
+        and str(run / "checkpoints" / "6") in first["message"]
+    )
+    assert last["event"] == {"stop": "stopped", "fallback": "finished"}[policy]
 
 
 @pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt()])

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import processes, toy_run
+from helpers import hooks, processes, toy_run
 
 from esam_jax.runs import metrics_file
 from esam_jax.train.telemetry import hosts
@@ -51,6 +51,7 @@ def test_a_single_process_has_nobody_to_compare_with():
 
 def test_two_processes_one_of_which_waits_for_its_data(tmp_path):
     wishes = {"workdir": str(tmp_path), "steps": 9, "save": 9, "log_every_steps": 3}
+    wishes["alert"] = hooks.noting(tmp_path)
     wishes["pause_of"] = {"host": 1, "seconds": 0.4}
     started = processes.start([toy_run.__file__, json.dumps(wishes)], 2)
     (_, errors), _ = processes.finish(started)
@@ -66,3 +67,6 @@ def test_two_processes_one_of_which_waits_for_its_data(tmp_path):
     (event,) = [line for line in lines if line.get("event") == "straggler"]
     assert event["hosts"][0].startswith("host 1 (")
     assert "all hosts wait for host 1 (" in errors
+    told = {each["event"]: each for each in hooks.facts(tmp_path)}
+    assert told.keys() == {"straggler", "finished"} and len(hooks.facts(tmp_path)) == 2
+    assert told["straggler"]["message"] == event["hosts"][0]
