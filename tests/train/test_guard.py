@@ -106,13 +106,17 @@ def test_f19_what_is_not_finite_on_one_device_is_skipped_by_all(spoilt):
 
 
 def test_without_a_fault_the_update_is_the_plain_one():
-    """Against optax alone, to the bit: the select changes no rounding."""
-    state, update = compiled(MeshConfig(data=1))
+    """Against optax alone, to the bit: the select changes no rounding.
+
+    Operation by operation: of two compiled programs XLA may fuse one otherwise than the other, and
+    a product that is rounded before it is added in one of them alone differs in the last bit.
+    """
     cfg, task = toy.config(steps=40, batch=16), kinked_task()
     optimiser, mesh = optim.make(cfg.optim, cfg.steps), sharding.make_mesh(MeshConfig(data=1))
     key = jax.random.key(cfg.seed)
+    state = toy.create(task, cfg, mesh)
+    update = toy.jit_step(task, cfg, mesh, toy.abstract(task, cfg, mesh), {})
 
-    @jax.jit
     def plain(params, opt_state, batch, number):
         rng = jax.random.fold_in(key, number)
         grads, _ = step.mean_gradient(task, params, {}, batch, rng, 1, sharding.batch(mesh))
@@ -120,9 +124,11 @@ def test_without_a_fault_the_update_is_the_plain_one():
         return optax.apply_updates(params, updates), opt_state
 
     params, opt_state = state.params, state.opt_state
-    for number in range(4):
-        state, _ = update(state, batch(number))
-        params, opt_state = plain(params, opt_state, batch(number), number)
+    with jax.disable_jit():
+        for number in range(2):  # the first has a rate of 0
+            given = jax.device_put(batch(number))
+            state, _ = update(state, {}, given)
+            params, opt_state = plain(params, opt_state, given, number)
     assert_same((state.params, state.opt_state), (params, opt_state))
 
 

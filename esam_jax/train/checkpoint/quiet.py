@@ -4,9 +4,12 @@ What their threads log with a traceback they also raise, to whoever waits for th
 was reported five times, in hundreds of lines, before the one line of ours.
 """
 
+import atexit
 import contextlib
+import functools
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,20 @@ def quiet() -> Iterator[None]:
     _LOG.addFilter(_is_news)
     # For good: a future dies with the last error that holds it, at the end of the process.
     _FUTURES.addFilter(_is_not_of_a_full_disk)
+    _at_the_end()
     sys.unraisablehook = hook
     try:
         yield
     finally:
         sys.unraisablehook = before
         _LOG.removeFilter(_is_news)
+
+
+@functools.cache  # once
+def _at_the_end() -> None:
+    """A failed save leaves a coroutine in a cycle that is only freed at the end of the process."""
+    message = "coroutine '.*' was never awaited"
+    atexit.register(warnings.filterwarnings, "ignore", message, RuntimeWarning)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
