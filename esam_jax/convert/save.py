@@ -54,7 +54,7 @@ def require_target(
         return "original" if layout is None else layout
     if layout in ("original", "timm"):
         raise ConfigError(
-            f"{target} is no {', '.join(FILES)}: name a file, or take --layout folder"
+            f"{target} must end in {', '.join(FILES)}: name such a file, or give --layout folder"
         )
     if layout is None and outputs.has_ending(target) and not target.is_dir():
         raise ConfigError(

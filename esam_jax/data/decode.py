@@ -188,7 +188,7 @@ def _decoding(kind: Kind) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"the header promises more than {MAX_PIXELS} pixels; make it smaller first"
+            f"the header declares more than {MAX_PIXELS} pixels; make it smaller first"
         ) from error
     except Exception as error:  # decoders answer broken bytes with any kind of exception
         raise DataError(f"broken {kind} picture ({error}): fetch it again") from error

@@ -124,7 +124,7 @@ def read_as_annotated(
         sizes = dict.fromkeys(f"{each.height} x {each.width}" for each in (upright, stored))
         raise DataError(
             f"{name} is {' or, as stored, '.join(sizes)}, but its annotations say "
-            f"{' x '.join(map(str, size or ()))}: they belong to another picture, or to one resized"
+            f"{' x '.join(map(str, size or ()))}: they belong to another picture, or it was resized"
         )
     if turn != 1 and len(fitting) == 2:
         text = f"{name}: EXIF orientation {turn} and no size that decides"

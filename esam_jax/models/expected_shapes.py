@@ -80,5 +80,5 @@ def check_size(config: ModelConfig, found: Mapping[str, tuple[int, ...]], holder
     else:
         return
     raise CheckpointError(
-        f"{holder} holds {fault}: the file is not complete, or the config is another's"
+        f"{holder} holds {fault}: the file is not complete, or the config belongs to another model"
     )

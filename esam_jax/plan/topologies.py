@@ -63,7 +63,7 @@ def parse(name: str) -> Topology:
     """The machine of that name; ConfigError that shows how names are written."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise ConfigError(f"topology is {name!r}, but is written like {_FORMS}")
+        raise ConfigError(f"topology is {name!r}, but must be written like {_FORMS}")
     slices, kind = int(found[1] or 1), found[2]
     shape = tuple(int(size) for size in found[3].split("x"))
     platform = _platform(name, kind)

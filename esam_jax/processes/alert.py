@@ -45,7 +45,7 @@ def require(command: str | None) -> None:
     try:
         words = shlex.split(command)
     except ValueError as fault:
-        raise ConfigError(f"alert is {command!r}, which is no command ({fault})") from fault
+        raise ConfigError(f"alert is {command!r}, which is not a command ({fault})") from fault
     if not words or shutil.which(words[0]) is None:
         raise ConfigError(
             f"alert is {command!r}, but there is no program {''.join(words[:1])!r}: give the path "
@@ -124,7 +124,10 @@ class Alert:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            _say(f"the alert {event!r} was ended: {self._command} took over {self._timeout:g} s")
+            _say(
+                f"the alert {event!r} was killed: {self._command} ran longer than "
+                f"{self._timeout:g} s"
+            )
             return
         if process.returncode:
             _say(

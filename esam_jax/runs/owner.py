@@ -69,7 +69,7 @@ def _claim(workdir: Path, resumed: bool) -> None:
                 )
             if found and found.get("machine") != _machine():
                 warnings.warn(
-                    f"{file} names {words}, which did not end in order. If it still runs, end one "
+                    f"{file} names {words}, which did not end cleanly. If it still runs, end one "
                     "of the two: both would write",
                     UserWarning,
                     stacklevel=2,

@@ -42,7 +42,7 @@ def test_exit_codes_of_what_does_not_fit(monkeypatch, change_fits, code):
         ("plan --topology cpu:1", "the config comes first"),
         ("plan quickstart_sami", "topology"),
         ("plan quickstart_samy --topology cpu:1", "did you mean quickstart_sami?"),
-        ("plan quickstart_sami --topology cpu", "is written like"),
+        ("plan quickstart_sami --topology cpu", "must be written like"),
         ("plan quickstart_sami --topology cpu:1 --optim.peak-lrr 1", "did you mean"),
         ("plan quickstart_sami --topology cpu:3", "batch is 32, but must be a multiple of 3"),
         ("plan quickstart_sami --topology cpu:1 --mfu 2", "--mfu is 2.0"),

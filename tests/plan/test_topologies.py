@@ -29,7 +29,7 @@ def test_names(name, platform, kind, shape, slices, chips):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("v5e", "is written like"),
+        ("v5e", "must be written like"),
         ("v5e:4x4x4", "must have 2 positive sizes"),
         ("v5p:4x4", "must have 3 positive sizes"),
         ("h100:16", "must have 2 positive sizes"),

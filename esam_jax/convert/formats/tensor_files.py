@@ -198,7 +198,7 @@ def _only_torch_file(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     ]
     if len(found) != 1:
         raise CheckpointError(
-            f"{path} holds {len(found)} files .pt or .pth, but must hold one; unpack it, name one"
+            f"{path} holds {len(found)} .pt or .pth files, but needs one: unpack it and name one"
         )
     info = found[0]
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

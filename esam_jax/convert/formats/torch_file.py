@@ -318,7 +318,7 @@ def _torch(where: str) -> Any:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            f"writing {where} takes PyTorch: pip install 'esam_jax[convert]', or write .safetensors"
+            f"writing {where} needs PyTorch: pip install 'esam_jax[convert]', or write .safetensors"
         ) from error
     return torch
 

@@ -43,7 +43,9 @@ def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
             text = f"taking {name} of checkpoint {step} of {run}, which also holds {rest}"
             warnings.warn(text, UserWarning, stacklevel=2)
     elif name not in models:
-        raise CheckpointError(f"run {run} trains {', '.join(models)}, not {name!r}: choose of them")
+        raise CheckpointError(
+            f"run {run} trains {', '.join(models)}, not {name!r}: choose one of them"
+        )
     model = models[name]
     return ModelFile(
         config=model.config,

@@ -44,7 +44,7 @@ class DataNews:
             return {}
         if jax.process_index() > 0:
             texts = [*(f"{name}: {reason}" for name, reason in new), *(x.text for x in found)]
-            _warn(f"{len(texts)} records and objects are new: {'; '.join(texts[:_REASONS])}")
+            _warn(f"{len(texts)} more records or objects affected: {'; '.join(texts[:_REASONS])}")
         else:
             self._warn_of_totals(again=False)
         values: dict[str, Any] = {}

@@ -581,7 +581,7 @@ def test_archives_that_two_readers_would_read_differently_are_refused(tmp_path, 
 def test_one_torch_file_is_in_a_zip(tmp_path, torch):
     path = tmp_path / "a.zip"
     for members in ({}, {"readme": b""}, {"a.pt": GOOD, "b.pth": GOOD}):
-        refused(put(path, made.archive(members)), "files .pt or .pth, but must hold one")
+        refused(put(path, made.archive(members)), ".pt or .pth files, but needs one")
     refused(put(path, made.archive({"../a.pt": GOOD})), "named like a file elsewhere")
     refused(put(path, b"no archive"), "does not end as a zip archive must")
     refused(put(path, made.archive({"a.pt": GOOD}, zipfile.ZIP_LZMA)), "in an unusual way")
@@ -611,7 +611,7 @@ def test_torch_is_needed_for_writing_alone(tmp_path, torch, monkeypatch):
     tensor_files.write_torch(path, TENSORS)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert_equal(tensor_files.read(path).tensors, TENSORS)
-    with pytest.raises(CheckpointError, match=r"takes PyTorch: pip install 'esam_jax\[convert\]'"):
+    with pytest.raises(CheckpointError, match=r"needs PyTorch: pip install 'esam_jax\[convert\]'"):
         tensor_files.write_torch(path, {})
 
 

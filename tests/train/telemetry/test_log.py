@@ -283,8 +283,8 @@ def test_other_hosts_name_all_that_is_new(tmp_path, monkeypatch):
         news.values()
         news.values()
     assert [str(each.message) for each in warned] == [
-        "host 1: data so far: 2 records and objects are new: a.jpg: cut short; b.jpg: empty",
-        "host 1: data so far: 1 records and objects are new: c.jpg: mask 0: bad",
+        "host 1: data so far: 2 more records or objects affected: a.jpg: cut short; b.jpg: empty",
+        "host 1: data so far: 1 more records or objects affected: c.jpg: mask 0: bad",
     ]
 
 
