@@ -7,21 +7,27 @@ with a white rim. Small pictures are enlarged by whole factors so that the marks
 import colorsys
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from esam_jax.predict import lettering
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import BACKGROUND
 
 _SMALLEST_PX = 384  # long side of an overlay is at least about this
 _SHEET_STROKE = 1 / 110  # of the long side: cells of a sheet are small
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-_MARGIN, _FOOT, _SMALL_PX = 12, 30, 13  # of a page: between cells, below them, their captions
+_MARGIN, _FOOT = 12, 30  # of a page: between cells, below them
+_TITLE_PX, _SMALL_PX = 16, 13  # height of letters
+_LABEL_MARGIN = 6 / 13  # around the letters of a label, both sides together, in their height
+_LETTERS = 1 / 80  # of the long side of an overlay: their height, where that is more
+_RIM = 1.5  # of a dot: the white around it, in radii
 _TINT = 0.45  # share of the mask's colour in its inside
 _WHITE, _INK, _GREY, _RED = (255, 255, 255), (33, 37, 41), (108, 117, 125), (224, 49, 49)
 # Chosen to stay apart on photographs; further queries go round the colour wheel.
@@ -35,6 +41,8 @@ _COLOURS = (
     (34, 184, 207),
     (166, 97, 26),
 )
+
+_Place = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def colour(index: int) -> tuple[int, int, int]:
@@ -58,8 +66,8 @@ def overlay(
     """The picture with the mask and the prompt of each query in its colour.
 
     Larger than the picture by a whole factor when that is small. Large masks go below small ones.
-    `captions` are written on the masks that have room for them. `stroke` is the width of lines as
-    share of the long side; a grey `ground` lets masks stand out.
+    `captions` are written on the masks that have room for them beside the clicks. `stroke` is the
+    width of lines as share of the long side; a grey `ground` lets masks stand out.
     """
     factor = max(1, round(_SMALLEST_PX / max(picture.shape[:2])))
     canvas = _enlarged(picture, factor).astype(np.float32)
@@ -72,12 +80,14 @@ def overlay(
     image = Image.fromarray(canvas.round().astype(np.uint8))
     for i, prompt in enumerate(prompts):
         _draw_box(image, prompt, factor, colour(i), line_px)
-    taken: list[tuple[float, ...]] = []
+    radius = 2.5 * line_px + 1.5
+    taken = [place for prompt in prompts for place in _places(prompt, factor, _RIM * radius)]
+    letters_px = max(_SMALL_PX, round(max(image.size) * _LETTERS))
     for i, (mask, caption) in enumerate(zip(masks if masks is not None else (), captions)):
-        _write_on(image, mask, factor, caption, colour(i), taken)
+        _write_on(image, mask, factor, caption, letters_px, colour(i), taken)
     canvas = np.array(image, np.float32)
     for i, prompt in enumerate(prompts):
-        _paint_points(canvas, prompt, factor, colour(i), 2.5 * line_px + 1.5)
+        _paint_points(canvas, prompt, factor, colour(i), radius)
     return canvas.round().astype(np.uint8)
 
 
@@ -107,7 +117,6 @@ def contact_sheet(
     `titles` head the columns; captions stand below the cells.
     """
     margin, head, foot = _MARGIN, 34, _FOOT
-    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=_SMALL_PX)
     table = [_cells(row, cell_px) for row in rows]
     heights = [max(cell.height for cell in cells) for cells in table]
     width = margin + (cell_px + margin) * len(titles)
@@ -115,13 +124,14 @@ def contact_sheet(
     pen = ImageDraw.Draw(sheet)
     middles = [margin + cell_px / 2 + (cell_px + margin) * column for column in range(len(titles))]
     for middle, title in zip(middles, titles, strict=True):
-        pen.text((middle, head / 2), title, _INK, bold, anchor="mm")
+        text, font = _shortened(title, _TITLE_PX, cell_px)
+        pen.text((middle, head / 2), text, _INK, font, anchor="mm")
     top = head
     for row, cells, height in zip(rows, table, heights, strict=True):
         captions = (row.name, *row.captions)
         for middle, cell, caption in zip(middles, cells, captions, strict=True):
             sheet.paste(cell, (round(middle - cell.width / 2), top))
-            pen.text((middle, top + cell.height + 6), _line(caption), _GREY, small, anchor="mt")
+            _write_below(pen, middle, top + cell.height, caption, cell_px)
         top += height + foot
     return np.asarray(sheet)
 
@@ -135,7 +145,6 @@ def gallery(
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """Pictures row by row on one page, each with its name below; one at a time is in memory."""
     columns = min(columns, len(names))
-    font = ImageFont.load_default(size=_SMALL_PX)
     cells = [_fitted(Image.fromarray(picture), cell_px) for picture in pictures]
     rows = [
         range(first, min(first + columns, len(cells))) for first in range(0, len(cells), columns)
@@ -148,8 +157,7 @@ def gallery(
         for column, i in enumerate(row):
             middle = _MARGIN + cell_px / 2 + (cell_px + _MARGIN) * column
             page.paste(cells[i], (round(middle - cells[i].width / 2), top))
-            name = _shortened(names[i], font, cell_px)
-            pen.text((middle, top + cells[i].height + 6), name, _GREY, font, anchor="mt")
+            _write_below(pen, middle, top + cells[i].height, names[i], cell_px)
         top += height + _FOOT
     return np.asarray(page)
 
@@ -161,19 +169,20 @@ def _fitted(image: Image.Image, cell_px: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _shortened(text: str, font: Any, width_px: int) -> str:
-    """The text, or its end where it is too wide."""
-    shown = _line(text)
+def _write_below(
+    pen: ImageDraw.ImageDraw, middle: float, top: int, text: str, width_px: int
+) -> None:
+    """A caption below what ends at `top`."""
+    shown, font = _shortened(text, _SMALL_PX, width_px)
+    pen.text((middle, top + 6), shown, _GREY, font, anchor="mt")
+
+
+def _shortened(text: str, px: int, width_px: int) -> tuple[str, Any]:
+    """The text, or its end where it is too wide, and its font."""
+    shown, font = lettering.fitting(text, px)
     while len(shown) > 2 and font.getlength(shown) > width_px:
         shown = "…" + shown[2:]
-    return shown
-
-
-def _line(text: str) -> str:
-    """The text without line breaks and whatever else cannot be shown."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return shown, font
 
 
 def _write_on(
@@ -181,33 +190,41 @@ def _write_on(
     mask: np.ndarray,
     factor: int,
     text: str,
+    px: int,
     rgb: tuple[int, int, int],
-    taken: list[tuple[float, ...]],
+    taken: list[_Place],
 ) -> None:
-    """The text in a row of the mask that is long enough, where no other is `taken`, or nowhere."""
-    font = ImageFont.load_default(size=_SMALL_PX)
-    left, top, right, bottom = font.getbbox(text)
-    wide, high = right - left + 6, bottom - top + 6
+    """The text in a row of the mask that is long enough, where nothing is `taken`, or nowhere."""
+    shown, font = lettering.fitting(text, px)
+    left, top, right, bottom = font.getbbox(shown)
+    margin = _LABEL_MARGIN * px
+    wide, high = right - left + margin, bottom - top + margin
     rows = np.flatnonzero(mask.any(axis=1))
     if len(rows) * factor < high:
         return
-    for share in (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8):  # from the middle outwards
+    # In the middle of the row if possible; from the middle row outwards.
+    for side, share in itertools.product(
+        (0.5, 0, 1), (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9)
+    ):
         row = rows[int(share * len(rows))]
         turns = np.flatnonzero(np.diff(np.pad(mask[row].astype(np.int8), 1)))
         begins, ends = turns[::2], turns[1::2]
         longest = np.argmax(ends - begins)
-        x, y = factor * (begins[longest] + ends[longest]) / 2, factor * (row + 0.5)
+        first = factor * float(begins[longest]) + wide / 2
+        last = factor * float(ends[longest]) - wide / 2
+        x, y = first + side * (last - first), factor * (float(row) + 0.5)
         place = (x - wide / 2, y - high / 2, x + wide / 2, y + high / 2)
-        clear = all(
-            place[0] > other[2] or place[2] < other[0] or place[1] > other[3] or place[3] < other[1]
-            for other in taken
-        )
-        if clear and (ends[longest] - begins[longest]) * factor >= wide:
+        if first <= last and not any(_overlap(place, other) for other in taken):
             taken.append(place)
             pen = ImageDraw.Draw(image)
             pen.rectangle(place, fill=rgb)
-            pen.text((x, y), text, _INK, font, anchor="mm")
+            pen.text((x, y), shown, _INK, font, anchor="mm")
             return
+
+
+def _overlap(one: _Place, other: _Place) -> bool:
+    across = one[0] <= other[2] and one[2] >= other[0]
+    return across and one[1] <= other[3] and one[3] >= other[1]
 
 
 def _cells(row: Row, cell_px: int) -> list[Image.Image]:
@@ -245,10 +262,16 @@ def _draw_box(
     x0, y0, x1, y1 = (prompt.box * factor).tolist()
     pen = ImageDraw.Draw(image)
     # Pillow's lines grow inwards, so the white rim is a wider box drawn first.
-    for rim, stroke in ((1, _WHITE), (0, rgb)):
+    for rim, stroke in ((max(1, line_px // 4), _WHITE), (0, rgb)):
         out = line_px / 2 + rim
         corners = (x0 - out, y0 - out, x1 - 1 + out, y1 - 1 + out)
         pen.rectangle(corners, outline=stroke, width=line_px + 1 + 2 * rim)
+
+
+def _places(prompt: Prompt, factor: int, radius: float) -> list[_Place]:
+    """Where the dots of a prompt lie."""
+    centres = (prompt.points + 0.5) * factor - 0.5
+    return [(x - radius, y - radius, x + radius, y + radius) for x, y in centres.tolist()]
 
 
 def _paint_points(
@@ -257,7 +280,7 @@ def _paint_points(
     """Dots in the query's colour, background ones in red; both with a white rim."""
     for (x, y), label in zip(prompt.points, prompt.labels, strict=True):
         centre = ((x + 0.5) * factor - 0.5, (y + 0.5) * factor - 0.5)
-        _paint_disc(canvas, *centre, radius * 1.5, _WHITE)
+        _paint_disc(canvas, *centre, _RIM * radius, _WHITE)
         _paint_disc(canvas, *centre, radius, _RED if label == BACKGROUND else rgb)
 
 

@@ -120,3 +120,39 @@ def test_scores_are_written_where_there_is_room_and_not_on_each_other():
         assert (drawn[changed] == draw.colour(i)).all(axis=1).sum() > 200
     middle = changed[190:210]
     assert middle.any() and changed[140:180].any()
+
+
+@pytest.mark.parametrize("click", [(250, 200), (250, 170), (120, 200)])
+def test_a_label_is_never_under_a_click(click: tuple[int, int]):
+    """It is where it would be without the click, or beside that."""
+    picture = np.full((400, 500, 3), 128, np.uint8)
+    masks = np.zeros((1, 400, 500), bool)
+    masks[0, 120:280, 80:420] = True
+    prompt = Prompt(points=[click])
+    labelled = draw.overlay(picture, masks, [prompt], captions=["0  0.97"])
+    plain = draw.overlay(picture, masks, [prompt])
+    label = (labelled != plain).any(axis=2)
+    assert label.sum() > 300
+    dot = (draw.overlay(picture, None, [prompt]) != 128).any(axis=2)
+    assert not (label & dot).any()
+    rows, columns = np.nonzero(label)
+    box = np.zeros_like(dot)
+    box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+    assert not (box & dot).any() and masks[0][box].all()
+
+
+def test_labels_grow_with_the_picture():
+    heights = []
+    for side in (400, 1040, 4000):
+        masks = np.ones((1, side, side), bool)
+        picture = np.full((side, side, 3), 128, np.uint8)
+        drawn = draw.overlay(picture, masks, captions=["0  0.97"])
+        label = (drawn != draw.overlay(picture, masks)).any(axis=2)
+        heights.append(np.ptp(np.nonzero(label.any(axis=1))[0]))
+    assert heights[0] == heights[1] and heights[2] > 3 * heights[1]
+
+
+def test_a_long_caption_of_a_sheet_stays_in_its_cell():
+    row = draw.Row(picture=PHOTO, prompts=[], masks=[], captions=[], name="x" * 90)
+    sheet = draw.contact_sheet([row], ["a title that is longer than its cell is wide"], cell_px=100)
+    assert (sheet[:, :12] == 255).all() and (sheet[:, 12 + 100 :] == 255).all()
