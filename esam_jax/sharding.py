@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from esam_jax.config import MeshConfig
 from esam_jax.errors import ConfigError
+from esam_jax.words import counted
 
 P = PartitionSpec
 AXES = ("data", "fsdp", "tensor")
@@ -65,7 +66,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if min(shape) < 1 or wanted > len(devices) or (wanted < len(devices) and not fewer_is_fine):
         raise ConfigError(
             f"mesh data={config.data}, fsdp={config.fsdp}, tensor={config.tensor} does not fill "
-            f"{len(devices)} devices: choose sizes whose product is {len(devices)}"
+            f"{counted(len(devices), 'device')}: choose sizes whose product is {len(devices)}"
         )
     # Auto: the compiler derives every layout from those of the arguments and results.
     kinds = (AxisType.Auto,) * len(AXES)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax.bench import everything, predict
+from esam_jax.words import counted
 
 HEADS = (
     "part", "dtype", "pictures", "prompts", "median", "p90", "rate", "compile", "floor",
@@ -62,8 +63,9 @@ def picture(path: Path, result: everything.Result) -> str:
     total = result.total
     parts = ", ".join(f"{part} {seconds:.3f}" for part, seconds in result.parts.items())
     return (
-        f"{path.name} {result.width}x{result.height}: {result.masks} masks of {result.clicks} "
-        f"clicks in {total.median:.3f} s (p90 {total.p90:.3f}, {1 / total.median:.4g} pictures/s; "
+        f"{path.name} {result.width}x{result.height}: "
+        f"{counted(result.masks, 'mask')} of {counted(result.clicks, 'click')} in "
+        f"{total.median:.3f} s (p90 {total.p90:.3f}, {1 / total.median:.4g} pictures/s; "
         f"compilation {total.compile:.3f}): {parts}"
     )
 

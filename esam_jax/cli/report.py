@@ -10,6 +10,7 @@ import tyro
 from esam_jax import files, outputs
 from esam_jax.cli import arguments
 from esam_jax.errors import MissingError
+from esam_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _for_people(summary: dict, out: Path | None) -> str:
     done = "finished" if summary["finished"] else "not finished"
+    restarts = counted(summary["restarts"], "restart")
     return (
         f"{summary['name']}: {done}, step {summary['step']} of {summary['steps']}, "
-        f"goodput {summary['goodput']:.1%}, {summary['restarts']} restarts; look at {out}"
+        f"goodput {summary['goodput']:.1%}, {restarts}; look at {out}"
     )
 
 

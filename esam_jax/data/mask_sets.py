@@ -12,6 +12,7 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.ops import regions
+from esam_jax.words import counted
 
 
 @runtime_checkable  # for the shape checks in the tests
@@ -96,7 +97,7 @@ class SoundMasks:
 def nothing_usable(name: str, reasons: Sequence[str]) -> str:
     """What is said of a picture of which every object is broken."""
     count, first = len(reasons), reasons[0].removeprefix(f"{name}: ")
-    return f"{name}: {count} of {count} objects cannot be used, the first: {first}"
+    return f"{name}: {count} of {counted(count, 'object')} cannot be used, the first: {first}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from esam_jax.data.pictures import Encoded
 from esam_jax.data.records import Record
 from esam_jax.errors import EsamError
 from esam_jax.ops import regions
+from esam_jax.words import counted
 
 _EXAMPLES, _SECONDS = 16, 2.0  # as many are timed, within about that time
 
@@ -55,7 +56,7 @@ def _of_source(data: DataConfig) -> tuple[float, str] | None:
     except EsamError:
         return None
     where = getattr(data.source, "path", None) or data.source.kind
-    return None if count == 0 else (seconds, f"{count} records of {where}")
+    return None if count == 0 else (seconds, f"{counted(count, 'record')} of {where}")
 
 
 def _of_drawn(data: DataConfig) -> tuple[float, str]:
@@ -65,7 +66,7 @@ def _of_drawn(data: DataConfig) -> tuple[float, str]:
     seconds, _ = _mean_seconds(
         lambda i: views.make(record, data.view, np.random.default_rng(i)) is not None
     )
-    return seconds, f"drawn pictures of {width} x {height} with {masks} masks"
+    return seconds, f"drawn pictures of {width} x {height} with {counted(masks, 'mask')}"
 
 
 def _mean_seconds(made: Callable[[int], bool]) -> tuple[float, int]:

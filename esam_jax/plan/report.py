@@ -15,6 +15,7 @@ from esam_jax.plan.compiled import Compiled
 from esam_jax.plan.costs import Bill
 from esam_jax.plan.data_load import DataLoad
 from esam_jax.plan.topologies import Topology
+from esam_jax.words import counted
 
 Changes = Literal["if-needed", "always", "never"]
 
@@ -85,7 +86,7 @@ def for_people(plan: Plan) -> str:
     """The same on one screen."""
     result = plan.compiled
     lines = [
-        f"{plan.config} on {plan.topology.name}: {plan.devices} devices",
+        f"{plan.config} on {plan.topology.name}: {counted(plan.devices, 'device')}",
         f"memory       {_memory(result.peak, result.fits, plan.topology)}",
     ]
     lines += [f"{'' if i else 'collectives':<13}{line}" for i, line in enumerate(_traffic(result))]
@@ -131,13 +132,13 @@ def _data(load: DataLoad) -> list[str]:
     lines = [f"data         {load.seconds * 1e3:.3g} ms of one core an example ({load.timed})"]
     if load.cores is not None:
         lines.append(
-            f"             {load.examples_per_second:.0f} examples/s on each of {load.hosts} hosts "
-            f"need {load.cores:.1f} cores like this machine's"
+            f"             {load.examples_per_second:.0f} examples/s on each of "
+            f"{counted(load.hosts, 'host')} need {load.cores:.1f} cores like this machine's"
         )
         if load.cores > load.threads:
             lines.append(
-                f"             the loader has {load.threads} threads: set --data.threads "
-                f"{math.ceil(load.cores)}"
+                f"             the loader has {counted(load.threads, 'thread')}: "
+                f"set --data.threads {math.ceil(load.cores)}"
             )
     return lines
 

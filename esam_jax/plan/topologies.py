@@ -15,6 +15,7 @@ from jax.experimental import topologies
 
 from esam_jax.errors import ConfigError, MissingError
 from esam_jax.machine import accelerators
+from esam_jax.words import counted
 
 Platform = Literal["tpu", "cuda", "cpu"]
 
@@ -147,7 +148,8 @@ def _cpu(topology: Topology) -> list[Any]:
     found = jax.devices("cpu")
     if count > len(found):
         raise ConfigError(
-            f"topology {topology.name} has {count} devices, but JAX started with {len(found)}: set "
+            f"topology {topology.name} has {counted(count, 'device')}, but JAX started with "
+            f"{len(found)}: set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
         )
     return found[:count]

@@ -27,6 +27,7 @@ from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError, EsamError, PeerError, one_line
 from esam_jax.machine import accelerators, compile_cache
 from esam_jax.processes import coordinator, launcher
+from esam_jax.words import counted
 
 LEAVE_SECONDS = 5
 
@@ -124,7 +125,8 @@ def _require_processes(expected: int | None) -> None:
     # A process that does not see its peers would train alone, in the shared folder.
     if expected is not None and jax.process_count() != expected:
         raise ConfigError(
-            f"there should be {expected} processes, but JAX sees {jax.process_count()}: start each "
+            f"there should be {counted(expected, 'process', 'processes')}, but JAX sees "
+            f"{jax.process_count()}: start each "
             "with the same count and coordinator, and a JAX that knows this accelerator"
         )
 
@@ -146,8 +148,9 @@ def _require_devices(wanted: int | None) -> None:
     # All processes see the same count, so all come here.
     here = f"{jax.local_device_count()} {socket.gethostname()}"
     raise ConfigError(
-        f"there should be {wanted} devices, but JAX sees {jax.device_count()} "
-        f"{jax.default_backend()} devices in {jax.process_count()} processes"
+        f"there should be {counted(wanted, 'device')}, but JAX sees "
+        f"{counted(jax.device_count(), f'{jax.default_backend()} device')} in "
+        f"{counted(jax.process_count(), 'process', 'processes')}"
         f"{_short_of_devices(coordinator.gather('the count of devices', here))}: repair the hosts "
         "or their drivers, or change --peers.devices"
     )

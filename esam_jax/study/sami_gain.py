@@ -26,6 +26,7 @@ from esam_jax.runs import metrics_file
 from esam_jax.runs.metrics_file import METRICS_FILE
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log
+from esam_jax.words import counted
 
 TEACHER = "quickstart_teacher"
 IMAGES = 200  # held-out scenes that are measured
@@ -60,7 +61,7 @@ def run(workdir: str | Path, *, seed: int = 0, progress: bool | None = None) -> 
             )
     fresh = not any(metrics_file.read(workdir / name / METRICS_FILE) for name in runs)
     for name, cfg in runs.items():
-        log.say(f"{name}: {cfg.steps} steps of {cfg.batch}", progress)
+        log.say(f"{name}: {counted(cfg.steps, 'step')} of {cfg.batch}", progress)
         loop.run(cfg, workdir / name, progress=progress)
     models = {
         "teacher": load(TEACHER),

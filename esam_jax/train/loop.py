@@ -38,6 +38,7 @@ from esam_jax.train.telemetry.log import Log
 from esam_jax.train.telemetry.tracing import Tracer
 from esam_jax.train.telemetry.trackers import Trackers
 from esam_jax.typing import Batch, Params
+from esam_jax.words import counted
 
 
 def run(
@@ -265,7 +266,7 @@ def _finish(
     report: Log,
     progress: bool | None,
 ) -> None:
-    origin = f"esam_jax training run {cfg.name!r}, {cfg.steps} steps"
+    origin = f"esam_jax training run {cfg.name!r}, {counted(cfg.steps, 'step')}"
     _write_models(origin, workdir, ready, params)
     if jax.process_index() == 0:
         log.say(figures.loss(workdir), progress)

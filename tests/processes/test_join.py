@@ -59,8 +59,8 @@ def test_a_cpu_that_was_meant_is_taken(environment):
 @pytest.mark.parametrize(
     ("seen", "text"),
     [
-        (["8 a", "8 b"], "processes: repair"),
-        (["8 a", "7 b", "8 c"], r"processes \(7 on b, 8 on each of the others\): repair"),
+        (["8 a", "8 b"], "process: repair"),
+        (["8 a", "7 b", "8 c"], r"process \(7 on b, 8 on each of the others\): repair"),
         (
             ["8 a", *(f"4 b{number}" for number in range(10))],
             r"4 on b0, .*4 on b7 and 2 other hosts, 8 on each of the others\)",

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from esam_jax.words import counted
+
 _WHAT = {
     "pred_iou_thresh": "had a predicted IoU of {value:g} or less",
     "stability_score_thresh": "had a stability below {value:g}",
@@ -47,7 +49,7 @@ class Tally:
             for name, count in self.dropped.items()
             if count
         ]
-        return f"of {self.candidates} candidates {', '.join(parts)}" if parts else ""
+        return f"of {counted(self.candidates, 'candidate')} {', '.join(parts)}" if parts else ""
 
     def remedy(self, settings: Any) -> str:
         """The options with which the best candidate of those that were seen would have passed."""
