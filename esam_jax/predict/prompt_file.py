@@ -261,10 +261,13 @@ def _of_csv(text: str) -> PromptFile:
         query = row.get("query") or f"row {number}"
         about = {"query": row["query"]} if row.get("query") else {}
         try:
-            if not name or None in row:
+            if None in row:
                 raise ValueError(
-                    f"is {list(row.values())!r:.60}, but must have {len(columns)} values"
+                    f"has {len(columns) + len(row[None])} values for {len(columns)} columns: put a "
+                    'name that holds a comma in "..."'
                 )
+            if not name:
+                raise ValueError("names no file")
             sides = ("x0", "y0", "x1", "y1") if boxes else ("x", "y")
             place = [_number(row[side], side) for side in sides]
             label = _number(row.get("label") or 1, "label")
