@@ -10,12 +10,13 @@ import tyro
 from esam_jax.cli import arguments
 from esam_jax.config import SourceConfig
 from esam_jax.convert import load as models
-from esam_jax.data import sources
+from esam_jax.data import findings, sources
 from esam_jax.data.findings import KINDS
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
+from esam_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,16 +85,14 @@ def _source(args: Prompts) -> SourceConfig:
 
 
 def _for_people(result: dict) -> str:
-    counts = {"broken pictures left out": result["skipped"]} | {
-        kind: result[kind] for kind in KINDS if kind in result
-    }
-    noted = ", ".join(
-        f"{count} {kind.replace('_', ' ')}" for kind, count in counts.items() if count
-    )
+    broken = result["skipped"]
+    counts = [f"{counted(broken, 'broken picture')} left out"] if broken else []
+    counts += [findings.in_words(kind, result[kind]) for kind in KINDS if result.get(kind)]
+    noted = ", ".join(counts)
     return (
         f"box mIoU    {result['box_miou']:.4f}\n"
         f"point mIoU  {result['point_miou']:.4f}\n"
         f"filled box  {result['fill_box']:.4f}\n"
-        f"{result['masks']} masks in {result['images']} pictures"
+        f"{counted(result['masks'], 'mask')} in {counted(result['images'], 'picture')}"
         f"{f' ({noted})' if noted else ''}. {result['protocol']}"
     )

@@ -18,12 +18,14 @@ from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
+from esam_jax.data.findings import Findings
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.predict.everything import album, presets
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.tally import Tally
+from esam_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     models.locate(args.model)
     generator = _settled(args)
     names = album.waiting(pictures, args.out, part)
-    tally, masks, broken, hint, narrow = Tally(), 0, {}, None, []
+    tally, masks, broken, hint, noted = Tally(), 0, {}, None, []
     if names:
         single = args.path.is_file() and len(pictures.names) == 1
         found = album.run(
@@ -88,31 +90,31 @@ def main(argv: Sequence[str]) -> int:
             pictures,
             names,
             args.out,
-            overlays=args.overlays or single,
+            with_overlays=args.overlays or single,
             sixteen_bit=args.sixteen_bit,
             tally=tally,
-            narrow=narrow,
+            noted=noted,
         )
-        shown = Progress(len(names), "masks")
+        shown = Progress(len(names), "mask")
         for name, outcome in shown.over(found):
             if isinstance(outcome, str):
                 broken[name] = outcome
                 shown.say(f"warning: {name}: {outcome}")
             else:
                 shown.found = masks = masks + outcome
-        if narrow:
-            shown.say(f"warning: {len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}")
+        for text in Findings(sorted(noted)).in_words():
+            shown.say(f"warning: {text}")
         if len(broken) == len(pictures.names):
             raise DataError(
                 f"no picture of {args.path} could be read: {next(iter(broken.values()))}"
             )
-        if not masks and tally.candidates:
-            remedy = f"{tally.remedy(generator)}, with another --out"
-            hint = f"nothing was kept: {tally.why(generator)}; {remedy}"
+        hint = None if masks else _hint(tally, generator)
+        if hint:
             shown.say(f"warning: {hint}")
     done = len(names) - len(broken)
     report = {"pictures": done, "masks": masks, "broken": broken, "out": str(args.out)}
     report |= {"candidates": tally.candidates, "dropped": dict(+tally.dropped), "hint": hint}
+    report["left_out"] = dict(pictures.left_out)
     if args.format == "coco":
         report["listed"] = album.merge(pictures, args.out)
     if args.overlays:
@@ -139,10 +141,18 @@ def _settled(args: Everything) -> AutomaticMaskGenerator:
     return generator
 
 
+def _hint(tally: Tally, generator: AutomaticMaskGenerator) -> str | None:
+    """Why nothing was kept of the candidates, and what to try."""
+    if not tally.candidates:
+        return None
+    remedy = f"{tally.remedy(generator)}, with another --out"
+    return f"nothing was kept: {tally.why(generator)}; {remedy}"
+
+
 def _text(report: dict[str, Any], already: int, pictures: int) -> str:
     """The report for a reader."""
-    found = f"{report['pictures']} pictures, {report['masks']} masks in {report['out']}"
-    text = f"{found}; {already} were done before"
+    found = f"{counted(report['pictures'], 'picture')}, {counted(report['masks'], 'mask')}"
+    text = f"{found} in {report['out']}; {already} done before"
     text += f"; {len(report['broken'])} could not be read" if report["broken"] else ""
     if "listed" in report:
         text += f"; {album.COCO_FILE} lists {report['listed']} of {pictures}"

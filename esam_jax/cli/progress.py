@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from esam_jax.words import counted
+
 _T = TypeVar("_T")
 _EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Follows the pictures of a command; `count` names what is found in them."""
+    """Follows the pictures of a command; `noun` names one of what is found in them."""
 
-    def __init__(self, total: int, count: str) -> None:
-        self._total, self._count, self.found = total, count, 0
+    def __init__(self, total: int, noun: str) -> None:
+        self._total, self._noun, self.found = total, noun, 0
         self._bar: Any = None
 
     def over(self, results: Iterable[_T]) -> Iterator[_T]:
@@ -24,7 +26,7 @@ class Progress:
             self._bar = tqdm(results, total=self._total, unit="picture")
             for result in self._bar:
                 yield result
-                self._bar.set_postfix({self._count: self.found})
+                self._bar.set_postfix({f"{self._noun}s": self.found})
             return
         begin = last = time.monotonic()
         for done, result in enumerate(results, 1):
@@ -34,7 +36,7 @@ class Progress:
                 last, rate = now, done / (now - begin)
                 left = (self._total - done) / rate
                 self.say(
-                    f"{done} of {self._total} pictures, {self.found} {self._count}, "
+                    f"{done} of {self._total} pictures, {counted(self.found, self._noun)}, "
                     f"{rate:.3g} pictures/s, {left / 60:.1f} minutes left"
                 )
 

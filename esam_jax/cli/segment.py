@@ -28,6 +28,7 @@ from esam_jax.predict import draw, load, prompt_file, prompted_album
 from esam_jax.predict.everything import album as albums
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
+from esam_jax.words import counted
 
 _OVERLAY, _MASK, _REPORT = "overlay.png", "mask_{:02d}.png", "masks.json"
 
@@ -58,6 +59,9 @@ class Segment:
     prompts: Path | None = None
     """Prompts by picture: COCO's instances or results (.json), or a .csv of file,x,y[,label,query]
     or file,x0,y0,x1,y1. The same command resumes where it was stopped."""
+    overlays: bool = False
+    """With --prompts: draw the masks of each picture done now, and a sheet of the first 60; one
+    picture alone always has its overlay."""
     overwrite: bool = False
     """Replace results of the same names; never the picture or the mask. Not with --prompts."""
     sixteen_bit: decode.SixteenBit = "upper_byte"
@@ -71,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Segment, argv, prog="esam segment")
     if args.prompts is not None:
         return _of_file(args, args.prompts)
+    _require_picture(args.image)
     picture = decode.read_rgb(args.image, args.sixteen_bit)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
@@ -84,8 +89,18 @@ def main(argv: Sequence[str]) -> int:
         prompt.checked(sam.config, height, width, sam.untrained)
     masks = sam.decode(sam.encode(picture), prompts)
     report = _write(args, picture, prompts, masks)
-    print(json.dumps(report) if args.json else f"{len(prompts)} masks in {args.out}")
+    print(json.dumps(report) if args.json else f"{counted(len(prompts), 'mask')} in {args.out}")
     return 0
+
+
+def _require_picture(path: Path) -> None:
+    """An error for an album, whose pictures have prompts of their own."""
+    if archives.is_album(path):
+        raise PromptError(
+            f"{path} is {'a folder' if path.is_dir() else 'a tar archive'}, but --point, --box and "
+            "--mask are for a single picture: name that one, or give the prompts of each picture "
+            "with --prompts FILE"
+        )
 
 
 def _require_free(args: Segment, prompts: int) -> None:
@@ -113,12 +128,20 @@ def _of_file(args: Segment, file: Path) -> int:
     # Also where all pictures are done: masks of other weights would pass for these.
     albums.settle(args.out, {**settings, "model": albums.digest(sam)}, *place)
     names = prompted_album.waiting(matched.asked, args.out)
-    shown = Progress(len(names), "masks")
+    single = args.image.is_file() and len(album.names) == 1
+    shown = Progress(len(names), "mask")
     report = _left_out(prompts, matched, shown)
     if names:
-        for done in shown.over(
-            prompted_album.run(sam, album, matched, names, args.out, args.sixteen_bit)
-        ):
+        found = prompted_album.run(
+            sam,
+            album,
+            matched,
+            names,
+            args.out,
+            args.sixteen_bit,
+            with_overlays=args.overlays or single,
+        )
+        for done in shown.over(found):
             if done.broken is not None:
                 report["broken"][done.name] = done.broken
                 shown.say(f"warning: {done.name}: {done.broken}")
@@ -127,7 +150,10 @@ def _of_file(args: Segment, file: Path) -> int:
             report["refused"] += done.refused
             shown.found = report["masks"] = report["masks"] + done.masks
     report["listed"] = prompted_album.merge(matched.asked, prompts, args.out)
+    if args.overlays:
+        prompted_album.sheet(matched.asked, args.out)
     report |= {"with_prompts": len(matched.asked), "out": str(args.out)}
+    report["left_out"] = dict(album.left_out)
     report["without_prompts"] = len(album.names) - len(matched.asked)
     print(json.dumps(report) if args.json else _text(report))
     if len(report["broken"]) == len(matched.asked):
@@ -154,27 +180,31 @@ def _left_out(
     for text in prompts.malformed[:_SHOWN]:
         shown.say(f"warning: left out of the prompts: {text}")
     if len(prompts.malformed) > _SHOWN:
-        shown.say(f"warning: {len(prompts.malformed)} entries of the prompts were left out")
+        shown.say(f"warning: left out of the prompts in all: {len(prompts.malformed)} entries")
     count = sum(each for each, _ in matched.unmatched.values())
     unmatched: dict[str, Any] = {"prompts": count, "first": None, "reason": None}
     if count:
         first, (_, reason) = next(iter(matched.unmatched.items()))
         unmatched |= {"first": first, "reason": reason}
-        shown.say(f"warning: {count} prompts match no picture, the first of {first!r}: {reason}")
+        without = counted(count, "prompt")
+        shown.say(
+            f"warning: {without} without a matching picture, the first of {first!r}: {reason}"
+        )
     report: dict[str, Any] = {"pictures": 0, "masks": 0, "refused": len(prompts.malformed)}
     malformed = {"entries": len(prompts.malformed), "reasons": list(prompts.malformed[:_SHOWN])}
     return {**report, "broken": {}, "malformed": malformed, "unmatched": unmatched}
 
 
 def _text(report: dict[str, Any]) -> str:
-    text = f"{report['pictures']} pictures, {report['masks']} masks in {report['out']}"
-    text += f"; {prompted_album.COCO_FILE} lists {report['listed']} of "
-    text += f"{report['with_prompts']} pictures with prompts"
+    text = f"{counted(report['pictures'], 'picture')}, {counted(report['masks'], 'mask')} in "
+    text += f"{report['out']}; {prompted_album.COCO_FILE} lists {report['listed']} of "
+    text += f"{counted(report['with_prompts'], 'picture')} with prompts"
     malformed, unmatched = report["malformed"]["entries"], report["unmatched"]["prompts"]
     if report["refused"] > malformed:
-        text += f"; {report['refused'] - malformed} prompts were refused: each json says why"
-    text += f"; {malformed} malformed entries were left out" if malformed else ""
-    text += f"; {unmatched} prompts match no picture" if unmatched else ""
+        text += f"; {counted(report['refused'] - malformed, 'prompt')} refused: each json says why"
+    left_out = counted(malformed, "malformed entry", "malformed entries")
+    text += f"; {left_out} left out" if malformed else ""
+    text += f"; {counted(unmatched, 'prompt')} without a matching picture" if unmatched else ""
     text += f"; {len(report['broken'])} could not be used" if report["broken"] else ""
     return text
 

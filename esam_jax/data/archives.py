@@ -5,7 +5,6 @@ import dataclasses
 import tarfile
 import threading
 import unicodedata
-import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -31,7 +30,8 @@ class Album:
 
     `read` may be called from many threads. It raises DataError for a file whose first bytes are not
     those of a picture, or that cannot be unpacked.
-    `left_out` counts members of an archive with a picture's ending that are not read, by reason.
+    `left_out` counts other files by their ending, and members of an archive with a picture's ending
+    that are not read, by reason.
     """
 
     names: tuple[str, ...]
@@ -39,16 +39,27 @@ class Album:
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
+def is_album(path: Path) -> bool:
+    """Whether `open_album` reads it as a folder or an archive."""
+    if not path.is_file():
+        return path.is_dir()
+    archive = _opened(path)
+    if archive is not None:
+        archive.close()
+    return archive is not None
+
+
 def open_album(path: Path) -> Album:
     """MissingError or DataError unless there is at least one picture; none is decoded yet.
 
-    A UserWarning names what is left out of an archive.
+    A UserWarning counts what is left out of a folder or an archive.
     """
     if path.is_dir():
-        found = tuple(pictures.list_pictures(path))
-        if not found:
-            raise DataError(f"{path} holds no {', '.join(decode.SUFFIXES)} file at any depth")
-        return Album(found, lambda name: decode.read_file(path / name))
+        found = pictures.list_pictures(path)
+        if not found.names:
+            raise DataError(pictures.none_of(path, found.left_out))
+        pictures.warn_of(path, found.left_out)
+        return Album(found.names, lambda name: decode.read_file(path / name), found.left_out)
     if not path.exists():
         raise MissingError(f"{path} does not exist: name a picture, a folder or a tar archive")
     if not path.is_file():
@@ -105,25 +116,23 @@ def _archive(path: Path, archive: tarfile.TarFile) -> Album:
             raise _unusable(path, error) from error
 
     weakref.finalize(read, archive.close)
-    if left_out:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        warnings.warn(f"{path}: not read are {counts}", UserWarning, stacklevel=3)
+    pictures.warn_of(path, left_out)
     # In the order of the file: a compressed archive can only go back by unpacking from its start.
     names = sorted(members, key=lambda name: members[name].offset)
     return Album(tuple(names), read, left_out)
 
 
 def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mapping[str, int]]:
-    """Plain files with a picture's ending by name, and how many others have one, by reason."""
+    """Plain files with a picture's ending by name, and how many are left out, by reason."""
     members: dict[str, tarfile.TarInfo] = {}
     left_out: collections.Counter[str] = collections.Counter()
     for count, member in enumerate(archive):
         if count == _MAX_MEMBERS:
             raise DataError(f"the archive has more than {_MAX_MEMBERS} entries: split it")
         name = PurePosixPath(member.name)
-        if member.isdir() or name.suffix.lower() not in decode.SUFFIXES:
+        if member.isdir() or _is_hidden(name):
             continue
-        reason = _reason_to_skip(member)
+        reason = pictures.other_ending(name) or _reason_to_skip(member)
         if reason is None:
             if str(name) in members:
                 left_out["older files of the same name"] += 1
@@ -132,8 +141,13 @@ def _listed(archive: tarfile.TarFile) -> tuple[dict[str, tarfile.TarInfo], Mappi
             left_out[reason] += 1
     _require_end(archive)
     if not members:
-        raise DataError(f"the archive holds no {', '.join(decode.SUFFIXES)} file")
+        raise DataError(pictures.none_of("the archive", left_out))
     return members, left_out
+
+
+def _is_hidden(name: PurePosixPath) -> bool:
+    """As in a folder: what archives of macOS hold beside each file, for example."""
+    return any(part.startswith(".") and part != ".." for part in name.parts)
 
 
 def _reason_to_skip(member: tarfile.TarInfo) -> str | None:

@@ -16,14 +16,16 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from esam_jax import files
+from esam_jax.data.findings import Kind
 from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
 
-Kind = Literal["JPEG", "PNG", "WEBP"]
+Format = Literal["JPEG", "PNG", "WEBP"]
 Orientation = Literal["upright", "stored"]
 SixteenBit = Literal["upper_byte", "stretch"]
-Notice = Callable[[str], None]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")  # in any case
+Notice = Callable[[Kind, str], None]
+# In any case: all that Pillow gives to pictures of these formats.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp")
 
 _MAX_BYTES = 2**29
 _HEAD_BYTES = 2**16
@@ -39,7 +41,7 @@ class Header:
     undoes, 1 for none.
     """
 
-    kind: Kind
+    kind: Format
     mode: str
     width: int
     height: int
@@ -60,12 +62,13 @@ def read_rgb(
     JPEG, PNG and WebP, recognised by content and not by name. Grey, palette, CMYK and 16-bit
     pictures are converted, alpha is dropped, an animation gives its first frame. Grey values of 16
     bits keep their upper byte, or are stretched from the lowest to the highest; a UserWarning
-    reports that hardly any level would be left. Raises MissingError when the file cannot be opened,
-    DiskError when its disk does not answer, DataError when it is broken, cut short, of another type
-    or too large (64 megapixels, 16384 a side). A flipped bit inside the pixels cannot be noticed.
+    reports that hardly any level would be left, or that there are more frames. Raises MissingError
+    when the file cannot be opened, DiskError when its disk does not answer, DataError when it is
+    empty, broken, cut short, of another type or too large (64 megapixels, 16384 a side). A flipped
+    bit inside the pixels cannot be noticed.
     """
 
-    def warn(text: str) -> None:
+    def warn(_: Kind, text: str) -> None:
         warnings.warn(f"{path}: {text}", UserWarning, stacklevel=2)
 
     with named(path):
@@ -126,10 +129,13 @@ def pixels(
         with _decoding(head.kind), contextlib.suppress(ValueError):
             # simplejpeg refuses harmless deviations, too; Pillow still refuses what is cut short.
             return _upright(_by_simplejpeg(data, height, width), head.turn)
-    with _opened(data) as (image, _):
+    with _opened(data) as (image, kind):
         rgb, lost = _by_pillow(image, sixteen_bit, _has_16_bits(data))
+        frames = 1 if kind == "JPEG" else getattr(image, "n_frames", 1)
     if lost is not None and notice is not None:
-        notice(lost)
+        notice("narrow_16_bit", lost)
+    if frames > 1 and notice is not None:
+        notice("animations", f"the first of its {frames} frames is read")
     return _upright(rgb, head.turn)
 
 
@@ -170,7 +176,7 @@ def named(name: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[tuple[Image.Image, Kind]]:
+def _opened(data: bytes) -> Iterator[tuple[Image.Image, Format]]:
     """The picture, its header checked and its pixels not decoded; whatever fails is a DataError."""
     kind = _kind(data)
     _check_head(data, kind)
@@ -180,7 +186,7 @@ def _opened(data: bytes) -> Iterator[tuple[Image.Image, Kind]]:
 
 
 @contextlib.contextmanager
-def _decoding(kind: Kind) -> Iterator[None]:
+def _decoding(kind: Format) -> Iterator[None]:
     """While it lasts, every error is a DataError."""
     try:
         yield
@@ -194,7 +200,9 @@ def _decoding(kind: Kind) -> Iterator[None]:
         raise DataError(f"broken {kind} picture ({error}): fetch it again") from error
 
 
-def _kind(data: bytes) -> Kind:
+def _kind(data: bytes) -> Format:
+    if not data:
+        raise DataError("the file is empty (0 bytes): fetch it again")
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -206,14 +214,14 @@ def _kind(data: bytes) -> Kind:
     )
 
 
-def _check_head(data: bytes, kind: Kind) -> None:
+def _check_head(data: bytes, kind: Format) -> None:
     """DataError for a size that Pillow would warn of, or make room for, before it is opened."""
     size = _promised(data, kind)
     if size is not None:
         _check_size(*size)
 
 
-def _promised(data: bytes, kind: Kind) -> tuple[int, int] | None:
+def _promised(data: bytes, kind: Format) -> tuple[int, int] | None:
     """Width and height by the first bytes of a file; None where they do not show it.
 
     Sources: PNG (W3C), section 11.2.1; WebP (RFC 9649), sections 2.5 to 2.7.

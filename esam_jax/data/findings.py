@@ -6,8 +6,10 @@ many records, each counted once however often its record is read.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
+
+from esam_jax.words import counted
 
 Kind = Literal[
     "objects_left_out",  # not usable; the other objects of the picture are used
@@ -18,6 +20,7 @@ Kind = Literal[
     "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
     "names_corrected",  # files found under another spelling of their name
     "narrow_16_bit",  # 16-bit pictures of a few grey levels
+    "animations",  # of which the first frame is read
 ]
 
 BY_CHOICE: frozenset[Kind] = frozenset(
@@ -25,8 +28,24 @@ BY_CHOICE: frozenset[Kind] = frozenset(
 )
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+_ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
+    "objects_left_out": ("object left out", "objects left out"),
+    "crowds_left_out": ("crowd left out", "crowds left out"),
+    "crowds_used": ("crowd used", "crowds used"),
+    "pictures_left_out": ("picture left out", "pictures left out"),
+    "ambiguous_exif": ("ambiguous EXIF orientation", "ambiguous EXIF orientations"),
+    "names_corrected": ("name corrected", "names corrected"),
+    "narrow_16_bit": ("narrow 16-bit picture", "narrow 16-bit pictures"),
+    "animations": ("animation", "animations"),
+}
 
-@dataclasses.dataclass(frozen=True)
+
+def in_words(kind: Kind, count: int) -> str:
+    """How many there are of a kind."""
+    return counted(count, *_ONE_AND_MANY[kind])
+
+
+@dataclasses.dataclass(frozen=True, order=True)
 class Finding:
     """`text` names the picture, the object if it is one, and the reason; equal texts count once.
 
@@ -63,6 +82,6 @@ class Findings:
     def in_words(self) -> list[str]:
         """For each kind how many there are, and the first of them."""
         return [
-            f"{count} {kind.replace('_', ' ')}, the first: {self._first[kind]}"
+            f"{in_words(kind, count)}, the first: {self._first[kind]}"
             for kind, count in self._counts.items()
         ]

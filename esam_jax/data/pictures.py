@@ -5,7 +5,11 @@ Sources and albums share this: both list the picture files of a folder and read 
 
 import dataclasses
 import os
-from pathlib import Path
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,8 +18,11 @@ from jaxtyping import UInt8
 from esam_jax import files
 from esam_jax.config import CocoConfig, Sa1bConfig
 from esam_jax.data import decode
-from esam_jax.data.findings import Finding
+from esam_jax.data.findings import Finding, Kind
 from esam_jax.errors import DataError, MissingError
+
+_ENDING = re.compile(r"\.[a-z0-9]{1,8}")
+_MOST_ENDINGS = 8  # in one line
 
 
 @runtime_checkable  # for the shape checks in the tests
@@ -78,12 +85,10 @@ class Encoded:
 
     def rgb(self, at_least: tuple[int, int] | None = None) -> UInt8[np.ndarray, "H W 3"]:
         with decode.named(self.name):
-            return decode.pixels(
-                self.data, self.header, at_least, self.sixteen_bit, self._note_narrow
-            )
+            return decode.pixels(self.data, self.header, at_least, self.sixteen_bit, self._note)
 
-    def _note_narrow(self, text: str) -> None:
-        self.noted.append(Finding("narrow_16_bit", f"{self.name}: {text}"))
+    def _note(self, kind: Kind, text: str) -> None:
+        self.noted.append(Finding(kind, f"{self.name}: {text}"))
 
 
 def read(
@@ -135,11 +140,19 @@ def read_as_annotated(
     return next(iter(fitting.values()))
 
 
-def list_pictures(root: Path) -> list[str]:
-    """Relative paths with "/" of all pictures below root, sorted; hidden ones are left out.
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """Names of pictures; `left_out` counts all other files, by their ending or another reason."""
 
-    MissingError for a folder that may not be read, DiskError where the disk does not answer: a
-    list without its pictures would be other data.
+    names: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+
+def list_pictures(root: Path) -> Listed:
+    """Relative paths with "/" of all pictures below root, sorted.
+
+    Hidden files and folders are neither read nor counted. MissingError for a folder that may not be
+    read, DiskError where the disk does not answer: a list without its pictures would be other data.
     """
     try:
         there = root.is_dir()
@@ -147,18 +160,53 @@ def list_pictures(root: Path) -> list[str]:
         _refuse(fault)
     if not there:
         raise MissingError(f"{root} is not a folder")
-    found = []
+    found: list[str] = []
+    left_out: Counter[str] = Counter()
     for folder, subfolders, names in os.walk(root, onerror=_refuse):
         # The root of a file system has a folder that only its owner may list.
         subfolders[:] = [x for x in subfolders if not x.startswith(".") and x != "lost+found"]
-        below = Path(folder).relative_to(root)
-        found += [
-            (below / name).as_posix()
-            for name in names
-            if name.lower().endswith(decode.SUFFIXES) and not name.startswith(".")
-        ]
+        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        for name in (below / name for name in names if not name.startswith(".")):
+            ending = other_ending(name)
+            if ending is None:
+                found.append(str(name))
+            else:
+                left_out[ending] += 1
     # By code point: the order, and with it the shuffle, is the same on every machine.
-    return sorted(found)
+    return Listed(tuple(sorted(found)), left_out)
+
+
+def other_ending(name: PurePosixPath) -> str | None:
+    """The ending of a file that is not read, or what to call it; None for a picture's name."""
+    ending = name.suffix.lower()
+    if ending in decode.SUFFIXES:
+        return None
+    # What else stands there may be of any length, or obeyed by a terminal.
+    return ending if _ENDING.fullmatch(ending) else "no ending" if not ending else "others"
+
+
+def warn_of(root: Path, left_out: Mapping[str, int]) -> None:
+    """A UserWarning, in one line, where something was left out."""
+    if left_out:
+        warnings.warn(
+            f"{root}: not read: {_counts(left_out)}; pictures are {', '.join(decode.SUFFIXES)}",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def none_of(where: Path | str, left_out: Mapping[str, int]) -> str:
+    """That there is no picture, and what there is."""
+    holds = f"; it holds {_counts(left_out)}: convert what are pictures" if left_out else ""
+    return f"{where} holds no {', '.join(decode.SUFFIXES)} file at any depth{holds}"
+
+
+def _counts(left_out: Mapping[str, int]) -> str:
+    """The most frequent first."""
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    more = sum(count for _, count in ordered[_MOST_ENDINGS:])
+    shown = [f"{reason} ({count})" for reason, count in ordered[:_MOST_ENDINGS]]
+    return ", ".join([*shown, *([f"{more} more"] if more else [])])
 
 
 def _refuse(fault: OSError) -> NoReturn:

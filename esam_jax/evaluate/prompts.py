@@ -33,6 +33,7 @@ from esam_jax.ops import regions
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 from esam_jax.typing import Params
+from esam_jax.words import counted
 
 _NOTHING = Mean()
 MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
@@ -86,8 +87,9 @@ class Selection:
         where = "the pixel farthest from its outside" if centre else "uniform inside it"
         sign = ">=" if config.decoder.traits.zero_is_inside else ">"
         return (
-            f"{min(self.images, total)} of {total} pictures and up to {self.masks_per_image} masks "
-            f"of each, drawn with seed {self.seed}; masks under {MIN_AREA_PX} pixels left out. One "
+            f"{min(self.images, total)} of {counted(total, 'picture')} and up to "
+            f"{counted(self.masks_per_image, 'mask')} of each, drawn with seed {self.seed}; "
+            f"masks under {MIN_AREA_PX} pixels left out. One "
             f"tight box (box_miou), or one foreground point, {where} (point_miou), per mask; of "
             "three candidates the one with the highest predicted IoU, logits "
             f"{sign} 0 at the picture's own size. IoU averaged over masks. "
@@ -220,7 +222,9 @@ def _with_what_is_known(
     findings.add(whole.all)
     words = findings.in_words()
     if broken:
-        words.insert(0, f"{len(broken)} broken pictures left out, the first: {broken[0]}")
+        words.insert(
+            0, f"{counted(len(broken), 'broken picture')} left out, the first: {broken[0]}"
+        )
     if words:
         warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=4)
     return total, [*broken, *(each.text for each in findings.all)]

@@ -20,9 +20,10 @@ from jaxtyping import UInt8
 from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
+from esam_jax.data.findings import Finding, Findings
 from esam_jax.errors import DataError, DiskError, MissingError, PromptError
 from esam_jax.ops import regions
-from esam_jax.predict import devices
+from esam_jax.predict import devices, overlays
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.prompt_file import Asked, Matched, PromptFile
@@ -31,7 +32,7 @@ from esam_jax.predict.sam import Sam
 COCO_FILE = "instances.json"
 MASKS_FOLDER = "masks"
 SETTINGS_FILE = "segment.json"
-RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*")
+RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*", overlays.RESULTS)
 _TOGETHER = 8  # pictures in one call of encoder and decoder, and as many more read ahead
 _READERS = 4
 
@@ -58,31 +59,31 @@ def run(
     names: Sequence[str],
     out: Path,
     sixteen_bit: decode.SixteenBit = "upper_byte",
+    *,
+    with_overlays: bool = False,
 ) -> Iterator[Done]:
     """Writes the json of each picture; a broken one, or a refused prompt, is reported and left out.
 
-    A UserWarning at the end counts 16-bit pictures of a narrow range.
+    An overlay comes before its json. A UserWarning at the end counts what was found in decoding.
     """
-    narrow: list[str] = []
+    noted: list[Finding] = []
     groups = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
     with ThreadPoolExecutor(_READERS * jax.local_device_count()) as pool:
 
         def begin(name: str) -> Future[Any]:
             size = matched.sizes.get(name)
-            return pool.submit(_read, album, name, size, sixteen_bit, narrow)
+            return pool.submit(_read, album, name, size, sixteen_bit, noted)
 
         def work(sam: Sam, group: dict[str, Future[Any]]) -> list[Done]:
             pictures = {name: group.pop(name).result() for name in list(group)}
-            return list(_of_group(sam, pictures, matched.asked, out))
+            return list(_of_group(sam, pictures, matched.asked, out, with_overlays))
 
         begun = ({name: begin(name) for name in group} for group in groups)
         shared = devices.share(begun, sam, work, count=len(groups), ahead=1)
         for _, done in shared:
             yield from done
-    if narrow:
-        warnings.warn(
-            f"{len(narrow)} narrow 16-bit pictures, the first: {min(narrow)}", stacklevel=2
-        )
+    for text in Findings(sorted(noted)).in_words():
+        warnings.warn(text, stacklevel=2)
 
 
 def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> int:
@@ -105,8 +106,17 @@ def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> i
     return len(images)
 
 
+def sheet(asked: Mapping[str, list[Asked]], out: Path) -> None:
+    """Writes one picture of the first overlays, under the names of their pictures."""
+    overlays.write_sheet(out, ((name, _overlay_file(out, name)) for name in asked))
+
+
 def _file(out: Path, name: str) -> Path:
     return out / MASKS_FOLDER / f"{name}.json"
+
+
+def _overlay_file(out: Path, name: str) -> Path:
+    return out / overlays.FOLDER / f"{name}.png"
 
 
 def _is_done(out: Path, name: str) -> bool:
@@ -123,7 +133,7 @@ def _read(
     name: str,
     size: tuple[int, int] | None,
     sixteen_bit: decode.SixteenBit,
-    narrow: list[str],
+    noted: list[Finding],
 ) -> UInt8[np.ndarray, "H W 3"] | str:
     """The picture in the frame of its prompts, or what is wrong with it.
 
@@ -144,7 +154,7 @@ def _read(
             data,
             fitting[0],
             sixteen_bit=sixteen_bit,
-            notice=lambda text: narrow.append(f"{name}: {text}"),
+            notice=lambda kind, text: noted.append(Finding(kind, f"{name}: {text}")),
         )
     except (DataError, DiskError, MissingError) as error:
         return str(error)
@@ -155,6 +165,7 @@ def _of_group(
     pictures: Mapping[str, Any],
     asked: Mapping[str, list[Asked]],
     out: Path,
+    with_overlays: bool,
 ) -> Iterator[Done]:
     whole = {name: each for name, each in pictures.items() if not isinstance(each, str)}
     sorted_out = {name: _sorted_out(sam, asked[name], *whole[name].shape[:2]) for name in whole}
@@ -168,7 +179,7 @@ def _of_group(
             yield Done(name, broken=picture)
             continue
         good, refused = sorted_out[name]
-        if _write(out, name, masks[name], good, refused):
+        if _write(out, name, masks[name], good, refused, picture if with_overlays else None):
             yield Done(name, len(good), len(refused))
         else:
             yield Done(name, broken="its name is too long for NAME.json: rename the picture")
@@ -194,8 +205,9 @@ def _write(
     masks: Masks,
     good: list[tuple[Asked, Prompt]],
     refused: list[dict[str, Any]],
+    drawn: UInt8[np.ndarray, "H W 3"] | None,
 ) -> bool:
-    """Whether the file system takes a file of this name."""
+    """Whether the file system takes a file of this name; an overlay is `drawn` on the picture."""
     indices, runs = masks.best_rle()
     annotations = []
     for i, (index, rle, (each, prompt)) in enumerate(zip(indices, runs, good, strict=True)):
@@ -218,6 +230,10 @@ def _write(
     file = _file(out, name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if drawn is not None:
+            scores = [each["score"] for each in annotations]
+            prompts = [prompt for _, prompt in good]
+            overlays.write(_overlay_file(out, name), drawn, runs, scores, prompts)
         files.write(file, json.dumps(content, allow_nan=False))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:

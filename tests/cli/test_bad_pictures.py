@@ -147,6 +147,7 @@ def masks_of_plain(model: str, tmp_path_factory: pytest.TempPathFactory) -> Call
     return answer
 
 
+@pytest.mark.filterwarnings("ignore:.*the first of its 2 frames")
 @pytest.mark.parametrize("case", GOOD)
 def test_f29_every_kind_of_picture_gives_the_masks_of_its_upright_colours(
     case: str, model: str, masks_of_plain: Callable, tmp_path: Path
@@ -169,8 +170,9 @@ def test_f29_every_kind_of_picture_gives_the_masks_of_its_upright_colours(
 LOOSE = ("--points-per-side", "2", "--pred-iou-thresh", "-9", "--stability-score-thresh", "0.01")
 
 
+@pytest.mark.filterwarnings("ignore:.*the first of its 2 frames")
 def test_f29_masks_of_everything_lie_on_the_upright_picture(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     """What is stored for training is upright too, whatever the tag of the picture was."""
     first = jax.local_devices()[:1]  # each pretend device would compile anew
@@ -181,6 +183,8 @@ def test_f29_masks_of_everything_lie_on_the_upright_picture(
     out = tmp_path / "out"
     argv = ["everything", str(tmp_path / "album"), "--model", model, "--out", str(out), *LOOSE]
     assert cli.main(argv) == 0
+    said = "warning: 2 animations, the first: animated PNG.png: the first of its 2 frames is read"
+    assert capsys.readouterr().err.count(said) == 1
     source = sources.open_source(Sa1bConfig(path=str(out)))
     assert len(source) == len(GOOD)
     found = {}
@@ -230,7 +234,7 @@ BAD = {
     "GIF": (lambda: animated("GIF"), "not a JPEG, PNG or WebP picture"),
     "TIFF": (lambda: encode(PLAIN, "TIFF"), "not a JPEG, PNG or WebP picture"),
     "BMP": (lambda: encode(PLAIN, "BMP"), "not a JPEG, PNG or WebP picture"),
-    "empty": (lambda: b"", "not a JPEG, PNG or WebP picture"),
+    "empty": (lambda: b"", "the file is empty (0 bytes)"),
     "no size": (lambda: encode(PLAIN).replace(b"\0\0\0\x18\x08", b"\0\0\0\0\x08"), "broken PNG"),
 }
 

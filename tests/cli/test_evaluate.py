@@ -88,13 +88,16 @@ def test_what_is_left_out_is_counted_and_named(model, odd_data, capsys):
     assert (result["masks"], result["images"], result["skipped"]) == (2, 2, 1)
     noted = ("objects_left_out", "crowds_left_out", "ambiguous_exif", "narrow_16_bit")
     assert [result[kind] for kind in noted] == [1, 1, 1, 1]
-    assert err.count("\n") == 1 and err.startswith("esam: warning: evaluation: 1 broken pictures")
+    assert err.count("\n") == 1 and err.startswith("esam: warning: evaluation: 1 broken picture")
     for text in ("a.png: mask 1 (id 2): a polygon has", "mask 2 (id 3) is a crowd", "absent.png"):
         assert text in err and any(text in reason for reason in result["reasons"])
     assert cli.main(argv) == 0
     out, _ = capsys.readouterr()
-    counts = "1 broken pictures left out, 1 objects left out, 1 crowds left out, 1 ambiguous exif"
-    assert f"2 masks in 2 pictures ({counts}, 1 narrow 16 bit). 3 of 3 pictures and" in out
+    counts = (
+        "1 broken picture left out, 1 object left out, 1 crowd left out, "
+        "1 ambiguous EXIF orientation, 1 narrow 16-bit picture"
+    )
+    assert f"2 masks in 2 pictures ({counts}). 3 of 3 pictures and" in out
 
 
 @pytest.mark.filterwarnings("always::UserWarning")

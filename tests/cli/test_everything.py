@@ -164,6 +164,7 @@ def test_hosts_share_the_work(album: Path, tmp_path: Path):
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
 
 
+@pytest.mark.filterwarnings("ignore:.*not read")
 def test_a_tar_is_read_where_it_lies(album: Path, tmp_path: Path):
     with tarfile.open(tmp_path / "album.tar.gz", "w:gz") as archive:
         for path in sorted(album.iterdir()):
@@ -173,6 +174,30 @@ def test_a_tar_is_read_where_it_lies(album: Path, tmp_path: Path):
     assert call(album, tmp_path / "alone") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
     assert not (tmp_path / "outside.txt").exists()
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_files_that_are_not_read_are_counted_in_one_line(album: Path, tmp_path: Path, capsys):
+    for name in ("a.gif", "b.GIF", "c.tiff", "d", "e.\x1b[2J", ".hidden.gif"):
+        (album / name).write_bytes(b"")
+    report, said = (
+        [],
+        "not read: .gif (2), .tiff (1), no ending (1), others (1); pictures are .jpg,",
+    )
+    for command in (["everything"], ["segment", "--prompts", str(tmp_path / "points.csv")]):
+        (tmp_path / "points.csv").write_text("file,x,y\n000.png,3,4\n")
+        out = tmp_path / command[0]
+        argv = [*command, str(album), "--model", "quickstart_teacher", "--out", str(out), "--json"]
+        assert cli.main([*argv, *(("--points-per-side", "1") if len(command) == 1 else ())]) == 0
+        out, err = capsys.readouterr()
+        assert err.count("not read") == 1 and f"esam: warning: {album}: {said}" in err
+        report.append(json.loads(out)["left_out"])
+    assert report[0] == report[1] == {".gif": 2, ".tiff": 1, "no ending": 1, "others": 1}
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "a.tif").write_bytes(b"II*\0")
+    assert call(only, tmp_path / "none") == 2
+    assert "it holds .tif (1): convert what are pictures" in capsys.readouterr().err
 
 
 def test_hosts_that_share_an_album_are_listed_by_one_more_call(album: Path, tmp_path: Path, capsys):

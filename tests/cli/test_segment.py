@@ -1,6 +1,7 @@
 """`esam segment` writes what it says, and refuses bad input before any model is read."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,21 @@ def test_a_mask_file_is_a_prompt(models, picture, capsys):
     argv = ["segment", str(picture), "--model", str(models / "sam_nano")]
     asked = ["--mask", str(picture.parent / "mask.png"), "--out", str(picture.parent / "out")]
     assert cli.main([*argv, *asked]) == 0
-    assert "1 masks in" in capsys.readouterr().out
+    assert "1 mask in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["a folder", "a tar archive"])
+def test_an_album_needs_a_file_of_prompts(tmp_path, monkeypatch, capsys, archive: bool):
+    jpeg(tmp_path / "a.jpg")
+    album = tmp_path
+    if archive:
+        with tarfile.open(album := tmp_path / "album.tar", "w") as file:
+            file.add(tmp_path / "a.jpg")
+    argv = [str(album), "--model", "absent", "--out", str(tmp_path / "out"), "--point", "3,4"]
+    said = refused(argv, monkeypatch, capsys)
+    kind = "a tar archive" if archive else "a folder"
+    assert f"{album} is {kind}, but --point, --box and --mask are for a single picture" in said
+    assert "with --prompts FILE" in said
 
 
 def jpeg(path: Path) -> bytes:
@@ -87,7 +102,7 @@ def refused(argv: list[str], monkeypatch, capsys) -> str:
     [
         (None, "cannot be read"),
         (b"hello, this is no picture\n", "not a JPEG, PNG or WebP picture"),
-        (b"", "not a JPEG, PNG or WebP picture"),
+        (b"", "the file is empty (0 bytes): fetch it again"),
         (b"<html></html>", "not a JPEG, PNG or WebP picture"),
         ("cut", "broken JPEG picture"),
     ],

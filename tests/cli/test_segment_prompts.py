@@ -17,7 +17,7 @@ from esam_jax import cli, load
 from esam_jax.convert import model_folder
 from esam_jax.models import named
 from esam_jax.ops import regions
-from esam_jax.predict import prompted_album
+from esam_jax.predict import draw, prompted_album
 from esam_jax.predict.prompt import Prompt
 
 SIZES = {
@@ -111,10 +111,50 @@ def test_results_of_a_detector_name_pictures_or_number_them(album: Path, model: 
 def test_points_of_a_table(album: Path, model: Path, capsys):
     rows = "file,x,y,label,query\nd.png,10,12,1,one\nd.png,40,3,0,one\nd.png,5,6,1,two\n"
     code, out = call(album, model, rows)
-    assert code == 0 and "1 pictures, 2 masks" in capsys.readouterr().out
+    assert code == 0 and "1 picture, 2 masks" in capsys.readouterr().out
     one, two = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
     assert one["prompt"] == {"points": [[10, 12], [40, 3]], "labels": [1, 0]}
     assert (one["query"], two["query"]) == ("one", "two")
+
+
+def test_a_row_with_too_many_values_is_explained(album: Path, model: Path, capsys):
+    (album / "d.png").rename(album / "d, e.png")
+    rows = 'file,x,y\nd, e.png,10,12\n"d, e.png",10,12\n,1,2\n'
+    code, _ = call(album, model, rows)
+    said, warned = capsys.readouterr()
+    assert code == 0 and "1 picture, 1 mask in" in said
+    assert "; 2 malformed entries left out" in said
+    assert "line 2: has 4 values for 3 columns: put a name that holds a comma in" in warned
+    assert "line 4: names no file" in warned
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["a folder", "one picture"])
+def test_overlays_show_masks_and_prompts(album: Path, model: Path, alone: bool):
+    """As those of `esam everything`: one alone always has its own, without a sheet."""
+    large = np.full((1100, 2200, 3), 90, np.uint8)
+    Image.fromarray(large).save(album / "d.png")
+    rows = "file,x,y,label,query\nd.png,400,200,1,1\na/b.png,5,6,1,1\n"
+    if alone:
+        code, out = call(album / "d.png", model, "file,x,y\nd.png,400,200\n")
+    else:
+        code, out = call(album, model, rows, "--overlays")
+    assert code == 0
+    drawn = sorted(str(x.relative_to(out)) for x in (out / "overlays").rglob("*.png"))
+    names = ["overlays/a/b.png.png", "overlays/d.png.png", "overlays/sheet.png"]
+    assert drawn == (names[1:2] if alone else names)
+    overlay = np.asarray(Image.open(out / "overlays/d.png.png"))
+    assert overlay.shape == (512, 1024, 3)
+    y, x = round(200.5 * 512 / 1100 - 0.5), round(400.5 * 1024 / 2200 - 0.5)
+    assert (overlay[y, x] == draw.colour(0)).all()  # the click
+    [mask] = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
+    inside = Image.fromarray(regions.from_rle(mask["segmentation"])).resize((1024, 512), 0)
+    changed = (overlay != 90).any(axis=2)
+    assert (changed | ~np.asarray(inside)).all() and not changed.all()
+
+
+def test_without_the_option_there_are_no_overlays(album: Path, model: Path):
+    code, out = call(album, model, "file,x,y\nd.png,10,12\n")
+    assert code == 0 and not (out / "overlays").exists()
 
 
 def test_boxes_of_a_table_and_points_without_queries(album: Path, model: Path):
@@ -213,7 +253,7 @@ def test_prompts_without_a_picture_are_counted(album: Path, model: Path, capsys)
     assert code == 0 and (report["masks"], report["with_prompts"]) == (1, 1)
     reason = "'a/b.png' and 'c/b.png' both match: give the path below the folder"
     assert report["unmatched"] == {"prompts": 3, "first": "b.png", "reason": reason}
-    assert f"3 prompts match no picture, the first of 'b.png': {reason}" in warned
+    assert f"3 prompts without a matching picture, the first of 'b.png': {reason}" in warned
 
 
 @pytest.mark.parametrize(("on_disk", "in_file"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -75,14 +76,16 @@ def test_sixteen_bits_of_a_narrow_range_are_noticed_and_can_be_stretched(case: s
     values = values.astype(np.uint16).reshape(14, 23)
     data, said = encode(Image.fromarray(values), "PNG"), []
     assert len(np.unique(values >> 8)) == levels
-    rgb = decode.decode_rgb(data, notice=said.append)
+    rgb = decode.decode_rgb(data, notice=lambda _, text: said.append(text))
     assert (rgb == (values >> 8)[..., None]).all()
     assert len(said) == (levels <= 64)
     if said:
         low, high = values.min(), values.max()
         assert said[0].startswith(f"its 16-bit values from {low} to {high} become {levels} of 256")
     said.clear()
-    stretched = decode.decode_rgb(data, sixteen_bit="stretch", notice=said.append)
+    stretched = decode.decode_rgb(
+        data, sixteen_bit="stretch", notice=lambda _, text: said.append(text)
+    )
     exact = (values - float(values.min())) / float(np.ptp(values)) * 255
     assert np.abs(stretched - exact[..., None]).max() <= 0.5 and said == []
 
@@ -91,7 +94,9 @@ def test_sixteen_bits_of_a_narrow_range_are_noticed_and_can_be_stretched(case: s
 def test_sixteen_bits_of_one_value_are_what_they_are(value: int):
     data, said = encode(Image.fromarray(np.full((4, 5), value, np.uint16)), "PNG"), []
     for sixteen_bit in ("upper_byte", "stretch"):
-        rgb = decode.decode_rgb(data, sixteen_bit=sixteen_bit, notice=said.append)
+        rgb = decode.decode_rgb(
+            data, sixteen_bit=sixteen_bit, notice=lambda _, text: said.append(text)
+        )
         assert (rgb == value >> 8).all()
     assert said == []
 
@@ -110,7 +115,7 @@ def test_colours_of_sixteen_bits_lose_their_lower_bytes_with_a_word(factor: int,
         png += struct.pack(">I", len(data)) + name + data
         png += struct.pack(">I", zlib.crc32(name + data))
     said = []
-    rgb = decode.decode_rgb(png, sixteen_bit="stretch", notice=said.append)
+    rgb = decode.decode_rgb(png, sixteen_bit="stretch", notice=lambda _, text: said.append(text))
     assert (rgb == (values.astype(int) >> 8)).all()
     told = [f"the upper bytes of its 16-bit colours have {levels} levels: make it 8-bit first"]
     assert said == ([] if factor == 257 else told)
@@ -124,10 +129,23 @@ def test_a_file_of_a_narrow_range_warns_by_name(tmp_path: Path):
     assert decode.read_rgb(path, "stretch").max() == 255
 
 
-def test_an_animation_gives_its_first_frame():
-    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
-    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
-    assert (decode.decode_rgb(data) == PIXELS).all()
+@pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_an_animation_gives_its_first_frame_and_says_so(kind: str, frames: int):
+    more = [Image.fromarray(255 - PIXELS), Image.fromarray(PIXELS[::-1])][: frames - 1]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = Image.fromarray(PIXELS)
+    data = encode(picture, kind, save_all=True, append_images=more, **options)
+    said = []
+    rgb = decode.decode_rgb(data, notice=lambda *noted: said.append(noted))
+    assert (rgb == PIXELS).all()
+    assert said == ([("animations", "the first of its 3 frames is read")] if frames > 1 else [])
+
+
+def test_every_ending_of_the_formats_that_are_read_is_a_picture():
+    Image.init()
+    known = {ending for ending, kind in Image.EXTENSION.items() if kind in get_args(decode.Format)}
+    assert known == set(decode.SUFFIXES)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -167,7 +185,7 @@ def test_other_content_is_named_whatever_the_file_is_called(tmp_path: Path):
     picture.write_bytes(encode(Image.fromarray(PIXELS), "PNG"))
     assert (decode.read_rgb(picture) == PIXELS).all()
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(DataError, match="not a JPEG"):
+    with pytest.raises(DataError, match=r"empty\.png: the file is empty \(0 bytes\): fetch it"):
         decode.read_rgb(tmp_path / "empty.png")
     with pytest.raises(MissingError, match="absent"):
         decode.read_rgb(tmp_path / "absent.png")

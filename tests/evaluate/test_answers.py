@@ -111,7 +111,7 @@ class _Masks:
 def test_pictures_of_any_size_share_few_programs(monkeypatch):
     name = "sam_nano"  # pads its pictures, and shrinks some answers
     source, programs = Blobs(), answers._compare._cache_size()
-    with pytest.warns(UserWarning, match="1 broken pictures left out, the first: 5 is broken"):
+    with pytest.warns(UserWarning, match="1 broken picture left out, the first: 5 is broken"):
         result = measured(name, MeshConfig(data=4), source, monkeypatch)
     assert result["reasons"] == ["5 is broken"]
     assert (result["images"], result["skipped"]) == (6, 1)

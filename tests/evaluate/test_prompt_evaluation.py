@@ -171,12 +171,12 @@ def test_a_broken_mask_costs_itself_and_a_picture_only_where_no_other_is_left():
     lost = "picture 1: 2 of 2 objects cannot be used, the first: mask "
     assert result["reasons"][0].startswith(lost) and result["reasons"][1:] == ["mask 3 is broken"]
     (text,) = [str(each.message) for each in warned]
-    assert f"1 broken pictures left out, the first: {lost}" in text
-    assert "1 objects left out, the first: mask 3 is broken" in text
+    assert f"1 broken picture left out, the first: {lost}" in text
+    assert "1 object left out, the first: mask 3 is broken" in text
 
 
 def test_nothing_that_is_usable_gives_no_numbers():
-    with pytest.warns(UserWarning, match="1 broken pictures left out"):
+    with pytest.warns(UserWarning, match="1 broken picture left out"):
         nothing = evaluate(Pictures([NOTHING]), oracle)
     assert (nothing["masks"], nothing["skipped"]) == (0, 1) and "box_miou" not in nothing
 

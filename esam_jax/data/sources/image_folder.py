@@ -4,13 +4,13 @@ import warnings
 from pathlib import Path
 
 from esam_jax.config import ImageFolderConfig
-from esam_jax.data import decode, pictures
+from esam_jax.data import pictures
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 
 
 def open(config: ImageFolderConfig) -> "ImageFolder":
-    """Every picture below the path of the config."""
+    """Every picture below the path of the config; a UserWarning counts other files."""
     return ImageFolder(config)
 
 
@@ -35,11 +35,11 @@ class ImageFolder:
 
     def __init__(self, config: ImageFolderConfig) -> None:
         self._config, self._root = config, Path(str(config.path)).expanduser()
-        self._names = pictures.list_pictures(self._root)
-        if not self._names:
-            raise DataError(
-                f"{self._root} holds no {', '.join(decode.SUFFIXES)} picture at any depth"
-            )
+        found = pictures.list_pictures(self._root)
+        if not found.names:
+            raise DataError(pictures.none_of(self._root, found.left_out))
+        pictures.warn_of(self._root, found.left_out)
+        self._names = found.names
 
     def __len__(self) -> int:
         return len(self._names)

@@ -39,7 +39,7 @@ class Sa1b:
 
     def __init__(self, config: Sa1bConfig) -> None:
         self._config, self._root = config, Path(str(config.path)).expanduser()
-        self._names = [name for name in pictures.list_pictures(self._root) if is_sa1b(name)]
+        self._names = [name for name in pictures.list_pictures(self._root).names if is_sa1b(name)]
         if not self._names:
             raise DataError(f"{self._root} holds no sa_*.jpg at any depth")
 

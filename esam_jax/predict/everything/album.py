@@ -9,7 +9,6 @@ The devices of one host take the next picture each.
 import copy
 import dataclasses
 import hashlib
-import itertools
 import json
 import re
 import threading
@@ -21,25 +20,21 @@ import flax.traverse_util
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
 
 from esam_jax import files
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
+from esam_jax.data.findings import Finding
 from esam_jax.errors import ConfigError, DataError, DiskError, ExistsError, MissingError
 from esam_jax.ops import regions
-from esam_jax.predict import devices, draw
+from esam_jax.predict import devices, overlays
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.sam import Sam
 
 SETTINGS_FILE = "everything.json"
 COCO_FILE = "instances.json"
-OVERLAYS_FOLDER = "overlays"
-SHEET_FILE = "sheet.png"  # in the folder of overlays
-_RESULTS = ("sa_*.jpg", "sa_*.json", COCO_FILE, f"{OVERLAYS_FOLDER}/[!.]*")
-_OVERLAY_PX = 1024  # of the long side: all masks of a picture lie in memory while it is drawn
-_ON_SHEET = 60  # pictures at most
+_RESULTS = ("sa_*.jpg", "sa_*.json", COCO_FILE, overlays.RESULTS)
 _JPEG_QUALITY = 95
 
 
@@ -110,7 +105,7 @@ def settle(
     try:
         out.mkdir(parents=True, exist_ok=True)
         files.remove_unfinished(out)
-        files.remove_unfinished(out / OVERLAYS_FOLDER)
+        files.remove_unfinished(out / overlays.FOLDER)
         if not (out / name).exists():
             files.write(out / name, json.dumps(settings, indent=1) + "\n")
     except OSError as error:
@@ -144,20 +139,19 @@ def run(
     names: list[str],
     out: Path,
     *,
-    overlays: bool = False,
+    with_overlays: bool = False,
     sixteen_bit: decode.SixteenBit = "upper_byte",
     tally: Tally | None = None,
-    narrow: list[str] | None = None,
+    noted: list[Finding] | None = None,
 ) -> Iterator[tuple[str, int | str]]:
     """(name, number of masks) for each picture that is written, or (name, what is wrong).
 
     `generator` must give COCO's run lengths. A broken picture is reported and left out. Each local
     device of JAX has its own copy of the weights; answers come in the order of names all the same.
-    `tally` counts what was left out, `narrow` gets a line for each 16-bit picture of a narrow
-    range, in any order.
+    `tally` counts what was left out, `noted` gets what was found in decoding, in any order.
     """
-    tally, narrow = Tally() if tally is None else tally, [] if narrow is None else narrow
-    work = _Work(album, out, overlays, sixteen_bit, tally, narrow)
+    tally, noted = Tally() if tally is None else tally, [] if noted is None else noted
+    work = _Work(album, out, with_overlays, sixteen_bit, tally, noted)
 
     def on(sam: Sam, name: str) -> int | str:
         copied = copy.copy(generator)
@@ -173,10 +167,10 @@ class _Work:
 
     album: Album
     out: Path
-    overlays: bool
+    with_overlays: bool
     sixteen_bit: decode.SixteenBit = "upper_byte"
     tally: Tally = dataclasses.field(default_factory=Tally)
-    narrow: list[str] = dataclasses.field(default_factory=list)
+    noted: list[Finding] = dataclasses.field(default_factory=list)
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def on(self, generator: AutomaticMaskGenerator, name: str) -> int | str:
@@ -187,7 +181,7 @@ class _Work:
             picture = decode.decode_rgb(
                 data,
                 sixteen_bit=self.sixteen_bit,
-                notice=lambda text: self.narrow.append(f"{name}: {text}"),
+                notice=lambda kind, text: self.noted.append(Finding(kind, f"{name}: {text}")),
             )
         except (DataError, DiskError, MissingError) as error:
             return str(error)
@@ -199,10 +193,10 @@ class _Work:
             self.tally.add(generator.tally)
         try:
             files.write(_file(out, name, ".jpg"), _jpeg(data, picture))
-            if self.overlays:
-                place = _overlay_file(out, name)
-                place.parent.mkdir(exist_ok=True)
-                files.write(place, draw.png(overlay(picture, records)))
+            if self.with_overlays:
+                runs = [record["segmentation"] for record in records]
+                scores = [record["predicted_iou"] for record in records]
+                overlays.write(_overlay_file(out, name), picture, runs, scores)
             text = json.dumps(_annotations(name, picture, records), allow_nan=False)
             files.write(_file(out, name, ".json"), text)
         except OSError as error:
@@ -244,31 +238,7 @@ _COCO_IMAGE_KEYS = ("width", "height", "file_name")
 
 def sheet(album: Album, out: Path) -> None:
     """Writes one picture of the first overlays, under the names of their pictures."""
-    drawn = ((name, _overlay_file(out, name)) for name in album.names)
-    found = list(itertools.islice(((n, file) for n, file in drawn if file.exists()), _ON_SHEET))
-    if found:
-        overlays = (decode.read_rgb(file) for _, file in found)
-        page = draw.gallery(overlays, [name for name, _ in found])
-        files.write(out / OVERLAYS_FOLDER / SHEET_FILE, draw.png(page))
-
-
-def overlay(
-    picture: UInt8[np.ndarray, "H W 3"], records: list[dict[str, Any]]
-) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The picture with its masks, at most 1024 pixels on its long side.
-
-    Where there is room, a mask has the number that it has in the json, and its predicted IoU.
-    """
-    scale = min(1.0, _OVERLAY_PX / max(picture.shape[:2]))
-    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
-    size = (width, height)
-    small = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    masks = np.zeros((len(records), *small.shape[:2]), bool)
-    for slot, record in zip(masks, records, strict=True):
-        mask = Image.fromarray(np.ascontiguousarray(regions.from_rle(record["segmentation"])))
-        slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
-    captions = [f"{i + 1}  {record['predicted_iou']:.2f}" for i, record in enumerate(records)]
-    return draw.overlay(small, masks, captions=captions)
+    overlays.write_sheet(out, ((name, _overlay_file(out, name)) for name in album.names))
 
 
 def _file(out: Path, name: str, suffix: str) -> Path:
@@ -276,7 +246,7 @@ def _file(out: Path, name: str, suffix: str) -> Path:
 
 
 def _overlay_file(out: Path, name: str) -> Path:
-    return out / OVERLAYS_FOLDER / _file(out, name, ".png").name
+    return out / overlays.FOLDER / _file(out, name, ".png").name
 
 
 def _annotations(

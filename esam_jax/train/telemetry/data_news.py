@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 
 from esam_jax.data.findings import Findings
+from esam_jax.words import counted
 
 _REASONS = 20  # at most, in one line of metrics.jsonl
 
@@ -44,7 +45,7 @@ class DataNews:
             return {}
         if jax.process_index() > 0:
             texts = [*(f"{name}: {reason}" for name, reason in new), *(x.text for x in found)]
-            _warn(f"{len(texts)} more records or objects affected: {'; '.join(texts[:_REASONS])}")
+            _warn(f"new records and objects ({len(texts)}): {'; '.join(texts[:_REASONS])}")
         else:
             self._warn_of_totals(again=False)
         values: dict[str, Any] = {}
@@ -73,7 +74,8 @@ class DataNews:
         if broken:
             counts["broken"] = len(broken)
             name, reason = next(iter(broken.items()))
-            texts["broken"] = f"{len(broken)} records cannot be used, the first: {name}: {reason}"
+            count = counted(len(broken), "record")
+            texts["broken"] = f"{count} cannot be used, the first: {name}: {reason}"
         due = [
             kind
             for kind, count in counts.items()

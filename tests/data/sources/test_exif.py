@@ -138,7 +138,11 @@ def test_training_and_evaluation_count_the_pictures_that_could_be_either(tmp_pat
         tally.view_of(examples[position])
     assert tally.findings.counts() == {"ambiguous_exif": 7}
     (words,) = tally.findings.in_words()
-    assert words.startswith("7 ambiguous exif, the first: ") and "read upright" in words
-    with pytest.warns(UserWarning, match="7 ambiguous exif, the first: .* EXIF orientation"):
+    assert (
+        words.startswith("7 ambiguous EXIF orientations, the first: ") and "read upright" in words
+    )
+    with pytest.warns(
+        UserWarning, match="7 ambiguous EXIF orientations, the first: .* EXIF orientation"
+    ):
         found = prompts.evaluate(nano.sam("sam_nano"), source, images=8, masks_per_image=1, seed=0)
     assert found["ambiguous_exif"] == 7 and found["images"] == 8

@@ -138,7 +138,7 @@ def test_f31_a_bad_json_costs_its_picture(sa1b_folder: Path, case: str):
     change, message = BAD_JSON[case]
     spoil(sa1b_folder / "sa_1.json", change)
     source = open_sa1b(sa1b_folder)
-    with pytest.warns(UserWarning, match=rf"1 broken pictures.*sa_1\.(jpg|json).*{message}"):
+    with pytest.warns(UserWarning, match=rf"1 broken picture.*sa_1\.(jpg|json).*{message}"):
         found = prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
     assert (found["images"], found["skipped"], found["masks"]) == (2, 1, 4)
     views, tally = used(source, 3)
@@ -158,7 +158,7 @@ def test_f31_a_bad_object_costs_itself(sa1b_folder: Path, case: str):
     assert found["objects_left_out"] == 1
     (reason,) = found["reasons"]
     assert reason.startswith(said) and message in reason
-    assert f"1 objects left out, the first: {reason}" in str(warned[0].message)
+    assert f"1 object left out, the first: {reason}" in str(warned[0].message)
     views, tally = used(source, 3)
     assert sorted(int(view["valid"].sum()) for view in views) == [1, 2, 3]
     assert tally.broken == {} and texts(tally.findings) == [f"objects_left_out: {reason}"]

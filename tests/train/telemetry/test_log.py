@@ -228,7 +228,7 @@ def test_broken_records_are_named_once(tmp_path):
         report.finish()
     # Once when the first is met, and the total at the end.
     assert [str(each.message) for each in warned] == [
-        "data so far: 1 records cannot be used, the first: a.jpg: cut short",
+        "data so far: 1 record cannot be used, the first: a.jpg: cut short",
         "data so far: 3 records cannot be used, the first: a.jpg: cut short",
     ]
     first, second, third, last = lines(tmp_path)
@@ -256,7 +256,8 @@ def test_what_is_left_out_is_counted_with_its_reason_and_said_once(tmp_path):
         assert line["left_out_reasons"] == {"objects_left_out": [f"a.jpg: mask {n % 2}: bad"]}
     assert "objects_left_out" not in third and "objects_left_out" not in last  # nothing new
     assert [str(each.message) for each in warned] == [
-        f"data so far: {n} objects left out, the first: a.jpg: mask 1: bad" for n in (1, 2)
+        f"data so far: {n} left out, the first: a.jpg: mask 1: bad"
+        for n in ("1 object", "2 objects")
     ]
 
 
@@ -283,8 +284,8 @@ def test_other_hosts_name_all_that_is_new(tmp_path, monkeypatch):
         news.values()
         news.values()
     assert [str(each.message) for each in warned] == [
-        "host 1: data so far: 2 more records or objects affected: a.jpg: cut short; b.jpg: empty",
-        "host 1: data so far: 1 more records or objects affected: c.jpg: mask 0: bad",
+        "host 1: data so far: new records and objects (2): a.jpg: cut short; b.jpg: empty",
+        "host 1: data so far: new records and objects (1): c.jpg: mask 0: bad",
     ]
 
 
