@@ -146,6 +146,8 @@ def test_overlays_show_masks_and_prompts(album: Path, model: Path, alone: bool):
     assert overlay.shape == (512, 1024, 3)
     y, x = round(200.5 * 512 / 1100 - 0.5), round(400.5 * 1024 / 2200 - 0.5)
     assert (overlay[y, x] == draw.colour(0)).all()  # the click
+    rim = np.argwhere((overlay == 255).all(axis=2))
+    np.testing.assert_allclose(rim.mean(axis=0), (y, x), atol=0.5)
     [mask] = json.loads((out / "masks" / "d.png.json").read_text())["annotations"]
     inside = Image.fromarray(regions.from_rle(mask["segmentation"])).resize((1024, 512), 0)
     changed = (overlay != 90).any(axis=2)
