@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from helpers import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAND_IN = pathlib.Path(__file__).parent / "slurm_stand_in.py"
@@ -51,7 +52,7 @@ def submit(tmp_path):
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "JAX_PLATFORMS": "cpu",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "XLA_FLAGS": xla_flags.on_cpu(devices=1),
             "CLUSTER": str(tmp_path),
             "PAUSE": "0",
             "RESTARTS": "1",
