@@ -6,10 +6,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from helpers import xla_flags
-
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = xla_flags.on_cpu(devices=8)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time of these tests goes into compiling tiny programs, few of which run for long.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

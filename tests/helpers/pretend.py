@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers import xla_flags
-
 
 def command(devices: int, *argv: str) -> str:
     """What `esam` prints on stdout, in a process of its own."""
@@ -14,9 +12,10 @@ def command(devices: int, *argv: str) -> str:
         "import sys, jax; from esam_jax import cli; "
         f"assert len(jax.local_devices()) == {devices}; sys.exit(cli.main(sys.argv[1:]))"
     )
+    flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, "-c", code, *argv],
-        env={**os.environ, "XLA_FLAGS": xla_flags.on_cpu(devices)},
+        env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=True,

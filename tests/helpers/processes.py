@@ -6,8 +6,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from helpers import xla_flags
-
 
 def start(command, count, devices=1, environment=()):
     """`count` running processes of `python *command`, each with that many pretend devices."""
@@ -18,7 +16,7 @@ def start(command, count, devices=1, environment=()):
             env=os.environ
             | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": xla_flags.on_cpu(devices),
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
                 "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
                 "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
                 "JAX_NUM_PROCESSES": str(count),

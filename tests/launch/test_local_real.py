@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 
-from helpers import xla_flags
-
 from esam_jax.config import SaveConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -61,7 +59,7 @@ def test_a_killed_process_costs_a_restart_and_nothing_else(tmp_path):
             "PATH": f"{esam.parent}:{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": xla_flags.on_cpu(devices=1),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "PROCESSES": "2",
             "PAUSE": "0",
             "RESTARTS": "1",

@@ -10,7 +10,6 @@ import sys
 import time
 
 import pytest
-from helpers import xla_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAND_IN = pathlib.Path(__file__).parent / "slurm_stand_in.py"
@@ -52,7 +51,7 @@ def submit(tmp_path):
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "JAX_PLATFORMS": "cpu",
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
-            "XLA_FLAGS": xla_flags.on_cpu(devices=1),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
             "CLUSTER": str(tmp_path),
             "PAUSE": "0",
             "RESTARTS": "1",

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from helpers import nano, processes, toy, xla_flags
+from helpers import nano, processes, toy
 
 from esam_jax.config import (
     DataConfig,
@@ -318,7 +318,7 @@ def start(folder, steps, cache):
     """The nano run in a process of its own, on one CPU device; only the first one compiles."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags.on_cpu(devices=1),
+        "XLA_FLAGS": "",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(Path(nano.__file__).parents[1]),
         **processes.keeping(cache),
