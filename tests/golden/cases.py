@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from helpers import unrolled
+from helpers import quick, unrolled
 
 from esam_jax.config import SamConfig
 from esam_jax.convert import state_dict
@@ -98,9 +98,8 @@ def _watched(config: SamConfig, method: str, tap: Any) -> Any:
             out = model.apply({"params": params}, *inputs, method=method)
         return out, seen
 
-    # The small networks take far longer to compile than to run: leave out LLVM's optimisations.
-    level = {} if config.image_px >= 1024 else {"xla_backend_optimization_level": 0}
-    return jax.jit(run, compiler_options=level)
+    # The small networks take far longer to compile than to run.
+    return jax.jit(run) if config.image_px >= 1024 else quick.jit(run)
 
 
 def _encoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 
 from esam_jax.config import DecoderConfig, SamConfig, SamVitConfig, VitConfig
 from esam_jax.models import expected_shapes
+from helpers import quick
 
 WIRINGS = ("efficientsam", "sam")
 
-# So small a network takes longer to compile than to run: leave out LLVM's optimisations.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+jit = quick.jit
 
 
 def config(wiring: str, **decoder: Any) -> SamConfig:

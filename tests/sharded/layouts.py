@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import toy
+from helpers import quick, toy
 
 from esam_jax import sharding, tasks
 from esam_jax.config import (
@@ -68,8 +68,6 @@ MODELS = {
         ),
     ),
 }
-# So small a program takes longer to compile than to run.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +178,8 @@ def train(layout, steps=STEPS):
         source = sources.open_source(cfg.data.source)
         with loader.stream(source, cfg.data, seed=cfg.seed, batch=cfg.batch, mesh=mesh) as batches:
             batch, losses = next(batches), []
-            update = update.lower(state, weights, batch).compile(QUICK)
+            program = update.lower(state, weights, batch).compile(quick.OPTIONS)
+            update = dataclasses.replace(update, jitted=program)
             for done in range(1, steps + 1):
                 state, metrics = update(state, weights, batch)
                 losses.append(float(metrics["loss"]))

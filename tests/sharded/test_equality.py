@@ -8,7 +8,7 @@ import layouts
 import matrix
 import numpy as np
 import pytest
-from helpers import toy
+from helpers import quick, toy
 from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
@@ -88,12 +88,10 @@ def loss_and_gradient(cfg, mesh_config):
     source = sources.open_source(cfg.data.source)
     with loader.stream(source, cfg.data, seed=0, batch=cfg.batch, mesh=mesh) as batches:
         batch = next(batches)
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    gradient = jax.jit(
+    gradient = quick.jit(
         lambda params, frozen, batch: step.mean_gradient(
             task, params, frozen, batch, jax.random.key(1), 1, sharding.batch(mesh)
         ),
-        compiler_options=quick,
     )
     program = gradient.lower(params, frozen, batch).compile()
     return *jax.device_get(program(params, frozen, batch)), program

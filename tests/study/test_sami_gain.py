@@ -48,6 +48,7 @@ def test_plan_starts_the_student_from_sami_and_the_twin_without_an_encoder(tmp_p
     assert runs["segment"].task.decoder_from == sami_gain.TEACHER
 
 
+@pytest.mark.usefixtures("quick_programs")
 def test_chain_in_two_steps_each(tmp_path, monkeypatch):
     whole = configs.load
 
