@@ -32,6 +32,7 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
     "objects_left_out": ("object left out", "objects left out"),
     "crowds_left_out": ("crowd left out", "crowds left out"),
     "crowds_used": ("crowd used", "crowds used"),
+    "pictures_of_crowds_left_out": ("picture of crowds left out", "pictures of crowds left out"),
     "pictures_left_out": ("picture left out", "pictures left out"),
     "ambiguous_exif": ("ambiguous EXIF orientation", "ambiguous EXIF orientations"),
     "names_corrected": ("name corrected", "names corrected"),

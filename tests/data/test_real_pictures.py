@@ -68,7 +68,10 @@ def test_prompted_views(name: str, kind: str, fit: str):
 
 
 def test_imagenet_crops():
-    with pytest.warns(UserWarning, match=r"pictures without masks: class_index\.json is neither"):
+    with (
+        pytest.warns(UserWarning, match=r"pictures without masks: class_index\.json is neither"),
+        pytest.warns(UserWarning, match=r"not read: \.json \(1\)"),
+    ):
         found = records("imagenet100", "image_folder", 10)
     for record in found:
         rng = draws.generator(0, 0, record.name)

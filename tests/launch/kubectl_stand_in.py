@@ -208,7 +208,9 @@ if __name__ == "__main__":
         case ["apply", "-f", path]:
             apply(path)
         case ["controller"]:
-            (CLUSTER / "status").write_text(controller())
+            ended = controller()
+            (CLUSTER / "ended").write_text(ended)
+            (CLUSTER / "ended").replace(CLUSTER / "status")  # whoever waits never reads half
         case ["wait", condition, _jobset]:
             wait(condition.removeprefix("--for=condition="))
         case ["delete", "jobset", _name]:

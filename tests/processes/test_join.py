@@ -203,7 +203,7 @@ def test_process_0_alone_writes(whole):
     # The other one opens only what makes its own part of a checkpoint, and a probe.
     inside = [path for path in theirs if str(folder) in path]
     assert inside and all("/checkpoints/" in path for path in inside), inside
-    assert f"{STEPS} steps" in errors and "steps" not in other_errors
+    assert f"finished at step {STEPS} " in errors and "step" not in other_errors
     steps = [line["step"] for line in log.read(folder / "metrics.jsonl") if "loss" in line]
     assert steps == list(range(1, STEPS + 1))
 
