@@ -5,7 +5,8 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SEED ?= 0
 WORKDIR ?= runs/quickstart
-WORKERS ?= 2
+# One more than the cores of a small machine: some tests wait for clocks and other processes.
+WORKERS ?= 3
 # `make test LOCKED=1` installs the versions of requirements.lock.
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
