@@ -88,7 +88,7 @@ def quickstart_sami() -> RunConfig:
 
 
 def quickstart_segment() -> RunConfig:
-    """Promptable fine-tuning of the nano student, from SAMI.
+    """Promptable fine-tuning of the nano student, from SAMI as `--task.init-from` names it.
 
     Command   esam train quickstart_segment --workdir runs/segment --task.init-from runs/sami
     Hardware  2 CPU cores.

@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,14 @@ def _call(kind: Any, argv: Sequence[str], prog: str, **options: Any) -> Any:
         return tyro.cli(kind, args=list(argv), prog=prog, config=_STYLE, **options)
 
 
+def _plain(message: str) -> str:
+    """Python's own words for what is no number are no help."""
+    found = re.fullmatch(r"invalid literal for int\(\) with base 10: (.*)", message)
+    if found:
+        return f"{found[1]} is not a whole number"
+    return re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", message)
+
+
 def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
     """What is wrong, in one line."""
     match event:
@@ -106,7 +115,7 @@ def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
         case tyro_errors.UnrecognizedArgs():
             return f"{' '.join(event.tokens)!r} is not an argument"
         case tyro_errors.InstantiationFailure() if event.argument is not None:
-            return f"{event.argument.display_name()}: {event.message}"
+            return f"{event.argument.display_name()}: {_plain(event.message)}"
         case tyro_errors.InstantiationFailure():
             # A config has checked itself: its message begins with the name of a field of it. Only
             # the error that is being handled says which config, if it is a nested one.

@@ -118,10 +118,11 @@ def _compared(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> str:
+    cast = "" if result["dtype"] == "float32" else " that were read"
     lines = [
         f"{result['source']}  ->  {result['target']} ({result['layout']}, {result['dtype']})",
         f"{result['parameters']:,} parameters, licence {result['licence']}",
-        f"SHA-256 of the parameters {result['sha256']}",
+        f"SHA-256 of the parameters{cast} {result['sha256']}",
     ]
     if result["dropped"]:
         lines.append(f"left out: {', '.join(result['dropped'])}")

@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
     models.locate(args.model)
+    album.require_distinct(pictures)
     generator = _settled(args)
     names = album.waiting(pictures, args.out, part)
     tally, masks, broken, hint, noted = Tally(), 0, {}, None, []

@@ -105,12 +105,16 @@ def for_people(plan: Plan) -> str:
 def _memory(peak: int, fits: bool | None, topology: Topology) -> str:
     usable = topology.usable_bytes
     if fits is None or usable is None:
-        return f"peak {peak / _GIB:.2f} GiB a device (its memory is not known)"
+        return f"peak {_amount(peak)} a device (its memory is not known)"
     verdict = "fits" if fits else "DOES NOT FIT"
-    of = f"{usable / _GIB:.1f} GiB"
+    of = _amount(usable)
     if topology.platform == "cuda":
         of += f" that JAX takes of {(topology.memory_bytes or 0) / _GIB:.0f}"
-    return f"{verdict}: peak {peak / _GIB:.2f} GiB of {of} a device"
+    return f"{verdict}: peak {_amount(peak)} of {of} a device"
+
+
+def _amount(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / 2**20:.1f} MiB"
 
 
 def _traffic(result: Compiled) -> list[str]:

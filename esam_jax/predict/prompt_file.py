@@ -129,6 +129,7 @@ def read(path: Path) -> PromptFile:
         if isinstance(error, PromptError):
             raise
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else reason
         raise DataError(
             f"{path} holds no prompts ({reason}): give COCO's instances or results as .json, or a "
             ".csv that begins with file,x,y or file,x0,y0,x1,y1"

@@ -121,7 +121,7 @@ def claim(summary: Mapping[str, Any]) -> dict[str, Any]:
         "box_over_filling": sami["box_miou"] - summary["fill_box"]["box_miou"],
     }
     gates = {
-        name: {"found": round(found[name], 4), "least": least, "holds": found[name] >= least}
+        name: {"found": round(found[name], 6), "least": least, "holds": found[name] >= least}
         for name, least in GATES.items()
     }
     return {"holds": all(gate["holds"] for gate in gates.values()), "gates": gates}

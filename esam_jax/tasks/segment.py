@@ -155,10 +155,10 @@ def _check_view(view: PromptedConfig, model: str, sam_config: SamConfig) -> None
     if view.image_px != sam_config.image_px:
         raise ConfigError(
             f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: "
-            "use that"
+            f"write --data.view.image-px {sam_config.image_px}"
         )
     if view.fit != sam_config.fit:
         raise ConfigError(
             f"data.view.fit is {view.fit!r}, but {model!r} was wired for {sam_config.fit!r}: "
-            "use that"
+            f"write --data.view.fit {sam_config.fit}"
         )

@@ -112,11 +112,10 @@ def in_words(found: Mapping[str, int | float]) -> str:
 
 
 def table(checks: list[Check]) -> str:
-    """For people."""
+    """For people; `require` says what is wrong."""
     rows = [("check", "found", "needed"), *((x.name, x.found, x.needed) for x in checks)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-    return "\n".join([*lines, *(f"{x.name}: {x.fault}" for x in checks if x.fault)])
+    return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows)
 
 
 def require(checks: list[Check]) -> None:

@@ -414,3 +414,14 @@ def test_an_empty_mask_is_not_written(album: Path, tmp_path: Path, monkeypatch):
     work = albums._Work(archives.open_album(album), tmp_path / "out", False)
     (tmp_path / "out").mkdir()
     assert work.on(generator, "000.png") == 0
+
+
+def test_a_refusal_of_names_leaves_no_settings(tmp_path, capsys):
+    """The folder would be locked to settings that made nothing."""
+    album, out = tmp_path / "album", tmp_path / "out"
+    for folder in (album, album / "deep"):
+        folder.mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "sa_7.jpg")
+    assert call(album, out) == 2
+    assert "would be one file: rename one of them" in capsys.readouterr().err
+    assert not out.exists()

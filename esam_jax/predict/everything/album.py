@@ -121,14 +121,18 @@ def _require_free(out: Path, results: Sequence[str]) -> None:
             )
 
 
-def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
-    """The names that are still to be done by host `part[0]` of `part[1]`."""
-    index, count = part
+def require_distinct(album: Album) -> None:
+    """DataError where the masks of two pictures would be one file."""
     seen: dict[int, str] = {}
     for name in album.names:
         other = seen.setdefault(number(name), name)
         if other != name:
             raise DataError(f"{name} and {other} would be one file: rename one of them")
+
+
+def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
+    """The names that are still to be done by host `part[0]` of `part[1]`."""
+    index, count = part
     mine = album.names[index::count]
     return [name for name in mine if not _file(out, name, ".json").exists()]
 

@@ -95,7 +95,12 @@ class AutomaticMaskGenerator:
     def _check_numbers(self) -> None:
         """PromptError names the threshold or ratio that means nothing."""
         values = vars(self)
-        arguments.require_finite({"pred_iou_thresh": self.pred_iou_thresh})  # networks exceed 1
+        arguments.require_finite({"pred_iou_thresh": self.pred_iou_thresh})
+        if self.pred_iou_thresh > 1:  # no lower bound: scores are raw numbers
+            raise PromptError.of(
+                "pred_iou_thresh",
+                f"is {self.pred_iou_thresh!r}, but must be at most 1, the IoU of a perfect mask",
+            )
         shares = ("stability_score_thresh", "box_nms_thresh", "crop_nms_thresh")
         arguments.require_between(0.0, 1.0, {name: values[name] for name in shares})
         # A crop that shares more with its neighbours would be larger than the picture.

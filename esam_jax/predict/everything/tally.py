@@ -52,10 +52,14 @@ class Tally:
         return f"of {counted(self.candidates, 'candidate')} {', '.join(parts)}" if parts else ""
 
     def remedy(self, settings: Any) -> str:
-        """The options with which the best candidate of those that were seen would have passed."""
+        """The options with which the best candidate would have passed where the most fell."""
         options = [
             f"--{name.replace('_', '-')} {math.floor(100 * self.highest[name] - 1) / 100:g}"
             for name in _LOOSER
             if self.dropped[name] and self.highest.get(name, -1) <= getattr(settings, name)
         ]
-        return f"try {' '.join(options)}" if options else "try more points, or another model"
+        if not options:
+            return "try more points, or another model"
+        # A mask that falls at the first threshold is not measured by the next.
+        more = " (other thresholds may follow)" if options[0].startswith("--pred") else ""
+        return f"try {' '.join(options)}{more}"

@@ -268,7 +268,12 @@ def test_small_holes_and_islands_are_gone():
 
 
 def test_nothing_good_enough_is_an_empty_list():
-    assert records(pred_iou_thresh=1e9) == []
+    assert records(pred_iou_thresh=1.0) == []
+
+
+def test_a_threshold_that_no_mask_reaches_is_refused():
+    with pytest.raises(PromptError, match=r"pred_iou_thresh is 2\.0, but must be at most 1"):
+        records(pred_iou_thresh=2.0)
 
 
 @pytest.mark.parametrize(
