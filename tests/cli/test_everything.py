@@ -332,7 +332,8 @@ def test_nothing_found_says_why_and_what_to_try(album: Path, tmp_path: Path, cap
     assert report["dropped"].keys() == {"pred_iou_thresh", "stability_score_thresh"}
     for part in ("had a predicted IoU of 0.8 or less", "had a stability below 0.999", "try "):
         assert part in report["hint"]
-    assert warned == f"esam: warning: {report['hint']}\n"
+    # A slow machine has lines of progress before it.
+    assert warned.splitlines()[-1] == f"esam: warning: {report['hint']}"
     tried = report["hint"].split("try ")[1].split(",")[0].split()
     assert tried[::2] == ["--stability-score-thresh"]
     argv = [str(album), "--model", "quickstart_teacher", "--pred-iou-thresh", "0.8", *tried]
