@@ -133,14 +133,18 @@ def _devices(mesh: Mesh, expected: int | None) -> Check:
     here = {"count": len(local), "kind": local[0].device_kind}
     hosts = _by_host("devices", lambda: here)
     fault = None
-    if different := [host for host, seen in hosts.items() if seen != hosts[next(iter(hosts))]]:
-        seen = "; ".join(f"{host} has {hosts[host]}" for host in different[:4])
-        fault = f"hosts have different devices: {seen}, {next(iter(hosts))} {here}"
+    first = next(iter(hosts))  # the same on every process, as the whole table is
+    if different := [host for host, seen in hosts.items() if seen != hosts[first]]:
+        seen = "; ".join(f"{host} has {_device_words(hosts[host])}" for host in different[:4])
+        fault = (
+            f"hosts have different devices: {seen}, but {first} {_device_words(hosts[first])}: "
+            "repair those hosts or leave them out"
+        )
     if expected not in (None, mesh.devices.size):
         fault = f"{mesh.devices.size} are used, but {expected} should be: change the mesh"
     return Check(
         name="devices",
-        found=f"{mesh.devices.size} x {here['kind']} in {jax.process_count()} process(es)",
+        found=f"{mesh.devices.size} x {hosts[first]['kind']} in {jax.process_count()} process(es)",
         needed=str(expected) if expected else "not stated: --peers.devices N",
         fault=fault,
         numbers={"devices": mesh.devices.size},
@@ -308,6 +312,10 @@ def _slowest(host: str) -> str:
 
 
 # ------------------------------------------------------------------------------------ in words
+
+
+def _device_words(seen: Mapping[str, Any]) -> str:
+    return f"{seen['count']} x {seen['kind']}"
 
 
 def _bytes(tree: Any) -> int:

@@ -1,5 +1,6 @@
 """A preflight measures what a run needs, names what is wrong, and leaves nothing behind."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,7 +13,7 @@ import pytest
 from helpers import processes, toy
 
 from esam_jax import cli, sharding
-from esam_jax.config import MeshConfig, SaveConfig
+from esam_jax.config import GuardConfig, MeshConfig, SaveConfig
 from esam_jax.errors import ConfigError, DataError, TrainingError
 from esam_jax.train import loop, preflight, probes
 from esam_jax.train.checkpoint import step_folders
@@ -63,6 +64,78 @@ def test_fewer_devices_than_expected(tmp_path):
     assert "8 are used, but 16 should be" in faults(found)["devices"]
     with pytest.raises(ConfigError, match=r"preflight failed: devices: 8 are used"):
         preflight.require(list(found.values()))
+
+
+@pytest.mark.parametrize("me", [0, 1])
+def test_hosts_with_different_devices_are_named_the_same_everywhere(monkeypatch, me):
+    other = json.dumps(["odd", {"count": 7, "kind": "cpu"}])
+    texts = lambda mine: [mine, other] if me == 0 else [other, mine]  # noqa: E731
+    monkeypatch.setattr(preflight.socket, "gethostname", lambda: "ours")
+    monkeypatch.setattr(preflight.coordinator, "gather", lambda where, mine: texts(mine))
+    found = preflight._devices(sharding.make_mesh(MeshConfig(data=8)), 8)
+    words = ["host 0 (ours)", "8 x cpu", "host 1 (odd)", "7 x cpu"]
+    if me == 1:
+        words = ["host 0 (odd)", "7 x cpu", "host 1 (ours)", "8 x cpu"]
+    first, of_first, second, of_second = words
+    assert found.fault is not None and found.fault.startswith(
+        f"hosts have different devices: {second} has {of_second}, but {first} {of_first}: "
+    )
+    monkeypatch.setattr(preflight.coordinator, "gather", lambda where, mine: [mine, mine])
+    assert preflight._devices(sharding.make_mesh(MeshConfig(data=8)), 8).fault is None
+
+
+def test_frozen_weights_are_tried_out_as_at_the_start_of_a_run(tmp_path, monkeypatch):
+    """The loss of the toy does not read them: nothing else would notice."""
+    part = toy.frozen({"norm": {"scale": np.full(8, np.nan, np.float32)}}, features=_spoilt)
+    example = {**toy.task().example, "image": ((8, 8, 3), np.dtype(np.uint8))}
+    task = dataclasses.replace(toy.task(), frozen={"teacher": part}, example=example)
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: task)
+    found = faults(checks(tmp_path))
+    assert list(found) == ["step"] and "(teacher.pt) are not finite" in found["step"]
+
+
+def _spoilt(params, image):
+    return image.astype(np.float32) * params["norm"]["scale"][0]
+
+
+@pytest.mark.parametrize("total, probed", [(None, None), (1 << 40, 256 << 20)])
+def test_probes_are_as_large_as_what_is_sent_and_saved_up_to_a_bound(
+    tmp_path, monkeypatch, total, probed
+):
+    sizes = {}
+    monkeypatch.setattr(
+        probes, "all_reduce", lambda mesh, size: sizes.setdefault("sum", size) / 1e9
+    )
+    monkeypatch.setattr(probes, "disk_rate", lambda folder, size: sizes.setdefault("disk", size))
+    counted = preflight._bytes
+    measured = []
+
+    def count(tree):
+        measured.append(counted(tree))
+        return total or measured[-1]
+
+    monkeypatch.setattr(preflight, "_bytes", count)
+    checks(tmp_path)
+    state, gradients = measured
+    assert state > 3 * gradients > 3000  # Adam's two moments are saved too
+    assert sizes == {"sum": probed or gradients, "disk": probed or state}
+
+
+def test_a_check_that_hangs_ends_the_preflight(tmp_path, monkeypatch):
+    codes = []
+
+    class Waiting(toy.Stream):
+        def __next__(self):
+            deadline = time.monotonic() + 30
+            while not codes and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return super().__next__()
+
+    watchdog = functools.partial(preflight.Watchdog, slow_seconds=0.0, leave=codes.append)
+    monkeypatch.setattr(preflight, "Watchdog", watchdog)
+    monkeypatch.setattr(preflight.loader, "stream", Waiting)
+    checks(tmp_path, guard=GuardConfig(hang_seconds=1.0))
+    assert codes == [75]
 
 
 def test_data_that_comes_slower_than_the_updates_take_it(tmp_path, monkeypatch):
@@ -126,6 +199,21 @@ def test_disks_without_room_or_speed_or_at_all(tmp_path, monkeypatch):
     assert "disk_bytes_per_second" not in preflight.brief(
         sharding.make_mesh(MeshConfig()), tmp_path
     )
+
+
+@pytest.mark.parametrize("resumed, lacking", [(False, True), (True, False)])
+def test_room_for_a_checkpoint_beside_the_one_that_is_kept(tmp_path, monkeypatch, resumed, lacking):
+    """A run that resumes has its first already: it needs room for one more, and a new one for two."""
+    if resumed:
+        loop.run(toy.config(mesh=MeshConfig(data=4, fsdp=2)), tmp_path)
+    disk = checks(tmp_path)["disk"].numbers
+    size = disk["bytes_per_second"] * disk["save_seconds"]
+    monkeypatch.setattr(step_folders, "free_bytes", lambda folder: round(1.5 * size))
+    fault = checks(tmp_path)["disk"].fault
+    assert ("2 checkpoint(s) need" in (fault or "")) == lacking == bool(fault)
+    monkeypatch.setattr(step_folders, "free_bytes", lambda folder: round(0.5 * size))
+    count = 1 if resumed else 2
+    assert f"{count} checkpoint(s) need" in (checks(tmp_path)["disk"].fault or "")
 
 
 def test_a_sum_that_is_wrong_names_the_device():
