@@ -8,6 +8,7 @@ import pathlib
 import time
 from typing import ClassVar
 
+import jax
 import pytest
 from helpers import processes, steps, toy, toy_run
 from helpers.hooks import facts, noting, script
@@ -182,3 +183,29 @@ def test_of_two_hosts_that_hang_one_tells(hook, tmp_path):
     lines = metrics_file.read(tmp_path / "run" / "metrics.jsonl")
     assert found["step"] <= max(line["step"] for line in lines) + 2
     assert os.path.exists(tmp_path / "run" / "stacks" / "host_000.txt")
+
+
+class Service:
+    """The store of the coordination service: a key is set once."""
+
+    def __init__(self):
+        self.keys = set()
+
+    def key_value_set(self, key, value):
+        if key in self.keys:
+            raise jax.errors.JaxRuntimeError(f"ALREADY_EXISTS: key {key} already exists.")
+        self.keys.add(key)
+
+
+@pytest.mark.parametrize("event", alert.EVENTS)
+def test_of_two_hosts_one_tells_of_each_event(hook, tmp_path, monkeypatch, event):
+    """How a run ends is told once, at whatever step each host was; all else once a step."""
+    service = Service()
+    monkeypatch.setattr(alert.coordinator, "client", lambda: service)
+    for host, steps_of_host in (("first", (4, 6)), ("second", (4, 7))):
+        with Alert(hook, name=host, workdir=tmp_path) as told:
+            for told.step in steps_of_host:
+                told.send(event, "what happened")
+    ending = event in ("hang", "finished", "stopped")
+    expected = [("first", 4)] if ending else [("first", 4), ("first", 6), ("second", 7)]
+    assert [(each["name"], each["step"]) for each in facts(tmp_path)] == expected
