@@ -85,6 +85,12 @@ def counted(values):
     return ",".join(f"{value}(x{times})" if times > 1 else f"{value}" for value, times in runs)
 
 
+def repeated(text):
+    """`counted` undone."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(value) for value, times in found for _ in range(int(times or 1))]
+
+
 def number(text):
     return int(text.rsplit(":", 1)[-1])  # of `4` and of `h100:4`
 
@@ -179,13 +185,10 @@ def srun(words):
     if down:
         print(f"srun: error: Task launch failed on {down[0]}: Unable to contact", file=sys.stderr)
         return 1
-    tasks = [
-        int(count)
-        for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ["SLURM_TASKS_PER_NODE"])
-        for _ in range(int(times or 1))
-    ]
+    tasks = repeated(os.environ["SLURM_TASKS_PER_NODE"])
     cpus = int(os.environ.get("SRUN_CPUS_PER_TASK", 1))  # SLURM_CPUS_PER_TASK is not inherited
-    if cpus * max(tasks) > int(os.environ["SLURM_CPUS_ON_NODE"]):
+    there = repeated(os.environ["SLURM_JOB_CPUS_PER_NODE"])
+    if any(cpus * count > has for count, has in zip(tasks, there, strict=True)):
         print(
             f"srun: error: Unable to create step for job {JOB}: More processors requested than "
             "permitted",

@@ -18,15 +18,18 @@ DONE = "def plan(number, attempt):\n    return 0\n"
 
 @pytest.fixture
 def slurm(launcher):
-    """A job of that plan on a cluster of that many nodes, submitted with those options."""
+    """A job of that plan on a cluster of that many nodes, submitted with those options.
+
+    `cpus` of each node, or of all of them.
+    """
 
     def make(plan, *options, nodes=1, gpus=0, cpus=16):
         job = launcher(plan, script="slurm.sh")
         for command in COMMANDS:
             job.tool(command, f'#!/bin/sh\nexec {sys.executable} -S {STAND_IN} {command} "$@"\n')
         cluster = {
-            f"node{number}": {"cpus": cpus, "gpus": gpus, "state": "IDLE"}
-            for number in range(nodes)
+            f"node{number}": {"cpus": count, "gpus": gpus, "state": "IDLE"}
+            for number, count in enumerate([cpus] * nodes if isinstance(cpus, int) else cpus)
         }
         (job.folder / "nodes.json").write_text(json.dumps(cluster))
         job.command = [str(job.folder / "bin" / "sbatch"), *options, *job.command]
@@ -103,6 +106,15 @@ def test_more_processes_than_cpus_have_one_each(slurm):
     job = slurm(DONE, "--ntasks-per-node=4", "--oversubscribe", cpus=4)
     assert run(job) == 0
     assert {each["SLURM_CPUS_PER_TASK"] for each in job.environments().values()} == {"1"}
+
+
+@pytest.mark.parametrize("cpus", [(16, 16, 9), (9, 16, 16), (16, 9, 128)])
+def test_nodes_of_different_sizes_give_as_many_cpus_as_the_smallest_has(slurm, cpus):
+    """As numbers: 9 is less than 16."""
+    job = slurm(DONE, "--nodes=3", cpus=cpus)
+    assert run(job) == 0
+    assert job.notes("start").keys() == {(number, 0) for number in range(3)}
+    assert {each["SLURM_CPUS_PER_TASK"] for each in job.environments().values()} == {"9"}
 
 
 @pytest.mark.parametrize(
