@@ -22,7 +22,7 @@ install_import_hook("esam_jax", "beartype.beartype")
 hypothesis.settings.register_profile("esam", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("esam")
 
-pytest_plugins = ("helpers.compiled_once", "helpers.quick")
+pytest_plugins = ("helpers.compiled_once", "helpers.quick", "helpers.skips")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

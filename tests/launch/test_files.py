@@ -17,7 +17,7 @@ IMAGE = LAUNCH / "Dockerfile"
 FILES = [*SCRIPTS, *YAMLS, IMAGE]
 
 by_name = pytest.mark.parametrize(
-    "path", [*SCRIPTS, LAUNCH.parent / ".ci" / "run"], ids=lambda path: path.name
+    "path", [*SCRIPTS, *sorted((LAUNCH.parent / ".ci").iterdir())], ids=lambda path: path.name
 )
 
 
