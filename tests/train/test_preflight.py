@@ -203,7 +203,7 @@ def test_disks_without_room_or_speed_or_at_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("resumed, lacking", [(False, True), (True, False)])
 def test_room_for_a_checkpoint_beside_the_one_that_is_kept(tmp_path, monkeypatch, resumed, lacking):
-    """A run that resumes has its first already: it needs room for one more, and a new one for two."""
+    """A new run needs room for two; one that resumes has its first already."""
     if resumed:
         loop.run(toy.config(mesh=MeshConfig(data=4, fsdp=2)), tmp_path)
     disk = checks(tmp_path)["disk"].numbers
