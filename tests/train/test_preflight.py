@@ -121,20 +121,42 @@ def test_probes_are_as_large_as_what_is_sent_and_saved_up_to_a_bound(
     assert sizes == {"sum": probed or gradients, "disk": probed or state}
 
 
-def test_a_check_that_hangs_ends_the_preflight(tmp_path, monkeypatch):
-    codes = []
-
-    class Waiting(toy.Stream):
-        def __next__(self):
-            deadline = time.monotonic() + 30
-            while not codes and time.monotonic() < deadline:
-                time.sleep(0.05)
-            return super().__next__()
-
-    watchdog = functools.partial(preflight.Watchdog, slow_seconds=0.0, leave=codes.append)
+@pytest.fixture
+def codes(monkeypatch):
+    """Those with which watchdogs would have ended this process."""
+    found = []
+    watchdog = functools.partial(preflight.Watchdog, leave=found.append)
     monkeypatch.setattr(preflight, "Watchdog", watchdog)
-    monkeypatch.setattr(preflight.loader, "stream", Waiting)
-    checks(tmp_path, guard=GuardConfig(hang_seconds=1.0))
+    return found
+
+
+def hanging(make, codes):
+    """`make`, which does not return before a watchdog has seen it."""
+
+    def wait(*args, **keys):
+        deadline = time.monotonic() + 20
+        while not codes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return make(*args, **keys)
+
+    return wait
+
+
+@pytest.mark.parametrize("name", ["all_reduce", "disk_rate"])
+def test_sums_and_disks_that_hang_are_reported_in_the_time_of_an_update(
+    tmp_path, monkeypatch, codes, name
+):
+    """Not an hour later, as what compiles or reads data first."""
+    monkeypatch.setattr(probes, name, hanging(getattr(probes, name), codes))
+    checks(tmp_path, guard=GuardConfig(hang_seconds=3.0))
+    assert codes == [75]
+
+
+def test_data_that_hangs_ends_the_preflight_after_the_time_to_begin(tmp_path, monkeypatch, codes):
+    watchdog = functools.partial(preflight.Watchdog, slow_seconds=1.0)
+    monkeypatch.setattr(preflight, "Watchdog", watchdog)
+    monkeypatch.setattr(toy.Stream, "__next__", hanging(toy.Stream.__next__, codes))
+    checks(tmp_path, guard=GuardConfig(hang_seconds=3.0))
     assert codes == [75]
 
 
