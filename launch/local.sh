@@ -35,6 +35,7 @@ end() { # every process, since none can continue alone; SIGKILL also reaches sto
 }
 
 (($# >= 2 && ${PROCESSES:-1} > 0)) || { say "write [PROCESSES=N] launch/local.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
+[[ ! $2 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ ]] || { say "WORKDIR=$2 is a bucket or URL: name a folder on a local disk or a shared file system (NFS, Lustre, Filestore)"; exit 2; }
 config=$1 workdir=$2 processes=${PROCESSES:-1} grace=${GRACE:-120} gpus=() pids=() expected=() stopping='' late=''
 if [[ ${JAX_PLATFORMS:-cuda} =~ cuda|gpu ]]; then
     all=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, -)}

@@ -30,8 +30,8 @@ lost() { # nodes of this job that are down, do not answer (*), or are not to be 
 }
 
 (($# >= 2)) || { say "write sbatch [OPTIONS] launch/slurm.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
-config=$1 workdir=$2 stopping='' nodes=$SLURM_JOB_NUM_NODES
-[[ $workdir == *://* ]] || workdir=$(realpath --canonicalize-missing -- "$workdir")
+[[ ! $2 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ ]] || { say "WORKDIR=$2 is a bucket or URL: name a folder on a local disk or a shared file system (NFS, Lustre, Filestore)"; exit 2; }
+config=$1 workdir=$(realpath --canonicalize-missing -- "$2") stopping='' nodes=$SLURM_JOB_NUM_NODES
 # Since Slurm 22.05 srun gives a task one CPU unless told otherwise: they share those of the smallest node.
 cpus=$(tr , '\n' <<<"$SLURM_JOB_CPUS_PER_NODE" | sort -n | sed 's/(.*//;q') share=$((cpus * nodes / SLURM_NTASKS))
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-$((share > 1 ? share : 1))}

@@ -10,6 +10,7 @@ set -uo pipefail
 say() { echo "launch: $*" >&2; }
 
 (($# >= 2)) || { say "write launch/tpu_vm.sh CONFIG WORKDIR [--field.name value ...]"; exit 2; }
+[[ ! $2 =~ ^[A-Za-z][A-Za-z0-9+.-]+:/ ]] || { say "WORKDIR=$2 is a bucket or URL: name a folder on a local disk or a shared file system (NFS, Lustre, Filestore)"; exit 2; }
 for setting in NAME ZONE ACCELERATOR RUNTIME NFS IMAGE; do
     [[ ${!setting-} ]] || { say "$setting is not set: see the head of launch/tpu_vm.sh"; exit 2; }
 done

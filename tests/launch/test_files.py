@@ -10,6 +10,8 @@ import sys
 import pytest
 import yaml
 
+from esam_jax import files
+
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 YAMLS = sorted(LAUNCH.glob("*.yaml"))
@@ -102,3 +104,38 @@ def test_shellcheck_is_content_with_skypilots_blocks(tmp_path, block):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     script.write_text(f"#!/bin/bash\n{task[block]}")
     lint("shellcheck", "--exclude", "SC2086", script)  # ARGS is split on purpose
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("workdir", "refused"),
+    [
+        ("gs://bucket/run", True),
+        ("s3://bucket/run", True),
+        ("https://host/run", True),
+        ("gs:/bucket/run", True),  # as a path that was made of an address
+        ("runs/gs:/a", False),
+        ("C:/run", False),
+        ("a:b", False),
+    ],
+)
+def test_a_bucket_is_refused_before_anything_is_made(path, workdir, refused, tmp_path):
+    """By the rule of `files.is_address`; where it holds, each goes on to find no command at all."""
+    assert files.is_address(workdir) == refused
+    done = subprocess.run(
+        ["/bin/bash", path, "toy", workdir],
+        env={"PATH": str(tmp_path), "RESTARTS": "0", "PAUSE": "0", "CONTAINER": "esam.sif"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = (
+        f"launch: WORKDIR={workdir} is a bucket or URL: name a folder on a local disk or a shared"
+    )
+    if refused:
+        assert done.returncode == 2 and done.stderr.startswith(said)
+        assert done.stderr.count("\n") == 1
+    else:
+        assert "bucket" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -238,6 +238,18 @@ def test_an_image_file_runs_in_apptainer(slurm, mounts, more):
     assert job.workdir.is_dir()  # else it could not be mounted
 
 
+@pytest.mark.parametrize("image", [{}, {"CONTAINER": "/images/esam.sif"}, {"CONTAINER": "esam:1"}])
+def test_a_bucket_for_a_folder_starts_nothing_and_makes_nothing(slurm, image, monkeypatch):
+    job = slurm(DONE)
+    (job.folder / "pyxis").touch()
+    (job.folder / "empty").mkdir()
+    monkeypatch.chdir(job.folder / "empty")
+    job.workdir = "gs://bucket/run"
+    assert run(job, **image) == 2
+    assert "launch: WORKDIR=gs://bucket/run is a bucket or URL: name a folder on" in job.errors
+    assert not job.notes("start") and list((job.folder / "empty").iterdir()) == []
+
+
 @pytest.mark.parametrize(("mounts", "more"), [({}, ""), ({"MOUNTS": "/data:/d"}, ",/data:/d")])
 def test_any_other_image_runs_in_pyxis(slurm, mounts, more):
     job = slurm(DONE, "--ntasks-per-node=2")
