@@ -18,7 +18,7 @@ class ConfigError(EsamError, ValueError):
 
 
 class MissingError(EsamError, FileNotFoundError):
-    """A named file or folder does not exist or cannot be written."""
+    """A named file or folder does not exist, or cannot be read or written."""
 
 
 class ExistsError(EsamError, FileExistsError):

@@ -39,6 +39,15 @@ _TRANSIENT = {  # also recognised in the messages of libraries that read on thei
 }
 _TEMPORARY = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `_temporary` names them
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_THE_USER = {  # what only the user can mend, and how
+    errno.EACCES: "allow this user to open it and the folders above it, or name another path",
+    errno.EPERM: "allow this user to change it, or name another path",
+    errno.EROFS: "name a path where this user may write",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ELOOP: "remove the link that leads back to itself, or name another path",
+    errno.ENOTDIR: "a part of the path is a file: name another path",
+    errno.EISDIR: "name a file, not a folder",
+}
 # A scheme of two letters or more, as RFC 3986 spells it: a path keeps one of its two slashes.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 bytes in all
@@ -50,21 +59,27 @@ def is_address(name: str | Path) -> bool:
     return _ADDRESS.match(str(name)) is not None
 
 
-def require_local(name: str | Path, what: str = "") -> None:
+def require_local(name: str | Path, what: str = "", *, rule: str | None = None) -> None:
     """ConfigError for a bucket or a URL: everything that is read or written is a local file.
 
     As a path, "gs://b/run" would be a folder "gs:" below the current one. `what` is the option or
-    variable that holds the name.
+    variable that holds the name, `rule` what applies to it (default: `LOCAL_ONLY`).
     """
     if is_address(name):
         held = f"{what} is {str(name)!r}" if what else f"{str(name)!r} is an address"
-        raise ConfigError(f"{held}, but {LOCAL_ONLY}")
+        raise ConfigError(f"{held}, but {rule or LOCAL_ONLY}")
 
 
 LOCAL_ONLY = (
     "files and folders must be on this machine, and no bucket or URL is opened: mount the bucket "
     "(gcsfuse for gs://, mount-s3 for s3://), or copy to a local folder and back (gcloud storage "
     "rsync, aws s3 sync, curl)"
+)
+# Of a run: its checkpoints are renamed and its log is appended to, which mounted buckets may lack.
+LOCAL_RUN = (
+    "a run is written to a local disk or a shared file system (NFS, Lustre, Filestore), never to a "
+    "bucket or URL, nor to a bucket that is mounted: name a folder there, and copy it (gcloud "
+    "storage rsync -r, aws s3 sync)"
 )
 
 
@@ -148,6 +163,33 @@ def read_error(path: str | Path, fault: BaseException, remedy: str) -> DiskError
     if is_transient(fault):
         return DiskError(f"{text}: a transient I/O error; start again")
     return MissingError(f"{text}: {remedy}")
+
+
+def refusal(fault: BaseException) -> MissingError | None:
+    """The package's error for one of the operating system about a file that only the user can mend.
+
+    None for any other, such as a permission that concerns no file.
+    """
+    if isinstance(fault, RuntimeError) and str(fault).startswith("Symlink loop"):
+        fault = fault.__context__ or fault  # as Path.resolve reports it before Python 3.13
+    if not isinstance(fault, OSError) or not isinstance(fault.filename, str | bytes | os.PathLike):
+        return None
+    remedy = _OF_THE_USER.get(fault.errno or 0)
+    if remedy is None or isinstance(fault, EsamError):
+        return None
+    path = os.fsdecode(fault.filename)
+    return MissingError(f"{path} cannot be used ({fault.strerror}): {remedy}")
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What only the user can mend leaves the block, or the function, as a MissingError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as fault:
+        if (error := refusal(fault)) is None:
+            raise
+        raise error from fault
 
 
 # ------------------------------------------------------------------------------------- writing

@@ -6,13 +6,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import esam_jax
-from esam_jax import files, outputs
+from esam_jax import configs, files, outputs
 from esam_jax.config import CocoConfig, SegmentConfig, TeacherConfig
 from esam_jax.data import decode
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
+from esam_jax.train import loop
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +228,10 @@ def test_json_written_by_python_may_hold_nan_where_that_is_allowed(tmp_path: Pat
     assert found == {"a": float("inf")}
 
 
+def save_embedding(path):
+    esam_jax.Embedding(jnp.zeros((1, 2, 2, 4)), ((8, 8),), True).save(path)
+
+
 ADDRESSES = (
     "gs://bucket/run",
     "s3://bucket/run",
@@ -243,6 +249,8 @@ ADDRESSES = (
         files.require_local,
         lambda address: files.require_local(Path(address)),  # which has one slash
         esam_jax.load,
+        esam_jax.Embedding.load,
+        save_embedding,
         lambda address: CocoConfig(path=address),
         lambda address: SegmentConfig(init_from=address),
         lambda address: SegmentConfig(decoder_from=address),
@@ -259,6 +267,14 @@ def test_a_bucket_is_refused_with_what_to_do(address, use):
         use(address)
 
 
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_run_on_a_bucket_has_its_own_remedy(address):
+    with pytest.raises(ConfigError, match="a local disk or a shared file system") as refused:
+        loop.run(configs.load("quickstart_sami"), address)
+    assert f"workdir is {address!r}" in str(refused.value)
+    assert "mount the bucket" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", ["run", "a/b", "/a/gs:/b", "C:/run", "a:b", "RUN@3", "1:/2", ""])
 def test_a_local_name_is_no_bucket(name):
     files.require_local(name)
@@ -269,3 +285,76 @@ def test_the_cache_folder_is_no_bucket(monkeypatch):
     monkeypatch.setenv("ESAM_CACHE", "gs://bucket/cache")
     with pytest.raises(ConfigError, match="ESAM_CACHE is 'gs://bucket/cache', but files and"):
         files.user_cache()
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EACCES, "allow this user to open it"),
+        (errno.EPERM, "allow this user to change it"),
+        (errno.EROFS, "where this user may write"),
+        (errno.ENAMETOOLONG, "a shorter path"),
+        (errno.ELOOP, "remove the link"),
+        (errno.ENOTDIR, "a part of the path is a file"),
+        (errno.EISDIR, "name a file, not a folder"),
+    ],
+)
+@pytest.mark.parametrize("path", ["a/b", b"a/b", Path("a/b")])
+def test_what_only_the_user_can_mend_names_the_path_and_the_remedy(code, remedy, path):
+    refused = files.refusal(OSError(code, os.strerror(code), path))
+    assert isinstance(refused, MissingError)
+    assert str(refused).startswith(f"a/b cannot be used ({os.strerror(code)}): ")
+    assert remedy in str(refused)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        PermissionError(errno.EACCES, "Permission denied"),  # of a socket, say
+        PermissionError(errno.EACCES, "Permission denied", 3),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a"),
+        OSError(errno.EIO, "Input/output error", "a"),
+        OSError(errno.ENOSPC, "No space left on device", "a"),
+        MissingError(errno.EACCES, "Permission denied", "a"),
+        RuntimeError("another"),
+        ValueError("another"),
+    ],
+)
+def test_other_errors_stay_as_they_are(fault):
+    assert files.refusal(fault) is None
+    with pytest.raises(type(fault)) as caught, files.refusing():
+        raise fault
+    assert caught.value is fault
+
+
+def test_a_loop_that_resolve_reports_is_for_the_user_to_mend(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with (
+        pytest.raises(MissingError, match=r"loop cannot be used .*remove the link"),
+        files.refusing(),
+    ):
+        (tmp_path / "loop").resolve(strict=True)
+
+
+@pytest.mark.parametrize("use", [esam_jax.load, esam_jax.Embedding.load, save_embedding])
+@pytest.mark.parametrize("name", ["n" * 300, "loop/x", "file/x"])
+@pytest.mark.parametrize("ending", ["", ".pt", ".safetensors", "/x", "@3"])
+def test_python_gets_the_error_of_this_package(use, name, ending, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(MissingError, match=name[:4]):
+        use(name + ending)
+
+
+@pytest.mark.parametrize("use", [esam_jax.load, esam_jax.Embedding.load])
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.zip"])
+def test_a_weight_file_without_permission_is_not_called_damaged(use, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"PK")
+
+    def locked(self, *_args, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", locked)
+    with pytest.raises(MissingError, match=r"cannot be used.*allow this user to open it"):
+        use(tmp_path / name)

@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _EXIT_PIPE
             if debug:
                 raise
-            if (absent := _no_device(error)) is not None:
-                return _complain(str(absent), absent.exit_code)
+            if (refused := files.refusal(error) or _no_device(error)) is not None:
+                return _complain(str(refused), refused.exit_code)
             about = f"{type(error).__name__}: {error}"
             return _complain(f"a defect of esam_jax ({about}); --debug shows where", 1)
 
@@ -86,12 +86,20 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"esam has no command {name!r}: {hint}")
-    for argument in rest:
-        for value in (argument, argument.partition("=")[2]):
-            files.require_local(value)
+    _require_local(rest)
     compile_cache.check()
     # Imported here, so that `esam --help` does not wait for JAX.
     return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
+
+
+def _require_local(arguments: list[str]) -> None:
+    """ConfigError where any value is a bucket or a URL: no command opens one."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, _, value = argument.partition("=")
+        for name, held in ((before, argument), (option, value)):
+            if name == "--workdir":
+                files.require_local(held, name, rule=files.LOCAL_RUN)
+            files.require_local(held)
 
 
 def _help() -> str:

@@ -77,6 +77,11 @@ def require_writable(folder: Path) -> None:
     """MissingError unless the folder, or the nearest above it, can be written; makes nothing."""
     nearest = folder.absolute()
     while not nearest.exists():
+        if nearest.is_symlink():
+            raise MissingError(
+                f"{folder} cannot be made: {nearest} is a broken link; remove it, or name another "
+                "folder"
+            )
         nearest = nearest.parent
     if not nearest.is_dir():
         raise MissingError(f"{folder} cannot be made: {nearest} is a file; name another folder")

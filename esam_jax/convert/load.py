@@ -51,6 +51,7 @@ class Location:
     config: Mapping[str, Any] | None = None
 
 
+@files.refusing()
 def locate(source: str | Path) -> Location:
     """Finds the model without reading its weights, so that a typing error costs no time.
 
@@ -87,6 +88,7 @@ def locate(source: str | Path) -> Location:
     return Location(kind="file", path=path)
 
 
+@files.refusing()
 def model_file(
     source: str | Path | Location, *, model: str | None = None, weights: Weights | None = None
 ) -> ModelFile:
@@ -98,9 +100,9 @@ def model_file(
     everything that does not fit; nothing is loaded in part.
     """
     found = source if isinstance(source, Location) else locate(source)
-    if found.others:
+    if found.others:  # of the warnings below, the second frame is that of `refusing`
         rest = ", ".join(str(path) for path in found.others)
-        warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=2)
+        warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=3)
     if found.kind in ("folder", "checkpoint") and weights == "ema":
         raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
     if found.kind == "checkpoint":
@@ -114,7 +116,7 @@ def model_file(
     notes += state_dict.remarks(state, family, config)
     params, unused = state_dict.to_params(state, family, config)
     for note in notes:
-        warnings.warn(f"{found.path}: {note}", UserWarning, stacklevel=2)
+        warnings.warn(f"{found.path}: {note}", UserWarning, stacklevel=3)
     return ModelFile(
         config=config,
         params=params,

@@ -7,6 +7,7 @@ What is downloaded stays in the cache folder, and what somebody put there by han
 import contextlib
 import dataclasses
 import http.client
+import os
 import re
 import shutil
 import urllib.error
@@ -88,7 +89,7 @@ def is_hub_id(source: str) -> bool:
 
     A folder called like the organisation makes it a path: of a run that was misspelt, most likely.
     """
-    return bool(_HUB_ID.fullmatch(source)) and not Path(source).parent.exists()
+    return bool(_HUB_ID.fullmatch(source)) and not os.path.lexists(Path(source).parent)
 
 
 def fetch_repository(name: str) -> Path:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from esam_jax import files
 from esam_jax.config import SamConfig
 from esam_jax.convert import describe
 from esam_jax.convert.formats import safetensors_file
@@ -60,16 +61,22 @@ class Embedding:
         return f"Embedding({len(self)} of pictures of {sizes}{more}; features {about})"
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file; MissingError when it cannot be written."""
+        """Writes one safetensors file; MissingError when it cannot be written.
+
+        ConfigError for a bucket or a URL.
+        """
+        files.require_local(path)
         about = {name: json.dumps(getattr(self, name)) for name in _ABOUT} | {"kind": _KIND}
         safetensors_file.write(path, {_FEATURES: self.features}, about)
 
     @staticmethod
+    @files.refusing()
     def load(path: str | Path) -> "Embedding":
-        """What `save` wrote; CheckpointError for anything else.
+        """What `save` wrote; CheckpointError for anything else, MissingError if unreadable.
 
         Only a model with the encoder that made it can use it.
         """
+        files.require_local(path)
         if not Path(path).is_file():
             raise MissingError(f"{path} does not exist: name a file that Embedding.save wrote")
         tensors, about = safetensors_file.read(Path(path))

@@ -23,6 +23,7 @@ from typing import Any
 
 import jax
 
+from esam_jax import files
 from esam_jax.config import PeersConfig
 from esam_jax.errors import ConfigError, EsamError, PeerError, one_line
 from esam_jax.machine import accelerators, compile_cache
@@ -189,7 +190,8 @@ def _exit_code(error: BaseException) -> int:
     """As the command line has it."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    return error.exit_code if isinstance(error, EsamError) else 1
+    known = error if isinstance(error, EsamError) else files.refusal(error)
+    return 1 if known is None else known.exit_code
 
 
 def _leave(code: int, met: bool) -> None:

@@ -58,7 +58,7 @@ def run(
     `progress` forces the bar and the lines for people on stderr on or off; by default a terminal
     gets them, and anything else the lines of the start and the end.
     """
-    files.require_local(workdir, "workdir")
+    files.require_local(workdir, "workdir", rule=files.LOCAL_RUN)
     back, folder = None, Path(workdir)
     with Alert(cfg.alert, name=cfg.name, workdir=folder) as hook, stop.sigterm() as terminated:
         while True:

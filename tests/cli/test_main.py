@@ -1,6 +1,8 @@
 """The `esam` command itself: help, exit codes, one line on stderr."""
 
+import errno
 import glob
+import io
 import os
 import signal
 import subprocess
@@ -8,11 +10,12 @@ import sys
 import warnings
 
 import pytest
+from PIL import Image
 
 import esam_jax
 from esam_jax import cli
 from esam_jax.cli import arguments, train
-from esam_jax.errors import ConfigError
+from esam_jax.errors import ConfigError, MissingError
 
 
 def line(capsys: pytest.CaptureFixture) -> str:
@@ -105,11 +108,19 @@ def test_require_writable_makes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("target", ["link", "nowhere/x"])
+@pytest.mark.parametrize("name", ["link", "link/run"])
+def test_require_writable_refuses_a_broken_link(target, name, tmp_path):
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(MissingError, match="link is a broken link; remove it"):
+        arguments.require_writable(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://b/x", "https://host/m.pt"])
 def test_no_command_takes_a_bucket_for_a_folder(name, address, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for argv in ([address], ["--workdir", address], [f"--out={address}"]):
+    for argv in ([address], ["--data", address], [f"--out={address}"]):
         assert cli.main([name, *argv]) == 2
         text = line(capsys)
         assert repr(address) in text and "mount the bucket (gcsfuse" in text
@@ -145,6 +156,90 @@ def test_complaints_that_nobody_reads_change_no_exit_code(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(BrokenPipeError):
         pipe.close()
+
+
+_MODEL = ["--model", "quickstart_teacher"]
+_POINT = [*_MODEL, "--point", "3,3"]
+_TRAIN = ["train", "quickstart_sami", "--workdir"]
+
+
+@pytest.fixture(params=["too long", "link to itself", "no permission"])
+def unusable(request, tmp_path, monkeypatch):
+    """A name of which no file can be opened, in the current folder, beside p.png and pictures/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for name in ("p.png", "pictures/q.png"):
+        Image.new("RGB", (64, 64)).save(name)
+    if request.param == "too long":
+        return "n" * 300
+    if request.param == "link to itself":
+        os.symlink("loop", "loop")
+        return "loop/x"
+
+    def locked(look):  # the permission cannot be lacked by root, who may run this
+        def patched(path, *args, **options):
+            if not isinstance(path, int) and "locked" in os.fsdecode(path):
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return look(path, *args, **options)
+
+        return patched
+
+    for module, name in ((os, "stat"), (os, "lstat"), (os, "open"), (io, "open")):
+        monkeypatch.setattr(module, name, locked(getattr(module, name)))
+    return "locked/x"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["inspect", "X"],
+        ["convert", "X", "m.pt"],
+        ["convert", "quickstart_teacher", "X"],
+        ["convert", "quickstart_teacher", "X.pt"],
+        ["segment", "X", *_POINT, "--out", "o"],
+        ["segment", "p.png", *_POINT, "--out", "X"],
+        ["segment", "p.png", *_MODEL, "--mask", "X.png", "--out", "o"],
+        ["segment", "p.png", "--model", "X", "--point", "3,3", "--out", "o"],
+        ["segment", "pictures", *_MODEL, "--prompts", "X.csv", "--out", "o"],
+        ["everything", "X", *_MODEL, "--out", "o"],
+        ["everything", "p.png", *_MODEL, "--out", "X"],
+        ["report", "X"],
+        ["evaluate", "prompts", *_MODEL, "--data", "X"],
+        ["bench", "predict", "X"],
+        ["bench", "predict", "quickstart_teacher", "--json", "X.json"],
+        [*_TRAIN, "X"],
+        [*_TRAIN, "X", "--preflight"],
+        ["train", "X.py", "--workdir", "run"],
+        ["train", "sami_ti", "--workdir", "run", "--data.source.path", "X"],
+        ["train", "quickstart_segment", "--workdir", "run", "--task.init-from", "X"],
+        ["quickstart", "--workdir", "X"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_cannot_be_used_is_for_the_user_to_mend(unusable, argv, capsys):
+    there = sorted(glob.glob("**", recursive=True))
+    assert cli.main([word.replace("X", unusable) for word in argv]) == 2
+    text = line(capsys)
+    assert unusable.split("/")[0] in text and "defect" not in text
+    assert sorted(glob.glob("**", recursive=True)) == there
+
+
+def test_a_permission_that_concerns_no_file_is_a_defect(monkeypatch, capsys):
+    def broken(argv):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(train, "main", broken)
+    assert cli.main(["train"]) == 1
+    assert "defect of esam_jax (PermissionError" in line(capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "quickstart"])
+@pytest.mark.parametrize("words", [["--workdir", "gs://b/r"], ["--workdir=gs://b/r"]])
+def test_a_run_on_a_bucket_is_not_advised_to_mount_it(command, words, capsys):
+    assert cli.main([command, *words]) == 2
+    text = line(capsys)
+    assert "--workdir is 'gs://b/r'" in text and "a local disk or a shared file system" in text
+    assert "mount the bucket" not in text
 
 
 _ALL_COMMANDS = """

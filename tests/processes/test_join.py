@@ -3,6 +3,7 @@
 Runs of several real processes train the toy task in the real loop (tests/helpers/toy_run.py).
 """
 
+import errno
 import json
 import pathlib
 import re
@@ -17,7 +18,7 @@ from helpers import processes, toy, toy_run
 
 from esam_jax import sharding
 from esam_jax.config import PeersConfig
-from esam_jax.errors import ConfigError, PeerError
+from esam_jax.errors import ConfigError, DiskError, PeerError
 from esam_jax.processes import join
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.telemetry import log
@@ -290,3 +291,23 @@ def test_a_host_that_has_read_other_weights_is_found_before_the_first_update(cac
         assert re.search(r"esam: host 1 \(.+\) differs from host 0 in frozen\.teacher: ", errors)
         assert "start every host with the same command, code, packages and data" in errors
     assert saved(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (ConfigError("a"), 2),
+        (DiskError("a"), 75),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/a.jpg"), 2),
+        (PermissionError(errno.EACCES, "Permission denied"), 1),
+        (ZeroDivisionError("a"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_a_process_leaves_the_others_with_the_code_of_the_command_line(fault, code, monkeypatch):
+    left = []
+    monkeypatch.setattr(join.coordinator, "client", object)
+    monkeypatch.setattr(join.atexit, "register", lambda leave, *how: left.append(how))
+    with pytest.raises(type(fault)), join.joined(PeersConfig(), {}):
+        raise fault
+    assert left == [(code, False)]

@@ -16,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from esam_jax import files
 from esam_jax.convert.formats import bounds
 from esam_jax.errors import CheckpointError, MissingError
 
@@ -50,7 +51,9 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:  # ValueError: it has become shorter meanwhile
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from error
+        raise files.refusal(error) or CheckpointError(
+            f"{path} cannot be read ({error}); copy it again"
+        ) from error
     metadata = _metadata(header.pop("__metadata__", {}), str(path))
     entries = _entries(header, size - start, str(path))
     return {

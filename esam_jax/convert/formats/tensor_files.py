@@ -15,6 +15,7 @@ from typing import IO, Literal
 
 import numpy as np
 
+from esam_jax import files
 from esam_jax.convert.formats import bounds, safetensors_file, torch_file, zip_file
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.errors import CheckpointError, MissingError
@@ -87,7 +88,9 @@ def read(path: str | Path, weights: Weights | None = None) -> Tensors:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError | MissingError):
             raise
-        raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from error
+        raise files.refusal(error) or CheckpointError(
+            f"{path} cannot be read ({error}); copy it again"
+        ) from error
     raise CheckpointError(
         f"{path} is not a weight file: it must be .safetensors, {', '.join(TORCH_SUFFIXES)}, .zip, "
         f"or {INDEX_FILE} with its shards"

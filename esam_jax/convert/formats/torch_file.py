@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from esam_jax import files
 from esam_jax.convert.formats import bounds, choices, torch_pickle, zip_file
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.formats.torch_pickle import Opaque, Storage, View
@@ -69,7 +70,9 @@ def read(path: Path, where: str | None = None, weights: Weights | None = None) -
     except FileNotFoundError as error:
         raise MissingError(f"no file at {where!r}") from error
     except OSError as error:
-        raise CheckpointError(f"{where} cannot be read ({error}); copy it again") from error
+        raise files.refusal(error) or CheckpointError(
+            f"{where} cannot be read ({error}); copy it again"
+        ) from error
     state, wrapped, passed_over = _chosen(held, weights, where)
     _check_state(state, size, where)
     return Contents(
