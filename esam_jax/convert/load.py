@@ -51,7 +51,6 @@ class Location:
     config: Mapping[str, Any] | None = None
 
 
-@files.refusing()
 def locate(source: str | Path) -> Location:
     """Finds the model without reading its weights, so that a typing error costs no time.
 
