@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
             key = name.replace("_", "-")
             raise ConfigError(f"--{key} is {getattr(args, name)}, but at least 1 is needed")
     models.locate(args.model)
-    source = sources.open_source(_source(args))
+    source = sources.open_source(_source(args), options="")
     compile_cache.enable()
     result = prompts.evaluate(
         load(args.model),

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from esam_jax import files
-from esam_jax.data.findings import Kind
+from esam_jax.data.findings import Kind, choice
 from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
 
@@ -68,8 +68,8 @@ def read_rgb(
     bit inside the pixels cannot be noticed.
     """
 
-    def warn(_: Kind, text: str) -> None:
-        warnings.warn(f"{path}: {text}", UserWarning, stacklevel=2)
+    def warn(kind: Kind, text: str) -> None:
+        warnings.warn(f"{path}: {text}{choice(kind)}", UserWarning, stacklevel=2)
 
     with named(path):
         return decode_rgb(read_file(path), sixteen_bit=sixteen_bit, notice=warn)
@@ -288,10 +288,7 @@ def _eight_bits(
     levels = (high >> 8) - (low >> 8) + 1
     lost = None
     if levels <= _FEW_LEVELS and high > low:
-        lost = (
-            f"its 16-bit values from {low} to {high} become {levels} of 256 levels: "
-            "--sixteen-bit stretch spreads them"
-        )
+        lost = f"its 16-bit values from {low} to {high} become {levels} of 256 levels"
     return (values >> 8).astype(np.uint8), lost
 
 

@@ -41,9 +41,28 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
 }
 
 
+# The choice that reads them in another way, as an option of a command, and what it does.
+_CHOICES: Mapping[Kind, tuple[str, str]] = {
+    "crowds_left_out": ("crowds use", "reads them"),
+    "ambiguous_exif": ("ambiguous-exif", "decides"),
+    "narrow_16_bit": ("sixteen-bit stretch", "spreads grey values"),
+}
+
+
 def in_words(kind: Kind, count: int) -> str:
     """How many there are of a kind."""
     return counted(count, *_ONE_AND_MANY[kind])
+
+
+def choice(kind: Kind, options: str = "") -> str:
+    """What reads them in another way, in brackets: " (--crowds use reads them)"; "" for nothing.
+
+    `options` is what precedes the name of that option in a command: "data.source." in training.
+    """
+    if kind not in _CHOICES:
+        return ""
+    option, effect = _CHOICES[kind]
+    return f" (--{options}{option} {effect})"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -80,9 +99,9 @@ class Findings:
         """By kind, without those that did not occur."""
         return dict(self._counts)
 
-    def in_words(self) -> list[str]:
-        """For each kind how many there are, and the first of them."""
+    def in_words(self, options: str = "") -> list[str]:
+        """For each kind how many there are, the first of them, and its `choice`."""
         return [
-            f"{in_words(kind, count)}, the first: {self._first[kind]}"
+            f"{in_words(kind, count)}, the first: {self._first[kind]}{choice(kind, options)}"
             for kind, count in self._counts.items()
         ]

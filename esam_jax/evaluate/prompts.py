@@ -38,6 +38,7 @@ from esam_jax.words import counted
 _NOTHING = Mean()
 MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
 _REASONS = 20  # at most, in a result
+_OPTIONS = "evaluate.source."  # of a run: what its data is read by
 
 Click = Literal["uniform", "centre"]
 
@@ -164,25 +165,32 @@ def measurement(
     For a run in training, which must not end here: the means are left out where nothing could be
     measured. Opens the data now; every process must call the result, and all find the same.
     """
-    source = sources.open_source(config.source)
+    source = sources.open_source(config.source, _OPTIONS)
     chosen = Selection(
         images=config.images, masks_per_image=config.masks_per_image, seed=config.seed
     )
     placed = answers.Model(model, mesh, min(config.images, len(source)))
 
     def run(params: Params) -> dict[str, Any]:
-        found, reasons = measure(placed.of(params), source, chosen, progress=False)
+        found, reasons = measure(
+            placed.of(params), source, chosen, progress=False, options=_OPTIONS
+        )
         return _named(found, reasons, model.config, source, chosen)
 
     return run
 
 
 def measure(
-    model: Answers, source: Source, chosen: Selection, *, progress: bool | None = None
+    model: Answers,
+    source: Source,
+    chosen: Selection,
+    *,
+    progress: bool | None = None,
+    options: str = "",
 ) -> tuple[Sums, list[str]]:
     """The sums of all processes together, and why this process left something out.
 
-    A UserWarning reports that, too.
+    A UserWarning reports that, too, with `options` as for `sources.open_source`.
     """
     pictures = chosen.pictures(source)
     hidden = not (sys.stderr.isatty() if progress is None else progress)
@@ -209,18 +217,18 @@ def measure(
     total = Sums()
     for each in answers.gather(_plain(sums)):
         total = total.merge(_from_plain(each))
-    return _with_what_is_known(source, total, findings, broken)
+    return _with_what_is_known(source, total, findings, broken, options)
 
 
 def _with_what_is_known(
-    source: Source, total: Sums, findings: Findings, broken: list[str]
+    source: Source, total: Sums, findings: Findings, broken: list[str], options: str
 ) -> tuple[Sums, list[str]]:
     """The findings about the source as a whole added, which all processes have."""
     whole = Findings(source.findings if isinstance(source, AnnotatedSource) else ())
     counts = whole.counts()
     total = total.merge(Sums(noted=tuple(counts.get(kind, 0) for kind in KINDS)))
     findings.add(whole.all)
-    words = findings.in_words()
+    words = findings.in_words(options)
     if broken:
         words.insert(
             0, f"{counted(len(broken), 'broken picture')} left out, the first: {broken[0]}"

@@ -3,8 +3,9 @@
 A source is a config class in `config/data.py`, whose `kind` names a module here and whose
 `annotations` name what its records carry, and that module, with two functions:
 
-    open(config) -> Source          MissingError or DataError when there is nothing to read
-    detects(path) -> config | None  the config for what a user means by a path, if it is one of ours
+    open(config, options) -> Source   MissingError or DataError when there is nothing to read;
+                                      `options` as for `open_source`
+    detects(path) -> config | None    the config for what a user means by a path, if it is ours
 
 A source whose annotations come from files is an `AnnotatedSource`: it says what it left out of
 them, and has a digest by which a resumed run notices other annotations. What is known of one record
@@ -25,17 +26,18 @@ from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, MissingError
 
 
-def open_source(config: SourceConfig) -> Source:
+def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
     """The source of a config.
 
+    `options` is what precedes the names of its fields in the options of the command, for remedies.
     Raises MissingError or DataError when there is nothing there to read, before any picture is.
     """
     if getattr(config, "path", "") is None:
         raise ConfigError(
             f"source.path is None, but the source {config.kind!r} reads one: give "
-            "--data.source.path PATH"
+            f"--{options}path PATH"
         )
-    return _module(config.kind).open(config)
+    return _module(config.kind).open(config, options)
 
 
 def detect(path: str) -> SourceConfig:

@@ -42,7 +42,7 @@ def outlines(
             continue
         if crowd:
             used = crowds == "use"
-            words = "is used" if used else "is left out; --data.source.crowds use reads it"
+            words = "is used" if used else "is left out"
             kind = "crowds_used" if used else "crowds_left_out"
             noted.append(Finding(kind, f"{name}: {outline.label} is a crowd and {words}"))
         if crowds == "use" or not crowd:

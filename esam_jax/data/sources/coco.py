@@ -8,7 +8,7 @@ from typing import Any
 from esam_jax import files
 from esam_jax.config import CocoConfig
 from esam_jax.data import pictures
-from esam_jax.data.findings import Finding
+from esam_jax.data.findings import Finding, Findings
 from esam_jax.data.mask_sets import CocoMasks
 from esam_jax.data.records import Record
 from esam_jax.data.sources import coco_files
@@ -20,9 +20,9 @@ _MAX_JSON_BYTES = 2**31
 _Id = int | str
 
 
-def open(config: CocoConfig) -> "CocoInstances":
+def open(config: CocoConfig, options: str = "") -> "CocoInstances":
     """The pictures of the json that the path of the config is, or lies beside."""
-    return CocoInstances(config)
+    return CocoInstances(config, options)
 
 
 def detects(path: str) -> CocoConfig | None:
@@ -40,9 +40,12 @@ def detects(path: str) -> CocoConfig | None:
 
 
 class CocoInstances:
-    """The pictures of a COCO json that have an object; one of crowds alone, if they are used."""
+    """The pictures of a COCO json that have an object; one of crowds alone, if they are used.
 
-    def __init__(self, config: CocoConfig) -> None:
+    The error where there is none names the choices under these `options`.
+    """
+
+    def __init__(self, config: CocoConfig, options: str = "") -> None:
         self._config = config
         self._json = coco_files.find_json(Path(str(config.path)).expanduser())
         content = files.read_json(
@@ -54,7 +57,7 @@ class CocoInstances:
         self._objects = self._by_picture(annotations, listed)
         self._images = [(name, listed[key]) for key, name in self._shown(listed)]
         if not self._images:
-            raise DataError(self._nothing())
+            raise DataError(self._nothing(options))
         self._root = coco_files.picture_folder(self._json, [name for name, _ in self._images])
 
     def __len__(self) -> int:
@@ -127,8 +130,8 @@ class CocoInstances:
         return objects
 
     def _shown(self, listed: dict[_Id, Any]) -> list[tuple[_Id, str]]:
-        """Id and name of the pictures with an object; those with crowds alone are noted."""
-        shown, crowds, pictures_of_crowds = [], 0, []
+        """Id and name of the pictures with an object; those of crowds alone, or none, are noted."""
+        shown, crowds, pictures_of_crowds, empty = [], 0, [], []
         for identity, entry in listed.items():
             there = self._objects.get(identity, [])
             if there and self._config.crowds == "leave_out" and all(map(_is_crowd, there)):
@@ -136,6 +139,9 @@ class CocoInstances:
                 pictures_of_crowds.append(f"{entry['file_name']} has crowds alone")
             elif there:
                 shown.append((identity, entry["file_name"]))
+            else:
+                empty.append(f"{entry['file_name']} has no object")
+        self._note("pictures_left_out", empty)
         self._note("pictures_of_crowds_left_out", pictures_of_crowds)
         self._note("crowds_left_out", pictures_of_crowds, crowds)
         return shown
@@ -147,12 +153,10 @@ class CocoInstances:
             more = f" (the first of {len(texts)})" if len(texts) > 1 else ""
             self.findings.append(Finding(kind, f"{texts[0]}{more}", total))
 
-    def _nothing(self) -> str:
+    def _nothing(self, options: str) -> str:
         text = f"{self._json} has no picture with an object that can be used"
-        reasons = [f"{each.count} {each.kind}: {each.text}" for each in self.findings]
-        crowds = any(each.kind == "crowds_left_out" for each in self.findings)
-        remedy = "read crowds by --data.source.crowds use" if crowds else "name data with masks"
-        return f"{text}{''.join(f' ({reason})' for reason in reasons)}: {remedy}"
+        reasons = "".join(f"; {each}" for each in Findings(self.findings).in_words(options))
+        return f"{text}: name data with masks{reasons}"
 
 
 def _is_crowd(annotation: Any) -> bool:

@@ -9,7 +9,7 @@ from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 
 
-def open(config: ImageFolderConfig) -> "ImageFolder":
+def open(config: ImageFolderConfig, options: str = "") -> "ImageFolder":
     """Every picture below the path of the config; a UserWarning counts other files."""
     return ImageFolder(config)
 

@@ -18,7 +18,7 @@ _READERS = 16  # of the jsons that a digest is made of
 _MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
 
 
-def open(config: Sa1bConfig) -> "Sa1b":
+def open(config: Sa1bConfig, options: str = "") -> "Sa1b":
     """Every picture below the path of the config whose name is one of SA-1B's."""
     return Sa1b(config)
 

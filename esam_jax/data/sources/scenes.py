@@ -7,7 +7,7 @@ from esam_jax.data.records import Record
 from esam_jax.data.sources import scene_painter
 
 
-def open(config: ScenesConfig) -> "Scenes":
+def open(config: ScenesConfig, options: str = "") -> "Scenes":
     """The scenes of one split."""
     return Scenes(config)
 

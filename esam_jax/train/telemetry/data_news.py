@@ -10,6 +10,7 @@ from esam_jax.data.findings import Findings
 from esam_jax.words import counted
 
 _REASONS = 20  # at most, in one line of metrics.jsonl
+_OPTIONS = "data.source."  # what the data of a run is read by
 
 
 @runtime_checkable  # for the shape checks in the tests
@@ -70,7 +71,7 @@ class DataNews:
         """Of each kind that is new, or, `again`, that has grown."""
         broken, findings = self._reads.broken, self._reads.findings
         counts: dict[str, int] = {**findings.counts()}
-        texts = dict(zip(counts, findings.in_words(), strict=True))
+        texts = dict(zip(counts, findings.in_words(_OPTIONS), strict=True))
         if broken:
             counts["broken"] = len(broken)
             name, reason = next(iter(broken.items()))

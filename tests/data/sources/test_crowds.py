@@ -22,13 +22,14 @@ def findings(config: CocoConfig | Sa1bConfig) -> tuple[int, dict[str, int]]:
 
 
 def test_crowds_of_coco(coco_json: Path):
-    """Pictures a (a polygon, a crowd), b (a mask) and c (a crowd alone)."""
+    """Pictures a (a polygon, a crowd), b (a mask), c (a crowd alone) and d (nothing)."""
     path = str(coco_json)
     assert findings(CocoConfig(path=path)) == (
         2,
-        {"crowds_left_out": 2, "pictures_of_crowds_left_out": 1},
+        {"pictures_left_out": 1, "crowds_left_out": 2, "pictures_of_crowds_left_out": 1},
     )
-    assert findings(CocoConfig(path=path, crowds="use")) == (4, {"crowds_used": 2})
+    used = {"pictures_left_out": 1, "crowds_used": 2}
+    assert findings(CocoConfig(path=path, crowds="use")) == (4, used)
     masks = sources.open_source(CocoConfig(path=path, crowds="use")).read(2)
     assert whole.masks(masks, 0).sum() == 50
 
@@ -49,7 +50,7 @@ def test_what_is_no_crowd(coco_json: Path, value: object):
     for each in content["annotations"]:
         each["iscrowd"] = value
     coco_json.write_text(json.dumps(content))
-    assert findings(CocoConfig(path=str(coco_json))) == (4, {})
+    assert findings(CocoConfig(path=str(coco_json))) == (4, {"pictures_left_out": 1})
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "1"])
@@ -58,7 +59,7 @@ def test_what_is_a_crowd(coco_json: Path, value: object):
     for each in content["annotations"][1:]:
         each["iscrowd"] = value
     coco_json.write_text(json.dumps(content))
-    counts = {"crowds_left_out": 3, "pictures_of_crowds_left_out": 2}
+    counts = {"pictures_left_out": 1, "crowds_left_out": 3, "pictures_of_crowds_left_out": 2}
     assert findings(CocoConfig(path=str(coco_json))) == (1, counts)
 
 
