@@ -21,6 +21,7 @@ from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
+from esam_jax.data.findings import Finding, Findings
 from esam_jax.errors import ConfigError, DataError, MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.ops import regions
@@ -64,6 +65,10 @@ class Segment:
     picture alone always has its overlay."""
     overwrite: bool = False
     """Replace results of the same names; never the picture or the mask. Not with --prompts."""
+    crowds: prompt_file.Crowds = "leave_out"
+    """With --prompts: what is done with boxes of crowds; they are counted either way."""
+    ambiguous_exif: decode.Orientation = "upright"
+    """With --prompts: how a picture turned by EXIF is read where the size in the file fits both."""
     sixteen_bit: decode.SixteenBit = "upper_byte"
     """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
     json: bool = False
@@ -76,6 +81,10 @@ def main(argv: Sequence[str]) -> int:
     if args.prompts is not None:
         return _of_file(args, args.prompts)
     _require_picture(args.image)
+    for name in ("crowds", "ambiguous_exif"):
+        if name in (chosen := _choices(args)):
+            option = f"--{name.replace('_', '-')} {chosen[name]}"
+            raise PromptError(f"{option} is given without --prompts, which it is for: leave it out")
     picture = decode.read_rgb(args.image, args.sixteen_bit)
     height, width = picture.shape[:2]
     prompts = _prompts(args)
@@ -115,11 +124,11 @@ def _require_free(args: Segment, prompts: int) -> None:
 def _of_file(args: Segment, file: Path) -> int:
     """The prompts of a file; pictures, prompts, model and folder are checked first."""
     _require_resumable(args, file)
-    album, prompts = archives.open_album(args.image), prompt_file.read(file)
+    album, prompts = archives.open_album(args.image), prompt_file.read(file, args.crowds)
     matched = prompts.of(album.names)
     arguments.require_writable(args.out)
     models.locate(args.model)
-    settings = {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
+    settings = _choices(args)
     settings |= {"prompts": f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()[:32]}"}
     place = (prompted_album.SETTINGS_FILE, prompted_album.RESULTS)
     albums.require_same(args.out, settings, *place)
@@ -131,6 +140,7 @@ def _of_file(args: Segment, file: Path) -> int:
     single = args.image.is_file() and len(album.names) == 1
     shown = Progress(len(names), "mask")
     report = _left_out(prompts, matched, shown)
+    noted: list[Finding] = []
     if names:
         found = prompted_album.run(
             sam,
@@ -138,8 +148,10 @@ def _of_file(args: Segment, file: Path) -> int:
             matched,
             names,
             args.out,
-            args.sixteen_bit,
+            sixteen_bit=args.sixteen_bit,
+            ambiguous_exif=args.ambiguous_exif,
             with_overlays=args.overlays or single,
+            noted=noted,
         )
         for done in shown.over(found):
             if done.broken is not None:
@@ -149,6 +161,9 @@ def _of_file(args: Segment, file: Path) -> int:
             report["pictures"] += 1
             report["refused"] += done.refused
             shown.found = report["masks"] = report["masks"] + done.masks
+    for text in Findings(sorted(noted)).in_words():
+        shown.say(f"warning: {text}")
+    report |= Findings((*prompts.noted, *noted)).counts()
     report["listed"] = prompted_album.merge(matched.asked, prompts, args.out)
     if args.overlays:
         prompted_album.sheet(matched.asked, args.out)
@@ -159,6 +174,13 @@ def _of_file(args: Segment, file: Path) -> int:
     if len(report["broken"]) == len(matched.asked):
         raise DataError(f"no picture of {args.image} could be used: see above")
     return 0
+
+
+def _choices(args: Segment) -> dict[str, str]:
+    """How the data is read, by the names of the options, where it is not the usual way."""
+    usual = {field.name: field.default for field in dataclasses.fields(Segment)}
+    names = ("crowds", "ambiguous_exif", "sixteen_bit")
+    return {name: getattr(args, name) for name in names if getattr(args, name) != usual[name]}
 
 
 def _require_resumable(args: Segment, file: Path) -> None:
@@ -177,6 +199,8 @@ def _left_out(
     prompts: prompt_file.PromptFile, matched: prompt_file.Matched, shown: Progress
 ) -> dict[str, Any]:
     """The report before any picture is read; entries that are left out are on stderr, too."""
+    for text in Findings(prompts.noted).in_words():
+        shown.say(f"warning: {text}")
     for text in prompts.malformed[:_SHOWN]:
         shown.say(f"warning: left out of the prompts: {text}")
     if len(prompts.malformed) > _SHOWN:

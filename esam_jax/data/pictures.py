@@ -111,32 +111,46 @@ def read_as_annotated(
     config: CocoConfig | Sa1bConfig,
     noted: list[Finding],
 ) -> Encoded:
-    """The picture file at `path`, in the frame in which its objects were drawn.
+    """The picture file at `path`, in the `frame` in which its objects were drawn; errors as `read`.
 
-    That is the upright picture or the stored one, whichever has the (height, width) that the
-    annotations state. Where both have it, or nothing is stated, the config decides, which is
-    `noted`. DataError where neither has it, and as `read`.
+    `size` is the (height, width) that the annotations state.
     """
     upright = read(path, "upright", config.sixteen_bit, noted)
-    turn = upright.header.turn
-    stored = dataclasses.replace(upright, header=upright.header.as_stored())
+    try:
+        header = frame(upright.header, size, name, config.ambiguous_exif, noted)
+    except DataError as error:
+        raise DataError(
+            f"{name} {error} in its annotations: they belong to another picture, or it was resized"
+        ) from error
+    return dataclasses.replace(upright, header=header)
+
+
+def frame(
+    upright: decode.Header,
+    size: tuple[int, int] | None,
+    name: str,
+    ambiguous_exif: decode.Orientation,
+    noted: list[Finding],
+) -> decode.Header:
+    """The header of the upright picture or the stored one, whichever has the (height, width).
+
+    Where both have it, or no size is stated, `ambiguous_exif` decides, which is `noted`. DataError
+    where neither has it.
+    """
+    frames = {"upright": upright, "stored": upright.as_stored()}
     fitting = {
-        orientation: picture
-        for orientation, picture in (("upright", upright), ("stored", stored))
-        if size is None or size == (picture.height, picture.width)
+        orientation: header
+        for orientation, header in frames.items()
+        if size is None or size == (header.height, header.width)
     }
     if not fitting:
-        sizes = dict.fromkeys(f"{each.height} x {each.width}" for each in (upright, stored))
-        raise DataError(
-            f"{name} is {' or, as stored, '.join(sizes)}, but its annotations say "
-            f"{' x '.join(map(str, size or ()))}: they belong to another picture, or it was resized"
-        )
-    if turn != 1 and len(fitting) == 2:
-        text = f"{name}: EXIF orientation {turn} and no size that decides"
-        noted.append(
-            Finding("ambiguous_exif", f"{text}; read {config.ambiguous_exif} (ambiguous_exif)")
-        )
-        return fitting[config.ambiguous_exif]
+        sizes = dict.fromkeys(f"{each.height} x {each.width}" for each in frames.values())
+        stated = " x ".join(map(str, size or ()))
+        raise DataError(f"is {' or, as stored, '.join(sizes)}, but {stated}")
+    if upright.turn != 1 and len(fitting) == 2:
+        text = f"{name}: EXIF orientation {upright.turn} and no size that decides"
+        noted.append(Finding("ambiguous_exif", f"{text}; read {ambiguous_exif} (ambiguous_exif)"))
+        return fitting[ambiguous_exif]
     return next(iter(fitting.values()))
 
 

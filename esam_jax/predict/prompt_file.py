@@ -6,8 +6,9 @@
     CSV         a line of names first: file,x,y[,label][,query] for points, or file,x0,y0,x1,y1 for
                 boxes. Points of one `query` are one prompt; without that column each is its own
 
-Boxes of JSON are x, y, width, height, in pixels. Files are hostile until parsed: an entry that does
-not read is left out, with a reason.
+Boxes of JSON are x, y, width, height, in pixels. Crowds of instances (`iscrowd`) are left out or
+used by choice, and counted either way. Files are hostile until parsed: an entry that does not read
+is left out, with a reason.
 """
 
 import csv
@@ -19,13 +20,17 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from esam_jax import files
+from esam_jax.data.findings import Finding, Findings
+from esam_jax.data.sources.annotations import is_crowd
 from esam_jax.errors import DataError, PromptError
 from esam_jax.predict.prompt import Prompt
 
 _MAX_BYTES = 2**31
+
+Crowds = Literal["leave_out", "use"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,13 +61,15 @@ class Matched:
 class PromptFile:
     """Prompts by the picture's name (or number), and COCO's categories where there are some.
 
-    `malformed` says of each entry that was left out which one it is and what is wrong with it.
+    `malformed` says of each entry that was left out which one it is and what is wrong with it,
+    `noted` which are crowds.
     """
 
     asked: Mapping[str | int, list[Asked]]
     categories: Sequence[Any] = ()
     malformed: Sequence[str] = ()
     sizes: Mapping[str | int, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    noted: Sequence[Finding] = ()
 
     def of(self, names: Iterable[str]) -> Matched:
         """The prompts of these pictures; DataError where none has any.
@@ -113,7 +120,7 @@ def _composed(key: str | int) -> str | int:
     return unicodedata.normalize("NFC", key) if isinstance(key, str) else key
 
 
-def read(path: Path) -> PromptFile:
+def read(path: Path, crowds: Crowds = "leave_out") -> PromptFile:
     """The prompts of a file; DataError says what is wrong with it, MissingError that it is not."""
 
     def attempt() -> bytes:
@@ -124,7 +131,8 @@ def read(path: Path) -> PromptFile:
     data = files.read(path, attempt, "name a .json or .csv file of prompts")
     try:
         text = data.decode("utf-8-sig")
-        found = _of_csv(text) if path.suffix.lower() == ".csv" else _of_json(json.loads(text))
+        is_csv = path.suffix.lower() == ".csv"
+        found = _of_csv(text) if is_csv else _of_json(json.loads(text), crowds)
     except (ValueError, RecursionError, KeyError, TypeError, csv.Error) as error:
         if isinstance(error, PromptError):
             raise
@@ -135,16 +143,16 @@ def read(path: Path) -> PromptFile:
             ".csv that begins with file,x,y or file,x0,y0,x1,y1"
         ) from error
     if not found.asked:
-        first = (
-            f"; {len(found.malformed)} left out: {found.malformed[0]}" if found.malformed else ""
-        )
-        raise DataError(f"{path} holds no prompts: it has no box and no point{first}")
+        bad = [f"{len(found.malformed)} left out: {found.malformed[0]}"] if found.malformed else []
+        reasons = "".join(f"; {each}" for each in (*bad, *Findings(found.noted).in_words()))
+        raise DataError(f"{path} holds no prompts: it has no box and no point{reasons}")
     return found
 
 
-def _of_json(content: Any) -> PromptFile:
+def _of_json(content: Any, crowds: Crowds) -> PromptFile:
     asked: dict[str | int, list[Asked]] = {}
     malformed: list[str] = []
+    noted: list[Finding] = []
     names: dict[str | int, str] = {}
     sizes: dict[str | int, tuple[int, int]] = {}
     categories: list[Any] = []
@@ -157,16 +165,25 @@ def _of_json(content: Any) -> PromptFile:
         try:
             if not isinstance(each, dict):
                 raise ValueError(f"is {each!r:.40}, but must be an object with image_id and bbox")
-            if entries is not content and each.get("iscrowd"):
+            crowd = entries is not content and is_crowd(each)
+            if crowd and crowds == "leave_out":
+                noted.append(Finding("crowds_left_out", _crowd(number, each)))
                 continue
             key = _key(each, "image_id")
             if entries is not content and key not in names:
                 raise ValueError(f"image_id is {key!r:.40}, but no image has this id")
             prompt = _boxed(each)
             asked.setdefault(names.get(key, key), []).append(prompt)
+            if crowd:
+                noted.append(Finding("crowds_used", _crowd(number, each)))
         except ValueError as error:
             malformed.append(f"entry {number}: {error}")
-    return PromptFile(asked, categories, malformed, sizes)
+    return PromptFile(asked, categories, malformed, sizes, noted)
+
+
+def _crowd(number: int, entry: Mapping[str, Any]) -> str:
+    identity = "" if entry.get("id") is None else f" (id {str(entry['id'])[:40]})"
+    return f"entry {number}{identity} is a crowd"
 
 
 def _list(content: Mapping[str, Any], name: str) -> list[Any]:

@@ -7,7 +7,6 @@ are read by threads while the devices of the host work on the ones before, a few
 import dataclasses
 import errno
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,9 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from esam_jax import files
-from esam_jax.data import decode
+from esam_jax.data import decode, pictures
 from esam_jax.data.archives import Album
-from esam_jax.data.findings import Finding, Findings
+from esam_jax.data.findings import Finding
 from esam_jax.errors import DataError, DiskError, MissingError, PromptError
 from esam_jax.ops import regions
 from esam_jax.predict import devices, overlays
@@ -58,32 +57,31 @@ def run(
     matched: Matched,
     names: Sequence[str],
     out: Path,
-    sixteen_bit: decode.SixteenBit = "upper_byte",
     *,
+    sixteen_bit: decode.SixteenBit = "upper_byte",
+    ambiguous_exif: decode.Orientation = "upright",
     with_overlays: bool = False,
+    noted: list[Finding] | None = None,
 ) -> Iterator[Done]:
     """Writes the json of each picture; a broken one, or a refused prompt, is reported and left out.
 
-    An overlay comes before its json. A UserWarning at the end counts what was found in decoding.
+    An overlay comes before its json. `noted` gets what was found in the pictures, in any order.
     """
-    noted: list[Finding] = []
+    reader = _Reader(album, sixteen_bit, ambiguous_exif, [] if noted is None else noted)
     groups = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
     with ThreadPoolExecutor(_READERS * jax.local_device_count()) as pool:
 
         def begin(name: str) -> Future[Any]:
-            size = matched.sizes.get(name)
-            return pool.submit(_read, album, name, size, sixteen_bit, noted)
+            return pool.submit(reader.read, name, matched.sizes.get(name))
 
         def work(sam: Sam, group: dict[str, Future[Any]]) -> list[Done]:
-            pictures = {name: group.pop(name).result() for name in list(group)}
-            return list(_of_group(sam, pictures, matched.asked, out, with_overlays))
+            read = {name: group.pop(name).result() for name in list(group)}
+            return list(_of_group(sam, read, matched.asked, out, with_overlays))
 
         begun = ({name: begin(name) for name in group} for group in groups)
         shared = devices.share(begun, sam, work, count=len(groups), ahead=1)
         for _, done in shared:
             yield from done
-    for text in Findings(sorted(noted)).in_words():
-        warnings.warn(text, stacklevel=2)
 
 
 def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> int:
@@ -128,53 +126,50 @@ def _is_done(out: Path, name: str) -> bool:
         raise MissingError(f"{out} cannot be read ({error}): make it readable") from error
 
 
-def _read(
-    album: Album,
-    name: str,
-    size: tuple[int, int] | None,
-    sixteen_bit: decode.SixteenBit,
-    noted: list[Finding],
-) -> UInt8[np.ndarray, "H W 3"] | str:
-    """The picture in the frame of its prompts, or what is wrong with it.
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads pictures; may be called from any thread."""
 
-    The frame is that of `pictures.read_as_annotated`: upright or stored, whichever has the stated
-    (height, width); upright where both have it or nothing is stated.
-    """
-    try:
-        data = album.read(name)
-        upright = decode.header(data)
-        frames = (upright, upright.as_stored())
-        fitting = [x for x in frames if size is None or size == (x.height, x.width)]
-        if size is not None and not fitting:
-            sizes = " or, as stored, ".join(
-                dict.fromkeys(f"{x.height} x {x.width}" for x in frames)
-            )
-            return f"it is {sizes}, but the prompts are for {size[0]} x {size[1]}: correct the size"
-        return decode.pixels(
-            data,
-            fitting[0],
-            sixteen_bit=sixteen_bit,
-            notice=lambda kind, text: noted.append(Finding(kind, f"{name}: {text}")),
-        )
-    except (DataError, DiskError, MissingError) as error:
-        return str(error)
+    album: Album
+    sixteen_bit: decode.SixteenBit
+    ambiguous_exif: decode.Orientation
+    noted: list[Finding]
+
+    def read(self, name: str, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"] | str:
+        """The picture in the frame of its prompts, or what is wrong with it."""
+        try:
+            data = self.album.read(name)
+            upright = decode.header(data)
+        except (DataError, DiskError, MissingError) as error:
+            return str(error)
+        try:
+            header = pictures.frame(upright, size, name, self.ambiguous_exif, self.noted)
+        except DataError as error:
+            return f"it {error} in the file of prompts: correct the size"
+        try:
+            return decode.pixels(data, header, None, self.sixteen_bit, self._notice(name))
+        except DataError as error:
+            return str(error)
+
+    def _notice(self, name: str) -> decode.Notice:
+        return lambda kind, text: self.noted.append(Finding(kind, f"{name}: {text}"))
 
 
 def _of_group(
     sam: Sam,
-    pictures: Mapping[str, Any],
+    read: Mapping[str, Any],
     asked: Mapping[str, list[Asked]],
     out: Path,
     with_overlays: bool,
 ) -> Iterator[Done]:
-    whole = {name: each for name, each in pictures.items() if not isinstance(each, str)}
+    whole = {name: each for name, each in read.items() if not isinstance(each, str)}
     sorted_out = {name: _sorted_out(sam, asked[name], *whole[name].shape[:2]) for name in whole}
     answers: list[Masks] = []
     if whole:
         lists = [[prompt for _, prompt in good] for good, _ in sorted_out.values()]
         answers = sam.decode(sam.encode(list(whole.values())), lists)
     masks = dict(zip(whole, answers, strict=True))
-    for name, picture in pictures.items():
+    for name, picture in read.items():
         if isinstance(picture, str):
             yield Done(name, broken=picture)
             continue

@@ -101,6 +101,28 @@ def test_what_is_left_out_is_counted_and_named(model, odd_data, capsys):
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
+def test_pictures_of_crowds_alone_are_counted_and_the_option_is_named(model, odd_data, capsys):
+    file = odd_data / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["annotations"][3]["iscrowd"] = 1  # that of b.png
+    content["images"].append({"id": 9, "file_name": "c.png", "width": 40, "height": 40})
+    file.write_text(json.dumps(content))
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data)]
+    assert cli.main(argv) == 0
+    printed, warned = capsys.readouterr()
+    counts = "2 crowds left out, 1 picture of crowds left out, 1 picture left out"
+    assert counts in printed and ". 2 of 2 pictures and" in printed
+    assert "1 picture left out, the first: c.png has no object" in warned
+    assert "(--crowds use reads them)" in warned and "data.source" not in warned
+    for each in content["annotations"]:
+        each["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    assert cli.main(argv) == 2
+    assert "(--crowds use reads them)" in (said := capsys.readouterr().err)
+    assert "3 pictures of crowds left out" in said and "data.source" not in said
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
 def test_how_data_is_read_is_an_option(model, odd_data, capsys):
     argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--json"]
     chosen = ["--crowds", "use", "--ambiguous-exif", "stored", "--sixteen-bit", "stretch"]

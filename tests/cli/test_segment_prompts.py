@@ -75,6 +75,7 @@ def test_boxes_of_instances(album: Path, model: Path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert (report["pictures"], report["masks"], report["refused"]) == (3, 4, 1)
     assert report["without_prompts"] == 1 and report["broken"] == {}
+    assert report["crowds_left_out"] == 1
     found = COCO(out / "instances.json")
     assert {each["name"] for each in found.cats.values()} == {"cat", "dog"}
     assert [x["file_name"] for x in found.imgs.values()] == list(SIZES)[:3]
@@ -92,6 +93,43 @@ def test_boxes_of_instances(album: Path, model: Path, capsys):
         assert each["area"] == regions.from_rle(each["segmentation"]).sum()
     [refused] = json.loads((out / "masks" / "c 2.png.json").read_text())["refused"]
     assert refused["source_id"] == 14 and "reaches outside" in refused["reason"]
+
+
+def test_boxes_of_crowds_are_prompts_by_choice(album: Path, model: Path, capsys):
+    """Counted either way; other choices in the same folder are refused."""
+    code, out = call(album, model, INSTANCES, "--json", "--crowds", "use")
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert code == 0 and report["masks"] == 5
+    assert report["crowds_used"] == 1 and "crowds_left_out" not in report
+    assert "1 crowd used, the first: entry 5 (id 16) is a crowd" in warned
+    found = json.loads((out / "instances.json").read_text())["annotations"]
+    assert [x["source_id"] for x in found] == [11, 13, 12, 15, 16]
+    assert call(album, model, INSTANCES)[0] == 2
+    assert "crowds was 'use', is None" in capsys.readouterr().err
+
+
+def test_crowds_that_are_left_out_are_counted(album: Path, model: Path, capsys):
+    strange = [{**INSTANCES["annotations"][0], "iscrowd": value} for value in ("0", 0.0, "no")]
+    content = {**INSTANCES, "annotations": [*INSTANCES["annotations"], *strange]}
+    code, _ = call(album, model, content, "--json")
+    printed, warned = capsys.readouterr()
+    report = json.loads(printed)
+    assert code == 0 and (report["masks"], report["crowds_left_out"]) == (6, 1)
+    said = "1 crowd left out, the first: entry 5 (id 16) is a crowd (--crowds use reads them)"
+    assert warned.count(said) == 1
+    assert report["malformed"]["reasons"] == ["entry 8: its 'iscrowd' is 'no', but must be 0 or 1"]
+    alone = [{**each, "iscrowd": 1} for each in INSTANCES["annotations"]]
+    assert call(album, model, {**INSTANCES, "annotations": alone})[0] == 2
+    said = "it has no box and no point; 6 crowds left out, the first: entry 0 (id 11) is a crowd"
+    assert f"{said} (--crowds use reads them)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [("--crowds", "use"), ("--ambiguous-exif", "stored")])
+def test_options_of_a_file_need_one(album: Path, model: Path, option: tuple, capsys):
+    argv = ["segment", str(album / "d.png"), "--point", "3,4", "--model", str(model)]
+    assert cli.main([*argv, "--out", str(album.parent / "out"), *option]) == 2
+    assert f"{' '.join(option)} is given without --prompts" in capsys.readouterr().err
 
 
 def test_results_of_a_detector_name_pictures_or_number_them(album: Path, model: Path):
@@ -337,11 +375,38 @@ def test_the_stated_size_decides_between_upright_and_stored(album: Path, model: 
     report = json.loads(capsys.readouterr().out)
     assert code == 0 and list(report["broken"]) == ["g.jpg"]
     assert (
-        "56 x 40 or, as stored, 40 x 56, but the prompts are for 41 x 56"
+        "it is 56 x 40 or, as stored, 40 x 56, but 41 x 56 in the file of prompts"
         in (report["broken"]["g.jpg"])
     )
     found = json.loads((out / "instances.json").read_text())["images"]
     assert [(x["height"], x["width"]) for x in found] == [(40, 56), (56, 40)]
+    assert "ambiguous_exif" not in report
+
+
+def test_where_both_readings_of_an_exif_tag_fit_an_option_decides(album: Path, model: Path, capsys):
+    """They are counted, as in training and evaluation, and so are those of no stated size."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = nano.picture(40, 40, 1)
+    for name in ("e.png", "f.png"):
+        Image.fromarray(pixels).save(album / name, exif=exif)
+    images = [{"id": 1, "file_name": "e.png", "height": 40, "width": 40}]
+    images.append({"id": 2, "file_name": "f.png"})
+    boxes = [{"image_id": i, "bbox": [2, 3, 30, 20]} for i in (1, 2)]
+    sam, prompt = load(model), Prompt(box=[2, 3, 32, 23])
+    for choice, seen in (("upright", np.rot90(pixels, -1).copy()), ("stored", pixels)):
+        more = ("--json", "--ambiguous-exif", choice)
+        code, out = call(album, model, {"images": images, "annotations": boxes}, *more)
+        printed, warned = capsys.readouterr()
+        assert code == 0 and json.loads(printed)["ambiguous_exif"] == 2
+        said = f"e.png: EXIF orientation 6 and no size that decides; read {choice}"
+        assert f"2 ambiguous EXIF orientations, the first: {said}" in warned
+        assert "(--ambiguous-exif decides)" in warned
+        masks = sam.decode(sam.encode(seen), prompt)
+        [index], _ = masks.best()
+        for each in json.loads((out / "instances.json").read_text())["annotations"]:
+            assert each["score"] == pytest.approx(float(masks.scores[0, index]), abs=1e-4)
+        out.rename(out.with_name(choice))
 
 
 def test_prompts_of_both_kinds_are_refused(album: Path, model: Path, capsys):

@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import nano, whole
+from PIL import Image
 
 from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig
 from esam_jax.data import sources
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.evaluate import prompts
+from esam_jax.train.telemetry.data_news import DataNews
 
 
 def findings(config: CocoConfig | Sa1bConfig) -> tuple[int, dict[str, int]]:
@@ -61,6 +64,28 @@ def test_what_is_a_crowd(coco_json: Path, value: object):
     coco_json.write_text(json.dumps(content))
     counts = {"pictures_left_out": 1, "crowds_left_out": 3, "pictures_of_crowds_left_out": 2}
     assert findings(CocoConfig(path=str(coco_json))) == (1, counts)
+
+
+def test_a_run_says_it_of_pictures_of_crowds_alone(coco_json: Path):
+    """With the option of `esam train`, also where 16 bits are concerned."""
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)).save(
+        coco_json.parents[1] / "val2017" / "a.png"
+    )
+    source = sources.open_source(CocoConfig(path=str(coco_json)))
+    tally = Tally(examples := Examples(source, PromptedConfig(image_px=32), seed=0), 0.1)
+    for position in range(len(source)):
+        tally.view_of(examples[position])
+    with pytest.warns(UserWarning) as warned:
+        values = DataNews(tally).values()
+    counts = {"pictures_of_crowds_left_out": 1, "crowds_left_out": 2, "pictures_left_out": 1}
+    assert values.items() >= counts.items() and values["narrow_16_bit"] == 1
+    (text,) = (str(each.message) for each in warned)
+    for part in (
+        "1 picture of crowds left out, the first: c.png has crowds alone",
+        "2 crowds left out, the first: c.png has crowds alone (--data.source.crowds use reads",
+        "3 of 256 levels (--data.source.sixteen-bit stretch spreads grey values)",
+    ):
+        assert part in text
 
 
 def test_evaluation_counts_them_too(coco_json: Path):
