@@ -1,6 +1,9 @@
 """Work is shared by devices, and answers come in order."""
 
+import queue
 import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -69,3 +72,47 @@ def test_an_error_of_the_work_reaches_the_caller_after_the_answers_before_it():
         for item, _ in devices.share(range(50), nano.sam("sam_nano"), work, count=3, ahead=2):
             done.append(item)
     assert done == [0, 1, 2, 3, 4]
+
+
+def test_a_device_whose_work_failed_takes_the_next_item(monkeypatch: pytest.MonkeyPatch):
+    meeting, next_one = threading.Barrier(2, timeout=60), threading.Event()
+
+    class Impatient(queue.Queue):
+        """Raises where it would wait for ever, so that a lost device fails this test."""
+
+        def get(self):
+            return super().get(timeout=20)
+
+    def items():
+        yield from range(3)
+        assert next_one.wait(10), "no device is left"
+        yield 3
+
+    def work(_: Sam, item: int) -> None:
+        if item < 2:
+            meeting.wait()  # both devices fail
+            raise OSError("the disk is full")
+        next_one.set()
+
+    monkeypatch.setattr(devices, "queue", types.SimpleNamespace(SimpleQueue=Impatient))
+    with pytest.raises(OSError, match="disk is full"):
+        list(devices.share(items(), nano.sam("sam_nano"), work, count=2, ahead=1))
+
+
+def test_what_waits_when_the_caller_leaves_is_never_begun(monkeypatch: pytest.MonkeyPatch):
+    leaving, begun = threading.Event(), []
+    shutdown = ThreadPoolExecutor.shutdown
+
+    def left(pool: ThreadPoolExecutor, *args, **options) -> None:
+        leaving.set()
+        shutdown(pool, *args, **options)
+
+    def work(_: Sam, item: int) -> None:
+        begun.append(item)
+        assert item == 0 or leaving.wait(60)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", left)
+    answers = devices.share(range(50), nano.sam("sam_nano"), work, count=2, ahead=3)
+    next(answers)
+    answers.close()
+    assert set(begun) <= {0, 1, 2}
