@@ -120,7 +120,8 @@ def read_as_annotated(
         header = frame(upright.header, size, name, config.ambiguous_exif, noted)
     except DataError as error:
         raise DataError(
-            f"{name} {error} in its annotations: they belong to another picture, or it was resized"
+            f"{name} {error}, but its annotations say {' x '.join(map(str, size or ()))}: they "
+            "belong to another picture, or it was resized"
         ) from error
     return dataclasses.replace(upright, header=header)
 
@@ -135,7 +136,7 @@ def frame(
     """The header of the upright picture or the stored one, whichever has the (height, width).
 
     Where both have it, or no size is stated, `ambiguous_exif` decides, which is `noted`. DataError
-    where neither has it.
+    where neither has it: "is 20 x 30".
     """
     frames = {"upright": upright, "stored": upright.as_stored()}
     fitting = {
@@ -145,8 +146,7 @@ def frame(
     }
     if not fitting:
         sizes = dict.fromkeys(f"{each.height} x {each.width}" for each in frames.values())
-        stated = " x ".join(map(str, size or ()))
-        raise DataError(f"is {' or, as stored, '.join(sizes)}, but {stated}")
+        raise DataError(f"is {' or, as stored, '.join(sizes)}")
     if upright.turn != 1 and len(fitting) == 2:
         text = f"{name}: EXIF orientation {upright.turn} and no size that decides"
         noted.append(Finding("ambiguous_exif", f"{text}; read {ambiguous_exif} (ambiguous_exif)"))

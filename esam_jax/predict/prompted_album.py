@@ -145,7 +145,8 @@ class _Reader:
         try:
             header = pictures.frame(upright, size, name, self.ambiguous_exif, self.noted)
         except DataError as error:
-            return f"it {error} in the file of prompts: correct the size"
+            stated = " x ".join(map(str, size or ()))
+            return f"it {error}, but the prompts are for {stated}: correct the size"
         try:
             return decode.pixels(data, header, None, self.sixteen_bit, self._notice(name))
         except DataError as error:

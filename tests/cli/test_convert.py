@@ -250,6 +250,19 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
             assert code == 2 and message in err, (words, err)
     for model in (esam_jax.load(f"{run_folder}@1"), esam_jax.load(run_folder)):
         assert model.config == named.model(cfg.task.model)
+    file, source_name = run_folder / config_file.CONFIG_FILE, f"{run_folder}@1"
+    stored = file.read_bytes()
+    for target in (run_folder, run_folder / "checkpoints"):  # which hold what is read
+        code, _, err = run(capsys, "convert", source_name, target, "--overwrite")
+        assert code == 2 and file.read_bytes() == stored, err
+    assert not (run_folder / "model.safetensors").exists()
+    code, _, err = run(capsys, "convert", source_name, tmp_path / "other", "--weights", "ema")
+    assert code == 2 and "holds one set of weights: leave out --weights" in err
+    # How often a run was saved changes no model, whatever this release says of it.
+    file.write_text(json.dumps({**json.loads(stored), "save": {"every_steps": -1, "gone": 3}}))
+    (model,) = task.models(first.params, task.resumed()).values()
+    again = result(capsys, "inspect", source_name)["sha256"]
+    assert again == describe.checksum(jax.device_get(model.params))
 
 
 # -------------------------------------------------------------------------------------- inspect

@@ -375,7 +375,7 @@ def test_the_stated_size_decides_between_upright_and_stored(album: Path, model: 
     report = json.loads(capsys.readouterr().out)
     assert code == 0 and list(report["broken"]) == ["g.jpg"]
     assert (
-        "it is 56 x 40 or, as stored, 40 x 56, but 41 x 56 in the file of prompts"
+        "it is 56 x 40 or, as stored, 40 x 56, but the prompts are for 41 x 56"
         in (report["broken"]["g.jpg"])
     )
     found = json.loads((out / "instances.json").read_text())["images"]

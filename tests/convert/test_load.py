@@ -23,6 +23,13 @@ def test_a_model_folder_or_the_weights_in_it(tmp_path: Path):
     assert load.model_file(str(folder / "model.safetensors")).source == "m"
 
 
+def test_a_model_folder_holds_one_set_of_weights(tmp_path: Path):
+    write(tmp_path / "m")
+    with pytest.raises(CheckpointError, match="holds one set of weights: leave out --weights"):
+        load.model_file(tmp_path / "m", weights="ema")
+    assert load.model_file(tmp_path / "m", weights="raw").config == CONFIG
+
+
 def test_a_run_with_one_model(tmp_path: Path):
     write(tmp_path / "model")
     assert load.model_file(tmp_path).source == "model"

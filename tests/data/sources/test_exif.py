@@ -118,7 +118,7 @@ def test_a_size_of_neither_reading_is_refused(tmp_path: Path):
     config = data(tmp_path, "coco", stored(seen(*TALL), 6), 6, (80, 47))
     with pytest.raises(
         DataError,
-        match=r"p\.jpg is 80 x 48 or, as stored, 48 x 80, but 80 x 47 in its annotations",
+        match=r"p\.jpg is 80 x 48 or, as stored, 48 x 80, but its annotations say 80 x 47",
     ):
         sources.open_source(config).read(0)
 
