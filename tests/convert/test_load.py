@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from helpers import nano
 
+from esam_jax import outputs
 from esam_jax.convert import load, model_folder
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 
 CONFIG = named.sam("efficientsam_nano")
@@ -44,6 +45,21 @@ def test_a_run_with_several_models_names_the_others(tmp_path: Path):
     with pytest.warns(UserWarning, match=others):
         assert load.model_file(tmp_path / "model").source == "efficientsam_b"
     assert load.model_file(tmp_path / "model" / "efficientsam_ti").source == "efficientsam_ti"
+
+
+def test_what_a_checkpoint_is_read_from_is_never_written_to(tmp_path: Path):
+    """The config of its run, too, under any name; other files of the run may be replaced."""
+    run = tmp_path / "run"
+    (run / "checkpoints" / "1").mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    (run / "notes.txt").write_text("")
+    (tmp_path / "link.safetensors").symlink_to(run / "config.json")
+    inputs = load.inputs(load.locate(f"{run}@1"))
+    within = run / "checkpoints" / "1" / "x.pt"
+    for file in (run / "config.json", tmp_path / "link.safetensors", within):
+        with pytest.raises(ConfigError):
+            outputs.require_file(file, overwrite=True, inputs=inputs)
+    outputs.require_file(run / "notes.txt", overwrite=True, inputs=inputs)
 
 
 def test_a_run_that_is_not_finished(tmp_path: Path):
