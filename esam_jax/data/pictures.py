@@ -149,7 +149,7 @@ def frame(
         raise DataError(f"is {' or, as stored, '.join(sizes)}")
     if upright.turn != 1 and len(fitting) == 2:
         text = f"{name}: EXIF orientation {upright.turn} and no size that decides"
-        noted.append(Finding("ambiguous_exif", f"{text}; read {ambiguous_exif} (ambiguous_exif)"))
+        noted.append(Finding("ambiguous_exif", f"{text}; read {ambiguous_exif}"))
         return fitting[ambiguous_exif]
     return next(iter(fitting.values()))
 

@@ -130,7 +130,7 @@ def test_how_data_is_read_is_an_option(model, odd_data, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["masks"] == 3 and result["crowds_used"] == 1
     assert "narrow_16_bit" not in result
-    assert any("read stored (ambiguous_exif)" in reason for reason in result["reasons"])
+    assert any("decides; read stored" in reason for reason in result["reasons"])
     scenes = ["evaluate", "prompts", "--model", str(model), "--data", "scenes"]
     assert cli.main([*scenes, "--crowds", "use"]) == 2
     assert "--crowds is 'use', but scenes has no such choice" in capsys.readouterr().err
