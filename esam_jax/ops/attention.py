@@ -13,23 +13,28 @@
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import einops
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
 from esam_jax.errors import ConfigError
-from esam_jax.ops import positions
+from esam_jax.ops import positions, products
 
 Impl = Literal["xla", "chunked", "cudnn"]
 
-PLAIN_TOKENS = 1024  # up to here a complete score matrix is cheap, and fastest
+PLAIN_TOKENS = 1024  # without a fused kernel, up to here a complete score matrix is fastest
+FUSED_TOKENS = 32  # below, the tiles of a fused kernel are mostly empty
 CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
 SMALL_SCORE = 30.0  # exp(30) is 1e13; a derivative squares the sum of J of them
+
+_RESULT = "attended"  # what policies of recomputation call the result of `attend`
 
 # (backend, widest head of its cuDNN kernel, devices) of a machine that is compiled for elsewhere.
 _TARGET: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.ContextVar(
@@ -58,9 +63,9 @@ def choose(
 ) -> Impl:
     """Name of the implementation to use; `tokens` counts the queries and the keys.
 
-    `max_head_dim` is what the device's cuDNN kernel takes (128 before Hopper, then 256). That
-    kernel is differentiable at even lengths only, so odd ones (a decoder's few tokens) never go
-    to it.
+    `max_head_dim` is what the device's cuDNN kernel takes: 128 on Ampere and Ada, 256 from Hopper
+    on, 0 where there is none. The kernel is differentiable at even lengths only: a missing query
+    is padded, but an odd number of keys never goes to it.
     ConfigError for an implementation that does not exist or that can never run here.
     """
     if impl not in ("auto", "xla", "chunked", "cudnn"):
@@ -73,11 +78,9 @@ def choose(
         )
     if impl in ("xla", "chunked"):
         return impl
-    even = tokens[0] % 2 == 0 and tokens[1] % 2 == 0
-    short = min(tokens) <= PLAIN_TOKENS
-    if takes and even and (impl == "cudnn" or not short):
+    if takes and tokens[1] % 2 == 0 and (impl == "cudnn" or min(tokens) >= FUSED_TOKENS):
         return "cudnn"
-    return "xla" if short else "chunked"
+    return "xla" if min(tokens) <= PLAIN_TOKENS else "chunked"
 
 
 def attend(
@@ -95,8 +98,10 @@ def attend(
 
     Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. `seen` says
     which keys count, at least one of each row. A `bias` and `seen` are for few tokens: only `xla`
-    takes them, and any other choice raises ConfigError.
+    takes them, which `auto` then is, and any other choice raises ConfigError.
     """
+    if impl == "auto" and (bias is not None or seen is not None):
+        impl = "xla"
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
     backend, max_head_dim, devices = _TARGET.get() or _here()
@@ -111,7 +116,7 @@ def attend(
     if (bias is not None or seen is not None) and chosen != "xla":
         raise ConfigError(f"attention {chosen!r} takes no bias or mask of the scores: use 'xla'")
     if chosen == "cudnn":
-        return _cudnn(q, k, v, factor)
+        return checkpoint_name(_cudnn(q, k, v, factor), _RESULT)
     # Scaling the N x K queries is cheaper than scaling the N x J scores.
     q, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, v))
     k = jnp.moveaxis(k, -3, -1)  # as the products take it: transposed once, not in every chunk
@@ -120,7 +125,16 @@ def attend(
         out = (_by_head if alone else _chunked)(q, k, v, precision)
     else:
         out = _plain(q, k, v, precision, bias, seen)
-    return jnp.swapaxes(out, -2, -3)
+    return checkpoint_name(jnp.swapaxes(out, -2, -3), _RESULT)
+
+
+def is_result(primitive: core.Primitive, params: Mapping[str, Any]) -> bool:
+    """For a policy of `jax.checkpoint`: whether this gives what `attend` gives back.
+
+    Of the fused kernel all that it gives is meant, for its backward needs the sums of the softmax.
+    """
+    fused = primitive.name.startswith("dot_product_attention_fwd")
+    return fused or (primitive.name == "name" and params["name"] == _RESULT)
 
 
 def _plain(
@@ -133,8 +147,7 @@ def _plain(
     *,
     stored: bool = False,
 ) -> Float[Array, "... N C"]:
-    product = functools.partial(jnp.matmul, precision=precision, preferred_element_type=jnp.float32)
-    scores = product(q, k)
+    scores = products.einsum("...nk,...kj->...nj", q, k, precision)
     scores = scores if bias is None else scores + bias
     if seen is not None:
         scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
@@ -143,13 +156,14 @@ def _plain(
     else:
         top = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - top)
-    if stored:  # else XLA takes every exponential twice, for the product and for the sum
+    if stored:  # else XLA takes every exponential twice, for the product and for the sum;
+        # the sum is a product too, which is faster there
         weights = lax.optimization_barrier(weights)
-        total = product(weights, jnp.ones((weights.shape[-1], 1)))  # faster there than a sum
+        total = jnp.matmul(weights, jnp.ones((weights.shape[-1], 1)), precision=precision)
     else:
         total = weights.sum(-1, keepdims=True)
     # Divide after the product with v: N x C numbers instead of N x J.
-    out = product(weights.astype(v.dtype), v) / total
+    out = products.einsum("...nj,...jc->...nc", weights.astype(v.dtype), v, precision) / total
     return out.astype(v.dtype)
 
 
@@ -211,21 +225,35 @@ def _cudnn(
     lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
     width, value_width = max(q.shape[-1], v.shape[-1]), v.shape[-1]
 
-    def padded(x: Array) -> Array:
+    def padded(x: Array, rows: int = 0) -> Array:
         """[X, tokens, A, K], with zeros up to one head width for all, a multiple of 8."""
         x = jnp.broadcast_to(x, lead + x.shape[-3:]).reshape(-1, *x.shape[-3:])
-        return jnp.pad(x, [(0, 0)] * 3 + [(0, width + -width % 8 - x.shape[-1])])
+        columns = width + -width % 8 - x.shape[-1]
+        return jnp.pad(x, [(0, 0), (0, rows), (0, 0), (0, columns)])
 
+    tokens = q.shape[-3]
     out = jax.nn.dot_product_attention(
-        padded(q), padded(k), padded(v), scale=scale, implementation="cudnn"
+        padded(q, tokens % 2), padded(k), padded(v), scale=scale, implementation="cudnn"
     )
-    return out[..., :value_width].reshape(*lead, *out.shape[1:-1], value_width)
+    out = out[:, :tokens, :, :value_width]
+    return out.reshape(*lead, *out.shape[1:])
 
 
 def _here() -> tuple[str, int, int]:
     backend = jax.default_backend()
-    hopper = backend == "gpu" and float(jax.local_devices()[0].compute_capability) >= 9.0
-    return backend, 256 if hopper else 128, jax.device_count()
+    return backend, fused_width(getattr(jax.local_devices()[0], "compute_capability", None)), jax.device_count()
+
+
+def fused_width(capability: object) -> int:
+    """Widest head of cuDNN's kernel on a device that says this of itself; 0 where there is none.
+
+    NVIDIA's cards say "9.0", AMD's "gfx942"; there is no kernel before Ampere, 8.0.
+    """
+    try:
+        major = int(str(capability).split(".")[0])
+    except ValueError:
+        return 0
+    return 256 if major >= 9 else 128 if major == 8 else 0
 
 
 # ------------------------------------------------------------------------ relative positions
@@ -259,11 +287,10 @@ def fold_relative_positions(
     """
     h, w = grid
     q_hw = einops.rearrange(q, "... (h w) a k -> ... h w a k", h=h, w=w)
-    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
     tables = (relative_table(rel_rows, h), relative_table(rel_cols, w))
     rows, cols = (table.astype(q.dtype) for table in tables)
-    by_row = product("...hwak,hik->...hwai", q_hw, rows)
-    by_col = product("...hwak,wjk->...hwaj", q_hw, cols)
+    by_row = products.einsum("...hwak,hik->...hwai", q_hw, rows, precision)
+    by_col = products.einsum("...hwak,wjk->...hwaj", q_hw, cols, precision)
     extra = jnp.concatenate([by_row, by_col], axis=-1).astype(q.dtype)
     extra = einops.rearrange(extra, "... h w a j -> ... (h w) a j")
     row_of = jnp.repeat(jnp.eye(h, dtype=k.dtype), w, axis=0)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
-from esam_jax.plan import collectives, topologies
+from esam_jax.plan import collectives, pretended, topologies
 from esam_jax.plan.collectives import Collective
 from esam_jax.plan.topologies import Topology
 from esam_jax.train import frozen, optim
@@ -120,12 +120,16 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
         return update.lower(state, weights, states.abstract_batch(task, cfg.batch, mesh))
 
 
-def _choices_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _choices_of(topology: Topology) -> Iterator[None]:
     """Attention kernels are chosen as on the machine that is planned."""
-    if topology.platform == "cuda":
-        card = topologies.CARDS[topology.kind]
-        return attention.target("gpu", card.cudnn_head_dim)
-    return attention.target(topology.platform, devices=topology.chips)
+    if topology.platform != "cuda":
+        with attention.target(topology.platform, devices=topology.chips):
+            yield
+        return
+    card = topologies.CARDS[topology.kind]
+    with attention.target("gpu", card.cudnn_head_dim), pretended.capability(card.capability):
+        yield
 
 
 def needed_bytes(message: str) -> int | None:

@@ -15,6 +15,7 @@ from jax.experimental import topologies
 
 from esam_jax.errors import ConfigError, MissingError
 from esam_jax.machine import accelerators
+from esam_jax.ops import attention
 from esam_jax.words import counted
 
 Platform = Literal["tpu", "cuda", "cpu"]
@@ -176,7 +177,7 @@ class Card:
     @property
     def cudnn_head_dim(self) -> int:
         """Widest head of its cuDNN attention kernel."""
-        return 256 if self.capability >= (9, 0) else 128
+        return attention.fused_width("{}.{}".format(*self.capability))
 
 
 _A100 = Card(

@@ -29,7 +29,7 @@ FOREIGN = {
     },
     "av": set(),
     "tensorflow": set(),
-    "jax._src": {"processes/coordinator.py"},
+    "jax._src": {"plan/pretended.py", "processes/coordinator.py"},
     "orbax.checkpoint._src": set(),
     "tyro._errors": {"cli/arguments.py"},
 }

@@ -169,7 +169,14 @@ def test_softmax_is_float32_under_bfloat16():
         ("cpu", (1025, 1025), 64, "float32", 128, "chunked"),
         ("cpu", (4096, 7), 64, "float32", 128, "xla"),  # few keys: a small score matrix
         ("tpu", (4096, 4096), 64, "bfloat16", 128, "chunked"),
-        ("gpu", (196, 196), 108, "bfloat16", 256, "xla"),
+        ("gpu", (196, 196), 108, "bfloat16", 256, "cudnn"),  # a window of SAM's encoder
+        ("gpu", (147, 196), 32, "bfloat16", 256, "cudnn"),  # SAMI's masked tokens: one is padded
+        ("gpu", (196, 49), 32, "bfloat16", 256, "xla"),  # an odd number of keys
+        ("gpu", (32, 31), 32, "bfloat16", 256, "xla"),
+        ("gpu", (32, 32), 32, "bfloat16", 256, "cudnn"),
+        ("gpu", (30, 196), 32, "bfloat16", 256, "xla"),  # few tokens: mostly empty tiles
+        ("gpu", (196, 196), 64, "bfloat16", 0, "xla"),  # no such kernel: before Ampere, AMD
+        ("gpu", (4096, 4096), 64, "bfloat16", 0, "chunked"),
         ("gpu", (4096, 4096), 208, "bfloat16", 256, "cudnn"),
         ("gpu", (4096, 4096), 208, "bfloat16", 128, "chunked"),  # A100: folded heads too wide
         ("gpu", (4096, 4096), 64, "float32", 256, "chunked"),
@@ -196,6 +203,45 @@ def test_cudnn_by_name_leaves_odd_lengths_to_the_others():
     assert choose(tokens=(196, 196)) == "cudnn"
     assert choose(tokens=(49, 49)) == "xla"
     assert choose(tokens=(1089, 1089)) == "chunked"
+
+
+@pytest.mark.parametrize("tokens", [6, 7])
+def test_the_fused_kernel_is_given_even_lengths_and_one_width(tokens, monkeypatch):
+    """Padded queries and channels change nothing, in the result and in gradients."""
+    given = []
+
+    def plain(q, k, v, *, scale, implementation):
+        given.append((implementation, q.shape, k.shape, v.shape))
+        return dot_product_attention(q, k, v, scale=scale, implementation="xla")
+
+    dot_product_attention = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
+    q, k, v = normal(0, 2, tokens, 3, 12), normal(1, 2, 8, 3, 12), normal(2, 2, 8, 3, 10)
+    q, k, v = (x.astype(jnp.bfloat16).astype(jnp.float32) for x in (q, k, v))
+
+    def loss(q, k, v):
+        return (attention.attend(q, k, v, impl=impl).astype(jnp.float32) ** 2).sum()
+
+    with attention.target("gpu", 256):
+        impl = "cudnn"
+        half = [x.astype(jnp.bfloat16) for x in (q, k, v)]
+        found = attention.attend(*half, impl=impl)
+        ours = jax.grad(loss, (0, 1, 2))(*half)
+        impl = "xla"
+        expected = jax.grad(loss, (0, 1, 2))(q, k, v)
+    assert given[0] == ("cudnn", (2, 8 if tokens == 7 else 6, 3, 16), (2, 8, 3, 16), (2, 8, 3, 16))
+    slow = slow_attention(q, k, v, 12**-0.5)
+    assert found.shape == slow.shape and np.abs(found - slow).max() < 0.02
+    for one, other in zip(ours, expected, strict=True):
+        assert np.abs(one - other).max() < 0.03 * np.abs(other).max()
+
+
+@pytest.mark.parametrize(
+    ("capability", "width"),
+    [("7.5", 0), ("8.0", 128), ("8.9", 128), ("9.0", 256), ("10.0", 256), ("gfx942", 0), (None, 0)],
+)
+def test_what_a_card_says_of_itself(capability, width):
+    assert attention.fused_width(capability) == width
 
 
 def test_impossible_choices_are_refused():

@@ -54,7 +54,7 @@ class RelativeAttention(nn.Module):
         mixed = attention.attend(
             q, k, v, scale=1.0, impl=compute.attention, precision=precision(compute)
         )
-        return linear(D, compute, "out", axis=(-2, -1))(mixed).reshape(B, h, w, D)
+        return linear(D, compute, "out", axes=2)(mixed).reshape(B, h, w, D)
 
 
 class SamVitEncoder(nn.Module):

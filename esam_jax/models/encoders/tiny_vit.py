@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
             impl="xla",  # the only one that takes a bias; a window has few tokens
             precision=precision(compute),
         )
-        out = linear(D, compute, "out", axis=(-2, -1))(by_heads(mixed))
+        out = linear(D, compute, "out", axes=2)(by_heads(mixed))
         return attention.from_windows(out.reshape(windows.shape), padded, (h, w))
 
 

@@ -5,16 +5,20 @@ Kernels start Xavier-uniform and biases at zero, as MAE starts its own (arXiv:21
 A.1, after the original ViT). Query, key and value each get their own kernel, as in that ViT.
 """
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig
-from esam_jax.ops import attention
+from esam_jax.ops import attention, products
 from esam_jax.sharding import constrain
+
+XAVIER = nn.initializers.xavier_uniform()
 
 
 def precision(compute: ComputeConfig) -> lax.Precision | None:
@@ -22,24 +26,49 @@ def precision(compute: ComputeConfig) -> lax.Precision | None:
     return lax.Precision.HIGHEST if compute.precision == "highest" else None
 
 
+class Linear(nn.Module):
+    """Linear map of the last `axes` axes to the axes `features`: {kernel, bias}.
+
+    One product of two axes with its bias, reshaped afterwards: GPU libraries add a bias of the
+    product's own columns in passing, and any other in a pass of its own.
+    """
+
+    features: tuple[int, ...]
+    axes: int = 1
+    use_bias: bool = True
+    compute: ComputeConfig = ComputeConfig()
+    kernel_init: nn.initializers.Initializer = XAVIER
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*X"]) -> Float[Array, "*_"]:
+        lead, given = x.shape[: -self.axes], x.shape[-self.axes :]
+        columns, dtype = math.prod(self.features), self.compute.dtype
+        flat = (math.prod(given), columns)
+
+        def drawn(rng: jax.Array, shape: tuple[int, ...]) -> Array:
+            return self.kernel_init(rng, flat, jnp.float32).reshape(shape)
+
+        kernel = self.param("kernel", drawn, (*given, *self.features)).reshape(flat)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, self.features).reshape(columns)
+        x = x.reshape(*lead, -1).astype(dtype)
+        y = products.linear(x, kernel, bias, precision(self.compute))
+        return y.reshape(*lead, *self.features)
+
+
 def linear(
     features: int | tuple[int, ...],
     compute: ComputeConfig,
     name: str,
     *,
-    axis: int | tuple[int, ...] = -1,
+    axes: int = 1,
     use_bias: bool = True,
-) -> nn.DenseGeneral:
-    """Linear map of the axes `axis` to the axes `features`: {kernel, bias}."""
-    return nn.DenseGeneral(
-        features,
-        axis=axis,
-        use_bias=use_bias,
-        dtype=jnp.dtype(compute.dtype),
-        precision=precision(compute),
-        kernel_init=nn.initializers.xavier_uniform(),
-        name=name,
-    )
+    kernel_init: nn.initializers.Initializer = XAVIER,
+) -> Linear:
+    """`Linear` of that name; a lone number of features is one axis."""
+    features = (features,) if isinstance(features, int) else features
+    return Linear(features, axes, use_bias, compute, kernel_init, name=name)
 
 
 class LayerNorm(nn.Module):
@@ -90,7 +119,7 @@ class Attention(nn.Module):
             impl=compute.attention,
             precision=precision(compute),
         )
-        return linear(width, compute, "out", axis=(-2, -1))(by_heads(mixed))
+        return linear(width, compute, "out", axes=2)(by_heads(mixed))
 
 
 class Mlp(nn.Module):

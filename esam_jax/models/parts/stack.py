@@ -11,9 +11,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core
 from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig
+from esam_jax.ops import attention
 from esam_jax.typing import Params
 
 
@@ -65,16 +67,25 @@ def _through(
 def _one(block: nn.Module, compute: ComputeConfig) -> Any:
     """(params, x, context) -> x of one block.
 
-    With remat it is recomputed in full in the backward pass. Without, products are kept and what
-    lies between them is recomputed: a loop would store all of it, which the compiler spares itself
-    where it sees every block.
+    With remat it is recomputed in full in the backward pass. Without, the results of products with
+    parameters and of attention are kept, and what lies between them is recomputed: a loop would
+    store all of it, which the compiler spares itself where it sees every block.
     """
 
     def apply(params: Params, x: Array, context: tuple[Array, ...]) -> Any:
         return block.apply({"params": params}, x, *context)
 
-    policy = None if compute.remat == "blocks" else jax.checkpoint_policies.dots_saveable
+    policy = None if compute.remat == "blocks" else _kept
     return jax.checkpoint(apply, prevent_cse=False, policy=policy)
+
+
+def _kept(primitive: core.Primitive, *avals: Any, **params: Any) -> bool:
+    """Products without batch axes, convolutions, attention; but no scores, which are far larger."""
+    return (
+        primitive.name == "conv_general_dilated"
+        or attention.is_result(primitive, params)
+        or jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *avals, **params)
+    )
 
 
 def _period(kinds: Sequence[Hashable]) -> int:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from esam_jax.config import ComputeConfig, DecoderConfig, SamConfig
 from esam_jax.models.parts import layers
 from esam_jax.models.sam.two_way import TwoWayTransformer, activation
+from esam_jax.ops import products
 from esam_jax.sharding import constrain
 
 
@@ -115,10 +116,10 @@ class TransposedConv(nn.Module):
         init = nn.initializers.lecun_normal(in_axis=0, out_axis=3, batch_axis=(1, 2))
         kernel = self.param("kernel", init, (x.shape[-1], 2, 2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        dtype = self.compute.dtype
-        kernel = kernel.reshape(x.shape[-1], -1).astype(dtype)
-        y = jnp.dot(x.astype(dtype), kernel, precision=layers.precision(self.compute))
-        return y.reshape(*x.shape[:-1], 4, self.features) + bias.astype(dtype)
+        kernel, bias = kernel.reshape(x.shape[-1], -1), jnp.tile(bias, 4)
+        x = x.astype(self.compute.dtype)
+        y = products.linear(x, kernel, bias, layers.precision(self.compute))
+        return y.reshape(*x.shape[:-1], 4, self.features)
 
 
 class MaskHeads(nn.Module):
@@ -180,12 +181,11 @@ def _masks(
 ) -> Float[Array, "B Q M N 4 4"]:
     """Logits: each mask's own linear read-out of the upscaled features."""
     B, Q, N, _, _, C = features_BQN44C.shape
-    logits = jnp.einsum(
+    logits = products.einsum(
         "xmc,xnc->xmn",
         heads_BQMC.reshape(B * Q, -1, C),
         features_BQN44C.reshape(B * Q, -1, C),
-        precision=layers.precision(compute),
-        preferred_element_type=jnp.float32,
+        layers.precision(compute),
     )
     return logits.reshape(B, Q, -1, N, 4, 4)
 

@@ -125,13 +125,7 @@ class MaskStem(nn.Module):
             x_XhwC = layers.linear(channels, self.compute, f"conv_{i}")(x_XhwC)
             x_XhwC = layers.LayerNorm(1e-6, self.compute, name=f"norm_{i}")(x_XhwC)
             x_XhwC = layers.gelu(x_XhwC)
-        x_XhwC = nn.Dense(
-            cfg.width,
-            dtype=jnp.dtype(self.compute.dtype),
-            precision=layers.precision(self.compute),
-            kernel_init=kernel,
-            name="conv_3",
-        )(x_XhwC)
+        x_XhwC = layers.linear(cfg.width, self.compute, "conv_3", kernel_init=kernel)(x_XhwC)
         return x_XhwC.reshape(B, Q, *x_XhwC.shape[1:])
 
 

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from helpers import tiny
 
 from esam_jax.config import ComputeConfig
 from esam_jax.models.sam.mask_decoder import MaskDecoder, TransposedConv, Upscale, _shuffle
-from esam_jax.models.sam.two_way import QueryAttention
 
 B, Q, P, GRID, WIDTH = 2, 3, 4, 5, 16
 
@@ -100,33 +98,3 @@ def test_efficientsam_normalises_the_map_as_a_whole_and_sam_each_cell():
         untouched = np.abs(after[0, 0, 1:] - before[0, 0, 1:]).max()
         assert (untouched > 1e-3) == (wiring == "efficientsam")
         np.testing.assert_allclose(after[0, 1], before[0, 1], atol=1e-5)  # another query
-
-
-@pytest.mark.parametrize(("query_axis", "key_axis"), [(Q, 1), (1, Q), (Q, Q), (1, 1)])
-def test_attention_folds_its_query_axis_without_mixing(query_axis, key_axis):
-    config, T, N = tiny.config("sam").decoder, 4, 7
-    module = QueryAttention(config, inner=8)
-    query, key, value = (
-        normal(B, query_axis, T, WIDTH),
-        normal(B, key_axis, N, WIDTH, seed=1),
-        normal(B, key_axis, N, WIDTH, seed=2),
-    )
-    place_q, place_k = normal(T, WIDTH, seed=3), normal(N, WIDTH, seed=4)
-    params = tiny.jit(module.init)(jax.random.key(0), query, key, value)["params"]
-    got = tiny.jit(module.apply)(
-        {"params": params}, query, key, value, query_position=place_q, key_position=place_k
-    )
-    assert got.shape == (B, max(query_axis, key_axis), T, WIDTH)
-
-    def heads(x, name):
-        return np.einsum("nd,dak->ank", x, params[name]["kernel"]) + params[name]["bias"][:, None]
-
-    for b in range(B):
-        for i in range(got.shape[1]):
-            q = heads(query[b, min(i, query_axis - 1)] + place_q, "query")
-            k = heads(key[b, min(i, key_axis - 1)] + place_k, "key")
-            v = heads(value[b, min(i, key_axis - 1)], "value")
-            weights = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]))
-            mixed = weights / weights.sum(-1, keepdims=True) @ v
-            out = np.einsum("atk,akd->td", mixed, params["out"]["kernel"]) + params["out"]["bias"]
-            np.testing.assert_allclose(got[b, i], out, rtol=1e-5, atol=1e-5)
