@@ -240,8 +240,8 @@ def _cudnn(
 
 
 def _here() -> tuple[str, int, int]:
-    backend = jax.default_backend()
-    return backend, fused_width(getattr(jax.local_devices()[0], "compute_capability", None)), jax.device_count()
+    capability = getattr(jax.local_devices()[0], "compute_capability", None)
+    return jax.default_backend(), fused_width(capability), jax.device_count()
 
 
 def fused_width(capability: object) -> int:
