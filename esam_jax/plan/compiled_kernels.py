@@ -19,8 +19,10 @@ Kind = Literal["product", "attention", "convolution", "pass"]
 
 # What launches nothing: it names, cuts or joins what is there.
 _NOTHING = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id "
-    "opt-barrier add-dependency domain iota broadcast".split()
+    (
+        *("parameter", "constant", "iota", "broadcast", "bitcast", "tuple", "get-tuple-element"),
+        *("after-all", "add-dependency", "opt-barrier", "domain", "partition-id", "replica-id"),
+    )
 )
 _INSIDE = ("while", "conditional", "call")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
