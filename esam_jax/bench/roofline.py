@@ -15,13 +15,6 @@ from esam_jax.models.parts.kernels import Attention, Convolution, Kernel, Pass, 
 
 _BYTES = 2
 
-# 16 a cycle on each multiprocessor: 108 at 1.41 GHz, 132 at 1.83 GHz.
-_EXPONENTIALS = {
-    "a100-40": 108 * 16 * 1.41e9,
-    "a100": 108 * 16 * 1.41e9,
-    "h100": 132 * 16 * 1.83e9,
-    "h200": 132 * 16 * 1.83e9,
-}
 _MATRIX_UNIT = {"v4": 128, "v5e": 128, "v5p": 128, "v6e": 256}
 
 
@@ -66,7 +59,7 @@ def _seconds(kernel: Kernel, sheet: Accelerator) -> float:
         case Attention(tokens, heads, head_dim):
             width = heads * _filled(head_dim, unit)
             seconds = flops.attention(tokens, tokens, width) / sheet.flops
-            rate = _EXPONENTIALS.get(sheet.name)
+            rate = sheet.exponentials
             return seconds if rate is None else seconds + heads * tokens**2 / rate
         case Convolution(cells, channels):
             work = flops.linear(cells, 9 * channels, channels) / sheet.flops

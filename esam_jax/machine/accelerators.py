@@ -16,6 +16,10 @@ class Accelerator:
     memory_bytes: int
     flops: float  # bfloat16 matrix products a second, dense, float32 sums
     bandwidth: float  # bytes a second of device memory
+    float32: float | None = None  # float32 operations a second outside the matrix units
+    exponentials: float | None = None  # a second: 16 a cycle on each multiprocessor of a GPU
+    link: float | None = None  # bytes a second to the other devices of a host, each way
+    network: float | None = None  # bytes a second and device to other hosts, as usually built
 
 
 _GIB = 2**30
@@ -28,9 +32,21 @@ ACCELERATORS = (
         memory_bytes=40 * _GIB,
         flops=312e12,
         bandwidth=1.555e12,
+        float32=19.5e12,
+        exponentials=108 * 16 * 1.41e9,
+        link=300e9,
+        network=25e9,
     ),
     Accelerator(
-        name="a100", kinds=("a100",), memory_bytes=80 * _GIB, flops=312e12, bandwidth=2.039e12
+        name="a100",
+        kinds=("a100",),
+        memory_bytes=80 * _GIB,
+        flops=312e12,
+        bandwidth=2.039e12,
+        float32=19.5e12,
+        exponentials=108 * 16 * 1.41e9,
+        link=300e9,
+        network=25e9,
     ),
     Accelerator(
         name="h100-pcie",
@@ -38,6 +54,10 @@ ACCELERATORS = (
         memory_bytes=80 * _GIB,
         flops=756e12,
         bandwidth=2.0e12,
+        float32=51e12,
+        exponentials=114 * 16 * 1.755e9,
+        link=64e9,
+        network=50e9,
     ),
     Accelerator(
         name="h100-nvl",
@@ -45,12 +65,32 @@ ACCELERATORS = (
         memory_bytes=94 * 10**9,
         flops=835e12,
         bandwidth=3.9e12,
+        float32=60e12,
+        exponentials=132 * 16 * 1.785e9,
+        link=300e9,
+        network=50e9,
     ),
     Accelerator(
-        name="h100", kinds=("h100",), memory_bytes=80 * _GIB, flops=989e12, bandwidth=3.352e12
+        name="h100",
+        kinds=("h100",),
+        memory_bytes=80 * _GIB,
+        flops=989e12,
+        bandwidth=3.352e12,
+        float32=67e12,
+        exponentials=132 * 16 * 1.83e9,
+        link=450e9,
+        network=50e9,
     ),
     Accelerator(
-        name="h200", kinds=("h200",), memory_bytes=141 * 10**9, flops=989e12, bandwidth=4.8e12
+        name="h200",
+        kinds=("h200",),
+        memory_bytes=141 * 10**9,
+        flops=989e12,
+        bandwidth=4.8e12,
+        float32=67e12,
+        exponentials=132 * 16 * 1.83e9,
+        link=450e9,
+        network=50e9,
     ),
     # Two cores a chip, which JAX shows as one device (megacore).
     Accelerator(

@@ -1,11 +1,11 @@
 """Attention of the two-way transformer: within each query, between its few tokens and the image.
 
-A score is t . (x W + p), for a projected token t, a cell x of the image and the projection p of its
-position and bias. It is also (W t) . x + t . p, and the mixture of values of a token, P (x W + b),
-is (P x) W + b. So the projections can be moved to the tokens, and the image, which is a thousand
-times longer and after the first block differs for each query, is read as it is, instead of being
-projected and stored. A token then has the width of the image for each head: that is less work as
-long as tokens times heads are fewer than the projection is wide.
+A score is t . (x W + b), for a projected token t and a cell x of the image with its position. It is
+also (W t) . x + t . b, and the mixture of values of a token, P (x W + b), is (P x) W + b. So the
+projections can be moved to the tokens, and the image, which is a thousand times longer and after
+the first block differs for each query, is read as it is, instead of being projected and stored. A
+token then has the width of the image for each head: that is less work as long as tokens times heads
+are fewer than the projection is wide.
 """
 
 import functools
@@ -35,8 +35,11 @@ class _Attention(nn.Module):
         self.out = Weights(heads, (self.config.width,))
 
     def few(self, tokens: int) -> bool:
-        """Whether projections are moved to that many tokens."""
-        return tokens * self.config.heads < self.inner
+        """Whether projections are moved to that many tokens.
+
+        Attention "xla" is the definition, by which operations are counted: there they never are.
+        """
+        return self.compute.attention != "xla" and tokens * self.config.heads < self.inner
 
     def project(
         self, name: str, x: Float[Array, "*X E"], position: Float[Array, "N E"] | None = None
@@ -70,20 +73,35 @@ class _Attention(nn.Module):
         self,
         name: str,
         tokens_XZAK: Float[Array, "X Z A K"],
-        image_XNE: Float[Array, "X N E"],
-        position_NE: Float[Array, "N E"],
+        placed_XNE: Float[Array, "X N E"],
+        *,
+        biased: bool,
     ) -> Float[Array, "X A Z N"]:
-        """Scaled, in float32, of projected tokens and the cells that projection `name` maps."""
-        (X, Z, A, K), N = tokens_XZAK.shape, len(position_NE)
+        """Scaled, in float32, of projected tokens and the cells that projection `name` maps.
+
+        Without the bias of that projection all scores of a token differ from it by one number,
+        which a softmax over the cells does not see.
+        """
+        (X, Z, A, K), N = tokens_XZAK.shape, placed_XNE.shape[1]
         tokens_XZAK = tokens_XZAK * K**-0.5
-        kernel, _ = getattr(self, name)()
+        kernel, bias = getattr(self, name)()
         exact = layers.precision(self.compute)
         moved_XAZE = products.weighted("xzak,eak->xaze", tokens_XZAK, kernel, exact)
         moved_XAZE = constrain(moved_XAZE, "batch", "heads", None, None)
         rows = moved_XAZE.reshape(X, A * Z, -1)
-        scores = products.einsum("xje,xne->xjn", rows, image_XNE, exact).reshape(X, A, Z, N)
-        position_NAK = self.project(name, position_NE)
-        return scores + products.einsum("xzak,nak->xazn", tokens_XZAK, position_NAK, exact)
+        scores = products.einsum("xje,xne->xjn", rows, placed_XNE, exact).reshape(X, A, Z, N)
+        if not biased:
+            return scores
+        shift_XZA = -(tokens_XZAK * bias.astype(tokens_XZAK.dtype)).sum(-1, dtype=scores.dtype)
+        # Taken off, not added: a term that is added becomes a matrix that the product reads.
+        return scores - shift_XZA.swapaxes(1, 2)[..., None]
+
+    def fold(
+        self, image_BQNE: Float[Array, "B Q N E"], position_NE: Float[Array, "N E"] | None = None
+    ) -> Float[Array, "X N E"]:
+        """The image of each query, with the position of its cells if that is given."""
+        image_XNE = _folded(image_BQNE).astype(self.compute.dtype)
+        return image_XNE if position_NE is None else image_XNE + position_NE.astype(image_XNE.dtype)
 
 
 class TokensToTokens(_Attention):
@@ -115,10 +133,11 @@ class TokensToImage(_Attention):
             k = self.project("key", image_BqNE, position_NE)
             v = self.project("value", image_BqNE)
             return self.join(_plain(q_BQZAK, k, v, None, self.compute))
-        image_XNE = _folded(image_BqNE).astype(self.compute.dtype)
-        scores = self.scores("key", _folded(q_BQZAK), image_XNE, position_NE)
+        placed_XNE = self.fold(image_BqNE, position_NE)
+        scores = self.scores("key", _folded(q_BQZAK), placed_XNE, biased=False)
         weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         total_XAZ = weights.sum(-1)
+        image_XNE = self.fold(image_BqNE)
         weights = weights.reshape(B * Q, -1, len(position_NE)).astype(image_XNE.dtype)
         exact = layers.precision(self.compute)
         mixed = products.einsum("xjn,xne->xje", weights, image_XNE, exact)
@@ -148,8 +167,8 @@ class ImageToTokens(_Attention):
             return self.join(_plain(q, k, v, seen_BQZ, self.compute))
         exact = layers.precision(self.compute)
         if image_BqNE.shape[1] == Q:
-            image_XNE = _folded(image_BqNE).astype(self.compute.dtype)
-            scores = self.scores("query", _folded(k), image_XNE, position_NE)
+            placed_XNE = self.fold(image_BqNE, position_NE)
+            scores = self.scores("query", _folded(k), placed_XNE, biased=True)
         else:  # projected once for all queries
             q_BNAK = self.project("query", image_BqNE, position_NE)[:, 0]
             k_BQZAK = k * k.shape[-1] ** -0.5
