@@ -33,6 +33,8 @@ class Where:
     """Memory of one device, where it is not what the data sheet says."""
     try_changes: Literal["if-needed", "always", "never"] = "if-needed"
     """Compile what could be changed: if-needed (when it does not fit), always or never."""
+    kernels: bool = False
+    """List the kernels of the compiled step and what each takes on paper (NVIDIA cards)."""
     json: bool = False
     """Print the plan as JSON."""
 
@@ -66,8 +68,10 @@ def main(argv: Sequence[str]) -> int:
         try_changes=where.try_changes,
         say=_say,
     )
-    found = report.for_programs(plan) if where.json else None
-    print(json.dumps(found) if found else report.for_people(plan))
+    if where.json:
+        print(json.dumps(report.for_programs(plan, kernels=where.kernels)))
+    else:
+        print(report.for_people(plan, kernels=where.kernels))
     if plan.compiled.fits is not False:
         return 0
     may_fit = where.try_changes == "never" or any(change.fits for change in plan.changes)

@@ -13,8 +13,9 @@ from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
-from esam_jax.plan import collectives, pretended, topologies
+from esam_jax.plan import collectives, compiled_kernels, paper, pretended, topologies
 from esam_jax.plan.collectives import Collective
+from esam_jax.plan.paper import Paper
 from esam_jax.plan.topologies import Topology
 from esam_jax.train import frozen, optim
 from esam_jax.train import state as states
@@ -50,6 +51,7 @@ class Compiled:
     arguments: int = 0
     temporaries: int = 0
     collectives: tuple[Collective, ...] = ()
+    paper: Paper | None = None  # None where there are no rates to write it with
     compile_seconds: float = 0.0
 
 
@@ -83,8 +85,14 @@ def step(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         collectives=collectives.parse(text),
+        paper=_paper(text, topology),
         compile_seconds=time.monotonic() - began,
     )
+
+
+def _paper(text: str, topology: Topology) -> Paper | None:
+    sheet = topology.accelerator
+    return None if sheet is None else paper.write(compiled_kernels.parse(text), sheet)
 
 
 def _peak(memory: Any, topology: Topology) -> int:

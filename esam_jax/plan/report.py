@@ -9,11 +9,12 @@ from typing import Any, Literal
 import jax
 
 from esam_jax.config import RunConfig
-from esam_jax.plan import changes, compiled, costs, data_load, topologies
+from esam_jax.plan import changes, compiled, costs, data_load, paper, schedule, topologies
 from esam_jax.plan.changes import Change
 from esam_jax.plan.compiled import Compiled
 from esam_jax.plan.costs import Bill
 from esam_jax.plan.data_load import DataLoad
+from esam_jax.plan.schedule import Schedule
 from esam_jax.plan.topologies import Topology
 from esam_jax.words import counted
 
@@ -32,6 +33,7 @@ class Plan:
     compiled: Compiled
     bill: Bill
     data: DataLoad
+    schedule: Schedule | None
     changes: list[Change]
     versions: dict[str, str]
 
@@ -65,7 +67,8 @@ def make(
     first = compile_step(cfg, cfg.name)
     wanted = try_changes == "always" or (try_changes == "if-needed" and first.fits is False)
     tried = changes.tried(cfg, used, compile_step, first.peak) if wanted else []
-    return Plan(cfg.name, topology, used, first, bill, load, tried, versions(topology))
+    by_program = schedule.make(cfg, topology, first, load, bill.price)
+    return Plan(cfg.name, topology, used, first, bill, load, by_program, tried, versions(topology))
 
 
 def versions(topology: Topology) -> dict[str, str]:
@@ -75,15 +78,20 @@ def versions(topology: Topology) -> dict[str, str]:
     return {name: metadata.version(name) for name in packages}
 
 
-def for_programs(plan: Plan) -> dict[str, Any]:
-    """All of it as plain JSON; sizes in bytes, times in seconds and hours, money in dollars."""
+def for_programs(plan: Plan, *, kernels: bool = False) -> dict[str, Any]:
+    """All of it as plain JSON; sizes in bytes, times in seconds and hours, money in dollars.
+
+    `kernels`: with the kernels of the compiled program, in groups.
+    """
     found = dataclasses.asdict(plan)
+    if found["compiled"]["paper"] is not None and not kernels:
+        del found["compiled"]["paper"]["groups"]
     found["topology"] |= {"chips": plan.topology.chips, "usable_bytes": plan.topology.usable_bytes}
     return found
 
 
-def for_people(plan: Plan) -> str:
-    """The same on one screen."""
+def for_people(plan: Plan, *, kernels: bool = False) -> str:
+    """The same on one screen; with `kernels` a table of those of the program."""
     result = plan.compiled
     lines = [
         f"{plan.config} on {plan.topology.name}: {counted(plan.devices, 'device')}",
@@ -91,7 +99,7 @@ def for_people(plan: Plan) -> str:
     ]
     lines += [f"{'' if i else 'collectives':<13}{line}" for i, line in enumerate(_traffic(result))]
     lines += [f"{'' if i else 'operations':<13}{line}" for i, line in enumerate(_work(plan.bill))]
-    lines += _time(plan) + _data(plan.data)
+    lines += _time(plan) + _on_paper(plan) + _data(plan.data)
     if plan.changes:
         width = max(len(change.options) for change in plan.changes)
         lines += ["", "what to change"]
@@ -99,6 +107,8 @@ def for_people(plan: Plan) -> str:
             f"  {change.options:<{width}}  {_memory(change.peak, change.fits, plan.topology)}"
             for change in plan.changes
         ]
+    if kernels:
+        lines += ["", *_kernels(plan)]
     return "\n".join([*lines, "", ", ".join(f"{k} {v}" for k, v in plan.versions.items())])
 
 
@@ -130,6 +140,42 @@ def _traffic(result: Compiled) -> list[str]:
 def _work(bill: Bill) -> list[str]:
     parts = [f"{name} {value / 1e12:.4g} TFLOP" for name, value in bill.flops.items()]
     return [*parts, f"together {sum(bill.flops.values()) / 1e12:.4g} TFLOP an update"]
+
+
+def _on_paper(plan: Plan) -> list[str]:
+    """The run by its compiled program."""
+    written, found = plan.schedule, plan.compiled.paper
+    if written is None or found is None:
+        return []
+    cost = "" if written.dollars is None else f", ${written.dollars:,.0f}"
+    lines = [
+        f"on paper     {written.kernel_seconds:.4g} s an update in {found.runs} kernels "
+        f"({found.roofline_seconds:.4g} s at the full peaks)",
+        f"             {written.communication_seconds:.4g} s of communication, if nothing hides it",
+        f"             {written.examples_per_second:.0f} examples/s, {written.hours:.1f} hours in "
+        f"all{cost}; not counted: caches, clocks, the host, saves",
+    ]
+    if written.step_seconds == written.data_seconds:
+        lines.append(
+            f"             the loader's {plan.data.threads} threads a host are the limit: "
+            f"{written.data_seconds:.4g} s an update"
+        )
+    return lines
+
+
+def _kernels(plan: Plan) -> list[str]:
+    found = plan.compiled.paper
+    if found is None:
+        return [f"kernels      {plan.topology.name}: no rates to write them down with"]
+    counted = sum(plan.bill.flops.values()) / plan.devices
+    lines = [
+        f"kernels      {found.runs}, {found.flops / 1e12:.4g} TFLOP on each device "
+        f"({counted / 1e12:.4g} counted above), {found.bytes / _GIB:.4g} GiB read and written",
+        *paper.table(found),
+    ]
+    if found.loops_unknown:
+        lines.append(f"  {found.loops_unknown} in loops of unknown length, taken as one round")
+    return lines
 
 
 def _data(load: DataLoad) -> list[str]:
