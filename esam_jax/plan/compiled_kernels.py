@@ -29,7 +29,7 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _OPERATION = re.compile(r'op_name="([^"]*)"')
 _CONTRACTED = re.compile(r"lhs_contracting_(?:dims=\{|dimensions\":\[)([\d,\"]*)")
 _FULL_PRECISION = re.compile(r"operand_precision(?:=\{|\":\[)\"?highest", re.IGNORECASE)
-_WINDOW = re.compile(r"window=\{[^}]*size=([\dx]+)")
+_BODY = re.compile(r"body=%?([\w.-]+)")
 _LABELS = re.compile(r"dim_labels=\w+_(\w+)->\w+")
 
 
@@ -74,8 +74,13 @@ def parse(text: str) -> list[Kernel]:
 
 
 def _run(instruction: Instruction, computations: Computations) -> Iterator[str]:
-    """What an instruction runs; of branches the longest text, for one of them runs."""
+    """What an instruction runs; of branches the longest text, for one of them runs.
+
+    The condition of a loop is left out: one of known length is counted by the host.
+    """
     called = [name for name in instruction.called if name in computations]
+    if instruction.opcode == "while":
+        called = _BODY.findall(instruction.rest)
     if instruction.opcode == "conditional":
         called = sorted(called, key=lambda name: len(computations[name]))[-1:]
     yield from called

@@ -158,6 +158,7 @@ def test_the_table_has_a_row_for_each_plan_that_is_there(tmp_path):
         compiled=Compiled(90 * 2**30, fits=False),
         bill=costs.bill(configs.load("sami_ti"), card, 8, mfu=0.5, price=2.0),
         data=DataLoad(0.1, "records", 1, 8, 10.0, 1.0),
+        schedule=None,
         changes=[
             Change("--mesh.fsdp 8", 80 * 2**30, False),
             Change("--accumulate 2", 45 * 2**30, True),
