@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from esam_jax.plan.compiled_kernels import Kernel
 
 from esam_jax import configs
 from esam_jax.machine.accelerators import ACCELERATORS
 from esam_jax.plan import paper, schedule, topologies
 from esam_jax.plan.collectives import Collective
 from esam_jax.plan.compiled import Compiled
+from esam_jax.plan.compiled_kernels import Kernel
 from esam_jax.plan.data_load import DataLoad
 
 SHEETS = {each.name: each for each in ACCELERATORS}
