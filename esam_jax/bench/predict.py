@@ -141,7 +141,7 @@ def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
     each = flops.encoder(setting.config.encoder, setting.config.image_px)
     for batch in batches:
         pictures = inputs.pictures(batch, setting.config)
-        ours = functools.partial(_encode, model, params, jnp.asarray(pictures))
+        ours = functools.partial(encode, model, params, jnp.asarray(pictures))
         theirs = None
         if rival is not None and rival.encode is not None:
             theirs = functools.partial(rival.encode, rival.put(pictures))
@@ -151,14 +151,14 @@ def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
 def _decoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
     model, params, rival = setting.sam.model, setting.sam.params, setting.rival
     pictures = inputs.pictures(1, setting.config)
-    features = _encode(model, params, jnp.asarray(pictures))
+    features = encode(model, params, jnp.asarray(pictures))
     embedding = None
     if rival is not None and rival.encode is not None and rival.decode is not None:
         embedding = rival.encode(rival.put(pictures))
     for count in prompts:
         points, labels = inputs.boxes(1, count, setting.config)
         on_device = jnp.asarray(points), jnp.asarray(labels)
-        ours = functools.partial(_decode, model, params, features, *on_device)
+        ours = functools.partial(decode, model, params, features, *on_device)
         theirs = None
         if embedding is not None and rival is not None and rival.decode is not None:
             asked = rival.put(points), rival.put(labels)
@@ -172,7 +172,7 @@ def _device(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -
         pictures = jnp.asarray(inputs.pictures(batch, setting.config))
         asked = (jnp.asarray(x) for x in inputs.boxes(batch, 1, setting.config))
         model, params = setting.sam.model, setting.sam.params
-        ours = functools.partial(_masks, model, params, pictures, *asked)
+        ours = functools.partial(masks, model, params, pictures, *asked)
         yield setting.row("device", batch, 1, ours, None, batch * _whole_flops(setting.config))
 
 
@@ -207,7 +207,7 @@ def _whole_flops(config: SamConfig) -> int:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _encode(
+def encode(
     model: network.Sam, params: Params, pictures: UInt8[Array, "B H W 3"]
 ) -> Float[Array, "B h w C"]:
     features: Any = model.apply({"params": params}, images.normalise(pictures), method="encode")
@@ -215,7 +215,7 @@ def _encode(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _decode(
+def decode(
     model: network.Sam,
     params: Params,
     features: Float[Array, "B h w C"],
@@ -227,7 +227,7 @@ def _decode(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _masks(
+def masks(
     model: network.Sam,
     params: Params,
     pictures: UInt8[Array, "B H W 3"],
@@ -235,11 +235,11 @@ def _masks(
     labels: Int[Array, "B Q P"],
 ) -> tuple[Bool[Array, "B Q M H W"], Float[Array, "B Q M"]]:
     """The candidates at full size, and their scores."""
-    logits, scores = _decode(model, params, _encode(model, params, pictures), points, labels)
+    logits, scores = decode(model, params, encode(model, params, pictures), points, labels)
     candidates, px = model.config.decoder.mask_tokens - 1, model.config.image_px
     full = full_size.enlarged(logits[:, :, -candidates:], frames.enlarging(px, px, model.config))
     return full > 0, scores[:, :, -candidates:]
 
 
 def _answer(sam: Sam, pictures: list[np.ndarray], prompts: list[list[Prompt]]) -> list[np.ndarray]:
-    return [masks.binary() for masks in sam.decode(sam.encode(pictures), prompts)]
+    return [each.binary() for each in sam.decode(sam.encode(pictures), prompts)]

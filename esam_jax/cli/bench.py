@@ -25,7 +25,7 @@ from esam_jax.bench import (
     timing,
 )
 from esam_jax.cli import arguments
-from esam_jax.config import ComputeConfig
+from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert import load as models
 from esam_jax.data import decode
 from esam_jax.errors import ConfigError
@@ -65,6 +65,10 @@ class Predict:
     """Calls that count; 50 on an accelerator, 7 on a CPU."""
     against: str | None = None
     """torch (transformers' SamModel), MODULE:FUNCTION or FILE.py:FUNCTION, timed in turn."""
+    on_paper: str | None = None
+    """Measure nothing: compile the programs for this card (h200, h100, a100) and add up kernels."""
+    kernels: bool = False
+    """With --on-paper, list the kernels of each program."""
     json: Path | None = None
     """A .json file for everything that was measured, each run included."""
     overwrite: bool = False
@@ -120,6 +124,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _predict(args: Predict) -> int:
+    if args.on_paper is not None:
+        return _on_paper(args, args.on_paper)
     fast = jax.default_backend() != "cpu"
     batches = args.batch or ((1, 8) if fast else (1,))
     dtypes = args.dtype or (("float32", "bfloat16") if fast else ("float32",))
@@ -164,6 +170,41 @@ def _predict(args: Predict) -> int:
             print(tables.columns(tables.cells(row)), flush=True)
     about["load_after"] = os.getloadavg()[0]
     _write(args.json, {**about, "rows": [row.as_json() for row in rows]})
+    return 0
+
+
+def _on_paper(args: Predict, card: str) -> int:
+    """The same programs as they would run on a card that need not be there."""
+    jax.config.update("jax_platforms", "cpu")  # before JAX starts: no accelerator is used
+    from esam_jax.plan import paper, prediction
+
+    _require_positive("--batch", *args.batch)
+    _require_positive("--prompts", *args.prompts)
+    if args.against is not None:
+        raise ConfigError("--against measures on this machine: leave it or --on-paper out")
+    _check_writable(args)
+    config = _config(args.model)
+    print(f"{args.model} on paper, {card}: kernels of the compiled programs (docs/plan.md)")
+    print(tables.columns(prediction.HEADS))
+    found = []
+    for dtype in args.dtype or ("bfloat16",):
+        for row in prediction.rows(
+            config,
+            dtype,
+            card,
+            batches=args.batch or (1, 8),
+            prompts=args.prompts,
+            parts=args.parts,
+        ):
+            found.append(dataclasses.asdict(row) | {"per_second": row.per_second})
+            print(tables.columns(row.cells), flush=True)
+            if args.kernels:
+                print("\n".join(paper.table(row.paper)))
+    _write(
+        args.json,
+        {"command": "esam bench predict", "model": args.model, "on_paper": card}
+        | {"versions": conditions.versions(), "rows": found},
+    )
     return 0
 
 
@@ -222,6 +263,13 @@ def _model(name: str) -> Sam:
         return Sam(network.Sam(config), inputs.random_params(config))
     models.locate(name)
     return load(name)
+
+
+def _config(name: str) -> SamConfig:
+    """Of a model whose weights are not needed."""
+    if name.startswith(_RANDOM):
+        return named.sam(name.removeprefix(_RANDOM))
+    return load(name).config
 
 
 def _in(dtype: DType, sam: Sam) -> Sam:

@@ -68,9 +68,8 @@ def step(
     began = time.monotonic()
     lowered = _lower(cfg, topology, devices)
     before()
-    options = _CUDA_OPTIONS if topology.platform == "cuda" else None
     try:
-        compiled = lowered.compile(options)
+        compiled = lowered.compile(_options(topology))
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
@@ -88,6 +87,17 @@ def step(
         paper=_paper(text, topology),
         compile_seconds=time.monotonic() - began,
     )
+
+
+def on_paper(lowered: jax.stages.Lowered, topology: Topology) -> Paper | None:
+    """Any program compiled for that machine; None where there are no rates to write it with."""
+    text = lowered.compile(_options(topology)).as_text()
+    assert text is not None
+    return _paper(text, topology)
+
+
+def _options(topology: Topology) -> dict[str, Any] | None:
+    return _CUDA_OPTIONS if topology.platform == "cuda" else None
 
 
 def _paper(text: str, topology: Topology) -> Paper | None:
@@ -124,12 +134,12 @@ def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages
         accumulate=cfg.accumulate,
         guarded=cfg.guard,
     )
-    with _choices_of(topology):
+    with choices_of(topology):
         return update.lower(state, weights, states.abstract_batch(task, cfg.batch, mesh))
 
 
 @contextlib.contextmanager
-def _choices_of(topology: Topology) -> Iterator[None]:
+def choices_of(topology: Topology) -> Iterator[None]:
     """Attention kernels are chosen as on the machine that is planned."""
     if topology.platform != "cuda":
         with attention.target(topology.platform, devices=topology.chips):
