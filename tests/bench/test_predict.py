@@ -124,7 +124,7 @@ def test_the_device_gives_the_masks_of_the_library():
     sam = nano.sam("efficientsam_nano")
     pictures = inputs.pictures(2, sam.config)
     points, labels = inputs.boxes(2, 1, sam.config)
-    on_device, _ = predict._masks(sam.model, sam.params, pictures, points, labels)
+    on_device, _ = predict.masks(sam.model, sam.params, pictures, points, labels)
     asked = [[predict.Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
     answers = predict._answer(sam, list(pictures), asked)
     assert np.mean(np.asarray(on_device) == np.stack(answers)) > 0.999  # rounding at zero
