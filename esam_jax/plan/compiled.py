@@ -66,10 +66,10 @@ def step(
     `before` is called when that is known, and compiling, which takes minutes, begins.
     """
     began = time.monotonic()
-    lowered = _lower(cfg, topology, devices)
+    lowered = lower(cfg, topology, devices)
     before()
     try:
-        compiled = lowered.compile(_options(topology))
+        compiled = lowered.compile(options(topology))
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
@@ -91,12 +91,13 @@ def step(
 
 def on_paper(lowered: jax.stages.Lowered, topology: Topology) -> Paper | None:
     """Any program compiled for that machine; None where there are no rates to write it with."""
-    text = lowered.compile(_options(topology)).as_text()
+    text = lowered.compile(options(topology)).as_text()
     assert text is not None
     return _paper(text, topology)
 
 
-def _options(topology: Topology) -> dict[str, Any] | None:
+def options(topology: Topology) -> dict[str, Any] | None:
+    """What its compiler is told, for a machine that is not there."""
     return _CUDA_OPTIONS if topology.platform == "cuda" else None
 
 
@@ -113,7 +114,8 @@ def _peak(memory: Any, topology: Topology) -> int:
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 
 
-def _lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.Lowered:
+def lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.Lowered:
+    """The update of a run, traced from shapes with the choices of that machine."""
     mesh = sharding.make_mesh(cfg.mesh, devices)
     if mesh.size < len(devices):  # one process may, but hours and dollars would be of all of them
         raise ConfigError(

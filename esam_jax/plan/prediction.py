@@ -73,14 +73,14 @@ def rows(
         known = ", ".join(topologies.CARDS)
         raise ConfigError(f"card is {card!r}, but must be one of {known}: only GPUs have a paper")
     topology = topologies.parse(f"{card}:1x1")
-    place = _place(topology)
+    device = place(topology)
     model = network.Sam(config, ComputeConfig(dtype=dtype))  # pyright: ignore[reportArgumentType]
     params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
     sheet = topology.accelerator
     assert sheet is not None
 
     def row(part: predict.Part, pictures: int, count: int, floor: float, *call: Any) -> Row:
-        written = _written(topology, place, *call)
+        written = _written(topology, device, *call)
         return Row(part, dtype, pictures, count, written, floor)
 
     def pixels(batch: int) -> jax.ShapeDtypeStruct:
@@ -109,20 +109,21 @@ def _boxes(pictures: int, prompts: int, config: SamConfig) -> Iterator[jax.Shape
         yield jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
-def _place(topology: Topology) -> NamedSharding:
+def place(topology: Topology) -> NamedSharding:
+    """Everything on the one device of a topology."""
     mesh = Mesh(np.array(topologies.devices(topology)), ("data",))
     return NamedSharding(mesh, PartitionSpec())
 
 
 def _written(
     topology: Topology,
-    place: NamedSharding,
+    device: NamedSharding,
     function: Callable[..., Any],
     model: network.Sam,
     *arguments: Any,
 ) -> Paper:
     program = jax.jit(
-        lambda *arrays: function(model, *arrays), in_shardings=place, out_shardings=place
+        lambda *arrays: function(model, *arrays), in_shardings=device, out_shardings=device
     )
     with compiled.choices_of(topology):
         lowered = program.lower(*arguments)
