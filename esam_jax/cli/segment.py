@@ -139,7 +139,7 @@ def _of_file(args: Segment, file: Path) -> int:
     names = prompted_album.waiting(matched.asked, args.out)
     single = args.image.is_file() and len(album.names) == 1
     shown = Progress(len(names), "mask")
-    report = _left_out(prompts, matched, shown)
+    report: dict[str, Any] = _left_out(prompts, matched, shown)
     noted: list[Finding] = []
     if names:
         found = prompted_album.run(
@@ -163,7 +163,7 @@ def _of_file(args: Segment, file: Path) -> int:
             shown.found = report["masks"] = report["masks"] + done.masks
     for text in Findings(sorted(noted)).in_words():
         shown.say(f"warning: {text}")
-    report |= Findings((*prompts.noted, *noted)).counts()
+    report.update(Findings((*prompts.noted, *noted)).counts())
     report["listed"] = prompted_album.merge(matched.asked, prompts, args.out)
     if args.overlays:
         prompted_album.sheet(matched.asked, args.out)

@@ -6,6 +6,7 @@ for 16-bit numbers. Here each gradient has 16-bit operands and 32-bit sums.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def einsum(
     spec: str,
     a: Float[Array, "..."],
@@ -24,28 +24,10 @@ def einsum(
 
     Backward the cotangent is rounded to the dtype of the operands, and gradients have that dtype.
     """
-    return jnp.einsum(spec, a, b, precision=precision, preferred_element_type=jnp.float32)
+    out: Any = _einsum(spec, a, b, precision)
+    return out
 
 
-def _einsum_forward(
-    spec: str, a: Array, b: Array, precision: lax.PrecisionLike
-) -> tuple[Array, tuple[Array, Array]]:
-    # Not by `einsum` itself: policies of recomputation see the products of a plain function alone.
-    return einsum.fun(spec, a, b, precision), (a, b)
-
-
-def _einsum_backward(
-    spec: str, precision: lax.PrecisionLike, kept: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    narrow = functools.partial(jnp.einsum, spec, precision=precision)
-    _, transpose = jax.vjp(narrow, *kept)
-    return transpose(cotangent.astype(kept[0].dtype))
-
-
-einsum.defvjp(_einsum_forward, _einsum_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
 def weighted(
     spec: str,
     x: Float[Array, "*X"],
@@ -57,13 +39,61 @@ def weighted(
     The parameter's gradient is summed and kept in its own dtype, float32. Every letter of `spec`
     must occur twice.
     """
+    out: Any = _weighted(spec, x, kernel, precision)
+    return out
+
+
+def linear(
+    x: Float[Array, "*X C"],
+    kernel: Float[Array, "C _"],
+    bias: Float[Array, " _"] | None = None,
+    precision: lax.PrecisionLike = None,
+) -> Float[Array, "*X _"]:
+    """`x kernel + bias`, with parameters rounded to the dtype of `x`, which the result has.
+
+    The gradients of the parameters are summed and kept in the parameters' own dtype, float32, so
+    that devices, too, add up their shares in float32.
+    """
+    out: Any = _linear(x, kernel, bias, precision)
+    return out
+
+
+# Forward rules repeat their function instead of calling it: policies of recomputation see the
+# products of a plain function alone.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _einsum(spec: str, a: Array, b: Array, precision: lax.PrecisionLike) -> Array:
+    return jnp.einsum(spec, a, b, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _einsum_forward(
+    spec: str, a: Array, b: Array, precision: lax.PrecisionLike
+) -> tuple[Array, tuple[Array, Array]]:
+    out = jnp.einsum(spec, a, b, precision=precision, preferred_element_type=jnp.float32)
+    return out, (a, b)
+
+
+def _einsum_backward(
+    spec: str, precision: lax.PrecisionLike, kept: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    narrow = functools.partial(jnp.einsum, spec, precision=precision)
+    _, transpose = jax.vjp(narrow, *kept)
+    return transpose(cotangent.astype(kept[0].dtype))
+
+
+_einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def _weighted(spec: str, x: Array, kernel: Array, precision: lax.PrecisionLike) -> Array:
     return jnp.einsum(spec, x, kernel.astype(x.dtype), precision=precision)
 
 
 def _weighted_forward(
     spec: str, x: Array, kernel: Array, precision: lax.PrecisionLike
 ) -> tuple[Array, tuple[Array, Array]]:
-    return weighted.fun(spec, x, kernel, precision), (x, kernel)
+    return jnp.einsum(spec, x, kernel.astype(x.dtype), precision=precision), (x, kernel)
 
 
 def _weighted_backward(
@@ -76,29 +106,21 @@ def _weighted_backward(
     return back, sums
 
 
-weighted.defvjp(_weighted_forward, _weighted_backward)
+_weighted.defvjp(_weighted_forward, _weighted_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def linear(
-    x: Float[Array, "*X C"],
-    kernel: Float[Array, "C _"],
-    bias: Float[Array, " _"] | None = None,
-    precision: lax.PrecisionLike = None,
-) -> Float[Array, "*X _"]:
-    """`x kernel + bias`, with parameters rounded to the dtype of `x`, which the result has.
-
-    The gradients of the parameters are summed and kept in the parameters' own dtype, float32, so
-    that devices, too, add up their shares in float32.
-    """
+def _affine(x: Array, kernel: Array, bias: Array | None, precision: lax.PrecisionLike) -> Array:
     y = jnp.dot(x, kernel.astype(x.dtype), precision=precision)
     return y if bias is None else y + bias.astype(x.dtype)
+
+
+_linear = jax.custom_vjp(_affine, nondiff_argnums=(3,))
 
 
 def _linear_forward(
     x: Array, kernel: Array, bias: Array | None, precision: lax.PrecisionLike
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    return linear.fun(x, kernel, bias, precision), (x, kernel, bias)
+    return _affine(x, kernel, bias, precision), (x, kernel, bias)
 
 
 def _linear_backward(
@@ -113,4 +135,4 @@ def _linear_backward(
     return back, sums, None if bias is None else columns.sum(0, dtype=bias.dtype)
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+_linear.defvjp(_linear_forward, _linear_backward)
