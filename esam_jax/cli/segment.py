@@ -163,7 +163,7 @@ def _of_file(args: Segment, file: Path) -> int:
             shown.found = report["masks"] = report["masks"] + done.masks
     for text in Findings(sorted(noted)).in_words():
         shown.say(f"warning: {text}")
-    report.update(Findings((*prompts.noted, *noted)).counts())
+    report |= {str(kind): n for kind, n in Findings((*prompts.noted, *noted)).counts().items()}
     report["listed"] = prompted_album.merge(matched.asked, prompts, args.out)
     if args.overlays:
         prompted_album.sheet(matched.asked, args.out)
