@@ -16,6 +16,7 @@ from esam_jax.bench.timing import Timing
 from esam_jax.config import SamConfig
 from esam_jax.machine.accelerators import Accelerator
 from esam_jax.models import flops
+from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
 from esam_jax.ops import images
 from esam_jax.predict import frames, full_size
@@ -137,7 +138,7 @@ class _Setting:
 
 
 def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
-    model, params, rival = setting.sam.model, setting.sam.params, setting.rival
+    model, params, rival = setting.sam.model, setting.sam.ready, setting.rival
     each = flops.encoder(setting.config.encoder, setting.config.image_px)
     for batch in batches:
         pictures = inputs.pictures(batch, setting.config)
@@ -149,7 +150,7 @@ def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) 
 
 
 def _decoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
-    model, params, rival = setting.sam.model, setting.sam.params, setting.rival
+    model, params, rival = setting.sam.model, setting.sam.ready, setting.rival
     pictures = inputs.pictures(1, setting.config)
     features = encode(model, params, jnp.asarray(pictures))
     embedding = None
@@ -171,7 +172,7 @@ def _device(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -
     for batch in batches:
         pictures = jnp.asarray(inputs.pictures(batch, setting.config))
         asked = (jnp.asarray(x) for x in inputs.boxes(batch, 1, setting.config))
-        model, params = setting.sam.model, setting.sam.params
+        model, params = setting.sam.model, setting.sam.ready
         ours = functools.partial(masks, model, params, pictures, *asked)
         yield setting.row("device", batch, 1, ours, None, batch * _whole_flops(setting.config))
 
@@ -210,7 +211,8 @@ def _whole_flops(config: SamConfig) -> int:
 def encode(
     model: network.Sam, params: Params, pictures: UInt8[Array, "B H W 3"]
 ) -> Float[Array, "B h w C"]:
-    features: Any = model.apply({"params": params}, images.normalise(pictures), method="encode")
+    with stack.forward_only():
+        features: Any = model.apply({"params": params}, images.normalise(pictures), method="encode")
     return features
 
 
@@ -222,7 +224,8 @@ def decode(
     points: Float[Array, "B Q P 2"],
     labels: Int[Array, "B Q P"],
 ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-    answer: Any = model.apply({"params": params}, features, points, labels, method="decode")
+    with stack.forward_only():
+        answer: Any = model.apply({"params": params}, features, points, labels, method="decode")
     return answer
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from esam_jax import sharding
 from esam_jax.config import SamConfig
 from esam_jax.data import order
+from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
 from esam_jax.ops import images
 from esam_jax.predict import batches, frames
@@ -170,11 +171,11 @@ def _best(
 ) -> Float[Array, "B Q l l"]:
     """Logits of the candidate with the highest predicted IoU; `chunk` queries of each picture at a
     time."""
-    with sharding.activations(place.mesh):
+    with sharding.activations(place.mesh), stack.forward_only():
         embedding = model.apply({"params": params}, pixels, method="encode")
 
     def some(queries: tuple[Array, Array]) -> Array:
-        with sharding.activations(place.mesh):
+        with sharding.activations(place.mesh), stack.forward_only():
             both: Any = model.apply({"params": params}, embedding, *queries, method="decode")
         logits, scores = (x[:, :, 1:] for x in both)  # the first is the single mask
         best = jnp.argmax(scores, axis=-1)[..., None, None, None]

@@ -148,7 +148,7 @@ def evaluate(
     chosen = Selection(images=images, masks_per_image=masks_per_image, seed=seed, click=click)
     mesh = sharding.make_mesh(MeshConfig(data=1))  # of the device that holds the parameters
     model = answers.Model(sam.model, mesh, min(images, len(source)))
-    found, reasons = measure(model.of(sam.params), source, chosen, progress=progress)
+    found, reasons = measure(model.of(sam.ready), source, chosen, progress=progress)
     if not found.fill_box.count:
         raise DataError(
             f"none of {min(images, len(source))} pictures has a usable mask of {MIN_AREA_PX} "

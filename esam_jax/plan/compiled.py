@@ -125,7 +125,7 @@ def lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     task, optimiser = tasks.build(cfg), optim.make(cfg.optim, cfg.steps)
     state = states.abstract(task, optimiser, mesh)
-    weights = frozen.abstract(task, cfg.compute.dtype, mesh)
+    weights = frozen.abstract(task, mesh)
     update = jit_step(
         task,
         optimiser,

@@ -12,10 +12,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from esam_jax.bench import inputs, predict, roofline
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.errors import ConfigError
+from esam_jax.models import rounding
 from esam_jax.models.sam import network
 from esam_jax.plan import compiled, topologies
 from esam_jax.plan.paper import Paper
 from esam_jax.plan.topologies import Topology
+from esam_jax.predict import weights
 
 HEADS = (
     "part", "dtype", "pictures", "prompts", "derated", "roofline", "rate", "kernels", "floor",
@@ -76,6 +78,8 @@ def rows(
     device = place(topology)
     model = network.Sam(config, ComputeConfig(dtype=dtype))  # pyright: ignore[reportArgumentType]
     params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
+    types = weights.dtypes(model, params)
+    params = jax.eval_shape(lambda params: rounding.rounded(params, types), params)
     sheet = topology.accelerator
     assert sheet is not None
 

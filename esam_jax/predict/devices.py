@@ -1,7 +1,6 @@
 """Work of many items on all local devices, each with its own copy of a model."""
 
 import collections
-import copy
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +34,7 @@ def share(
         return
     idle: queue.SimpleQueue[tuple[jax.Device, Sam]] = queue.SimpleQueue()
     for device in devices:
-        idle.put((device, _copied(sam, device)))
+        idle.put((device, sam.on(device)))
 
     def next_one(item: Item) -> Answer:
         device, copied = idle.get()
@@ -69,10 +68,3 @@ def _taken_ahead(items: Iterable[Item], ahead: int) -> Iterator[Item]:
         if len(taken) > ahead:
             yield taken.popleft()
     yield from taken
-
-
-def _copied(sam: Sam, device: jax.Device) -> Sam:
-    """The same with its weights on a device."""
-    copied = copy.copy(sam)
-    copied.params = jax.device_put(sam.params, device)
-    return copied

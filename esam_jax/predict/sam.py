@@ -1,5 +1,6 @@
 """A loaded promptable model: encode a picture once, then decode any number of prompts."""
 
+import copy
 import functools
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,9 @@ from esam_jax.convert import provenance
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
+from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
-from esam_jax.predict import batches, frames, picture_array
+from esam_jax.predict import batches, frames, picture_array, weights
 from esam_jax.predict.embedding import Embedding, encoder_name
 from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.masks import Masks
@@ -31,9 +33,10 @@ _PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
 class Sam:
     """A promptable model with its weights; `esam_jax.load` makes one.
 
-    `model` is the Linen module, `params` its plain nested dict, on the device. `untrained` names
-    parts that hold random values (`ModelFile.untrained`): prompts that need them are refused.
-    `encoder` is worked out from `params` where it is not given.
+    `model` is the Linen module, `params` its plain nested dict: on the device, or on the host where
+    it computes in 16 bits (`predict/weights.py`). `untrained` names parts that hold random values
+    (`ModelFile.untrained`): prompts that need them are refused. `encoder` is worked out from
+    `params` where it is not given.
     """
 
     def __init__(
@@ -44,7 +47,31 @@ class Sam:
         encoder: str | None = None,
     ) -> None:
         self.model, self.untrained = model, tuple(untrained)
-        self.params, self._encoder = jax.device_put(params), encoder
+        self._params, self._ready = weights.kept(model, params)
+        self._encoder = encoder
+
+    @property
+    def params(self) -> Params:
+        """The parameters as they were given; assign others to exchange them."""
+        return self._params
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        self._params, self._ready = weights.kept(self.model, params)
+        self._encoder = None
+
+    @property
+    def ready(self) -> Params:
+        """The parameters as programs read them, on the device: in float32 they are `params`."""
+        return self._ready
+
+    def on(self, device: jax.Device) -> "Sam":
+        """The same with what programs read on that device."""
+        copied = copy.copy(self)
+        copied._ready = jax.device_put(self._ready, device)
+        if self._params is self._ready:
+            copied._params = copied._ready
+        return copied
 
     @property
     def encoder(self) -> str:
@@ -99,7 +126,7 @@ class Sam:
         return Embedding(together, tuple(sizes), single=False, encoder=self.encoder)
 
     def _encoded(self, inputs: list[Array]) -> Array:
-        return _encode(self.model, self.params, jnp.stack(inputs))
+        return _encode(self.model, self.ready, jnp.stack(inputs))
 
     @out_of_memory.advice()
     def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
@@ -213,9 +240,7 @@ class Sam:
             # One picture, by far the most common case, is not copied.
             features = embedding.features
             features = features if len(embedding) == 1 else features[call.pictures]
-            answer = _decode(
-                self.model, self.params, features, call.points, call.labels, call.masks
-            )
+            answer = _decode(self.model, self.ready, features, call.points, call.labels, call.masks)
             if jax.default_backend() == "cpu":
                 # It would begin the next call beside this one, and need room for both.
                 jax.block_until_ready(answer)
@@ -241,9 +266,7 @@ def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sa
         )
     assert isinstance(file.config, SamConfig)
     encoder = encoder_name(file.config, file.params)  # while they are on the host
-    # Arrays of a file are views of it: the model must not change when somebody writes there.
-    params = jax.device_put(file.params, may_alias=False)
-    return Sam(network.Sam(file.config, compute), params, file.untrained, encoder)
+    return Sam(network.Sam(file.config, compute), file.params, file.untrained, encoder)
 
 
 # Compiled for the module and the shapes alone: another set of weights, such as those of a later
@@ -252,7 +275,8 @@ def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sa
 def _encode(
     model: network.Sam, params: Params, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w C"]:
-    features: Any = model.apply({"params": params}, pixels, method="encode")
+    with stack.forward_only():
+        features: Any = model.apply({"params": params}, pixels, method="encode")
     return features
 
 
@@ -261,7 +285,8 @@ def _decode(
     model: network.Sam, params: Params, *arrays: Array | None
 ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
     """Every mask token's, the single mask first."""
-    answer: Any = model.apply({"params": params}, *arrays, method="decode")
+    with stack.forward_only():
+        answer: Any = model.apply({"params": params}, *arrays, method="decode")
     return answer
 
 

@@ -15,6 +15,7 @@ from esam_jax.convert import load
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import flops, named
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
+from esam_jax.models.parts import stack
 from esam_jax.ops import images, positions
 from esam_jax.tasks.task import Frozen
 from esam_jax.typing import Params
@@ -67,7 +68,8 @@ class Teacher:
             side = self.encoder.image_px
             pixels = positions.bilinear_resize(pixels, side, side)
         method = SamVitEncoder.trunk if self.config.features == "trunk" else None
-        features = self._network.apply({"params": params}, pixels, method=method)
+        with stack.forward_only():
+            features = self._network.apply({"params": params}, pixels, method=method)
         assert isinstance(features, jax.Array)
         if features.shape[1:3] != (grid, grid):
             features = images.area_pool(features.astype(jnp.float32), grid, grid)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from esam_jax import files, sharding
 from esam_jax.errors import CheckpointError
+from esam_jax.models import rounding
 from esam_jax.tasks.task import Frozen, Task
 from esam_jax.train import state as states
 from esam_jax.typing import Params
@@ -33,36 +34,35 @@ def read(task: Task) -> Params:
     return {name: part.read() for name, part in task.frozen.items()}
 
 
-def abstract(task: Task, dtype: str, mesh: Mesh) -> Params:
+def abstract(task: Task, mesh: Mesh) -> Params:
     """Shapes, types and shardings of what `place` returns; opens no file and draws nothing."""
-    return {name: _like(part, part.shapes(), dtype, mesh) for name, part in task.frozen.items()}
+    return {name: _like(task, part, part.shapes(), mesh) for name, part in task.frozen.items()}
 
 
-def place(task: Task, weights: Params, dtype: str, mesh: Mesh) -> Params:
-    """The weights on the devices; kernels in the type of the computation.
-
-    Norms, biases and tables stay as they are, as they do in what is trained: they are small.
-    """
+def place(task: Task, weights: Params, mesh: Mesh) -> Params:
+    """The weights on the devices, each in the type in which it is read (`models/rounding.py`)."""
 
     def put(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
         return sharding.place(leaf.astype(like.dtype), like.sharding)
 
     return {
-        name: jax.tree.map(put, weights[name], _like(part, weights[name], dtype, mesh))
+        name: jax.tree.map(put, weights[name], _like(task, part, weights[name], mesh))
         for name, part in task.frozen.items()
     }
 
 
-def _like(part: Frozen, weights: Params, dtype: str, mesh: Mesh) -> Params:
+def _like(task: Task, part: Frozen, weights: Params, mesh: Mesh) -> Params:
     """In pieces by the table of parameters, or all of it on every device but for split heads."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), weights)
+    (height, width, channels), dtype = task.example["image"]
+    picture = jax.ShapeDtypeStruct((1, height, width, channels), dtype)
 
-    def like(path: tuple[Any, ...], leaf: Any, where: NamedSharding) -> Any:
-        kernel = sharding.name(path).endswith("/kernel")
+    def like(leaf: Any, read: Any, where: NamedSharding) -> Any:
         where = where if part.placement == "fsdp" else sharding.without(where, "fsdp")
-        kind = jnp.dtype(dtype) if kernel else leaf.dtype
-        return jax.ShapeDtypeStruct(leaf.shape, kind, sharding=where)
+        return jax.ShapeDtypeStruct(leaf.shape, read, sharding=where)
 
-    return jax.tree_util.tree_map_with_path(like, weights, sharding.shardings(weights, mesh))
+    types = rounding.dtypes(part.features, shapes, picture)
+    return jax.tree.map(like, shapes, types, sharding.shardings(shapes, mesh))
 
 
 # --------------------------------------------------------------------------------- their hashes

@@ -227,7 +227,7 @@ def _step(cfg: RunConfig, ready: Ready, batch: Batch) -> Check:
     def measure() -> tuple[float, float]:
         key = states.init_key(cfg.seed)
         state = states.create(task, ready.optimiser, key, mesh, ready.start.params)
-        frozen = frozen_weights.place(task, ready.weights, cfg.compute.dtype, mesh)
+        frozen = frozen_weights.place(task, ready.weights, mesh)
         frozen_weights.try_out(task, frozen, mesh)
         step_fn = consistency.agreeing(
             jit_step(

@@ -163,7 +163,7 @@ def begin(
         key = states.init_key(cfg.seed)
         state = states.create(task, ready.optimiser, key, mesh, ready.start.params)
     state, rollback = (state, None) if back is None else guard.skip_ahead(back, state)
-    frozen = frozen_weights.place(task, ready.weights, cfg.compute.dtype, mesh)
+    frozen = frozen_weights.place(task, ready.weights, mesh)
     ready.weights = {}  # gigabytes on the host that nothing needs any more
     frozen_weights.try_out(task, frozen, mesh)
     if not first_step or not (workdir / frozen_weights.FILE).is_file():

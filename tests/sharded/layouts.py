@@ -203,7 +203,7 @@ def start(task, cfg, mesh):
         name: jax.tree_util.tree_map_with_path(draw, part.shapes())
         for name, part in task.frozen.items()
     }
-    return state, frozen.place(task, weights, cfg.compute.dtype, mesh)
+    return state, frozen.place(task, weights, mesh)
 
 
 def expected_rows(cfg, first_step, steps):

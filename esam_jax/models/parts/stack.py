@@ -1,10 +1,14 @@
-"""A stack of blocks as one loop: compiled once, however deep the network is.
+"""A stack of blocks: a loop where gradients are needed, else one call after the other.
 
-Parameters keep one name a block (`block_07/...`); inside the forward pass those of equal blocks are
-laid one on another and scanned. docs/plan.md, "Scanned or unrolled", has the reasons in figures.
+Parameters keep one name a block (`block_07/...`). What is trained has those of equal blocks laid
+one on another and scanned, which bounds what is kept for the backward pass. Without a gradient
+nothing is kept, and a loop would only copy parameters: into the pile, and out of it in each round.
+docs/plan.md, "Scanned or unrolled", has the reasons in figures.
 """
 
-from collections.abc import Hashable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +21,22 @@ from jaxtyping import Array, Float
 from esam_jax.config import ComputeConfig
 from esam_jax.ops import attention
 from esam_jax.typing import Params
+
+_FORWARD_ONLY = contextvars.ContextVar("forward_only", default=False)
+
+
+@contextlib.contextmanager
+def forward_only() -> Iterator[None]:
+    """While a program is traced in it, blocks are called in turn: no gradient will be asked of it.
+
+    Parameters are read where they lie, so that what is kept for many calls should be in the types
+    in which it is read (`models/rounding.py`).
+    """
+    token = _FORWARD_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _FORWARD_ONLY.reset(token)
 
 
 def through(
@@ -36,7 +56,24 @@ def through(
         return x
     params = [block.variables["params"] for block in blocks]
     pure = [block.clone(parent=None, name=None) for block in blocks]
-    return _through(pure, params, list(kinds or [None] * len(blocks)), x, context, compute)
+    kinds = list(kinds or [None] * len(blocks))
+    if _FORWARD_ONLY.get():
+        return _in_turn(pure, params, kinds, x, context)
+    return _through(pure, params, kinds, x, context, compute)
+
+
+def _in_turn(
+    blocks: Sequence[nn.Module],
+    params: Sequence[Params],
+    kinds: Sequence[Hashable],
+    x: Array,
+    context: tuple[Array, ...],
+) -> Array:
+    # Traced once for each kind, since tracing takes longest; the compiler puts each call in place.
+    calls = {kind: jax.jit(_call(block)) for kind, block in zip(kinds, blocks, strict=True)}
+    for kind, each in zip(kinds, params, strict=True):
+        x = calls[kind](each, x, context)
+    return x
 
 
 def _through(
@@ -72,11 +109,17 @@ def _one(block: nn.Module, compute: ComputeConfig) -> Any:
     store all of it, which the compiler spares itself where it sees every block.
     """
 
-    def apply(params: Params, x: Array, context: tuple[Array, ...]) -> Any:
+    policy = None if compute.remat == "blocks" else _kept
+    return jax.checkpoint(_call(block), prevent_cse=False, policy=policy)
+
+
+def _call(block: nn.Module) -> Any:
+    """(params, x, context) -> x of one block, as a function of its own."""
+
+    def call(params: Params, x: Array, context: tuple[Array, ...]) -> Any:
         return block.apply({"params": params}, x, *context)
 
-    policy = None if compute.remat == "blocks" else _kept
-    return jax.checkpoint(apply, prevent_cse=False, policy=policy)
+    return call
 
 
 def _kept(primitive: core.Primitive, *avals: Any, **params: Any) -> bool:
