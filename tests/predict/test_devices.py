@@ -9,12 +9,14 @@ import jax
 import pytest
 from helpers import nano
 
+from esam_jax.config import ComputeConfig
+from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict import devices
 from esam_jax.predict.sam import Sam
 
 
 def of(sam: Sam) -> list[jax.Device]:
-    return [x.device for x in jax.tree.leaves(sam.params)]
+    return [x.device for x in jax.tree.leaves(sam.ready)]
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
@@ -51,6 +53,16 @@ def test_every_device_works_with_its_own_copy():
     found = [device for _, device in devices.share(range(6), sam, work, count=2, ahead=1)]
     assert set(found) == set(jax.local_devices()[:2])
     assert set(of(sam)) == set(jax.local_devices()[:1])  # the caller's stays where it was
+
+
+def test_a_copy_in_16_bits_shares_what_lies_on_the_host():
+    sam = nano.sam("sam_nano")
+    half = Sam(Network(sam.config, ComputeConfig(dtype="bfloat16")), sam.params)
+    other = jax.local_devices()[1]
+    copied = half.on(other)
+    assert copied.params is half.params and set(of(copied)) == {other} != set(of(half))
+    single = sam.on(other)
+    assert single.params is single.ready and set(of(single)) == {other} != set(of(sam))
 
 
 def test_one_item_leaves_the_other_devices_alone():

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import flax.traverse_util
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from esam_jax.config import MaeConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, ConfigError, PromptError
 from esam_jax.models import named
+from esam_jax.predict import sam as predict_sam
+from esam_jax.predict.sam import Sam
+
+NAME = "efficientsam_nano"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    config = named.sam("efficientsam_nano")
+    config = named.sam(NAME)
     model_folder.write(tmp_path, config, nano.params(config), source="a test")
     return tmp_path
 
@@ -28,10 +34,50 @@ def test_a_loaded_model_answers_as_the_one_that_was_written(folder: Path):
     np.testing.assert_array_equal(ours.low_res, made.decode(made.encode(picture), prompts).low_res)
 
 
-def test_bfloat16_computes_in_halves_and_keeps_whole_parameters(folder: Path):
-    sam = esam_jax.load(folder, dtype="bfloat16")
+def test_float32_programs_read_the_parameters_themselves(folder: Path):
+    sam = esam_jax.load(folder)
+    assert sam.ready is sam.params
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(sam.params))
+
+
+def test_bfloat16_parameters_are_rounded_once_and_kept_whole_on_the_host(folder: Path):
+    """Both on the device would take three times the room of what programs read."""
+    sam, written = esam_jax.load(folder, dtype="bfloat16"), nano.params(named.sam(NAME))
     assert sam.model.compute.dtype == "bfloat16"
-    assert sam.params["prompt"]["fourier"].dtype == np.float32
+    jax.tree.map(np.testing.assert_array_equal, sam.params, written)
+    leaves = jax.tree.leaves(sam.params)
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in leaves)
+    assert not any(leaf.flags.writeable for leaf in leaves)  # programs would not see the change
+    ready = flax.traverse_util.flatten_dict(sam.ready, sep="/")
+    assert all(isinstance(leaf, jax.Array) for leaf in ready.values())
+    assert ready["prompt/fourier"].dtype == jnp.float32
+    assert ready["encoder/block_00/mlp/hidden/kernel"].dtype == jnp.bfloat16
+    assert sum(leaf.nbytes for leaf in ready.values()) < 0.6 * sum(leaf.nbytes for leaf in leaves)
+
+
+def test_bfloat16_answers_are_those_of_rounding_in_every_call(folder: Path):
+    sam = esam_jax.load(folder, dtype="bfloat16")
+    pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 3)), jnp.float32)
+    ready, each_call = (predict_sam._encode(sam.model, p, pixels) for p in (sam.ready, sam.params))
+    np.testing.assert_array_equal(ready, each_call)
+    points, labels = jnp.ones((1, 1, 2, 2)), jnp.ones((1, 1, 2), jnp.int32)
+    answers = [
+        predict_sam._decode(sam.model, params, ready, points, labels, None)
+        for params in (sam.ready, sam.params)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *answers)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_other_parameters_may_be_assigned(folder: Path, dtype: str):
+    sam, picture = esam_jax.load(folder, dtype=dtype), nano.picture(20, 30)
+    before, encoder = sam.encode(picture), sam.encoder
+    sam.params = jax.tree.map(lambda x: x / 2, sam.params)
+    other = Sam(sam.model, jax.tree.map(lambda x: x / 2, nano.params(named.sam(NAME))))
+    after = sam.encode(picture)
+    np.testing.assert_array_equal(after.features, other.encode(picture).features)
+    assert np.abs(np.float32(after.features) - np.float32(before.features)).max() > 1e-3
+    assert sam.encoder == other.encoder != encoder
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from helpers import toy
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import MeshConfig
 from esam_jax.errors import CheckpointError
+from esam_jax.models import rounding
 from esam_jax.train import frozen, loop
 
 ONE, FOUR = (sharding.make_mesh(MeshConfig(data=data)) for data in (1, 4))
@@ -40,7 +41,7 @@ def start(made, workdir, resumed, mesh=ONE):
     found = frozen.digests(read)
     if resumed:
         frozen.compare(made, found, workdir)
-    frozen.try_out(made, frozen.place(made, read, "float32", mesh), mesh)
+    frozen.try_out(made, frozen.place(made, read, mesh), mesh)
     frozen.store(made, found, workdir)
 
 
@@ -115,22 +116,51 @@ def test_f22_the_shipped_teacher_is_tried_out_in_bfloat16():
     cfg = configs.load("quickstart_sami")
     cfg = dataclasses.replace(cfg, compute=dataclasses.replace(cfg.compute, dtype="bfloat16"))
     made, mesh = tasks.build(cfg), sharding.make_mesh(MeshConfig(data=2))
-    frozen.try_out(made, frozen.place(made, frozen.read(made), "bfloat16", mesh), mesh)
+    frozen.try_out(made, frozen.place(made, frozen.read(made), mesh), mesh)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("placement", "piece"), [("fsdp", (4, 8)), ("replicated", (8, 8))])
-def test_frozen_kernels_are_placed_in_the_type_of_the_computation(dtype, placement, piece):
+def test_weights_are_placed_in_the_types_in_which_they_are_read(dtype, placement, piece):
     wide, norm = np.full((8, 16), 1.001, np.float32), {"scale": np.full(8, 1.001, np.float32)}
-    host = {"mlp": {"hidden": {"kernel": wide}}, "mlp_norm": norm, "positions": wide}
-    part = toy.frozen(host, placement)
-    made = dataclasses.replace(toy.task(), frozen={"teacher": part})
-    placed = frozen.place(made, frozen.read(made), dtype, PIECES)
-    kernel = placed["teacher"]["mlp"]["hidden"]["kernel"]
-    assert kernel.dtype == dtype
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {piece}
-    like = frozen.abstract(made, dtype, PIECES)
+    hidden = {"kernel": wide, "bias": np.full(16, 1.001, np.float32)}
+    host = {"mlp": {"hidden": hidden}, "mlp_norm": norm, "positions": wide, "unread": wide}
+
+    def look(params, image):
+        x = image.astype(jnp.float32).reshape(-1, 8)[:4] * params["mlp_norm"]["scale"]
+        kernel, bias = (params["mlp"]["hidden"][name].astype(dtype) for name in ("kernel", "bias"))
+        return x.astype(dtype) @ kernel + bias + params["positions"][:4]
+
+    part = toy.frozen(host, placement, features=look)
+    made = dataclasses.replace(toy.task(), frozen={"teacher": part}, example=PICTURE)
+    placed = frozen.place(made, frozen.read(made), PIECES)
+    hidden = placed["teacher"]["mlp"]["hidden"]
+    assert hidden["kernel"].dtype == hidden["bias"].dtype == dtype
+    assert {shard.data.shape for shard in hidden["kernel"].addressable_shards} == {piece}
+    like = frozen.abstract(made, PIECES)
     for leaf, shape in zip(jax.tree.leaves(placed), jax.tree.leaves(like), strict=True):
         assert (leaf.shape, leaf.dtype, leaf.sharding) == (shape.shape, shape.dtype, shape.sharding)
     np.testing.assert_array_equal(placed["teacher"]["mlp_norm"]["scale"], norm["scale"])
-    np.testing.assert_array_equal(placed["teacher"]["positions"], wide)
+    for name in ("positions", "unread"):
+        np.testing.assert_array_equal(placed["teacher"][name], wide)
+
+
+@pytest.mark.parametrize("features", ["trunk", "neck"])
+def test_a_teacher_neither_rounds_nor_piles_up_its_weights(features):
+    """Each kernel goes into its products as it was placed."""
+    cfg = configs.load("quickstart_sami")
+    teacher = dataclasses.replace(cfg.task.teacher, features=features)
+    cfg = dataclasses.replace(
+        cfg,
+        task=dataclasses.replace(cfg.task, teacher=teacher),
+        compute=dataclasses.replace(cfg.compute, dtype="bfloat16"),
+    )
+    made, mesh = tasks.build(cfg), sharding.make_mesh(MeshConfig(data=1))
+    part, like = made.frozen["teacher"], frozen.abstract(made, mesh)["teacher"]
+    picture = jax.ShapeDtypeStruct((2, *made.example["image"][0]), np.uint8)
+    assert sum(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(like)) > 20
+    types = rounding.dtypes(part.features, like, picture)
+    assert types == jax.tree.map(lambda leaf: leaf.dtype, like)  # nothing is left to be rounded
+    program = str(jax.make_jaxpr(part.features)(like, picture))
+    assert "dot_general[" in program
+    assert "stack[" not in program and "scan[" not in program

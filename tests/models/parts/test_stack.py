@@ -11,7 +11,7 @@ from helpers import tiny, unrolled
 from esam_jax.config import ComputeConfig, SamVitConfig, VitConfig
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
 from esam_jax.models.encoders.vit import VitEncoder
-from esam_jax.models.parts import stack
+from esam_jax.models.parts import layers, stack
 
 SIZES = {"width": 12, "heads": 3, "patch_px": 8, "image_px": 40, "neck_width": 16, "depth": 4}
 
@@ -77,6 +77,34 @@ def test_values_and_gradients_are_those_of_single_blocks(model, remat):
         jax.tree_util.tree_leaves_with_path(grads), jax.tree.leaves(expected_grads), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=str(path))
+
+
+@pytest.mark.parametrize("model", [vit, ROUNDS, NO_PATTERN])
+def test_without_gradients_blocks_are_called_in_turn_with_parameters_as_they_are(model):
+    of, params = loss(model(ComputeConfig()))
+
+    def forward(params):
+        with stack.forward_only():
+            return of(params)
+
+    assert "scan[" in str(jax.make_jaxpr(of)(params))
+    program = str(jax.make_jaxpr(forward)(params))
+    assert not any(each in program for each in ("scan[", "stack[", "remat2["))
+    assert "scan[" in str(jax.make_jaxpr(of)(params))  # the choice ends where it was made
+    np.testing.assert_allclose(tiny.jit(forward)(params), one_by_one(model)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("model", "kinds"), [(vit, 1), (ROUNDS, 2)])
+def test_a_block_of_each_kind_is_traced_once(monkeypatch, model, kinds):
+    """Tracing takes most of the time in which a large network is compiled."""
+    traced, call = [], layers.Mlp.__call__
+    monkeypatch.setattr(layers.Mlp, "__call__", lambda mlp, x: traced.append(mlp) or call(mlp, x))
+    of, params = loss(model(ComputeConfig()))
+    traced.clear()
+    with stack.forward_only():
+        text = jax.jit(of).lower(params).as_text()
+    assert len(traced) == kinds
+    assert text.count("call @call") == SIZES["depth"]
 
 
 @pytest.mark.parametrize(
