@@ -25,6 +25,3 @@ def test_the_smallest_network_launches_few_kernels(part, kernels, seconds):
     [row] = prediction.rows(config, "bfloat16", "h200", batches=[1], prompts=[1], parts=[part])
     assert row.paper.runs <= kernels
     assert row.paper.seconds <= seconds
-    # Weights are read in 16 bits, once: 6 million of the encoder, 4 of the decoder.
-    moved = [group for group in row.paper.groups if group.kind == "pass"]
-    assert all("/convert_element_type" not in each.where or each.bytes < 1e6 for each in moved)
