@@ -29,7 +29,7 @@ def test_exit_codes_of_what_does_not_fit(monkeypatch, change_fits, code):
         compiled=none, changes=[none, types.SimpleNamespace(fits=change_fits)]
     )
     monkeypatch.setattr(report, "make", lambda *args, **options: plan)
-    monkeypatch.setattr(report, "for_people", lambda plan: "")
+    monkeypatch.setattr(report, "for_people", lambda plan, kernels: "")
     assert main(["plan", "quickstart_sami", "--topology", "cpu:1"]) == code
     plan.compiled = types.SimpleNamespace(fits=None)
     assert main(["plan", "quickstart_sami", "--topology", "cpu:1"]) == 0

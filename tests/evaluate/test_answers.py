@@ -46,7 +46,7 @@ def measured(name, mesh_config, source=None, monkeypatch=None):
     places = sharding.shardings(host, mesh)
     params = jax.tree.map(sharding.place, host, places)
     if source is not None:
-        monkeypatch.setattr(prompts.sources, "open_source", lambda config: source)
+        monkeypatch.setattr(prompts.sources, "open_source", lambda config, options="": source)
     return prompts.measurement(nano.sam(name).model, EVALUATE, mesh)(params)
 
 
@@ -173,7 +173,7 @@ def main():
             return self._source.read(index)
 
     opened = sources.open_source(EVALUATE.source)
-    prompts.sources.open_source = lambda config: Noted(opened)
+    prompts.sources.open_source = lambda config, options="": Noted(opened)
     print(json.dumps([measured(NAME, MeshConfig(fsdp=2)), read]), flush=True)
 
 

@@ -245,7 +245,8 @@ def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
 
         backward = jax.eval_shape(lambda p, total=total: jax.vjp(total, p)[1], params)
         kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
-    assert kept["blocks"] < 0.4 * kept["none"]
+    # Without recomputation, too, an encoder's blocks keep no scores, and no image is projected.
+    assert kept["blocks"] < 0.45 * kept["none"]
     found, wanted = (jax.tree.leaves(_learned(model, remat)) for remat in ("blocks", "none"))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # up to 100
