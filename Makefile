@@ -5,8 +5,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 SEED ?= 0
 WORKDIR ?= runs/quickstart
-# One more than the cores of a small machine: some tests wait for clocks and other processes.
-WORKERS ?= 3
+WORKERS ?= 2
 # `make test LOCKED=1` installs the versions of requirements.lock.
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
