@@ -39,7 +39,7 @@ _TRANSIENT = {  # also recognised in the messages of libraries that read on thei
 }
 _TEMPORARY = re.compile(r"\..+\.(\w*)-(\d+)\.new")  # as `_temporary` names them
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_OF_THE_USER = {  # what only the user can mend, and how
+_OF_THE_USER = {  # faults that only the user can fix, and how
     errno.EACCES: "allow this user to open it and the folders above it, or name another path",
     errno.EPERM: "allow this user to change it, or name another path",
     errno.EROFS: "name a path where this user may write",
@@ -166,7 +166,7 @@ def read_error(path: str | Path, fault: BaseException, remedy: str) -> DiskError
 
 
 def refusal(fault: BaseException) -> MissingError | None:
-    """The package's error for one of the operating system about a file that only the user can mend.
+    """The package's error for a fault of a file, as the system reports it, that the user can fix.
 
     None for any other, such as a permission that concerns no file.
     """
@@ -183,7 +183,7 @@ def refusal(fault: BaseException) -> MissingError | None:
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """What only the user can mend leaves the block, or the function, as a MissingError."""
+    """Faults of files that only the user can fix leave the block or function as MissingError."""
     try:
         yield
     except (OSError, RuntimeError) as fault:

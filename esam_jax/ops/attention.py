@@ -129,7 +129,7 @@ def attend(
 
 
 def is_result(primitive: core.Primitive, params: Mapping[str, Any]) -> bool:
-    """For a policy of `jax.checkpoint`: whether this gives what `attend` gives back.
+    """For a policy of `jax.checkpoint`: whether this is the result of `attend`.
 
     Of the fused kernel all that it gives is meant, for its backward needs the sums of the softmax.
     """

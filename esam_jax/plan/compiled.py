@@ -97,7 +97,7 @@ def on_paper(lowered: jax.stages.Lowered, topology: Topology) -> Paper | None:
 
 
 def options(topology: Topology) -> dict[str, Any] | None:
-    """What its compiler is told, for a machine that is not there."""
+    """The compiler options for a machine that is not present."""
     return _CUDA_OPTIONS if topology.platform == "cuda" else None
 
 

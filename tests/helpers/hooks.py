@@ -1,4 +1,4 @@
-"""An alert hook as a user writes one: a script that notes what it is told."""
+"""An alert hook as a user writes one: a script that records its arguments."""
 
 import json
 import pathlib

@@ -120,7 +120,7 @@ def test_shellcheck_is_content_with_skypilots_blocks(tmp_path, block):
     ],
 )
 def test_a_bucket_is_refused_before_anything_is_made(path, workdir, refused, tmp_path):
-    """By the rule of `files.is_address`; where it holds, each goes on to find no command at all."""
+    """By the rule of `files.is_address`; otherwise each continues, and finds no command."""
     assert files.is_address(workdir) == refused
     done = subprocess.run(
         ["/bin/bash", path, "toy", workdir],

@@ -199,7 +199,7 @@ class Service:
 
 @pytest.mark.parametrize("event", alert.EVENTS)
 def test_of_two_hosts_one_tells_of_each_event(hook, tmp_path, monkeypatch, event):
-    """How a run ends is told once, at whatever step each host was; all else once a step."""
+    """The end of a run is reported once, at any step of each host; other events once a step."""
     service = Service()
     monkeypatch.setattr(alert.coordinator, "client", lambda: service)
     for host, steps_of_host in (("first", (4, 6)), ("second", (4, 7))):
