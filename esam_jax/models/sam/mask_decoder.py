@@ -28,7 +28,16 @@ class MaskDecoder(nn.Module):
     config: SamConfig
     compute: ComputeConfig = ComputeConfig()
 
-    @nn.compact
+    def setup(self) -> None:
+        cfg, compute = self.config.decoder, self.compute
+        normal = nn.initializers.normal(1.0)
+        self.iou_token = self.param("iou_token", normal, (1, cfg.width))
+        self.mask_tokens = self.param("mask_tokens", normal, (cfg.mask_tokens, cfg.width))
+        self.two_way = TwoWayTransformer(cfg, compute)
+        self.upscale = layers.block_class(Upscale, compute)(cfg, compute)
+        self.mask_heads = MaskHeads(cfg, compute)
+        self.iou_head = IouHead(cfg, compute)
+
     def __call__(
         self,
         embedding_BhwC: Float[Array, "B h w C"],
@@ -37,33 +46,47 @@ class MaskDecoder(nn.Module):
         dense_BqhwC: Float[Array, "B q h w C"] | None = None,
         seen_BQP: Bool[Array, "B Q P"] | None = None,
     ) -> tuple[Float[Array, "B Q M 4*h 4*w"], Float[Array, "B Q M"]]:
-        cfg = self.config.decoder
+        tokens, image = self.look(embedding_BhwC, position_hwC, sparse_BQPC, dense_BqhwC, seen_BQP)
+        return self.draw(tokens, image), self.iou(tokens)
+
+    def look(
+        self,
+        embedding_BhwC: Float[Array, "B h w C"],
+        position_hwC: Float[Array, "h w C"],
+        sparse_BQPC: Float[Array, "B Q P C"],
+        dense_BqhwC: Float[Array, "B q h w C"] | None = None,
+        seen_BQP: Bool[Array, "B Q P"] | None = None,
+    ) -> tuple[Float[Array, "B Q Z C"], Float[Array, "B Q N C"]]:
+        """Tokens and image cells of each query after they have attended to each other."""
         B, h, w, C = embedding_BhwC.shape
         dtype = self.compute.dtype
         image = embedding_BhwC[:, None]
         if dense_BqhwC is not None:
             image = image + dense_BqhwC
-        tokens, image = TwoWayTransformer(cfg, self.compute, name="two_way")(
+        return self.two_way(
             self._tokens(sparse_BQPC).astype(dtype),
             image.reshape(B, -1, h * w, C).astype(dtype),
             position_hwC.reshape(h * w, C),
             self._seen(seen_BQP),
         )
-        upscale = layers.block_class(Upscale, self.compute)
-        features = upscale(cfg, self.compute, name="upscale")(image)
-        heads = MaskHeads(cfg, self.compute, name="mask_heads")(
-            tokens[:, :, 1 : 1 + cfg.mask_tokens]
-        )
-        logits = _shuffle(_masks(heads, features, self.compute), h, w)
-        return logits, IouHead(cfg, self.compute, name="iou_head")(tokens[:, :, 0])
+
+    def iou(self, tokens_BQZC: Float[Array, "B Q Z C"]) -> Float[Array, "B Q M"]:
+        """Predicted IoU of every mask, for which no logits are needed."""
+        return self.iou_head(tokens_BQZC[:, :, 0])
+
+    def draw(
+        self, tokens_BQZC: Float[Array, "B Q Z C"], image_BQNC: Float[Array, "B Q N C"]
+    ) -> Float[Array, "B Q M l l"]:
+        """Logits of every mask, of what `look` gives."""
+        side = self.config.encoder.grid
+        features = self.upscale(image_BQNC)
+        heads = self.mask_heads(tokens_BQZC[:, :, 1 : 1 + self.config.decoder.mask_tokens])
+        return _shuffle(_masks(heads, features, self.compute), side, side)
 
     def _tokens(self, sparse_BQPC: Float[Array, "B Q P C"]) -> Float[Array, "B Q Z C"]:
         """The learned output tokens in front of each query's own."""
-        B, Q, _, C = sparse_BQPC.shape
-        normal = nn.initializers.normal(1.0)
-        iou = self.param("iou_token", normal, (1, C))
-        masks = self.param("mask_tokens", normal, (self.config.decoder.mask_tokens, C))
-        learned = jnp.concatenate([iou, masks])
+        B, Q, _, _ = sparse_BQPC.shape
+        learned = jnp.concatenate([self.iou_token, self.mask_tokens])
         learned = jnp.broadcast_to(learned, (B, Q, *learned.shape))
         return jnp.concatenate([learned, sparse_BQPC], axis=2)
 

@@ -46,10 +46,34 @@ class Sam(nn.Module):
         slot that is given, padding included, except those labelled NOTHING; EfficientSAM's to its
         `point_slots` slots.
         """
+        tokens, image = self.look(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQll)
+        return self.draw(tokens, image), self.iou(tokens)
+
+    def look(
+        self,
+        embedding_BhwC: Float[Array, "B h w C"],
+        points_BQP2: Float[Array, "B Q P 2"],
+        labels_BQP: Int[Array, "B Q P"],
+        mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+    ) -> tuple[Float[Array, "B Q Z C"], Float[Array, "B Q N C"]]:
+        """The first part of `decode`: tokens and image cells, from which `iou` and `draw` read.
+
+        Who needs the logits of a few queries alone draws those, by their predicted IoU.
+        """
         sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
         # Slots that are always filled with padding are all attended to.
         seen = None if self.config.decoder.traits.fixed_slots else labels_BQP != NOTHING
-        return self.decoder(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
+        return self.decoder.look(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
+
+    def iou(self, tokens_BQZC: Float[Array, "B Q Z C"]) -> Float[Array, "B Q M"]:
+        """Predicted IoU of all mask tokens."""
+        return self.decoder.iou(tokens_BQZC)
+
+    def draw(
+        self, tokens_BQZC: Float[Array, "B Q Z C"], image_BQNC: Float[Array, "B Q N C"]
+    ) -> Float[Array, "B Q M l l"]:
+        """Low-resolution logits of all mask tokens."""
+        return self.decoder.draw(tokens_BQZC, image_BQNC)
 
     def __call__(
         self,
