@@ -20,6 +20,11 @@ def pack(masks: Bool[Array, "X H W"]) -> UInt8[Array, "X L W"]:
     return jnp.sum(bits << jnp.arange(8, dtype=jnp.uint8)[:, None], axis=2, dtype=jnp.uint8)
 
 
+def bytes_of(rows: int) -> int:
+    """Bytes of a column, as `pack` makes them."""
+    return (rows // _ROWS + 1) * _ROWS // 8
+
+
 def unpack(line: UInt8[Array, "*X L"], length: int) -> Bool[Array, "*X {length}"]:
     """The first bits of a line of bytes."""
     bits = line[..., None] >> jnp.arange(8, dtype=jnp.uint8) & 1
@@ -33,22 +38,33 @@ def turns(packed: UInt8[Array, "X L W"]) -> UInt8[Array, "X W L"]:
 
 
 def runs(
-    turns: UInt8[np.ndarray, "X W _ L"], rows: int, x: int, y: int, height: int, width: int
+    turns: UInt8[np.ndarray, "X _ W L"],
+    down: int,
+    rows: int,
+    x: int,
+    y: int,
+    height: int,
+    width: int,
 ) -> list[Int[np.ndarray, " _"]]:
     """COCO's plain run lengths of masks that lie at (x, y) in a picture of that size.
 
-    Down the columns, outside and inside alternating, starting outside. A mask may be cut in tiles
-    of `rows` rows, the third axis, each with turns of its own.
+    Down the columns, outside and inside alternating, starting outside. A mask is cut in tiles of
+    `rows` rows, the second axis: `down` of them above each other, then those beside them. Each
+    has turns of its own.
     """
-    X, W, tiles, L = turns.shape
+    X, tiles, W, L = turns.shape
     words = np.ascontiguousarray(turns).reshape(-1).view("<u4")
     full = np.flatnonzero(words)
     bits = np.unpackbits(words[full].view(np.uint8).reshape(-1, 4), axis=1, bitorder="little")
     which, bit = np.nonzero(bits)
-    tile, word = np.divmod(full[which], L // 4)
-    column, tile = np.divmod(tile, tiles)
-    mask, column = np.divmod(column, W)
-    pixel = (x + column) * height + y + tile * rows + word * _ROWS + bit
+    column, word = np.divmod(full[which], L // 4)
+    tile, column = np.divmod(column, W)
+    mask, tile = np.divmod(tile, tiles)
+    across, tile = np.divmod(tile, down)
+    pixel = (x + across * W + column) * height + y + tile * rows + word * _ROWS + bit
+    if down > 1:  # columns of tiles below each other come one after the other
+        order = np.argsort(mask * (height * width + 1) + pixel, kind="stable")
+        mask, pixel = mask[order], pixel[order]
     # A run that continues into the next tile or column ends and begins at one pixel: no turn. Nor
     # is the end of the picture.
     again = (pixel[1:] == pixel[:-1]) & (mask[1:] == mask[:-1])

@@ -7,9 +7,12 @@ torchvision's `nms`, both to the last bit in float32.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from esam_jax.ops import bits
+
+_BLOCK = 1024  # boxes that are compared with all others at once
 
 
 def stability(
@@ -69,19 +72,46 @@ def nms(
     order. Rows with a score of -inf are padding: they never survive and suppress nothing.
     """
     order = jnp.argsort(-scores, stable=True)
-    x0, y0, x1, y1 = boxes[order].T
-    areas, places = (x1 - x0) * (y1 - y0), jnp.arange(len(scores))
+    block = min(_BLOCK, max(1, len(scores)))
+    possible, spare = scores[order] > -jnp.inf, -len(scores) % block
+    sorted_, possible = jnp.pad(boxes[order], ((0, spare), (0, 0))), jnp.pad(possible, (0, spare))
     limit = _at_most(threshold)
 
     def visit(i: Array, alive: Array) -> Array:
-        wide = jnp.minimum(x1, x1[i]) - jnp.maximum(x0, x0[i])
-        high = jnp.minimum(y1, y1[i]) - jnp.maximum(y0, y0[i])
-        inside = jnp.maximum(wide, 0) * jnp.maximum(high, 0)
-        # 0 / 0 of two empty boxes is NaN, which is above nothing: both stay, as in the original.
-        beaten = inside / (areas[i] + areas - inside) > limit
-        return alive & ~(alive[i] & beaten & (places > i))
+        """A block of boxes, with all better ones decided, and what its survivors suppress."""
+        begin = i * block
+        own = lax.dynamic_slice_in_dim(sorted_, begin, block)
+        beaten = _overlap_more(own, sorted_, limit)
+        beaten &= (begin + jnp.arange(block))[:, None] < jnp.arange(len(sorted_))
+        inside = lax.dynamic_slice_in_dim(beaten, begin, block, axis=1)
+        waiting = lax.dynamic_slice_in_dim(alive, begin, block)
+        # Its survivors are those that no survivor suppresses. The first k are right after k steps,
+        # so what no longer changes is right; that takes as many steps as boxes suppress in turn.
+        left, _ = lax.while_loop(
+            lambda state: (state[0] != state[1]).any(),
+            lambda state: (waiting & ~(state[0][:, None] & inside).any(0), state[0]),
+            (waiting, ~waiting),
+        )
+        # Better boxes are beaten by none of these.
+        alive &= ~(left[:, None] & beaten).any(0)
+        return alive
 
-    return order, jax.lax.fori_loop(0, len(scores), visit, scores[order] > -jnp.inf)
+    alive = lax.fori_loop(0, len(sorted_) // block, visit, possible)
+    return order, alive[: len(scores)]
+
+
+def _overlap_more(
+    some: Float[Array, "L 4"], others: Float[Array, "X 4"], limit: np.float32
+) -> Bool[Array, "L X"]:
+    """Whether the IoU of each with each other is above the limit."""
+    x0, y0, x1, y1 = some.T[:, :, None]
+    u0, v0, u1, v1 = others.T
+    wide = jnp.minimum(u1, x1) - jnp.maximum(u0, x0)
+    high = jnp.minimum(v1, y1) - jnp.maximum(v0, y0)
+    inside = jnp.maximum(wide, 0) * jnp.maximum(high, 0)
+    both = (x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0)
+    # 0 / 0 of two empty boxes is NaN, which is above nothing: both stay, as in the original.
+    return inside / (both - inside) > limit
 
 
 def _at_most(threshold: float) -> np.float32:

@@ -1,58 +1,87 @@
 """Small holes and islands of masks, found among run lengths: no mask is ever filled.
 
+Many masks are one strip: side by side in the order of their pixels, with an empty column between
+two of them, so that nothing of one touches the next.
+
 Source: segment-anything, `utils/amg.py`, `remove_small_regions`. NumPy, host side.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 Runs = Int[np.ndarray, "_"]  # COCO's plain run lengths, of a picture of known height
 
 
 def without_small(
-    runs: Runs, height: int, area: int, kind: Literal["holes", "islands"]
-) -> tuple[Runs, bool]:
-    """The mask without its holes or islands of fewer than `area` pixels, and whether any was there.
+    masks: Sequence[Runs], height: int, area: int, kind: Literal["holes", "islands"]
+) -> tuple[list[Runs], Bool[np.ndarray, " X"]]:
+    """The masks without holes or islands of fewer than `area` pixels, and which had any.
 
-    Pixels that touch at a corner belong together, in holes too. When all islands are small the
-    largest stays; of equals, the one that begins in the highest row, furthest left.
+    All are masks of one picture. Pixels that touch at a corner belong together, in holes too. When
+    all islands are small the largest stays; of equals, the one that begins in the highest row,
+    furthest left.
     """
-    starts, ends = _pieces(runs, height, 1 if kind == "islands" else 0)
+    changed = np.zeros(len(masks), bool)
+    starts, ends, mask = _pieces(masks, height, 1 if kind == "islands" else 0)
     if not len(starts):
-        return runs, False
+        return list(masks), changed
     parts = _joined(starts, ends, height)
     sizes = np.bincount(parts, ends - starts)
+    owner = np.zeros(len(sizes), np.int64)
+    owner[parts] = mask
     small = sizes < area
-    if not small.any():
-        return runs, False
-    if kind == "islands" and small.all():
+    changed[owner[small]] = True
+    if kind == "islands":
         column, row = np.divmod(starts, height)
         begin = np.full(len(sizes), np.iinfo(np.int64).max)
-        np.minimum.at(begin, parts, row * runs.sum() + column)
-        small[np.lexsort((begin, -sizes))[0]] = False
+        np.minimum.at(begin, parts, row * (column[-1] + 1) + column)
+        largest_first = np.lexsort((begin, -sizes, owner))
+        # Where it is small, all are.
+        small[largest_first[np.unique(owner[largest_first], return_index=True)[1]]] = False
     gone = small[parts]
-    return _flipped(runs, starts[gone], ends[gone]), True
+    return _flipped(masks, height, starts[gone], ends[gone], mask[gone]), changed
 
 
-def box(runs: Runs, height: int) -> tuple[int, int, int, int]:
+def boxes(masks: Sequence[Runs], height: int) -> Int[np.ndarray, "X 4"]:
     """First and last column and row, (x0, y0, x1, y1) inclusive; zeros for an empty mask."""
-    starts, ends = _pieces(runs, height, 1)
-    if not len(starts):
-        return 0, 0, 0, 0
-    top, bottom = starts % height, (ends - 1) % height
-    x0, x1 = starts[[0, -1]] // height
-    return int(x0), int(top.min()), int(x1), int(bottom.max())
+    found = np.zeros((len(masks), 4), np.int64)
+    starts, ends, mask = _pieces(masks, height, 1)
+    if len(starts):
+        some, first = np.unique(mask, return_index=True)
+        column = starts // height - mask * (_strip(masks, height) // height)
+        found[some, 0] = column[first]
+        found[some, 1] = np.minimum.reduceat(starts % height, first)
+        found[some, 2] = np.maximum.reduceat(column, first)
+        found[some, 3] = np.maximum.reduceat((ends - 1) % height, first)
+    return found
+
+
+def _strip(masks: Sequence[Runs], height: int) -> int:
+    """Pixels of a mask in the strip, with the empty column after it."""
+    return int(masks[0].sum()) + height
 
 
 def _pieces(
-    runs: Runs, height: int, parity: int
-) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
-    """First pixel, and the one after the last, of every second run, cut where a column ends."""
-    ends = np.cumsum(runs, dtype=np.int64)
-    starts, ends = (ends - runs)[parity::2], ends[parity::2]
-    starts, ends = starts[ends > starts], ends[ends > starts]
+    masks: Sequence[Runs], height: int, parity: int
+) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    """First pixel, and the one after the last, of every second run, cut where a column ends.
+
+    In the strip of all masks; and whose mask each is.
+    """
+    none = np.zeros(0, np.int64)
+    every_second = [mask[parity::2] for mask in masks]
+    counts = np.array([len(each) for each in every_second], np.int64)
+    mask = np.repeat(np.arange(len(masks)), counts)
+    if not len(mask):
+        return none, none, none
+    ends = np.concatenate([np.cumsum(each, dtype=np.int64)[parity::2] for each in masks])
+    ends += mask * _strip(masks, height)
+    starts = ends - np.concatenate(every_second)
+    some = ends > starts
+    starts, ends, mask = starts[some], ends[some], mask[some]
     first = starts // height
     counts = (ends - 1) // height - first + 1
     run = np.repeat(np.arange(len(starts)), counts)
@@ -60,6 +89,7 @@ def _pieces(
     return (
         np.maximum(starts[run], column * height),
         np.minimum(ends[run], (column + 1) * height),
+        mask[run],
     )
 
 
@@ -83,12 +113,27 @@ def _joined(
     return sparse.csgraph.connected_components(touching, directed=False)[1]
 
 
-def _flipped(runs: Runs, starts: Int[np.ndarray, " X"], ends: Int[np.ndarray, " X"]) -> Runs:
-    """The runs with inside and outside exchanged on some pieces that do not overlap."""
-    pixels = int(runs.sum())
-    turns = np.concatenate([np.cumsum(runs, dtype=np.int64)[:-1], starts, ends])
-    turns, counts = np.unique(turns[turns < pixels], return_counts=True)
-    return np.diff(turns[counts % 2 == 1], prepend=0, append=pixels)
+def _flipped(
+    masks: Sequence[Runs],
+    height: int,
+    starts: Int[np.ndarray, " X"],
+    ends: Int[np.ndarray, " X"],
+    mask: Int[np.ndarray, " X"],
+) -> list[Runs]:
+    """The masks with inside and outside exchanged on pieces of the strip that do not overlap."""
+    flipped, strip = list(masks), _strip(masks, height)
+    some, first = np.unique(mask, return_index=True)
+    borders = [*first, len(mask)]
+    for place, begin, end in zip(some.tolist(), borders[:-1], borders[1:], strict=True):
+        runs, pixels = masks[place], strip - height
+        own = slice(begin, end)
+        turns = [np.cumsum(runs, dtype=np.int64)[:-1]]
+        turns += [edge[own] - place * strip for edge in (starts, ends)]
+        turns = np.sort(np.concatenate(turns))
+        # What lies in twice is no turn; nor is the end of the picture.
+        turns, counts = np.unique(turns[turns < pixels], return_counts=True)
+        flipped[place] = np.diff(turns[counts % 2 == 1], prepend=0, append=pixels)
+    return flipped
 
 
 def _count_up(counts: Int[np.ndarray, " X"]) -> Int[np.ndarray, " L"]:

@@ -3,17 +3,21 @@
 The size is data: a picture is covered by tiles of one shape, whose rows and columns are weighted
 sums of those of the decoder's logits. However many sizes of pictures come, they share some dozen
 compiled programs: of two sizes of tile, each for three numbers of masks.
+
+Measures and turns of all tiles are found by one program, which loops over them on the device and
+leaves out tiles that no mask of a group reaches.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from esam_jax.ops import bits, selection
@@ -31,6 +35,8 @@ _ON_ACCELERATOR = 2**26
 _MOST_MASKS = 256
 _TURNS_BYTES = 2**26  # of turns of all tiles of the masks of one call
 _FAR = 2**30  # beyond any picture
+_LONGEST = 4096  # rows or columns that taps are made for at once; more come in powers of two
+_MEASURED_AT_ONCE = 2**20  # pixels of a tile of all masks that are measured together, on a CPU
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,16 +65,40 @@ class Axes:
         rows = [(y, _as_data(self.rows.part(y, side))) for y in range(0, height, side)]
         found = []
         for x in range(0, width, side):
-            places = [_Place(_pair(x, y), _pair(height - y, width - x), *taps) for y, taps in rows]
+            places = [_Place(_pair(height - y, width - x), *taps) for y, taps in rows]
             taps = _as_data(self.columns.part(x, side))
             found.append((x, *jax.device_put((taps, places))))
         return found
 
+    @functools.cached_property
+    def cover(self) -> "_Cover":
+        """What a program needs to make all tiles, on the device."""
+        parts = [
+            _as_data(taps.part(0, max(_LONGEST, 1 << (len(taps.places) - 1).bit_length())))
+            for taps in (self.rows, self.columns)
+        ]
+        dip = np.minimum(self.rows.weights, 0).sum(1).min()
+        return jax.device_put(_Cover(*parts, _pair(*self.size), np.float32(-dip)))
+
+    @property
+    def tile_counts(self) -> tuple[int, int]:
+        """Tiles above and beside each other."""
+        height, width = self.size
+        return -(-height // self.side), -(-width // self.side)
+
+
+class _Cover(NamedTuple):
+    """All rows and columns of a picture, more of them than it has, and the sizes as data."""
+
+    rows: Any  # places and weights
+    columns: Any
+    size: Any  # height and width
+    dip: Any  # the largest sum of negative weights of a row: how far a sum may leave its range
+
 
 class _Place(NamedTuple):
-    """Where a tile lies, and what it is made of."""
+    """What a tile is made of."""
 
-    corner: Any  # its x and y
     left: Any  # rows and columns of the picture from there on
     places: Any
     weights: Any
@@ -128,22 +158,32 @@ def inside(
 
 
 def measured(
-    low_res: Iterable[Float[Array | np.ndarray, "_ h w"]],
+    low_res: Float[Array, "X h w"],
+    rows: Int[np.ndarray, " _"],
     axes: Axes,
     *,
     offset: float,
     zero_is_inside: bool,
-) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
-    """Stability and box (x0, y0, x1, y1), inclusive, of the masks of all parts, one after another.
+) -> tuple[Float[np.ndarray, " _"], Int[np.ndarray, "_ 4"]]:
+    """Stability and box (x0, y0, x1, y1), inclusive, of the masks at the places `rows`.
 
-    As `ops.selection` has them: NaN and zeros for a mask that is empty.
+    As `ops.selection` has them: NaN and zeros for a mask that is empty. At most X places.
     """
-    found = list(
-        each_behind(_measured(part, axes, float(offset), zero_is_inside) for part in low_res)
-    )
-    if not found:
+    if not len(rows):
         return np.zeros(0, np.float32), np.zeros((0, 4), np.int32)
-    high, low, first, last = (np.concatenate(column) for column in zip(*found, strict=True))
+    # Always X places, so that their number compiles nothing.
+    places = np.pad(rows, (0, len(low_res) - len(rows))).astype(np.int32)
+    found = _measured(
+        low_res,
+        places,
+        np.int32(len(rows)),
+        axes.cover,
+        side=axes.side,
+        group=_group(axes.side, len(low_res)),
+        offset=float(offset),
+        zero_is_inside=zero_is_inside,
+    )
+    high, low, first, last = (column[: len(rows)] for column in jax.device_get(found))
     with np.errstate(invalid="ignore"):
         stability = high.astype(np.float32) / low.astype(np.float32)
     some = last[:, :1] >= 0
@@ -163,17 +203,17 @@ def runs(
     corner: x and y in a picture of `size` (height, width), where these masks are those of a crop.
     """
     height, width = size or axes.size
-    turned = each_behind(_turned(part, axes, zero_is_inside) for part in low_res)
+    down, across = axes.tile_counts
+    # To a power of two, so that few programs are compiled.
+    tiles = 1 << (down * across - 1).bit_length()
+    turned = each_behind(
+        _turned(part, axes.cover, side=axes.side, tiles=tiles, zero_is_inside=zero_is_inside)
+        for part in low_res
+    )
     return [
         each
-        for columns in turned
-        for each in bits.runs(
-            np.concatenate([np.stack(tiles, axis=2) for tiles in columns], axis=1),
-            axes.side,
-            *corner,
-            height,
-            width,
-        )
+        for part in turned
+        for each in bits.runs(part[:, : down * across], down, axes.side, *corner, height, width)
     ]
 
 
@@ -181,22 +221,21 @@ def runs(
 
 
 class _Tile(NamedTuple):
-    """Logits of a tile at (y, x) of the picture; minus infinity beside it."""
+    """Logits of a tile whose corner has that (x, y) in the picture; minus infinity beside it."""
 
-    y: int
-    x: int
     corner: Array
     logits: Float[Array, "X _ _"]
 
 
-def _tiles(low_res: Float[Array | np.ndarray, "X h w"], axes: Axes) -> Iterator[_Tile]:
-    """Column by column of tiles."""
+def _tiles(
+    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes
+) -> Iterator[tuple[int, int, Float[Array, "X _ _"]]]:
+    """The row and column where each begins, and its logits; column by column of tiles."""
     low_res = jnp.asarray(low_res, jnp.float32)
     for x, taps, places in axes.tiles:
         wide = _widened(low_res, *taps)
         for i, place in enumerate(places):
-            logits = _on_picture(place.left, wide, place.places, place.weights)
-            yield _Tile(i * axes.side, x, place.corner, logits)
+            yield i * axes.side, x, _on_picture(place.left, wide, place.places, place.weights)
 
 
 def _pair(first: int, second: int) -> np.ndarray:
@@ -210,32 +249,11 @@ def _as_data(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
 def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..., Array]) -> None:
     first = 0
     for part in parts(low_res, axes):
-        found = ((tile.y, tile.x, program(tile.logits)) for tile in _tiles(part, axes))
+        found = ((y, x, program(logits)) for y, x, logits in _tiles(part, axes))
         for y, x, pixels in each_behind(found):
             place = out[first : first + len(part), y : y + pixels.shape[1], x : x + pixels.shape[2]]
             np.copyto(place, pixels[: place.shape[0], : place.shape[1], : place.shape[2]])
         first += len(part)
-
-
-def _measured(
-    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, offset: float, zero: bool
-) -> Any:
-    X = len(low_res)
-    found: Any = (np.zeros(X, np.int32), np.zeros(X, np.int32))
-    found += (np.full((X, 2), _FAR, np.int32), np.full((X, 2), -1, np.int32))
-    for tile in _tiles(low_res, axes):
-        found = _measure(found, tile.logits, tile.corner, offset=offset, zero_is_inside=zero)
-    return found
-
-
-def _turned(
-    low_res: Float[Array | np.ndarray, "X h w"], axes: Axes, zero: bool
-) -> list[list[Array]]:
-    """Turns of each tile, in lists of those above each other."""
-    found: dict[int, list[Array]] = {}
-    for tile in _tiles(low_res, axes):
-        found.setdefault(tile.x, []).append(_turns(tile.logits, zero_is_inside=zero))
-    return list(found.values())
 
 
 # ------------------------------------------------------------------------------------ programs
@@ -286,25 +304,131 @@ def _inside(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> Bool[Arra
     return logits >= THRESHOLD if zero_is_inside else logits > THRESHOLD
 
 
+def _group(side: int, most: int) -> int:
+    """Masks that are measured together: a power of two."""
+    cpu = jax.default_backend() == "cpu"
+    pixels = _MEASURED_AT_ONCE if cpu else _ON_ACCELERATOR
+    return min(max(1, pixels // side**2), 1 << (most - 1).bit_length(), _MOST_MASKS)
+
+
 # As data, the offset would cost four times the rest.
-@partial(jax.jit, static_argnames=("offset", "zero_is_inside"))
-def _measure(
-    so_far: tuple[Array, ...],
-    logits: Float[Array, "X H W"],
-    corner: Int[Array, "2"],
+@partial(jax.jit, static_argnames=("side", "group", "offset", "zero_is_inside"))
+def _measured(
+    low_res: Float[Array, "X h w"],
+    places: Int[Array, " X"],
+    count: Int[Array, ""],
+    cover: _Cover,
     *,
+    side: int,
+    group: int,
     offset: float,
     zero_is_inside: bool,
 ) -> tuple[Array, ...]:
-    """Pixels above both thresholds, and the first and last (x, y) inside, with those `so_far`."""
-    areas = selection.areas(logits, THRESHOLD, offset)
-    box, some = selection.extents(_inside(logits, zero_is_inside=zero_is_inside))
-    first = jnp.where(some[:, None], box[:, :2] + corner, _FAR)
-    last = jnp.where(some[:, None], box[:, 2:] + corner, -1)
-    high, low = (a + b for a, b in zip(so_far, areas, strict=False))
-    return high, low, jnp.minimum(so_far[2], first), jnp.maximum(so_far[3], last)
+    """Pixels above both thresholds, first and last (x, y) inside, of the first `count` places."""
+    spare = -len(places) % group
+    places = jnp.pad(places, (0, spare))
+    zeros = jnp.zeros(group, jnp.int32)
+    nothing = (zeros, zeros, jnp.full((group, 2), _FAR), jnp.full((group, 2), -1))
+
+    def add(so_far: tuple[Array, ...], tile: _Tile) -> tuple[Array, ...]:
+        areas = selection.areas(tile.logits, THRESHOLD, offset)
+        box, some = selection.extents(_inside(tile.logits, zero_is_inside=zero_is_inside))
+        first = jnp.where(some[:, None], box[:, :2] + tile.corner, _FAR)
+        last = jnp.where(some[:, None], box[:, 2:] + tile.corner, -1)
+        high, low = (a + b for a, b in zip(so_far, areas, strict=False))
+        return high, low, jnp.minimum(so_far[2], first), jnp.maximum(so_far[3], last)
+
+    def measure(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        some = low_res[lax.dynamic_slice_in_dim(places, i * group, group)]
+        measures = _over_tiles(some, cover, side, -offset, nothing, add)
+        return tuple(
+            lax.dynamic_update_slice_in_dim(all_, each, i * group, 0)
+            for all_, each in zip(found, measures, strict=True)
+        )
+
+    shapes = ((), (), (2,), (2,))
+    found = tuple(jnp.zeros((len(places), *shape), jnp.int32) for shape in shapes)
+    with jax.named_scope("groups"):
+        return lax.fori_loop(0, (count + group - 1) // group, measure, found)
 
 
-@partial(jax.jit, static_argnames="zero_is_inside")
-def _turns(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> UInt8[Array, "X W L"]:
-    return bits.turns(bits.pack(_inside(logits, zero_is_inside=zero_is_inside)))
+@partial(jax.jit, static_argnames=("side", "tiles", "zero_is_inside"))
+def _turned(
+    low_res: Float[Array, "X h w"],
+    cover: _Cover,
+    *,
+    side: int,
+    tiles: int,
+    zero_is_inside: bool,
+) -> UInt8[Array, "X {tiles} {side} L"]:
+    """Turns of each tile, column by column of tiles; zeros where there are fewer."""
+    down = (cover.size[0] + side - 1) // side
+
+    def add(turns: Array, tile: _Tile) -> Array:
+        inside = _inside(tile.logits, zero_is_inside=zero_is_inside)
+        x, y = tile.corner // side
+        new = bits.turns(bits.pack(inside))[:, None]
+        return lax.dynamic_update_slice_in_dim(turns, new, x * down + y, 1)
+
+    turns = jnp.zeros((len(low_res), tiles, side, bits.bytes_of(side)), jnp.uint8)
+    return _over_tiles(low_res, cover, side, 0.0, turns, add)
+
+
+_T = TypeVar("_T")
+
+
+def _over_tiles(
+    low_res: Float[Array, "X h w"],
+    cover: _Cover,
+    side: int,
+    least: float,
+    start: _T,
+    add: "Callable[[_T, _Tile], _T]",
+) -> _T:
+    """`add` over all tiles that may have a logit above or at `least`."""
+    low_res = low_res.astype(jnp.float32)
+    down, across = ((size + side - 1) // side for size in cover.size)
+
+    def column(x: Array, so_far: _T) -> _T:
+        wide = _along_columns(low_res, *_cut(cover.columns, x, side))
+        highest, lowest = wide.max((0, 2)), wide.min((0, 2))
+
+        def tile(y: Array, so_far: _T) -> _T:
+            places, weights = _cut(cover.rows, y, side)
+            left = cover.size - jnp.stack([y, x]) * side
+            corner = jnp.stack([x, y]) * side
+
+            def made() -> Array:
+                return _on_picture(left, wide, places, weights)
+
+            def added() -> _T:
+                return add(so_far, _Tile(corner, _stored(made)))
+
+            high, low = highest[places].max(), lowest[places].min()
+            rounding = 1e-5 * (abs(high) + abs(low))
+            nothing = high + cover.dip * (high - low) + rounding < least  # of NaN: false
+            return lax.cond(nothing, lambda: so_far, added)
+
+        return lax.fori_loop(0, down, tile, so_far)
+
+    with jax.named_scope("tiles"):
+        return lax.fori_loop(0, across, column, start)
+
+
+def _cut(taps: Any, tile: Array, side: int) -> Any:
+    return tuple(lax.dynamic_slice_in_dim(each, tile * side, side) for each in taps)
+
+
+def _stored(make: Callable[[], Array]) -> Array:
+    """What `make` gives, added up once on a CPU however many read it.
+
+    XLA fuses it with each of its users there, at twenty times the cost: not through a condition,
+    whatever it may be.
+    """
+    shape = jax.eval_shape(make)
+
+    def stored() -> Array:
+        certain = lax.optimization_barrier(jnp.int32(1)) > 0
+        return lax.cond(certain, make, lambda: jnp.zeros(shape.shape, shape.dtype))
+
+    return lax.platform_dependent(cpu=stored, default=make)

@@ -8,6 +8,6 @@ from esam_jax.ops import regions, small_regions
 def without(mask, area, kind):
     """The mask less its small regions, and whether there were any."""
     runs = np.array(regions.to_runs(mask)["counts"])
-    found, changed = small_regions.without_small(runs, len(mask), area, kind)
+    [found], [changed] = small_regions.without_small([runs], len(mask), area, kind)
     assert (found[1:] > 0).all() and found.sum() == mask.size
-    return regions.fill(found, *mask.shape), changed
+    return regions.fill(found, *mask.shape), bool(changed)

@@ -71,7 +71,7 @@ def test_any_text_gives_a_full_mask_or_an_error(counts: str | bytes):
 @given(batches)
 def test_runs_found_on_a_device_are_those_of_the_host(batch: np.ndarray):
     _, height, width = batch.shape
-    found = bits.runs(np.asarray(_turns(batch))[:, :, None], height, 0, 0, height, width)
+    found = bits.runs(np.asarray(_turns(batch))[:, None], 1, height, 0, 0, height, width)
     assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in batch]
 
 
@@ -81,7 +81,8 @@ def test_runs_of_a_crop_are_those_of_the_whole_picture(
 ):
     left, above, right, below = margins
     whole = np.pad(batch, ((0, 0), (above, below), (left, right)))
-    found = bits.runs(np.asarray(_turns(batch))[:, :, None], 0, left, above, *whole.shape[1:])
+    turns = np.asarray(_turns(batch))[:, None]
+    found = bits.runs(turns, 1, batch.shape[1], left, above, *whole.shape[1:])
     assert [runs.tolist() for runs in found] == [regions.to_runs(mask)["counts"] for mask in whole]
 
 
@@ -99,7 +100,21 @@ def test_small_regions_are_those_of_the_filled_mask(
 def test_the_box_of_runs_is_that_of_the_filled_mask(mask: np.ndarray):
     x, y, wide, high = regions.mask_box(mask)
     wanted = (x, y, x + wide - 1, y + high - 1) if wide else (0, 0, 0, 0)
-    assert small_regions.box(np.array(regions.to_runs(mask)["counts"]), len(mask)) == wanted
+    [box] = small_regions.boxes([np.array(regions.to_runs(mask)["counts"])], len(mask))
+    assert tuple(box) == wanted
+
+
+@given(batches, st.integers(0, 9), st.sampled_from(["holes", "islands"]))
+def test_masks_side_by_side_do_not_see_each_other(
+    batch: np.ndarray, area: int, kind: Literal["holes", "islands"]
+):
+    height, runs = batch.shape[1], [np.array(regions.to_runs(mask)["counts"]) for mask in batch]
+    found, changed = small_regions.without_small(runs, height, area, kind)
+    boxes = small_regions.boxes(runs, height)
+    for i, each in enumerate(runs):
+        [alone], [touched] = small_regions.without_small([each], height, area, kind)
+        assert found[i].tolist() == alone.tolist() and changed[i] == touched
+        assert boxes[i].tolist() == small_regions.boxes([each], height)[0].tolist()
 
 
 def plain_without_small(

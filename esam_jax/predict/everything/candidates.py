@@ -7,22 +7,24 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from esam_jax.ops import selection, small_regions
 from esam_jax.predict import full_size
+
+_LOW_RES_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
     """Masks of one crop that may still be discarded, in the frame of the crop.
 
-    The logits of each, at the decoder's size, are row `rows[i, 1]` of `logits[rows[i, 0]]`. They
-    stay on the device until most masks are discarded (see `fetched`); no call copies all of them.
+    The logits of each, at the decoder's size, are row `rows[i]` of `logits`, on the device.
     """
 
-    logits: tuple[Float[Array | np.ndarray, "_ _ _"], ...]
-    rows: Int[np.ndarray, "X 2"]
+    logits: Float[Array, "_ _ _"]
+    rows: Int[np.ndarray, " X"]
     scores: Float[np.ndarray, " X"]
     points: Float[np.ndarray, "X 2"]
     stability: Float[np.ndarray, " X"]
@@ -35,49 +37,24 @@ class Candidates:
         """Those for which `keep` is true, or those at the places `keep`."""
         return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in _BY_MASK})
 
-    def in_parts(self, sizes: Sequence[int]) -> Iterator[Float[Array | np.ndarray, "_ _ _"]]:
+    def in_parts(self, sizes: Sequence[int]) -> Iterator[Float[Array, "_ _ _"]]:
         """All logits, so many at a time; what `sizes` has too many are copies of the last."""
         first = 0
         for size in sizes:
             rows = self.rows[first : first + size]
-            rows = np.pad(rows, ((0, size - len(rows)), (0, 0)), mode="edge")
             first += size
-            if isinstance(self.logits[0], np.ndarray):
-                # Of logits on the host, only these rows are copied to the device.
-                yield np.stack([self.logits[part][row] for part, row in rows])
-            else:
-                yield _take(self.logits[0], rows[:, 1])
+            yield _take(self.logits, np.pad(rows, (0, size - len(rows)), mode="edge"))
 
-    def fetched(self) -> "Candidates":
-        """The same, with their own logits alone, on the host."""
-        logits = np.zeros((len(self), *self.logits[0].shape[1:]), np.float32)
-        if len(self):
-            # To a power of two, so that few programs are compiled.
-            [part] = self.in_parts([1 << (len(self) - 1).bit_length()])
-            logits[:] = np.asarray(part)[: len(self)]
-        return dataclasses.replace(self, logits=(logits,), rows=first_rows(len(self)))
-
-    @staticmethod
-    def joined(parts: "list[Candidates]") -> "Candidates":
-        """All of them, in order; each `fetched`."""
-        columns = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in _BY_MASK
-        }
-        which = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        columns["rows"] = np.stack([which, columns["rows"][:, 1]], axis=1)
-        return Candidates(
-            logits=tuple(logits for part in parts for logits in part.logits), **columns
-        )
+    def alone(self) -> "Candidates":
+        """The same with their own logits alone, and perhaps some copies."""
+        if not len(self):
+            return self
+        # To a power of two, so that few programs are compiled.
+        [logits] = self.in_parts([1 << (len(self) - 1).bit_length()])
+        return dataclasses.replace(self, logits=logits, rows=np.arange(len(self)))
 
 
 _BY_MASK = ("rows", "scores", "points", "stability", "boxes")
-
-
-def first_rows(count: int) -> Int[np.ndarray, "X 2"]:
-    """The first `count` rows of the first logits."""
-    return np.stack([np.zeros(count, int), np.arange(count)], axis=1)
-
-
 _take = jax.jit(lambda logits, rows: logits[rows])
 
 
@@ -95,13 +72,23 @@ class Mask:
 
 @functools.partial(jax.jit, static_argnames="offset")
 def low_res_stability(
-    logits: Float[Array, "X _ _"], valid: Int[Array, "2"], *, offset: float
+    logits: Float[Array, "X _ _"], count: Int[Array, ""], valid: Int[Array, "2"], *, offset: float
 ) -> Float[Array, " X"]:
-    """Stability on the first `valid` rows and columns of the decoder's logits."""
+    """Stability of the first `count`, on the first `valid` rows and columns of their logits."""
     rows, columns = (jnp.arange(side) for side in logits.shape[1:])
     on_picture = (rows[:, None] < valid[0]) & (columns < valid[1])
-    on_picture = jnp.where(on_picture, logits, -jnp.inf)
-    return selection.stability(on_picture, full_size.THRESHOLD, offset)
+    group = min(_LOW_RES_AT_ONCE, len(logits))
+
+    def measure(i: Array, found: Array) -> Array:
+        # The last group begins earlier, where it would end too late, and measures some again.
+        first = jnp.minimum(i * group, len(logits) - group)
+        some = lax.dynamic_slice_in_dim(logits, first, group)
+        some = jnp.where(on_picture, some, -jnp.inf)
+        stability = selection.stability(some, full_size.THRESHOLD, offset)
+        return lax.dynamic_update_slice_in_dim(found, stability, first, 0)
+
+    found = jnp.zeros(len(logits), jnp.float32)
+    return lax.fori_loop(0, (count + group - 1) // group, measure, found)
 
 
 def survivors(
@@ -128,14 +115,12 @@ def suppressed(masks: list[Mask], scores: Float[np.ndarray, " X"], threshold: fl
 
 def cleaned(masks: list[Mask], area: int, threshold: float, height: int) -> list[Mask]:
     """Holes filled and islands dropped; where masks now coincide, the untouched one stays."""
-    kept, untouched = [], []
-    for mask in masks:
-        runs, filled = small_regions.without_small(mask.runs, height, area, "holes")
-        runs, dropped = small_regions.without_small(runs, height, area, "islands")
-        changed = filled or dropped
-        if changed:
-            box = np.array(small_regions.box(runs, height))
-            mask = dataclasses.replace(mask, runs=runs, box=box)
-        kept.append(mask)
-        untouched.append(float(not changed))
-    return suppressed(kept, np.array(untouched), threshold)
+    runs, filled = small_regions.without_small([mask.runs for mask in masks], height, area, "holes")
+    runs, dropped = small_regions.without_small(runs, height, area, "islands")
+    changed = filled | dropped
+    places = np.flatnonzero(changed)
+    boxes = small_regions.boxes([runs[i] for i in places], height)
+    kept = list(masks)
+    for i, box in zip(places.tolist(), boxes, strict=True):
+        kept[i] = dataclasses.replace(masks[i], runs=runs[i], box=box)
+    return suppressed(kept, (~changed).astype(np.float32), threshold)

@@ -3,13 +3,15 @@
 The fully automatic stage of SAM's data engine (arXiv:2304.02643, section 4), with the names and
 the results of segment-anything's `automatic_mask_generator.py`, so that its users change one line.
 
-Masks stay at the decoder's size until they are measured, a few at a time; only the low-resolution
-logits of those that pass are kept, and only what survives is enlarged once more and turned into
-run lengths. So memory does not grow with picture size times number of clicks, as the original's
-does.
+A few programs do it, and only numbers leave the device between them: decoding all clicks, measuring
+the masks whose predicted IoU passes, suppression, and marking where the survivors' pixels turn.
+Masks stay at the decoder's size and are enlarged a few at a time, first to be measured, then to
+become run lengths. So memory does not grow with picture size times number of clicks, as the
+original's does.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,13 @@ from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import grids, regions
 from esam_jax.predict import frames, full_size, picture_array
-from esam_jax.predict.everything import arguments, candidates
+from esam_jax.predict.everything import arguments, candidates, clicks, search
 from esam_jax.predict.everything.candidates import Candidates, Mask
 from esam_jax.predict.everything.presets import RULES, preset
 from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.full_size import Axes
-from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 
-_LOW_RES_AT_ONCE = 64
 _MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 _STABILITY_RULES = ("full_size", "low_res")
 Record = dict[str, Any]
@@ -169,26 +169,41 @@ class AutomaticMaskGenerator:
         points = self._points(layer, x1 - x0, y1 - y0)
         axes = self._enlarging(crop)
         parts = [
-            self._of_batch(
-                embedding, points[i : i + self.points_per_batch], crop, axes, (height, width)
-            )
-            for i in range(0, len(points), self.points_per_batch)
+            self._selected(passing, points, crop, axes, (height, width))
+            for passing in self._passing(embedding, points)
         ]
-        found = Candidates.joined(parts)
+        kept = [np.arange(len(part)) for part in parts]
         if self._rules.suppress == "before_cleaning":
-            kept = candidates.survivors(found.boxes, found.scores, self.box_nms_thresh)
-            self.tally.dropped["box_nms_thresh"] += len(found) - len(kept)
-            found = found.only(kept)
+            kept = self._best(parts)
+        masks: list[Mask] = []
+        for part, places in zip(parts, kept, strict=True):
+            found = part.only(places)
+            masks += [
+                Mask(
+                    runs=runs,
+                    box=found.boxes[i] + np.array([x0, y0, x0, y0]),
+                    score=float(found.scores[i]),
+                    stability=float(found.stability[i]),
+                    point=found.points[i] + np.array([x0, y0]),
+                    crop=crop,
+                )
+                for i, runs in enumerate(self._runs(found, crop, axes, (height, width)))
+            ]
+        if self._rules.suppress == "before_cleaning":
+            # Best first, as suppression has them: equal ones are in the order of their clicks.
+            masks.sort(key=lambda mask: -mask.score)
+        return masks
+
+    def _best(self, parts: list[Candidates]) -> list[Int[np.ndarray, " _"]]:
+        """Places of those in each part that suppression leaves, in their order."""
+        boxes = np.concatenate([part.boxes for part in parts])
+        scores = np.concatenate([part.scores for part in parts])
+        kept = np.sort(candidates.survivors(boxes, scores, self.box_nms_thresh))
+        self.tally.dropped["box_nms_thresh"] += len(scores) - len(kept)
+        ends = np.cumsum([len(part) for part in parts])
+        cut = np.split(kept, np.searchsorted(kept, ends[:-1]))
         return [
-            Mask(
-                runs=runs,
-                box=found.boxes[i] + np.array([x0, y0, x0, y0]),
-                score=float(found.scores[i]),
-                stability=float(found.stability[i]),
-                point=found.points[i] + np.array([x0, y0]),
-                crop=crop,
-            )
-            for i, runs in enumerate(self._runs(found, crop, axes, (height, width)))
+            places - end + len(part) for places, end, part in zip(cut, ends, parts, strict=True)
         ]
 
     def _points(self, layer: int, width: int, height: int) -> Float[np.ndarray, "X 2"]:
@@ -199,35 +214,41 @@ class AutomaticMaskGenerator:
         # A picture of a few pixels would be missed by the last click.
         return np.minimum(points + 0.5, np.nextafter([width, height], 0))
 
-    def _of_batch(
+    def _passing(
+        self, embedding: Any, points: Float[np.ndarray, "Q 2"]
+    ) -> Iterator[search.Passing]:
+        """Candidates with a high enough predicted IoU, as many at a time as the device holds."""
+        [(height, width)] = embedding.sizes
+        queries = clicks.as_queries(points, self.model.config, height, width)
+        return search.passing(
+            *(self.model, embedding.features, *queries),
+            at_once=self.points_per_batch,
+            best=self._rules.candidates == "best",
+            threshold=self.pred_iou_thresh if self.pred_iou_thresh > 0 else None,
+        )
+
+    def _selected(
         self,
-        embedding: Any,
+        passing: search.Passing,
         points: Float[np.ndarray, "Q 2"],
         crop: Int[np.ndarray, " 4"],
         axes: Axes,
         size: tuple[int, int],
     ) -> Candidates:
-        """The candidates of some clicks that pass every test, in the frame of the crop."""
-        prompts = [Prompt(points=[point]) for point in points]
-        logits, scores = self.model.candidates(embedding, prompts)
-        Q, M = scores.shape
+        """Those that pass every test of their own, in the frame of the crop."""
+        scores, M = passing.scores, passing.scores.shape[1]
+        seen = scores.max(1) if self._rules.candidates == "best" else scores.reshape(-1)
+        self.tally.candidates += len(seen)
+        self.tally.see("pred_iou_thresh", seen)
+        self.tally.dropped["pred_iou_thresh"] += len(seen) - len(passing.which)
         found = Candidates(
-            logits=(logits.reshape(Q * M, *logits.shape[2:]),),
-            rows=candidates.first_rows(Q * M),
-            scores=scores.reshape(-1),
-            points=np.repeat(points, M, axis=0),
-            stability=np.zeros(Q * M, np.float32),
-            boxes=np.zeros((Q * M, 4), np.int32),
+            logits=passing.logits,
+            rows=np.arange(len(passing.which)),
+            scores=scores.reshape(-1)[passing.which - passing.first * M],
+            points=points[passing.which // M],
+            stability=np.zeros(len(passing.which), np.float32),
+            boxes=np.zeros((len(passing.which), 4), np.int32),
         )
-        if self._rules.candidates == "best":
-            # The first of equal ones, as in the original.
-            found = found.only(np.arange(Q) * M + scores.argmax(axis=1))
-        self.tally.candidates += len(found)
-        self.tally.see("pred_iou_thresh", found.scores)
-        if self.pred_iou_thresh > 0:
-            kept = found.scores > np.float32(self.pred_iou_thresh)
-            self.tally.dropped["pred_iou_thresh"] += len(kept) - int(kept.sum())
-            found = found.only(kept)
         if self.stability_rule == "low_res":
             found = self._stable(dataclasses.replace(found, stability=self._low_res(found, crop)))
             found = dataclasses.replace(found, boxes=self._measured(found, axes)[1])
@@ -236,7 +257,7 @@ class AutomaticMaskGenerator:
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
         cut = grids.cut_by_crop(found.boxes, crop, *size)
         self.tally.dropped["crop_n_layers"] += int(cut.sum())
-        return found.only(~cut).fetched()
+        return found.only(~cut).alone()
 
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.
@@ -252,27 +273,26 @@ class AutomaticMaskGenerator:
         return found.only(kept)
 
     def _low_res(self, found: Candidates, crop: Int[np.ndarray, " 4"]) -> Float[np.ndarray, " X"]:
-        """Stability on the part of the decoder's logits that lies on the picture."""
+        """Stability on the part of the decoder's logits that lies on the picture, of all rows."""
+        if not len(found):
+            return found.stability
         valid = np.array(frames.valid(*_size(crop), self.model.config), np.int32)
         offset = float(self.stability_score_offset)
-        sizes = [_LOW_RES_AT_ONCE] * -(-len(found) // _LOW_RES_AT_ONCE)
-        parts = [
-            np.asarray(candidates.low_res_stability(logits, valid, offset=offset))
-            for logits in found.in_parts(sizes)
-        ]
-        return np.concatenate([np.zeros(0, np.float32), *parts])[: len(found)]
+        count = np.int32(len(found))
+        stability = candidates.low_res_stability(found.logits, count, valid, offset=offset)
+        return np.asarray(stability)[: len(found)]
 
     def _measured(
         self, found: Candidates, axes: Axes
     ) -> tuple[Float[np.ndarray, " X"], Int[np.ndarray, "X 4"]]:
-        """Stability and box of each at full size, a few at a time."""
-        stability, boxes = full_size.measured(
-            found.in_parts(full_size.sizes(len(found), axes)),
+        """Stability and box of each at full size."""
+        return full_size.measured(
+            found.logits,
+            found.rows,
             axes,
             offset=self.stability_score_offset,
             zero_is_inside=self._rules.zero_is_inside,
         )
-        return stability[: len(found)], boxes[: len(found)]
 
     def _runs(
         self, found: Candidates, crop: Int[np.ndarray, " 4"], axes: Axes, size: tuple[int, int]

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from esam_jax.errors import DataError, DeviceMemoryError, PromptError
 from esam_jax.ops import geometry, grids, regions
 from esam_jax.ops.positions import Taps
 from esam_jax.predict import load
+from esam_jax.predict.everything import search
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.presets import preset
 from esam_jax.predict.full_size import Axes
@@ -38,11 +40,10 @@ class StandIn(Sam):
     def encode(self, images: Any) -> Any:
         return images.shape[:2]
 
-    def candidates(self, embedding: Any, prompts: Any) -> Any:
+    def candidates(self, embedding: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = embedding
-        answers = [self._one(prompt.points[0], height, width) for prompt in prompts]
-        logits, scores = zip(*answers, strict=True)
-        return jnp.asarray(np.stack(logits)), np.stack(scores)
+        logits, scores = zip(*(self._one(point, height, width) for point in points), strict=True)
+        return np.stack(logits), np.stack(scores)
 
     def _one(self, point: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         scaled = geometry.to_model(point[None], height, width, SIDE, "pad")[0]
@@ -60,6 +61,14 @@ class StandIn(Sam):
 
 class OnStandIn(AutomaticMaskGenerator):
     """The stand-in answers at full size: nothing is left to enlarge."""
+
+    def _passing(self, embedding: Any, points: np.ndarray) -> Iterator[search.Passing]:
+        for first in range(0, len(points), 50):
+            logits, scores = self.model.candidates(embedding, points[first : first + 50])
+            which = np.flatnonzero(scores > np.float32(self.pred_iou_thresh))
+            logits = logits.reshape(-1, *logits.shape[2:])[which]
+            which += first * scores.shape[1]
+            yield search.Passing(jnp.asarray(logits), which, scores, first)
 
     def _enlarging(self, crop: Any) -> Axes:
         x0, y0, x1, y1 = crop

@@ -1,0 +1,168 @@
+"""Decoding a grid of clicks: one device program that keeps the masks with a high predicted IoU.
+
+It loops over some clicks at a time. Their predicted IoU is known before a mask is drawn, so clicks
+without a candidate that passes are never drawn. Logits of those that pass fill an array of fixed
+length on the device. When the masks of some more clicks may not fit, the program ends, and the
+next call continues there: nothing is lost, however many pass.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from esam_jax.models.parts import stack
+from esam_jax.models.sam import network
+from esam_jax.predict.sam import Sam
+from esam_jax.typing import Params
+
+_CLICKS = 1024  # of one call, so that the number of clicks compiles nothing
+# On a CPU a few clicks fill its cores, and more of them only need memory.
+_AT_ONCE, _DRAWN_AT_ONCE, _PASSING = 8, 1, 256
+_ON_ACCELERATOR = (64, 16, 1024)
+
+
+class Passing(NamedTuple):
+    """Masks whose predicted IoU passes, and the scores of all candidates they were chosen from."""
+
+    logits: Float[Array, "X l l"]  # on the device; what is beyond `which` has no meaning
+    which: Int[np.ndarray, " _"]  # candidate `i % M` of click `i // M`
+    scores: Float[np.ndarray, "_ M"]  # of the clicks from `first`
+    first: int
+
+
+def passing(
+    sam: Sam,
+    features: Float[Array, "1 h w C"],
+    points: Float[np.ndarray, "X P 2"],
+    labels: Int[np.ndarray, "X P"],
+    *,
+    at_once: int,
+    best: bool,
+    threshold: float | None,
+) -> Iterator[Passing]:
+    """What passes of the candidates of all queries, in their order, as often as the device is full.
+
+    at_once: the most clicks that are decoded together. best: of each click only the candidate with
+    the highest predicted IoU, the first of equals. threshold: None lets every candidate pass.
+    """
+    chunk, drawn, capacity = sizes(sam.model, at_once)
+    limit = np.float32(-np.inf if threshold is None else threshold)
+    rule = Rule(np.bool_(best), np.bool_(threshold is None), limit)
+    for first in range(0, len(points), _CLICKS):
+        queries = [_cut(part[first : first + _CLICKS], chunk) for part in (points, labels)]
+        clicks, done = min(_CLICKS, len(points) - first), 0
+        while done < clicks:
+            found = search(
+                *(sam.model, sam.ready, features, *queries, rule),
+                *(np.int32(clicks), np.int32(done // chunk)),
+                drawn=drawn,
+                capacity=capacity,
+            )
+            which, scores, count, chunks = jax.device_get(found[1:])
+            begin, done = done, min(int(chunks) * chunk, clicks)
+            scores = scores.reshape(-1, scores.shape[-1])[begin:done]
+            which = first * scores.shape[-1] + which[:count]
+            yield Passing(found[0], which, scores, first + begin)
+
+
+def sizes(model: network.Sam, at_once: int) -> tuple[int, int, int]:
+    """Clicks decoded together, clicks drawn together, and masks that an array holds."""
+    cpu = jax.default_backend() == "cpu"
+    most, drawn, capacity = (_AT_ONCE, _DRAWN_AT_ONCE, _PASSING) if cpu else _ON_ACCELERATOR
+    chunk = min(at_once, most)
+    masks = model.config.decoder.mask_tokens - 1
+    return chunk, min(drawn, chunk), max(capacity, chunk * masks)
+
+
+def _cut(queries: np.ndarray, chunk: int) -> np.ndarray:
+    """[chunks, queries of each, ...]; the last ones are zeros, which no call reads."""
+    cut = np.zeros((-(-_CLICKS // chunk) * chunk, *queries.shape[1:]), queries.dtype)
+    cut[: len(queries)] = queries
+    return cut.reshape(-1, chunk, *queries.shape[1:])
+
+
+class Rule(NamedTuple):
+    """Which candidates pass."""
+
+    best: Any
+    everything: Any
+    threshold: Any
+
+    def __call__(self, scores_QM: Float[Array, "Q M"]) -> Bool[Array, "Q M"]:
+        kept = self.everything | (scores_QM > self.threshold)
+        best = jnp.argmax(scores_QM, axis=1)[:, None] == jnp.arange(scores_QM.shape[1])
+        return kept & (~self.best | best)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "drawn", "capacity"))
+def search(
+    model: network.Sam,
+    params: Params,
+    features: Float[Array, "1 h w C"],
+    points: Float[Array, "X Q P 2"],
+    labels: Int[Array, "X Q P"],
+    rule: Rule,
+    clicks: Int[Array, ""],
+    first: Int[Array, ""],
+    *,
+    drawn: int,
+    capacity: int,
+) -> tuple[
+    Float[Array, "{capacity} l l"],
+    Int[Array, " {capacity}"],
+    Float[Array, "X Q M"],
+    Int[Array, ""],
+    Int[Array, ""],
+]:
+    """Decodes chunks from `first` on, until `clicks` are done or the masks of one may not fit.
+
+    Logits of masks that pass, the number of each candidate, scores of all candidates, how many
+    passed, and the chunk to continue with.
+    """
+    chunks, Q = points.shape[:2]
+    M, side = model.config.decoder.mask_tokens - 1, model.config.low_res_px
+    numbers = jnp.arange(Q * M).reshape(Q, M)
+
+    def apply(*arrays: Array, method: str) -> Any:
+        with stack.forward_only():
+            return model.apply({"params": params}, *arrays, method=method)
+
+    def room(state: tuple[Array, ...]) -> Array:
+        chunk, count = state[0], state[1]
+        return (chunk * Q < clicks) & (count + Q * M <= capacity)
+
+    def decode(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        chunk, count, logits, which, scores = state
+        tokens, image = apply(features, points[chunk][None], labels[chunk][None], method="look")
+        scores_QM = apply(tokens, method="iou")[0, :, 1:]
+        asked = (chunk * Q + jnp.arange(Q) < clicks)[:, None]
+        kept = rule(scores_QM) & asked
+        # Beyond the end, where nothing is written, lie those that are not kept.
+        place = jnp.where(kept, count + jnp.cumsum(kept).reshape(Q, M) - 1, capacity)
+        order = jnp.argsort(~kept.any(1), stable=True)
+        order = jnp.pad(order, (0, -Q % drawn), mode="edge")
+
+        def draw(i: Array, logits: Array) -> Array:
+            rows = lax.dynamic_slice_in_dim(order, i * drawn, drawn)
+            some = apply(tokens[:, rows], image[:, rows], method="draw")[0, :, 1:]
+            return logits.at[place[rows]].set(some.astype(logits.dtype), mode="drop")
+
+        times = (kept.any(1).sum() + drawn - 1) // drawn
+        with jax.named_scope("drawn"):
+            logits = lax.fori_loop(0, times, draw, logits)
+        which = which.at[place].set(chunk * Q * M + numbers, mode="drop")
+        return chunk + 1, count + kept.sum(), logits, which, scores.at[chunk].set(scores_QM)
+
+    state = (
+        *(first, jnp.int32(0), jnp.zeros((capacity, side, side)), jnp.zeros(capacity, jnp.int32)),
+        jnp.zeros((chunks, Q, M)),
+    )
+    with jax.named_scope("clicks"):
+        chunk, count, logits, which, scores = lax.while_loop(room, decode, state)
+    return logits, which, scores, count, chunk
