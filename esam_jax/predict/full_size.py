@@ -4,27 +4,25 @@ The size is data: a picture is covered by tiles of one shape, whose rows and col
 sums of those of the decoder's logits. However many sizes of pictures come, they share some dozen
 compiled programs: of two sizes of tile, each for three numbers of masks.
 
-Measures and turns of all tiles are found by one program, which loops over them on the device and
-leaves out tiles that no mask of a group reaches.
+Logits and pixels leave the device a tile at a time; stability, boxes and run lengths are found by
+one program for all tiles (`tiles.py`).
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
-from esam_jax.ops import bits, selection
+from esam_jax.ops import bits
 from esam_jax.ops.positions import Taps
+from esam_jax.predict import tiles
 from esam_jax.predict.fetch import each_behind
-
-THRESHOLD = 0.0  # of the logits, in every SAM
 
 # Rows and columns of a tile: the smaller where four of them are enough, else the larger.
 _SIDES = (64, 256)
@@ -34,7 +32,6 @@ _PIXELS_AT_ONCE = 2**22
 _ON_ACCELERATOR = 2**26
 _MOST_MASKS = 256
 _TURNS_BYTES = 2**26  # of turns of all tiles of the masks of one call
-_FAR = 2**30  # beyond any picture
 _LONGEST = 4096  # rows or columns that taps are made for at once; more come in powers of two
 _MEASURED_AT_ONCE = 2**20  # pixels of a tile of all masks that are measured together, on a CPU
 
@@ -59,7 +56,7 @@ class Axes:
         return small if -(-height // small) * -(-width // small) <= 4 else large
 
     @functools.cached_property
-    def tiles(self) -> list[tuple[int, tuple[Array, ...], list["_Place"]]]:
+    def grid(self) -> list[tuple[int, tuple[Array, ...], list["_Place"]]]:
         """For each column of tiles its x, its taps, and its tiles, on the device."""
         side, (height, width) = self.side, self.size
         rows = [(y, _as_data(self.rows.part(y, side))) for y in range(0, height, side)]
@@ -71,29 +68,20 @@ class Axes:
         return found
 
     @functools.cached_property
-    def cover(self) -> "_Cover":
+    def cover(self) -> tiles.Cover:
         """What a program needs to make all tiles, on the device."""
         parts = [
             _as_data(taps.part(0, max(_LONGEST, 1 << (len(taps.places) - 1).bit_length())))
             for taps in (self.rows, self.columns)
         ]
         dip = np.minimum(self.rows.weights, 0).sum(1).min()
-        return jax.device_put(_Cover(*parts, _pair(*self.size), np.float32(-dip)))
+        return jax.device_put(tiles.Cover(*parts, _pair(*self.size), np.float32(-dip)))
 
     @property
     def tile_counts(self) -> tuple[int, int]:
         """Tiles above and beside each other."""
         height, width = self.size
         return -(-height // self.side), -(-width // self.side)
-
-
-class _Cover(NamedTuple):
-    """All rows and columns of a picture, more of them than it has, and the sizes as data."""
-
-    rows: Any  # places and weights
-    columns: Any
-    size: Any  # height and width
-    dip: Any  # the largest sum of negative weights of a row: how far a sum may leave its range
 
 
 class _Place(NamedTuple):
@@ -138,7 +126,7 @@ def parts(
 def enlarged(low_res: Float[Array, "*X h w"], axes: Axes) -> Float[Array, "*X H W"]:
     """Logits at full size in one traced piece, for a program of one size of picture."""
     rows, columns = ([jnp.asarray(x) for x in _as_data(taps)] for taps in (axes.rows, axes.columns))
-    return _along_rows(_along_columns(low_res, *columns), *rows)
+    return tiles.along_rows(tiles.along_columns(low_res, *columns), *rows)
 
 
 def logits(low_res: Float[np.ndarray, "X h w"], axes: Axes) -> Float[np.ndarray, "X H W"]:
@@ -153,7 +141,7 @@ def inside(
 ) -> Bool[np.ndarray, "X H W"]:
     """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not."""
     out = np.empty((len(low_res), *axes.size), bool)
-    _fill(out, low_res, axes, partial(_inside, zero_is_inside=zero_is_inside))
+    _fill(out, low_res, axes, partial(tiles.inside, zero_is_inside=zero_is_inside))
     return out
 
 
@@ -173,7 +161,7 @@ def measured(
         return np.zeros(0, np.float32), np.zeros((0, 4), np.int32)
     # Always X places, so that their number compiles nothing.
     places = np.pad(rows, (0, len(low_res) - len(rows))).astype(np.int32)
-    found = _measured(
+    found = tiles.measured(
         low_res,
         places,
         np.int32(len(rows)),
@@ -205,9 +193,9 @@ def runs(
     height, width = size or axes.size
     down, across = axes.tile_counts
     # To a power of two, so that few programs are compiled.
-    tiles = 1 << (down * across - 1).bit_length()
+    room = 1 << (down * across - 1).bit_length()
     turned = each_behind(
-        _turned(part, axes.cover, side=axes.side, tiles=tiles, zero_is_inside=zero_is_inside)
+        tiles.turned(part, axes.cover, side=axes.side, tiles=room, zero_is_inside=zero_is_inside)
         for part in low_res
     )
     return [
@@ -220,22 +208,15 @@ def runs(
 # --------------------------------------------------------------------------------------- tiles
 
 
-class _Tile(NamedTuple):
-    """Logits of a tile whose corner has that (x, y) in the picture; minus infinity beside it."""
-
-    corner: Array
-    logits: Float[Array, "X _ _"]
-
-
 def _tiles(
     low_res: Float[Array | np.ndarray, "X h w"], axes: Axes
 ) -> Iterator[tuple[int, int, Float[Array, "X _ _"]]]:
     """The row and column where each begins, and its logits; column by column of tiles."""
     low_res = jnp.asarray(low_res, jnp.float32)
-    for x, taps, places in axes.tiles:
-        wide = _widened(low_res, *taps)
+    for x, taps, places in axes.grid:
+        wide = tiles.widened(low_res, *taps)
         for i, place in enumerate(places):
-            yield i * axes.side, x, _on_picture(place.left, wide, place.places, place.weights)
+            yield i * axes.side, x, tiles.on_picture(place.left, wide, place.places, place.weights)
 
 
 def _pair(first: int, second: int) -> np.ndarray:
@@ -256,179 +237,8 @@ def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..
         first += len(part)
 
 
-# ------------------------------------------------------------------------------------ programs
-
-
-# What uses the logits of a tile is a program of its own: a compiler that fuses them would add them
-# up once for every use (on a CPU, at twenty times the cost).
-
-
-def _along_columns(
-    x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
-) -> Float[Array, "*X h _"]:
-    out = jnp.zeros((), x.dtype)
-    for place, weight in zip(places.T, weights.T, strict=True):
-        out += weight * x.at[..., place].get(mode=_IN_BOUNDS)
-    return out
-
-
-def _along_rows(
-    x: Float[Array, "*X h w"], places: Int[Array, "_ _"], weights: Float[Array, "_ _"]
-) -> Float[Array, "*X _ w"]:
-    out = jnp.zeros((), x.dtype)
-    for place, weight in zip(places.T, weights.T, strict=True):
-        out += weight[:, None] * x.at[..., place, :].get(mode=_IN_BOUNDS)
-    return out
-
-
-_IN_BOUNDS = "promise_in_bounds"
-_widened = jax.jit(_along_columns)
-
-
-@jax.jit
-def _on_picture(
-    left: Int[Array, "2"],
-    wide: Float[Array, "X h _"],
-    places: Int[Array, "_ _"],
-    weights: Float[Array, "_ _"],
-) -> Float[Array, "X _ _"]:
-    """Logits of a tile that has `left` rows and columns of the picture, or more."""
-    found = _along_rows(wide, places, weights)
-    high, across = found.shape[-2:]
-    on_picture = (jnp.arange(high)[:, None] < left[0]) & (jnp.arange(across) < left[1])
-    return jnp.where(on_picture, found, -jnp.inf)
-
-
-@partial(jax.jit, static_argnames="zero_is_inside")
-def _inside(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> Bool[Array, "X H W"]:
-    return logits >= THRESHOLD if zero_is_inside else logits > THRESHOLD
-
-
 def _group(side: int, most: int) -> int:
     """Masks that are measured together: a power of two."""
     cpu = jax.default_backend() == "cpu"
     pixels = _MEASURED_AT_ONCE if cpu else _ON_ACCELERATOR
     return min(max(1, pixels // side**2), 1 << (most - 1).bit_length(), _MOST_MASKS)
-
-
-# As data, the offset would cost four times the rest.
-@partial(jax.jit, static_argnames=("side", "group", "offset", "zero_is_inside"))
-def _measured(
-    low_res: Float[Array, "X h w"],
-    places: Int[Array, " X"],
-    count: Int[Array, ""],
-    cover: _Cover,
-    *,
-    side: int,
-    group: int,
-    offset: float,
-    zero_is_inside: bool,
-) -> tuple[Array, ...]:
-    """Pixels above both thresholds, first and last (x, y) inside, of the first `count` places."""
-    spare = -len(places) % group
-    places = jnp.pad(places, (0, spare))
-    zeros = jnp.zeros(group, jnp.int32)
-    nothing = (zeros, zeros, jnp.full((group, 2), _FAR), jnp.full((group, 2), -1))
-
-    def add(so_far: tuple[Array, ...], tile: _Tile) -> tuple[Array, ...]:
-        areas = selection.areas(tile.logits, THRESHOLD, offset)
-        box, some = selection.extents(_inside(tile.logits, zero_is_inside=zero_is_inside))
-        first = jnp.where(some[:, None], box[:, :2] + tile.corner, _FAR)
-        last = jnp.where(some[:, None], box[:, 2:] + tile.corner, -1)
-        high, low = (a + b for a, b in zip(so_far, areas, strict=False))
-        return high, low, jnp.minimum(so_far[2], first), jnp.maximum(so_far[3], last)
-
-    def measure(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        some = low_res[lax.dynamic_slice_in_dim(places, i * group, group)]
-        measures = _over_tiles(some, cover, side, -offset, nothing, add)
-        return tuple(
-            lax.dynamic_update_slice_in_dim(all_, each, i * group, 0)
-            for all_, each in zip(found, measures, strict=True)
-        )
-
-    shapes = ((), (), (2,), (2,))
-    found = tuple(jnp.zeros((len(places), *shape), jnp.int32) for shape in shapes)
-    with jax.named_scope("groups"):
-        return lax.fori_loop(0, (count + group - 1) // group, measure, found)
-
-
-@partial(jax.jit, static_argnames=("side", "tiles", "zero_is_inside"))
-def _turned(
-    low_res: Float[Array, "X h w"],
-    cover: _Cover,
-    *,
-    side: int,
-    tiles: int,
-    zero_is_inside: bool,
-) -> UInt8[Array, "X {tiles} {side} L"]:
-    """Turns of each tile, column by column of tiles; zeros where there are fewer."""
-    down = (cover.size[0] + side - 1) // side
-
-    def add(turns: Array, tile: _Tile) -> Array:
-        inside = _inside(tile.logits, zero_is_inside=zero_is_inside)
-        x, y = tile.corner // side
-        new = bits.turns(bits.pack(inside))[:, None]
-        return lax.dynamic_update_slice_in_dim(turns, new, x * down + y, 1)
-
-    turns = jnp.zeros((len(low_res), tiles, side, bits.bytes_of(side)), jnp.uint8)
-    return _over_tiles(low_res, cover, side, 0.0, turns, add)
-
-
-_T = TypeVar("_T")
-
-
-def _over_tiles(
-    low_res: Float[Array, "X h w"],
-    cover: _Cover,
-    side: int,
-    least: float,
-    start: _T,
-    add: "Callable[[_T, _Tile], _T]",
-) -> _T:
-    """`add` over all tiles that may have a logit above or at `least`."""
-    low_res = low_res.astype(jnp.float32)
-    down, across = ((size + side - 1) // side for size in cover.size)
-
-    def column(x: Array, so_far: _T) -> _T:
-        wide = _along_columns(low_res, *_cut(cover.columns, x, side))
-        highest, lowest = wide.max((0, 2)), wide.min((0, 2))
-
-        def tile(y: Array, so_far: _T) -> _T:
-            places, weights = _cut(cover.rows, y, side)
-            left = cover.size - jnp.stack([y, x]) * side
-            corner = jnp.stack([x, y]) * side
-
-            def made() -> Array:
-                return _on_picture(left, wide, places, weights)
-
-            def added() -> _T:
-                return add(so_far, _Tile(corner, _stored(made)))
-
-            high, low = highest[places].max(), lowest[places].min()
-            rounding = 1e-5 * (abs(high) + abs(low))
-            nothing = high + cover.dip * (high - low) + rounding < least  # of NaN: false
-            return lax.cond(nothing, lambda: so_far, added)
-
-        return lax.fori_loop(0, down, tile, so_far)
-
-    with jax.named_scope("tiles"):
-        return lax.fori_loop(0, across, column, start)
-
-
-def _cut(taps: Any, tile: Array, side: int) -> Any:
-    return tuple(lax.dynamic_slice_in_dim(each, tile * side, side) for each in taps)
-
-
-def _stored(make: Callable[[], Array]) -> Array:
-    """What `make` gives, added up once on a CPU however many read it.
-
-    XLA fuses it with each of its users there, at twenty times the cost: not through a condition,
-    whatever it may be.
-    """
-    shape = jax.eval_shape(make)
-
-    def stored() -> Array:
-        certain = lax.optimization_barrier(jnp.int32(1)) > 0
-        return lax.cond(certain, make, lambda: jnp.zeros(shape.shape, shape.dtype))
-
-    return lax.platform_dependent(cpu=stored, default=make)

@@ -16,7 +16,7 @@ from esam_jax.convert import load as models
 from esam_jax.errors import CheckpointError, MissingError, PromptError
 from esam_jax.models import named
 from esam_jax.ops import geometry
-from esam_jax.predict import full_size, load
+from esam_jax.predict import load, tiles
 from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -32,7 +32,7 @@ class Sam(predict_sam.Sam):
 
     device = "cpu"
     image_format = "RGB"
-    mask_threshold = full_size.THRESHOLD
+    mask_threshold = tiles.THRESHOLD
 
     @property
     def image_encoder(self) -> Any:

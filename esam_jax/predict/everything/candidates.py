@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from esam_jax.ops import selection, small_regions
-from esam_jax.predict import full_size
+from esam_jax.predict import tiles
 
 _LOW_RES_AT_ONCE = 64
 
@@ -84,7 +84,7 @@ def low_res_stability(
         first = jnp.minimum(i * group, len(logits) - group)
         some = lax.dynamic_slice_in_dim(logits, first, group)
         some = jnp.where(on_picture, some, -jnp.inf)
-        stability = selection.stability(some, full_size.THRESHOLD, offset)
+        stability = selection.stability(some, tiles.THRESHOLD, offset)
         return lax.dynamic_update_slice_in_dim(found, stability, first, 0)
 
     found = jnp.zeros(len(logits), jnp.float32)

@@ -7,7 +7,7 @@ next call continues there: nothing is lost, however many pass.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -64,11 +64,11 @@ def passing(
                 drawn=drawn,
                 capacity=capacity,
             )
-            which, scores, count, chunks = jax.device_get(found[1:])
-            begin, done = done, min(int(chunks) * chunk, clicks)
-            scores = scores.reshape(-1, scores.shape[-1])[begin:done]
-            which = first * scores.shape[-1] + which[:count]
-            yield Passing(found[0], which, scores, first + begin)
+            numbers = jax.device_get(found._replace(logits=None))
+            begin, done = done, min(int(numbers.chunk) * chunk, clicks)
+            scores = numbers.scores.reshape(-1, numbers.scores.shape[-1])[begin:done]
+            which = first * scores.shape[-1] + numbers.which[: numbers.count]
+            yield Passing(found.logits, which, scores, first + begin)
 
 
 def sizes(model: network.Sam, at_once: int) -> tuple[int, int, int]:
@@ -100,6 +100,16 @@ class Rule(NamedTuple):
         return kept & (~self.best | best)
 
 
+class _State(NamedTuple):
+    """Of the loop over chunks of clicks: the next one, and what passed of those before."""
+
+    chunk: Any
+    count: Any  # masks that passed
+    logits: Any
+    which: Any
+    scores: Any
+
+
 @functools.partial(jax.jit, static_argnames=("model", "drawn", "capacity"))
 def search(
     model: network.Sam,
@@ -113,56 +123,58 @@ def search(
     *,
     drawn: int,
     capacity: int,
-) -> tuple[
-    Float[Array, "{capacity} l l"],
-    Int[Array, " {capacity}"],
-    Float[Array, "X Q M"],
-    Int[Array, ""],
-    Int[Array, ""],
-]:
+) -> _State:
     """Decodes chunks from `first` on, until `clicks` are done or the masks of one may not fit.
 
-    Logits of masks that pass, the number of each candidate, scores of all candidates, how many
-    passed, and the chunk to continue with.
+    Logits of the masks that pass, the number of each candidate, the scores of all candidates, how
+    many passed, and the chunk to continue with.
     """
     chunks, Q = points.shape[:2]
     M, side = model.config.decoder.mask_tokens - 1, model.config.low_res_px
-    numbers = jnp.arange(Q * M).reshape(Q, M)
 
     def apply(*arrays: Array, method: str) -> Any:
         with stack.forward_only():
             return model.apply({"params": params}, *arrays, method=method)
 
-    def room(state: tuple[Array, ...]) -> Array:
-        chunk, count = state[0], state[1]
-        return (chunk * Q < clicks) & (count + Q * M <= capacity)
+    def room(state: _State) -> Array:
+        return (state.chunk * Q < clicks) & (state.count + Q * M <= capacity)
 
-    def decode(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        chunk, count, logits, which, scores = state
+    def decode(state: _State) -> _State:
+        chunk, count = state.chunk, state.count
         tokens, image = apply(features, points[chunk][None], labels[chunk][None], method="look")
         scores_QM = apply(tokens, method="iou")[0, :, 1:]
-        asked = (chunk * Q + jnp.arange(Q) < clicks)[:, None]
-        kept = rule(scores_QM) & asked
+        kept_QM = rule(scores_QM) & (chunk * Q + jnp.arange(Q) < clicks)[:, None]
         # Beyond the end, where nothing is written, lie those that are not kept.
-        place = jnp.where(kept, count + jnp.cumsum(kept).reshape(Q, M) - 1, capacity)
-        order = jnp.argsort(~kept.any(1), stable=True)
-        order = jnp.pad(order, (0, -Q % drawn), mode="edge")
+        place_QM = jnp.where(kept_QM, count + jnp.cumsum(kept_QM).reshape(Q, M) - 1, capacity)
+        logits = _drawn(apply, tokens, image, place_QM, state.logits, drawn)
+        numbers = chunk * Q * M + jnp.arange(Q * M).reshape(Q, M)
+        which = state.which.at[place_QM].set(numbers, mode="drop")
+        scores = state.scores.at[chunk].set(scores_QM)
+        return _State(chunk + 1, count + kept_QM.sum(), logits, which, scores)
 
-        def draw(i: Array, logits: Array) -> Array:
-            rows = lax.dynamic_slice_in_dim(order, i * drawn, drawn)
-            some = apply(tokens[:, rows], image[:, rows], method="draw")[0, :, 1:]
-            return logits.at[place[rows]].set(some.astype(logits.dtype), mode="drop")
-
-        times = (kept.any(1).sum() + drawn - 1) // drawn
-        with jax.named_scope("drawn"):
-            logits = lax.fori_loop(0, times, draw, logits)
-        which = which.at[place].set(chunk * Q * M + numbers, mode="drop")
-        return chunk + 1, count + kept.sum(), logits, which, scores.at[chunk].set(scores_QM)
-
-    state = (
-        *(first, jnp.int32(0), jnp.zeros((capacity, side, side)), jnp.zeros(capacity, jnp.int32)),
-        jnp.zeros((chunks, Q, M)),
-    )
+    logits = jnp.zeros((capacity, side, side))
+    which, scores = jnp.zeros(capacity, jnp.int32), jnp.zeros((chunks, Q, M))
     with jax.named_scope("clicks"):
-        chunk, count, logits, which, scores = lax.while_loop(room, decode, state)
-    return logits, which, scores, count, chunk
+        return lax.while_loop(room, decode, _State(first, jnp.int32(0), logits, which, scores))
+
+
+def _drawn(
+    apply: Callable[..., Any],
+    tokens: Float[Array, "1 Q Z C"],
+    image: Float[Array, "1 Q N C"],
+    place_QM: Int[Array, "Q M"],
+    logits: Float[Array, "X l l"],
+    at_once: int,
+) -> Float[Array, "X l l"]:
+    """The logits with those of all candidates that have a place; no other click is drawn."""
+    some = (place_QM < len(logits)).any(1)
+    order = jnp.argsort(~some, stable=True)
+    order = jnp.pad(order, (0, -len(order) % at_once), mode="edge")
+
+    def draw(i: Array, logits: Array) -> Array:
+        rows = lax.dynamic_slice_in_dim(order, i * at_once, at_once)
+        found = apply(tokens[:, rows], image[:, rows], method="draw")[0, :, 1:]
+        return logits.at[place_QM[rows]].set(found.astype(logits.dtype), mode="drop")
+
+    with jax.named_scope("drawn"):
+        return lax.fori_loop(0, (some.sum() + at_once - 1) // at_once, draw, logits)
