@@ -13,21 +13,26 @@ from jaxtyping import UInt8
 
 from esam_jax.bench import timing
 from esam_jax.bench.timing import Timing
-from esam_jax.ops import regions
+from esam_jax.ops import grids
+from esam_jax.predict import tiles
+from esam_jax.predict.everything import candidates, search
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
 
-Part = Literal["encoder", "decoder", "selection", "run lengths"]
-PARTS: tuple[Part, ...] = ("encoder", "decoder", "selection", "run lengths")
+Part = Literal["encoder", "decoder", "selection", "run lengths", "host"]
+PARTS: tuple[Part, ...] = ("encoder", "decoder", "selection", "run lengths", "host")
 
-# Functions whose time is a part's; none calls another. Run lengths begin with enlarging the masks
-# that stay. What is left of a call of `generate` is selection: stability, boxes, the enlarging
-# that they need, suppression, small regions.
+# Programs of the device whose time is a part's; none calls another. What is left of a call of
+# `generate` is the host's: clicks, thresholds, run lengths from the pixels where masks turn, small
+# regions, the form of the answer.
 _WATCHED: tuple[tuple[Part, Any, str], ...] = (
     ("encoder", Sam, "encode"),
-    ("decoder", Sam, "candidates"),
-    ("run lengths", AutomaticMaskGenerator, "_runs"),
-    ("run lengths", regions, "compress"),
+    ("decoder", search, "search"),
+    ("selection", tiles, "measured"),
+    ("selection", candidates, "low_res_stability"),
+    ("selection", candidates, "suppress"),
+    ("selection", candidates, "take"),
+    ("run lengths", tiles, "turned"),
 )
 
 
@@ -62,7 +67,7 @@ def measure(
     this the total is a little smaller where device and host work at the same time.
     """
     seconds: list[dict[Part, float]] = []
-    totals, compiling, masks, clicks = [], [], 0, 0
+    totals, compiling, masks = [], [], 0
     for _ in range(1 + runs):
         before = timing.compile_seconds()
         with _watching() as watch:
@@ -70,11 +75,12 @@ def measure(
             masks = len(generator.generate(picture))
             total = time.perf_counter() - begin
         compiling.append(timing.compile_seconds() - before)
-        clicks = watch.clicks
-        selection = max(0.0, total - sum(watch.seconds.values()))
-        seconds.append({**watch.seconds, "selection": selection})
+        host = max(0.0, total - sum(watch.seconds.values()))
+        seconds.append({**watch.seconds, "host": host})
         totals.append(total)
     height, width = picture.shape[:2]
+    crops = grids.crops(height, width, generator.crop_n_layers, generator.crop_overlap_ratio)
+    clicks = sum(len(generator.point_grids[layer]) for layer in crops[1])
     return Result(
         height=height,
         width=width,
@@ -86,11 +92,10 @@ def measure(
 
 
 class _Watch:
-    """Adds up the seconds of functions, by part, and the prompts of the decoder."""
+    """Adds up the seconds of programs, by part."""
 
     def __init__(self) -> None:
         self.seconds: dict[Part, float] = {part: 0.0 for part, _, _ in _WATCHED}
-        self.clicks = 0
 
     def around(self, part: Part, call: Any) -> Any:
         def timed(*args: Any, **options: Any) -> Any:
@@ -98,9 +103,6 @@ class _Watch:
             value = call(*args, **options)
             jax.block_until_ready(value)
             self.seconds[part] += time.perf_counter() - begin
-            if part == "decoder":
-                _, scores = value
-                self.clicks += len(scores)
             return value
 
         return timed

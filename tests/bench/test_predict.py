@@ -17,7 +17,8 @@ from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators
 from esam_jax.models import flops, named
 from esam_jax.models.sam import network
-from esam_jax.ops import regions
+from esam_jax.predict import tiles
+from esam_jax.predict.everything import search
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
 
@@ -224,10 +225,10 @@ def test_everything_by_part():
         nano.sam("efficientsam_nano"), 4, pred_iou_thresh=-1e9, stability_score_thresh=0.0,
         output_mode="coco_rle",
     )  # fmt: skip
-    before = regions.compress, Sam.encode, Sam.candidates
+    before = tiles.turned, Sam.encode, search.search
     picture = nano.picture(50, 70)
     result = everything.measure(generator, picture, runs=2)
-    assert (regions.compress, Sam.encode, Sam.candidates) == before
+    assert (tiles.turned, Sam.encode, search.search) == before
     assert result.masks == len(generator.generate(picture)) > 0
     assert (result.height, result.width, result.clicks) == (50, 70, 16)
     assert len(result.total.seconds) == 2 and set(result.parts) == set(everything.PARTS)
@@ -237,7 +238,7 @@ def test_everything_by_part():
 
 
 def test_functions_come_back_after_a_failure():
-    before = regions.compress, Sam.encode
+    before = search.search, Sam.encode
     with pytest.raises(ConfigError), everything._watching():
         raise ConfigError("stop")
-    assert (regions.compress, Sam.encode) == before
+    assert (search.search, Sam.encode) == before

@@ -1,6 +1,8 @@
 """Stability, boxes and suppression: segment-anything's numbers, and a slow obvious version."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +85,60 @@ def plain(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0]))
 def test_suppression_is_the_published_algorithm(seed: int, threshold: float):
+    boxes, scores = drawn(seed)
+    assert kept(boxes, scores, threshold) == plain(boxes, scores, threshold)
+
+
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, 8, (24, 2, 2))  # small whole numbers: ties and equal overlaps abound
     boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float32)
-    scores = rng.integers(0, 5, 24).astype(np.float32)
-    assert kept(boxes, scores, threshold) == plain(boxes, scores, threshold)
+    return boxes, rng.integers(0, 5, 24).astype(np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.5]), st.integers(0, 2**24 - 1))
+def test_neither_blocks_nor_padding_nor_scores_of_nothing_change_it(
+    seed: int, threshold: float, nothing: int
+):
+    boxes, scores = drawn(seed)
+    some = np.array([nothing >> i & 1 == 0 for i in range(24)])
+    scores[~some] = np.where(np.arange(24) % 2, np.nan, -np.inf)[~some]
+    order, alive = blockwise(boxes, scores, threshold)
+    places = np.flatnonzero(some)
+    wanted = places[plain(boxes[some], scores[some], threshold)].tolist()
+    assert np.asarray(order)[np.asarray(alive)].tolist() == wanted
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def blockwise(boxes: Any, scores: Any, threshold: float) -> Any:
+    with pytest.MonkeyPatch.context() as patch:  # while it is traced
+        patch.setattr(selection, "_BLOCK", 7)
+        return selection.nms(boxes, scores, threshold)
+
+
+def test_a_chain_of_boxes_that_each_suppress_the_next():
+    """As many steps as boxes: the most that a search for survivors of a block can take."""
+    left = np.arange(40, dtype=np.float32)
+    boxes = np.stack([left, 0 * left, left + 4, 0 * left + 4], axis=1)
+    scores = np.linspace(1, 0, 40, dtype=np.float32)
+    assert kept(boxes, scores, 0.5) == plain(boxes, scores, 0.5) == list(range(0, 40, 2))
+
+
+def test_suppression_takes_no_step_for_each_box():
+    """A loop over blocks of 1,024, and one within each until nothing changes."""
+    arrays = np.zeros((3072, 4), np.float32), np.zeros(3072, np.float32)
+    [outer] = loops(jax.make_jaxpr(selection.nms, static_argnums=2)(*arrays, 0.7).jaxpr)
+    assert outer.primitive.name == "scan" and outer.params["length"] == 3
+    assert [loop.primitive.name for loop in loops(outer.params["jaxpr"].jaxpr)] == ["while"]
+
+
+def loops(jaxpr: Any) -> list[Any]:
+    """Loops in it, those within functions that it calls included."""
+    found = []
+    for each in jaxpr.eqns:
+        if each.primitive.name in ("while", "scan"):
+            found.append(each)
+        elif "jaxpr" in each.params:
+            inner = each.params["jaxpr"]
+            found += loops(getattr(inner, "jaxpr", inner))
+    return found

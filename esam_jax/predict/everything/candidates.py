@@ -43,7 +43,7 @@ class Candidates:
         for size in sizes:
             rows = self.rows[first : first + size]
             first += size
-            yield _take(self.logits, np.pad(rows, (0, size - len(rows)), mode="edge"))
+            yield take(self.logits, np.pad(rows, (0, size - len(rows)), mode="edge"))
 
     def alone(self) -> "Candidates":
         """The same with their own logits alone, and perhaps some copies."""
@@ -55,7 +55,7 @@ class Candidates:
 
 
 _BY_MASK = ("rows", "scores", "points", "stability", "boxes")
-_take = jax.jit(lambda logits, rows: logits[rows])
+take = jax.jit(lambda logits, rows: logits[rows])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +101,11 @@ def survivors(
     spare = (1 << (len(scores) - 1).bit_length()) - len(scores)
     padded_boxes = np.pad(np.asarray(boxes, np.float32), ((0, spare), (0, 0)))
     padded_scores = np.pad(np.asarray(scores, np.float32), (0, spare), constant_values=-np.inf)
-    order, alive = _nms(padded_boxes, padded_scores, threshold=threshold)
+    order, alive = suppress(padded_boxes, padded_scores, threshold=threshold)
     return np.asarray(order)[np.asarray(alive)]
 
 
-_nms = jax.jit(selection.nms, static_argnames="threshold")
+suppress = jax.jit(selection.nms, static_argnames="threshold")
 
 
 def suppressed(masks: list[Mask], scores: Float[np.ndarray, " X"], threshold: float) -> list[Mask]:

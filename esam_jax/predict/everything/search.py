@@ -23,7 +23,7 @@ from esam_jax.typing import Params
 
 _CLICKS = 1024  # of one call, so that the number of clicks compiles nothing
 # On a CPU a few clicks fill its cores, and more of them only need memory.
-_AT_ONCE, _DRAWN_AT_ONCE, _PASSING = 8, 1, 256
+_AT_ONCE, _DRAWN_AT_ONCE, _PASSING = 8, 1, 512
 _ON_ACCELERATOR = (64, 16, 1024)
 
 
@@ -56,6 +56,7 @@ def passing(
     rule = Rule(np.bool_(best), np.bool_(threshold is None), limit)
     for first in range(0, len(points), _CLICKS):
         queries = [_cut(part[first : first + _CLICKS], chunk) for part in (points, labels)]
+        queries = jax.device_put(queries)
         clicks, done = min(_CLICKS, len(points) - first), 0
         while done < clicks:
             found = search(

@@ -214,6 +214,14 @@ def test_the_number_of_clicks_at_once_changes_nothing():
         np.testing.assert_array_equal(a["segmentation"], b["segmentation"])
 
 
+def test_a_device_that_holds_few_masks_changes_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(search, "_PASSING", 32)
+    few, many = AutomaticMaskGenerator(model(), **LOOSE).generate(picture((64, 64), 0)), records()
+    assert [record["point_coords"] for record in few] == [each["point_coords"] for each in many]
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a["segmentation"], b["segmentation"])
+
+
 def test_the_three_forms_are_one_mask():
     modes = ("binary_mask", "uncompressed_rle", "coco_rle")
     forms = [records((48, 80), output_mode=mode) for mode in modes]
