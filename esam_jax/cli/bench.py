@@ -99,6 +99,8 @@ class Everything:
     """Let every mask pass, as far as suppression: the most that it can cost."""
     runs: int | None = None
     """Calls that count, for each picture; 50 on an accelerator, 1 on a CPU."""
+    on_paper: str | None = None
+    """Name no picture: compile the programs for this card (h200, ...) and add up kernels."""
     json: Path | None = None
     """A .json file for everything that was measured, each run included."""
     overwrite: bool = False
@@ -212,6 +214,8 @@ def _on_paper(args: Predict, card: str) -> int:
 
 
 def _everything(args: Everything) -> int:
+    if args.on_paper is not None:
+        return _everything_on_paper(args, args.on_paper)
     runs = args.runs
     if runs is None:
         runs = 50 if jax.default_backend() != "cpu" else 1
@@ -250,6 +254,32 @@ def _everything(args: Everything) -> int:
     shown = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in peak.items())
     print(f"peak memory: {shown}")
     _write(args.json, {**about, "peak_bytes": peak, "pictures": results})
+    return 0
+
+
+def _everything_on_paper(args: Everything, card: str) -> int:
+    jax.config.update("jax_platforms", "cpu")  # before JAX starts: no accelerator is used
+    from esam_jax.plan import everything as planned
+
+    _require_positive("--points-per-side", args.points_per_side)
+    _require_positive("--points-per-batch", args.points_per_batch)
+    if args.pictures:
+        raise ConfigError(f"--on-paper reads no picture: leave {args.pictures[0]} or it out")
+    _check_writable(args)
+    clicks, config = args.points_per_side**2, _config(args.model)
+    print(f"{args.model} on paper, {card}, {clicks} clicks (docs/inference.md)")
+    print(planned.line(planned.HEADS))
+    found = []
+    for row in planned.rows(config, args.dtype, card, clicks=clicks, at_once=args.points_per_batch):
+        found.append(dataclasses.asdict(row))
+        print(planned.line(row.cells), flush=True)
+    total = sum(row["paper"]["seconds"] for row in found)
+    print(f"together {1e3 * total:.4g} ms")
+    _write(
+        args.json,
+        {"command": "esam bench everything", "model": args.model, "on_paper": card}
+        | {"versions": conditions.versions(), "clicks": clicks, "rows": found},
+    )
     return 0
 
 

@@ -87,11 +87,12 @@ def nms(
         waiting = lax.dynamic_slice_in_dim(alive, begin, block)
         # Its survivors are those that no survivor suppresses. The first k are right after k steps,
         # so what no longer changes is right; that takes as many steps as boxes suppress in turn.
-        left, _ = lax.while_loop(
-            lambda state: (state[0] != state[1]).any(),
-            lambda state: (waiting & ~(state[0][:, None] & inside).any(0), state[0]),
-            (waiting, ~waiting),
-        )
+        with jax.named_scope("survivors"):
+            left, _ = lax.while_loop(
+                lambda state: (state[0] != state[1]).any(),
+                lambda state: (waiting & ~(state[0][:, None] & inside).any(0), state[0]),
+                (waiting, ~waiting),
+            )
         # Better boxes are beaten by none of these.
         alive &= ~(left[:, None] & beaten).any(0)
         return alive

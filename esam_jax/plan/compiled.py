@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -89,11 +90,18 @@ def step(
     )
 
 
-def on_paper(lowered: jax.stages.Lowered, topology: Topology) -> Paper | None:
-    """Any program compiled for that machine; None where there are no rates to write it with."""
+def on_paper(
+    lowered: jax.stages.Lowered,
+    topology: Topology,
+    trips: Mapping[str, int] = MappingProxyType({}),
+) -> Paper | None:
+    """Any program compiled for that machine; None where there are no rates to write it with.
+
+    trips: of loops whose length is data (`compiled_kernels.parse`).
+    """
     text = lowered.compile(options(topology)).as_text()
     assert text is not None
-    return _paper(text, topology)
+    return _paper(text, topology, trips)
 
 
 def options(topology: Topology) -> dict[str, Any] | None:
@@ -101,9 +109,11 @@ def options(topology: Topology) -> dict[str, Any] | None:
     return _CUDA_OPTIONS if topology.platform == "cuda" else None
 
 
-def _paper(text: str, topology: Topology) -> Paper | None:
+def _paper(
+    text: str, topology: Topology, trips: Mapping[str, int] = MappingProxyType({})
+) -> Paper | None:
     sheet = topology.accelerator
-    return None if sheet is None else paper.write(compiled_kernels.parse(text), sheet)
+    return None if sheet is None else paper.write(compiled_kernels.parse(text, trips), sheet)
 
 
 def _peak(memory: Any, topology: Topology) -> int:

@@ -9,7 +9,8 @@ writes, each once. Loops multiply by their trip counts.
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from esam_jax.plan import collectives, hlo
@@ -24,6 +25,8 @@ _NOTHING = frozenset(
         *("after-all", "add-dependency", "opt-barrier", "domain", "partition-id", "replica-id"),
     )
 )
+# What writes a part of its first operand in place, and which operand is that part.
+_IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}
 _INSIDE = ("while", "conditional", "call")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _OPERATION = re.compile(r'op_name="([^"]*)"')
@@ -53,8 +56,11 @@ class Kernel:
     loops_unknown: bool = False
 
 
-def parse(text: str) -> list[Kernel]:
-    """The kernels of one run of a program, in the order of its text; communication is left out."""
+def parse(text: str, trips: Mapping[str, int] = MappingProxyType({})) -> list[Kernel]:
+    """The kernels of one run of a program, in the order of its text; communication is left out.
+
+    trips: how often loops run whose length is data, by the scope in which the program names them.
+    """
     entry, computations = hlo.computations(text)
     found: list[Kernel] = []
 
@@ -62,15 +68,23 @@ def parse(text: str) -> list[Kernel]:
         shapes = {each.name: each for each in computations[name]}
         for each in computations[name]:
             if each.opcode in _INSIDE or each.opcode.startswith("async-start"):
-                trips = hlo.trips(each, computations)
+                length = hlo.trips(each, computations)
+                length = _assumed(each, trips) if length is None else length
                 for called in _run(each, computations):
-                    visit(called, times * (trips or 1), certain and trips is not None)
+                    visit(called, times * (length or 1), certain and length is not None)
             elif _launches(each):
                 kernel = _kernel(each, shapes, computations)
                 found.append(dataclasses.replace(kernel, runs=times, loops_unknown=not certain))
 
     visit(entry, 1, True)
     return found
+
+
+def _assumed(loop: Instruction, trips: Mapping[str, int]) -> int | None:
+    """The length of a loop by the innermost scope around it that has one."""
+    operation = _OPERATION.search(loop.rest)
+    scopes = operation[1].split("/") if operation else []
+    return next((trips[scope] for scope in reversed(scopes) if scope in trips), None)
 
 
 def _run(instruction: Instruction, computations: Computations) -> Iterator[str]:
@@ -196,7 +210,7 @@ def _read(parameter: Instruction, body: list[Instruction]) -> int:
             same.add(each.name)
         elif each.opcode in ("dynamic-slice", "slice", "gather") and each.operands[0] in same:
             total += hlo.size(each.shape)
-        elif each.opcode != "dynamic-update-slice" or each.operands[0] not in same:
+        elif each.opcode not in _IN_PLACE or each.operands[0] not in same:
             return hlo.size(parameter.shape)
     return min(total, hlo.size(parameter.shape))
 
@@ -206,8 +220,8 @@ def _written(root: Instruction, inside: dict[str, Instruction]) -> int:
         return sum(_written(inside[name], inside) for name in root.operands if name in inside)
     if root.opcode == "bitcast" and root.operands[0] in inside:
         return _written(inside[root.operands[0]], inside)
-    if root.opcode == "dynamic-update-slice" and root.operands[1] in inside:
-        return hlo.size(inside[root.operands[1]].shape)
+    if root.opcode in _IN_PLACE and root.operands[_IN_PLACE[root.opcode]] in inside:
+        return hlo.size(inside[root.operands[_IN_PLACE[root.opcode]]].shape)
     return hlo.size(root.shape)
 
 

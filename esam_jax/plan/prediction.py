@@ -1,7 +1,8 @@
 """Inference on paper: the programs that `esam bench predict` times, compiled for a card."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -71,20 +72,14 @@ def rows(
     parts: Sequence[predict.Part] = predict.PARTS,
 ) -> Iterator[Row]:
     """As they are compiled; ConfigError for a card that is not known, MissingError without CUDA."""
-    if card not in topologies.CARDS:
-        known = ", ".join(topologies.CARDS)
-        raise ConfigError(f"card is {card!r}, but must be one of {known}: only GPUs have a paper")
-    topology = topologies.parse(f"{card}:1x1")
-    device = place(topology)
-    model = network.Sam(config, ComputeConfig(dtype=dtype))  # pyright: ignore[reportArgumentType]
-    params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
-    types = weights.dtypes(model, params)
-    params = jax.eval_shape(lambda params: rounding.rounded(params, types), params)
+    topology = of_card(card)
+    model, params = abstract(config, dtype)
     sheet = topology.accelerator
     assert sheet is not None
 
     def row(part: predict.Part, pictures: int, count: int, floor: float, *call: Any) -> Row:
-        written = _written(topology, device, *call)
+        function, first, *rest = call
+        written = on_paper(topology, lambda *arrays: function(first, *arrays), *rest)
         return Row(part, dtype, pictures, count, written, floor)
 
     def pixels(batch: int) -> jax.ShapeDtypeStruct:
@@ -108,6 +103,22 @@ def rows(
             yield row("device", batch, 1, floor, predict.masks, *arguments)
 
 
+def of_card(card: str) -> Topology:
+    """One card of that name."""
+    if card not in topologies.CARDS:
+        known = ", ".join(topologies.CARDS)
+        raise ConfigError(f"card is {card!r}, but must be one of {known}: only GPUs have a paper")
+    return topologies.parse(f"{card}:1x1")
+
+
+def abstract(config: SamConfig, dtype: str) -> tuple[network.Sam, Any]:
+    """A network, and its parameters as programs read them, without numbers."""
+    model = network.Sam(config, ComputeConfig(dtype=dtype))  # pyright: ignore[reportArgumentType]
+    params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
+    types = weights.dtypes(model, params)
+    return model, jax.eval_shape(lambda params: rounding.rounded(params, types), params)
+
+
 def _boxes(pictures: int, prompts: int, config: SamConfig) -> Iterator[jax.ShapeDtypeStruct]:
     for array in inputs.boxes(pictures, prompts, config):
         yield jax.ShapeDtypeStruct(array.shape, array.dtype)
@@ -119,18 +130,17 @@ def place(topology: Topology) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def _written(
+def on_paper(
     topology: Topology,
-    device: NamedSharding,
     function: Callable[..., Any],
-    model: network.Sam,
-    *arguments: Any,
+    *arrays: Any,
+    trips: Mapping[str, int] = MappingProxyType({}),
 ) -> Paper:
-    program = jax.jit(
-        lambda *arrays: function(model, *arrays), in_shardings=device, out_shardings=device
-    )
+    """A program of arrays that are all on the one device; `trips` as `compiled.on_paper` has it."""
+    device = place(topology)
+    program = jax.jit(function, in_shardings=device, out_shardings=device)
     with compiled.choices_of(topology):
-        lowered = program.lower(*arguments)
-    written = compiled.on_paper(lowered, topology)
+        lowered = program.lower(*arrays)
+    written = compiled.on_paper(lowered, topology, trips)
     assert written is not None  # every card has rates
     return written

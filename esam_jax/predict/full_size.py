@@ -26,7 +26,7 @@ from esam_jax.predict.fetch import each_behind
 
 # Rows and columns of a tile: the smaller where four of them are enough, else the larger.
 _SIDES = (64, 256)
-_SIDES_OF_ACCELERATORS = (256, 1024)
+SIDES_OF_ACCELERATORS = (256, 1024)
 # Pixels of logits in one call: 16 MB, which a CPU keeps near.
 _PIXELS_AT_ONCE = 2**22
 _ON_ACCELERATOR = 2**26
@@ -51,7 +51,7 @@ class Axes:
     @property
     def side(self) -> int:
         """Rows and columns of a tile."""
-        small, large = _SIDES if jax.default_backend() == "cpu" else _SIDES_OF_ACCELERATORS
+        small, large = _SIDES if jax.default_backend() == "cpu" else SIDES_OF_ACCELERATORS
         height, width = self.size
         return small if -(-height // small) * -(-width // small) <= 4 else large
 
@@ -112,6 +112,12 @@ def sizes(count: int, axes: Axes, *, for_runs: bool = False) -> list[int]:
     return found + [1] * count
 
 
+def group(side: int, most: int, *, on_cpu: bool) -> int:
+    """Masks that are measured together: a power of two."""
+    pixels = _MEASURED_AT_ONCE if on_cpu else _ON_ACCELERATOR
+    return min(max(1, pixels // side**2), 1 << (most - 1).bit_length(), _MOST_MASKS)
+
+
 def parts(
     low_res: Float[np.ndarray, "X h w"], axes: Axes, *, for_runs: bool = False
 ) -> Iterator[Float[np.ndarray, "_ h w"]]:
@@ -167,7 +173,7 @@ def measured(
         np.int32(len(rows)),
         axes.cover,
         side=axes.side,
-        group=_group(axes.side, len(low_res)),
+        group=group(axes.side, len(low_res), on_cpu=jax.default_backend() == "cpu"),
         offset=float(offset),
         zero_is_inside=zero_is_inside,
     )
@@ -235,10 +241,3 @@ def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..
             place = out[first : first + len(part), y : y + pixels.shape[1], x : x + pixels.shape[2]]
             np.copyto(place, pixels[: place.shape[0], : place.shape[1], : place.shape[2]])
         first += len(part)
-
-
-def _group(side: int, most: int) -> int:
-    """Masks that are measured together: a power of two."""
-    cpu = jax.default_backend() == "cpu"
-    pixels = _MEASURED_AT_ONCE if cpu else _ON_ACCELERATOR
-    return min(max(1, pixels // side**2), 1 << (most - 1).bit_length(), _MOST_MASKS)

@@ -24,7 +24,7 @@ from esam_jax.typing import Params
 _CLICKS = 1024  # of one call, so that the number of clicks compiles nothing
 # On a CPU a few clicks fill its cores, and more of them only need memory.
 _AT_ONCE, _DRAWN_AT_ONCE, _PASSING = 8, 1, 512
-_ON_ACCELERATOR = (64, 16, 1024)
+_ON_ACCELERATOR = (64, 32, 1024)
 
 
 class Passing(NamedTuple):
@@ -51,7 +51,7 @@ def passing(
     at_once: the most clicks that are decoded together. best: of each click only the candidate with
     the highest predicted IoU, the first of equals. threshold: None lets every candidate pass.
     """
-    chunk, drawn, capacity = sizes(sam.model, at_once)
+    chunk, drawn, capacity = sizes(sam.model, at_once, on_cpu=jax.default_backend() == "cpu")
     limit = np.float32(-np.inf if threshold is None else threshold)
     rule = Rule(np.bool_(best), np.bool_(threshold is None), limit)
     for first in range(0, len(points), _CLICKS):
@@ -72,10 +72,10 @@ def passing(
             yield Passing(found.logits, which, scores, first + begin)
 
 
-def sizes(model: network.Sam, at_once: int) -> tuple[int, int, int]:
+def sizes(model: network.Sam, at_once: int, *, on_cpu: bool) -> tuple[int, int, int]:
     """Clicks decoded together, clicks drawn together, and masks that an array holds."""
-    cpu = jax.default_backend() == "cpu"
-    most, drawn, capacity = (_AT_ONCE, _DRAWN_AT_ONCE, _PASSING) if cpu else _ON_ACCELERATOR
+    sizes_of_cpu = (_AT_ONCE, _DRAWN_AT_ONCE, _PASSING)
+    most, drawn, capacity = sizes_of_cpu if on_cpu else _ON_ACCELERATOR
     chunk = min(at_once, most)
     masks = model.config.decoder.mask_tokens - 1
     return chunk, min(drawn, chunk), max(capacity, chunk * masks)
