@@ -139,6 +139,43 @@ def test_loops_cuts_and_updates(trips, direction, runs):
     assert (dot.kind, dot.flops, dot.dtype, dot.exact) == ("product", 2 * 2 * 8 * 4, "f32", True)
 
 
+def test_a_loop_whose_length_is_data_runs_as_often_as_is_said():
+    named = ', metadata={op_name="jit(f)/clicks/tiles/while"}'
+    text = LOOP.replace("TRIPS", named).replace("DIRECTION", "GT")
+    for trips, runs in (({"clicks": 5}, 5), ({"clicks": 5, "tiles": 3}, 3), ({"others": 5}, None)):
+        cut = compiled_kernels.parse(text, trips)[0]
+        assert (cut.runs, cut.loops_unknown) == (runs or 1, runs is None)
+
+
+SCATTER = """HloModule m, is_scheduled=true
+
+%last (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %b = f32[] parameter(1)
+}
+
+%fused (all: f32[90,4], rows: s32[3,1], new: f32[3,4]) -> f32[90,4] {
+  %all = f32[90,4]{1,0} parameter(0)
+  %rows = s32[3,1]{1,0} parameter(1)
+  %new = f32[3,4]{1,0} parameter(2)
+  ROOT %put = f32[90,4]{1,0} scatter(%all, %rows, %new), update_window_dims={1}, \
+inserted_window_dims={0}, scatter_dims_to_operand_dims={0}, index_vector_dim=1, to_apply=%last
+}
+
+ENTRY %main (all: f32[90,4], rows: s32[3,1], new: f32[3,4]) -> f32[90,4] {
+  %all = f32[90,4]{1,0} parameter(0)
+  %rows = s32[3,1]{1,0} parameter(1)
+  %new = f32[3,4]{1,0} parameter(2)
+  ROOT %out = f32[90,4]{1,0} fusion(%all, %rows, %new), kind=kInput, calls=%fused
+}
+"""
+
+
+def test_of_what_is_scattered_the_new_rows_are_moved():
+    [kernel] = compiled_kernels.parse(SCATTER)
+    assert kernel.bytes == 4 * 3 + 2 * 4 * 3 * 4  # places; rows, read and written
+
+
 def test_of_two_branches_one_runs():
     text = """\
 %few (x: f32[4]) -> f32[4] {
