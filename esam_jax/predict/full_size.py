@@ -70,12 +70,12 @@ class Axes:
     @functools.cached_property
     def cover(self) -> tiles.Cover:
         """What a program needs to make all tiles, on the device."""
-        parts = [
+        rows, columns = (
             _as_data(taps.part(0, max(_LONGEST, 1 << (len(taps.places) - 1).bit_length())))
             for taps in (self.rows, self.columns)
-        ]
+        )
         dip = np.minimum(self.rows.weights, 0).sum(1).min()
-        return jax.device_put(tiles.Cover(*parts, _pair(*self.size), np.float32(-dip)))
+        return jax.device_put(tiles.Cover(rows, columns, _pair(*self.size), np.float32(-dip)))
 
     @property
     def tile_counts(self) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from esam_jax.models.sam import network
 from esam_jax.plan import (
     compiled,
     compiled_kernels,
-    everything,
+    everything_on_paper,
     paper,
     prediction,
     topologies,
@@ -153,7 +153,7 @@ def test_the_smallest_network_launches_few_kernels(part, kernels, seconds):
 def test_segment_everything_of_a_thousand_clicks():
     """With every click drawn; 30 ms without the measures is the goal, nearly all is the decoder."""
     config = named.sam("efficientsam_ti")
-    rows = list(everything.rows(config, "bfloat16", "h200", clicks=1024, at_once=64))
+    rows = list(everything_on_paper.rows(config, "bfloat16", "h200", clicks=1024, at_once=64))
     seconds = {row.part: row.paper.seconds for row in rows}
     assert not any(row.paper.loops_unknown for row in rows)
     assert seconds["suppression"] <= 0.1e-3  # 6.2 ms when it took a step for each box

@@ -35,9 +35,9 @@ def case(request: pytest.FixtureRequest) -> Any:
     sam = nano.sam(request.param)
     embedding = sam.encode(nano.picture(*SIZE))
     points = grids.points(5)[:20] * SIZE[::-1]
-    logits, scores = sam.candidates(embedding, [Prompt(points=[point]) for point in points])
+    masks = sam.decode(embedding, [Prompt(points=[point]) for point in points])
     queries = clicks.as_queries(points, sam.config, *SIZE)
-    return sam, embedding.features, queries, np.asarray(logits), scores
+    return sam, embedding.features, queries, masks.low_res, masks.scores
 
 
 def found(case: Any, **options: Any) -> list[search.Passing]:
