@@ -107,6 +107,8 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
         (["predict", "random:sam_nano", "--json", __file__ + "/a.json"], "cannot be made"),
         (["everything", "random:sam_nano"], "no picture is named"),
         (["everything", "random:sam_nano", "none.png"], "none.png"),
+        (["everything", "random:sam_nano", "a.png", "--on-paper", "h200"], "reads no picture"),
+        (["everything", "random:sam_nano", "--on-paper", "h999"], "card is 'h999'"),
         (["everything", "random:sam_nano", __file__], "test_bench.py"),
     ],
 )
