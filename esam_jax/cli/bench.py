@@ -260,6 +260,9 @@ def _everything(args: Everything) -> int:
 def _everything_on_paper(args: Everything, card: str) -> int:
     jax.config.update("jax_platforms", "cpu")  # before JAX starts: no accelerator is used
     from esam_jax.plan import everything_on_paper as planned
+    from esam_jax.plan import prediction
+
+    prediction.of_card(card)  # a card that is not known is refused before anything is printed
 
     _require_positive("--points-per-side", args.points_per_side)
     _require_positive("--points-per-batch", args.points_per_batch)
