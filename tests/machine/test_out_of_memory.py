@@ -50,6 +50,7 @@ for old, new in zip(before, after):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_f36_a_device_out_of_memory_gives_advice_and_the_next_call_works():
     path = os.pathsep.join(part for part in sys.path if part)

@@ -94,6 +94,7 @@ def picture_sizes(count: int) -> list[tuple[int, int]]:
     return [sorted(sizes)[i] for i in rng.permutation(count)]
 
 
+@pytest.mark.slow
 def test_two_hundred_sizes_of_pictures_share_some_dozen_programs():
     """What each size compiled stayed for good: 18 to 26 MB for a photograph."""
     loose: Any = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.3, "output_mode": "coco_rle"}

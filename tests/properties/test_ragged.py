@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 from helpers import nano, tiny
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_jax.ops import geometry
@@ -13,9 +13,6 @@ from esam_jax.predict import batches
 from esam_jax.predict import sam as predict_sam
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import PADDING
-
-# Either session counts its programs from none, and finds those that the other one compiled.
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 SIZES = [(40, 56), (64, 64), (90, 17)]
 MASK = np.random.default_rng(0).random((9, 11)) > 0.5
@@ -98,7 +95,7 @@ def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
     asked = all_questions(name, *SIZES[0])
 
     def session() -> None:
-        for count in (1, 63, 64, 65, 1024):
+        for count in (1, 31, 32, 33, 97):
             numbers = [(7 * i + i // 50) % len(asked) for i in range(count)]
             masks = nano.sam(name).decode(encoded(name, 0), [asked[i] for i in numbers])
             check(name, 0, numbers, masks, slice(1, None))
@@ -114,13 +111,12 @@ def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
 
 @pytest.mark.parametrize("name", nano.NAMES)
 def test_ragged_batches_in_any_order_give_what_each_query_gives_alone(name: str):
-    """A random session of some hundred calls: right every time, from at most eight programs."""
+    """A random session of many calls: right every time, from at most eight programs."""
     sam = nano.sam(name)
     many = len(all_questions(name, *SIZES[0]))
     lists = st.lists(st.integers(0, many - 1), min_size=1, max_size=20)
-    albums = st.lists(st.tuples(st.integers(0, len(SIZES) - 1), lists), min_size=1, max_size=10)
+    albums = st.lists(st.tuples(st.integers(0, len(SIZES) - 1), lists), min_size=1, max_size=5)
 
-    @settings(max_examples=100)
     @given(albums, st.booleans())
     def session(batch: list[tuple[int, list[int]]], multimask: bool) -> None:
         pictures = [nano.picture(*SIZES[picture], picture) for picture, _ in batch]
