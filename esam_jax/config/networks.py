@@ -320,3 +320,5 @@ class ComputeConfig(Config):
     precision: Literal["default", "highest"] = "default"  # of float32 matrix products
     attention: Annotated[Literal["auto", "xla", "chunked", "cudnn", "splash"], MAY_DIFFER] = "auto"
     remat: Annotated[Literal["none", "blocks"], MAY_DIFFER] = "none"
+    # Training on the same kind of GPU gives the same bits again, by slower kernels.
+    deterministic: bool = False

@@ -8,6 +8,7 @@ exponentials take the time: 4096 tokens are 9 GFLOP, 17 million exponentials and
 a v5e 44, about as many, and 5 microseconds.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -34,8 +35,9 @@ def attend(
 ) -> Float[Array, "X N A C"]:
     """Softmax(q k^T) v per head, unscaled, with gradients; scores and sums are float32.
 
-    No compiler splits a kernel over devices. Within a mesh each device runs it on its own part:
-    `split` names the axes of the mesh that cut X, and those that cut the heads. A policy of
+    No compiler splits a kernel over devices, and JAX refuses one in a program of several. Within a
+    mesh each device runs it on its own part: `split` names the axes of the mesh that cut X, and
+    those that cut the heads; where they do not divide, every device computes all. A policy of
     recomputation may keep what `name` marks: the result and the logarithms of the sums. With
     `interpret` the kernel runs as plain JAX, where there is no TPU.
     """
@@ -46,11 +48,20 @@ def attend(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return here(q, k, v)
-    spec = PartitionSpec(split[0], None, split[1], None)
+    images, heads = (
+        axes if size % _parts(mesh, axes) == 0 else None
+        for size, axes in zip((q.shape[0], q.shape[2]), split, strict=True)
+    )
+    spec = PartitionSpec(images, None, heads, None)
     # What a kernel gives has no record of the axes over which it varies, which the check needs.
     return jax.shard_map(
         here, mesh=mesh, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False
     )(q, k, v)
+
+
+def _parts(mesh: jax.sharding.AbstractMesh, axes: Axes) -> int:
+    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _on_one_device(

@@ -135,6 +135,7 @@ def lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.
         seed=cfg.seed,
         accumulate=cfg.accumulate,
         guarded=cfg.guard,
+        deterministic=cfg.compute.deterministic,
     )
     with choices_of(topology):
         return update.lower(state, weights, states.abstract_batch(task, cfg.batch, mesh))
