@@ -120,6 +120,24 @@ def test_models_say_how_images_and_heads_are_split():
     assert set(split.params["in_specs"][-3:]) == {P(*SPLIT[:1], None, SPLIT[1], None)}
 
 
+@pytest.mark.parametrize("images", [4, 3])  # 3 do not divide: every device takes all
+def test_a_program_of_several_devices_is_lowered_for_tpus(images):
+    """JAX refuses kernels there whose parts it does not know."""
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    place = sharding.replicated(mesh)
+    arrays = drawn(6, 147, 196, 32, 32, lead=(images,), dtype="bfloat16")
+
+    def loss(*arrays):
+        with attention.target("tpu"), sharding.activations(mesh):
+            return attention.attend(*arrays, split=SPLIT).astype(jnp.float32).sum()
+
+    program = jax.jit(jax.grad(loss, (0, 1, 2)), in_shardings=place)
+    text = program.trace(*arrays).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("tpu_custom_call") == 3  # forward, and two of the backward pass
+    part = images if images % 4 else 1  # of images, and of two heads one
+    assert f"tensor<{part}x1x256x32xbf16>" in text
+
+
 def test_a_policy_keeps_what_the_kernel_gives():
     """Recomputation does not run its forward pass again."""
     arrays = drawn(5, 128, 128, 8, 8, dtype="bfloat16")
