@@ -24,7 +24,6 @@ _SEVERAL_GPUS: Options = {
     # Off by default: places what is sent between devices so that products run meanwhile.
     "xla_gpu_enable_latency_hiding_scheduler": True,
 }
-_SEVERAL_TPUS: Options = {}
 # Compiling these at full effort on a CPU takes longer than anything else before the first update:
 # 21 s against 6 s for the first parameters of the nano model.
 _ONCE_ON_CPU: Options = {
@@ -50,8 +49,6 @@ def of_update(
     found: Options = {}
     if devices > 1 and platform in _NVIDIA:
         found |= _SEVERAL_GPUS
-    if devices > 1 and platform == "tpu":
-        found |= _SEVERAL_TPUS
     flags = given(environment)
     if deterministic and platform in _NVIDIA:
         found[_DETERMINISTIC] = True

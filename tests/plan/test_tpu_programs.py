@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esam_jax import sharding
 from esam_jax.bench import predict as programs
-from esam_jax.config import ComputeConfig, MeshConfig
-from esam_jax.machine import compiler_options
+from esam_jax.config import ComputeConfig
 from esam_jax.models import named
 from esam_jax.models.sam import network
 from esam_jax.ops import attention
@@ -71,12 +69,3 @@ def test_the_encoder_runs_one_kernel_a_block_and_no_loop():
     text = program.as_text()
     assert text.count('custom_call_target="tpu_custom_call"') == config.encoder.depth
     assert "while(" not in text and "4096,4096]" not in text
-
-
-def test_libtpu_knows_the_options_of_the_update():
-    mesh = sharding.make_mesh(MeshConfig(), topologies.devices(topologies.parse("v5e:2x2")))
-    x = jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=sharding.batch(mesh))
-    options = compiler_options.of_update("tpu", mesh.size, deterministic=True, environment={})
-    jax.jit(jnp.sum).lower(x).compile(options)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_unheard_of"):
-        jax.jit(jnp.sum).lower(x).compile({"xla_tpu_unheard_of": True})
