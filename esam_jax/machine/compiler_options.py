@@ -2,8 +2,7 @@
 
 They belong to a program, and are no flags of the process (XLA_FLAGS, LIBTPU_INIT_ARGS): whoever
 starts a run gets the same program, `esam plan` compiles it with the same options, and one that a
-compiler does not know is an error of that program, where an unknown flag ends the process. A flag
-that the user sets in these variables goes before the option of that name here.
+compiler does not know is an error of that program, where an unknown flag ends the process.
 """
 
 import os
@@ -17,13 +16,8 @@ Options = dict[str, Any]
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 NVLS = "NCCL_NVLS_ENABLE"
 _DETERMINISTIC = "xla_gpu_deterministic_ops"
-_NVIDIA = ("gpu", "cuda")  # as devices that are there say, and those that are planned
+_GPU = "gpu"  # NVIDIA or AMD
 
-# Of the update on several devices.
-_SEVERAL_GPUS: Options = {
-    # Off by default: places what is sent between devices so that products run meanwhile.
-    "xla_gpu_enable_latency_hiding_scheduler": True,
-}
 # Compiling these at full effort on a CPU takes longer than anything else before the first update:
 # 21 s against 6 s for the first parameters of the nano model.
 _ONCE_ON_CPU: Options = {
@@ -33,27 +27,25 @@ _ONCE_ON_CPU: Options = {
 
 
 def of_update(
-    platform: str,
-    devices: int,
-    *,
-    deterministic: bool = False,
-    environment: Mapping[str, str] = os.environ,
+    platform: str, *, deterministic: bool, environment: Mapping[str, str] = os.environ
 ) -> Options:
-    """For the training update on so many devices of a platform, as `jax.Device` names it.
+    """For the training update on a platform, as `jax.Device` names it.
 
     With `deterministic`, the same numbers give the same bits in every run of the same program on
     the same kind of GPU: scatters, convolutions and the backward pass of cuDNN's attention take
     kernels without atomic sums, and no kernel is chosen by timing, which another start could find
-    otherwise. Programs of CPUs and TPUs are so without options.
+    otherwise. Programs of CPUs and TPUs are so without options. Else the defaults of the compilers
+    are those to take: docs/launch.md. ConfigError where a flag of the user says the opposite.
     """
-    found: Options = {}
-    if devices > 1 and platform in _NVIDIA:
-        found |= _SEVERAL_GPUS
-    flags = given(environment)
-    if deterministic and platform in _NVIDIA:
-        found[_DETERMINISTIC] = True
-        _require_deterministic(flags)
-    return {name: value for name, value in found.items() if name not in flags}
+    if not deterministic or platform != _GPU:
+        return {}
+    value = given(environment).get(_DETERMINISTIC, "true")
+    if value.lower() not in ("true", "1"):
+        raise ConfigError(
+            f"--{_DETERMINISTIC} is {value} in XLA_FLAGS, but compute.deterministic needs it: "
+            "leave one of them out"
+        )
+    return {_DETERMINISTIC: True}
 
 
 def once(platform: str) -> Options | None:
@@ -77,13 +69,4 @@ def sum_in_one_order(environment: MutableMapping[str, str] = os.environ) -> None
         raise ConfigError(
             f"{NVLS} is {environment[NVLS]}, but compute.deterministic needs sums in a fixed "
             "order: unset it, or leave --compute.deterministic out"
-        )
-
-
-def _require_deterministic(flags: Mapping[str, str]) -> None:
-    value = flags.get(_DETERMINISTIC, "true")
-    if value.lower() not in ("true", "1"):
-        raise ConfigError(
-            f"--{_DETERMINISTIC} is {value} in XLA_FLAGS, but compute.deterministic needs it: "
-            "leave one of them out"
         )

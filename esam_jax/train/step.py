@@ -102,7 +102,7 @@ def jit_step(
         out_shardings=(places(state), everywhere),
         donate_argnums=0,
         compiler_options=compiler_options.of_update(
-            mesh.devices.flat[0].platform, mesh.size, deterministic=deterministic
+            mesh.devices.flat[0].platform, deterministic=deterministic
         ),
     )
     return Update(jitted, optimiser.schedule, mesh)
