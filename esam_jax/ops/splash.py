@@ -91,7 +91,7 @@ def _on_one_device(
         x = jnp.pad(x, ((0, 0), (0, tokens - x.shape[1]), (0, 0), (0, 0)))
         return jnp.swapaxes(x, 1, 2)
 
-    def one(q: Array, k: Array, v: Array) -> Array:
+    def one(q: Array, k: Array, v: Array) -> Any:
         return kernel(q, k, v, segment_ids=segments)
 
     out = jax.vmap(one)(padded(q, rows), padded(k, columns), padded(v, columns))
