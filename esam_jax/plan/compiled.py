@@ -15,6 +15,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, compiled_kernels, paper, pretended, topologies
 from esam_jax.plan.collectives import Collective
+from esam_jax.plan.compiled_kernels import Kernel
 from esam_jax.plan.paper import Paper
 from esam_jax.plan.topologies import Topology
 from esam_jax.train import frozen, optim
@@ -89,11 +90,11 @@ def step(
     )
 
 
-def on_paper(lowered: jax.stages.Lowered, topology: Topology) -> Paper | None:
-    """Any program compiled for that machine; None where there are no rates to write it with."""
+def kernels(lowered: jax.stages.Lowered, topology: Topology) -> list[Kernel]:
+    """Those of any program, compiled for that machine."""
     text = lowered.compile(options(topology)).as_text()
     assert text is not None
-    return _paper(text, topology)
+    return compiled_kernels.parse(text)
 
 
 def options(topology: Topology) -> dict[str, Any] | None:

@@ -41,7 +41,8 @@ def to_original(
 ) -> Float[np.ndarray, "*X {height} {width}"]:
     """The decoder's logits enlarged to a picture of height x width pixels, float32."""
     flat = np.asarray(low_res).reshape(-1, *low_res.shape[-2:])
-    full = full_size.logits(flat, enlarging(height, width, config))
+    axes = enlarging(height, width, config)
+    full = full_size.logits(full_size.parts(flat, axes), len(flat), axes)
     return full.reshape(*low_res.shape[:-2], height, width)
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from esam_jax import configs
 from esam_jax.bench import inputs
-from esam_jax.bench import predict as programs
 from esam_jax.config import ComputeConfig
 from esam_jax.models import named
 from esam_jax.models.sam import network
 from esam_jax.plan import compiled, compiled_kernels, paper, prediction, topologies
+from esam_jax.predict import programs
 
 pytestmark = [
     pytest.mark.nightly,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_jax.ops import geometry
-from esam_jax.predict import batches
-from esam_jax.predict import sam as predict_sam
+from esam_jax.predict import batches, programs
+from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import PADDING
 
@@ -46,7 +46,7 @@ def all_questions(name: str, height: int, width: int) -> list[Prompt]:
 
 
 @functools.cache
-def encoded(name: str, picture: int) -> predict_sam.Embedding:
+def encoded(name: str, picture: int) -> Embedding:
     return nano.sam(name).encode(nano.picture(*SIZES[picture], picture))
 
 
@@ -83,11 +83,11 @@ def check(name: str, picture: int, numbers: list[int], masks, kept: slice) -> No
         np.testing.assert_allclose(scores, iou[kept], rtol=0, atol=2e-5 * np.abs(iou).max())
 
 
-def programs(run) -> int:
+def compiled(run) -> int:
     """Decoder programs that are compiled while `run` runs, none being there before."""
-    predict_sam._decode.clear_cache()
+    programs.decode.clear_cache()
     run()
-    return predict_sam._decode._cache_size()
+    return programs.decode._cache_size()
 
 
 @pytest.mark.parametrize("name", nano.NAMES)
@@ -106,7 +106,7 @@ def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
                 masks = nano.sam(name).decode(encoded(name, 0), [asked[i] for i in chunk])
                 check(name, 0, chunk, masks, slice(1, None))
 
-    assert programs(session) <= MOST_PROGRAMS
+    assert compiled(session) <= MOST_PROGRAMS
 
 
 @pytest.mark.parametrize("name", nano.NAMES)
@@ -129,4 +129,4 @@ def test_ragged_batches_in_any_order_give_what_each_query_gives_alone(name: str)
         for (picture, numbers), masks in zip(batch, answers, strict=True):
             check(name, picture, numbers, masks, kept)
 
-    assert programs(session) <= MOST_PROGRAMS
+    assert compiled(session) <= MOST_PROGRAMS
