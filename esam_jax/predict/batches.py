@@ -30,6 +30,7 @@ from esam_jax.typing import NOTHING, PADDING, PADDING_XY
 FEW = 8  # queries for which there must be room
 _SIZES = (1, FEW, 32, 64, 128, 256)  # of one picture in one call
 _PICTURES = 8
+MOST_SHARED = FEW // 2  # of one picture, in a call that pictures share
 _FEW_TOKENS, _MANY_TOKENS = 4, 16
 _CERTAIN = 10.0  # logit of a pixel that a 0/1 mask covers, minus that where it does not
 
@@ -63,11 +64,9 @@ def calls(
     kinds: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for picture, prompts in enumerate(lists):
         for i, prompt in enumerate(prompts):
-            masked = prompt.mask is not None
-            kinds.setdefault((_slots(prompt, config), masked), []).append((picture, i))
+            kinds.setdefault(kind(prompt, config), []).append((picture, i))
     for (slots, masked), members in kinds.items():
-        plain = not masked and slots <= few_slots(config)
-        for asked, shape in _cut(members, plain, most):
+        for asked, shape in _cut(members, is_plain((slots, masked), config), most):
             yield _call(lists, asked, shape, slots, masked, config, sizes)
 
 
@@ -141,13 +140,39 @@ def _size(left: int, sizes: tuple[int, ...], most: int) -> int:
     return max(size for size in sizes if size == 1 or (size <= max(most, FEW) and size < 2 * left))
 
 
+def kind(prompt: Prompt, config: SamConfig) -> tuple[int, bool]:
+    """Tokens as they are decoded, and whether there is a mask: one call has one kind."""
+    return _slots(prompt, config), prompt.mask is not None
+
+
+def is_plain(kind: tuple[int, bool], config: SamConfig) -> bool:
+    """Of few tokens and without a mask: many go in one call where there is room."""
+    slots, masked = kind
+    return not masked and slots <= few_slots(config)
+
+
 def largest(lists: Sequence[Sequence[Prompt]], config: SamConfig, most: int) -> int:
-    """Queries of the largest call for these; only of plain ones are there more than `FEW`."""
+    """Queries of the largest call for the plain ones of these."""
+    counts = (sum(is_plain(kind(prompt, config), config) for prompt in each) for each in lists)
+    return max((_size(count, _SIZES, most) for count in counts), default=1)
 
-    def is_plain(prompt: Prompt) -> bool:
-        return prompt.mask is None and _slots(prompt, config) <= few_slots(config)
 
-    return max((_size(sum(map(is_plain, each)), _SIZES, most) for each in lists), default=1)
+def sizes(count: int, most: int) -> list[int]:
+    """Queries of the calls for up to so many of one picture."""
+    return [size for size in _SIZES if _size(size, _SIZES, most) == size < max(2, 2 * count)]
+
+
+def shared(pictures: int, queries: int, prompt: Prompt) -> Iterator[list[list[Prompt]]]:
+    """Prompts about several pictures that share a call; none where so many never do.
+
+    With the features of the pictures in another order than they come, and in theirs.
+    """
+    each = -(-(_PICTURES // 2 + 1) // pictures)
+    if each <= min(queries, MOST_SHARED):
+        few = min(pictures, _PICTURES // 2 + 1)
+        yield [[prompt] * each] * few + [[]] * (pictures - few)
+        if pictures == _PICTURES:
+            yield [[prompt]] * pictures
 
 
 def _call(

@@ -70,6 +70,12 @@ class Axes:
 Parts = Iterator[tuple[Int[np.ndarray, " _"], Float[Array | np.ndarray, "_ h w"]]]
 
 
+def sizes_of_each_tile() -> list[tuple[int, int]]:
+    """Of the smallest pictures that are covered by each of the two."""
+    small, _ = _SIDES if jax.default_backend() == "cpu" else _SIDES_OF_ACCELERATORS
+    return [(1, 1), (1, 4 * small + 1)]
+
+
 class _Place(NamedTuple):
     """Where a tile lies, and what it is made of."""
 

@@ -122,6 +122,11 @@ class Masks:
         indices = self._highest()
         return indices, self._runs(self._of(indices))
 
+    def sizes_up_to(self, count: int) -> list[int]:
+        """Numbers of masks that are enlarged at once where at most `count` are made."""
+        counts = range(1, count + 1)
+        return sorted({size for each in counts for size in full_size.sizes(each, self._axes)})
+
     # Candidates are chosen by their places in the answers, [X, 2].
 
     @property

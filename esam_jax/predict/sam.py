@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,18 @@ from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
 from esam_jax.models.sam import network
-from esam_jax.predict import batches, fetch, frames, picture_array, programs, room, weights
+from esam_jax.predict import (
+    ahead_of_time,
+    batches,
+    fetch,
+    frames,
+    picture_array,
+    programs,
+    room,
+    stream,
+    weights,
+)
+from esam_jax.predict.ahead_of_time import Compiled, Shapes
 from esam_jax.predict.embedding import Embedding, encoder_name
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
@@ -139,6 +150,46 @@ class Sam:
         answers = self._answers(self._embedding(pictures, single), lists, multimask)
         return answers[0] if single else answers
 
+    def segment_many(
+        self,
+        pictures: Iterable[Any],
+        prompts: Iterable[Any],
+        *,
+        multimask: bool = True,
+        together: int = stream.TOGETHER,
+        errors: str = "raise",
+    ) -> Iterator[Any]:
+        """The `Masks` of each picture of a stream, in its order.
+
+        pictures: paths of files, or what `encode` takes for one picture. prompts: for each a
+        `Prompt` or a list of them. Both may be generators: files are read and pictures computed,
+        `together` in one call, while the caller uses the masks of those before; two groups at most
+        are ahead. errors: what is wrong with a picture or its prompts is raised, or comes in place
+        of its masks ("return"): an `EsamError` that names the file, or `pictures[i]`.
+        """
+        if errors not in ("raise", "return"):
+            raise PromptError.of("errors", f'is {errors!r:.80}, but must be "raise" or "return"')
+        if type(together) is not int or together < 1:
+            raise PromptError.of("together", f"is {together!r:.80}, but must be an integer from 1")
+        requests = stream.requests_of(pictures, prompts, self)
+        found = stream.answered(
+            self,
+            requests,
+            lambda _, answer: answer.masks,
+            together=together,
+            multimask=multimask,
+        )
+        return stream.raised(found) if errors == "raise" else found
+
+    @out_of_memory.advice()
+    def compile(self, shapes: Shapes) -> list[Compiled]:
+        """Compiles all that requests within `shapes` need, which then compile nothing; what it was.
+
+        For servers, at their start. ConfigError or PromptError where the model takes no such
+        requests, DeviceMemoryError where the device has no room for them.
+        """
+        return list(ahead_of_time.run(self, shapes))
+
     @out_of_memory.advice()
     def candidates(
         self, embedding: Any, prompts: Sequence[Prompt]
@@ -209,6 +260,15 @@ class Sam:
                 f"{wanted}: encode the pictures with this model",
             )
 
+    def checked(self, prompts: Any, height: int, width: int) -> list[Prompt]:
+        """Prompts, or one, about a picture of that size, clipped to it; PromptError for others."""
+        prompts = [prompts] if isinstance(prompts, Prompt) else prompts
+        if not isinstance(prompts, Sequence) or not all(isinstance(x, Prompt) for x in prompts):
+            raise PromptError.of(
+                "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
+            )
+        return [prompt.checked(self.config, height, width, self.untrained) for prompt in prompts]
+
     def _checked(
         self, lists: Any, sizes: Sequence[tuple[int, int]], single: bool, multimask: bool
     ) -> list[list[Prompt]]:
@@ -218,18 +278,9 @@ class Sam:
             raise PromptError.of(
                 "prompts", f"is not a list of {len(sizes)} lists: give one list for each picture"
             )
-        checked = []
-        for (height, width), asked in zip(sizes, lists, strict=True):
-            asked = [asked] if isinstance(asked, Prompt) else asked
-            if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
-                raise PromptError.of(
-                    "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
-                )
-            if not asked and single:
-                raise PromptError.of("prompts", "is empty, but must have at least one Prompt")
-            checked.append(
-                [prompt.checked(self.config, height, width, self.untrained) for prompt in asked]
-            )
+        checked = [self.checked(each, *size) for size, each in zip(sizes, lists, strict=True)]
+        if single and not checked[0]:
+            raise PromptError.of("prompts", "is empty, but must have at least one Prompt")
         if not multimask and provenance.SINGLE_MASK in self.untrained:
             raise PromptError.of(
                 "multimask",
