@@ -46,9 +46,9 @@ DType = Literal["float32", "bfloat16"]
 class Predict:
     """Latency (median, p90) and rate of encoder, decoder and both together; compile time apart.
 
-    encoder: uint8 pictures on the device to embeddings. decoder: boxes on one embedding to logits.
-    device: pictures and one box each to masks of full size, in one program. end-to-end: the same
-    through the library, from arrays of the host to arrays of the host.
+    All are calls of the library, from arrays of the host. encoder: Sam.encode of pictures. decoder:
+    Sam.decode of boxes on one embedding. device: Sam.segment of pictures and one box each, to masks
+    of full size on the device. end-to-end: the same, to arrays of the host.
     """
 
     model: tyro.conf.Positional[str]
