@@ -21,7 +21,6 @@ from esam_jax.words import counted
 
 _RESULTS = ("low_res", "logits", "binary", "best", "rle", "best_rle")
 _OF_ALL = ("low_res", "logits", "binary", "rle")  # of every candidate, not of the best
-_POINTS = (1, 4, 16, 64, 256, 1024)  # the fewest of each number of tokens that is decoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,9 @@ def run(sam: Any, shapes: Shapes) -> Iterator[Compiled]:
 
 def _kinds(sam: Any, shapes: Shapes) -> list[Prompt]:
     """A prompt of each kind; PromptError where the model takes none of them."""
-    prompts = [Prompt(points=[[0, 0]] * n) for n in _POINTS if n <= shapes.points]
+    # The fewest of each number of tokens that is decoded.
+    counts = [4**k for k in range(16) if 4**k <= shapes.points]
+    prompts = [Prompt(points=[[0, 0]] * count) for count in counts]
     if shapes.masks:
         prompts += [dataclasses.replace(each, mask=[[True]]) for each in prompts]
     sam.checked([Prompt(points=[[0, 0]] * shapes.points), *prompts], 1, 1)

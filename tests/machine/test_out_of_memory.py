@@ -132,6 +132,7 @@ def test_f36_no_array_of_a_failed_call_is_kept(monkeypatch: pytest.MonkeyPatch):
         kept.append(weakref.ref(features))
         return features
 
+    full_at_last.lower = encode.lower  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(programs, "encode", full_at_last)
     with pytest.raises(DeviceMemoryError) as told:
         sam.encode([nano.picture(40, 56)] * 3)
