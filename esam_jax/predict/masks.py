@@ -105,7 +105,7 @@ class Masks:
         """
         if not len(self):
             return jnp.zeros((*self._shape, self.height, self.width), bool)
-        return full_size.on_device(*self._rows.on_device(), self._axes, self._zero_is_inside)
+        return full_size.on_device(*self._rows.counted_through(), self._axes, self._zero_is_inside)
 
     def best(self) -> tuple[Int[np.ndarray, " Q"], Bool[np.ndarray, "Q H W"]]:
         """Index of the candidate with the highest score, and its mask, for each query."""

@@ -37,8 +37,8 @@ class Rows:
         places = self.places[queries]
         calls, new = np.unique(places[..., 0], return_inverse=True)
         places = np.stack([new.reshape(places.shape[:2]), places[..., 1]], axis=2)
-        parts = ([part[i] for i in calls] for part in (self.logits, self.scores))
-        return Rows(*(tuple(part) for part in parts), places)
+        logits, scores = (tuple(part[i] for i in calls) for part in (self.logits, self.scores))
+        return Rows(logits, scores, places)
 
     def all_scores(self) -> Float[np.ndarray, "Q M"]:
         """On the host."""
@@ -48,11 +48,13 @@ class Rows:
             found[mine] = np.asarray(scores).reshape(-1)[self.places[mine, 1]]
         return found
 
-    def on_device(self) -> tuple[tuple[Float[Array, "_ _ _ l l"], ...], Int[np.ndarray, "Q M"]]:
-        """The answers, and where among all of their rows each candidate is."""
+    def counted_through(
+        self,
+    ) -> tuple[tuple[Float[Array | np.ndarray, "_ _ _ l l"], ...], Int[np.ndarray, "Q M"]]:
+        """The logits, and where among all of their rows each candidate is."""
         counts = [part.shape[0] * part.shape[1] * part.shape[2] for part in self.logits]
         before = np.cumsum([0, *counts])[self.places[..., 0]]
-        return tuple(self.logits), (before + self.places[..., 1]).astype(np.int32)
+        return self.logits, (before + self.places[..., 1]).astype(np.int32)
 
     def in_parts(
         self, chosen: Int[np.ndarray, "X 2"], sizes: Callable[[int], list[int]]

@@ -1,7 +1,6 @@
 """A loaded promptable model: encode a picture once, then decode any number of prompts."""
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -206,7 +205,7 @@ class Sam:
             )
         lists = self._checked([prompts], embedding.sizes, False, True)
         [rows] = self._rows(embedding, lists, multimask=True)
-        return programs.rows(*rows.on_device()), rows.all_scores()
+        return programs.rows(*rows.counted_through()), rows.all_scores()
 
     # ------------------------------------------------------------------------------- encoding
 
@@ -311,8 +310,8 @@ class Sam:
                 places[picture][query, :, 0] = len(answers)
                 places[picture][query, :, 1] = row * tokens + kept
             answers.append(fetch.one_at_a_time(self._decoded(embedding, call)))
-        whole = Rows(*(tuple(zip(*answers, strict=True)) or ((), ())), np.empty((0, 0, 2), int))
-        return [dataclasses.replace(whole, places=each).only(slice(None)) for each in places]
+        logits, scores = (tuple(answer[i] for answer in answers) for i in range(2))
+        return [Rows(logits, scores, each).only(slice(None)) for each in places]
 
     def _decoded(self, embedding: Embedding, call: batches.Call) -> tuple[Array, Array]:
         features = embedding.features

@@ -70,7 +70,8 @@ def test_it_does_not_matter_where_logits_lie(name: str):
 
 def test_logits_stay_on_the_device_until_they_are_read():
     masks = on_device("sam_nano")
-    masks.best(), masks.rle(), masks[1].binary(), repr(masks)
+    for read in (Masks.best, Masks.rle, Masks.binary, repr, lambda masks: masks[1].best()):
+        read(masks)
     assert isinstance(masks._rows.logits[0], jax.Array)
     assert masks.block_until_ready() is masks
     low_res = masks.low_res

@@ -1,6 +1,5 @@
 """Calls are as large as the device has room for, and give the same whatever their size."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ def sam() -> Sam:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Pictures of each call of the encoder, and queries of each of the decoder."""
     found: list[int] = []
 
