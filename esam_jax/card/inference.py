@@ -15,6 +15,8 @@ from esam_jax.data.sources import scene_painter
 from esam_jax.machine import accelerators
 from esam_jax.models import named
 from esam_jax.models.sam import network
+from esam_jax.ops import images
+from esam_jax.predict import programs
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
 
@@ -72,15 +74,17 @@ def kernels(setting: Setting) -> Iterator[Row]:
         measured = profiled.measure(compiled, call, sheet)
         return {**about, "seconds": timed.median, **measured}
 
+    def pixels(batch: int) -> jax.Array:
+        return images.normalise(jnp.asarray(inputs.pictures(batch, sam.config)))
+
     for batch in setting.batches:
         yield MAY_STOP
-        pictures = jnp.asarray(inputs.pictures(batch, sam.config))
-        yield row("encoder", batch, predict.encode, pictures)
-    features = predict.encode(sam.model, sam.ready, jnp.asarray(inputs.pictures(1, sam.config)))
+        yield row("encoder", batch, programs.encode, pixels(batch))
+    features = programs.encode(sam.model, sam.ready, pixels(1))
     for count in setting.prompts:
         yield MAY_STOP
         points, labels = (jnp.asarray(x) for x in inputs.boxes(1, count, sam.config))
-        yield row("decoder", count, predict.decode, features, points, labels)
+        yield row("decoder", count, programs.decode, features, points, labels)
 
 
 def _sam(name: str, dtype: str) -> Sam:

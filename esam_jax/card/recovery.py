@@ -93,11 +93,9 @@ class Runs:
         self, name: str, processes: int, more: Mapping[str, str] | None = None
     ) -> Iterator[list[subprocess.Popen[bytes]]]:
         """The processes of a run, which do not outlive the block."""
-        port, flags = _free_port(), os.environ.get("XLA_FLAGS", "")
+        port = _free_port()
         environment = {
             **os.environ,
-            # Else sums by atomics differ from call to call, and no run is equal to another.
-            "XLA_FLAGS": f"{flags} --xla_gpu_deterministic_ops=true".strip(),
             "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
             compile_cache.SWITCH: str(self.folder / "compiled"),
             **(more or (_TWO if processes > 1 else {})),
@@ -189,6 +187,8 @@ class Runs:
             "--batch", str(_BATCH), "--optim.warmup-steps", "2", "--save.every-steps", every,
             "--log-every-steps", "1", "--guard.checksum-every-steps", "2",
             "--data.source.scenes", "64", "--compute.precision", "highest",
+            # Else sums by atomics differ from call to call, and no run is equal to another.
+            "--compute.deterministic",
         ]  # fmt: skip
 
 
