@@ -9,7 +9,7 @@ WORKERS ?= 2
 # `make test LOCKED=1` installs the versions of requirements.lock.
 LOCK := $(if $(LOCKED),--constraint requirements.lock)
 
-.PHONY: run test check format lock clean
+.PHONY: run test test-slow check format lock clean
 
 # Reinstalled whenever the requirements change; the package itself is installed editable.
 $(VENV)/.installed: setup.py pyproject.toml
@@ -33,6 +33,10 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# What takes minutes more than a change should wait for; CI runs both.
+test-slow: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
+
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -48,4 +52,4 @@ lock: $(VENV)/.installed-dev
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv .venv-* build dist *.egg-info
+	rm -rf .venv .venv-* .test_programs build dist *.egg-info

@@ -48,6 +48,7 @@ from esam_jax.errors import (
 
 if TYPE_CHECKING:
     from esam_jax.predict import load
+    from esam_jax.predict.ahead_of_time import Shapes
     from esam_jax.predict.embedding import Embedding
     from esam_jax.predict.everything.generator import AutomaticMaskGenerator
     from esam_jax.predict.masks import Masks
@@ -64,6 +65,7 @@ _HOMES = {
     "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",
     "Sam": "esam_jax.predict.sam",
+    "Shapes": "esam_jax.predict.ahead_of_time",
     "load": "esam_jax.predict",
 }
 
@@ -99,6 +101,7 @@ __all__ = [
     "SamiConfig",
     "ScenesConfig",
     "SegmentConfig",
+    "Shapes",
     "TeacherConfig",
     "TinyVitConfig",
     "TrainingError",

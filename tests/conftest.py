@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time of these tests goes into compiling tiny programs, few of which run for long.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["ESAM_COMPILE_CACHE"] = "off"  # of the user who runs the tests
+# Workers, the commands that tests start and the next run of the suite find what one has compiled;
+# the programs of the user who runs the tests stay out of it.
+os.environ["ESAM_COMPILE_CACHE"] = str(pathlib.Path(__file__).parents[1] / ".test_programs")
 
 import hypothesis
 import pytest
@@ -22,7 +25,21 @@ install_import_hook("esam_jax", "beartype.beartype")
 hypothesis.settings.register_profile("esam", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("esam")
 
-pytest_plugins = ("helpers.compiled_once", "helpers.quick", "helpers.skips")
+# Of kept programs; JAX's own limit would read all of them for every new one.
+_MOST_BYTES = 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    from esam_jax.machine import compile_cache  # after the shape checks are installed
+
+    programs = pathlib.Path(os.environ["ESAM_COMPILE_CACHE"])
+    kept = sum(file.stat().st_size for file in programs.glob("*"))
+    if kept > _MOST_BYTES and not hasattr(config, "workerinput"):  # before workers start
+        shutil.rmtree(programs)
+    compile_cache.enable()
+
+
+pytest_plugins = ("helpers.quick", "helpers.skips")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,7 +11,7 @@ returns a callable, or an object with any of these (B pictures, Q boxes each, px
   labels their kinds: 2 top left, 3 bottom right.
 * `rival.encode(pictures)` -> anything, and `rival.decode(embedding, points, labels)` -> anything,
   which takes what `encode` returned for one picture. Where the rival has `put`, they get
-  `rival.put(array)` for each array, moved to its device outside the timing.
+  `rival.put(array)` for each array, which is timed: ours takes arrays of the host, too.
 
 PyTorch gets as many threads as there are cores, or what OMP_NUM_THREADS says; and on a GPU TF32
 where ours uses it. On a machine with other work try OMP_NUM_THREADS=1, too: its threads wait for

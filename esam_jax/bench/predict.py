@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Float
 
 from esam_jax.bench import inputs, roofline, timing
 from esam_jax.bench.baselines import Rival
@@ -16,13 +15,8 @@ from esam_jax.bench.timing import Timing
 from esam_jax.config import SamConfig
 from esam_jax.machine.accelerators import Accelerator
 from esam_jax.models import flops
-from esam_jax.models.parts import stack
-from esam_jax.models.sam import network
-from esam_jax.ops import images
-from esam_jax.predict import frames, full_size
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
-from esam_jax.typing import Params
 
 Part = Literal["encoder", "decoder", "device", "end-to-end"]
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "device", "end-to-end")
@@ -84,10 +78,10 @@ def predict(
 ) -> Iterator[Row]:
     """Rows as they are measured, on square pictures of the model's own size and with boxes.
 
-    encoder: uint8 pictures on the device -> embeddings. decoder: one embedding, each of `prompts`
-    boxes -> logits and scores. device: uint8 pictures and one box each -> masks of full size, in
-    one program that never leaves the device. end-to-end: the same through `Sam.encode` and
-    `Sam.decode`, from NumPy pictures to NumPy masks. `sheet` is the device's, for the floor.
+    All are calls that users make, from arrays of the host. encoder: `Sam.encode` of uint8 pictures.
+    decoder: `Sam.decode` of one embedding and each of `prompts` boxes. device: `Sam.segment` of
+    pictures and one box each, and `binary_on_device` of its masks. end-to-end: the same, with
+    `binary`, to arrays of the host. `sheet` is the device's, for the floor.
     """
     for part in PARTS:
         if part in parts:
@@ -138,43 +132,53 @@ class _Setting:
 
 
 def _encoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
-    model, params, rival = setting.sam.model, setting.sam.ready, setting.rival
+    sam, rival = setting.sam, setting.rival
     each = flops.encoder(setting.config.encoder, setting.config.image_px)
     for batch in batches:
         pictures = inputs.pictures(batch, setting.config)
-        ours = functools.partial(encode, model, params, jnp.asarray(pictures))
         theirs = None
         if rival is not None and rival.encode is not None:
-            theirs = functools.partial(rival.encode, rival.put(pictures))
+            theirs = functools.partial(_rivals_encoder, rival, pictures)
+        ours = functools.partial(sam.encode, pictures)
         yield setting.row("encoder", batch, 0, ours, theirs, batch * each)
 
 
+def _rivals_encoder(rival: Rival, pictures: np.ndarray) -> Any:
+    assert rival.encode is not None
+    return rival.encode(rival.put(pictures))
+
+
 def _decoder(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
-    model, params, rival = setting.sam.model, setting.sam.ready, setting.rival
+    sam, rival = setting.sam, setting.rival
     pictures = inputs.pictures(1, setting.config)
-    features = encode(model, params, jnp.asarray(pictures))
-    embedding = None
+    ours_of, theirs_of = sam.encode(pictures[0]), None
     if rival is not None and rival.encode is not None and rival.decode is not None:
-        embedding = rival.encode(rival.put(pictures))
+        theirs_of = _rivals_encoder(rival, pictures)
     for count in prompts:
         points, labels = inputs.boxes(1, count, setting.config)
-        on_device = jnp.asarray(points), jnp.asarray(labels)
-        ours = functools.partial(decode, model, params, features, *on_device)
         theirs = None
-        if embedding is not None and rival is not None and rival.decode is not None:
-            asked = rival.put(points), rival.put(labels)
-            theirs = functools.partial(rival.decode, embedding, *asked)
+        if theirs_of is not None and rival is not None:
+            theirs = functools.partial(_rivals_decoder, rival, theirs_of, points, labels)
+        ours = functools.partial(sam.decode, ours_of, prompts_of(points)[0])
         operations = flops.mask_decoder(setting.config, count, points.shape[2])
         yield setting.row("decoder", 1, count, ours, theirs, operations)
 
 
+def _rivals_decoder(rival: Rival, embedding: Any, points: np.ndarray, labels: np.ndarray) -> Any:
+    assert rival.decode is not None
+    return rival.decode(embedding, rival.put(points), rival.put(labels))
+
+
 def _device(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
     for batch in batches:
-        pictures = jnp.asarray(inputs.pictures(batch, setting.config))
-        asked = (jnp.asarray(x) for x in inputs.boxes(batch, 1, setting.config))
-        model, params = setting.sam.model, setting.sam.ready
-        ours = functools.partial(masks, model, params, pictures, *asked)
+        pictures = inputs.pictures(batch, setting.config)
+        points, _ = inputs.boxes(batch, 1, setting.config)
+        ours = functools.partial(_on_device, setting.sam, pictures, prompts_of(points))
         yield setting.row("device", batch, 1, ours, None, batch * _whole_flops(setting.config))
+
+
+def _on_device(sam: Sam, pictures: np.ndarray, prompts: list[list[Prompt]]) -> list[jax.Array]:
+    return [each.binary_on_device() for each in sam.segment(pictures, prompts)]
 
 
 def _end_to_end(setting: _Setting, batches: Sequence[int], prompts: Sequence[int]) -> Iterator[Row]:
@@ -182,13 +186,21 @@ def _end_to_end(setting: _Setting, batches: Sequence[int], prompts: Sequence[int
     for batch in batches:
         pictures = inputs.pictures(batch, setting.config)
         points, labels = inputs.boxes(batch, 1, setting.config)
-        asked = [[Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
-        ours = functools.partial(_answer, setting.sam, list(pictures), asked)
+        ours = functools.partial(_on_host, setting.sam, pictures, prompts_of(points))
         theirs = None
         if rival is not None and rival.masks is not None:
             theirs = functools.partial(rival.masks, pictures, points, labels)
         operations = batch * _whole_flops(setting.config)
         yield setting.row("end-to-end", batch, 1, ours, theirs, operations)
+
+
+def _on_host(sam: Sam, pictures: np.ndarray, prompts: list[list[Prompt]]) -> list[np.ndarray]:
+    return [each.binary() for each in sam.segment(pictures, prompts)]
+
+
+def prompts_of(points: Float[np.ndarray, "B Q 2 2"]) -> list[list[Prompt]]:
+    """Boxes of each picture, by their corners."""
+    return [[Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
 
 
 _MEASURE: dict[Part, Callable[..., Iterator[Row]]] = {
@@ -202,47 +214,3 @@ _MEASURE: dict[Part, Callable[..., Iterator[Row]]] = {
 def _whole_flops(config: SamConfig) -> int:
     """Of one picture with one box; enlarging the masks is negligible."""
     return flops.encoder(config.encoder, config.image_px) + flops.mask_decoder(config, 1, 2)
-
-
-# ---------------------------------------------------------------------------------- the calls
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def encode(
-    model: network.Sam, params: Params, pictures: UInt8[Array, "B H W 3"]
-) -> Float[Array, "B h w C"]:
-    with stack.forward_only():
-        features: Any = model.apply({"params": params}, images.normalise(pictures), method="encode")
-    return features
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def decode(
-    model: network.Sam,
-    params: Params,
-    features: Float[Array, "B h w C"],
-    points: Float[Array, "B Q P 2"],
-    labels: Int[Array, "B Q P"],
-) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-    with stack.forward_only():
-        answer: Any = model.apply({"params": params}, features, points, labels, method="decode")
-    return answer
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def masks(
-    model: network.Sam,
-    params: Params,
-    pictures: UInt8[Array, "B H W 3"],
-    points: Float[Array, "B Q P 2"],
-    labels: Int[Array, "B Q P"],
-) -> tuple[Bool[Array, "B Q M H W"], Float[Array, "B Q M"]]:
-    """The candidates at full size, and their scores."""
-    logits, scores = decode(model, params, encode(model, params, pictures), points, labels)
-    candidates, px = model.config.decoder.mask_tokens - 1, model.config.image_px
-    full = full_size.enlarged(logits[:, :, -candidates:], frames.enlarging(px, px, model.config))
-    return full > 0, scores[:, :, -candidates:]
-
-
-def _answer(sam: Sam, pictures: list[np.ndarray], prompts: list[list[Prompt]]) -> list[np.ndarray]:
-    return [each.binary() for each in sam.decode(sam.encode(pictures), prompts)]

@@ -1,4 +1,4 @@
-"""`esam bench predict|everything MODEL ...`: what a model costs on this machine.
+"""`esam bench predict|everything MODEL ...`, `esam bench card --out DIR`: costs on this machine.
 
 MODEL is what `esam segment` takes, or random:NAME for a network of that name (models/named.py)
 with random weights: time does not depend on them, but how many masks `everything` finds does.
@@ -24,7 +24,7 @@ from esam_jax.bench import (
     tables,
     timing,
 )
-from esam_jax.cli import arguments
+from esam_jax.cli import arguments, bench_card
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert import load as models
 from esam_jax.data import decode
@@ -38,7 +38,10 @@ from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
 
 _RANDOM = "random:"
-_USAGE = "esam bench predict|everything MODEL ... (esam bench predict --help says more)"
+_USAGE = (
+    "esam bench predict|everything MODEL ..., or esam bench card --out DIR "
+    "(esam bench predict --help says more)"
+)
 DType = Literal["float32", "bfloat16"]
 
 
@@ -46,9 +49,9 @@ DType = Literal["float32", "bfloat16"]
 class Predict:
     """Latency (median, p90) and rate of encoder, decoder and both together; compile time apart.
 
-    encoder: uint8 pictures on the device to embeddings. decoder: boxes on one embedding to logits.
-    device: pictures and one box each to masks of full size, in one program. end-to-end: the same
-    through the library, from arrays of the host to arrays of the host.
+    All are calls of the library, from arrays of the host. encoder: Sam.encode of pictures. decoder:
+    Sam.decode of boxes on one embedding. device: Sam.segment of pictures and one box each, to masks
+    of full size on the device. end-to-end: the same, to arrays of the host.
     """
 
     model: tyro.conf.Positional[str]
@@ -119,6 +122,8 @@ def main(argv: Sequence[str]) -> int:
         return _predict(arguments.parse(Predict, rest, prog="esam bench predict"))
     if task == "everything":
         return _everything(arguments.parse(Everything, rest, prog="esam bench everything"))
+    if task == "card":
+        return bench_card.main(rest)
     raise ConfigError(f"esam bench cannot measure {task!r}: write {_USAGE}")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from esam_jax.cli import arguments, run_keys
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         run_keys.show(Where, config, rest, prog=prog)
     where, keys = arguments.parse_known(Where, rest, prog=prog)
     changed = dict(_key_and_value(each) for each in where.resume_with)
-    keys += [f"--{key}={value}" for key, value in changed.items()]
+    keys += _options(changed)
     run_keys.require(config, changed, keys, option="--resume-with", prog=prog)
     config = run_keys.parse(config, keys, prog=prog)
     arguments.require_writable(where.workdir)
@@ -77,6 +77,16 @@ def _preflight(config: RunConfig, where: Where, resume_with: list[str]) -> int:
         print(json.dumps(found) if where.json else preflight.table(checks), flush=True)
     preflight.require(checks)
     return 0
+
+
+def _options(changed: Mapping[str, str]) -> list[str]:
+    """As on the command line, where a switch is on by its name alone and off without it."""
+    switches = {"True": [""], "False": []}
+    return [
+        f"--{key}{rest}"
+        for key, value in changed.items()
+        for rest in switches.get(value, [f"={value}"])
+    ]
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

@@ -318,5 +318,7 @@ class ComputeConfig(Config):
 
     dtype: Literal["float32", "bfloat16"] = "float32"  # softmax and norms stay in float32
     precision: Literal["default", "highest"] = "default"  # of float32 matrix products
-    attention: Annotated[Literal["auto", "xla", "chunked", "cudnn"], MAY_DIFFER] = "auto"
+    attention: Annotated[Literal["auto", "xla", "chunked", "cudnn", "splash"], MAY_DIFFER] = "auto"
     remat: Annotated[Literal["none", "blocks"], MAY_DIFFER] = "none"
+    # Training on the same kind of GPU gives the same bits again, by slower kernels.
+    deterministic: bool = False

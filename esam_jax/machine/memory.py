@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jax
 
 _STATM = Path("/proc/self/statm")  # Linux
+_MEMINFO = Path("/proc/meminfo")
 
 
 def resident_bytes() -> int:
@@ -39,6 +41,18 @@ def device_bytes() -> dict[str, int]:
         ours: [each[theirs] for each in stats if theirs in each] for theirs, ours in names.items()
     }
     return {name: max(values) for name, values in found.items() if values}
+
+
+def free_bytes(device: jax.Device) -> int | None:
+    """What a device can still allocate: of a CPU, what its host has; None where nobody knows."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
 
 
 def metrics() -> dict[str, int]:

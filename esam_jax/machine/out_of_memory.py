@@ -19,8 +19,8 @@ _REMEDY = (
 def advice(remedy: str = _REMEDY) -> Iterator[None]:
     """What JAX and NumPy raise inside when memory runs out becomes a DeviceMemoryError with advice.
 
-    Every other error passes. JAX computes while Python continues, so what is computed here must
-    also be waited for here, or its error comes up elsewhere.
+    Every other error passes. JAX computes while Python continues: the error of what is computed
+    here and not waited for comes up where the result is read, which must be in here, too.
     """
     try:
         yield

@@ -7,14 +7,16 @@
   Images and heads stay batch axes, so that splitting them over devices needs no communication;
   on a CPU alone they are looped over as well, for its caches hold the scores of one head and no
   more;
-- `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width.
+- `cudnn`: the fused kernel of NVIDIA GPUs, for 16-bit numbers and a limited head width;
+- `splash`: that of TPUs, for the same (`ops/splash.py`).
 """
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import einops
 import jax
@@ -25,27 +27,42 @@ from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
 from esam_jax.errors import ConfigError
-from esam_jax.ops import positions, products
+from esam_jax.ops import positions, products, splash
 
-Impl = Literal["xla", "chunked", "cudnn"]
+Impl = Literal["xla", "chunked", "cudnn", "splash"]
 
 PLAIN_TOKENS = 1024  # without a fused kernel, up to here a complete score matrix is fastest
-FUSED_TOKENS = 32  # below, the tiles of a fused kernel are mostly empty
+# Below, the tiles of a fused kernel are mostly empty.
+FUSED_TOKENS: dict[Impl, int] = {"cudnn": 32, "splash": splash.LANES}
+_FUSED: dict[str, Impl] = {"gpu": "cudnn", "tpu": "splash"}  # the kernel of a backend
 CHUNK_QUERIES, CPU_CHUNK_QUERIES = 256, 1024
 SMALL_SCORE = 30.0  # exp(30) is 1e13; a derivative squares the sum of J of them
 
 _RESULT = "attended"  # what policies of recomputation call the result of `attend`
 
-# (backend, widest head of its cuDNN kernel, devices) of a machine that is compiled for elsewhere.
-_TARGET: contextvars.ContextVar[tuple[str, int, int] | None] = contextvars.ContextVar(
-    "target", default=None
-)
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    """What a program is compiled for."""
+
+    backend: str
+    max_head_dim: int  # the widest head of its cuDNN kernel
+    devices: int
+    interpret: bool = False
+
+
+_TARGET: contextvars.ContextVar[_Machine | None] = contextvars.ContextVar("target", default=None)
 
 
 @contextlib.contextmanager
-def target(backend: str, max_head_dim: int = 128, devices: int = 1) -> Iterator[None]:
-    """Within it, `attend` chooses as it would on that backend, which need not exist here."""
-    token = _TARGET.set((backend, max_head_dim, devices))
+def target(
+    backend: str, max_head_dim: int = 128, devices: int = 1, *, interpret: bool = False
+) -> Iterator[None]:
+    """Within it, `attend` chooses as it would on that backend, which need not exist here.
+
+    With `interpret`, the kernel of TPUs is plain JAX that runs on any machine, slowly.
+    """
+    token = _TARGET.set(_Machine(backend, max_head_dim, devices, interpret))
     try:
         yield
     finally:
@@ -68,18 +85,23 @@ def choose(
     is padded, but an odd number of keys never goes to it.
     ConfigError for an implementation that does not exist or that can never run here.
     """
-    if impl not in ("auto", "xla", "chunked", "cudnn"):
-        raise ConfigError(f"attention is {impl!r}, but must be auto, xla, chunked or cudnn")
-    takes = backend == "gpu" and jnp.dtype(dtype).itemsize == 2 and head_dim <= max_head_dim
-    if impl == "cudnn" and not takes:
+    if impl not in ("auto", *get_args(Impl)):
+        names = ", ".join(get_args(Impl))
+        raise ConfigError(f"attention is {impl!r}, but must be auto or one of {names}")
+    kernel = _FUSED.get(backend)
+    widest = splash.WIDEST if "splash" in (kernel, impl) else max_head_dim
+    takes = kernel is not None and jnp.dtype(dtype).itemsize == 2 and head_dim <= widest
+    if impl in FUSED_TOKENS and not (takes and impl == kernel):
+        machine = next(each.upper() for each, name in _FUSED.items() if name == impl)
         raise ConfigError(
-            f"attention 'cudnn' cannot run {jnp.dtype(dtype).name} with head width {head_dim} on "
-            f"{backend}: it needs a GPU, 16 bits and at most {max_head_dim}; use 'auto'"
+            f"attention {impl!r} cannot run {jnp.dtype(dtype).name} with head width {head_dim} on "
+            f"{backend}: it needs a {machine}, 16 bits and at most {widest}; use 'auto'"
         )
     if impl in ("xla", "chunked"):
         return impl
-    if takes and tokens[1] % 2 == 0 and (impl == "cudnn" or min(tokens) >= FUSED_TOKENS):
-        return "cudnn"
+    fits = takes and (kernel == "splash" or tokens[1] % 2 == 0)
+    if kernel is not None and fits and (impl == kernel or min(tokens) >= FUSED_TOKENS[kernel]):
+        return kernel
     return "xla" if min(tokens) <= PLAIN_TOKENS else "chunked"
 
 
@@ -93,35 +115,44 @@ def attend(
     scale: float | None = None,
     impl: str = "auto",
     precision: lax.PrecisionLike = None,
+    split: tuple[splash.Axes, splash.Axes] = (None, None),
 ) -> Float[Array, "... N A C"]:
     """Softmax(q k^T * scale + bias) v per head; leading axes broadcast. `scale` None is K ** -0.5.
 
     Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. `seen` says
     which keys count, at least one of each row. A `bias` and `seen` are for few tokens: only `xla`
-    takes them, which `auto` then is, and any other choice raises ConfigError.
+    takes them, which `auto` then is, and any other choice raises ConfigError. `split` names the
+    axes of the surrounding mesh that cut the first axis, and the heads: a kernel needs it
+    that the compiler cannot cut.
     """
     if impl == "auto" and (bias is not None or seen is not None):
         impl = "xla"
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
-    backend, max_head_dim, devices = _TARGET.get() or _here()
+    machine = _TARGET.get() or _here()
     chosen = choose(
         impl,
-        backend=backend,
+        backend=machine.backend,
         tokens=(q.shape[-3], k.shape[-3]),
         head_dim=max(head_dim, v.shape[-1]),
         dtype=q.dtype,
-        max_head_dim=max_head_dim,
+        max_head_dim=machine.max_head_dim,
     )
     if (bias is not None or seen is not None) and chosen != "xla":
         raise ConfigError(f"attention {chosen!r} takes no bias or mask of the scores: use 'xla'")
     if chosen == "cudnn":
         return checkpoint_name(_cudnn(q, k, v, factor), _RESULT)
+    if chosen == "splash":
+        lead, flat = _flat(q if factor == 1 else q * factor, k, v)
+        out = splash.attend(*flat, split=split, name=_RESULT, interpret=machine.interpret)
+        return out.reshape(*lead, *out.shape[1:])
     # Scaling the N x K queries is cheaper than scaling the N x J scores.
     q, v = (jnp.swapaxes(x, -2, -3) for x in (q if factor == 1 else q * factor, v))
     k = jnp.moveaxis(k, -3, -1)  # as the products take it: transposed once, not in every chunk
     if chosen == "chunked":
-        alone = backend == "cpu" and devices == 1  # a loop over heads cannot be split
+        alone = (
+            machine.backend == "cpu" and machine.devices == 1
+        )  # a loop over heads cannot be split
         out = (_by_head if alone else _chunked)(q, k, v, precision)
     else:
         out = _plain(q, k, v, precision, bias, seen)
@@ -222,16 +253,14 @@ def _cudnn(
     v: Float[Array, "... J A C"],
     scale: float,
 ) -> Float[Array, "... N A C"]:
-    lead = jnp.broadcast_shapes(q.shape[:-3], k.shape[:-3])
-    width, value_width = max(q.shape[-1], v.shape[-1]), v.shape[-1]
+    lead, (q, k, v) = _flat(q, k, v)
+    width, tokens, value_width = max(q.shape[-1], v.shape[-1]), q.shape[1], v.shape[-1]
 
     def padded(x: Array, rows: int = 0) -> Array:
-        """[X, tokens, A, K], with zeros up to one head width for all, a multiple of 8."""
-        x = jnp.broadcast_to(x, lead + x.shape[-3:]).reshape(-1, *x.shape[-3:])
+        """With zeros up to one head width for all, a multiple of 8."""
         columns = width + -width % 8 - x.shape[-1]
         return jnp.pad(x, [(0, 0), (0, rows), (0, 0), (0, columns)])
 
-    tokens = q.shape[-3]
     out = jax.nn.dot_product_attention(
         padded(q, tokens % 2), padded(k), padded(v), scale=scale, implementation="cudnn"
     )
@@ -239,9 +268,16 @@ def _cudnn(
     return out.reshape(*lead, *out.shape[1:])
 
 
-def _here() -> tuple[str, int, int]:
+def _flat(*arrays: Array) -> tuple[tuple[int, ...], list[Array]]:
+    """The leading axes that [..., tokens, A, K] have together, and each with a single one."""
+    lead = jnp.broadcast_shapes(*(x.shape[:-3] for x in arrays))
+    spread = (jnp.broadcast_to(x, lead + x.shape[-3:]) for x in arrays)
+    return lead, [x.reshape(-1, *x.shape[-3:]) for x in spread]
+
+
+def _here() -> _Machine:
     capability = getattr(jax.local_devices()[0], "compute_capability", None)
-    return jax.default_backend(), fused_width(capability), jax.device_count()
+    return _Machine(jax.default_backend(), fused_width(capability), jax.device_count())
 
 
 def fused_width(capability: object) -> int:

@@ -25,6 +25,12 @@ def bytes_of(rows: int) -> int:
     return (rows // _ROWS + 1) * _ROWS // 8
 
 
+def pack_lines(masks: Bool[Array, "*X W"]) -> UInt8[Array, "*X L"]:
+    """Column 8 l + i in bit i of byte l, which `unpack` inverts; W is a multiple of 8."""
+    bits = masks.reshape(*masks.shape[:-1], -1, 8).astype(jnp.uint8)
+    return jnp.sum(bits << jnp.arange(8, dtype=jnp.uint8), axis=-1, dtype=jnp.uint8)
+
+
 def unpack(line: UInt8[Array, "*X L"], length: int) -> Bool[Array, "*X {length}"]:
     """The first bits of a line of bytes."""
     bits = line[..., None] >> jnp.arange(8, dtype=jnp.uint8) & 1

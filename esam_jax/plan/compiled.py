@@ -16,6 +16,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, compiled_kernels, paper, pretended, topologies
 from esam_jax.plan.collectives import Collective
+from esam_jax.plan.compiled_kernels import Kernel
 from esam_jax.plan.paper import Paper
 from esam_jax.plan.topologies import Topology
 from esam_jax.train import frozen, optim
@@ -90,18 +91,18 @@ def step(
     )
 
 
-def on_paper(
+def kernels(
     lowered: jax.stages.Lowered,
     topology: Topology,
     trips: Mapping[str, int] = MappingProxyType({}),
-) -> Paper | None:
-    """Any program compiled for that machine; None where there are no rates to write it with.
+) -> list[Kernel]:
+    """Those of any program, compiled for that machine.
 
     trips: of loops whose length is data (`compiled_kernels.parse`).
     """
     text = lowered.compile(options(topology)).as_text()
     assert text is not None
-    return _paper(text, topology, trips)
+    return compiled_kernels.parse(text, trips)
 
 
 def options(topology: Topology) -> dict[str, Any] | None:
@@ -109,11 +110,9 @@ def options(topology: Topology) -> dict[str, Any] | None:
     return _CUDA_OPTIONS if topology.platform == "cuda" else None
 
 
-def _paper(
-    text: str, topology: Topology, trips: Mapping[str, int] = MappingProxyType({})
-) -> Paper | None:
+def _paper(text: str, topology: Topology) -> Paper | None:
     sheet = topology.accelerator
-    return None if sheet is None else paper.write(compiled_kernels.parse(text, trips), sheet)
+    return None if sheet is None else paper.write(compiled_kernels.parse(text), sheet)
 
 
 def _peak(memory: Any, topology: Topology) -> int:
@@ -145,6 +144,7 @@ def lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.
         seed=cfg.seed,
         accumulate=cfg.accumulate,
         guarded=cfg.guard,
+        deterministic=cfg.compute.deterministic,
     )
     with choices_of(topology):
         return update.lower(state, weights, states.abstract_batch(task, cfg.batch, mesh))

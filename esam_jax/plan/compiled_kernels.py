@@ -177,12 +177,18 @@ def _fusion(
         for i, each in enumerate(given)
     )
     written = _written(body[-1], inside) if body else hlo.size(instruction.shape)
-    kernel = dataclasses.replace(kernel, bytes=read + written)
+    kernel = dataclasses.replace(kernel, bytes=read + written, where=kernel.where or _where(body))
     for each in body:
         if each.opcode in ("dot", "convolution"):
             operands = [inside[name] for name in each.operands if name in inside]
             kernel = _with_product(kernel, each, operands)
     return kernel
+
+
+def _where(body: list[Instruction]) -> str:
+    """Of the last instruction in a fusion that says so; the fusion itself need not."""
+    found = (_OPERATION.search(each.rest) for each in reversed(body))
+    return next((operation[1] for operation in found if operation), "")
 
 
 def _with_product(kernel: Kernel, product: Instruction, given: list[Instruction]) -> Kernel:

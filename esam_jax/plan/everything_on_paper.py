@@ -64,13 +64,13 @@ def rows(config: SamConfig, dtype: str, card: str, *, clicks: int, at_once: int)
     features = _shape(1, side, side, config.encoder.neck_width, dtype=dtype)
     queries = _shape(chunks, chunk, slots, 2), _shape(chunks, chunk, slots, dtype="int32")
     rule = search.Rule(_shape(dtype="bool"), _shape(dtype="bool"), _shape())
-    written = prediction.on_paper(
+    found = prediction.kernels(
         topology,
         lambda *arrays: search.search(model, *arrays, drawn=drawn, capacity=capacity),
         *(params, features, *queries, rule, _shape(dtype="int32"), _shape(dtype="int32")),
         trips={"clicks": chunks, "drawn": -(-chunk // drawn)},
     )
-    yield Row("decoder", dtype, written)
+    yield Row("decoder", dtype, prediction.written(found, topology))
 
     low_res = _shape(clicks, config.low_res_px, config.low_res_px)
     tile, px = max(full_size.SIDES_OF_ACCELERATORS), config.image_px
@@ -78,7 +78,7 @@ def rows(config: SamConfig, dtype: str, card: str, *, clicks: int, at_once: int)
     taps = _shape(across * tile, 4, dtype="int32"), _shape(across * tile, 4)
     cover = tiles.Cover(taps, taps, _shape(2, dtype="int32"), _shape())
     trips = {"groups": -(-clicks // group), "tiles": across}
-    written = prediction.on_paper(
+    found = prediction.kernels(
         topology,
         lambda *arrays: tiles.measured(
             *arrays, side=tile, group=group, offset=1.0, zero_is_inside=False
@@ -86,24 +86,24 @@ def rows(config: SamConfig, dtype: str, card: str, *, clicks: int, at_once: int)
         *(low_res, _shape(clicks, dtype="int32"), _shape(dtype="int32"), cover),
         trips=trips,
     )
-    yield Row("measures", "float32", written)
+    yield Row("measures", "float32", prediction.written(found, topology))
 
-    written = prediction.on_paper(
+    found = prediction.kernels(
         topology,
         lambda boxes, scores: selection.nms(boxes, scores, _THRESHOLD),
         *(_shape(clicks, 4), _shape(clicks)),
         trips={"survivors": _ROUNDS},
     )
-    yield Row("suppression", "float32", written)
+    yield Row("suppression", "float32", prediction.written(found, topology))
 
     some = _shape(SURVIVORS, *low_res.shape[1:])
-    written = prediction.on_paper(
+    found = prediction.kernels(
         topology,
         lambda *arrays: tiles.turned(*arrays, side=tile, tiles=across**2, zero_is_inside=False),
         *(some, cover),
         trips=trips,
     )
-    yield Row("turns", "float32", written)
+    yield Row("turns", "float32", prediction.written(found, topology))
 
 
 def _shape(*sizes: int, dtype: str = "float32") -> jax.ShapeDtypeStruct:

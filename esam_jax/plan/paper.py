@@ -57,7 +57,7 @@ def write(kernels: Iterable[Kernel], sheet: Accelerator) -> Paper | None:
     kernels = list(kernels)
     found: dict[tuple[str, str, str], list[Kernel]] = {}
     for kernel in kernels:
-        key = (_place(kernel.where), kernel.kind, kernel.dtype)
+        key = (place(kernel.where), kernel.kind, kernel.dtype)
         found.setdefault(key, []).append(kernel)
     groups = [_group(*key, each, sheet) for key, each in found.items()]
     groups.sort(key=lambda group: -group.seconds)
@@ -132,7 +132,7 @@ def _group(
     )
 
 
-def _place(operation: str) -> str:
+def place(operation: str) -> str:
     """The part of a network in the path that JAX gives an operation; blocks are not told apart."""
     backward, parts = False, []
     for part in operation.split("/"):

@@ -1,9 +1,13 @@
-"""Inference on paper: the programs that `esam bench predict` times, compiled for a card."""
+"""Inference on paper: the programs behind `esam bench predict`, compiled for a card.
+
+What the host does, and what brings pictures to the size of the model input, is left out.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +19,11 @@ from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import rounding
 from esam_jax.models.sam import network
-from esam_jax.plan import compiled, topologies
+from esam_jax.plan import compiled, paper, topologies
+from esam_jax.plan.compiled_kernels import Kernel
 from esam_jax.plan.paper import Paper
 from esam_jax.plan.topologies import Topology
-from esam_jax.predict import weights
+from esam_jax.predict import frames, full_size, programs, weights
 
 HEADS = (
     "part", "dtype", "pictures", "prompts", "derated", "roofline", "rate", "kernels", "floor",
@@ -77,30 +82,38 @@ def rows(
     sheet = topology.accelerator
     assert sheet is not None
 
-    def row(part: predict.Part, pictures: int, count: int, floor: float, *call: Any) -> Row:
-        function, first, *rest = call
-        written = on_paper(topology, lambda *arrays: function(first, *arrays), *rest)
-        return Row(part, dtype, pictures, count, written, floor)
+    def row(part: predict.Part, pictures: int, count: int, floor: float, *parts: _Program) -> Row:
+        found = [
+            kernel
+            for function, takes in parts
+            for kernel in kernels(topology, functools.partial(function, model), *takes)
+        ]
+        return Row(part, dtype, pictures, count, written(found, topology), floor)
 
-    def pixels(batch: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((batch, config.image_px, config.image_px, 3), jnp.uint8)
+    def encode(batch: int) -> _Program:
+        px = config.image_px
+        pixels = jax.ShapeDtypeStruct((batch, px, px, 3), jnp.float32)
+        return _Program(programs.encode, (params, pixels))
+
+    def decode(batch: int, count: int) -> _Program:
+        points, labels = inputs.boxes(batch, count, config)
+        features = jax.eval_shape(lambda *each: programs.encode(model, *each), *encode(batch).takes)
+        return _Program(programs.decode, (params, features, points, labels))
 
     if "encoder" in parts:
         each = roofline.encoder(config, sheet)
         for batch in batches:
-            arguments = (model, params, pixels(batch))
-            yield row("encoder", batch, 0, batch * each, predict.encode, *arguments)
+            yield row("encoder", batch, 0, batch * each, encode(batch))
     if "decoder" in parts:
-        features = jax.eval_shape(lambda p, x: predict.encode(model, p, x), params, pixels(1))
         for count in prompts:
-            floor = roofline.decoder(config, sheet, count)
-            arguments = (model, params, features, *_boxes(1, count, config))
-            yield row("decoder", 1, count, floor, predict.decode, *arguments)
+            yield row("decoder", 1, count, roofline.decoder(config, sheet, count), decode(1, count))
     if "device" in parts:
         for batch in batches:
             floor = batch * roofline.end_to_end(config, sheet, 1)
-            arguments = (model, params, pixels(batch), *_boxes(batch, 1, config))
-            yield row("device", batch, 1, floor, predict.masks, *arguments)
+            answer = decode(batch, 1)
+            logits, _ = jax.eval_shape(lambda *each: programs.decode(model, *each), *answer.takes)
+            masks = _full_size(config, logits)
+            yield row("device", batch, 1, floor, encode(batch), answer, *[masks] * batch)
 
 
 def of_card(card: str) -> Topology:
@@ -119,9 +132,23 @@ def abstract(config: SamConfig, dtype: str) -> tuple[network.Sam, Any]:
     return model, jax.eval_shape(lambda params: rounding.rounded(params, types), params)
 
 
-def _boxes(pictures: int, prompts: int, config: SamConfig) -> Iterator[jax.ShapeDtypeStruct]:
-    for array in inputs.boxes(pictures, prompts, config):
-        yield jax.ShapeDtypeStruct(array.shape, array.dtype)
+class _Program(NamedTuple):
+    """What is called with the model, and the arrays that it takes, which may be abstract."""
+
+    function: Callable[..., Any]
+    takes: tuple[Any, ...]
+
+
+def _full_size(config: SamConfig, logits: jax.ShapeDtypeStruct) -> _Program:
+    """The candidates of one query, from the answers of all, at the size of the model input."""
+    px, candidates = config.image_px, config.decoder.mask_tokens - 1
+    places, axes = np.zeros((1, candidates), np.int32), frames.enlarging(px, px, config)
+    zero_is_inside = config.decoder.traits.zero_is_inside
+
+    def masks(_: network.Sam, logits: jax.Array, places: jax.Array) -> jax.Array:
+        return full_size.on_device((logits,), places, axes, zero_is_inside)
+
+    return _Program(masks, (logits, places))
 
 
 def place(topology: Topology) -> NamedSharding:
@@ -130,17 +157,23 @@ def place(topology: Topology) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def on_paper(
+def written(found: Sequence[Kernel], topology: Topology) -> Paper:
+    """These kernels on a card."""
+    assert topology.accelerator is not None
+    on_paper = paper.write(found, topology.accelerator)
+    assert on_paper is not None  # every card has rates
+    return on_paper
+
+
+def kernels(
     topology: Topology,
     function: Callable[..., Any],
     *arrays: Any,
     trips: Mapping[str, int] = MappingProxyType({}),
-) -> Paper:
-    """A program of arrays that are all on the one device; `trips` as `compiled.on_paper` has it."""
+) -> list[Kernel]:
+    """Of a program of arrays on the one device; `trips` as in `compiled.kernels`."""
     device = place(topology)
     program = jax.jit(function, in_shardings=device, out_shardings=device)
     with compiled.choices_of(topology):
         lowered = program.lower(*arrays)
-    written = compiled.on_paper(lowered, topology, trips)
-    assert written is not None  # every card has rates
-    return written
+    return compiled.kernels(lowered, topology, trips)

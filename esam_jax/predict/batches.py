@@ -1,4 +1,4 @@
-"""Prompts of some pictures -> calls of the decoder, of at most eight shapes.
+"""Prompts of some pictures -> calls of the decoder, of few shapes.
 
 A compilation costs as much as hundreds of answers, so queries and points are filled up to a few
 sizes. Queries do not see each other: a copy more changes nothing. Tokens of one query do, so what
@@ -6,11 +6,12 @@ fills them up is labelled NOTHING, and attended to by none (in SAM's wiring; in 
 every query has all its slots anyway).
 
     tokens of a query   mask   (pictures, queries of each) of one call
-    up to 4             no     (1, 1) (1, 8) (1, 32) (8, 1)
+    up to 4             no     (1, 1) (1, 8) (1, 32) (1, 64) (1, 128) (1, 256) (8, 1)
     up to 16            no     (1, 1) (1, 8)
     up to 16            yes    (1, 1) (1, 8)
 
-More tokens than 16 go to 64, then 256, and so on, each as the last two rows say.
+More tokens than 16 go to 64, then 256, and so on, each as the last two rows say. What the device
+has no room for (`room.py`) is left out, and on a CPU, which computes it no faster, more than 32.
 """
 
 import dataclasses
@@ -26,9 +27,10 @@ from esam_jax.predict import frames
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import NOTHING, PADDING, PADDING_XY
 
-LARGEST = 32  # queries in one call; at 1024 px each holds tens of MB while it is decoded
-_SOME = 8
+FEW = 8  # queries for which there must be room
+_SIZES = (1, FEW, 32, 64, 128, 256)  # of one picture in one call
 _PICTURES = 8
+MOST_SHARED = FEW // 2  # of one picture, in a call that pictures share
 _FEW_TOKENS, _MANY_TOKENS = 4, 16
 _CERTAIN = 10.0  # logit of a pixel that a 0/1 mask covers, minus that where it does not
 
@@ -50,17 +52,21 @@ class Call:
 
 
 def calls(
-    lists: Sequence[Sequence[Prompt]], config: SamConfig, sizes: Sequence[tuple[int, int]]
+    lists: Sequence[Sequence[Prompt]],
+    config: SamConfig,
+    sizes: Sequence[tuple[int, int]],
+    most: int,
 ) -> Iterator[Call]:
-    """Covers every prompt of every picture once; sizes are (height, width) of the pictures."""
+    """Covers every prompt of every picture once, at most so many in one call, or `FEW`.
+
+    sizes: (height, width) of the pictures.
+    """
     kinds: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for picture, prompts in enumerate(lists):
         for i, prompt in enumerate(prompts):
-            masked = prompt.mask is not None
-            kinds.setdefault((_slots(prompt, config), masked), []).append((picture, i))
+            kinds.setdefault(kind(prompt, config), []).append((picture, i))
     for (slots, masked), members in kinds.items():
-        plain = not masked and slots <= _few(config)
-        for asked, shape in _cut(members, plain):
+        for asked, shape in _cut(members, is_plain((slots, masked), config), most):
             yield _call(lists, asked, shape, slots, masked, config, sizes)
 
 
@@ -82,7 +88,8 @@ def mask_logits(
     return _CERTAIN * (2 * covered - 1)
 
 
-def _few(config: SamConfig) -> int:
+def few_slots(config: SamConfig) -> int:
+    """Tokens of most queries, as they are decoded."""
     decoder = config.decoder
     return decoder.point_slots if decoder.traits.fixed_slots else _FEW_TOKENS
 
@@ -100,7 +107,7 @@ def _slots(prompt: Prompt, config: SamConfig) -> int:
 
 
 def _cut(
-    members: list[tuple[int, int]], plain: bool
+    members: list[tuple[int, int]], plain: bool, most: int
 ) -> Iterator[tuple[list[tuple[int, int]], tuple[int, int]]]:
     """Members of one kind, in order of pictures, as (asked, (pictures, queries of each))."""
     by_picture: dict[int, list[tuple[int, int]]] = {}
@@ -108,26 +115,64 @@ def _cut(
         by_picture.setdefault(member[0], []).append(member)
     alone = []
     for own in by_picture.values():
-        for run, size in _runs(own, (1, _SOME, LARGEST) if plain else (1, _SOME)):
+        for run, size in _runs(own, _SIZES if plain else (1, FEW), most):
             if size == 1:
                 alone += run
             else:
                 yield run, (1, size)
     several = plain and len({picture for picture, _ in alone}) > 1
-    for run, size in _runs(alone, (1, _PICTURES) if several else (1,)):
+    for run, size in _runs(alone, (1, _PICTURES) if several else (1,), most):
         yield run, (size, 1)
 
 
 def _runs(
-    items: list[tuple[int, int]], sizes: tuple[int, ...]
+    items: list[tuple[int, int]], sizes: tuple[int, ...], most: int
 ) -> Iterator[tuple[list[tuple[int, int]], int]]:
     """Runs of the given sizes, longest first; one is filled up only when more than half full."""
     first = 0
     while first < len(items):
-        left = len(items) - first
-        size = max(size for size in sizes if size == 1 or size < 2 * left)
+        size = _size(len(items) - first, sizes, most)
         yield items[first : first + size], size
         first += size
+
+
+def _size(left: int, sizes: tuple[int, ...], most: int) -> int:
+    return max(size for size in sizes if size == 1 or (size <= max(most, FEW) and size < 2 * left))
+
+
+def kind(prompt: Prompt, config: SamConfig) -> tuple[int, bool]:
+    """Tokens as they are decoded, and whether there is a mask: one call has one kind."""
+    return _slots(prompt, config), prompt.mask is not None
+
+
+def is_plain(kind: tuple[int, bool], config: SamConfig) -> bool:
+    """Of few tokens and without a mask: many go in one call where there is room."""
+    slots, masked = kind
+    return not masked and slots <= few_slots(config)
+
+
+def largest(lists: Sequence[Sequence[Prompt]], config: SamConfig, most: int) -> int:
+    """Queries of the largest call for the plain ones of these."""
+    counts = (sum(is_plain(kind(prompt, config), config) for prompt in each) for each in lists)
+    return max((_size(count, _SIZES, most) for count in counts), default=1)
+
+
+def sizes(count: int, most: int) -> list[int]:
+    """Queries of the calls for up to so many of one picture."""
+    return [size for size in _SIZES if _size(size, _SIZES, most) == size < max(2, 2 * count)]
+
+
+def shared(pictures: int, queries: int, prompt: Prompt) -> Iterator[list[list[Prompt]]]:
+    """Prompts about several pictures that share a call; none where so many never do.
+
+    With the features of the pictures in another order than they come, and in theirs.
+    """
+    each = -(-(_PICTURES // 2 + 1) // pictures)
+    if each <= min(queries, MOST_SHARED):
+        few = min(pictures, _PICTURES // 2 + 1)
+        yield [[prompt] * each] * few + [[]] * (pictures - few)
+        if pictures == _PICTURES:
+            yield [[prompt]] * pictures
 
 
 def _call(

@@ -17,6 +17,7 @@ from esam_jax.config import SamConfig
 from esam_jax.convert import describe
 from esam_jax.convert.formats import safetensors_file
 from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.machine import out_of_memory
 from esam_jax.ops.regions import MAX_SIDE
 from esam_jax.typing import Params
 
@@ -60,10 +61,11 @@ class Embedding:
         about = f"{self.features.dtype} {list(self.features.shape)}"
         return f"Embedding({len(self)} of pictures of {sizes}{more}; features {about})"
 
+    @out_of_memory.advice()
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file; MissingError when it cannot be written.
 
-        ConfigError for a bucket or a URL.
+        ConfigError for a bucket or a URL, DeviceMemoryError where the device had no room for it.
         """
         files.require_local(path)
         about = {name: json.dumps(getattr(self, name)) for name in _ABOUT} | {"kind": _KIND}

@@ -1,4 +1,4 @@
-"""Results of a device, fetched while it computes the next."""
+"""Results of a device: which are waited for, and when they are fetched."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -17,3 +17,9 @@ def each_behind(results: Iterable[_T]) -> Iterator[_T]:
         behind = result
     if behind is not None:
         yield jax.device_get(behind)
+
+
+def one_at_a_time(result: _T) -> _T:
+    """The same, waited for on a CPU: that would begin the next call beside this one, and need room
+    for both. An accelerator computes in order while Python continues."""
+    return jax.block_until_ready(result) if jax.default_backend() == "cpu" else result

@@ -27,6 +27,14 @@ def to_input(image_HW3: UInt8[np.ndarray, "H W 3"], config: SamConfig) -> Float[
     return _TO_INPUT[config.fit](image_HW3, config.image_px)
 
 
+def sizes_up_to(pixels: int, config: SamConfig) -> list[tuple[int, int]]:
+    """Of pictures for which `to_input` calls all the programs that so many pixels can need."""
+    if config.fit == "pad":
+        return [(1, 1)]
+    most = _length(pixels).bit_length()
+    return [(1, 1 << k) for k in range(_length(1).bit_length() - 1, most)]
+
+
 def from_resized(
     image_HW3: UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"], config: SamConfig
 ) -> Float[Array, "s s 3"]:
@@ -41,7 +49,8 @@ def to_original(
 ) -> Float[np.ndarray, "*X {height} {width}"]:
     """The decoder's logits enlarged to a picture of height x width pixels, float32."""
     flat = np.asarray(low_res).reshape(-1, *low_res.shape[-2:])
-    full = full_size.logits(flat, enlarging(height, width, config))
+    axes = enlarging(height, width, config)
+    full = full_size.logits(full_size.parts(flat, axes), len(flat), axes)
     return full.reshape(*low_res.shape[:-2], height, width)
 
 
@@ -95,10 +104,13 @@ def _normalised(
     return jnp.where(on_picture[..., None], images.normalise(square_ss3), 0)
 
 
+def _length(pixels: int) -> int:
+    return max(_FEWEST_PIXELS, 1 << (pixels - 1).bit_length())
+
+
 def _stretch(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> Float[Array, "{px} {px} 3"]:
     H, W = image_HW3.shape[:2]
-    length = max(_FEWEST_PIXELS, 1 << (H * W - 1).bit_length())
-    pixels = np.zeros((length, 3), np.uint8)
+    pixels = np.zeros((_length(H * W), 3), np.uint8)
     pixels[: H * W] = image_HW3.reshape(-1, 3)
     rows, columns = (positions.taps(old, px, "linear") for old in (H, W))
     first = rows.places.astype(np.int32) * W

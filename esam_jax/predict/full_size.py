@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from esam_jax.ops import bits
 from esam_jax.ops.positions import Taps
-from esam_jax.predict import tiles
+from esam_jax.predict import programs, tiles
 from esam_jax.predict.fetch import each_behind
 
 # Rows and columns of a tile: the smaller where four of them are enough, else the larger.
@@ -84,6 +84,16 @@ class Axes:
         return -(-height // self.side), -(-width // self.side)
 
 
+# Some masks at a time: which of all they are, and their logits at the decoder's size.
+Parts = Iterator[tuple[Int[np.ndarray, " _"], Float[Array | np.ndarray, "_ h w"]]]
+
+
+def sizes_of_each_tile() -> list[tuple[int, int]]:
+    """Of the smallest pictures that are covered by each of the two."""
+    small, _ = _SIDES if jax.default_backend() == "cpu" else SIDES_OF_ACCELERATORS
+    return [(1, 1), (1, 4 * small + 1)]
+
+
 class _Place(NamedTuple):
     """What a tile is made of."""
 
@@ -118,37 +128,43 @@ def group(side: int, most: int, *, on_cpu: bool) -> int:
     return min(max(1, pixels // side**2), 1 << (most - 1).bit_length(), _MOST_MASKS)
 
 
-def parts(
-    low_res: Float[np.ndarray, "X h w"], axes: Axes, *, for_runs: bool = False
-) -> Iterator[Float[np.ndarray, "_ h w"]]:
-    """Logits of a host, as many at a time as `sizes` says; what fills the last up are copies."""
+def parts(low_res: Float[np.ndarray, "X h w"], axes: Axes, *, for_runs: bool = False) -> Parts:
+    """Of logits of a host, as many at a time as `sizes` says."""
     first = 0
     for size in sizes(len(low_res), axes, for_runs=for_runs):
-        part = low_res[first : first + size]
-        yield np.pad(part, ((0, size - len(part)), (0, 0), (0, 0)), mode="edge")
+        which = np.arange(first, min(first + size, len(low_res)))
+        which = np.pad(which, (0, size - len(which)), mode="edge")
+        yield which, low_res[which]
         first += size
 
 
-def enlarged(low_res: Float[Array, "*X h w"], axes: Axes) -> Float[Array, "*X H W"]:
-    """Logits at full size in one traced piece, for a program of one size of picture."""
-    rows, columns = ([jnp.asarray(x) for x in _as_data(taps)] for taps in (axes.rows, axes.columns))
-    return tiles.along_rows(tiles.along_columns(low_res, *columns), *rows)
-
-
-def logits(low_res: Float[np.ndarray, "X h w"], axes: Axes) -> Float[np.ndarray, "X H W"]:
+def logits(parts: Parts, count: int, axes: Axes) -> Float[np.ndarray, "X H W"]:
     """Logits at full size, float32."""
-    out = np.empty((len(low_res), *axes.size), np.float32)
-    _fill(out, low_res, axes, lambda logits: logits)
+    out = np.empty((count, *axes.size), np.float32)
+    for *place, found in each_behind(_of_tiles(parts, axes, lambda logits: logits)):
+        _put(out, *place, found)
     return out
 
 
-def inside(
-    low_res: Float[np.ndarray, "X h w"], axes: Axes, zero_is_inside: bool
-) -> Bool[np.ndarray, "X H W"]:
+def inside(parts: Parts, count: int, axes: Axes, zero_is_inside: bool) -> Bool[np.ndarray, "X H W"]:
     """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not."""
-    out = np.empty((len(low_res), *axes.size), bool)
-    _fill(out, low_res, axes, partial(tiles.inside, zero_is_inside=zero_is_inside))
+    out = np.empty((count, *axes.size), bool)
+    packed = partial(_packed, zero_is_inside=zero_is_inside)
+    for *place, found in each_behind(_of_tiles(parts, axes, packed)):
+        _put(out, *place, np.unpackbits(found, axis=2, bitorder="little").view(bool))
     return out
+
+
+def on_device(
+    answers: tuple[Float[Array | np.ndarray, "_ _ _ h w"], ...],
+    places: Int[np.ndarray, "*X"],
+    axes: Axes,
+    zero_is_inside: bool,
+) -> Bool[Array, "*X H W"]:
+    """Masks at full size of some rows of all answers, by one program for these shapes."""
+    return _on_device(
+        answers, places, _as_data(axes.rows), _as_data(axes.columns), zero_is_inside=zero_is_inside
+    )
 
 
 def measured(
@@ -233,11 +249,38 @@ def _as_data(taps: Taps) -> tuple[np.ndarray, np.ndarray]:
     return taps.places.astype(np.int32), taps.weights.astype(np.float32)
 
 
-def _fill(out: np.ndarray, low_res: np.ndarray, axes: Axes, program: Callable[..., Array]) -> None:
-    first = 0
-    for part in parts(low_res, axes):
-        found = ((y, x, program(logits)) for y, x, logits in _tiles(part, axes))
-        for y, x, pixels in each_behind(found):
-            place = out[first : first + len(part), y : y + pixels.shape[1], x : x + pixels.shape[2]]
-            np.copyto(place, pixels[: place.shape[0], : place.shape[1], : place.shape[2]])
-        first += len(part)
+def _of_tiles(
+    parts: Parts, axes: Axes, program: Callable[[Array], Array]
+) -> Iterator[tuple[Int[np.ndarray, " X"], int, int, Array]]:
+    """Which masks, the y and x of a tile, and what the program makes of its logits."""
+    for which, low_res in parts:
+        for y, x, logits in _tiles(low_res, axes):
+            yield which, y, x, program(logits)
+
+
+def _put(out: np.ndarray, which: Int[np.ndarray, " X"], y: int, x: int, pixels: np.ndarray) -> None:
+    """A tile of some masks to its place; beyond the picture it is cut off."""
+    place = out[:, y : y + pixels.shape[1], x : x + pixels.shape[2]]
+    place[which] = pixels[:, : place.shape[1], : place.shape[2]]
+
+
+# ------------------------------------------------------------------------------------ programs
+
+
+@partial(jax.jit, static_argnames="zero_is_inside")
+def _packed(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> UInt8[Array, "X H L"]:
+    """An eighth of a mask is transferred."""
+    return bits.pack_lines(tiles.inside(logits, zero_is_inside=zero_is_inside))
+
+
+@partial(jax.jit, static_argnames="zero_is_inside")
+def _on_device(
+    answers: tuple[Float[Array, "_ _ _ h w"], ...],
+    places: Int[Array, "*X"],
+    rows: tuple[Array, Array],
+    columns: tuple[Array, Array],
+    *,
+    zero_is_inside: bool,
+) -> Bool[Array, "*X H W"]:
+    full = tiles.along_rows(tiles.along_columns(programs.rows(answers, places), *columns), *rows)
+    return tiles.inside(full, zero_is_inside=zero_is_inside)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from esam_jax.errors import PromptError
+from esam_jax.machine import out_of_memory
 from esam_jax.predict import picture_array
 from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.prompt import Prompt
@@ -83,6 +84,7 @@ class Predictor:
         full = masks.logits[0] if return_logits else masks.binary()[0]
         return full, masks.scores[0], masks.low_res[0]
 
+    @out_of_memory.advice()
     def get_image_embedding(self) -> Float[np.ndarray, "1 C h w"]:
         """Features of the picture with the channels first, as PyTorch users expect them."""
         return np.asarray(self._set().features, np.float32).transpose(0, 3, 1, 2)

@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from esam_jax import files
 from esam_jax.data import decode, pictures
 from esam_jax.data.archives import Album
 from esam_jax.data.findings import Finding
-from esam_jax.errors import DataError, DiskError, MissingError, PromptError
+from esam_jax.errors import DataError, EsamError, MissingError, PromptError
 from esam_jax.ops import regions
-from esam_jax.predict import devices, overlays
+from esam_jax.predict import overlays, stream
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.prompt_file import Asked, Matched, PromptFile
@@ -31,9 +30,8 @@ from esam_jax.predict.sam import Sam
 COCO_FILE = "instances.json"
 MASKS_FOLDER = "masks"
 SETTINGS_FILE = "segment.json"
+_TOGETHER = stream.TOGETHER
 RESULTS = (COCO_FILE, f"{MASKS_FOLDER}/[!.]*", overlays.RESULTS)
-_TOGETHER = 8  # pictures in one call of encoder and decoder, and as many more read ahead
-_READERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +65,23 @@ def run(
 
     An overlay comes before its json. `noted` gets what was found in the pictures, in any order.
     """
-    reader = _Reader(album, sixteen_bit, ambiguous_exif, [] if noted is None else noted)
-    groups = [names[i : i + _TOGETHER] for i in range(0, len(names), _TOGETHER)]
-    with ThreadPoolExecutor(_READERS * jax.local_device_count()) as pool:
+    noted = [] if noted is None else noted
+    requests = (
+        _Picture(sam, album, name, matched, sixteen_bit, ambiguous_exif, noted) for name in names
+    )
 
-        def begin(name: str) -> Future[Any]:
-            return pool.submit(reader.read, name, matched.sizes.get(name))
+    def write(request: _Picture, answer: stream.Answer) -> Done:
+        return request.written(out, answer, with_overlays)
 
-        def work(sam: Sam, group: dict[str, Future[Any]]) -> list[Done]:
-            read = {name: group.pop(name).result() for name in list(group)}
-            return list(_of_group(sam, read, matched.asked, out, with_overlays))
-
-        begun = ({name: begin(name) for name in group} for group in groups)
-        shared = devices.share(begun, sam, work, count=len(groups), ahead=1)
-        for _, done in shared:
-            yield from done
+    yield from stream.answered(
+        sam,
+        requests,
+        write,
+        together=_TOGETHER,
+        device_count=-(-len(names) // _TOGETHER),
+        # While one group is written, an accelerator computes the next; a CPU is busy either way.
+        each=1 if jax.default_backend() == "cpu" else 2,
+    )
 
 
 def merge(asked: Mapping[str, list[Asked]], prompts: PromptFile, out: Path) -> int:
@@ -127,58 +127,50 @@ def _is_done(out: Path, name: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Reads pictures; may be called from any thread."""
+class _Picture:
+    """A picture of the album with its prompts, as a `stream.Request`."""
 
+    sam: Sam
     album: Album
+    name: str
+    matched: Matched
     sixteen_bit: decode.SixteenBit
     ambiguous_exif: decode.Orientation
     noted: list[Finding]
+    good: list[tuple[Asked, Prompt]] = dataclasses.field(default_factory=list)
+    refused: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def read(self, name: str, size: tuple[int, int] | None) -> UInt8[np.ndarray, "H W 3"] | str:
-        """The picture in the frame of its prompts, or what is wrong with it."""
+    def read(self) -> UInt8[np.ndarray, "H W 3"]:
+        """In the frame of its prompts."""
+        data, size = self.album.read(self.name), self.matched.sizes.get(self.name)
+        upright = decode.header(data)
         try:
-            data = self.album.read(name)
-            upright = decode.header(data)
-        except (DataError, DiskError, MissingError) as error:
-            return str(error)
-        try:
-            header = pictures.frame(upright, size, name, self.ambiguous_exif, self.noted)
+            header = pictures.frame(upright, size, self.name, self.ambiguous_exif, self.noted)
         except DataError as error:
             stated = " x ".join(map(str, size or ()))
-            return f"it {error}, but the prompts are for {stated}: correct the size"
-        try:
-            return decode.pixels(data, header, None, self.sixteen_bit, self._notice(name))
-        except DataError as error:
-            return str(error)
+            raise DataError(
+                f"it {error}, but the prompts are for {stated}: correct the size"
+            ) from error
+        return decode.pixels(data, header, None, self.sixteen_bit, self._notice)
 
-    def _notice(self, name: str) -> decode.Notice:
-        return lambda kind, text: self.noted.append(Finding(kind, f"{name}: {text}"))
+    def prompts(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[Prompt]:
+        """Those that the model takes; the others are `refused`."""
+        good, refused = _sorted_out(self.sam, self.matched.asked[self.name], *picture.shape[:2])
+        self.good.extend(good)
+        self.refused.extend(refused)
+        return [prompt for _, prompt in good]
 
+    def written(self, out: Path, answer: stream.Answer, with_overlay: bool) -> Done:
+        """Its json, or what is wrong with it."""
+        if isinstance(answer.masks, EsamError):
+            return Done(self.name, broken=str(answer.masks))
+        drawn = answer.picture if with_overlay else None
+        if _write(out, self.name, answer.masks, self.good, self.refused, drawn):
+            return Done(self.name, len(self.good), len(self.refused))
+        return Done(self.name, broken="its name is too long for NAME.json: rename the picture")
 
-def _of_group(
-    sam: Sam,
-    read: Mapping[str, Any],
-    asked: Mapping[str, list[Asked]],
-    out: Path,
-    with_overlays: bool,
-) -> Iterator[Done]:
-    whole = {name: each for name, each in read.items() if not isinstance(each, str)}
-    sorted_out = {name: _sorted_out(sam, asked[name], *whole[name].shape[:2]) for name in whole}
-    answers: list[Masks] = []
-    if whole:
-        lists = [[prompt for _, prompt in good] for good, _ in sorted_out.values()]
-        answers = sam.decode(sam.encode(list(whole.values())), lists)
-    masks = dict(zip(whole, answers, strict=True))
-    for name, picture in read.items():
-        if isinstance(picture, str):
-            yield Done(name, broken=picture)
-            continue
-        good, refused = sorted_out[name]
-        if _write(out, name, masks[name], good, refused, picture if with_overlays else None):
-            yield Done(name, len(good), len(refused))
-        else:
-            yield Done(name, broken="its name is too long for NAME.json: rename the picture")
+    def _notice(self, kind: Any, text: str) -> None:
+        self.noted.append(Finding(kind, f"{self.name}: {text}"))
 
 
 def _sorted_out(

@@ -1,9 +1,8 @@
 """A loaded promptable model: encode a picture once, then decode any number of prompts."""
 
 import copy
-import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,27 @@ from esam_jax.convert import provenance
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import PromptError
 from esam_jax.machine import out_of_memory
-from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
-from esam_jax.predict import batches, frames, picture_array, weights
+from esam_jax.predict import (
+    ahead_of_time,
+    batches,
+    fetch,
+    frames,
+    picture_array,
+    programs,
+    room,
+    stream,
+    weights,
+)
+from esam_jax.predict.ahead_of_time import Compiled, Shapes
 from esam_jax.predict.embedding import Embedding, encoder_name
-from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.room import Room
+from esam_jax.predict.rows import Rows
 from esam_jax.typing import Params
 
 _NEEDED_ALWAYS = ("encoder", "encoder/neck", "prompt", "decoder")
-_PIXELS_AT_ONCE = 4 * 1024 * 1024  # of model input in one call of the encoder
 
 
 class Sam:
@@ -48,7 +57,7 @@ class Sam:
     ) -> None:
         self.model, self.untrained = model, tuple(untrained)
         self._params, self._ready = weights.kept(model, params)
-        self._encoder = encoder
+        self._encoder, self._room = encoder, Room()
 
     @property
     def params(self) -> Params:
@@ -68,7 +77,7 @@ class Sam:
     def on(self, device: jax.Device) -> "Sam":
         """The same with what programs read on that device."""
         copied = copy.copy(self)
-        copied._ready = jax.device_put(self._ready, device)
+        copied._ready, copied._room = jax.device_put(self._ready, device), Room()
         if self._params is self._ready:
             copied._params = copied._ready
         return copied
@@ -91,27 +100,15 @@ class Sam:
 
     @out_of_memory.advice()
     def encode(self, images: Any) -> Embedding:
-        """The image encoder's features.
+        """The image encoder's features, which an accelerator computes while Python continues.
 
         images: uint8 RGB [H, W, 3] of any size (NumPy, JAX or Pillow); or a list of such, of
         different sizes; or a batch [B, H, W, 3]. DataError names the first that is something else;
-        DeviceMemoryError says what helps when the device is full.
+        DeviceMemoryError, here or where the result is used, says what helps when the device is
+        full.
         """
-        given, single = picture_array.listed(images)
-        pictures = [
-            picture_array.of(picture, "images" if single else f"images[{i}]")
-            for i, picture in enumerate(given)
-        ]
-        features = []
-        for chunk in _powers_of_two(pictures, self._pictures_at_once):
-            features.append(self._encoded([frames.to_input(x, self.config) for x in chunk]))
-        together = jnp.concatenate(features) if len(features) > 1 else features[0]
-        return Embedding(
-            features=jax.block_until_ready(together),  # a full device shows here
-            sizes=tuple((x.shape[0], x.shape[1]) for x in pictures),
-            single=single,
-            encoder=self.encoder,
-        )
+        pictures, single = _pictures(images)
+        return self._embedding(pictures, single)
 
     @out_of_memory.advice()
     def encode_resized(
@@ -121,12 +118,8 @@ class Sam:
 
         images: RGB, uint8 or floats from 0 to 255, not padded; sizes: (height, width) before.
         """
-        features = [self._encoded([frames.from_resized(x, self.config)]) for x in images]
-        together = jax.block_until_ready(jnp.concatenate(features))
-        return Embedding(together, tuple(sizes), single=False, encoder=self.encoder)
-
-    def _encoded(self, inputs: list[Array]) -> Array:
-        return _encode(self.model, self.ready, jnp.stack(inputs))
+        features = self._features(images, frames.from_resized)
+        return Embedding(features, tuple(sizes), single=False, encoder=self.encoder)
 
     @out_of_memory.advice()
     def decode(self, embedding: Any, prompts: Any, *, multimask: bool = True) -> Any:
@@ -136,18 +129,65 @@ class Sam:
         for each, which may be empty. What lies less than a pixel outside its picture is clipped.
         multimask: three candidates a query, or the one that the model gives for clear prompts.
         Everything is checked before anything is computed; PromptError says what is wrong.
-        DeviceMemoryError says what helps when the device is full.
+        The masks stay on the device, and an accelerator computes them while Python continues.
+        DeviceMemoryError, here or where they are read, says what helps when the device is full.
         """
         self._check_embedding(embedding)
-        lists = self._checked(embedding, [prompts] if embedding.single else prompts)
-        if not multimask and provenance.SINGLE_MASK in self.untrained:
-            raise PromptError.of(
-                "multimask",
-                "is False, but this checkpoint never learned the single mask: "
-                "leave it True and take the mask with the highest score",
-            )
+        lists = self._checked(prompts, embedding.sizes, embedding.single, multimask)
         answers = self._answers(embedding, lists, multimask)
         return answers[0] if embedding.single else answers
+
+    @out_of_memory.advice()
+    def segment(self, images: Any, prompts: Any, *, multimask: bool = True) -> Any:
+        """What `encode` and then `decode` return, with prompts checked before pictures are encoded.
+
+        For one picture one `Masks`, for a list or a batch a list of them; nothing is fetched.
+        """
+        pictures, single = _pictures(images)
+        sizes = _sizes(pictures)
+        lists = self._checked(prompts, sizes, single, multimask)
+        answers = self._answers(self._embedding(pictures, single), lists, multimask)
+        return answers[0] if single else answers
+
+    def segment_many(
+        self,
+        pictures: Iterable[Any],
+        prompts: Iterable[Any],
+        *,
+        multimask: bool = True,
+        together: int = stream.TOGETHER,
+        errors: str = "raise",
+    ) -> Iterator[Any]:
+        """The `Masks` of each picture of a stream, in its order.
+
+        pictures: paths of files, or what `encode` takes for one picture. prompts: for each a
+        `Prompt` or a list of them. Both may be generators: files are read and pictures computed,
+        `together` in one call, while the caller uses the masks of those before; two groups at most
+        are ahead. errors: what is wrong with a picture or its prompts is raised, or comes in place
+        of its masks ("return"): an `EsamError` that names the file, or `pictures[i]`.
+        """
+        if errors not in ("raise", "return"):
+            raise PromptError.of("errors", f'is {errors!r:.80}, but must be "raise" or "return"')
+        if type(together) is not int or together < 1:
+            raise PromptError.of("together", f"is {together!r:.80}, but must be an integer from 1")
+        requests = stream.requests_of(pictures, prompts, self)
+        found = stream.answered(
+            self,
+            requests,
+            lambda _, answer: answer.masks,
+            together=together,
+            multimask=multimask,
+        )
+        return stream.raised(found) if errors == "raise" else found
+
+    @out_of_memory.advice()
+    def compile(self, shapes: Shapes) -> list[Compiled]:
+        """Compiles all that requests within `shapes` need, which then compile nothing; what it was.
+
+        For servers, at their start. ConfigError or PromptError where the model takes no such
+        requests, DeviceMemoryError where the device has no room for them.
+        """
+        return list(ahead_of_time.run(self, shapes))
 
     @out_of_memory.advice()
     def candidates(
@@ -163,18 +203,41 @@ class Sam:
             raise PromptError.of(
                 "embedding", f"holds {len(embedding)} pictures, but only one is taken"
             )
-        lists = self._checked(embedding[0], [prompts])
-        calls = list(self._asked(embedding, lists, multimask=True))
-        order = np.argsort([i for asked, _, _ in calls for _, i in asked])
-        whole = [_first(part, len(asked)) for asked, part, _ in calls]
-        logits = jnp.concatenate(whole) if len(whole) > 1 else whole[0]
-        scores = np.concatenate(
-            [np.asarray(part, np.float32)[: len(asked)] for asked, _, part in calls]
-        )
-        # Prompts of one kind, such as a grid of clicks, are decoded in their order.
-        if (np.diff(order) != 1).any():
-            logits, scores = logits[order], scores[order]
-        return logits, scores
+        lists = self._checked([prompts], embedding.sizes, False, True)
+        [rows] = self._rows(embedding, lists, multimask=True)
+        return programs.rows(*rows.counted_through()), rows.all_scores()
+
+    # ------------------------------------------------------------------------------- encoding
+
+    def _embedding(self, pictures: list[np.ndarray], single: bool) -> Embedding:
+        features = self._features(pictures, frames.to_input)
+        return Embedding(features, _sizes(pictures), single, self.encoder)
+
+    def _features(
+        self, pictures: Sequence[np.ndarray], to_input: Callable[[np.ndarray, SamConfig], Array]
+    ) -> Float[Array, "B h w C"]:
+        """In runs of 2^k pictures, longest first, so that few batch sizes are compiled."""
+        found, first = [], 0
+        while first < len(pictures):
+            count = self._pictures_at_once(len(pictures) - first)
+            run = [to_input(each, self.config) for each in pictures[first : first + count]]
+            found.append(programs.encode(self.model, self.ready, jnp.stack(run)))
+            fetch.one_at_a_time(found[-1])
+            first += count
+        return jnp.concatenate(found) if len(found) > 1 else found[0]
+
+    def _pictures_at_once(self, left: int) -> int:
+        px = self.config.image_px
+        count = _power_of_two(min(left, room.most_pictures(px)))
+        if count == 1:
+            return 1
+        inputs = jax.ShapeDtypeStruct((count, px, px, 3), jnp.float32)
+        return _power_of_two(min(count, self._fit("pictures", count, programs.encode, inputs)))
+
+    def _fit(self, kind: str, count: int, program: Any, *arrays: Any) -> int:
+        return self._room.at_once(kind, count, program, self.model, self.ready, *arrays)
+
+    # ------------------------------------------------------------------------------- decoding
 
     def _check_embedding(self, embedding: Any) -> None:
         if not isinstance(embedding, Embedding):
@@ -196,62 +259,81 @@ class Sam:
                 f"{wanted}: encode the pictures with this model",
             )
 
-    def _checked(self, embedding: Embedding, lists: Any) -> list[list[Prompt]]:
-        """The prompts of each picture, clipped to it."""
-        if not isinstance(lists, Sequence) or len(lists) != len(embedding):
+    def checked(self, prompts: Any, height: int, width: int) -> list[Prompt]:
+        """Prompts, or one, about a picture of that size, clipped to it; PromptError for others."""
+        prompts = [prompts] if isinstance(prompts, Prompt) else prompts
+        if not isinstance(prompts, Sequence) or not all(isinstance(x, Prompt) for x in prompts):
             raise PromptError.of(
-                "prompts",
-                f"is not a list of {len(embedding)} lists: give one list for each picture",
+                "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
             )
-        checked = []
-        for (height, width), asked in zip(embedding.sizes, lists, strict=True):
-            asked = [asked] if isinstance(asked, Prompt) else asked
-            if not isinstance(asked, Sequence) or not all(isinstance(x, Prompt) for x in asked):
-                raise PromptError.of(
-                    "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
-                )
-            if not asked and embedding.single:
-                raise PromptError.of("prompts", "is empty, but must have at least one Prompt")
-            checked.append(
-                [prompt.checked(self.config, height, width, self.untrained) for prompt in asked]
+        return [prompt.checked(self.config, height, width, self.untrained) for prompt in prompts]
+
+    def _checked(
+        self, lists: Any, sizes: Sequence[tuple[int, int]], single: bool, multimask: bool
+    ) -> list[list[Prompt]]:
+        """The prompts of each picture, clipped to it."""
+        lists = [lists] if single else lists
+        if not isinstance(lists, Sequence) or len(lists) != len(sizes):
+            raise PromptError.of(
+                "prompts", f"is not a list of {len(sizes)} lists: give one list for each picture"
+            )
+        checked = [self.checked(each, *size) for size, each in zip(sizes, lists, strict=True)]
+        if single and not checked[0]:
+            raise PromptError.of("prompts", "is empty, but must have at least one Prompt")
+        if not multimask and provenance.SINGLE_MASK in self.untrained:
+            raise PromptError.of(
+                "multimask",
+                "is False, but this checkpoint never learned the single mask: "
+                "leave it True and take the mask with the highest score",
             )
         return checked
 
     def _answers(
         self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
     ) -> list[Masks]:
-        side, candidates = self.config.low_res_px, self.config.decoder.mask_tokens - 1
-        masks = []
-        for size, prompts in zip(embedding.sizes, lists, strict=True):
-            shape = (len(prompts), candidates if multimask else 1)
-            low_res = np.empty((*shape, side, side), np.float32)
-            masks.append(Masks(low_res, np.empty(shape, np.float32), *size, self.config))
-        for asked, *answer in each_behind(self._asked(embedding, lists, multimask)):
-            # Copies that only fill a call up are left out here.
-            for (picture, i), low_res, scores in zip(asked, *answer, strict=False):
-                masks[picture].low_res[i], masks[picture].scores[i] = low_res, scores
-        return masks
+        rows = self._rows(embedding, lists, multimask)
+        pairs = zip(rows, embedding.sizes, strict=True)
+        return [Masks.of_rows(each, *size, self.config) for each, size in pairs]
 
-    def _asked(
+    def _rows(
         self, embedding: Embedding, lists: Sequence[Sequence[Prompt]], multimask: bool
-    ) -> Iterator[tuple[Sequence[tuple[int, int]], Float[Array, "X M l l"], Float[Array, "X M"]]]:
-        """(picture, query) of each call of the decoder; logits and scores of these, then copies."""
-        for call in batches.calls(lists, self.config, embedding.sizes):
-            # One picture, by far the most common case, is not copied.
-            features = embedding.features
-            features = features if len(embedding) == 1 else features[call.pictures]
-            answer = _decode(self.model, self.ready, features, call.points, call.labels, call.masks)
-            if jax.default_backend() == "cpu":
-                # It would begin the next call beside this one, and need room for both.
-                jax.block_until_ready(answer)
-            # The single mask, or the candidates: the same program gives both.
-            kept = slice(1, None) if multimask else slice(0, 1)
-            logits, iou = (x.reshape(-1, *x.shape[2:])[:, kept] for x in answer)
-            yield call.asked, logits, iou
+    ) -> list[Rows]:
+        """For each picture, where the candidates of its queries lie in the decoder's answers."""
+        tokens = self.config.decoder.mask_tokens
+        # The single mask, or the candidates: the same program gives both.
+        kept = np.arange(1, tokens) if multimask else np.arange(1)
+        places = [np.empty((len(prompts), len(kept), 2), int) for prompts in lists]
+        answers = []
+        most = self._queries_at_once(embedding, lists)
+        for call in batches.calls(lists, self.config, embedding.sizes, most):
+            for row, (picture, query) in enumerate(call.asked):
+                places[picture][query, :, 0] = len(answers)
+                places[picture][query, :, 1] = row * tokens + kept
+            answers.append(fetch.one_at_a_time(self._decoded(embedding, call)))
+        logits, scores = (tuple(answer[i] for answer in answers) for i in range(2))
+        return [Rows(logits, scores, each).only(slice(None)) for each in places]
 
-    @property
-    def _pictures_at_once(self) -> int:
-        return max(1, _PIXELS_AT_ONCE // self.config.image_px**2)
+    def _decoded(self, embedding: Embedding, call: batches.Call) -> tuple[Array, Array]:
+        features = embedding.features
+        # All pictures in their order, by far the most common case, are not copied.
+        if not np.array_equal(call.pictures, np.arange(len(embedding))):
+            features = programs.take(features, call.pictures.astype(np.int32))
+        arrays = (features, call.points, call.labels, call.masks)
+        return programs.decode(self.model, self.ready, *arrays)
+
+    def _queries_at_once(self, embedding: Embedding, lists: Sequence[Sequence[Prompt]]) -> int:
+        most = room.most_prompts()
+        queries = batches.largest(lists, self.config, most)
+        if queries <= batches.FEW:
+            return queries
+        features, slots = embedding.features, batches.few_slots(self.config)
+        arrays = (
+            room.like(features, 1, *features.shape[1:]),
+            jax.ShapeDtypeStruct((1, queries, slots, 2), jnp.float32),
+            jax.ShapeDtypeStruct((1, queries, slots), jnp.int32),
+            None,
+        )
+        return min(most, self._fit("prompts", queries, programs.decode, *arrays))
 
 
 def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sam:
@@ -269,37 +351,17 @@ def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sa
     return Sam(network.Sam(file.config, compute), file.params, file.untrained, encoder)
 
 
-# Compiled for the module and the shapes alone: another set of weights, such as those of a later
-# step of training, reuses the program.
-@functools.partial(jax.jit, static_argnames="model")
-def _encode(
-    model: network.Sam, params: Params, pixels: Float[Array, "B H W 3"]
-) -> Float[Array, "B h w C"]:
-    with stack.forward_only():
-        features: Any = model.apply({"params": params}, pixels, method="encode")
-    return features
+def _pictures(images: Any) -> tuple[list[np.ndarray], bool]:
+    """uint8 RGB pictures, and whether one was given, not a list of one."""
+    given, single = picture_array.listed(images)
+    names = ("images" if single else f"images[{i}]" for i in range(len(given)))
+    return [picture_array.of(*each) for each in zip(given, names, strict=True)], single
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _decode(
-    model: network.Sam, params: Params, *arrays: Array | None
-) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
-    """Every mask token's, the single mask first."""
-    with stack.forward_only():
-        answer: Any = model.apply({"params": params}, *arrays, method="decode")
-    return answer
+def _sizes(pictures: list[np.ndarray]) -> tuple[tuple[int, int], ...]:
+    return tuple((len(picture), picture.shape[1]) for picture in pictures)
 
 
-def _first(rows: Array, count: int) -> Array:
-    return rows if len(rows) == count else rows[:count]
-
-
-def _powers_of_two(items: list[Any], most: int) -> list[list[Any]]:
-    """Cuts a list in runs of 2^k items, longest first, so that few batch sizes are compiled."""
-    runs, first = [], 0
-    while first < len(items):
-        count = min(most, len(items) - first)
-        count = 1 << (count.bit_length() - 1)
-        runs.append(items[first : first + count])
-        first += count
-    return runs
+def _power_of_two(count: int) -> int:
+    """The largest that is not above `count`."""
+    return 1 << (count.bit_length() - 1)

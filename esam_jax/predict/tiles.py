@@ -77,7 +77,7 @@ def on_picture(
 
 
 @partial(jax.jit, static_argnames="zero_is_inside")
-def inside(logits: Float[Array, "X H W"], *, zero_is_inside: bool) -> Bool[Array, "X H W"]:
+def inside(logits: Float[Array, "*X H W"], *, zero_is_inside: bool) -> Bool[Array, "*X H W"]:
     return logits >= THRESHOLD if zero_is_inside else logits > THRESHOLD
 
 

@@ -17,6 +17,7 @@ import jax
 import esam_jax
 from esam_jax.config import json as config_json
 from esam_jax.errors import ConfigError, PeerError
+from esam_jax.machine import compiler_options
 from esam_jax.processes import coordinator
 
 # A host may see these late on a shared disk; a restart helps.
@@ -118,8 +119,9 @@ def agreeing(step_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _compiler_flags(environment: Mapping[str, str]) -> list[str]:
     """Flags that change what a program becomes; where it is dumped may differ by host."""
-    names = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
-    flags = [flag for name in names for flag in environment.get(name, "").split()]
+    flags = [
+        flag for name in compiler_options.VARIABLES for flag in environment.get(name, "").split()
+    ]
     return sorted(flag for flag in flags if not flag.startswith("--xla_dump"))
 
 

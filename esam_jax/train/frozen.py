@@ -20,9 +20,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from esam_jax import files, sharding
 from esam_jax.errors import CheckpointError
+from esam_jax.machine import compiler_options
 from esam_jax.models import rounding
 from esam_jax.tasks.task import Frozen, Task
-from esam_jax.train import state as states
 from esam_jax.typing import Params
 
 FILE = "frozen.json"
@@ -124,14 +124,15 @@ def try_out(task: Task, frozen: Params, mesh: Mesh) -> None:
         )
 
         def look(params: Params, pictures: jax.Array, part: Frozen = part) -> tuple[Any, Any]:
-            seen = part.features(params, pictures)
+            with sharding.activations(mesh):
+                seen = part.features(params, pictures)
             return jnp.isfinite(seen).all(), seen.std((1, 2)).max()  # over positions
 
         finite, spread = jax.device_get(
             jax.jit(
                 look,
                 out_shardings=sharding.replicated(mesh),
-                compiler_options=states.compile_once(mesh),
+                compiler_options=compiler_options.once(mesh.devices.flat[0].platform),
             )(frozen[name], pictures)
         )
         if not finite or spread == 0:

@@ -198,6 +198,7 @@ def _step(cfg: RunConfig, ready: Ready, begun: Begun) -> Callable[..., Any]:
         seed=cfg.seed,
         accumulate=cfg.accumulate,
         guarded=cfg.guard,
+        deterministic=cfg.compute.deterministic,
     )
     return consistency.agreeing(step_fn)
 

@@ -239,6 +239,7 @@ def _step(cfg: RunConfig, ready: Ready, batch: Batch) -> Check:
                 seed=cfg.seed,
                 accumulate=cfg.accumulate,
                 guarded=cfg.guard,
+                deterministic=cfg.compute.deterministic,
             )
         )
         state, metrics = step_fn(state, frozen, batch)  # compiles

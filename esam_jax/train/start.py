@@ -18,6 +18,7 @@ from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig, json
 from esam_jax.data import records, sources
 from esam_jax.data.records import Source
+from esam_jax.machine import compiler_options
 from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations
@@ -117,6 +118,8 @@ def record(cfg: RunConfig, workdir: Path, first_step: int, *, again: bool) -> No
 def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:
     """Opens all that a typing error can break, on every host; raises EsamError."""
     mesh = sharding.make_mesh(cfg.mesh)
+    if cfg.compute.deterministic and mesh.devices.flat[0].platform == "gpu":
+        compiler_options.sum_in_one_order()  # before the first sum over devices
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
     source = sources.open_source(cfg.data.source)
     found = records.summary(source)

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from esam_jax import sharding
 from esam_jax.errors import CheckpointError
+from esam_jax.machine import compiler_options
 from esam_jax.tasks.task import Task
 from esam_jax.train.optim import Optimiser
 from esam_jax.typing import Batch, Params
@@ -64,17 +65,6 @@ def init_key(seed: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), _INIT_STREAM)
 
 
-def compile_once(mesh: Mesh) -> dict[str, Any] | None:
-    """Compiler options for what runs a single time.
-
-    On the CPU, compiling the draws of the first parameters at full effort takes longer than
-    anything else before the first update: 21 s against 6 s for the nano model.
-    """
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return quick if on_cpu else None
-
-
 def abstract(task: Task, optimiser: Optimiser, mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of the state, without computing anything."""
     shapes = jax.eval_shape(functools.partial(_fresh, task, optimiser), init_key(0))
@@ -101,10 +91,15 @@ def create(
     CheckpointError lists the leaves of `start` that fit nowhere.
     """
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract(task, optimiser, mesh))
+
+    def draw(key: Array) -> TrainState:
+        with sharding.activations(mesh):
+            return _fresh(task, optimiser, key)
+
     fresh = jax.jit(
-        functools.partial(_fresh, task, optimiser),
+        draw,
         out_shardings=places,
-        compiler_options=compile_once(mesh),
+        compiler_options=compiler_options.once(mesh.devices.flat[0].platform),
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
     state = fresh(key)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Num, Shaped
 
 from esam_jax import sharding
 from esam_jax.config import GuardConfig
+from esam_jax.machine import compiler_options
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, scalars
 from esam_jax.train.optim import Optimiser, Schedule
@@ -57,13 +58,15 @@ def jit_step(
     seed: int,
     accumulate: int,
     guarded: GuardConfig,
+    deterministic: bool = False,
 ) -> Update:
     """The compiled update.
 
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
     random choice, `accumulate` the number of micro-batches. An update whose loss or
     gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
-    models are skipped together, because they share a batch and the optimiser's count.
+    models are skipped together, because they share a batch and the optimiser's count. With
+    `deterministic` it gives the same bits on every run on the same kind of GPU.
     """
     root_key = jax.random.key_data(jax.random.key(seed))
 
@@ -98,6 +101,9 @@ def jit_step(
         in_shardings=(places(state), places(frozen), sharding.batch(mesh), everywhere),
         out_shardings=(places(state), everywhere),
         donate_argnums=0,
+        compiler_options=compiler_options.of_update(
+            mesh.devices.flat[0].platform, deterministic=deterministic
+        ),
     )
     return Update(jitted, optimiser.schedule, mesh)
 

@@ -111,17 +111,18 @@ def test_pytorch_answers_as_we_do(name: str, model: str):
     rival = baselines.load(name, sam)
     assert rival.encode is not None and rival.decode is not None and rival.masks is not None
     pictures, (points, labels) = inputs.pictures(2, sam.config), inputs.boxes(2, 3, sam.config)
-    ours = np.asarray(predict.encode(sam.model, sam.params, pictures))
+    encoded = sam.encode(pictures)
+    ours = np.asarray(encoded.features)
     embedding = rival.encode(rival.put(pictures))
     scale = np.abs(ours).max()
     np.testing.assert_allclose(
         embedding.numpy().transpose(0, 2, 3, 1), ours, rtol=0, atol=1e-4 * scale
     )
-    logits, scores = predict.decode(sam.model, sam.params, ours, points, labels)
+    answers = sam.decode(encoded, predict.prompts_of(points))
     low_res, iou = rival.decode(embedding, rival.put(points), rival.put(labels))
-    for got, wanted in ((low_res, logits), (iou, scores)):
-        wanted = np.asarray(wanted)[:, :, -3:]
+    for got, name in ((low_res, "low_res"), (iou, "scores")):
+        wanted = np.stack([getattr(masks, name) for masks in answers])
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(got.numpy()[:, :, -3:], wanted, rtol=0, atol=1e-3 * scale)
-    masks, _ = predict.masks(sam.model, sam.params, pictures, points, labels)
-    assert np.mean(rival.masks(pictures, points, labels) == np.asarray(masks)) > 0.999
+    masks = np.stack([masks.binary() for masks in answers])
+    assert np.mean(rival.masks(pictures, points, labels) == masks) > 0.999

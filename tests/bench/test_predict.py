@@ -17,7 +17,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.machine import accelerators
 from esam_jax.models import flops, named
 from esam_jax.models.sam import network
-from esam_jax.predict import tiles
+from esam_jax.predict import programs, tiles
 from esam_jax.predict.everything import search
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.sam import Sam
@@ -121,14 +121,33 @@ def test_every_part_of_a_model(wiring: str):
     assert rows[3].flops == rows[4].flops == encoder + 2 * decoder
 
 
-def test_the_device_gives_the_masks_of_the_library():
-    sam = nano.sam("efficientsam_nano")
-    pictures = inputs.pictures(2, sam.config)
-    points, labels = inputs.boxes(2, 1, sam.config)
-    on_device, _ = predict.masks(sam.model, sam.params, pictures, points, labels)
-    asked = [[predict.Prompt(box=box.reshape(4)) for box in boxes] for boxes in points]
-    answers = predict._answer(sam, list(pictures), asked)
-    assert np.mean(np.asarray(on_device) == np.stack(answers)) > 0.999  # rounding at zero
+def test_what_is_timed_is_what_the_library_calls(monkeypatch: pytest.MonkeyPatch):
+    """No part has a program of its own, and the library cuts batches and prompts."""
+    sam, called = nano.sam("efficientsam_nano"), []
+    shapes = {
+        "encode": lambda pixels: (len(pixels),),
+        "decode": lambda features, points, *_: points.shape[:2],
+    }
+    for name, shape in shapes.items():
+        program = getattr(programs, name)
+
+        def seen(model, params, *arrays, name=name, shape=shape, program=program):
+            called.append((name, *shape(*arrays)))
+            return program(model, params, *arrays)
+
+        seen.lower = program.lower
+        monkeypatch.setattr(programs, name, seen)
+    pictures, boxes = [("encode", 2), ("encode", 1)], [("decode", 1, 32), ("decode", 1, 8)]
+    segment = [*pictures, *[("decode", 1, 1)] * 3]
+    wanted = {"encoder": pictures, "decoder": boxes, "device": segment, "end-to-end": segment}
+    for row in predict.predict(sam, batches=(3,), prompts=(40,), runs=1):
+        first = [("encode", 1)] if row.part == "decoder" else []  # what is decoded
+        assert called == first + 3 * wanted[row.part]
+        called.clear()
+    points, _ = inputs.boxes(2, 1, sam.config)
+    asked = sam, inputs.pictures(2, sam.config), predict.prompts_of(points)
+    for ours, wanted in zip(predict._on_device(*asked), predict._on_host(*asked), strict=True):
+        assert np.mean(np.asarray(ours) == wanted) > 0.999  # rounding at zero
 
 
 def test_a_rival_gets_what_was_promised():

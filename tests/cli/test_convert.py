@@ -209,6 +209,7 @@ def test_hostile_files_are_two_and_run_nothing(tmp_path, capsys):
     assert not marker.exists() and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run(tmp_path, capsys):
     """A run that wrote no model yet: its last step, and an earlier one by number."""
     cfg = dataclasses.replace(configs.load("quickstart_scratch"), mesh=MeshConfig(data=1))

@@ -9,6 +9,7 @@ from esam_jax.cli import main
 from esam_jax.plan import report
 
 
+@pytest.mark.slow
 def test_a_real_config_that_does_not_fit(capsys):
     argv = "plan quickstart_sami --topology cpu:4 --memory-gib 0.01 --try-changes never --json"
     assert main(argv.split()) == 3  # nothing was tried

@@ -240,6 +240,7 @@ def test_other_weights_need_another_folder(album: Path, model: Path, tmp_path: P
     assert "model was 'sha256:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_devices_write_what_one_writes(tmp_path: Path, model: Path):
     album, rows, reports = tmp_path / "album", ["file,x,y"], []
     album.mkdir()
@@ -414,6 +415,7 @@ def test_prompts_of_both_kinds_are_refused(album: Path, model: Path, capsys):
     assert "leave --point" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("ESAM_TEST_DATA" not in os.environ, reason="ESAM_TEST_DATA names no folder")
 def test_photographs_with_the_boxes_of_their_annotations(tmp_path: Path, capsys):
     data = Path(os.environ["ESAM_TEST_DATA"]) / "coco_instances"

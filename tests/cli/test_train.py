@@ -210,6 +210,10 @@ def test_a_run_is_changed_on_purpose(runs, tmp_path, capsys):
     ((cfg, _),) = runs
     assert (cfg.steps, cfg.optim.peak_lr, cfg.batch) == (500_000, 1e-4, 64)
     assert runs.options == {"resume_with": ["steps", "optim.peak_lr"]}
+    for switch in (True, False):
+        assert cli.main([*argv, "--resume-with", f"compute.deterministic={switch}"]) == 0
+        assert runs[-1][0].compute.deterministic is switch
+    assert runs.options == {"resume_with": ["compute.deterministic"]}
     for wrong, message in (
         ("steps", "'steps', but takes KEY=VALUE"),
         (

@@ -9,6 +9,7 @@ from helpers import source_tree as source
 
 WRITES = {
     "files.py": "the one place",
+    "card/recovery.py": "what a run prints, as it prints it",
     "cli/__init__.py": "to os.devnull, in place of a closed pipe",
     "convert/model_folder.py": "a file of a new folder, which is renamed when it is complete",
     "processes/watchdog.py": "the stacks of a process, as they are dumped",

@@ -26,8 +26,6 @@ from esam_jax.models import named
 from esam_jax.ops import regions
 from esam_jax.train import loop
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 # What stands for something of the reader's own, or for a network that takes long to compile.
 STANDS_FOR = {
     "MODEL": "quickstart_teacher",

@@ -18,7 +18,7 @@ from esam_jax.train import loop
 from esam_jax.train.telemetry import log
 
 # Cases of one network share its initialisation.
-pytestmark = pytest.mark.usefixtures("compiled_once", "quick_programs")
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 FILE = pathlib.Path(__file__).with_name("losses.json")
 UPDATES = 3  # the first has a rate of zero, so that the third is the first to see the rate

@@ -169,6 +169,7 @@ def jit_step(made, cfg, mesh, state, frozen):
         seed=cfg.seed,
         accumulate=cfg.accumulate,
         guarded=cfg.guard,
+        deterministic=cfg.compute.deterministic,
     )
 
 

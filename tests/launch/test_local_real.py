@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from esam_jax.config import SaveConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,6 +45,7 @@ def train(arguments):
     loop.run(config, workdir)
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_a_restart_and_nothing_else(tmp_path):
     esam = tmp_path / "bin" / "esam"
     esam.parent.mkdir()

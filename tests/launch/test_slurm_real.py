@@ -72,6 +72,7 @@ def submit(tmp_path):
             each.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_a_restart_and_nothing_else(submit, tmp_path):
     """One process a GPU; the GPUs are pretended, and JAX gets the index of each."""
     job = submit("--ntasks-per-node=2", "--gpus-per-task=1")
@@ -90,6 +91,7 @@ def test_a_killed_process_costs_a_restart_and_nothing_else(submit, tmp_path):
     assert [(tmp_path / f"gpus.{task}").read_text() for task in range(2)] == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_fewer_devices_than_the_job_has_end_it(submit, tmp_path):
     """Two nodes of two GPUs each, where JAX sees one device a process."""
     job = submit("--nodes=2", "--gpus-per-node=2")

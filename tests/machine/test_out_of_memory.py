@@ -15,7 +15,7 @@ from helpers import nano
 import esam_jax
 from esam_jax.errors import DeviceMemoryError, EsamError
 from esam_jax.machine import out_of_memory
-from esam_jax.predict import sam as predict_sam
+from esam_jax.predict import programs
 
 # A real one: the process may have 300 MB more than it has, and one mask of the picture is 64 MB.
 SCRIPT = """
@@ -50,6 +50,7 @@ for old, new in zip(before, after):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_f36_a_device_out_of_memory_gives_advice_and_the_next_call_works():
     path = os.pathsep.join(part for part in sys.path if part)
@@ -66,7 +67,7 @@ def test_f36_a_device_out_of_memory_gives_advice_and_the_next_call_works():
     assert plain.startswith("JaxRuntimeError out of memory (RESOURCE_EXHAUSTED")
 
 
-@pytest.mark.parametrize("part", ["_encode", "_decode"])
+@pytest.mark.parametrize("part", ["encode", "decode"])
 @pytest.mark.parametrize(
     "said",
     [
@@ -85,7 +86,7 @@ def test_f36_a_device_that_was_full_once_answers_the_next_call(
         raise jax.errors.JaxRuntimeError(said)
 
     with monkeypatch.context() as patched:
-        patched.setattr(predict_sam, part, full)
+        patched.setattr(programs, part, full)
         with pytest.raises(DeviceMemoryError, match="fewer pictures or prompts") as told:
             sam.decode(sam.encode(picture), prompts)
     assert isinstance(told.value, EsamError) and "\n" not in str(told.value)
@@ -122,7 +123,7 @@ def test_f36_other_errors_pass():
 def test_f36_no_array_of_a_failed_call_is_kept(monkeypatch: pytest.MonkeyPatch):
     """Not even while the error is, as a notebook keeps it."""
     sam, kept = nano.sam("sam_nano"), []
-    encode = predict_sam._encode
+    encode = programs.encode
 
     def full_at_last(*args: Any) -> Any:
         if kept:
@@ -131,7 +132,8 @@ def test_f36_no_array_of_a_failed_call_is_kept(monkeypatch: pytest.MonkeyPatch):
         kept.append(weakref.ref(features))
         return features
 
-    monkeypatch.setattr(predict_sam, "_encode", full_at_last)
+    full_at_last.lower = encode.lower  # pyright: ignore[reportFunctionMemberAccess]
+    monkeypatch.setattr(programs, "encode", full_at_last)
     with pytest.raises(DeviceMemoryError) as told:
         sam.encode([nano.picture(40, 56)] * 3)
     gc.collect()

@@ -168,7 +168,12 @@ def test_softmax_is_float32_under_bfloat16():
         ("cpu", (1024, 1024), 64, "float32", 128, "xla"),
         ("cpu", (1025, 1025), 64, "float32", 128, "chunked"),
         ("cpu", (4096, 7), 64, "float32", 128, "xla"),  # few keys: a small score matrix
-        ("tpu", (4096, 4096), 64, "bfloat16", 128, "chunked"),
+        ("tpu", (4096, 4096), 64, "bfloat16", 0, "splash"),
+        ("tpu", (4096, 4096), 208, "bfloat16", 0, "splash"),
+        ("tpu", (147, 196), 32, "bfloat16", 0, "splash"),  # padded to whole tiles
+        ("tpu", (49, 49), 64, "bfloat16", 0, "xla"),  # SAMI's student: less than one tile
+        ("tpu", (4096, 4096), 320, "bfloat16", 0, "chunked"),  # wider than its blocks allow
+        ("tpu", (4096, 4096), 64, "float32", 0, "chunked"),
         ("gpu", (196, 196), 108, "bfloat16", 256, "cudnn"),  # a window of SAM's encoder
         ("gpu", (147, 196), 32, "bfloat16", 256, "cudnn"),  # SAMI's masked tokens: one is padded
         ("gpu", (196, 49), 32, "bfloat16", 256, "xla"),  # an odd number of keys

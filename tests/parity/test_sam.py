@@ -107,6 +107,7 @@ def tokens(wanted):
     return np.concatenate([points, last], axis=1), labels.astype(np.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.nightly
 def test_full_size_encoder_with_its_blocks_in_a_loop():
     """As everybody runs it; the tests above look at each block and so call them one by one."""

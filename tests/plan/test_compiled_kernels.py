@@ -48,7 +48,7 @@ HloModule m
   %i = s32[] parameter(1)
   %zero = s32[] constant(0)
   %one = f32[1,4,8]{2,1,0} dynamic-slice(%stack, %i, %zero, %zero), dynamic_slice_sizes={1,4,8}
-  %flat = f32[4,8]{1,0} bitcast(%one)
+  %flat = f32[4,8]{1,0} bitcast(%one), metadata={op_name="jit(f)/norm/reshape"}
   ROOT %half = bf16[4,8]{1,0} convert(%flat)
 }
 
@@ -134,6 +134,7 @@ def test_loops_cuts_and_updates(trips, direction, runs):
     assert all(each.loops_unknown is (runs is None) for each in (cut, put, dot))
     assert copy.runs == 1 and copy.kind == "pass" and copy.bytes == 2 * 4 * 12 * 4 * 8
     index = 4
+    assert (cut.where, put.where) == ("jit(f)/norm/reshape", "")  # of what is in a fusion
     assert cut.bytes == 4 * 4 * 8 + index + 2 * 4 * 8
     assert put.bytes == 4 * 4 * 8 + index + 4 * 4 * 8
     assert (dot.kind, dot.flops, dot.dtype, dot.exact) == ("product", 2 * 2 * 8 * 4, "f32", True)

@@ -11,7 +11,6 @@ import pytest
 
 from esam_jax import configs
 from esam_jax.bench import inputs
-from esam_jax.bench import predict as programs
 from esam_jax.config import ComputeConfig
 from esam_jax.models import named
 from esam_jax.models.sam import network
@@ -23,6 +22,7 @@ from esam_jax.plan import (
     prediction,
     topologies,
 )
+from esam_jax.predict import programs
 
 pytestmark = [
     pytest.mark.nightly,

@@ -22,25 +22,32 @@ PROMPTS = st.lists(
     min_size=1,
     max_size=70,
 )
-PLAIN = {(1, 1), (1, 8), (1, 32), (8, 1)}
+SIZES = (1, 8, 32, 64, 128, 256)
 OTHER = {(1, 1), (1, 8)}
 MASK = np.ones((4, 4), bool)
 
 
-def calls(lists, config):
-    return list(batches.calls(lists, config, [(HEIGHT, WIDTH)] * len(lists)))
+def calls(lists, config, most=32):
+    return list(batches.calls(lists, config, [(HEIGHT, WIDTH)] * len(lists), most))
 
 
-@given(st.lists(PROMPTS, min_size=1, max_size=12), st.sampled_from([EFFICIENTSAM, SAM]))
-def test_every_query_is_asked_once_in_few_shapes(lists, config):
-    found = calls(lists, config)
+@given(
+    st.lists(PROMPTS, min_size=1, max_size=12),
+    st.sampled_from([EFFICIENTSAM, SAM]),
+    st.sampled_from([1, 8, 32, 100, 256]),
+)
+def test_every_query_is_asked_once_in_few_shapes(lists, config, most):
+    found = calls(lists, config, most)
+    plain_shapes = {(8, 1)} | {(1, size) for size in SIZES if size <= max(8, most)}
+    largest = max([len(call.asked) for call in found if len(call.pictures) == 1], default=1)
+    assert largest <= max(8, batches.largest(lists, config, most))
     asked = sorted(pair for call in found for pair in call.asked)
     assert asked == [(b, i) for b, prompts in enumerate(lists) for i in range(len(prompts))]
     for call in found:
         pictures, count, slots = call.labels.shape
         masked = call.masks is not None
         plain = not masked and slots in (4, EFFICIENTSAM.decoder.point_slots)
-        assert (pictures, count) in (PLAIN if plain else OTHER)
+        assert (pictures, count) in (plain_shapes if plain else OTHER)
         assert slots in ((4, 16) if config is SAM else (EFFICIENTSAM.decoder.point_slots,))
         assert pictures * count == 1 or pictures * count < 2 * len(call.asked)
         for place, (picture, i) in enumerate(call.asked):
@@ -52,6 +59,16 @@ def test_every_query_is_asked_once_in_few_shapes(lists, config):
             if config is SAM:
                 assert (tokens != NOTHING).sum() == wanted.tokens
                 assert (tokens[wanted.tokens :] == NOTHING).all()
+
+
+def test_many_prompts_of_one_picture_go_in_one_call_where_there_is_room():
+    prompts = [Prompt(points=[[1, 1]])] * 64
+    shapes = {most: [call.labels.shape[1] for call in calls([prompts], SAM, most)]
+              for most in (8, 32, 64, 256)}  # fmt: skip
+    assert shapes == {8: [8] * 8, 32: [32, 32], 64: [64], 256: [64]}
+    masked = [Prompt(box=[1, 1, 9, 9], mask=MASK)] * 64
+    assert batches.largest([prompts[:3], prompts], SAM, 256) == 64
+    assert batches.largest([masked], SAM, 256) == batches.largest([[]], SAM, 256) == 1
 
 
 def test_sam_tokens_of_a_point_and_of_a_box():

@@ -20,8 +20,8 @@ def of(sam: Sam) -> list[jax.Device]:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
-@pytest.mark.parametrize("count", [1, 2, 8])
-def test_answers_come_in_order_and_few_items_are_taken_ahead(count: int, ahead: int):
+@pytest.mark.parametrize(("count", "each"), [(1, 1), (1, 2), (2, 1), (8, 1), (2, 3)])
+def test_answers_come_in_order_and_few_items_are_taken_ahead(count: int, each: int, ahead: int):
     taken, done = 0, 0
 
     def items():
@@ -31,10 +31,11 @@ def test_answers_come_in_order_and_few_items_are_taken_ahead(count: int, ahead: 
             yield i
 
     sam = nano.sam("sam_nano")
-    for item, answer in devices.share(items(), sam, lambda _, i: 10 * i, count=count, ahead=ahead):
+    options = {"count": count, "ahead": ahead, "each": each}
+    for item, answer in devices.share(items(), sam, lambda _, i: 10 * i, **options):
         assert (item, answer) == (done, 10 * done)
         done += 1
-        assert taken <= min(20, done + (1 + ahead) * count)
+        assert taken <= min(20, done + (1 + ahead) * count * each)
         if done == 1:
             assert taken >= 1 + ahead  # what is read ahead has begun
     assert done == 20

@@ -1,5 +1,6 @@
 """Masks at full size, tile by tile, against the product of matrices; sizes compile nothing."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,6 +23,11 @@ def case(size: tuple[int, int], name: str, count: int = 3) -> tuple[np.ndarray, 
     return 2 * low_res, frames.enlarging(*size, nano.sam(name).config)
 
 
+def alone(parts: full_size.Parts) -> Iterator[np.ndarray]:
+    """Logits of parts without what says which they are."""
+    return (logits for _, logits in parts)
+
+
 def product(low_res: np.ndarray, axes: full_size.Axes) -> np.ndarray:
     rows, columns = (taps.matrix(32) for taps in (axes.rows, axes.columns))
     return np.einsum("ih,xhw,jw->xij", rows, low_res, columns)
@@ -32,18 +38,18 @@ def product(low_res: np.ndarray, axes: full_size.Axes) -> np.ndarray:
 def test_tiles_make_up_the_picture(size: tuple[int, int], name: str):
     low_res, axes = case(size, name)
     wanted = product(low_res, axes)
-    found = full_size.logits(low_res, axes)
+    found = full_size.logits(full_size.parts(low_res, axes), 3, axes)
     assert found.shape == (3, *size) and axes.size == size
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    np.testing.assert_allclose(full_size.enlarged(jnp.asarray(low_res), axes), wanted, atol=1e-5)
-    np.testing.assert_array_equal(full_size.inside(low_res, axes, False), found > 0)
+    binary = full_size.inside(full_size.parts(low_res, axes), 3, axes, False)
+    np.testing.assert_array_equal(binary, found > 0)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_measures_and_run_lengths_are_those_of_the_logits(size: tuple[int, int]):
     low_res, axes = case(size, "sam_nano", 4)
     low_res[3] = -9  # empty
-    logits = full_size.logits(low_res, axes)
+    logits = full_size.logits(full_size.parts(low_res, axes), len(low_res), axes)
     rows = np.array([2, 0, 3])
     stability, boxes = full_size.measured(
         jnp.asarray(low_res), rows, axes, offset=0.5, zero_is_inside=False
@@ -52,15 +58,16 @@ def test_measures_and_run_lengths_are_those_of_the_logits(size: tuple[int, int])
     np.testing.assert_array_equal(stability, selection.stability(some, 0.0, 0.5))
     assert np.isnan(stability[2])
     np.testing.assert_array_equal(boxes, selection.boxes(some > 0))
-    found = full_size.runs(full_size.parts(low_res, axes, for_runs=True), axes, False)
+    found = full_size.runs(alone(full_size.parts(low_res, axes, for_runs=True)), axes, False)
     wanted = [regions.to_runs(mask)["counts"] for mask in logits > 0]
     assert [runs.tolist() for runs in found[:4]] == wanted
 
 
 def test_runs_of_a_crop_lie_where_the_crop_does():
     low_res, axes = case((70, 130), "sam_nano", 2)
-    whole = np.pad(full_size.logits(low_res, axes) > 0, ((0, 0), (3, 5), (7, 1)))
-    parts = full_size.parts(low_res, axes, for_runs=True)
+    logits = full_size.logits(full_size.parts(low_res, axes), 2, axes)
+    whole = np.pad(logits > 0, ((0, 0), (3, 5), (7, 1)))
+    parts = alone(full_size.parts(low_res, axes, for_runs=True))
     found = full_size.runs(parts, axes, False, (7, 3), whole.shape[1:])[:2]
     assert [x.tolist() for x in found] == [regions.to_runs(mask)["counts"] for mask in whole]
 
@@ -69,8 +76,9 @@ def test_runs_of_a_crop_lie_where_the_crop_does():
 def test_a_logit_of_zero(zero_is_inside: bool):
     low_res, axes = case((300, 40), "sam_nano", 1)
     low_res[:] = 0
-    assert (full_size.inside(low_res, axes, zero_is_inside) == zero_is_inside).all()
-    parts = full_size.parts(low_res, axes)
+    found = full_size.inside(full_size.parts(low_res, axes), 1, axes, zero_is_inside)
+    assert (found == zero_is_inside).all()
+    parts = alone(full_size.parts(low_res, axes))
     [runs] = full_size.runs(parts, axes, zero_is_inside)
     assert runs.tolist() == ([0, 12000] if zero_is_inside else [12000])
     _, [box] = full_size.measured(
@@ -97,6 +105,7 @@ def picture_sizes(count: int) -> list[tuple[int, int]]:
     return [sorted(sizes)[i] for i in rng.permutation(count)]
 
 
+@pytest.mark.slow
 def test_two_hundred_sizes_of_pictures_share_some_dozen_programs():
     """What each size compiled stayed for good: 18 to 26 MB for a photograph."""
     loose: Any = {"pred_iou_thresh": -1e9, "stability_score_thresh": 0.3, "output_mode": "coco_rle"}

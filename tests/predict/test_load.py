@@ -14,7 +14,7 @@ from esam_jax.config import MaeConfig
 from esam_jax.convert import model_folder
 from esam_jax.errors import CheckpointError, ConfigError, PromptError
 from esam_jax.models import named
-from esam_jax.predict import sam as predict_sam
+from esam_jax.predict import programs
 from esam_jax.predict.sam import Sam
 
 NAME = "efficientsam_nano"
@@ -58,11 +58,11 @@ def test_bfloat16_parameters_are_rounded_once_and_kept_whole_on_the_host(folder:
 def test_bfloat16_answers_are_those_of_rounding_in_every_call(folder: Path):
     sam = esam_jax.load(folder, dtype="bfloat16")
     pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 3)), jnp.float32)
-    ready, each_call = (predict_sam._encode(sam.model, p, pixels) for p in (sam.ready, sam.params))
+    ready, each_call = (programs.encode(sam.model, p, pixels) for p in (sam.ready, sam.params))
     np.testing.assert_array_equal(ready, each_call)
     points, labels = jnp.ones((1, 1, 2, 2)), jnp.ones((1, 1, 2), jnp.int32)
     answers = [
-        predict_sam._decode(sam.model, params, ready, points, labels, None)
+        programs.decode(sam.model, params, ready, points, labels, None)
         for params in (sam.ready, sam.params)
     ]
     jax.tree.map(np.testing.assert_array_equal, *answers)

@@ -1,12 +1,20 @@
 """Thresholds, choice and run lengths of an answer."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import nano
 
+from esam_jax.errors import DeviceMemoryError
 from esam_jax.models import named
 from esam_jax.ops import regions
-from esam_jax.predict import frames
+from esam_jax.predict import fetch, frames, programs
 from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
 
 HEIGHT, WIDTH = 20, 28
 
@@ -42,3 +50,97 @@ def test_run_lengths_decode_to_the_masks():
     for query, expected in zip(masks.rle(), masks.binary(), strict=True):
         for rle, mask in zip(query, expected, strict=True):
             np.testing.assert_array_equal(regions.from_rle(rle), mask)
+
+
+def on_device(name: str) -> Masks:
+    """The same answer, as if it were still there."""
+    host = answer(name)
+    return Masks(jnp.asarray(host.low_res), jnp.asarray(host.scores), HEIGHT, WIDTH, host.config)
+
+
+@pytest.mark.parametrize("name", ["efficientsam_nano", "sam_nano"])
+def test_it_does_not_matter_where_logits_lie(name: str):
+    host, device = answer(name), on_device(name)
+    np.testing.assert_array_equal(device.binary(), host.binary())
+    np.testing.assert_array_equal(device.binary_on_device(), host.binary())
+    assert device.rle() == host.rle() and device.best_rle()[1] == host.best_rle()[1]
+    np.testing.assert_array_equal(device.logits, host.logits)
+    assert isinstance(device.binary_on_device(), jax.Array)
+
+
+def test_logits_stay_on_the_device_until_they_are_read():
+    masks = on_device("sam_nano")
+    for read in (Masks.best, Masks.rle, Masks.binary, repr, lambda masks: masks[1].best()):
+        read(masks)
+    assert isinstance(masks._rows.logits[0], jax.Array)
+    assert masks.block_until_ready() is masks
+    low_res = masks.low_res
+    assert low_res is masks.low_res and type(low_res) is np.ndarray and low_res.flags.writeable
+    assert type(masks.scores) is np.ndarray and masks.scores.dtype == np.float32
+    # The device keeps nothing of them, and what is changed on the host counts.
+    assert not any(isinstance(x, jax.Array) for x in (*masks._rows.logits, *masks._rows.scores))
+    low_res[0] = -1
+    assert not masks.binary()[0].any() and masks.binary()[1].any()
+
+
+@pytest.mark.parametrize("make", [answer, on_device])
+def test_some_queries_are_taken_as_of_an_array(make: Callable[[str], Masks]):
+    masks = make("sam_nano")
+    for some, wanted in (
+        (masks[1], [1]),
+        (masks[-2], [0]),
+        (masks[1:], [1]),
+        (masks[::-1], [1, 0]),
+        (masks[np.array([True, False])], [0]),
+        (masks[[1, 1, 0]], [1, 1, 0]),
+        (masks[1:][0], [1]),
+        (masks[:0], []),
+    ):
+        assert len(some) == len(wanted) and (some.height, some.width) == (HEIGHT, WIDTH)
+        np.testing.assert_array_equal(some.scores, masks.scores[wanted])
+        np.testing.assert_array_equal(some.low_res, answer("sam_nano").low_res[wanted])
+        np.testing.assert_array_equal(some.best()[1], masks.best()[1][wanted])
+    assert [len(each) for each in masks] == [1, 1]
+    with pytest.raises(IndexError):
+        masks[2]
+
+
+def test_some_queries_hold_on_to_their_own_calls_alone():
+    sam = nano.sam("sam_nano")
+    prompts = [Prompt(points=[[i, i]]) for i in range(9)]
+    masks = sam.segment(nano.picture(HEIGHT, WIDTH), prompts)
+    assert [part.shape[1] for part in masks._rows.logits] == [8, 1]  # prompts of a call
+    assert [part.shape[1] for part in masks[8:]._rows.logits] == [1]
+    np.testing.assert_array_equal(masks[7:].low_res, masks.low_res[7:])
+
+
+@jax.jit
+def too_much(features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An answer of the decoder, were there memory for it: 256 TiB in between."""
+    huge = jnp.sort(jnp.broadcast_to(features.ravel()[0], 2**46) + jnp.arange(2**46))
+    return jnp.zeros((1, 1, 4, 32, 32)) + huge[0], jnp.zeros((1, 1, 4)) + huge[0]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda masks: masks.scores,
+        lambda masks: masks.low_res,
+        lambda masks: masks.logits,
+        *(Masks.best, Masks.rle, Masks.binary, Masks.block_until_ready, repr),
+    ],
+)
+def test_a_full_device_is_reported_where_the_answer_is_read(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[Masks], Any]
+):
+    """The call of the decoder returns, and then its computation fails."""
+    sam, picture = nano.sam("sam_nano"), nano.picture(HEIGHT, WIDTH)
+    embedding, prompt = sam.encode(picture), Prompt(points=[[1, 1]])
+    with monkeypatch.context() as patched:
+        patched.setattr(programs, "decode", lambda model, params, *arrays: too_much(arrays[0]))
+        # As on an accelerator, which nobody waits for.
+        patched.setattr(fetch, "one_at_a_time", lambda result: result)
+        masks = sam.decode(embedding, prompt)
+        with pytest.raises(DeviceMemoryError, match="fewer pictures or prompts"):
+            read(masks)
+    read(sam.decode(embedding, prompt))

@@ -20,7 +20,7 @@ from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, DataError, MissingError, PromptError
 from esam_jax.models import named
 from esam_jax.models.sam.network import Sam as Network
-from esam_jax.predict import sam as predict_sam
+from esam_jax.predict import programs
 from esam_jax.predict.embedding import Embedding
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
@@ -85,7 +85,7 @@ def test_the_network_called_by_hand_agrees():
     sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
     points = np.array([[[[10 * 64 / 56, 12 * 46 / 40], [0, 0]]]], np.float32)
     labels = np.array([[[1, -1]]], np.int32)
-    logits, iou = predict_sam._decode(sam.model, sam.params, encoded.features, points, labels, None)
+    logits, iou = programs.decode(sam.model, sam.params, encoded.features, points, labels, None)
     masks = sam.decode(encoded, PROMPTS[:1])
     np.testing.assert_allclose(masks.low_res[0], logits[0, 0, 1:], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(masks.scores[0], iou[0, 0, 1:], rtol=1e-4, atol=1e-4)
@@ -125,10 +125,10 @@ def test_a_mask_prompt_tells_in_the_sam_wiring():
 
 def test_any_number_of_queries_compiles_few_functions():
     sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
-    before = predict_sam._decode._cache_size()
+    before = programs.decode._cache_size()
     for count in (1, 3, 4, 3, 1):
         sam.decode(encoded, [Prompt(points=[[i, i]]) for i in range(count)])
-    assert predict_sam._decode._cache_size() - before <= 2
+    assert programs.decode._cache_size() - before <= 2
 
 
 def test_one_prompt_needs_no_list(name: str):
@@ -282,10 +282,10 @@ def test_what_is_printed_says_what_it_is():
 def test_other_weights_of_the_same_model_compile_nothing():
     sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
     sam.decode(encoded, PROMPTS[:1])
-    before = predict_sam._decode._cache_size()
+    before = programs.decode._cache_size()
     halved = jax.tree.map(lambda x: x / 2, sam.params)
     Sam(Network(sam.config), halved).decode(encoded.replace(encoder=None), PROMPTS[:1])
-    assert predict_sam._decode._cache_size() == before
+    assert programs.decode._cache_size() == before
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,7 @@ def test_process_0_alone_writes(whole):
     assert steps == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
     started = run(2, cache, workdir=str(tmp_path), pause=PAUSE)
     wait_for_step(tmp_path, 5, started)
@@ -273,6 +274,7 @@ def test_a_cache_that_the_user_names_is_used(whole):
     assert compiled(whole[0])[0] in ("miss", "hit")
 
 
+@pytest.mark.slow
 def test_several_processes_keep_no_programs_unless_the_user_names_a_folder(tmp_path):
     """On GPUs a host that finds its program leaves those that do not waiting for its timings."""
     default = tmp_path / "default"

@@ -185,6 +185,7 @@ def start(tmp_path_factory):
     return start
 
 
+@pytest.mark.slow
 def test_f15_a_host_that_sleeps(start, tmp_path):
     started = start(workdir=str(tmp_path), sleep={"host": 1, "step": 3})
     outputs = processes.finish(started, codes=[75, 75], timeout=180)
@@ -197,6 +198,7 @@ def test_f15_a_host_that_sleeps(start, tmp_path):
     assert "in __next__" not in (tmp_path / "stacks" / "host_000.txt").read_text()
 
 
+@pytest.mark.slow
 def test_f15_a_host_that_is_stopped(start, tmp_path):
     started = start(workdir=str(tmp_path), steps=1000, save=1000, pause=0.05)
     try:

@@ -143,6 +143,7 @@ def test_twenty_updates_of_sami_in_bfloat16():
     assert 2.0**-16 < layouts.difference(ours, losses) < 4 * 2.0**-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "count, devices, runs",
     [

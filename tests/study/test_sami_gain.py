@@ -21,8 +21,6 @@ from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.study import sami_gain
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def test_the_shipped_teacher_is_small_and_good():
     folder = models.locate(sami_gain.TEACHER).path
@@ -48,6 +46,7 @@ def test_plan_starts_the_student_from_sami_and_the_twin_without_an_encoder(tmp_p
     assert runs["segment"].task.decoder_from == sami_gain.TEACHER
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_programs")
 def test_chain_in_two_steps_each(tmp_path, monkeypatch):
     whole = configs.load

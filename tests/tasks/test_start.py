@@ -63,7 +63,6 @@ def _sami_from(path, students=("efficientsam_nano",)):
     return dataclasses.replace(config, task=task)
 
 
-@pytest.mark.usefixtures("compiled_once")  # both kinds initialise the same students
 @pytest.mark.parametrize("kind", ["mae", "sam"])
 def test_sami_starts_from_a_trunk(tmp_path, kind):
     """Of MAE's weights, or of a model: what is behind the trunk is drawn."""

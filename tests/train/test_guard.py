@@ -132,9 +132,6 @@ def test_without_a_fault_the_update_is_the_plain_one():
     assert_same((state.params, state.opt_state), (params, opt_state))
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Runs the toy task in a folder of that name; `edit(number, batch)` may spoil its data."""

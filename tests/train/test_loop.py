@@ -43,8 +43,6 @@ NANO_SEGMENT = toy.config(
     data=DataConfig(source=SCENES, view=PromptedConfig(image_px=64)),
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture
 def use_toy(monkeypatch):
@@ -345,6 +343,7 @@ def finish(process, code=0):
     return errors
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_bits(tmp_path):
     whole, killed, cache = tmp_path / "whole", tmp_path / "killed", tmp_path / "cache"
     finish(start(whole, 15, cache))

@@ -16,7 +16,6 @@ from esam_jax.train import loop
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.telemetry import log
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SHORT = toy.config(steps=4)
 LONG = dataclasses.replace(SHORT, steps=6, optim=dataclasses.replace(SHORT.optim, peak_lr=0.005))
 NAMED = ("steps", "optim.peak_lr")

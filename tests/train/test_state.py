@@ -1,5 +1,7 @@
 """The state: born in pieces, started from given weights, refused when those do not fit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,18 @@ def test_born_sharded_moments_and_all():
     for leaf in (kernel(state.params), moment):
         assert {shard.data.shape for shard in leaf.addressable_shards} == {(4, 8)}  # of 8 x 16
     assert not np.any(moment)
+
+
+def test_a_network_is_drawn_within_its_mesh():
+    """Its forward pass gives the shapes, and a kernel in it must know how it is split."""
+    seen, plain = [], toy.task()
+
+    def init(rng):
+        seen.append(dict(jax.sharding.get_abstract_mesh().shape))
+        return plain.init(rng)
+
+    toy.create(dataclasses.replace(plain, init=init), toy.config(), MESH)
+    assert seen[-1] == {"data": 1, "fsdp": 2, "tensor": 2}
 
 
 def test_sharding_does_not_change_what_is_drawn():

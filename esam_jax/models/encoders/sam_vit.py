@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, SamVitConfig
 from esam_jax.models.parts import stack
-from esam_jax.models.parts.layers import Block, Neck, by_heads, linear, precision
+from esam_jax.models.parts.layers import Block, Neck, attend, linear, precision
 from esam_jax.ops import attention, patches, positions
 
 
@@ -50,10 +50,7 @@ class RelativeAttention(nn.Module):
         q, k = attention.fold_relative_positions(
             q, k, rel_rows, rel_cols, (h, w), per_head[1] ** -0.5, precision(compute)
         )
-        q, k, v = by_heads(q), by_heads(k), by_heads(v)
-        mixed = attention.attend(
-            q, k, v, scale=1.0, impl=compute.attention, precision=precision(compute)
-        )
+        mixed = attend(q, k, v, compute, scale=1.0)
         return linear(D, compute, "out", axes=2)(mixed).reshape(B, h, w, D)
 
 
@@ -76,10 +73,10 @@ class SamVitEncoder(nn.Module):
     def _block(self, i: int) -> nn.Module:
         cfg = self.config
         window = None if i in cfg.global_blocks else cfg.window
-        attend = functools.partial(
+        module = functools.partial(
             RelativeAttention, cfg.heads, window, window or cfg.grid, self.compute
         )
-        return Block(attend, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
+        return Block(module, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
 
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
         """Features with `neck_width` channels; ConfigError unless patches tile the image."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig
 from esam_jax.ops import attention, products
-from esam_jax.sharding import constrain
+from esam_jax.sharding import LOGICAL, constrain
 
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -112,12 +112,11 @@ class Attention(nn.Module):
         value = key if value is None else value
         width, compute = query.shape[-1], self.compute
         per_head = (self.heads, width // self.heads)
-        mixed = attention.attend(
-            by_heads(linear(per_head, compute, "query")(query)),
-            by_heads(linear(per_head, compute, "key")(key)),
-            by_heads(linear(per_head, compute, "value")(value)),
-            impl=compute.attention,
-            precision=precision(compute),
+        mixed = attend(
+            linear(per_head, compute, "query")(query),
+            linear(per_head, compute, "key")(key),
+            linear(per_head, compute, "value")(value),
+            compute,
         )
         return linear(width, compute, "out", axes=2)(by_heads(mixed))
 
@@ -135,6 +134,25 @@ class Mlp(nn.Module):
         hidden = constrain(linear(self.width, self.compute, "hidden")(x), "batch", ..., "mlp")
         hidden = activation(hidden)
         return linear(x.shape[-1], self.compute, "out")(hidden)
+
+
+def attend(
+    q: Float[Array, "*X N A K"],
+    k: Float[Array, "*X J A K"],
+    v: Float[Array, "*X J A C"],
+    compute: ComputeConfig,
+    scale: float | None = None,
+) -> Float[Array, "*X N A C"]:
+    """`attention.attend`, with images and heads on the devices that hold theirs."""
+    return attention.attend(
+        by_heads(q),
+        by_heads(k),
+        by_heads(v),
+        scale=scale,
+        impl=compute.attention,
+        precision=precision(compute),
+        split=(LOGICAL["batch"], LOGICAL["heads"]),
+    )
 
 
 def by_heads(x: Float[Array, "*X N A K"]) -> Float[Array, "*X N A K"]:

@@ -85,10 +85,16 @@ class SamiDecoder(nn.Module):
     ) -> Float[Array, "B V+U E"]:
         cfg, dtype = self.config, visible_BVE.dtype
         table_SE = self.param("positions", _first_positions, (self.grid**2, cfg.width))
-        position_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width).astype(dtype)
+        position_NE = positions.resample(table_SE, *grid).reshape(-1, cfg.width)
+
+        def picked(indices: Int[Array, "B _"]) -> Float[Array, "B _ E"]:
+            # Rounded when they are picked: the gradient of a row is summed over all images, too
+            # many to add up in 16 bits.
+            return position_NE[indices].astype(dtype)
+
         token_E = self.param("mask_token", nn.initializers.normal(0.02), (cfg.width,))
-        visible_BVE = visible_BVE + position_NE[visible_BV]
-        masked_BUE = token_E.astype(dtype) + position_NE[masked_BU]
+        visible_BVE = visible_BVE + picked(visible_BV)
+        masked_BUE = token_E.astype(dtype) + picked(masked_BU)
         blocks = [CrossBlock(cfg, self.compute, name=f"block_{i:02d}") for i in range(cfg.depth)]
         masked_BUE = stack.through(blocks, masked_BUE, visible_BVE, compute=self.compute)
         merged_BNE = jnp.concatenate([visible_BVE, masked_BUE], axis=1)

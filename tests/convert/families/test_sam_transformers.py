@@ -377,6 +377,7 @@ def test_epsilon_of_the_two_way_decoder_is_written(torch, transformers):
         check_prompts(torch, default, network, embedding, theirs, prompts)
 
 
+@pytest.mark.slow
 def test_full_size_model_gives_the_same_numbers(torch, transformers):
     """The embedding is held against segment-anything's, as ours is in the parity tests.
 

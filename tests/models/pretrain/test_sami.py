@@ -1,5 +1,7 @@
 """SAMI: who sees whom, the order of the result, and the encoder that is taken over."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,3 +108,15 @@ def test_bfloat16_stays_close(params):
     expected = predict(params, PIXELS, VISIBLE, MASKED)
     error = np.abs(found - expected).max() / np.sqrt((expected**2).mean())
     assert error < 0.2  # some twenty roundings to 8 bits, each up to 2 ** -9
+
+
+def test_rows_of_position_tables_gather_their_gradients_in_32_bits(params):
+    """A row's gradient is a sum over all images, of which 16 bits would lose the small addends."""
+    half = Sami(ENCODER, DECODER, 7, ComputeConfig(dtype="bfloat16"))
+
+    def loss(params):
+        return half.apply({"params": params}, PIXELS, VISIBLE, MASKED).sum()
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(params))
+    tables = re.findall(r":(\w+)\[16,\d+\] = scatter-add", program)
+    assert tables == ["f32"] * 3  # the decoder's for visible and masked tokens, the encoder's

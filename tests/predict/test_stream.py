@@ -1,0 +1,131 @@
+"""Masks of a stream of pictures come in order, with little read ahead and every error named."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import nano
+from PIL import Image
+
+from esam_jax.errors import DataError, DeviceMemoryError, EsamError, MissingError, PromptError
+from esam_jax.predict import programs, stream
+from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
+
+SAM = nano.sam("sam_nano")
+POINT = Prompt(points=[[3, 4]])
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    return [nano.picture(20 + i, 30, i) for i in range(count)]
+
+
+def test_masks_are_those_of_each_picture_alone_in_their_order(tmp_path: Path):
+    given: list[Any] = pictures(5)
+    for i, path in ((1, tmp_path / "a.png"), (3, str(tmp_path / "b.png"))):
+        Image.fromarray(given[i]).save(path)
+        given[i] = path
+    lists = [POINT, [POINT, Prompt(box=[1, 2, 20, 18])], [], [POINT], [POINT]]
+    found = list(SAM.segment_many(iter(given), iter(lists), together=2))
+    for picture, prompts, masks in zip(pictures(5), lists, found, strict=True):
+        [wanted] = SAM.segment([picture], [prompts])
+        assert (masks.height, masks.width) == picture.shape[:2] and len(masks) == len(wanted)
+        np.testing.assert_allclose(masks.low_res, wanted.low_res, rtol=1e-4, atol=1e-4)
+    single = SAM.segment_many(pictures(1), [POINT], multimask=False)
+    assert [masks.scores.shape for masks in single] == [(1, 1)]
+
+
+BAD = [
+    ("missing.png", POINT, MissingError, r"missing\.png cannot be read"),
+    (np.zeros((8, 8), np.uint8), POINT, DataError, r"pictures\[1\] has shape \(8, 8\)"),
+    (nano.picture(8, 8), Prompt(points=[[9.5, 3]]), PromptError, r"pictures\[1\]: points has"),
+    (nano.picture(8, 8), [3], PromptError, r"pictures\[1\]: prompts must be a list of Prompt"),
+]
+
+
+@pytest.mark.parametrize(("picture", "asked", "kind", "message"), BAD)
+def test_what_is_wrong_is_named_and_costs_itself_alone(
+    picture: Any, asked: Any, kind: type[EsamError], message: str
+):
+    first, last = pictures(2)
+    given = [first, picture, last], [POINT, asked, POINT]
+    before, error, after = SAM.segment_many(*given, errors="return")
+    assert isinstance(before, Masks) and isinstance(after, Masks) and isinstance(error, kind)
+    np.testing.assert_array_equal(after.scores.shape, (1, 3))
+    answers = SAM.segment_many(*given)
+    assert isinstance(next(answers), Masks)
+    with pytest.raises(kind, match=message):
+        next(answers)
+
+
+def test_there_is_one_list_of_prompts_for_each_picture():
+    with pytest.raises(PromptError, match="has 1 lists and more pictures: give one list for each"):
+        list(SAM.segment_many(pictures(2), [POINT]))
+    with pytest.raises(PromptError, match="has 1 pictures and more lists: give one list for each"):
+        list(SAM.segment_many(pictures(1), [POINT, POINT]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"errors": "skip"}, "errors is 'skip', but must be"), ({"together": 0}, "together is 0")],
+)
+def test_options_are_checked_first(options: dict[str, Any], message: str):
+    with pytest.raises(PromptError, match=message):
+        SAM.segment_many(pictures(1), [POINT], **options)
+
+
+def test_few_pictures_are_taken_ahead():
+    taken = 0
+
+    def given() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for picture in pictures(20):
+            taken += 1
+            yield picture
+
+    answers = SAM.segment_many(given(), [POINT] * 20, together=2)
+    done = 0
+    for done, _ in enumerate(answers, 1):
+        assert taken <= min(20, done + 2 * 2 + 1)
+    assert done == taken == 20
+
+
+def test_an_endless_stream_can_be_left():
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            yield nano.picture(8, 8)
+
+    def always() -> Iterator[Prompt]:
+        while True:
+            yield POINT
+
+    answers = SAM.segment_many(endless(), always(), together=1)
+    assert isinstance(next(answers), Masks)
+    answers.close()
+    assert not [each for each in threading.enumerate() if "ThreadPoolExecutor" in each.name]
+
+
+def test_a_full_device_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(programs, "decode", full)
+    with pytest.raises(DeviceMemoryError, match="fewer pictures or prompts"):
+        list(SAM.segment_many(pictures(2), [POINT] * 2, errors="return"))
+
+
+def test_what_is_done_with_an_answer_is_done_in_threads():
+    requests = list(stream.requests_of(pictures(3), [POINT] * 3, SAM))
+    seen = []
+
+    def then(request: Any, answer: stream.Answer) -> tuple[str, int]:
+        seen.append(threading.get_ident())
+        assert answer.picture is not None and isinstance(answer.masks, Masks)
+        return request.name, len(answer.picture)
+
+    done = list(stream.answered(SAM, requests, then, together=1, device_count=2, each=2))
+    assert done == [(f"pictures[{i}]", 20 + i) for i in range(3)]
+    assert threading.get_ident() not in seen
