@@ -145,7 +145,7 @@ def _full_size(config: SamConfig, logits: jax.ShapeDtypeStruct) -> _Program:
     places, axes = np.zeros((1, candidates), np.int32), frames.enlarging(px, px, config)
     zero_is_inside = config.decoder.traits.zero_is_inside
 
-    def masks(_: network.Sam, logits: jax.Array, places: jax.Array) -> jax.Array:
+    def masks(_: network.Sam, logits: jax.Array, places: Any) -> jax.Array:
         return full_size.on_device((logits,), places, axes, zero_is_inside)
 
     return _Program(masks, (logits, places))

@@ -141,8 +141,8 @@ def parts(low_res: Float[np.ndarray, "X h w"], axes: Axes, *, for_runs: bool = F
 def logits(parts: Parts, count: int, axes: Axes) -> Float[np.ndarray, "X H W"]:
     """Logits at full size, float32."""
     out = np.empty((count, *axes.size), np.float32)
-    for *place, found in each_behind(_of_tiles(parts, axes, lambda logits: logits)):
-        _put(out, *place, found)
+    for which, y, x, found in each_behind(_of_tiles(parts, axes, lambda logits: logits)):
+        _put(out, which, y, x, np.asarray(found))
     return out
 
 
@@ -150,8 +150,8 @@ def inside(parts: Parts, count: int, axes: Axes, zero_is_inside: bool) -> Bool[n
     """Masks at full size. EfficientSAM's callers count a logit of 0 as inside, SAM's do not."""
     out = np.empty((count, *axes.size), bool)
     packed = partial(_packed, zero_is_inside=zero_is_inside)
-    for *place, found in each_behind(_of_tiles(parts, axes, packed)):
-        _put(out, *place, np.unpackbits(found, axis=2, bitorder="little").view(bool))
+    for which, y, x, found in each_behind(_of_tiles(parts, axes, packed)):
+        _put(out, which, y, x, np.unpackbits(found, axis=2, bitorder="little").view(bool))
     return out
 
 
