@@ -60,7 +60,7 @@ def test_a_finished_run_is_lengthened_and_again_is_nothing(tmp_path, capsys):
     assert config_file.history(tmp_path) == wanted
 
 
-def test_another_schedule_compiles_nothing(tmp_path, compiled, monkeypatch):
+def test_another_schedule_compiles_nothing(tmp_path):
     """Neither does it keep the old one: its numbers are arguments of the same program."""
     slower = dataclasses.replace(LONG.optim, warmup_steps=3, final_lr=0.001)
     other = dataclasses.replace(LONG, optim=slower)
