@@ -132,7 +132,26 @@ def controller():
     """Starts the pods of the job together until all are done, as JobSet's controller does."""
     jobset = json.loads((CLUSTER / "jobset.json").read_text())
     pods = []
-    signal.signal(signal.SIGTERM, lambda *_: (stop(pods, jobset), os._exit(0)))
+    signal.signal(signal.SIGTERM, deleted)
+    try:
+        return outcome(jobset, pods)
+    except DeletedError:
+        stop(pods, jobset)
+        os._exit(0)
+
+
+class DeletedError(Exception):
+    pass
+
+
+def deleted(*_):
+    # Not `stop` itself: what is interrupted may hold the lock with which a pod is waited for.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise DeletedError
+
+
+def outcome(jobset, pods):
+    """How the job ends; `pods` holds those that are running."""
     policy = jobset["spec"]["failurePolicy"]
     for number in range(policy["maxRestarts"] + 1):
         (CLUSTER / "restarts").write_text(str(number))
