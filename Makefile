@@ -35,7 +35,7 @@ test: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
 
 # What takes minutes more than a change should wait for; CI runs both.
 test-slow: $(VENV)/.installed-dev $(if $(WITH_TORCH),$(VENV)/.installed-torch)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not nightly"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

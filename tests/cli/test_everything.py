@@ -134,6 +134,7 @@ def test_what_a_dead_call_left_unfinished_is_removed(album: Path, tmp_path: Path
     assert not any(file.exists() for file in gone) and all(file.exists() for file in stay)
 
 
+@pytest.mark.slow
 def test_two_devices_write_what_one_writes(album: Path, tmp_path: Path):
     (album / "002.png").write_bytes(b"no picture")
     argv = ["everything", str(album), "--model", "quickstart_teacher", "--overlays", "--json"]

@@ -177,6 +177,7 @@ def main():
     print(json.dumps([measured(NAME, MeshConfig(fsdp=2)), read]), flush=True)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_half_each():
     outputs = processes.finish(processes.start([__file__], 2, devices=2))
     (first, read), (second, others) = (json.loads(out.splitlines()[-1]) for out, _ in outputs)

@@ -88,6 +88,7 @@ def test_every_task_has_a_case():
 NIGHTLY = ("sami_cosine", "segment_low_res")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=[pytest.mark.nightly] if x in NIGHTLY else []) for x in CASES],

@@ -34,6 +34,7 @@ def with_memory(size):
     return dataclasses.replace(CPU, memory_bytes=size)
 
 
+@pytest.mark.slow
 def test_a_step_that_fits_and_one_that_does_not(as_toy):
     roomy = report.make(config(), with_memory(2**30))
     assert roomy.compiled.fits is True and roomy.changes == []

@@ -37,6 +37,7 @@ def prompt(rng: np.random.Generator, shapes: Shapes) -> Prompt:
     return Prompt(points=np.zeros((rng.integers(1, shapes.points + 1), 2)), mask=mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wiring", "shapes"),
     [

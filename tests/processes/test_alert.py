@@ -33,6 +33,7 @@ def toys(monkeypatch):
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_says_so_in_every_way(toys, hook, tmp_path):
     cfg = toy.config(mesh=MeshConfig(data=8), alert=hook)
     loop.run(cfg, tmp_path / "run")
@@ -173,6 +174,7 @@ def test_a_command_that_cannot_be_is_refused_first(toys, tmp_path, command, word
     alert.require("sh -c 'mail -s \"$ESAM_EVENT\" me'")
 
 
+@pytest.mark.slow
 def test_of_two_hosts_that_hang_one_tells(hook, tmp_path):
     wishes = {"hang_seconds": 8, "peers": {"heartbeat_seconds": 100}, "alert": hook}
     wishes |= {"workdir": str(tmp_path / "run"), "sleep": {"host": 1, "step": 3}}

@@ -236,6 +236,7 @@ def test_f01_sigterm_on_any_host_saves_one_agreed_step(whole, cache, tmp_path):
     assert_same_end(whole[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_f02_a_lost_host_ends_the_others_and_the_run_resumes(whole, cache, tmp_path):
     started = run(2, cache, workdir=str(tmp_path), pause=PAUSE, save=20)
     wait_for_step(tmp_path, 22, started)

@@ -125,6 +125,7 @@ def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
 alone = functools.cache(layouts.train)
 
 
+@pytest.mark.slow
 def test_twenty_updates_of_sami_whatever_the_layout():
     """One layout that changes everything at once; `matrix.py` trains each."""
     losses, rows = alone(Layout(task="sami"))
@@ -135,6 +136,7 @@ def test_twenty_updates_of_sami_whatever_the_layout():
     assert rows == seen == layouts.expected_rows(cfg, 0, layouts.STEPS)[1]
 
 
+@pytest.mark.slow
 def test_twenty_updates_of_sami_in_bfloat16():
     """bfloat16 rounds by 2 ** -9; the parameters, their moments and every norm stay float32."""
     losses, rows = alone(Layout(task="sami"))

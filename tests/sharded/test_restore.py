@@ -29,6 +29,7 @@ def stayed(start, tmp_path_factory):
     return folder, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other", [Layout(data=2, tensor=4), Layout(fsdp=8, accumulate=2), Layout()]
 )

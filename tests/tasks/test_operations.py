@@ -152,6 +152,7 @@ def _gradient(cfg):
     return step, (params, frozen, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sami_ti", "segment_ti"])
 def test_steps_as_xla_counts_them(name):
     cfg = configs.load(name)
@@ -192,6 +193,7 @@ def test_sami_on_paper():
         assert low < per_example(configs.load(f"sami_{name}")) / GIGA < high
 
 
+@pytest.mark.slow
 def test_enlarged_teacher_and_trunk_features():
     cfg = configs.load("sami_ti")
 

@@ -231,6 +231,7 @@ def test_first_prompts_train_the_candidates_and_never_the_single_mask():
     assert not scores[:, 0].any() and scores[:, 1:].all(0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wiring", ["efficientsam", "sam"])
 def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
     model, kept = f"{wiring}_nano", {}

@@ -77,6 +77,7 @@ def run(tmp_path):
     return start
 
 
+@pytest.mark.slow
 def test_two_processes_save_keep_and_read(run, tmp_path):
     assert run(SAVES) == [["[]", "4"]] * 2
     folder = tmp_path / "checkpoints"

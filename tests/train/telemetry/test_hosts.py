@@ -49,6 +49,7 @@ def test_a_single_process_has_nobody_to_compare_with():
     assert alone.exchange(1, Span(steps=1, seconds=1.0, durations=[1.0])) == {} == alone.last()
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_which_waits_for_its_data(tmp_path):
     wishes = {"workdir": str(tmp_path), "steps": 9, "save": 9, "log_every_steps": 3}
     wishes["alert"] = hooks.noting(tmp_path)
