@@ -20,6 +20,7 @@ from esam_jax.predict.prompt import Prompt
 from esam_jax.words import counted
 
 _RESULTS = ("low_res", "logits", "binary", "best", "rle", "best_rle")
+_RUNS = ("rle", "best_rle")
 _OF_ALL = ("low_res", "logits", "binary", "rle")  # of every candidate, not of the best
 
 
@@ -69,7 +70,7 @@ def run(sam: Any, shapes: Shapes) -> Iterator[Compiled]:
     """
     kinds = _kinds(sam, shapes)
     yield _timed(f"pictures of up to {shapes.pixels:,} pixels", _inputs, sam, shapes.pixels)
-    black = [np.zeros((*size, 3), np.uint8) for size in full_size.sizes_of_each_tile()]
+    black = _black(full_size.sizes_of_each_tile())
     # Each alone: together they would be another shape.
     yield _timed("encoder, 1 picture", lambda: [sam.encode(each) for each in black])
     for kind in kinds:
@@ -77,9 +78,18 @@ def run(sam: Any, shapes: Shapes) -> Iterator[Compiled]:
         for queries in batches.sizes(shapes.prompts, room.most_prompts() if many else batches.FEW):
             what = f"decoder and masks, {counted(queries, 'prompt')} of {_about(kind)}"
             yield _timed(what, _alone, sam, black, [kind] * queries, shapes)
+    runs = dataclasses.replace(shapes, results=tuple(x for x in shapes.results if x in _RUNS))
+    if runs.results:
+        long = _black(full_size.sizes_of_more_tiles(shapes.pixels))
+        queries = max(batches.sizes(shapes.prompts, room.most_prompts()))
+        yield _timed("run lengths", _alone, sam, long, [kinds[0]] * queries, runs)
     for count in range(2, shapes.pictures + 1):
         what = f"encoder, decoder and masks, {count} pictures"
         yield _timed(what, _together, sam, (black * count)[:count], kinds[0], shapes)
+
+
+def _black(sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    return [np.zeros((*size, 3), np.uint8) for size in sizes]
 
 
 def _kinds(sam: Any, shapes: Shapes) -> list[Prompt]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from esam_jax.ops import bits
+from esam_jax.ops import bits, regions
 from esam_jax.ops.positions import Taps
 from esam_jax.predict import programs, tiles
 from esam_jax.predict.fetch import each_behind
@@ -32,6 +32,7 @@ _PIXELS_AT_ONCE = 2**22
 _ON_ACCELERATOR = 2**26
 _MOST_MASKS = 256
 _TURNS_BYTES = 2**26  # of turns of all tiles of the masks of one call
+_LEAST_ROOM = 4  # tiles whose turns one program marks, or a power of two times as many
 _LONGEST = 4096  # rows or columns that taps are made for at once; more come in powers of two
 _MEASURED_AT_ONCE = 2**20  # pixels of a tile of all masks that are measured together, on a CPU
 
@@ -92,6 +93,27 @@ def sizes_of_each_tile() -> list[tuple[int, int]]:
     """Of the smallest pictures that are covered by each of the two."""
     small, _ = _SIDES if jax.default_backend() == "cpu" else SIDES_OF_ACCELERATORS
     return [(1, 1), (1, 4 * small + 1)]
+
+
+def sizes_of_more_tiles(pixels: int) -> list[tuple[int, int]]:
+    """Of pictures whose run lengths need all further programs of any with up to so many pixels."""
+    _, large = _SIDES if jax.default_backend() == "cpu" else SIDES_OF_ACCELERATORS
+    most = max(
+        down * -(-min(regions.MAX_SIDE, pixels // rows) // large)
+        for down in range(1, -(-regions.MAX_SIDE // large) + 1)
+        if (rows := (down - 1) * large + 1) <= pixels
+    )
+    found, room = [], _LEAST_ROOM
+    while room < most:
+        down = -(-(room + 1) * large // regions.MAX_SIDE)
+        found.append((1 + (down - 1) * large, 1 + room // down * large))
+        room *= 2
+    return found
+
+
+def _room(tiles: int) -> int:
+    """For the turns of so many tiles: a power of two, so that few programs are compiled."""
+    return max(_LEAST_ROOM, 1 << (tiles - 1).bit_length())
 
 
 class _Place(NamedTuple):
@@ -214,8 +236,7 @@ def runs(
     """
     height, width = size or axes.size
     down, across = axes.tile_counts
-    # To a power of two, so that few programs are compiled.
-    room = 1 << (down * across - 1).bit_length()
+    room = _room(down * across)
     turned = each_behind(
         tiles.turned(part, axes.cover, side=axes.side, tiles=room, zero_is_inside=zero_is_inside)
         for part in low_res
