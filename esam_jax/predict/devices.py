@@ -4,10 +4,12 @@ import collections
 import contextlib
 import queue
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+
+from esam_jax.predict.thread_pool import ThreadPool
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -56,18 +58,14 @@ def share(
         finally:
             idle.put((device, copied))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPool(threads) as pool:
         begun: collections.deque[tuple[Item, Future[Answer]]] = collections.deque()
-        try:
-            for item in items:
-                begun.append((item, pool.submit(next_one, item)))
-                # Far enough ahead that a slow item does not make other devices wait, but bounded.
-                if len(begun) == (1 + ahead) * threads:
-                    first, answer = begun.popleft()
-                    yield first, answer.result()
-            while begun:
+        for item in items:
+            begun.append((item, pool.submit(next_one, item)))
+            # Far enough ahead that a slow item does not make other devices wait, but bounded.
+            if len(begun) == (1 + ahead) * threads:
                 first, answer = begun.popleft()
                 yield first, answer.result()
-        finally:
-            for _, answer in begun:
-                answer.cancel()
+        while begun:
+            first, answer = begun.popleft()
+            yield first, answer.result()

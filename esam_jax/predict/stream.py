@@ -6,7 +6,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -19,6 +19,7 @@ from esam_jax.errors import DeviceMemoryError, EsamError, PromptError
 from esam_jax.predict import devices, picture_array
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.thread_pool import ThreadPool
 
 TOGETHER = 8  # pictures in one call, and as many more read ahead
 _READERS = 4  # threads for each device
@@ -72,7 +73,8 @@ def answered(
     """`then(request, answer)` of each request, called in threads, in the order of the requests.
 
     So many pictures `together` are one call, and as many more are read ahead. `each` as
-    `devices.share` has it. DeviceMemoryError is no answer, but raised.
+    `devices.share` has it. DeviceMemoryError is no answer, but raised. Who leaves before the end
+    waits for nothing: what is being read or computed ends in its thread.
     """
     device_count = max(1, min(device_count, jax.local_device_count()))
 
@@ -80,8 +82,7 @@ def answered(
         answers = _of_group(sam, group, multimask)
         return [then(request, answer) for request, answer in answers]
 
-    readers = ThreadPoolExecutor(_READERS * device_count)
-    try:
+    with ThreadPool(_READERS * device_count) as readers:
         begun = (
             [(request, readers.submit(_or_error, request.read)) for request in group]
             for group in _in_groups(requests, together)
@@ -89,8 +90,6 @@ def answered(
         shared = devices.share(begun, sam, work, count=device_count, ahead=1, each=each)
         for _, done in shared:
             yield from done
-    finally:
-        readers.shutdown(cancel_futures=True)
 
 
 def requests_of(pictures: Iterable[Any], prompts: Iterable[Any], sam: Any) -> Iterator["_Given"]:

@@ -1,5 +1,6 @@
 """Work is shared by devices, and answers come in order."""
 
+import gc
 import queue
 import threading
 import types
@@ -39,6 +40,36 @@ def test_answers_come_in_order_and_few_items_are_taken_ahead(count: int, each: i
         if done == 1:
             assert taken >= 1 + ahead  # what is read ahead has begun
     assert done == 20
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_leaving_waits_for_no_thread(collected: bool):
+    # The garbage collector can close a generator while a thread starts, where a join never ends.
+    sam, begun, go_on = nano.sam("sam_nano"), threading.Semaphore(0), threading.Event()
+    worked, ended = [], []
+
+    def work(_: Sam, item: int) -> None:
+        worked.append(item)
+        if item:
+            begun.release()
+            go_on.wait(20)
+            ended.append(item)
+
+    before = set(threading.enumerate())
+    answers = devices.share(iter(range(100)), sam, work, count=1, ahead=3)
+    assert next(answers) == (0, None)
+    assert begun.acquire(timeout=60)  # item 1 is worked on, and 2 and 3 wait
+    if collected:
+        del answers
+        gc.collect()
+    else:
+        answers.close()
+    assert not ended
+    go_on.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert worked == [0, *ended] == [0, 1]  # what had not begun never does
 
 
 def test_every_device_works_with_its_own_copy():

@@ -102,10 +102,15 @@ def test_an_endless_stream_can_be_left():
         while True:
             yield POINT
 
+    before = set(threading.enumerate())
     answers = SAM.segment_many(endless(), always(), together=1)
     assert isinstance(next(answers), Masks)
+    threads = set(threading.enumerate()) - before
+    assert threads
     answers.close()
-    assert not [each for each in threading.enumerate() if "ThreadPoolExecutor" in each.name]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_a_full_device_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch):
