@@ -103,7 +103,7 @@ def test_ratio_rate_and_share_are_of_medians():
     assert row((2.0,)).ratio is None
 
 
-@pytest.mark.parametrize("wiring", tiny.WIRINGS)
+@pytest.mark.parametrize("wiring", ["sam", pytest.param("efficientsam", marks=pytest.mark.slow)])
 def test_every_part_of_a_model(wiring: str):
     config = tiny.config(wiring)
     sam = Sam(network.Sam(config), tiny.params(config))

@@ -274,6 +274,7 @@ def test_a_mask_of_16_bits_counts_however_dark_it_is(model: str, tmp_path: Path)
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_a_narrow_range_of_16_bits_is_warned_of_and_stretched_by_choice(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -37,7 +37,11 @@ CUT_SHORT = {
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }
-PAGES = [page for page in documents.PAGES if any(block.runs for block in documents.blocks(page))]
+PAGES = [
+    pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name == "inference.md"))
+    for page in documents.PAGES
+    if any(block.runs for block in documents.blocks(page))
+]
 
 
 @pytest.fixture
@@ -118,7 +122,7 @@ def run_page(page: Path) -> None:
                 run(block, names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run_in_their_order(page, folder):
     run_page(page)
 

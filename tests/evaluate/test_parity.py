@@ -32,6 +32,7 @@ def test_golden_case_of_a_kind(listing):
     assert all(stage.error > 1e-8 for stage in report.stages[:3])
 
 
+@pytest.mark.slow
 def test_golden_case_of_mae():
     report = parity.against_golden(named.model("mae_b"))
     assert report.holds and "another size of this kind" in report.against  # it has a decoder

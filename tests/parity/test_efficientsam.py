@@ -15,8 +15,8 @@ CASES = (
     "efficientsam_small_test_native",
     "epsilon_efficientsam_small_test",
     "efficientsam_ti_a",
-    "efficientsam_ti_b",
-    "efficientsam_s_a",
+    pytest.param("efficientsam_ti_b", marks=pytest.mark.slow),
+    pytest.param("efficientsam_s_a", marks=pytest.mark.slow),
 )
 
 

@@ -15,7 +15,7 @@ from esam_jax.predict import frames
 CASES = (
     "sam_small_test",
     "epsilon_sam_small_test",
-    "sam_vit_b_a",
+    pytest.param("sam_vit_b_a", marks=pytest.mark.slow),
     "mobile_sam_a",
     "epsilon_mobile_sam",
 )

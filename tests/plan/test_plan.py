@@ -135,6 +135,7 @@ def test_a_mesh_that_leaves_devices_idle_is_refused(as_toy):
         report.make(cfg, with_memory(2**30))
 
 
+@pytest.mark.slow
 def test_time_and_money():
     cfg, pod = configs.load("sami_s"), topologies.parse("v5e:8x8")
     bill = costs.bill(cfg, pod, 64, mfu=0.5, price=2.0)

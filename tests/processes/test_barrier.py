@@ -3,6 +3,7 @@
 import json
 import time
 
+import pytest
 from helpers import processes
 
 from esam_jax.processes.barrier import SaveBarrier
@@ -51,6 +52,7 @@ print(json.dumps({"seen": seen, "seconds": time.monotonic() - begin}))
 """
 
 
+@pytest.mark.slow
 def test_f06_hosts_do_not_wait_for_one_that_cannot_write():
     outputs = processes.finish(processes.start(["-c", PROGRAM], 2))
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in outputs)

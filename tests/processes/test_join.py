@@ -196,6 +196,7 @@ def wait_for_step(folder, step, started):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_process_0_alone_writes(whole):
     folder, ((out, errors), (other_out, other_errors)) = whole
     ours, theirs = (json.loads(text.splitlines()[-1]) for text in (out, other_out))

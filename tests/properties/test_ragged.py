@@ -90,7 +90,9 @@ def compiled(run) -> int:
     return programs.decode._cache_size()
 
 
-@pytest.mark.parametrize("name", nano.NAMES)
+@pytest.mark.parametrize(
+    "name", ["efficientsam_nano", pytest.param("sam_nano", marks=pytest.mark.slow)]
+)
 def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
     asked = all_questions(name, *SIZES[0])
 

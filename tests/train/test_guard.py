@@ -105,6 +105,7 @@ def test_f19_what_is_not_finite_on_one_device_is_skipped_by_all(spoilt):
     assert count == 4 and metrics["learning_rate"] == optimiser.rate(3, optimiser.schedule)
 
 
+@pytest.mark.slow
 def test_without_a_fault_the_update_is_the_plain_one():
     """Against optax alone, to the bit: the select changes no rounding.
 
@@ -315,6 +316,7 @@ def process():
         print("update", json.dumps({**found, "sums": sums}))
 
 
+@pytest.mark.slow
 def test_f19_an_infinite_gradient_on_one_host_is_skipped_on_every_host():
     outputs = processes.finish(processes.start([__file__], 2))
     first, second = [

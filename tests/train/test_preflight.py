@@ -276,6 +276,7 @@ def test_the_command_prints_a_table_and_exits_with_two(tmp_path, monkeypatch, ca
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     script = pathlib.Path(toy.__file__).with_name("toy_run.py")
     wishes = json.dumps({"workdir": str(tmp_path / "run"), "preflight": True, "save": 1000})

@@ -62,7 +62,7 @@ NO_PATTERN = sam_vit(1)  # a loop over the last two alone
         (vit, "none"),
         (vit, "blocks"),
         (ROUNDS, "none"),
-        (NO_PATTERN, "none"),
+        pytest.param(NO_PATTERN, "none", marks=pytest.mark.slow),
         (NO_PATTERN, "blocks"),  # in a loop and outside of it
         (sam_vit(), "none"),
     ],
