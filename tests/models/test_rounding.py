@@ -139,7 +139,8 @@ FEW = tiny.config("sam", heads=1)  # with few tokens their key's bias is not rea
 @pytest.mark.parametrize(
     ("config", "compute", "points"),
     [
-        *((*each, 2) for each in networks() if HALF in each and TINY_VIT not in each),
+        (tiny.config("efficientsam"), HALF, 2),
+        pytest.param(tiny.config("sam"), HALF, 2, marks=pytest.mark.slow),
         pytest.param(TINY_VIT, HALF, 2, marks=pytest.mark.slow),
         (FEW, HALF, 6),
     ],

@@ -16,6 +16,8 @@ from esam_jax.evaluate import golden
 from esam_jax.models.pretrain.mae import Mae
 from esam_jax.ops import images, losses, masking, patches
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def case():

@@ -16,7 +16,7 @@ CASES = (
     "sam_small_test",
     "epsilon_sam_small_test",
     pytest.param("sam_vit_b_a", marks=pytest.mark.slow),
-    "mobile_sam_a",
+    pytest.param("mobile_sam_a", marks=pytest.mark.slow),
     "epsilon_mobile_sam",
 )
 STRIDE = 7  # of the samples of logits

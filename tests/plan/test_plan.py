@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import pytest
@@ -174,6 +175,14 @@ def test_the_table_has_a_row_for_each_plan_that_is_there(tmp_path):
         f"| `sami_ti` | `a100:1x8` | no | 90.0 | `--accumulate 2`: 45.0 "
         f"| {plan.bill.floor_seconds:.3f} | {plan.bill.hours:.1f} | ${plan.bill.dollars:,.0f} |"
     ]
+
+
+@pytest.mark.parametrize(("code", "kept"), [(0, True), (2, False), (3, True), (4, True)])
+def test_a_plan_that_does_not_fit_is_kept_too(code, kept, monkeypatch, tmp_path):
+    done = types.SimpleNamespace(returncode=code, stdout="{}")
+    monkeypatch.setattr(cells.subprocess, "run", lambda command, **options: done)
+    cells.plan("sami_ti", "a100:1x8", tmp_path)
+    assert cells._file("sami_ti", "a100:1x8", tmp_path).exists() == kept
 
 
 def test_every_accelerator_has_a_price():

@@ -272,6 +272,7 @@ def compiled(folder):
     return [line["cache"] for line in lines if line.get("event") == "compile"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_the_user_names_is_used(whole):
     assert compiled(whole[0])[0] in ("miss", "hit")
 

@@ -17,6 +17,7 @@ from esam_jax.typing import PADDING
 SIZES = [(40, 56), (64, 64), (90, 17)]
 MASK = np.random.default_rng(0).random((9, 11)) > 0.5
 MOST_PROGRAMS = 8
+NAMES = ["efficientsam_nano", pytest.param("sam_nano", marks=pytest.mark.slow)]
 
 
 def questions(height: int, width: int) -> list[Prompt]:
@@ -90,9 +91,7 @@ def compiled(run) -> int:
     return programs.decode._cache_size()
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientsam_nano", pytest.param("sam_nano", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
     asked = all_questions(name, *SIZES[0])
 
@@ -111,7 +110,7 @@ def test_any_number_of_prompts_and_any_chunking_give_the_same_masks(name: str):
     assert compiled(session) <= MOST_PROGRAMS
 
 
-@pytest.mark.parametrize("name", nano.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_ragged_batches_in_any_order_give_what_each_query_gives_alone(name: str):
     """A random session of many calls: right every time, from at most eight programs."""
     sam = nano.sam(name)

@@ -191,6 +191,7 @@ def test_mask_decoder_on_paper():
     assert (two - one) / GIGA == pytest.approx(2.88, rel=0.01)
 
 
+@pytest.mark.slow
 def test_sami_on_paper():
     """Teacher 254 G, students 0.57, 2.20, 8.64 G, decoder 8.3 G; one teacher pass for all."""
     found = {part.name: part.forward / GIGA for part in parts(configs.load("sami_all"))}

@@ -127,12 +127,16 @@ def test_what_efficientsam_adds_starts_at_exactly_zero():
     config = tiny.config("efficientsam", background="learned", mask_prompts="learned")
     logits = jnp.ones((2, 3, 20, 20))
     inputs = jnp.asarray(POINTS), jnp.asarray(LABELS), logits
-    params = PromptEncoder(config).init(jax.random.key(0), *inputs)["params"]
+    params = jax.jit(PromptEncoder(config).init)(jax.random.key(0), *inputs)["params"]
     for mask in (None, logits):
         _, dense = encode(config, POINTS, LABELS, mask, params)
         assert not np.asarray(dense).any()
     assert not np.asarray(params["background"]).any()
-    gradient = jax.grad(lambda p: encode(config, POINTS, LABELS, logits, p)[1].sum())(params)
+
+    def loss(params):
+        return encode(config, POINTS, LABELS, logits, params)[1].sum()
+
+    gradient = jax.jit(jax.grad(loss))(params)
     assert np.asarray(gradient["mask"]["conv_3"]["kernel"]).any()  # so that it can leave zero
 
 

@@ -34,8 +34,8 @@ from esam_jax.train.checkpoint.manager import Checkpoints
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.fixture(autouse=True)
-def rubbish_goes_with_its_test():
+@pytest.fixture(autouse=True, scope="module")
+def rubbish_goes_with_its_module():
     yield
     gc.collect()
 
