@@ -5,10 +5,13 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# As images for containers set it: each command that tests start would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time of these tests goes into compiling tiny programs, few of which run for long.
@@ -21,6 +24,7 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
+sys.dont_write_bytecode = False
 install_import_hook("esam_jax", "beartype.beartype")
 
 hypothesis.settings.register_profile("esam", deadline=None, max_examples=25, derandomize=True)
@@ -42,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if kept > _MOST_BYTES and not hasattr(config, "workerinput"):  # before workers start
         shutil.rmtree(programs)
     compile_cache.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.freeze()  # else pytest looks through gigabytes of JAX's objects five times before it ends
 
 
 pytest_plugins = ("helpers.quick", "helpers.skips")

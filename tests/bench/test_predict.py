@@ -121,6 +121,7 @@ def test_every_part_of_a_model(wiring: str):
     assert rows[3].flops == rows[4].flops == encoder + 2 * decoder
 
 
+@pytest.mark.slow
 def test_what_is_timed_is_what_the_library_calls(monkeypatch: pytest.MonkeyPatch):
     """No part has a program of its own, and the library cuts batches and prompts."""
     sam, called = nano.sam("efficientsam_nano"), []

@@ -142,7 +142,7 @@ FEW = tiny.config("sam", heads=1)  # with few tokens their key's bias is not rea
         (tiny.config("efficientsam"), HALF, 2),
         pytest.param(tiny.config("sam"), HALF, 2, marks=pytest.mark.slow),
         pytest.param(TINY_VIT, HALF, 2, marks=pytest.mark.slow),
-        (FEW, HALF, 6),
+        pytest.param(FEW, HALF, 6, marks=pytest.mark.slow),
     ],
 )
 def test_rounded_once_a_network_gives_the_same_bits(config, compute, points):

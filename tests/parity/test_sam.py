@@ -17,7 +17,7 @@ CASES = (
     "epsilon_sam_small_test",
     pytest.param("sam_vit_b_a", marks=pytest.mark.slow),
     pytest.param("mobile_sam_a", marks=pytest.mark.slow),
-    "epsilon_mobile_sam",
+    pytest.param("epsilon_mobile_sam", marks=pytest.mark.slow),
 )
 STRIDE = 7  # of the samples of logits
 

@@ -259,6 +259,7 @@ def test_f16_a_host_with_another_config_is_named_by_all(cache, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_f16_a_host_with_another_program_is_named_by_all(cache, tmp_path):
     outputs = processes.finish(run(2, cache, workdir=str(tmp_path), constant=1), codes=[2, 2])
     for _, errors in outputs:

@@ -103,7 +103,9 @@ def loss_and_gradient(cfg, mesh_config):
         # Gradients alone are summed.
         (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
         # Heads and halves of an MLP are summed too, where they meet in the residual stream.
-        (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
+        pytest.param(
+            segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3, marks=pytest.mark.slow
+        ),
     ],
     ids=["sami", "segment"],
 )

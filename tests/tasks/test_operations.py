@@ -47,6 +47,8 @@ STEPS = {
     "segment_s": 2033685626880,
 }
 
+SLOW_STEPS = ("sami_s", "sami_b", "sami_all")
+
 # Counting traces the network: once for each config, however many tests look at it.
 per_example = functools.cache(operations.per_example)
 parts = functools.cache(operations.parts)
@@ -64,11 +66,7 @@ def test_networks_by_formula(name):
 
 @pytest.mark.parametrize(
     "name",
-    # What one teacher pass for three students holds is in `sami_ti` and `sami_all`.
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("sami_s", "sami_b")))
-        for name in STEPS
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_STEPS)) for name in STEPS],
 )
 def test_steps_by_formula(name):
     assert per_example(configs.load(name)) == pytest.approx(STEPS[name], rel=1e-4)

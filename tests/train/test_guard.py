@@ -215,6 +215,7 @@ def assert_same_numbers(a, b):
     assert_same((a.step, a.params, a.opt_state), (b.step, b.params, b.opt_state))
 
 
+@pytest.mark.slow
 def test_f20_a_spike_is_gone_back_from_and_its_data_left_out(train, tmp_path):
     """Whether its loss is read at once or four updates later."""
     _, plain = train("plain", left_out(8, 9))
