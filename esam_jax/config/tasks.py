@@ -9,6 +9,7 @@ from esam_jax.config.rules import (
     Config,
     above,
     at_least,
+    at_most,
     below,
     distinct,
     local,
@@ -67,7 +68,13 @@ class SamiConfig(_TrainedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentConfig(_TrainedConfig):
-    """Promptable segmentation: three masks a prompt, the loss of the best one (SAM, section A)."""
+    """Promptable segmentation: three masks a prompt, the loss of the best one (SAM, section A).
+
+    After the first prompt come `clicks` where the mask is wrong, and `repeats` without a click, of
+    which one is the last round and another at a random place among the clicks. `click_labels`: both
+    kinds, or the foreground alone, for a model that takes no background points. `answers` after the
+    first round: the single mask, or the candidates again.
+    """
 
     kind: ClassVar[Literal["segment"]] = "segment"
     reads: ClassVar[str] = "prompted"
@@ -81,6 +88,11 @@ class SegmentConfig(_TrainedConfig):
     iou_weight: Annotated[float, at_least(0)] = 1.0  # of the squared error of the predicted IoU
     loss_at: Literal["low_res", "image"] = "low_res"  # where logits and masks are compared
     scored_masks: Literal["best", "all"] = "best"  # whose predicted IoU is trained
+    clicks: Annotated[int, at_least(0)] = 0  # rounds with a new click; SAM has 8
+    repeats: Annotated[int, at_least(0), at_most(2)] = 0  # rounds without; SAM has 2
+    click_labels: Literal["both", "foreground"] = "both"
+    answers: Literal["single", "candidates"] = "single"
+    rounds_as: Literal["sum", "mean"] = "sum"  # of the losses of all rounds
 
 
 TaskConfig = SamiConfig | SegmentConfig

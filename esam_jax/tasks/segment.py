@@ -1,8 +1,11 @@
-"""Promptable segmentation: an encoder and a mask decoder learn masks from a first prompt.
+"""Promptable segmentation: an encoder and a mask decoder learn masks from prompts.
 
 SAM, section A of arXiv:2304.02643, as EfficientSAM's fine-tuning follows it (arXiv:2312.00863,
-section 4.1): three masks for one prompt, and only the best of them is trained.
+section 4.1): three masks for one prompt, and only the best of them is trained. `tasks/rounds.py`
+has what follows on the first prompt.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from esam_jax.models import flops, named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images, losses, positions
-from esam_jax.tasks import start
+from esam_jax.tasks import rounds, start
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
@@ -30,9 +33,11 @@ def build(config: RunConfig) -> Task:
     sam_config = named.sam(task.model)
     assert isinstance(config.data.view, PromptedConfig)
     _check_view(config.data.view, task.model, sam_config)
+    _check_rounds(task, sam_config)
+    view = config.data.view
     model = Sam(sam_config, config.compute)
 
-    def compare(logits: Array, scores: Array, packed: Array, valid: Array) -> PerExample:
+    def compare(packed: Array, valid: Array, logits: Array, scores: Array) -> PerExample:
         return round_loss(task, logits, scores, images.unpack_bits(packed), valid)
 
     if config.compute.remat == "blocks":
@@ -44,16 +49,17 @@ def build(config: RunConfig) -> Task:
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         del frozen  # nothing is, and the first prompts come with the batch
+        masks, valid = batch["masks"], batch["valid"]
         variables = {"params": params[task.model]}
         pixels = images.normalise(batch["image"])
         embedding = model.apply(variables, pixels, method=Sam.encode)
-        logits, scores = model.apply(
-            variables, embedding, batch["points"], batch["labels"], method=Sam.decode
-        )
-        assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
-        # Mask token 0 is for several prompts, which leave no doubt about the object; here is one.
-        logits, scores = logits[:, :, 1:], scores[:, :, 1:]
-        return compare(logits, scores, batch["masks"], batch["valid"])
+
+        def target() -> Array:
+            return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
+
+        decode = functools.partial(model.apply, variables, embedding, method=Sam.decode)
+        each_round = functools.partial(compare, masks, valid)
+        return rounds.loss(task, sam_config, decode, each_round, target, batch)
 
     def models(params: Params, start: Start) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, params[task.model], start.untrained)}
@@ -67,6 +73,7 @@ def build(config: RunConfig) -> Task:
         loss=loss,
         example=views.shapes(config.data.view),
         models=models,
+        draw=functools.partial(rounds.draw, task, view.masks),
         initial=lambda: start.read(task, sam_config),
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
@@ -81,7 +88,7 @@ def round_loss(
     masks_BQHW: Bool[Array, "B Q H W"],
     valid_BQ: Float[Array, "B Q"],
 ) -> PerExample:
-    """Loss of one round of prompting, per query; interactive training sums it over its rounds.
+    """Loss of one round of prompting, per query; `rounds.loss` sums it over all of them.
 
     Weighted focal + dice of every candidate, the lowest taken; the predicted IoU is compared with
     the true one (logits > 0 against the mask, without gradient). A query weighs nothing when it is
@@ -142,13 +149,18 @@ def _compare(
     """Focal loss, dice loss and true IoU of each mask; the IoU has no gradient."""
     logits, side_px = logits_BQMll.astype(jnp.float32), target_BQss.shape[-1]
     if task.loss_at == "image":
-        B, Q, M, side = logits.shape[:4]
-        flat = logits.reshape(B * Q * M, side, side, 1)
-        enlarged = positions.bilinear_resize(flat, side_px, side_px)
-        logits = enlarged.reshape(B, Q, M, side_px, side_px)
+        logits = positions.bilinear_resize(logits[..., None], side_px, side_px)[..., 0]
     target = jnp.broadcast_to(target_BQss[:, :, None], logits.shape)
     iou = losses.mask_iou(logits > 0, target > 0.5)
     return losses.focal(logits, target), losses.dice(logits, target), iou
+
+
+def _check_rounds(task: SegmentConfig, sam_config: SamConfig) -> None:
+    if task.clicks and task.click_labels == "both" and sam_config.decoder.background == "none":
+        raise ConfigError(
+            f"task.clicks is {task.clicks} of both labels, but {task.model!r} takes no background "
+            "points: write --task.click-labels foreground"
+        )
 
 
 def _check_view(view: PromptedConfig, model: str, sam_config: SamConfig) -> None:
