@@ -5,6 +5,7 @@ arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` pair is this
 64-pixel models for demonstrations and tests that have to train in minutes on a laptop.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Collection
 from types import UnionType
@@ -56,6 +57,17 @@ def _efficientsam(width: int, heads: int) -> Callable[[], SamConfig]:
     return lambda: SamConfig(
         encoder=VitConfig(width=width, heads=heads), decoder=DecoderConfig(wiring="efficientsam")
     )
+
+
+def _extended(build: Callable[[], SamConfig]) -> Callable[[], SamConfig]:
+    """With background points and mask prompts, which change nothing before they are trained."""
+
+    def extended() -> SamConfig:
+        config = build()
+        decoder = dataclasses.replace(config.decoder, background="learned", mask_prompts="learned")
+        return dataclasses.replace(config, decoder=decoder)
+
+    return extended
 
 
 def _sam(
@@ -122,6 +134,9 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "efficientsam_ti": _efficientsam(width=192, heads=3),
     "efficientsam_s": _efficientsam(width=384, heads=6),
     "efficientsam_b": _efficientsam(width=768, heads=12),
+    "efficientsam_nano_extended": _extended(_efficientsam_nano),
+    "efficientsam_ti_extended": _extended(_efficientsam(width=192, heads=3)),
+    "efficientsam_s_extended": _extended(_efficientsam(width=384, heads=6)),
     "mobile_sam": _mobile_sam,
     "sam_nano": _sam_nano,
     "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),

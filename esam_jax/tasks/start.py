@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from esam_jax.config import MaeConfig, SamConfig, SegmentConfig, VitConfig
+from esam_jax.config import DecoderConfig, MaeConfig, SamConfig, SegmentConfig, VitConfig
 from esam_jax.convert import load, model_folder, provenance
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
 from esam_jax.models import named
+from esam_jax.tasks import rounds
 from esam_jax.tasks.task import BEHIND_TRUNK, Start
 from esam_jax.typing import Params
 
@@ -28,7 +29,7 @@ _OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
 
 
 def read(task: SegmentConfig, config: SamConfig) -> Start:
-    """Branches of the model's tree that are not drawn, and what first prompts will not train.
+    """Branches of the model's tree that are not drawn, and what the task's prompts will not train.
 
     MissingError for a file that is not there, CheckpointError for one that does not fit.
     """
@@ -43,7 +44,7 @@ def read(task: SegmentConfig, config: SamConfig) -> Start:
         # A trained neck stays with the encoder that it belongs to.
         encoder = {**taken.get("encoder", {}), **params.get("encoder", {})}
         params = {**params, **taken, "encoder": encoder}
-    never = _never_trained(config)
+    never = _never_trained(task, config)
     kept = tuple(part for part in never if any(f"{part}/".startswith(f"{b}/") for b in before))
     return Start({task.model: params} if params else {}, kept)
 
@@ -58,33 +59,41 @@ def trunk(init_from: str, model: str) -> Params:
 
 
 def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
-    """What first prompts do not train, of a run that resumes; its first files may be gone."""
+    """What its prompts do not train, of a run that resumes; its first files may be gone."""
     try:
         return read(task, config).untrained
     except EsamError:
-        return _never_trained(config)  # claim nothing for what cannot be read
+        return _never_trained(task, config)  # claim nothing for what cannot be read
 
 
-def _never_trained(config: SamConfig) -> tuple[str, ...]:
-    """What first prompts leave as it was, whatever that is."""
+def _never_trained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
+    """What the prompts of a task leave as it was, whatever that is."""
+    later = rounds.later(task) > 0
+    backgrounds = task.clicks > 0 and task.click_labels == "both"
     parts = {
-        "prompt/background": config.decoder.background == "learned",
-        "prompt/mask": config.decoder.mask_prompts == "learned",
-        provenance.SINGLE_MASK: True,
+        "prompt/background": config.decoder.background == "learned" and not backgrounds,
+        "prompt/mask": config.decoder.mask_prompts == "learned" and not later,
+        provenance.SINGLE_MASK: not (later and task.answers == "single"),
     }
-    return tuple(part for part, exists in parts.items() if exists)
+    return tuple(part for part, left in parts.items() if left)
 
 
 def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     """The model of a run or folder to start from; of a run with several, the one of this name.
 
-    Of a pretrained ViT only the trunk is there, and the rest is named as untrained.
+    Of a pretrained ViT only the trunk is there, and the rest is named as untrained; so is what
+    `config` extends the model by (background points, mask prompts), which is drawn as zeros where
+    the wiring says so.
     """
     inside = Path(init_from, "model", model)
     file = load.model_file(inside if model_folder.is_model_folder(inside) else init_from)
     found, wanted = file.config, config
     if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
+    absent = _absent(found.decoder, config.decoder) if isinstance(found, SamConfig) else []
+    if absent and isinstance(found, SamConfig):
+        extended = {field: getattr(config.decoder, field) for field in _OPTIONAL}
+        found = dataclasses.replace(found, decoder=dataclasses.replace(found.decoder, **extended))
     if found != wanted:
         raise CheckpointError(
             f"task.init_from {init_from} holds another model than {model!r}: "
@@ -94,7 +103,7 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     if isinstance(file.config, MaeConfig):
         trunk = {"encoder": file.params["encoder"]}
         return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
-    return file
+    return dataclasses.replace(file, config=config, untrained=(*file.untrained, *absent))
 
 
 def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
@@ -116,13 +125,11 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
             f"task.decoder_from {decoder_from} holds another mask decoder than task.model "
             f"{model!r}: {load.differences(found, wanted)}; name a SAM whose decoder fits"
         )
-    prompt, absent = dict(file.params["prompt"]), []
+    prompt, absent = dict(file.params["prompt"]), _absent(file.config.decoder, wanted)
     for field, branches in _OPTIONAL.items():
         if getattr(wanted, field) == "none":
             for branch in branches:
                 prompt.pop(branch, None)
-        elif getattr(file.config.decoder, field) == "none":
-            absent += [f"prompt/{branch}" for branch in branches]
     kernel = np.zeros((3, 3, wanted.width, wanted.width), np.float32)
     kernel[1, 1] = np.eye(wanted.width)
     smooth_norm = file.params["encoder"]["neck"]["smooth_norm"]
@@ -132,6 +139,16 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
         params={"encoder": {"neck": neck}, "prompt": prompt, "decoder": file.params["decoder"]},
         untrained=(*file.untrained, *absent),
     )
+
+
+def _absent(found: DecoderConfig, wanted: DecoderConfig) -> list[str]:
+    """Branches of the prompt encoder that `wanted` has and `found` has not."""
+    return [
+        f"prompt/{branch}"
+        for field, branches in _OPTIONAL.items()
+        if getattr(wanted, field) == "learned" and getattr(found, field) == "none"
+        for branch in branches
+    ]
 
 
 def _without(params: Params, paths: tuple[str, ...], prefix: str = "") -> Params:

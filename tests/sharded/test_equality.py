@@ -73,6 +73,12 @@ def segment():
     return dataclasses.replace(config, data=dataclasses.replace(config.data, view=view), batch=8)
 
 
+def rounds():
+    config = segment()
+    task = dataclasses.replace(config.task, model="efficientsam_nano_extended", clicks=2, repeats=2)
+    return dataclasses.replace(config, task=task)
+
+
 def drawn(shapes, mesh):
     """Small random numbers in the place of parameters, without compiling their initialisers."""
     rng = np.random.default_rng(3)
@@ -80,7 +86,7 @@ def drawn(shapes, mesh):
     return jax.device_put(values, sharding.shardings(values, mesh))
 
 
-def loss_and_gradient(cfg, mesh_config):
+def loss_and_gradient(cfg, mesh_config, accumulate=1):
     """Of one real batch, and the program that computed them."""
     mesh, task = sharding.make_mesh(mesh_config), tasks.build(cfg)
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)), mesh)
@@ -90,7 +96,7 @@ def loss_and_gradient(cfg, mesh_config):
         batch = next(batches)
     gradient = quick.jit(
         lambda params, frozen, batch: step.mean_gradient(
-            task, params, frozen, batch, jax.random.key(1), 1, sharding.batch(mesh)
+            task, params, frozen, batch, jax.random.key(1), accumulate, sharding.batch(mesh)
         ),
     )
     program = gradient.lower(params, frozen, batch).compile()
@@ -106,8 +112,10 @@ def loss_and_gradient(cfg, mesh_config):
         pytest.param(
             segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3, marks=pytest.mark.slow
         ),
+        # Gradients of the decoder are summed in each of four rounds that a loop holds.
+        pytest.param(rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5, marks=pytest.mark.slow),
     ],
-    ids=["sami", "segment"],
+    ids=["sami", "segment", "rounds"],
 )
 def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     """The same numbers, each device with its own pictures alone: parameters come to them."""
@@ -122,6 +130,15 @@ def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     assert sent.get("all-to-all", 0) + sent.get("collective-permute", 0) < 0.1 * gradient
     temporaries = program.memory_analysis().temp_size_in_bytes
     assert temporaries < memory * alone.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_rounds_in_micro_batches_have_the_clicks_of_one_batch():
+    grads, metrics, _ = loss_and_gradient(rounds(), MeshConfig(data=2), accumulate=2)
+    alone_grads, alone_metrics, _ = loss_and_gradient(rounds(), ONE)
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
 
 
 alone = functools.cache(layouts.train)

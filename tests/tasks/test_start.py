@@ -1,11 +1,14 @@
 """What promptable training starts from: trunk, whole model, a SAM's prompt encoder and decoder."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers import nano, toy
 
 from esam_jax import configs, sharding, tasks
@@ -14,6 +17,7 @@ from esam_jax.convert import load, model_folder
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
 from esam_jax.models.sam import network
+from esam_jax.models.sam.network import Sam
 from esam_jax.tasks import start
 
 
@@ -278,3 +282,54 @@ def test_a_decoder_that_is_gone_is_missed_at_the_start_only(tmp_path):
         _decoder("efficientsam_nano", gone)
     task = SegmentConfig(model="efficientsam_nano", decoder_from=gone)
     assert start.untrained(task, named.sam("efficientsam_nano")) == ("decoder/single_mask",)
+
+
+# ----------------------------------------------------------- background points and mask prompts
+
+
+@pytest.mark.parametrize(
+    ("rounds", "left"),
+    [
+        ({}, ("prompt/background", "prompt/mask", "decoder/single_mask")),
+        ({"clicks": 3}, ()),
+        ({"repeats": 1}, ("prompt/background",)),
+        ({"clicks": 3, "click_labels": "foreground"}, ("prompt/background",)),
+        ({"clicks": 3, "answers": "candidates"}, ("decoder/single_mask",)),
+    ],
+)
+def test_what_rounds_of_prompts_train(rounds, left):
+    name = "efficientsam_nano_extended"
+    task = SegmentConfig(model=name, **rounds)
+    assert start.read(task, named.sam(name)).untrained == left
+    assert start.untrained(task, named.sam(name)) == left
+
+
+def test_a_released_model_that_is_extended_gives_its_own_masks_to_the_bit(tmp_path):
+    path, before = _folder(tmp_path, "efficientsam_nano")
+    name = "efficientsam_nano_extended"
+    task = SegmentConfig(model=name, init_from=path, clicks=2, answers="candidates")
+    begun = start.read(task, named.sam(name))
+    drawn = jax.jit(functools.partial(network.init, named.sam(name)))(jax.random.key(3))
+    flat = flatten_dict(drawn) | flatten_dict(begun.params[name])
+    params = unflatten_dict(flat)
+    assert not set(begun.untrained) & {"prompt/background", "prompt/mask"}
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(1, 64, 64, 3)), jnp.float32)
+    points = jnp.asarray(rng.uniform(0, 64, (1, 2, 3, 2)), jnp.float32)
+    labels = jnp.asarray([[[1, 0, -1], [2, 3, 0]]], jnp.int32)  # 0: what the release knows not
+    mask = jnp.asarray(rng.normal(size=(1, 2, 32, 32)), jnp.float32)
+    small, large = (Sam(named.sam(each)) for each in ("efficientsam_nano", name))
+    wanted = jax.jit(small.apply)({"params": before}, image, points, labels)
+    found = jax.jit(large.apply)({"params": params}, image, points, labels)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    # A mask adds zeros to the image of each query, whose products then have other shapes.
+    found = jax.jit(large.apply)({"params": params}, image, points, labels, mask)
+    jax.tree.map(lambda *x: np.testing.assert_allclose(*x, rtol=1e-4, atol=1e-4), found, wanted)
+
+
+def test_a_model_is_extended_and_never_cut(tmp_path):
+    path, _ = _folder(tmp_path, "efficientsam_nano_extended")
+    with pytest.raises(CheckpointError, match="another model than 'efficientsam_nano'"):
+        start.read(
+            SegmentConfig(model="efficientsam_nano", init_from=path), named.sam("efficientsam_nano")
+        )
