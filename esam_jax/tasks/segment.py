@@ -57,7 +57,12 @@ def build(config: RunConfig) -> Task:
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
 
-        decode = functools.partial(model.apply, variables, embedding, method=Sam.decode)
+        def decode(points: Array, labels: Array, mask: Array | None) -> tuple[Array, Array]:
+            prompt = points, labels, mask
+            logits, scores = model.apply(variables, embedding, *prompt, method=Sam.decode)
+            assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
+            return logits, scores
+
         each_round = functools.partial(compare, masks, valid)
         return rounds.loss(task, sam_config, decode, each_round, target, batch)
 
