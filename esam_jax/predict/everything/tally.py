@@ -52,11 +52,14 @@ class Tally:
         return f"of {counted(self.candidates, 'candidate')} {', '.join(parts)}" if parts else ""
 
     def remedy(self, settings: Any) -> str:
-        """The options with which the best candidate would have passed where the most fell."""
+        """The options with which the best candidate would have passed where the most fell.
+
+        No threshold helps where no value was a number, as the stability of empty masks (0 of 0).
+        """
         options = [
             f"--{name.replace('_', '-')} {math.floor(100 * self.highest[name] - 1) / 100:g}"
             for name in _LOOSER
-            if self.dropped[name] and self.highest.get(name, -1) <= getattr(settings, name)
+            if self.dropped[name] and self.highest.get(name, math.inf) <= getattr(settings, name)
         ]
         if not options:
             return "try more points, or another model"

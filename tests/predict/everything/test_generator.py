@@ -1,5 +1,6 @@
 """Segment everything: the original's results on a stand-in model, and the plain algorithm's."""
 
+import collections
 import functools
 import inspect
 import json
@@ -22,6 +23,7 @@ from esam_jax.predict import load
 from esam_jax.predict.everything import search
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.presets import preset
+from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.full_size import Axes
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
@@ -274,6 +276,15 @@ def test_every_candidate_is_kept_or_counted():
     assert tally.dropped["box_nms_thresh"] and tally.dropped["crop_n_layers"]
     generator.generate(picture((64, 64), 1))
     assert generator.tally.candidates == 5 * 64 * 3  # of the last call alone
+
+
+def test_no_threshold_is_proposed_where_no_value_was_a_number():
+    generator = AutomaticMaskGenerator(model())
+    tally = Tally(3, collections.Counter({"stability_score_thresh": 3}))
+    tally.see("stability_score_thresh", np.full(3, np.nan))  # of masks without a pixel: 0 of 0
+    assert tally.remedy(generator) == "try more points, or another model"
+    tally.see("stability_score_thresh", np.array([0.5, np.nan]))
+    assert tally.remedy(generator) == "try --stability-score-thresh 0.49"
 
 
 def test_small_holes_and_islands_are_gone():
