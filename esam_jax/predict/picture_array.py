@@ -1,8 +1,10 @@
 """Pictures as callers have them -> uint8 RGB arrays."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -17,11 +19,19 @@ def listed(images: Any) -> tuple[list[Any], bool]:
 
     DataError where there is none.
     """
-    if isinstance(images, Image.Image) or getattr(images, "ndim", None) == 3:
+    if isinstance(images, Image.Image):
         return [images], True
     if hasattr(images, "__array__"):
         images = _as_numpy(images, "images")
-    if isinstance(images, str) or not isinstance(images, np.ndarray | Sequence):
+        # A batch has four axes: whatever has fewer is one picture, or a list of such as NumPy has.
+        if images.ndim <= 3 and images.dtype != object:
+            return [images], True
+    if isinstance(images, str | PurePath):
+        raise DataError(
+            f"images is {str(images)!r:.80}, but must be pixels: read the file with Pillow, or "
+            "name it to segment_many"
+        )
+    if isinstance(images, bytes) or not isinstance(images, np.ndarray | Sequence):
         raise DataError(f"images is {images!r:.80}, but must be a numpy array or a list of them")
     if not len(images):
         raise DataError("images is empty, but at least one picture is needed")
@@ -39,8 +49,10 @@ def of(value: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
     if hasattr(value, "__array__"):
         value = _as_numpy(value, name)
     if not isinstance(value, np.ndarray):
+        remedy = ": np.asarray it" if isinstance(value, list | tuple) else ""
         raise DataError(
-            f"{name} is a {type(value).__name__}, but must be a numpy array: np.asarray it"
+            f"{name} is a {type(value).__name__}, but must be a numpy array or a Pillow "
+            f"picture{remedy}"
         )
     if value.ndim != 3 or value.shape[2] != 3 or 0 in value.shape:
         raise DataError(
@@ -50,6 +62,21 @@ def of(value: Any, name: str) -> UInt8[np.ndarray, "H W 3"]:
     if value.dtype != np.uint8:
         raise DataError(f"{name} has {value.dtype} pixels{_remedy_for_type(value)}")
     return value
+
+
+def own(value: Any) -> Any:
+    """The same picture, which changes no more when its caller reuses the memory or the object.
+
+    Readers of video have one buffer for all frames, and Pillow one object (`ImageSequence`).
+    """
+    if isinstance(value, Image.Image):
+        return value.copy() if getattr(value, "is_animated", False) else value
+    if isinstance(value, jax.Array) or not hasattr(value, "__array__"):
+        return value
+    try:
+        return np.array(value)
+    except (TypeError, ValueError, RuntimeError):  # `of` says what is wrong with it
+        return value
 
 
 def _as_numpy(value: Any, name: str) -> np.ndarray:
@@ -67,17 +94,25 @@ def _of_pillow(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
         )
     if 0 in image.size:
         raise DataError(f"{name} is a Pillow picture of size {image.size}, but must have pixels")
-    if image.mode == "P":  # Pillow warns on the direct way when the palette has transparency
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    try:
+        if image.mode == "P":  # Pillow warns on the direct way when the palette has transparency
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # of a file that is read only now
+        problem = f"cannot be decoded ({error}): fetch its file again"
+        raise DataError(f"{name} is a Pillow picture that {problem}") from error
 
 
 def _remedy_for_shape(array: np.ndarray) -> str:
+    if array.size == 0:
+        return " of at least one pixel"
     if array.ndim == 2:
         return ": np.stack([grey] * 3, axis=-1)"
+    if array.ndim == 3 and array.shape[2] == 1:
+        return ": np.concatenate([grey] * 3, axis=-1)"
     if array.ndim == 4 and len(array) == 1:
         return ": take image[0]"
-    if array.ndim == 3 and array.shape[0] == 3 and array.size:
+    if array.ndim == 3 and array.shape[0] == 3:
         return ": image.transpose(1, 2, 0) brings the channels last"
     if array.ndim == 3 and array.shape[2] == 4:
         return ": image[..., :3] leaves the alpha channel out"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import nano
+from PIL import Image
 
 import esam_jax
 from esam_jax.convert import model_folder
@@ -151,12 +152,48 @@ def test_f34_a_prompt_stays_what_was_checked():
         (np.zeros((3, 8, 9), np.uint8), "images has shape (3, 8, 9), but must be RGB"),
         ([nano.picture(8, 8), None], "images[1] is a NoneType"),
         (None, "images is None"),
+        (np.zeros((8, 9), np.uint8), "images has shape (8, 9), but must be RGB [height, width, 3]"),
+        (np.array(3), "images has shape (), but must be RGB"),
+        (np.zeros((0, 8, 3), np.uint8), "images has shape (0, 8, 3), but must be RGB [height, "),
+        ("a.jpg", "images is 'a.jpg', but must be pixels: read the file with Pillow, or name it"),
+        (Path("a.jpg"), "images is 'a.jpg', but must be pixels"),
+        ([nano.picture(8, 8), b"jpeg"], "images[1] is a bytes, but must be a numpy array or a "),
     ],
 )
 def test_f34_pictures_of_the_wrong_kind_are_refused_by_name(images: Any, message: str):
     with pytest.raises(DataError) as told:
         nano.sam("sam_nano").encode(images)
     assert str(told.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((8, 9), "np.stack([grey] * 3, axis=-1)"),
+        ((8, 9, 1), "np.concatenate([grey] * 3, axis=-1)"),
+        ((8, 9, 4), "image[..., :3]"),
+        ((3, 8, 9), "image.transpose(1, 2, 0)"),
+        ((3, 8, 1), "np.concatenate([grey] * 3, axis=-1)"),
+    ],
+)
+def test_f34_the_remedy_for_a_shape_makes_a_picture(shape: tuple[int, ...], remedy: str):
+    given = np.zeros(shape, np.uint8)
+    with pytest.raises(DataError) as told:
+        nano.sam("sam_nano").encode(given)
+    advice = str(told.value).split(": ", 1)[1].split(" leaves")[0].split(" brings")[0]
+    assert advice == remedy
+    made = eval(advice, {"np": np, "grey": given, "image": given})
+    nano.sam("sam_nano").encode(made)
+
+
+def test_f34_a_pillow_picture_of_a_file_cut_short_is_refused(tmp_path: Path):
+    Image.fromarray(nano.picture(64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    with (
+        Image.open(tmp_path / "a.png") as picture,
+        pytest.raises(DataError, match=r"images is a Pillow picture that cannot be decoded \("),
+    ):
+        nano.sam("sam_nano").encode(picture)
 
 
 @pytest.mark.parametrize(
