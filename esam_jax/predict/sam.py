@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,8 @@ class Sam:
 
     def segment_many(
         self,
-        pictures: Iterable[Any],
-        prompts: Iterable[Any],
+        pictures: Any,
+        prompts: Any,
         *,
         multimask: bool = True,
         together: int = stream.TOGETHER,
@@ -160,16 +160,19 @@ class Sam:
     ) -> Iterator[Any]:
         """The `Masks` of each picture of a stream, in its order.
 
-        pictures: paths of files, or what `encode` takes for one picture. prompts: for each a
-        `Prompt` or a list of them. Both may be generators: files are read and pictures computed,
-        `together` in one call, while the caller uses the masks of those before; two groups at most
-        are ahead. errors: what is wrong with a picture or its prompts is raised, or comes in place
-        of its masks ("return"): an `EsamError` that names the file, or `pictures[i]`.
+        pictures: an iterable of paths, or of what `encode` takes for one picture. prompts: of a
+        `Prompt` or a list of them for each. Both may be generators: files are read and pictures
+        computed, `together` in one call, while the caller uses the masks of those before; two
+        groups at most are ahead, and arrays are copied, so that the buffer of a frame may be used
+        again. errors: what is wrong with a picture or its prompts is raised, or comes in place of
+        its masks ("return"): an `EsamError` that names the file, or `pictures[i]`. What a generator
+        raises is raised after the masks of the pictures before.
         """
         if errors not in ("raise", "return"):
             raise PromptError.of("errors", f'is {errors!r:.80}, but must be "raise" or "return"')
         if type(together) is not int or together < 1:
             raise PromptError.of("together", f"is {together!r:.80}, but must be an integer from 1")
+        stream.require_streams(pictures, prompts)
         requests = stream.requests_of(pictures, prompts, self)
         found = stream.answered(
             self,
@@ -263,8 +266,12 @@ class Sam:
         """Prompts, or one, about a picture of that size, clipped to it; PromptError for others."""
         prompts = [prompts] if isinstance(prompts, Prompt) else prompts
         if not isinstance(prompts, Sequence) or not all(isinstance(x, Prompt) for x in prompts):
+            found = prompts
+            if isinstance(prompts, Sequence) and not isinstance(prompts, str | bytes):
+                found = next(x for x in prompts if not isinstance(x, Prompt))
             raise PromptError.of(
-                "prompts", "must be a list of Prompt: write [esam_jax.Prompt(...)]"
+                "prompts",
+                f"must be a list of Prompt, but has {found!r:.80}: write [esam_jax.Prompt(...)]",
             )
         return [prompt.checked(self.config, height, width, self.untrained) for prompt in prompts]
 

@@ -5,7 +5,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -13,13 +13,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from esam_jax.data import decode
-from esam_jax.errors import DeviceMemoryError, EsamError, PromptError
+from esam_jax.errors import DataError, DeviceMemoryError, EsamError, PromptError
 from esam_jax.predict import devices, picture_array
 from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.thread_pool import ThreadPool
+from esam_jax.words import counted
 
 TOGETHER = 8  # pictures in one call, and as many more read ahead
 _READERS = 4  # threads for each device
@@ -73,10 +75,12 @@ def answered(
     """`then(request, answer)` of each request, called in threads, in the order of the requests.
 
     So many pictures `together` are one call, and as many more are read ahead. `each` as
-    `devices.share` has it. DeviceMemoryError is no answer, but raised. Who leaves before the end
-    waits for nothing: what is being read or computed ends in its thread.
+    `devices.share` has it. DeviceMemoryError is no answer, but raised. What the iterable itself
+    raises comes behind the answers to the requests before. Who leaves before the end waits for
+    nothing: what is being read or computed ends in its thread.
     """
     device_count = max(1, min(device_count, jax.local_device_count()))
+    failures: list[Exception] = []
 
     def work(sam: Segmenter, group: list[tuple[ARequest, Future[Any]]]) -> list[Done]:
         answers = _of_group(sam, group, multimask)
@@ -85,11 +89,13 @@ def answered(
     with ThreadPool(_READERS * device_count) as readers:
         begun = (
             [(request, readers.submit(_or_error, request.read)) for request in group]
-            for group in _in_groups(requests, together)
+            for group in _in_groups(requests, together, failures)
         )
         shared = devices.share(begun, sam, work, count=device_count, ahead=1, each=each)
         for _, done in shared:
             yield from done
+    for failure in failures:
+        raise failure
 
 
 def requests_of(pictures: Iterable[Any], prompts: Iterable[Any], sam: Any) -> Iterator["_Given"]:
@@ -97,10 +103,28 @@ def requests_of(pictures: Iterable[Any], prompts: Iterable[Any], sam: Any) -> It
     both = itertools.zip_longest(pictures, prompts, fillvalue=_END)
     for i, (picture, asked) in enumerate(both):
         if asked is _END or picture is _END:
-            few, many = ("lists", "pictures") if asked is _END else ("pictures", "lists")
-            problem = f"has {i} {few} and more {many}: give one list for each picture"
+            few, many = ("list", "pictures") if asked is _END else ("picture", "lists")
+            problem = f"has {counted(i, few)} and more {many}: give one list for each picture"
             raise PromptError.of("prompts", problem)
-        yield _Given(i, picture, asked, sam)
+        yield _Given(i, picture_array.own(picture), asked, sam)
+
+
+def require_streams(pictures: Any, prompts: Any) -> None:
+    """DataError or PromptError for what is no stream: one picture, one prompt, or no iterable."""
+    single = isinstance(pictures, str | Path | Image.Image)
+    if single or getattr(pictures, "ndim", None) in (2, 3):
+        what = repr(str(pictures)) if isinstance(pictures, str | Path) else "one picture"
+        raise DataError(f"pictures is {what:.80}, but must be a stream: put it in a list")
+    if isinstance(pictures, bytes | Mapping) or not isinstance(pictures, Iterable):
+        raise DataError(f"pictures is {pictures!r:.80}, but must be paths or arrays, or yield them")
+    if isinstance(prompts, Prompt):
+        problem = "is one Prompt, but must have one, or a list of them, for each picture"
+        raise PromptError.of(
+            "prompts", f"{problem}: itertools.repeat([prompt]) is the same for all"
+        )
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        problem = f"is {prompts!r:.80}, but must have a Prompt, or a list of them, for each picture"
+        raise PromptError.of("prompts", problem)
 
 
 def raised(answers: Iterable[Any]) -> Iterator[Any]:
@@ -137,10 +161,20 @@ class _Given:
             raise PromptError(f"{self.name}: {error}") from error
 
 
-def _in_groups(requests: Iterable[ARequest], size: int) -> Iterator[list[ARequest]]:
-    rest = iter(requests)
-    while group := list(itertools.islice(rest, size)):
+def _in_groups(
+    requests: Iterable[ARequest], size: int, failures: list[Exception]
+) -> Iterator[list[ARequest]]:
+    """Up to the end, or to what the iterable raises, which is added to `failures`."""
+    rest, group = iter(requests), []
+    while not failures:
+        try:
+            group.extend(itertools.islice(rest, size))
+        except Exception as error:
+            failures.append(error)
+        if not group:
+            return
         yield group
+        group = []
 
 
 def _or_error(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -18,4 +18,6 @@ class ThreadPool(ThreadPoolExecutor):
         traceback: TracebackType | None,
     ) -> None:
         """Cancel what has not begun; wait for the rest, except where a generator is closed."""
+        if kind is GeneratorExit and not any(thread.is_alive() for thread in self._threads):
+            return  # Python ends: threads have been joined, and modules are no longer there
         self.shutdown(wait=kind is not GeneratorExit, cancel_futures=True)

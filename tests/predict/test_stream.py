@@ -1,5 +1,8 @@
 """Masks of a stream of pictures come in order, with little read ahead and every error named."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import nano
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from esam_jax.errors import DataError, DeviceMemoryError, EsamError, MissingError, PromptError
 from esam_jax.predict import programs, stream
@@ -62,9 +65,9 @@ def test_what_is_wrong_is_named_and_costs_itself_alone(
 
 
 def test_there_is_one_list_of_prompts_for_each_picture():
-    with pytest.raises(PromptError, match="has 1 lists and more pictures: give one list for each"):
+    with pytest.raises(PromptError, match="has 1 list and more pictures: give one list for each"):
         list(SAM.segment_many(pictures(2), [POINT]))
-    with pytest.raises(PromptError, match="has 1 pictures and more lists: give one list for each"):
+    with pytest.raises(PromptError, match="has 1 picture and more lists: give one list for each"):
         list(SAM.segment_many(pictures(1), [POINT, POINT]))
 
 
@@ -75,6 +78,75 @@ def test_there_is_one_list_of_prompts_for_each_picture():
 def test_options_are_checked_first(options: dict[str, Any], message: str):
     with pytest.raises(PromptError, match=message):
         SAM.segment_many(pictures(1), [POINT], **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "prompts", "message"),
+    [
+        ("a.jpg", [POINT], "pictures is 'a.jpg', but must be a stream: put it in a list"),
+        (Path("a.jpg"), [POINT], "pictures is 'a.jpg', but must be a stream"),
+        (nano.picture(8, 8), [POINT], "pictures is one picture, but must be a stream"),
+        (Image.new("L", (8, 8)), [POINT], "pictures is one picture, but must be a stream"),
+        (None, [POINT], "pictures is None, but must be paths or arrays"),
+        ([], POINT, r"prompts is one Prompt, .*: itertools.repeat\(\[prompt\]\)"),
+        ([], None, "prompts is None, but must have a Prompt, or a list of them"),
+    ],
+)
+def test_what_is_no_stream_is_refused_at_once(given: Any, prompts: Any, message: str):
+    with pytest.raises(EsamError, match=message):
+        SAM.segment_many(given, prompts)
+
+
+@pytest.mark.parametrize("good", [0, 3, 4])
+def test_what_a_generator_raises_comes_behind_the_masks_before(good: int):
+    def given() -> Iterator[np.ndarray]:
+        yield from pictures(good)
+        raise KeyError("of the caller")
+
+    answers = SAM.segment_many(given(), [POINT] * 9, together=2, errors="return")
+    assert [next(answers).height for _ in range(good)] == [20 + i for i in range(good)]
+    with pytest.raises(KeyError, match="of the caller"):
+        next(answers)
+
+
+def test_the_memory_of_a_frame_may_be_used_again():
+    first, second = nano.picture(20, 30, 1), nano.picture(20, 30, 2)
+
+    def frames() -> Iterator[np.ndarray]:
+        buffer = np.empty_like(first)
+        for i in range(6):
+            buffer[:] = second if i % 2 else first
+            yield buffer
+
+    wanted = [SAM.segment(each, POINT).scores for each in (first, second)]
+    assert not np.allclose(*wanted)
+    for i, masks in enumerate(SAM.segment_many(frames(), [POINT] * 6)):
+        np.testing.assert_allclose(masks.scores, wanted[i % 2], rtol=1e-5, atol=1e-5)
+
+
+def test_frames_of_an_animation_are_those_that_were_yielded(tmp_path: Path):
+    frames = [Image.fromarray(nano.picture(20, 30, i)) for i in range(4)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / "a.png") as animation:
+        found = list(SAM.segment_many(ImageSequence.Iterator(animation), [POINT] * 4))
+    for frame, masks in zip(frames, found, strict=True):
+        np.testing.assert_allclose(masks.scores, SAM.segment(frame, POINT).scores, atol=1e-5)
+
+
+def test_python_ends_in_the_middle_of_a_stream_without_a_word():
+    code = """
+        import esam_jax
+        import numpy as np
+
+        sam = esam_jax.load("quickstart_teacher")
+        point = esam_jax.Prompt(points=[[1, 2]])
+        stream = sam.segment_many([np.zeros((8, 8, 3), np.uint8)] * 40, [point] * 40)
+        print(len(next(stream)))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "1\n", "")
 
 
 def test_few_pictures_are_taken_ahead():
