@@ -38,13 +38,16 @@ class Shapes:
     points: int = 2
     masks: bool = False
     pixels: int = 4096 * 4096
-    results: tuple[str, ...] = ("best",)
+    results: Sequence[str] = ("best",)
 
     def __post_init__(self) -> None:
         for name in ("pictures", "prompts", "points", "pixels"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r:.80}, but must be an integer from 1")
+        if isinstance(self.results, str):
+            problem = f"results is {self.results!r:.80}, but must be a tuple or list of names"
+            raise ConfigError(f"{problem}: write [{self.results!r:.80}] for one")
         for result in self.results:
             if result not in _RESULTS:
                 known = ", ".join(_RESULTS)

@@ -14,6 +14,7 @@ from esam_jax.ops import regions
 from esam_jax.predict import frames, full_size
 from esam_jax.predict.fetch import each_behind
 from esam_jax.predict.rows import Rows
+from esam_jax.words import counted
 
 
 class Masks:
@@ -70,9 +71,18 @@ class Masks:
 
     def __getitem__(self, queries: Any) -> "Masks":
         """Those of some queries; IndexError beyond the last, which ends a loop over them."""
-        if isinstance(queries, int | np.integer):
-            i = range(len(self))[queries]
-            queries = slice(i, i + 1)
+        count = len(self)
+        if isinstance(queries, int | np.integer) and not isinstance(queries, bool):
+            if not -count <= queries < count:
+                have = counted(count, "query", "queries")
+                raise IndexError(f"masks[{queries}] is out of range: these are of {have}")
+            queries = slice(queries % count, queries % count + 1)
+        elif isinstance(queries, slice) or queries is ...:
+            pass
+        elif isinstance(queries, tuple) or np.ndim(queries) != 1:
+            raise IndexError(
+                f"masks[{queries!r:.80}] chooses no queries: give an integer, a slice or one list"
+            )
         return Masks.of_rows(self._rows.only(queries), self.height, self.width, self.config)
 
     def __repr__(self) -> str:

@@ -73,6 +73,7 @@ def test_requests_within_the_shapes_compile_nothing(wiring: str, shapes: dict[st
         ({"pictures": 0}, "pictures is 0, but must be an integer from 1"),
         ({"pixels": -3}, "pixels is -3, but must be an integer from 1"),
         ({"results": ("best", "area")}, "results has 'area', but must be of low_res, logits"),
+        ({"results": "best"}, "results is 'best', but must be a tuple or list of names: write"),
     ],
 )
 def test_what_is_no_shape_is_named(shapes: dict[str, Any], message: str):

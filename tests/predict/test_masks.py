@@ -95,14 +95,19 @@ def test_some_queries_are_taken_as_of_an_array(make: Callable[[str], Masks]):
         (masks[[1, 1, 0]], [1, 1, 0]),
         (masks[1:][0], [1]),
         (masks[:0], []),
+        (masks[...], [0, 1]),
     ):
         assert len(some) == len(wanted) and (some.height, some.width) == (HEIGHT, WIDTH)
         np.testing.assert_array_equal(some.scores, masks.scores[wanted])
         np.testing.assert_array_equal(some.low_res, answer("sam_nano").low_res[wanted])
         np.testing.assert_array_equal(some.best()[1], masks.best()[1][wanted])
     assert [len(each) for each in masks] == [1, 1]
-    with pytest.raises(IndexError):
-        masks[2]
+    for wrong in (2, -3):
+        with pytest.raises(IndexError, match=rf"masks\[{wrong}\] is .*: these are of 2 queries"):
+            masks[wrong]
+    for wrong in ((0, 1), None, [[0, 1]], "0", True, 1.0):
+        with pytest.raises(IndexError, match="give an integer, a slice or one list"):
+            masks[wrong]
 
 
 def test_some_queries_hold_on_to_their_own_calls_alone():
