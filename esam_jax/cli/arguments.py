@@ -150,8 +150,10 @@ def other_kinds(config: Config) -> Iterator[tuple[str, str, list[str]]]:
 
 def _usage(argument: Any) -> str:
     """An option with what it takes: "--workdir PATH"; a positional argument as "IMAGE"."""
-    names = () if argument.is_positional() else argument.lowered.name_or_flags[:1]
-    return " ".join(filter(None, (*names, argument.lowered.metavar)))
+    if argument.is_positional():
+        return argument.field.intern_name.upper()
+    metavar = (argument.lowered.metavar or "").removeprefix("{None}|")
+    return " ".join(filter(None, (*argument.lowered.name_or_flags[:1], metavar)))
 
 
 def of_kinds(config: Any, argv: Sequence[str], prog: str) -> tuple[Any, list[str]]:

@@ -133,6 +133,8 @@ def main(argv: Sequence[str]) -> int:
 def _predict(args: Predict) -> int:
     if args.on_paper is not None:
         return _on_paper(args, args.on_paper)
+    if args.kernels:
+        raise ConfigError("--kernels are those of a card on paper: add --on-paper h200, say")
     fast = jax.default_backend() != "cpu"
     batches = args.batch or ((1, 8) if fast else (1,))
     dtypes = args.dtype or (("float32", "bfloat16") if fast else ("float32",))
@@ -188,9 +190,10 @@ def _on_paper(args: Predict, card: str) -> int:
     _require_positive("--batch", *args.batch)
     _require_positive("--prompts", *args.prompts)
     if args.against is not None:
-        raise ConfigError("--against measures on this machine: leave it or --on-paper out")
+        raise ConfigError("--against measures on this machine: leave out --against or --on-paper")
     _check_writable(args)
     config = _config(args.model)
+    prediction.require(card)  # before anything is printed
     print(f"{args.model} on paper, {card}: kernels of the compiled programs (docs/plan.md)")
     print(tables.columns(prediction.HEADS))
     found = []
@@ -267,14 +270,15 @@ def _everything_on_paper(args: Everything, card: str) -> int:
     from esam_jax.plan import everything_on_paper as planned
     from esam_jax.plan import prediction
 
-    prediction.of_card(card)  # a card that is not known is refused before anything is printed
-
     _require_positive("--points-per-side", args.points_per_side)
     _require_positive("--points-per-batch", args.points_per_batch)
     if args.pictures:
-        raise ConfigError(f"--on-paper reads no picture: leave {args.pictures[0]} or it out")
+        raise ConfigError(
+            f"--on-paper reads no picture: leave out {args.pictures[0]}, or --on-paper"
+        )
     _check_writable(args)
     clicks, config = args.points_per_side**2, _config(args.model)
+    prediction.require(card)  # before anything is printed
     print(f"{args.model} on paper, {card}, {clicks} clicks (docs/inference.md)")
     print(planned.line(planned.HEADS))
     found = []

@@ -124,6 +124,11 @@ def of_card(card: str) -> Topology:
     return topologies.parse(f"{card}:1x1")
 
 
+def require(card: str) -> None:
+    """ConfigError for a card that is not known, MissingError where its compiler is not there."""
+    topologies.devices(of_card(card))
+
+
 def abstract(config: SamConfig, dtype: str) -> tuple[network.Sam, Any]:
     """A network, and its parameters as programs read them, without numbers."""
     model = network.Sam(config, ComputeConfig(dtype=dtype))  # pyright: ignore[reportArgumentType]

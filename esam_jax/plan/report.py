@@ -166,7 +166,7 @@ def _on_paper(plan: Plan) -> list[str]:
 def _kernels(plan: Plan) -> list[str]:
     found = plan.compiled.paper
     if found is None:
-        return [f"kernels      {plan.topology.name}: no rates to write them down with"]
+        return [f"kernels      {plan.topology.name}: none, since only NVIDIA's have rates here"]
     counted = sum(plan.bill.flops.values()) / plan.devices
     lines = [
         f"kernels      {found.runs}, {found.flops / 1e12:.4g} TFLOP on each device "

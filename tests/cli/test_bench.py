@@ -93,7 +93,7 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
     [
         ([], "no measurement is named"),
         (["train"], "cannot measure 'train'"),
-        (["predict"], "missing: STR"),
+        (["predict"], "missing: MODEL"),
         (["predict", "random:efficientsam_nan"], "did you mean 'efficientsam_nano'?"),
         (["predict", "no/such/model"], "no model at"),
         (["predict", "random:sam_nano", "--runs", "0"], "--runs is 0"),
@@ -110,6 +110,9 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
         (["everything", "random:sam_nano", "a.png", "--on-paper", "h200"], "reads no picture"),
         (["everything", "random:sam_nano", "--on-paper", "h999"], "card is 'h999'"),
         (["everything", "random:sam_nano", __file__], "test_bench.py"),
+        (["predict", "random:sam_nano", "--on-paper", "h999"], "card is 'h999'"),
+        (["predict", "random:sam_nano", "--on-paper"], "write --on-paper STR"),
+        (["predict", "random:sam_nano", "--kernels"], "add --on-paper h200"),
     ],
 )
 def test_what_cannot_be_measured_is_two_and_one_line(argv: list[str], message: str, capsys):

@@ -44,7 +44,7 @@ def test_every_command_has_help(name: str, capsys):
         ([], "no command is given"),
         (["segmnt"], "did you mean segment?"),
         (["frobnicate"], "choose one of"),
-        (["segment"], "missing: PATH, --model STR, --out PATH"),
+        (["segment"], "missing: IMAGE, --model STR, --out PATH"),
         (["segment", "a.png", "--modle", "m"], "has no option --modle: did you mean --model?"),
         (["segment", "a.png", "b.png", "--model", "m", "--out", "o"], "b.png"),
         (["evaluate", "prompts", "--model", "m", "--data", "d", "--images", "many"], "'many'"),
