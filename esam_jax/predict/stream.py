@@ -106,6 +106,8 @@ def requests_of(pictures: Iterable[Any], prompts: Iterable[Any], sam: Any) -> It
             few, many = ("list", "pictures") if asked is _END else ("picture", "lists")
             problem = f"has {counted(i, few)} and more {many}: give one list for each picture"
             raise PromptError.of("prompts", problem)
+        # Both are used later, in threads, when the caller may have filled them with others.
+        asked = list(asked) if isinstance(asked, list) else asked
         yield _Given(i, picture_array.own(picture), asked, sam)
 
 

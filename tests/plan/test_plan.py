@@ -58,6 +58,8 @@ def test_a_step_that_fits_and_one_that_does_not(as_toy):
     page = report.for_people(small)
     assert f"{small.compiled.peak / 2**20:.1f} MiB" in page  # a small one has digits that tell
     assert "DOES NOT FIT" in page and "--accumulate 2" in page and "all-reduce" in page
+    kernels = "kernels      cpu:8: none, since only NVIDIA's have rates here"
+    assert kernels in report.for_people(small, kernels=True) and kernels not in page
     found = json.loads(json.dumps(report.for_programs(small)))
     assert found["compiled"]["fits"] is False
     assert found["topology"]["chips"] == 8

@@ -124,6 +124,16 @@ def test_the_memory_of_a_frame_may_be_used_again():
         np.testing.assert_allclose(masks.scores, wanted[i % 2], rtol=1e-5, atol=1e-5)
 
 
+def test_a_list_of_prompts_may_be_used_again():
+    def lists() -> Iterator[list[Prompt]]:
+        prompts: list[Prompt] = []
+        for i in range(5):
+            prompts[:] = [POINT] * i
+            yield prompts
+
+    assert [len(masks) for masks in SAM.segment_many(pictures(5), lists())] == [0, 1, 2, 3, 4]
+
+
 def test_frames_of_an_animation_are_those_that_were_yielded(tmp_path: Path):
     frames = [Image.fromarray(nano.picture(20, 30, i)) for i in range(4)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
