@@ -118,7 +118,9 @@ def _in_words(event: tyro_errors.ParseErrorEvent) -> str:
             name, known = event.argument.display_name(), ", ".join(event.choices)
             return f"{name} is {event.value!r}, but must be one of {known}"
         case tyro_errors.UnrecognizedArgs():
-            return f"{' '.join(event.tokens)!r} is not an argument"
+            remedy = ": a switch is on by its name alone, and off without it"
+            is_value = event.tokens[0].lower() in ("true", "false", "yes", "no")
+            return f"{' '.join(event.tokens)!r} is not an argument{remedy if is_value else ''}"
         case tyro_errors.InstantiationFailure() if event.argument is not None:
             return f"{event.argument.display_name()}: {_plain(event.message)}"
         case tyro_errors.InstantiationFailure():

@@ -5,7 +5,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.path} was {json.dumps(self.old)}, is {json.dumps(self.new)}"
+
+    @property
+    def option(self) -> str:
+        """That of the command line which has the old value; a switch takes none."""
+        name = f"--{self.path.replace('_', '-')}"
+        return name if isinstance(self.old, bool) else f"{name} {self.old}"
 
 
 def require_own(workdir: Path) -> None:
@@ -80,10 +86,9 @@ def require_same(
         # A run cannot become shorter than it is.
         wanted = [each for each in found if each.path != "steps" or each.new >= step]
         on_purpose = " ".join(f"{each.path}={each.new}" for each in wanted)
-        options = " ".join(f"--{each.path.replace('_', '-')} {each.old}" for each in found)
         raise CheckpointError(
-            f"{workdir} belongs to another run: {'; '.join(map(str, found))}. To resume it, give "
-            f"{options}; for a new run, another workdir"
+            f"{workdir} belongs to another run: {'; '.join(map(str, found))}. To resume it, "
+            f"{_as_before(found)}; for a new run, another workdir"
             + (f"; to change the run on purpose, --resume-with {on_purpose}" if wanted else "")
         )
     if changed and cfg.steps == step:
@@ -97,6 +102,14 @@ def require_same(
             f"steps={cfg.steps} is below the {step} updates that {workdir} has done: give more "
             f"than {step}"
         )
+
+
+def _as_before(found: Sequence[Change]) -> str:
+    """What to do with the command line; a switch that was off has to be left out."""
+    given = [each.option for each in found if each.old is not False]
+    without = [each.option for each in found if each.old is False]
+    parts = (("give", given), ("leave out", without))
+    return " and ".join(f"{verb} {' '.join(options)}" for verb, options in parts if options)
 
 
 def changes(cfg: RunConfig, workdir: Path) -> list[Change]:

@@ -100,6 +100,10 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         ([], "no config is named"),
         (["--workdir", "w"], "the config comes first"),
         (["segment_ti"], "missing: --workdir PATH (esam"),
+        (
+            ["segment_ti", "--workdir", "w", "--compute.deterministic", "True"],
+            "'True' is not an argument: a switch is on by its name alone, and off without it",
+        ),
         (["segment_ti", "--steps", "5"], "missing: --workdir PATH (esam"),
         (["segment_tii", "--workdir", "w"], "did you mean segment_ti?"),
         (["absent.py", "--workdir", "w"], "absent.py does not exist"),

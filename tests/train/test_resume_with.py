@@ -9,6 +9,8 @@ import pytest
 from helpers import toy
 
 from esam_jax import tasks
+from esam_jax.cli import arguments
+from esam_jax.config import RunConfig
 from esam_jax.data import loader
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import config_file
@@ -58,6 +60,24 @@ def test_a_finished_run_is_lengthened_and_again_is_nothing(tmp_path, capsys):
     assert loop.run(LONG, tmp_path)["step"] == 6  # it is the config of the run by now
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert config_file.history(tmp_path) == wanted
+
+
+def test_the_remedy_for_a_switch_is_a_command_that_parses(tmp_path):
+    on = dataclasses.replace(
+        LONG, compute=dataclasses.replace(LONG.compute, deterministic=True), steps=4
+    )
+    off = dataclasses.replace(LONG, steps=4)
+    for stored, now, remedy in (
+        (on, off, "give --compute.deterministic; for"),
+        (off, on, "leave out --compute.deterministic; for"),
+        (off, dataclasses.replace(on, steps=6), "give --steps 4 and leave out --compute.determ"),
+    ):
+        config_file.store(stored, tmp_path)
+        with pytest.raises(CheckpointError, match=f"To resume it, {remedy}"):
+            config_file.require_same(now, tmp_path)
+        given = remedy.startswith("give --compute")
+        argv = ["--compute.deterministic"] if given else []
+        assert arguments.parse(RunConfig, argv, prog="esam train", default=off) == stored
 
 
 def test_another_schedule_compiles_nothing(tmp_path):
