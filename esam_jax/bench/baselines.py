@@ -111,7 +111,9 @@ def _function(name: str) -> Callable[..., Any]:
         raise
     except Exception as error:  # whatever the user's own module raises
         about = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"--against {name} cannot be imported: {about}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        remedy = "; install it, or start in the folder that holds it" if missing else ""
+        raise ConfigError(f"--against {name} cannot be imported: {about}{remedy}") from error
     found = getattr(module, function, None)
     if not callable(found):
         raise ConfigError(f"--against {name}: {place} has no function {function}")

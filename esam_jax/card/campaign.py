@@ -91,7 +91,10 @@ def begin(setting: Setting, options: Options) -> dict[str, Any]:
     if not file.exists():
         outputs.require_file(page, overwrite=False, remedy="name another folder with --out")
         return fresh
-    record = files.read_json(file, max_bytes=_MOST_BYTES, error=ConfigError)
+    try:
+        record = files.read_json(file, max_bytes=_MOST_BYTES, error=ConfigError)
+    except ConfigError as error:
+        raise ConfigError(f"{error}: name another folder with --out, or remove it") from error
     if record.get("format") != FORMAT or not isinstance(record.get("sections"), dict):
         raise ExistsError(f"{file} is not of `esam bench card`: name another folder with --out")
     # As it comes back from a file: tuples are lists there.

@@ -190,13 +190,20 @@ def test_what_cannot_be_is_refused(measured, tmp_path, capsys, more, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("card.json", '{"sections": {}}'), ("card.json", "[]"), ("card.md", "mine")]
+    ("name", "text"),
+    [
+        ("card.json", '{"sections": {}}'),
+        ("card.json", "[]"),
+        ("card.json", "mine"),
+        ("card.md", "mine"),
+    ],
 )
-def test_files_of_others_are_left_alone(measured, tmp_path, name, text):
+def test_files_of_others_are_left_alone(measured, tmp_path, capsys, name, text):
     (tmp_path / name).write_text(text)
     assert run(tmp_path) == 2 and run(tmp_path, "--overwrite") == 2
     assert [each.name for each in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == text and measured[0] == []
+    assert "name another folder with --out" in capsys.readouterr().err
 
 
 def test_another_card_is_refused(measured, tmp_path, capsys):
