@@ -7,12 +7,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esam_jax.bench import predict as programs
-from esam_jax.config import ComputeConfig
 from esam_jax.models import named
-from esam_jax.models.sam import network
 from esam_jax.ops import attention
-from esam_jax.plan import compiled, topologies
+from esam_jax.plan import compiled, prediction, topologies
+from esam_jax.predict import programs
 
 pytestmark = [
     pytest.mark.nightly,
@@ -62,9 +60,8 @@ def test_every_head_fits_the_chip_forward_and_backward(chip, sizes):
 
 def test_the_encoder_runs_one_kernel_a_block_and_no_loop():
     config = named.sam("efficientsam_ti")
-    model = network.Sam(config, ComputeConfig(dtype="bfloat16"))
-    params = jax.eval_shape(lambda: network.init(config, jax.random.key(0)))
-    pixels = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.uint8)
+    model, params = prediction.abstract(config, "bfloat16")
+    pixels = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.float32)
     program = compile_for("v5e:2x2", lambda p, x: programs.encode(model, p, x), params, pixels)
     text = program.as_text()
     assert text.count('custom_call_target="tpu_custom_call"') == config.encoder.depth
