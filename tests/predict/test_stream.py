@@ -1,13 +1,17 @@
 """Masks of a stream of pictures come in order, with little read ahead and every error named."""
 
+import dataclasses
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers import nano
@@ -204,15 +208,61 @@ def test_a_full_device_is_no_fault_of_a_picture(monkeypatch: pytest.MonkeyPatch)
         list(SAM.segment_many(pictures(2), [POINT] * 2, errors="return"))
 
 
-def test_what_is_done_with_an_answer_is_done_in_threads():
-    requests = list(stream.requests_of(pictures(3), [POINT] * 3, SAM))
-    seen = []
+def test_a_device_that_is_full_while_a_picture_is_read_is_no_fault_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A picture may be an array of the device."""
+
+    def full(*_: Any) -> None:
+        raise DeviceMemoryError("no memory")
+
+    monkeypatch.setattr(stream.picture_array, "of", full)
+    with pytest.raises(DeviceMemoryError, match="no memory"):
+        list(SAM.segment_many(pictures(2), [POINT] * 2, errors="return"))
+
+
+@dataclasses.dataclass
+class Drawn:
+    """A request of one point, whose picture is drawn where it is read."""
+
+    number: int
+    pictures: list[weakref.ref[np.ndarray]] = dataclasses.field(default_factory=list)
+
+    def read(self) -> np.ndarray:
+        picture = nano.picture(20, 30, self.number)
+        self.pictures.append(weakref.ref(picture))
+        return picture
+
+    def prompts(self, picture: np.ndarray) -> list[Prompt]:
+        return [POINT]
+
+
+def test_the_next_pictures_are_done_while_the_caller_has_those_before():
+    """And a decoded picture is kept no longer than its masks take, whoever waits for them."""
+    requests, done = [Drawn(i) for i in range(4)], [threading.Event() for _ in range(4)]
+    answers = stream.answered(SAM, requests, lambda each, _: done[each.number].set(), together=1)
+    next(answers)
+    assert done[1].wait(60)  # nobody asked for it yet
+    end = time.monotonic() + 20
+    while any(each() is not None for each in (*requests[0].pictures, *requests[1].pictures)):
+        assert time.monotonic() < end, "a picture is kept with its answer"
+        time.sleep(0.01)
+    assert len(list(answers)) == 3 and all(each.is_set() for each in done)
+
+
+def test_what_is_done_with_an_answer_is_done_in_threads_of_all_devices():
+    requests = list(stream.requests_of(pictures(4), [POINT] * 4, SAM))
+    meeting, seen = threading.Barrier(4, timeout=60), []
 
     def then(request: Any, answer: stream.Answer) -> tuple[str, int]:
-        seen.append(threading.get_ident())
+        meeting.wait()  # all at once, or never: two threads of each of two devices
+        [device] = answer.masks.block_until_ready()._rows.logits[0].devices()
+        seen.append((threading.get_ident(), device))
         assert answer.picture is not None and isinstance(answer.masks, Masks)
         return request.name, len(answer.picture)
 
     done = list(stream.answered(SAM, requests, then, together=1, device_count=2, each=2))
-    assert done == [(f"pictures[{i}]", 20 + i) for i in range(3)]
-    assert threading.get_ident() not in seen
+    assert done == [(f"pictures[{i}]", 20 + i) for i in range(4)]
+    threads, devices = (set(each) for each in zip(*seen, strict=True))
+    assert len(threads) == 4 and threading.get_ident() not in threads
+    assert devices == set(jax.local_devices()[:2])
