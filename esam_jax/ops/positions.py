@@ -40,9 +40,9 @@ class Taps(NamedTuple):
         return Taps(*(part.reshape(len(part), -1) for part in (places, weights)))
 
     def part(self, first: int, count: int) -> "Taps":
-        """Those of `count` items from `first`; beyond the last, all weights are 0."""
-        spare = max(0, first + count - len(self.places))
-        return Taps(*(np.pad(x[first : first + count], ((0, spare), (0, 0))) for x in self))
+        """Those of `count` items from `first`; beyond the last, they are those of the last."""
+        spare = ((0, max(0, first + count - len(self.places))), (0, 0))
+        return Taps(*(np.pad(x[first : first + count], spare, mode="edge") for x in self))
 
 
 def taps(old: int, new: int, kind: Kind) -> Taps:

@@ -10,7 +10,7 @@ from helpers import nano
 
 from esam_jax.machine import compilation
 from esam_jax.ops import regions, selection
-from esam_jax.predict import frames, full_size
+from esam_jax.predict import frames, full_size, tiles
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.predictor import Predictor
 
@@ -61,6 +61,49 @@ def test_measures_and_run_lengths_are_those_of_the_logits(size: tuple[int, int])
     found = full_size.runs(alone(full_size.parts(low_res, axes, for_runs=True)), axes, False)
     wanted = [regions.to_runs(mask)["counts"] for mask in logits > 0]
     assert [runs.tolist() for runs in found[:4]] == wanted
+
+
+@pytest.mark.parametrize(
+    ("surface", "valley", "offset"),
+    [
+        (-0.01, -6.0, 0.0),  # cubic weights raise it above 0 beside a valley
+        (-0.5, -0.5, 1.0),  # nothing is inside, but everything above the lower threshold
+    ],
+)
+def test_no_tile_is_left_out_that_counts(surface: float, valley: float, offset: float):
+    """Though no logit of the decoder is above the threshold."""
+    low_res, axes = case((300, 40), "efficientsam_nano", 1)
+    low_res[:] = surface
+    low_res[:, ::5] = valley  # across: what columns add is seen before rows are
+    logits = full_size.logits(full_size.parts(low_res, axes), 1, axes)
+    assert (logits > -offset).any() and (logits > 0).any() == (valley != surface)
+    stability, boxes = full_size.measured(
+        jnp.asarray(low_res), np.array([0]), axes, offset=offset, zero_is_inside=True
+    )
+    some = jnp.asarray(logits)
+    np.testing.assert_array_equal(stability, selection.stability(some, 0.0, offset))
+    np.testing.assert_array_equal(boxes, selection.boxes(some >= 0))
+    [runs] = full_size.runs(alone(full_size.parts(low_res, axes, for_runs=True)), axes, True)
+    assert runs.tolist() == regions.to_runs(logits[0] >= 0)["counts"]
+
+
+@pytest.mark.parametrize("name", nano.NAMES)
+@pytest.mark.parametrize("size", [(300, 640), (300, 700)])  # the last tiles are cut off
+def test_tiles_that_no_mask_reaches_are_left_out(size: tuple[int, int], name: str):
+    low_res, axes = case(size, name, 1)
+    low_res[:] = -2
+
+    def seen(low_res: np.ndarray, least: float) -> int:
+        some = jnp.asarray(low_res)
+        count = tiles._over_tiles(some, axes.cover, 256, least, jnp.int32(0), lambda n, _: n + 1)
+        return int(count)
+
+    assert seen(low_res, 0.0) == seen(low_res, -1.0) == 0
+    assert seen(low_res, -3.0) == seen(low_res + 2, 0.0) == 2 * 3
+    low_res[0, 2, 2] = 3
+    assert seen(low_res, 0.0) == 1
+    low_res[0, 3, 3] = np.nan  # which is outside, and hides nothing
+    assert seen(low_res, 0.0) >= 1
 
 
 def test_runs_of_a_crop_lie_where_the_crop_does():
