@@ -1,9 +1,14 @@
 """What JAX believes of a card that is not there."""
 
+import re
+
 import jax
+import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from esam_jax.config import ComputeConfig, VitConfig
+from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.ops import attention
 from esam_jax.plan import pretended
 
@@ -30,3 +35,22 @@ def test_wide_heads_are_traced_for_hopper_alone(monkeypatch):
             jax.eval_shape(attend, q, q, q)
         with pretended.capability((9, 0)):
             assert jax.eval_shape(attend, q, q, q).shape == q.shape
+
+
+@pytest.mark.parametrize(("remat", "forward"), [("none", 1), ("blocks", 2)])
+def test_a_gradient_computes_attention_once(remat, forward, monkeypatch):
+    """A block keeps what the fused kernel gives, unless it is to keep nothing."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    sizes = {"width": 16, "heads": 2, "patch_px": 8, "image_px": 64, "pretrain_px": 64}
+    config = VitConfig(**sizes, depth=3, neck_width=16)
+    encoder = VitEncoder(config, ComputeConfig(dtype="bfloat16", remat=remat))
+    pixels = jnp.zeros((1, 64, 64, 3))
+
+    def loss(params):
+        return encoder.apply(params, pixels).astype(jnp.float32).sum()
+
+    with attention.target("gpu", 256), pretended.capability((9, 0)):
+        params = jax.eval_shape(encoder.init, jax.random.key(0), pixels)
+        program = str(jax.make_jaxpr(jax.grad(loss))(params))
+    kernels = re.findall(r"dot_product_attention_(\w\w\w)_wrapper(?=\[)", program)
+    assert kernels == ["fwd"] * forward + ["bwd"]  # of a loop over blocks
