@@ -79,6 +79,17 @@ def test_values_and_gradients_are_those_of_single_blocks(model, remat):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=str(path))
 
 
+@pytest.mark.parametrize(("remat", "kept"), [("none", True), ("blocks", False)])
+def test_products_with_parameters_are_kept_and_scores_are_not(remat, kept):
+    """What a loop over 4 blocks stores has their number in front."""
+    of, params = loss(vit(ComputeConfig(remat=remat)))
+    program = str(jax.make_jaxpr(jax.grad(of))(params))
+    images, tokens, heads, width = 2, 25, SIZES["heads"], SIZES["width"]
+    assert f"[{images},{heads},{tokens},{tokens}]" in program
+    assert f"[4,{images},{heads},{tokens},{tokens}]" not in program
+    assert (f"[4,{images},{tokens},{4 * width}]" in program) == kept
+
+
 @pytest.mark.parametrize("model", [vit, ROUNDS, NO_PATTERN])
 def test_without_gradients_blocks_are_called_in_turn_with_parameters_as_they_are(model):
     of, params = loss(model(ComputeConfig()))
