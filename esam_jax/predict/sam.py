@@ -192,24 +192,6 @@ class Sam:
         """
         return list(ahead_of_time.run(self, shapes))
 
-    @out_of_memory.advice()
-    def candidates(
-        self, embedding: Any, prompts: Sequence[Prompt]
-    ) -> tuple[Float[Array, "Q M l l"], Float[np.ndarray, "Q M"]]:
-        """Low-resolution logits, left on the device, and scores of the candidates of one picture.
-
-        As `decode`, for callers that discard most of it: the logits of a thousand clicks take
-        longer to fetch than to compute.
-        """
-        self._check_embedding(embedding)
-        if len(embedding) != 1:
-            raise PromptError.of(
-                "embedding", f"holds {len(embedding)} pictures, but only one is taken"
-            )
-        lists = self._checked([prompts], embedding.sizes, False, True)
-        [rows] = self._rows(embedding, lists, multimask=True)
-        return programs.rows(*rows.counted_through()), rows.all_scores()
-
     # ------------------------------------------------------------------------------- encoding
 
     def _embedding(self, pictures: list[np.ndarray], single: bool) -> Embedding:

@@ -67,6 +67,17 @@ def test_calls_take_turns_and_are_waited_for(monkeypatch):
     assert a.seconds == b.seconds == (1.0, 1.0, 1.0) and a.first == 1.0
 
 
+@pytest.mark.parametrize("part", predict.PARTS)
+def test_all_that_a_part_returns_is_waited_for(part, monkeypatch):
+    """Arrays of JAX and `Masks` know how; anything else would be over before it is computed."""
+    returned = []
+    monkeypatch.setattr(timing, "wait", returned.append)
+    list(predict.predict(nano.sam("efficientsam_nano"), batches=(2,), parts=(part,), runs=1))
+    assert len(returned) >= 3
+    leaves = jax.tree.leaves(returned)
+    assert leaves and all(hasattr(x, "block_until_ready") or type(x) is np.ndarray for x in leaves)
+
+
 def test_each_call_gets_its_own_times():
     now = [0.0]
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -14,6 +15,7 @@ from helpers import nano
 from PIL import Image
 
 import esam_jax
+from esam_jax.config import ComputeConfig
 from esam_jax.convert import save
 from esam_jax.convert.formats import safetensors_file
 from esam_jax.convert.model_folder import ModelFile
@@ -70,16 +72,6 @@ def test_queries_do_not_see_each_other(name: str):
     np.testing.assert_allclose(permuted.low_res, together.low_res[order], rtol=1e-4, atol=1e-4)
 
 
-def test_candidates_are_what_decode_gives_in_the_order_of_the_prompts(name: str):
-    sam = nano.sam(name)
-    prompts = (PROMPTS * 10)[:37]
-    logits, scores = sam.candidates(embedding(name), prompts)
-    masks = sam.decode(embedding(name), prompts)
-    assert isinstance(logits, jax.Array)
-    np.testing.assert_array_equal(logits, masks.low_res)
-    np.testing.assert_array_equal(scores, masks.scores)
-
-
 def test_the_network_called_by_hand_agrees():
     """SAM's tokens of a point: the point, then "not a point"; 64/56 pixels of input per pixel."""
     sam, encoded = nano.sam("sam_nano"), embedding("sam_nano")
@@ -123,6 +115,25 @@ def test_a_mask_prompt_tells_in_the_sam_wiring():
     assert np.isfinite(again.low_res).all()
 
 
+def test_no_weights_are_copied_or_rounded_in_a_call(name: str):
+    """Blocks are called in turn, and the device holds kernels in the type of the products."""
+    config = nano.sam(name).config
+    half = Sam(Network(config, ComputeConfig(dtype="bfloat16")), nano.sam(name).params)
+    pixels = jnp.zeros((1, config.image_px, config.image_px, 3))
+    points, labels = jnp.zeros((1, 1, 2, 2)), jnp.ones((1, 1, 2), jnp.int32)
+
+    def of(program: Any, *arrays: Any) -> str:
+        return str(jax.make_jaxpr(lambda *x: program(half.model, half.ready, *x))(*arrays))
+
+    encoder = of(programs.encode, pixels)
+    decoder = of(programs.decode, half.encode(nano.picture(40, 56)).features, points, labels)
+    assert not any(each in encoder + decoder for each in ("scan[", "stack["))
+    kernel = half.ready["encoder"]["block_00"]["mlp"]["hidden"]["kernel"]
+    assert kernel.dtype == jnp.bfloat16
+    rows, columns = kernel.shape
+    assert f"f32[{rows},{columns}]" not in encoder and f"bf16[{rows},{columns}]" in encoder
+
+
 def test_any_number_of_queries_compiles_few_functions():
     sam, encoded = nano.sam("efficientsam_nano"), embedding("efficientsam_nano")
     before = programs.decode._cache_size()
@@ -158,8 +169,6 @@ def test_what_is_less_than_a_pixel_outside_is_asked_at_the_edge():
     edge = [Prompt(points=[[np.nextafter(WIDTH, 0), 3]]), Prompt(box=[0, 2, 30, HEIGHT])]
     found, wanted = (sam.decode(embedding("sam_nano"), each) for each in (outside, edge))
     np.testing.assert_array_equal(found.low_res, wanted.low_res)
-    logits, _ = sam.candidates(embedding("sam_nano"), outside)
-    np.testing.assert_array_equal(logits, wanted.low_res)
 
 
 def test_pictures_may_be_arrays_of_jax_or_of_pillow():
@@ -237,8 +246,6 @@ def test_an_embedding_is_for_models_with_its_encoder(tmp_path: Path):
     assert len(set(names)) == 2
     assert all(f"({name})" in str(caught.value) for name in names)
     assert all(name.startswith("sam_vit of 64 px, sha256:") for name in names)
-    with pytest.raises(PromptError, match="made by another encoder"):
-        other.candidates(loaded, PROMPTS[:1])
 
 
 def test_what_is_no_saved_embedding_is_refused(tmp_path: Path):

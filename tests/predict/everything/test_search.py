@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import nano
 
+from esam_jax.models.sam import network
 from esam_jax.ops import grids
 from esam_jax.predict import batches
 from esam_jax.predict.everything import clicks, search
@@ -73,3 +75,28 @@ def test_more_masks_than_fit_are_found_by_more_calls(case: Any, monkeypatch: pyt
     np.testing.assert_allclose(scores, together.scores, rtol=1e-6)
     logits = jnp.concatenate([part.logits[: len(part.which)] for part in parts])
     np.testing.assert_allclose(logits, together.logits[:60], rtol=1e-5, atol=1e-5)
+
+
+def test_clicks_without_a_mask_that_passes_are_not_drawn(
+    case: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """One click at a time on a CPU: the program of the masks runs for each that needs it."""
+    *_, scores = case
+    drawn, draw = [], network.Sam.draw
+
+    def watched(model: network.Sam, tokens: Any, image: Any) -> Any:
+        jax.debug.callback(lambda tokens: drawn.append(len(tokens[0])), tokens)
+        return draw(model, tokens, image)
+
+    monkeypatch.setattr(network.Sam, "draw", watched)
+    search.search.clear_cache()  # what was traced before draws unseen
+    try:
+        for share in (0.4, 1.0):
+            threshold = float(np.quantile(scores.max(1), share)) + 1e-4
+            found(case, best=False, threshold=threshold)
+            jax.effects_barrier()
+            assert drawn == [1] * int((scores > threshold).any(1).sum())
+            assert (len(drawn) == 0) == (share == 1.0) and len(drawn) < len(scores)
+            drawn.clear()
+    finally:
+        search.search.clear_cache()
