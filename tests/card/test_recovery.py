@@ -24,6 +24,8 @@ fault = fault if run.name == where else ""
 (run / "checkpoints").mkdir(parents=True, exist_ok=True)
 (run / "model").mkdir(exist_ok=True)
 writes = given.get("--peers.process", "0") == "0"
+if "--compute.deterministic" not in sys.argv:  # a card would resume with other bits
+    sys.exit("bits are not promised")
 if fault == "refused":
     sys.exit("NCCL WARN Duplicate GPU detected")
 if fault == "alarm":

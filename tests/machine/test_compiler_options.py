@@ -1,15 +1,19 @@
 """Options of compilers: which a program gets, what flags of the user change, that they arrive."""
 
 import dataclasses
+import types
 
 import jax
+import numpy as np
 import pytest
 from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.errors import ConfigError
+from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compiler_options
+from esam_jax.plan import compiled, topologies
+from esam_jax.train import loop, start
 from esam_jax.train import state as states
 
 DETERMINISTIC = "xla_gpu_deterministic_ops"
@@ -73,6 +77,54 @@ def test_the_update_is_compiled_with_them(deterministic, monkeypatch):
     lowered = update.lower(state, {}, states.abstract_batch(task, cfg.batch, mesh))
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_unheard_of"):
         lowered.compile()
+
+
+class Enough(EsamError):
+    """What is looked at has been seen."""
+
+
+def run(cfg, folder):
+    loop.run(cfg, folder)
+
+
+def plan(cfg, folder):
+    card = topologies.parse("cpu:1")
+    compiled.lower(cfg, card, topologies.devices(card)[:1])
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("who", [run, plan])
+def test_the_config_decides(who, deterministic, monkeypatch, tmp_path):
+    def of_update(platform, *, deterministic):
+        raise Enough(f"asked for {deterministic}")
+
+    monkeypatch.setattr(compiler_options, "of_update", of_update)
+    monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
+    monkeypatch.setattr(loop.loader, "stream", toy.Stream)
+    cfg = toy.config(mesh=MeshConfig(data=1))
+    compute = dataclasses.replace(cfg.compute, deterministic=deterministic)
+    with pytest.raises(Enough, match=f"asked for {deterministic}"):
+        who(dataclasses.replace(cfg, compute=compute), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("platform", "deterministic", "order"),
+    [("gpu", True, "fixed"), ("gpu", False, "any"), ("cpu", True, "any")],
+)
+def test_a_run_fixes_the_order_of_sums_over_devices(
+    platform, deterministic, order, monkeypatch, tmp_path
+):
+    def enough(order, *_):
+        raise Enough(order)
+
+    mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
+    monkeypatch.setattr(sharding, "make_mesh", lambda *_: mesh)
+    monkeypatch.setattr(compiler_options, "sum_in_one_order", lambda: enough("fixed"))
+    monkeypatch.setattr(sharding, "check_batch", lambda *_: enough("any"))
+    cfg = toy.config()
+    compute = dataclasses.replace(cfg.compute, deterministic=deterministic)
+    with pytest.raises(Enough, match=order):
+        start.check(dataclasses.replace(cfg, compute=compute), tmp_path, 0)
 
 
 def test_jaxlib_knows_the_name():
