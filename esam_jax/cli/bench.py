@@ -104,6 +104,8 @@ class Everything:
     """Calls that count, for each picture; 50 on an accelerator, 1 on a CPU."""
     on_paper: str | None = None
     """Name no picture: compile the programs for this card (h200, ...) and add up kernels."""
+    kernels: bool = False
+    """With --on-paper, list the kernels of each program."""
     json: Path | None = None
     """A .json file for everything that was measured, each run included."""
     overwrite: bool = False
@@ -133,8 +135,7 @@ def main(argv: Sequence[str]) -> int:
 def _predict(args: Predict) -> int:
     if args.on_paper is not None:
         return _on_paper(args, args.on_paper)
-    if args.kernels:
-        raise ConfigError("--kernels are those of a card on paper: add --on-paper h200, say")
+    _require_paper(args)
     fast = jax.default_backend() != "cpu"
     batches = args.batch or ((1, 8) if fast else (1,))
     dtypes = args.dtype or (("float32", "bfloat16") if fast else ("float32",))
@@ -224,6 +225,7 @@ def _on_paper(args: Predict, card: str) -> int:
 def _everything(args: Everything) -> int:
     if args.on_paper is not None:
         return _everything_on_paper(args, args.on_paper)
+    _require_paper(args)
     runs = args.runs
     if runs is None:
         runs = 50 if jax.default_backend() != "cpu" else 1
@@ -268,7 +270,7 @@ def _everything(args: Everything) -> int:
 def _everything_on_paper(args: Everything, card: str) -> int:
     jax.config.update("jax_platforms", "cpu")  # before JAX starts: no accelerator is used
     from esam_jax.plan import everything_on_paper as planned
-    from esam_jax.plan import prediction
+    from esam_jax.plan import paper, prediction
 
     _require_positive("--points-per-side", args.points_per_side)
     _require_positive("--points-per-batch", args.points_per_batch)
@@ -285,6 +287,8 @@ def _everything_on_paper(args: Everything, card: str) -> int:
     for row in planned.rows(config, args.dtype, card, clicks=clicks, at_once=args.points_per_batch):
         found.append(dataclasses.asdict(row))
         print(planned.line(row.cells), flush=True)
+        if args.kernels:
+            print("\n".join(paper.table(row.paper)))
     total = sum(row["paper"]["seconds"] for row in found)
     print(f"together {1e3 * total:.4g} ms")
     _write(
@@ -324,6 +328,11 @@ def _require_positive(option: str, *values: int) -> None:
     for value in values:
         if value < 1:
             raise ConfigError(f"{option} is {value}, but must be at least 1")
+
+
+def _require_paper(args: Predict | Everything) -> None:
+    if args.kernels:
+        raise ConfigError("--kernels are those of a card on paper: add --on-paper h200, say")
 
 
 def _check_writable(args: Predict | Everything) -> None:

@@ -179,7 +179,7 @@ def inside(parts: Parts, count: int, axes: Axes, zero_is_inside: bool) -> Bool[n
 
 def on_device(
     answers: tuple[Float[Array | np.ndarray, "_ _ _ h w"], ...],
-    places: Int[np.ndarray, "*X"],
+    places: Int[Array | np.ndarray, "*X"],
     axes: Axes,
     zero_is_inside: bool,
 ) -> Bool[Array, "*X H W"]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from helpers import nano
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from esam_jax import cli
 from esam_jax.bench import everything
 from esam_jax.evaluate import parity_sam
+from esam_jax.plan import prediction, topologies
 
 ROW_KEYS = {
     "part", "dtype", "pictures", "prompts", "median_seconds", "p90_seconds", "compile_seconds",
@@ -88,6 +90,73 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
         assert word in printed
 
 
+@pytest.fixture
+def own_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler of this machine in the place of NVIDIA's: other kernels, the same pages."""
+    monkeypatch.setattr(topologies, "_cuda", lambda topology: jax.devices("cpu")[:1])
+
+
+@pytest.mark.slow
+def test_predict_on_paper(
+    own_compiler: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    programs, counted = [], []
+    compile_one, add_up = prediction.kernels, prediction.written
+    monkeypatch.setattr(
+        prediction, "kernels", lambda *given: programs.append(given) or compile_one(*given)
+    )
+
+    def written(*given):
+        counted.append(len(programs))
+        programs.clear()
+        return add_up(*given)
+
+    monkeypatch.setattr(prediction, "written", written)
+    file = tmp_path / "paper.json"
+    argv = ["bench", "predict", "random:efficientsam_nano", "--on-paper", "h200", "--kernels"]
+    argv += ["--dtype", "float32", "--batch", "1", "2", "--prompts", "1", "--json", str(file)]
+    assert cli.main(argv) == 0
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert (report["command"], report["on_paper"]) == ("esam bench predict", "h200")
+    rows = {(row["part"], row["pictures"]): row for row in report["rows"]}
+    assert list(rows) == [
+        ("encoder", 1), ("encoder", 2), ("decoder", 1), ("device", 1), ("device", 2)
+    ]  # fmt: skip
+    for (_, pictures), row in rows.items():
+        groups = row["paper"]["groups"]
+        assert row["paper"]["seconds"] == pytest.approx(sum(each["seconds"] for each in groups))
+        assert row["per_second"] == pytest.approx(pictures / row["paper"]["seconds"])
+        assert f"{1e3 * row['paper']['seconds']:.5g} ms" in printed
+        assert groups[0]["where"] in printed  # what takes longest
+    # Encoder, decoder, and masks of full size picture by picture.
+    assert counted == [1, 1, 1, 1 + 1 + 1, 1 + 1 + 2]
+    runs = {key: row["paper"]["runs"] for key, row in rows.items()}
+    assert runs["device", 1] > runs["encoder", 1] + runs["decoder", 1]
+    for part in ("encoder", "device"):
+        assert rows[part, 2]["floor_seconds"] == pytest.approx(2 * rows[part, 1]["floor_seconds"])
+
+
+@pytest.mark.slow
+def test_everything_on_paper(
+    own_compiler: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "paper.json"
+    argv = ["bench", "everything", "random:efficientsam_nano", "--on-paper", "a100", "--kernels"]
+    assert cli.main([*argv, "--points-per-side", "4", "--json", str(file)]) == 0
+    report, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert (report["on_paper"], report["clicks"]) == ("a100", 16)
+    rows = {row["part"]: row["paper"] for row in report["rows"]}
+    assert list(rows) == ["encoder", "decoder", "measures", "suppression", "turns"]
+    together = 1e3 * sum(each["seconds"] for each in rows.values())
+    assert printed.splitlines()[-1] == f"together {together:.4g} ms"
+    assert all(each["groups"][0]["where"] in printed for each in rows.values())
+    # Lengths that are data are assumed, and named in the programs.
+    assert not any(each["loops_unknown"] for each in rows.values())
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -116,6 +185,7 @@ def test_everything_of_several_pictures(preset, tmp_path: Path, capsys):
         (["predict", "random:sam_nano", "--on-paper", "h999"], "card is 'h999'"),
         (["predict", "random:sam_nano", "--on-paper"], "write --on-paper STR"),
         (["predict", "random:sam_nano", "--kernels"], "add --on-paper h200"),
+        (["everything", "random:sam_nano", __file__, "--kernels"], "add --on-paper h200"),
     ],
 )
 def test_what_cannot_be_measured_is_two_and_one_line(argv: list[str], message: str, capsys):
