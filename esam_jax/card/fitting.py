@@ -94,14 +94,8 @@ def rounded(batch: int) -> int:
 
 
 def peak_bytes(program: jax.stages.Compiled) -> int:
-    """What the compiled program needs of the device's memory, its arguments included."""
-    found = program.memory_analysis()
-    assert found is not None  # every compiler used here reports it
-    if jax.default_backend() != "cpu":
-        return found.peak_memory_in_bytes
-    # The CPU's own figure leaves temporaries out.
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.argument_size_in_bytes + found.temp_size_in_bytes + results
+    """What it needs of the memory of the device that is here."""
+    return compiled.peak_bytes(program, on_cpu=jax.default_backend() == "cpu")
 
 
 def _estimate(tried: list[Tried], usable: int) -> int:

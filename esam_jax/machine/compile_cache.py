@@ -4,9 +4,10 @@ What lies in it is run as it is, so that whoever can write it runs code as you: 
 could write is refused (JAX's own documentation calls the cache trusted).
 """
 
+import contextlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from esam_jax import files
@@ -57,6 +58,26 @@ def current() -> str | None:
 def off() -> None:
     """Keeps no program from now on, and looks for none; before anything is compiled."""
     _use(None)
+
+
+@contextlib.contextmanager
+def unused() -> Iterator[None]:
+    """Within it no program is kept, and none is looked for, in any thread.
+
+    For machines that are not there: JAX keeps their programs, but only those machines could read
+    them, and it warns each time that it tries.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = current()
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()  # JAX asks once whether there is a folder
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
 
 
 def check(environment: Mapping[str, str] = os.environ) -> None:

@@ -13,6 +13,7 @@ import jax
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
 from esam_jax.errors import ConfigError
+from esam_jax.machine import compile_cache
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, compiled_kernels, paper, pretended, topologies
 from esam_jax.plan.collectives import Collective
@@ -71,7 +72,7 @@ def step(
     lowered = lower(cfg, topology, devices)
     before()
     try:
-        compiled = lowered.compile(options(topology))
+        compiled = _compile(lowered, topology)
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
@@ -79,7 +80,8 @@ def step(
         return Compiled(needed, fits=False, compile_seconds=time.monotonic() - began)
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # every compiler used here reports both
-    peak, usable = _peak(memory, topology), topology.usable_bytes
+    peak = peak_bytes(compiled, on_cpu=topology.platform == "cpu")
+    usable = topology.usable_bytes
     return Compiled(
         peak=peak,
         fits=None if usable is None else peak <= usable,
@@ -100,9 +102,15 @@ def kernels(
 
     trips: of loops whose length is data (`compiled_kernels.parse`).
     """
-    text = lowered.compile(options(topology)).as_text()
+    text = _compile(lowered, topology).as_text()
     assert text is not None
     return compiled_kernels.parse(text, trips)
+
+
+def _compile(lowered: jax.stages.Lowered, topology: Topology) -> jax.stages.Compiled:
+    here = topology.platform == "cpu"
+    with contextlib.nullcontext() if here else compile_cache.unused():
+        return lowered.compile(options(topology))
 
 
 def options(topology: Topology) -> dict[str, Any] | None:
@@ -115,10 +123,13 @@ def _paper(text: str, topology: Topology) -> Paper | None:
     return None if sheet is None else paper.write(compiled_kernels.parse(text), sheet)
 
 
-def _peak(memory: Any, topology: Topology) -> int:
-    """Arguments, temporaries and results together; the CPU's own figure leaves temporaries out."""
-    if topology.platform != "cpu":
+def peak_bytes(program: jax.stages.Compiled, *, on_cpu: bool) -> int:
+    """What a program needs of its device's memory: arguments, temporaries and results together."""
+    memory = program.memory_analysis()
+    assert memory is not None  # every compiler used here reports it
+    if not on_cpu:
         return memory.peak_memory_in_bytes
+    # The CPU's own figure leaves temporaries out.
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
 

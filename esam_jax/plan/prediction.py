@@ -83,11 +83,10 @@ def rows(
     assert sheet is not None
 
     def row(part: predict.Part, pictures: int, count: int, floor: float, *parts: _Program) -> Row:
-        found = [
-            kernel
-            for function, takes in parts
-            for kernel in kernels(topology, functools.partial(function, model), *takes)
-        ]
+        found: list[Kernel] = []
+        for program in parts:
+            function = functools.partial(program.function, model)
+            found += program.times * kernels(topology, function, *program.takes)
         return Row(part, dtype, pictures, count, written(found, topology), floor)
 
     def encode(batch: int) -> _Program:
@@ -112,8 +111,8 @@ def rows(
             floor = batch * roofline.end_to_end(config, sheet, 1)
             answer = decode(batch, 1)
             logits, _ = jax.eval_shape(lambda *each: programs.decode(model, *each), *answer.takes)
-            masks = _full_size(config, logits)
-            yield row("device", batch, 1, floor, encode(batch), answer, *[masks] * batch)
+            masks = _full_size(config, logits)._replace(times=batch)
+            yield row("device", batch, 1, floor, encode(batch), answer, masks)
 
 
 def of_card(card: str) -> Topology:
@@ -138,10 +137,11 @@ def abstract(config: SamConfig, dtype: str) -> tuple[network.Sam, Any]:
 
 
 class _Program(NamedTuple):
-    """What is called with the model, and the arrays that it takes, which may be abstract."""
+    """What is called with the model, how often, and the arrays, perhaps abstract, that it takes."""
 
     function: Callable[..., Any]
     takes: tuple[Any, ...]
+    times: int = 1
 
 
 def _full_size(config: SamConfig, logits: jax.ShapeDtypeStruct) -> _Program:

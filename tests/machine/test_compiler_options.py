@@ -79,7 +79,7 @@ def test_the_update_is_compiled_with_them(deterministic, monkeypatch):
         lowered.compile()
 
 
-class Enough(EsamError):
+class SeenError(EsamError):
     """What is looked at has been seen."""
 
 
@@ -96,14 +96,14 @@ def plan(cfg, folder):
 @pytest.mark.parametrize("who", [run, plan])
 def test_the_config_decides(who, deterministic, monkeypatch, tmp_path):
     def of_update(platform, *, deterministic):
-        raise Enough(f"asked for {deterministic}")
+        raise SeenError(f"asked for {deterministic}")
 
     monkeypatch.setattr(compiler_options, "of_update", of_update)
     monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: toy.task())
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
     cfg = toy.config(mesh=MeshConfig(data=1))
     compute = dataclasses.replace(cfg.compute, deterministic=deterministic)
-    with pytest.raises(Enough, match=f"asked for {deterministic}"):
+    with pytest.raises(SeenError, match=f"asked for {deterministic}"):
         who(dataclasses.replace(cfg, compute=compute), tmp_path / "run")
 
 
@@ -115,7 +115,7 @@ def test_a_run_fixes_the_order_of_sums_over_devices(
     platform, deterministic, order, monkeypatch, tmp_path
 ):
     def enough(order, *_):
-        raise Enough(order)
+        raise SeenError(order)
 
     mesh = types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform)]))
     monkeypatch.setattr(sharding, "make_mesh", lambda *_: mesh)
@@ -123,7 +123,7 @@ def test_a_run_fixes_the_order_of_sums_over_devices(
     monkeypatch.setattr(sharding, "check_batch", lambda *_: enough("any"))
     cfg = toy.config()
     compute = dataclasses.replace(cfg.compute, deterministic=deterministic)
-    with pytest.raises(Enough, match=order):
+    with pytest.raises(SeenError, match=order):
         start.check(dataclasses.replace(cfg, compute=compute), tmp_path, 0)
 
 

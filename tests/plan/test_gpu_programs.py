@@ -42,7 +42,7 @@ def text_of(function, *arguments, card="h200"):
     place = prediction.place(topology)
     with compiled.choices_of(topology):
         lowered = jax.jit(function, in_shardings=place, out_shardings=place).lower(*arguments)
-    return lowered.compile(compiled.options(topology)).as_text()
+    return compiled._compile(lowered, topology).as_text()
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def update(name, batch, **more):
     cfg = dataclasses.replace(configs.load(name), batch=batch, **more)
     topology = topologies.parse("h200:1x8")
     lowered = compiled.lower(cfg, topology, topologies.devices(topology))
-    return lowered.compile(compiled.options(topology)).as_text()
+    return compiled._compile(lowered, topology).as_text()
 
 
 def model(name):

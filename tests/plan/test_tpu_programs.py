@@ -28,7 +28,7 @@ def compile_for(name, function, *arguments):
     place = NamedSharding(Mesh(topologies.devices(topology)[:1], ("x",)), PartitionSpec())
     with compiled.choices_of(topology):
         lowered = jax.jit(function, in_shardings=place, out_shardings=place).lower(*arguments)
-    return lowered.compile()
+    return compiled._compile(lowered, topology)
 
 
 def heads(queries, keys, width, value_width):

@@ -5,6 +5,7 @@ ReLU) and in normalising the complete upscaled map instead of each cell: `config
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -38,15 +39,9 @@ class MaskDecoder(nn.Module):
         self.mask_heads = MaskHeads(cfg, compute)
         self.iou_head = IouHead(cfg, compute)
 
-    def __call__(
-        self,
-        embedding_BhwC: Float[Array, "B h w C"],
-        position_hwC: Float[Array, "h w C"],
-        sparse_BQPC: Float[Array, "B Q P C"],
-        dense_BqhwC: Float[Array, "B q h w C"] | None = None,
-        seen_BQP: Bool[Array, "B Q P"] | None = None,
-    ) -> tuple[Float[Array, "B Q M 4*h 4*w"], Float[Array, "B Q M"]]:
-        tokens, image = self.look(embedding_BhwC, position_hwC, sparse_BQPC, dense_BqhwC, seen_BQP)
+    def __call__(self, *prompted: Any) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+        """Of what `look` takes."""
+        tokens, image = self.look(*prompted)
         return self.draw(tokens, image), self.iou(tokens)
 
     def look(
