@@ -163,14 +163,25 @@ def lower(cfg: RunConfig, topology: Topology, devices: list[Any]) -> jax.stages.
 
 @contextlib.contextmanager
 def choices_of(topology: Topology) -> Iterator[None]:
-    """Attention kernels are chosen as on the machine that is planned."""
-    if topology.platform != "cuda":
-        with attention.target(topology.platform, devices=topology.chips):
+    """Attention kernels are chosen as on the machine that is planned.
+
+    What was traced for another one is traced again: JAX does not know that the choice differs.
+    """
+    if topology.platform == "cpu":
+        with attention.target("cpu", devices=topology.chips):
             yield
         return
-    card = topologies.CARDS[topology.kind]
-    with attention.target("gpu", card.cudnn_head_dim), pretended.capability(card.capability):
-        yield
+    jax.clear_caches()
+    try:
+        if topology.platform == "tpu":
+            with attention.target("tpu", devices=topology.chips):
+                yield
+            return
+        card = topologies.CARDS[topology.kind]
+        with attention.target("gpu", card.cudnn_head_dim), pretended.capability(card.capability):
+            yield
+    finally:
+        jax.clear_caches()
 
 
 def needed_bytes(message: str) -> int | None:

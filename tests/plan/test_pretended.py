@@ -10,7 +10,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from esam_jax.config import ComputeConfig, VitConfig
 from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.ops import attention
-from esam_jax.plan import pretended
+from esam_jax.plan import compiled, pretended, topologies
 
 
 @pytest.mark.parametrize(("version", "hopper"), [((8, 0), False), ((9, 0), True), ((10, 3), True)])
@@ -54,3 +54,21 @@ def test_a_gradient_computes_attention_once(remat, forward, monkeypatch):
         program = str(jax.make_jaxpr(jax.grad(loss))(params))
     kernels = re.findall(r"dot_product_attention_(\w\w\w)_wrapper(?=\[)", program)
     assert kernels == ["fwd"] * forward + ["bwd"]  # of a loop over blocks
+
+
+def test_what_was_traced_for_one_machine_is_no_program_of_another():
+    """A function that is compiled already is traced again by whoever calls it for a card."""
+    seen = []
+
+    @jax.jit
+    def function(x):
+        machine = attention._TARGET.get()
+        seen.append(machine and (machine.backend, machine.max_head_dim))
+        return x
+
+    function(1.0)
+    for name in ("h200:1x1", "a100:1x1", "v5e:2x2"):
+        with compiled.choices_of(topologies.parse(name)):
+            jax.jit(lambda x: function(x)).lower(1.0)
+    function(1.0)
+    assert seen == [None, ("gpu", 256), ("gpu", 128), ("tpu", 128), None]
