@@ -284,6 +284,7 @@ def test_boxes_of_coco_are_those_of_pycocotools(album: Path, tmp_path: Path):
         assert each["bbox"] == coco_mask.toBbox(found.annToRLE(each)).tolist()
 
 
+@pytest.mark.slow
 def test_a_name_with_a_line_break(album: Path, tmp_path: Path, capsys):
     (album / "000.png").rename(album / "scan\n2.png")
     (album / "bad\n3.png").write_bytes(b"no picture")

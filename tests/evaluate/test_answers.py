@@ -56,13 +56,8 @@ def assert_close(found, wanted):
         assert found[name] == pytest.approx(wanted[name], abs=2e-5), name
 
 
-@pytest.mark.parametrize(
-    "mesh",
-    [
-        pytest.param(MeshConfig(data=1), marks=pytest.mark.slow),
-        MeshConfig(data=2, fsdp=2, tensor=2),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [MeshConfig(data=1), MeshConfig(data=2, fsdp=2, tensor=2)])
 def test_a_model_in_training_is_measured_like_a_loaded_one(mesh):
     source = sources.open_source(EVALUATE.source)
     result = measured(NAME, mesh)

@@ -46,6 +46,7 @@ def test_a_run_that_ends_says_so_in_every_way(toys, hook, tmp_path):
     assert len(facts(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_an_error_and_a_full_disk_and_the_step_of_each(toys, hook, tmp_path, monkeypatch):
     room = step_folders.free_bytes
     run = tmp_path / "run"

@@ -103,17 +103,16 @@ def loss_and_gradient(cfg, mesh_config, accumulate=1):
     return *jax.device_get(program(params, frozen, batch)), program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make, mesh, reductions, memory",
     [
         # Gradients alone are summed.
         (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
         # Heads and halves of an MLP are summed too, where they meet in the residual stream.
-        pytest.param(
-            segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3, marks=pytest.mark.slow
-        ),
+        (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
         # Gradients of the decoder are summed in each of four rounds that a loop holds.
-        pytest.param(rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5, marks=pytest.mark.slow),
+        (rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5),
     ],
     ids=["sami", "segment", "rounds"],
 )

@@ -266,7 +266,6 @@ def plain(task, config, decode, batch, embedding, b, q):
     ("wiring", "task", "pictures", "extra"),
     [
         ("sam", FEW, 4, {}),
-        ("efficientsam", dataclasses.replace(RELEASED, clicks=3), 4, {}),
         pytest.param("sam", IN_PIXELS, 3, {}, marks=pytest.mark.slow),
         pytest.param("efficientsam", FEW, 4, EXTENDED, marks=pytest.mark.slow),
         pytest.param("sam", SAM_ROUNDS, 50, {}, marks=pytest.mark.slow),

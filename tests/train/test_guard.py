@@ -230,6 +230,7 @@ def test_f20_a_spike_is_gone_back_from_and_its_data_left_out(train, tmp_path):
         assert steps == sorted(steps)  # nothing of the abandoned updates
 
 
+@pytest.mark.slow
 def test_f20_two_spikes_go_back_to_one_checkpoint_and_a_third_stops(train, tmp_path):
     _, state = train("two", spoil(9, 11, by=30.0), guard=SPIKE)
     assert events(tmp_path / "two") == [[8, 10, 8, [8, 9]], [8, 10, 8, [8, 11]]]

@@ -63,7 +63,8 @@ NO_PATTERN = sam_vit(1)  # a loop over the last two alone
         (vit, "blocks"),
         (ROUNDS, "none"),
         pytest.param(NO_PATTERN, "none", marks=pytest.mark.slow),
-        (NO_PATTERN, "blocks"),  # in a loop and outside of it
+        # In a loop and outside of it.
+        pytest.param(NO_PATTERN, "blocks", marks=pytest.mark.slow),
         (sam_vit(), "none"),
     ],
 )
