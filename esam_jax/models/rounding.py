@@ -77,8 +77,7 @@ def _follow(jaxpr: core.Jaxpr, given: Sequence[_Leaves], reads: list[set[Any]]) 
         elif len(inner) == 1 and len(inner[0].invars) == len(operands):
             loop = name == "scan"
             if loop:  # what is carried has one type in all rounds
-                first = equation.params["num_consts"]
-                carried = slice(first, first + equation.params["num_carry"])
+                carried = _carried(equation, inner[0])
                 _note(reads, operands[carried], equation.invars[carried])
             results = _follow(inner[0], operands, reads)
             if loop or len(results) != len(equation.outvars):
@@ -88,6 +87,21 @@ def _follow(jaxpr: core.Jaxpr, given: Sequence[_Leaves], reads: list[set[Any]]) 
         else:
             _note(reads, operands, equation.invars)
     return of(jaxpr.outvars)
+
+
+def _carried(scan: core.JaxprEqn, round_: core.Jaxpr) -> slice:
+    """Which operands of a loop are its state: those between constants and what is cut in slices.
+
+    By their ranks, since each version of JAX counts them under another name: a slice, of operands
+    and of results, has one axis less in a round than outside.
+    """
+
+    def same(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        pairs = zip(outside, inside, strict=True)
+        return sum(one.aval.ndim == other.aval.ndim for one, other in pairs)
+
+    state, first_slice = same(scan.outvars, round_.outvars), same(scan.invars, round_.invars)
+    return slice(first_slice - state, first_slice)
 
 
 def _note(reads: list[set[Any]], made_of: Sequence[_Leaves], variables: Sequence[Any]) -> None:
