@@ -18,7 +18,7 @@ from esam_jax.plan.compiled_kernels import Kernel
 PRODUCTS, BANDWIDTH, ATTENTION, LAUNCH_SECONDS = 0.80, 0.85, 0.83, 2e-6
 
 _NOISE = re.compile(
-    r"jit\(|jvp\(\)|while|body|cond$|closed_call|checkpoint|remat|rematted_computation|branch"
+    r"jit\(|jvp\(\)|while|body|cond$|closed_call|eval_jaxpr|checkpoint|remat|rematted_computation|branch"
 )
 _WRAPPED = re.compile(r"^(?:transpose|jvp|vmap)\((.*)\)$")
 
