@@ -313,6 +313,7 @@ def test_every_round_is_that_of_the_plain_version(wiring, task, pictures, extra,
         np.testing.assert_allclose(found.loss[b, q], total, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_memory_of_a_shown_mask_ends_its_gradient():
     """A round learns to answer; what it shows the next one is a given."""
     config = tiny.config("sam")
@@ -346,8 +347,9 @@ def graded(wiring):
     return batch, functools.partial(tiny.jit(jax.grad(total, has_aux=True)), tiny.params(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fill", [False, True])
-@pytest.mark.parametrize("wiring", ["efficientsam", pytest.param("sam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wiring", tiny.WIRINGS)
 def test_empty_and_full_masks_have_finite_gradients(wiring, fill):
     batch, gradient = graded(wiring)
     grads, out = gradient({**batch, "masks": np.full_like(batch["masks"], 255 * fill)})

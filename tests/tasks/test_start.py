@@ -304,6 +304,7 @@ def test_what_rounds_of_prompts_train(rounds, left):
     assert start.untrained(task, named.sam(name)) == left
 
 
+@pytest.mark.slow
 def test_a_released_model_that_is_extended_gives_its_own_masks_to_the_bit(tmp_path):
     path, before = _folder(tmp_path, "efficientsam_nano")
     name = "efficientsam_nano_extended"
