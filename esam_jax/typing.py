@@ -38,7 +38,7 @@ AXES = {
     "Z": "tokens of the mask decoder: outputs and points",
     "J": "tokens that are attended to: keys and values",
     "S": "stored positions",
-    "L": "length of a list: distances, bytes, run lengths",
+    "L": "length of a list: distances, bytes, run lengths, blocks",
     "C": "channels",
     "Y": "pixel values of a patch",
     "D": "encoder width",

@@ -116,7 +116,9 @@ class PromptedConfig(Config):
     masks: Annotated[int, at_least(1)] = 64  # drawn per picture; fewer are padded with weight 0
     max_area: Annotated[float, above(0), at_most(1)] = 0.9  # of the picture; larger: left out
     min_area_px: Annotated[int, at_least(0)] = 16  # of the model's input; smaller: left out
-    box_noise: Annotated[float, at_least(0)] = 0.1  # standard deviation, as share of the side
+    box_noise: Annotated[float, at_least(0)] = 0.1  # as share of the side
+    # Whether that is a standard deviation (the paper), or bounds even chances (SAM 2's code).
+    box_noise_as: Literal["normal", "uniform"] = "normal"
     box_noise_max_px: Annotated[float, at_least(0)] = 20.0  # the most that a side is moved
     flip: Literal["none", "horizontal"] = "none"  # at random
 

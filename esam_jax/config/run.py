@@ -21,7 +21,8 @@ from esam_jax.config.tasks import TaskConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig(Config):
-    """AdamW with warm-up, then cosine or linear decay to `final_lr`.
+    """AdamW with warm-up, then cosine or linear decay to `final_lr`, or steps: a tenth of the rate
+    from each of the updates `drop_at_steps` on.
 
     Weight decay acts on kernels only, and parameters that never had a gradient are not changed.
     MAE decays its class and mask tokens, since its rule goes by the number of axes; we do not.
@@ -30,7 +31,8 @@ class OptimConfig(Config):
     """
 
     peak_lr: Annotated[float, above(0)]
-    schedule: Literal["cosine", "linear"] = "cosine"
+    schedule: Literal["cosine", "linear", "steps"] = "cosine"
+    drop_at_steps: tuple[int, ...] = ()
     warmup_steps: Annotated[int, at_least(0)] = 0
     final_lr: Annotated[float, at_least(0)] = 0.0
     beta1: Annotated[float, at_least(0), below(1)] = 0.9
@@ -40,6 +42,16 @@ class OptimConfig(Config):
     clip_norm: Annotated[float | None, above(0, "None for no clipping")] = None
 
     eps: ClassVar[float] = 1e-8
+    drop_factor: ClassVar[float] = 0.1
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        drops = self.drop_at_steps
+        if bool(drops) != (self.schedule == "steps"):
+            yield "drop_at_steps", 'is for schedule="steps", which needs one or more: set both'
+        elif any(later <= sooner for sooner, later in zip((0, *drops), drops, strict=False)):
+            yield "drop_at_steps", "must rise from above 0"
+        if drops and self.final_lr:
+            yield "final_lr", 'is where cosine and linear decay end: leave it out of "steps"'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +71,8 @@ class EvaluateConfig(Config):
     images: Annotated[int, at_least(1)] = 100
     masks_per_image: Annotated[int, at_least(1)] = 32
     every_steps: Annotated[int | None, at_least(1, "None for the end only")] = None
+    # The run ends after so many evaluations in a row without a better value of `save.best`.
+    patience: Annotated[int | None, at_least(1, "None to train to the end")] = None
 
     seed: ClassVar[int] = 0  # of the pictures and prompts that are measured
 
@@ -68,7 +82,8 @@ class SaveConfig(Config):
     """When the state is written, what is kept, and what happens when it cannot be written or read.
 
     `keep` counts the newest committed checkpoints. `best` names a metric of the evaluation: the
-    checkpoint with its highest value is kept besides them. `damaged`: "fallback" continues from the
+    checkpoint with its highest value is kept besides them, and the run's `model/` is of that one
+    instead of the last. `damaged`: "fallback" continues from the
     checkpoint before.
     """
 
@@ -179,6 +194,12 @@ class RunConfig(Config):
             yield "save.best", "nothing is measured in this run: set evaluate, or leave it out"
         elif best is not None and best not in task.measures:
             yield "save.best", f"must be one of {', '.join(task.measures)}"
+        if self.evaluate is not None and self.evaluate.patience is not None:
+            if best is None or self.evaluate.every_steps is None:
+                yield (
+                    "evaluate.patience",
+                    "compares evaluations: set evaluate.every_steps, save.best",
+                )
         measured = None if self.evaluate is None else self.evaluate.every_steps
         if best is not None and measured and measured % saved and saved % measured:
             yield (
@@ -187,6 +208,8 @@ class RunConfig(Config):
                 f"measured every {measured} (evaluate.every_steps): let one be a multiple of the "
                 "other",
             )
+        if any(drop >= self.steps for drop in self.optim.drop_at_steps):
+            yield "optim.drop_at_steps", f"must be below steps={self.steps}"
         if self.optim.warmup_steps >= self.steps:
             yield (
                 "optim.warmup_steps",

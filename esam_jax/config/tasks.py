@@ -93,6 +93,9 @@ class SegmentConfig(_TrainedConfig):
     click_labels: Literal["both", "foreground"] = "both"
     answers: Literal["single", "candidates"] = "single"
     rounds_as: Literal["sum", "mean"] = "sum"  # of the losses of all rounds
+    # Chance that a branch of the encoder's last block is left out; it rises evenly from block to
+    # block.
+    drop_path: Annotated[float, at_least(0), below(1)] = 0.0
 
 
 TaskConfig = SamiConfig | SegmentConfig

@@ -1,5 +1,7 @@
 """Points and boxes drawn from a mask. Coordinates are (x, y); whole numbers are pixel centres."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
@@ -7,6 +9,7 @@ from esam_jax.data.bitmaps import Bitmap
 from esam_jax.errors import DataError
 from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, PADDING_XY, TOP_LEFT
 
+Noise = Literal["normal", "uniform"]
 Prompt = tuple[Float32[np.ndarray, "2 2"], Int32[np.ndarray, " 2"]]
 
 
@@ -16,6 +19,7 @@ def first_prompt(
     *,
     box_noise: float,
     box_noise_max_px: float,
+    box_noise_as: Noise = "normal",
 ) -> Prompt:
     """A point in the mask or a noisy box around it, with equal chance.
 
@@ -26,7 +30,7 @@ def first_prompt(
         point = uniform_point(rng, mask)
         points = np.stack([point, np.full(2, PADDING_XY, np.float32)])
         return points, np.array([FOREGROUND, PADDING], np.int32)
-    box = noisy_box(rng, mask, share=box_noise, max_px=box_noise_max_px)
+    box = noisy_box(rng, mask, share=box_noise, max_px=box_noise_max_px, noise=box_noise_as)
     return box.reshape(2, 2), np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32)
 
 
@@ -47,18 +51,27 @@ def tight_box(mask: Bitmap) -> Float32[np.ndarray, " 4"]:
 
 
 def noisy_box(
-    rng: np.random.Generator, mask: Bitmap, *, share: float, max_px: float
+    rng: np.random.Generator,
+    mask: Bitmap,
+    *,
+    share: float,
+    max_px: float,
+    noise: Noise = "normal",
 ) -> Float32[np.ndarray, " 4"]:
     """The tight box with each coordinate moved, cut at the frame, corners never exchanged.
 
-    The paper's rule: normal noise whose standard deviation is `share` of the side, at most `max_px`
-    pixels. SAM 2's training code draws uniformly from plus and minus that bound instead.
+    "normal" is the paper's rule: a standard deviation of `share` of the side, at most `max_px`
+    pixels (arXiv:2304.02643, section A). "uniform" is that of SAM 2's training code: even chances
+    between plus and minus `share` of the side, or `max_px` where that is less (sam2_utils.py).
     """
     box = tight_box(mask)
     sides = np.tile(box[2:] - box[:2] + 1, 2)
-    noise = np.clip(rng.normal(size=4) * share * sides, -max_px, max_px)
+    if noise == "normal":
+        moved = np.clip(rng.normal(size=4) * share * sides, -max_px, max_px)
+    else:
+        moved = rng.uniform(-1, 1, size=4) * np.minimum(share * sides, max_px)
     frame = np.array([mask.width - 1, mask.height - 1], np.float32)
-    corners = np.clip((box + noise.astype(np.float32)).reshape(2, 2), 0, frame)
+    corners = np.clip((box + moved.astype(np.float32)).reshape(2, 2), 0, frame)
     # Strong noise on a thin box may carry one corner past the other.
     return np.sort(corners, axis=0).reshape(4)
 

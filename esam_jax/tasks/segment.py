@@ -13,17 +13,27 @@ from einops import reduce
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from esam_jax.config import EvaluateConfig, PromptedConfig, RunConfig, SamConfig, SegmentConfig
+from esam_jax.config import (
+    EvaluateConfig,
+    PromptedConfig,
+    RunConfig,
+    SamConfig,
+    SegmentConfig,
+    TinyVitConfig,
+)
 from esam_jax.data import views
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
 from esam_jax.models import flops, named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
-from esam_jax.ops import images, losses, positions
+from esam_jax.ops import drop_path, images, losses, positions
 from esam_jax.tasks import rounds, start
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
+
+# Number of the key of drop path, beside those that `rounds.draw` splits off.
+_DROP_PATH = 1
 
 
 def build(config: RunConfig) -> Task:
@@ -33,7 +43,7 @@ def build(config: RunConfig) -> Task:
     sam_config = named.sam(task.model)
     assert isinstance(config.data.view, PromptedConfig)
     _check_view(config.data.view, task.model, sam_config)
-    _check_rounds(task, sam_config)
+    _check_choices(task, sam_config)
     view = config.data.view
     model = Sam(sam_config, config.compute)
 
@@ -52,7 +62,8 @@ def build(config: RunConfig) -> Task:
         masks, valid = batch["masks"], batch["valid"]
         variables = {"params": params[task.model]}
         pixels = images.normalise(batch["image"])
-        embedding = model.apply(variables, pixels, method=Sam.encode)
+        scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
+        embedding = model.apply(variables, pixels, scales, method=Sam.encode)
 
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
@@ -78,12 +89,23 @@ def build(config: RunConfig) -> Task:
         loss=loss,
         example=views.shapes(config.data.view),
         models=models,
-        draw=functools.partial(rounds.draw, task, view.masks),
+        draw=functools.partial(_draw, task, sam_config, view.masks),
         initial=lambda: start.read(task, sam_config),
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
         miscounted=flops.miscounted(sam_config.encoder),
     )
+
+
+def _draw(
+    task: SegmentConfig, sam_config: SamConfig, queries: int, key: Array, images: int
+) -> Batch:
+    """What `rounds.draw` gives, and the uniform numbers by which blocks lose their branches."""
+    drawn = dict(rounds.draw(task, queries, key, images))
+    if task.drop_path:
+        shape = (images, sam_config.encoder.depth, 2)
+        drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)
+    return drawn
 
 
 def round_loss(
@@ -160,11 +182,16 @@ def _compare(
     return losses.focal(logits, target), losses.dice(logits, target), iou
 
 
-def _check_rounds(task: SegmentConfig, sam_config: SamConfig) -> None:
+def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
     if task.clicks and task.click_labels == "both" and sam_config.decoder.background == "none":
         raise ConfigError(
             f"task.clicks is {task.clicks} of both labels, but {task.model!r} takes no background "
             "points: write --task.click-labels foreground"
+        )
+    if task.drop_path and isinstance(sam_config.encoder, TinyVitConfig):
+        raise ConfigError(
+            f"task.drop_path is {task.drop_path}, but the encoder of {task.model!r} has stages of "
+            "several kinds of blocks, which are never left out: leave it at 0"
         )
 
 

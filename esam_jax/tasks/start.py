@@ -13,13 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from esam_jax.config import DecoderConfig, MaeConfig, SamConfig, SegmentConfig, VitConfig
+from esam_jax.config import (
+    DecoderConfig,
+    MaeConfig,
+    SamConfig,
+    SamVitConfig,
+    SegmentConfig,
+    VitConfig,
+)
 from esam_jax.convert import load, model_folder, provenance
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, EsamError
 from esam_jax.models import named
-from esam_jax.tasks import rounds
+from esam_jax.tasks import mae_trunk, rounds
 from esam_jax.tasks.task import BEHIND_TRUNK, Start
 from esam_jax.typing import Params
 
@@ -88,6 +95,8 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     inside = Path(init_from, "model", model)
     file = load.model_file(inside if model_folder.is_model_folder(inside) else init_from)
     found, wanted = file.config, config
+    if isinstance(found, MaeConfig) and isinstance(config.encoder, SamVitConfig):
+        return _sam_from_mae(init_from, file, model, config)
     if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
     absent = _absent(found.decoder, config.decoder) if isinstance(found, SamConfig) else []
@@ -104,6 +113,22 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
         trunk = {"encoder": file.params["encoder"]}
         return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
     return dataclasses.replace(file, config=config, untrained=(*file.untrained, *absent))
+
+
+def _sam_from_mae(init_from: str, file: ModelFile, model: str, config: SamConfig) -> ModelFile:
+    """The trunk of one of SAM's encoders from a pretrained ViT of the same blocks."""
+    found, wanted = file.config, config.encoder
+    assert isinstance(found, MaeConfig) and isinstance(wanted, SamVitConfig)
+    blocks = mae_trunk.like(found.encoder, wanted)
+    if found.encoder != blocks:
+        raise CheckpointError(
+            f"task.init_from {init_from} holds another ViT than the encoder of {model!r}: "
+            f"{load.differences(found.encoder, blocks)}; name one of those blocks"
+        )
+    encoder = mae_trunk.of_sam(file.params["encoder"], found.encoder, wanted)
+    return dataclasses.replace(
+        file, config=config, params={"encoder": encoder}, untrained=BEHIND_TRUNK
+    )
 
 
 def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:

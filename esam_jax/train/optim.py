@@ -32,6 +32,7 @@ class Schedule(NamedTuple):
     share: Any  # of the decay, in each update after it
     final_lr: Any
     above_final: Any  # of the peak
+    drops: Any  # updates from which on the rate is a tenth of what it was
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Optimiser:
 
 def make(config: OptimConfig, steps: int) -> Optimiser:
     """The optimiser of a run of `steps` updates; top-level keys of its trees are model names."""
-    rate = functools.partial(learning_rate, cosine=config.schedule == "cosine")
+    rate = functools.partial(learning_rate, shape=config.schedule)
 
     def chain(numbers: Schedule) -> optax.GradientTransformation:
         by_number = functools.partial(rate, schedule=numbers)
@@ -98,19 +99,23 @@ def schedule(config: OptimConfig, steps: int) -> Schedule:
         1.0 / (steps - warmup),
         config.final_lr,
         config.peak_lr - config.final_lr,
+        config.drop_at_steps,
     )
-    return Schedule(*map(np.float32, numbers))
+    return Schedule(*(np.asarray(number, np.float32) for number in numbers))
 
 
-def learning_rate(count: Any, schedule: Schedule, *, cosine: bool) -> jax.Array:
-    """Rate of update number 0, 1, ...: linear from 0 to the peak, then down to `final_lr`.
+def learning_rate(count: Any, schedule: Schedule, *, shape: str) -> jax.Array:
+    """Rate of update number 0, 1, ...: linear from 0 to the peak, then by `OptimConfig.schedule`.
 
     As MAE's lr_sched.py, by update instead of by epoch: the peak is reached at `warmup_steps`, the
     final rate would be that of update number `steps`.
     """
     count = jnp.asarray(count, jnp.float32)
     done = jnp.clip((count - schedule.warmup_steps) * schedule.share, 0.0, 1.0)
-    left = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if cosine else 1.0 - done
+    if shape == "steps":
+        left = OptimConfig.drop_factor ** jnp.sum(count >= schedule.drops)
+    else:
+        left = 0.5 * (1.0 + jnp.cos(jnp.pi * done)) if shape == "cosine" else 1.0 - done
     falling = schedule.final_lr + schedule.above_final * left
     return jnp.where(count < schedule.warmup_steps, schedule.rising * count, falling)
 

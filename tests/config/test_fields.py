@@ -13,7 +13,7 @@ import pytest
 
 from esam_jax.config.rules import Config
 
-MOST = {"networks": 34, "data": 22, "tasks": 24, "run": 50}
+MOST = {"networks": 34, "data": 23, "tasks": 25, "run": 51}
 
 
 def declared(concern: str) -> list[str]:
@@ -39,9 +39,9 @@ def test_fields_of_a_concern_are_few(concern):
     assert 10 < len(found) <= MOST[concern], sorted(found)
 
 
-def test_all_fields_are_under_130():
+def test_all_fields_are_under_140():
     found = [field for concern in MOST for field in declared(concern)]
-    assert len(found) == len(set(found)) < 130
+    assert len(found) == len(set(found)) < 140
 
 
 @pytest.mark.parametrize("concern", MOST)

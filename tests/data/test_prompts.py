@@ -65,6 +65,22 @@ def test_box_noise_has_the_papers_spread():
     assert np.abs(bounded - prompts.tight_box(Bitmap.of(mask))).max() == 6.0
 
 
+def test_uniform_box_noise_fills_the_bounds_evenly():
+    """A tenth of 90 and 40 pixels, or less where the bound is less, as SAM 2's code draws it."""
+    mask = np.zeros((400, 500), bool)
+    mask[150:190, 200:290] = True
+    generator, tight = rng(), prompts.tight_box(Bitmap.of(mask))
+    for max_px, bounds in ((20.0, [9, 4, 9, 4]), (6.0, [6, 4, 6, 4])):
+        moved = [
+            prompts.noisy_box(generator, Bitmap.of(mask), share=0.1, max_px=max_px, noise="uniform")
+            for _ in range(3000)
+        ]
+        noise = (np.stack(moved) - tight) / bounds
+        assert np.abs(noise).max() <= 1 + 1e-4
+        assert np.allclose(noise.std(0), 1 / np.sqrt(3), rtol=0.05)
+        assert np.allclose(np.quantile(noise, [0.25, 0.75], axis=0), [[-0.5], [0.5]], atol=0.06)
+
+
 def test_no_noise_is_the_tight_box():
     box = prompts.noisy_box(rng(), Bitmap.of(MASK), share=0.0, max_px=20.0)
     assert (box == prompts.tight_box(Bitmap.of(MASK))).all()

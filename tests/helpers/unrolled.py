@@ -1,15 +1,16 @@
 """Blocks one after the other instead of in a loop, for tests that look at each of them."""
 
 import contextlib
-import functools
 from unittest import mock
 
 from esam_jax.models.parts import stack
 
 
-def through(blocks, x, *context, compute, kinds=None):
+def through(blocks, x, *context, compute, kinds=None, own=None):
     """`stack.through` without its loop."""
-    return functools.reduce(lambda x, block: block(x, *context), blocks, x)
+    for i, block in enumerate(blocks):
+        x = block(x, *context) if own is None else block(x, *context, own[i])
+    return x
 
 
 @contextlib.contextmanager

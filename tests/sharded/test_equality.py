@@ -75,7 +75,8 @@ def segment():
 
 def rounds():
     config = segment()
-    task = dataclasses.replace(config.task, model="efficientsam_nano_extended", clicks=2, repeats=2)
+    config_of_task = {"model": "efficientsam_nano_extended", "clicks": 2, "repeats": 2}
+    task = dataclasses.replace(config.task, **config_of_task, drop_path=0.4)
     return dataclasses.replace(config, task=task)
 
 

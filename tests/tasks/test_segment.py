@@ -258,3 +258,26 @@ def test_view_must_fit_the_model():
     view = dataclasses.replace(config.data.view, fit="pad")
     with pytest.raises(ConfigError, match=r"data\.view\.fit"):
         tasks.build(dataclasses.replace(config, data=dataclasses.replace(config.data, view=view)))
+
+
+def test_drop_path_is_for_blocks_of_one_kind():
+    config = configs.load("segment_ti")
+    view = dataclasses.replace(config.data.view, fit="pad")
+    task = dataclasses.replace(config.task, model="mobile_sam", drop_path=0.1)
+    data = dataclasses.replace(config.data, view=view)
+    with pytest.raises(ConfigError, match=r"task\.drop_path is 0\.1.*mobile_sam"):
+        tasks.build(dataclasses.replace(config, task=task, data=data))
+
+
+def test_drop_path_draws_for_each_image_and_leaves_clicks_as_they_are():
+    config = configs.load("quickstart_scratch")
+    task = dataclasses.replace(config.task, clicks=1, click_labels="foreground")
+    with_it = dataclasses.replace(task, drop_path=0.3)
+    both = [
+        tasks.build(dataclasses.replace(config, task=each)).draw(jax.random.key(0), 5)
+        for each in (task, with_it)
+    ]
+    plain, drawn = both
+    assert drawn["drop_path"].shape == (5, 3, 2)  # three blocks
+    assert set(drawn) - set(plain) == {"drop_path"}
+    assert all(np.array_equal(plain[name], drawn[name]) for name in plain)

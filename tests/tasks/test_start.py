@@ -12,7 +12,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers import nano, toy
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig, SegmentConfig
+from esam_jax.config import (
+    MaeConfig,
+    MeshConfig,
+    PretrainDecoderConfig,
+    SegmentConfig,
+    VitConfig,
+)
 from esam_jax.convert import load, model_folder
 from esam_jax.errors import CheckpointError, MissingError
 from esam_jax.models import named
@@ -334,3 +340,60 @@ def test_a_model_is_extended_and_never_cut(tmp_path):
         start.read(
             SegmentConfig(model="efficientsam_nano", init_from=path), named.sam("efficientsam_nano")
         )
+
+
+def _sam_from_mae(tmp_path, pretrained):
+    params = nano.params(MaeConfig(encoder=pretrained))
+    model_folder.write(tmp_path / "mae", MaeConfig(encoder=pretrained), params, source="test")
+    config = configs.load("quickstart_teacher")
+    task = dataclasses.replace(config.task, init_from=str(tmp_path / "mae"))
+    return params["encoder"], tasks.build(dataclasses.replace(config, task=task))
+
+
+def _mae_of_sam_nano(**other):
+    """Patches of 4 pixels, a grid of 6: SAM's are of 8, with a grid of 8."""
+    sizes = {"width": 96, "heads": 3, "depth": 4, "patch_px": 4, **other}
+    return VitConfig(**sizes, image_px=24, pretrain_px=24)
+
+
+def test_sam_starts_from_a_pretrained_vit(tmp_path):
+    """Blocks as they are; a wider grid and larger patches by torch's bicubic rule."""
+    given, task = _sam_from_mae(tmp_path, _mae_of_sam_nano())
+    found = task.initial().params["sam_nano"]
+    assert set(found) == {"encoder"} and "neck" not in found["encoder"]
+    found, drawn = found["encoder"], nano.params(named.sam("sam_nano"))["encoder"]
+    for i in range(4):
+        taken, block = found[f"block_{i:02d}"], given[f"block_{i:02d}"]
+        tables = {name: taken["attn"].pop(name) for name in ("rel_rows", "rel_cols")}
+        jax.tree.map(np.testing.assert_array_equal, taken, block)
+        for name, table in tables.items():
+            assert table.shape == drawn[f"block_{i:02d}"]["attn"][name].shape
+            assert not table.any()
+    torch = pytest.importorskip("torch")
+
+    def enlarged(table, side):
+        pixels = torch.tensor(np.asarray(table)).permute(2, 0, 1)[None]
+        larger = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic")
+        return larger[0].permute(1, 2, 0).numpy()
+
+    table = np.asarray(given["positions"])[1:].reshape(6, 6, 96)
+    np.testing.assert_allclose(found["positions"], enlarged(table, 8), atol=1e-5)
+    pixels = np.asarray(given["patch_embed"]["kernel"]).reshape(4, 4, 3 * 96)
+    kernel = found["patch_embed"]["kernel"].reshape(8, 8, 3 * 96)
+    np.testing.assert_allclose(kernel, enlarged(pixels, 8), atol=1e-5)
+
+
+def test_a_grid_and_patches_that_fit_are_taken_as_they_are(tmp_path):
+    pretrained = VitConfig(width=96, heads=3, depth=4, patch_px=8, image_px=64, pretrain_px=64)
+    given, task = _sam_from_mae(tmp_path, pretrained)
+    found = task.initial().params["sam_nano"]["encoder"]
+    np.testing.assert_array_equal(found["patch_embed"]["kernel"], given["patch_embed"]["kernel"])
+    np.testing.assert_array_equal(
+        found["positions"].reshape(64, 96), np.asarray(given["positions"])[1:]
+    )
+
+
+def test_a_vit_of_other_blocks_is_no_start_for_sam(tmp_path):
+    _, task = _sam_from_mae(tmp_path, _mae_of_sam_nano(depth=3))
+    with pytest.raises(CheckpointError, match="depth 3 instead of 4; name"):
+        task.initial()

@@ -49,6 +49,28 @@ def test_learning_rate_by_hand(schedule, expected):
         assert rate(config, 14, step) == pytest.approx(value, rel=1e-6), step
 
 
+def test_steps_take_a_tenth_at_each():
+    config = OptimConfig(peak_lr=0.8, warmup_steps=4, schedule="steps", drop_at_steps=(8, 12))
+    expected = {0: 0.0, 1: 0.2, 4: 0.8, 7: 0.8, 8: 0.08, 11: 0.08, 12: 0.008, 99: 0.008}
+    for step, value in expected.items():
+        assert rate(config, 14, step) == pytest.approx(value, rel=1e-6), step
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"schedule": "steps"}, "drop_at_steps"),
+        ({"drop_at_steps": (5,)}, "drop_at_steps"),
+        ({"schedule": "steps", "drop_at_steps": (5, 5)}, "rise"),
+        ({"schedule": "steps", "drop_at_steps": (0, 5)}, "rise"),
+        ({"schedule": "steps", "drop_at_steps": (5,), "final_lr": 0.1}, "final_lr"),
+    ],
+)
+def test_steps_that_make_no_sense(values, fault):
+    with pytest.raises(ConfigError, match=fault):
+        OptimConfig(peak_lr=0.3, **values)
+
+
 def test_no_warm_up_starts_at_the_peak():
     assert rate(OptimConfig(peak_lr=0.3), 5, 0) == pytest.approx(0.3)
 

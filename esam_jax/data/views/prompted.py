@@ -72,7 +72,11 @@ def masks_and_prompts(
     for slot, mask in enumerate(chosen):
         packed[slot, : mask.height, :used] = mask.packed[:, :used]
         points[slot], labels[slot] = prompts.first_prompt(
-            rng, mask, box_noise=config.box_noise, box_noise_max_px=config.box_noise_max_px
+            rng,
+            mask,
+            box_noise=config.box_noise,
+            box_noise_max_px=config.box_noise_max_px,
+            box_noise_as=config.box_noise_as,
         )
     valid = (np.arange(slots) < len(chosen)).astype(np.float32)
     return {"masks": packed, "points": points, "labels": labels, "valid": valid}

@@ -78,18 +78,29 @@ class SamVitEncoder(nn.Module):
         )
         return Block(module, cfg.mlp_ratio * cfg.width, self.compute, name=f"block_{i:02d}")
 
-    def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
-        return self.neck(self.trunk(pixels_BHWC))
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
+    ) -> Float[Array, "B h w C"]:
+        """Features with `neck_width` channels; ConfigError unless patches tile the image.
 
-    def trunk(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
+        `scales_LB2` is what `ops.drop_path` multiplies the branches of each block by.
+        """
+        return self.neck(self.trunk(pixels_BHWC, scales_LB2))
+
+    def trunk(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
+    ) -> Float[Array, "B h w D"]:
         """Features after the last block, before the neck."""
         patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
         x_BhwD = self.patch_embed(patches_BhwY)
         table_hwD = positions.bicubic_resize(self.positions, *x_BhwD.shape[1:3])
         x_BhwD = x_BhwD + table_hwD.astype(x_BhwD.dtype)
         kinds = [i in self.config.global_blocks for i in range(self.config.depth)]
-        return stack.through(self.blocks, x_BhwD, compute=self.compute, kinds=kinds)
+        return stack.through(self.blocks, x_BhwD, compute=self.compute, kinds=kinds, own=scales_LB2)
 
 
 def _first_positions(rng: jax.Array, shape: tuple[int, int, int]) -> Float[Array, "h w D"]:

@@ -43,10 +43,17 @@ class VitEncoder(nn.Module):
         ]
         self.neck = Neck(cfg.neck_width, self.compute, name="neck")
 
-    def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
+    ) -> Float[Array, "B h w C"]:
+        """Features with `neck_width` channels; ConfigError unless patches tile the image.
+
+        `scales_LB2` is what `ops.drop_path` multiplies the branches of each block by.
+        """
         h, w = (size // self.config.patch_px for size in pixels_BHWC.shape[1:3])
-        x_BND = self.trunk(pixels_BHWC)
+        x_BND = self.trunk(pixels_BHWC, scales_LB2=scales_LB2)
         return self.neck(x_BND.reshape(-1, h, w, self.config.width))
 
     def trunk(
@@ -54,6 +61,7 @@ class VitEncoder(nn.Module):
         pixels_BHWC: Float[Array, "B H W 3"],
         visible_BV: Int[Array, "B V"] | None = None,
         class_token: Float[Array, " D"] | None = None,
+        scales_LB2: Float[Array, "L B 2"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Tokens after the last block, raster order.
 
@@ -73,7 +81,7 @@ class VitEncoder(nn.Module):
             token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
             first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
             x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
-        return stack.through(self.blocks, x_BND, compute=self.compute)
+        return stack.through(self.blocks, x_BND, compute=self.compute, own=scales_LB2)
 
 
 def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:

@@ -174,6 +174,7 @@ class Block(nn.Module):
     """Pre-norm transformer block: {attn_norm, attn, mlp_norm, mlp}.
 
     `attention` makes the attention module, given its name; the block takes whatever shape it takes.
+    `scales` multiplies what attention and MLP add to each image (`ops.drop_path`).
     """
 
     attention: Callable[..., nn.Module]
@@ -181,14 +182,22 @@ class Block(nn.Module):
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
+    def __call__(
+        self, x: Float[Array, "*X C"], scales_B2: Float[Array, "B 2"] | None = None
+    ) -> Float[Array, "*X C"]:
         def norm(name: str) -> LayerNorm:
             return LayerNorm(1e-6, self.compute, name=name)
 
+        def scaled(added: Array, branch: int) -> Array:
+            if scales_B2 is None:
+                return added
+            return added * scales_B2[:, branch].astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
         x = constrain(x, "batch", ...)
-        x = constrain(x + self.attention(name="attn")(norm("attn_norm")(x)), "batch", ...)
+        mixed = self.attention(name="attn")(norm("attn_norm")(x))
+        x = constrain(x + scaled(mixed, 0), "batch", ...)
         mlp = Mlp(self.mlp_width, compute=self.compute, name="mlp")
-        return constrain(x + mlp(norm("mlp_norm")(x)), "batch", ...)
+        return constrain(x + scaled(mlp(norm("mlp_norm")(x)), 1), "batch", ...)
 
 
 def block_class(block: type[nn.Module], compute: ComputeConfig) -> type[nn.Module]:

@@ -22,6 +22,8 @@ from esam_jax.config import ComputeConfig
 from esam_jax.ops import attention
 from esam_jax.typing import Params
 
+Given = tuple[Params, tuple[Array, ...]]  # of one block: its parameters, arguments of its own
+
 _FORWARD_ONLY = contextvars.ContextVar("forward_only", default=False)
 
 
@@ -45,40 +47,43 @@ def through(
     *context: Array,
     compute: ComputeConfig,
     kinds: Sequence[Hashable] | None = None,
+    own: Float[Array, "L *_"] | None = None,
 ) -> Float[Array, "*X"]:
     """`x` through all bound `blocks` in turn, each called as block(x, *context).
 
-    Blocks of one kind must differ by their parameters alone; by default all are of one kind.
+    With `own`, block i has own[i] as its last argument. Blocks of one kind must differ by their
+    parameters alone; by default all are of one kind.
     """
     if any(block.is_initializing() for block in blocks):
         for block in blocks:
             x = block(x, *context)  # makes the parameters
         return x
-    params = [block.variables["params"] for block in blocks]
+    extra = [(each,) for each in own] if own is not None else [()] * len(blocks)
+    given = [(block.variables["params"], own) for block, own in zip(blocks, extra, strict=True)]
     pure = [block.clone(parent=None, name=None) for block in blocks]
     kinds = list(kinds or [None] * len(blocks))
     if _FORWARD_ONLY.get():
-        return _in_turn(pure, params, kinds, x, context)
-    return _through(pure, params, kinds, x, context, compute)
+        return _in_turn(pure, given, kinds, x, context)
+    return _through(pure, given, kinds, x, context, compute)
 
 
 def _in_turn(
     blocks: Sequence[nn.Module],
-    params: Sequence[Params],
+    given: Sequence[Given],
     kinds: Sequence[Hashable],
     x: Array,
     context: tuple[Array, ...],
 ) -> Array:
     # Traced once for each kind, since tracing takes longest; the compiler puts each call in place.
     calls = {kind: jax.jit(_call(block)) for kind, block in zip(kinds, blocks, strict=True)}
-    for kind, each in zip(kinds, params, strict=True):
+    for kind, each in zip(kinds, given, strict=True):
         x = calls[kind](each, x, context)
     return x
 
 
 def _through(
     blocks: Sequence[nn.Module],
-    params: Sequence[Params],
+    given: Sequence[Given],
     kinds: Sequence[Hashable],
     x: Array,
     context: tuple[Array, ...],
@@ -86,23 +91,23 @@ def _through(
 ) -> Array:
     depth, period = len(blocks), _period(kinds)
     if depth == 1:
-        return _one(blocks[0], compute)(params[0], x, context)
+        return _one(blocks[0], compute)(given[0], x, context)
     if period == depth:  # no repeating pattern: runs of equal neighbours, one after the other
         for i, j in _runs(kinds):
-            x = _through(blocks[i:j], params[i:j], kinds[i:j], x, context, compute)
+            x = _through(blocks[i:j], given[i:j], kinds[i:j], x, context, compute)
         return x
     rounds = [
-        jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[i::period]) for i in range(period)
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *given[i::period]) for i in range(period)
     ]
 
-    def one_round(x: Array, params: list[Params]) -> tuple[Array, None]:
-        return _through(blocks[:period], params, kinds[:period], x, context, compute), None
+    def one_round(x: Array, given: list[Given]) -> tuple[Array, None]:
+        return _through(blocks[:period], given, kinds[:period], x, context, compute), None
 
     return lax.scan(one_round, x, rounds)[0]
 
 
 def _one(block: nn.Module, compute: ComputeConfig) -> Any:
-    """(params, x, context) -> x of one block.
+    """(given, x, context) -> x of one block.
 
     With remat it is recomputed in full in the backward pass. Without, the results of products with
     parameters and of attention are kept, and what lies between them is recomputed: a loop would
@@ -114,10 +119,11 @@ def _one(block: nn.Module, compute: ComputeConfig) -> Any:
 
 
 def _call(block: nn.Module) -> Any:
-    """(params, x, context) -> x of one block, as a function of its own."""
+    """(given, x, context) -> x of one block, as a function of its own."""
 
-    def call(params: Params, x: Array, context: tuple[Array, ...]) -> Any:
-        return block.apply({"params": params}, x, *context)
+    def call(given: Given, x: Array, context: tuple[Array, ...]) -> Any:
+        params, own = given
+        return block.apply({"params": params}, x, *context, *own)
 
     return call
 

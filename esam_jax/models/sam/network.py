@@ -29,9 +29,17 @@ class Sam(nn.Module):
         self.prompt = PromptEncoder(cfg, self.compute)
         self.decoder = MaskDecoder(cfg, self.compute)
 
-    def encode(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """The image embedding; `pixels` as `ops.images.normalise` gives them."""
-        return self.encoder(pixels_BHWC)
+    def encode(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
+    ) -> Float[Array, "B h w C"]:
+        """The image embedding; `pixels` as `ops.images.normalise` gives them.
+
+        `scales_LB2` (`ops.drop_path`) is for training encoders of one width.
+        """
+        scales = () if scales_LB2 is None else (scales_LB2,)
+        return self.encoder(pixels_BHWC, *scales)
 
     def decode(
         self,

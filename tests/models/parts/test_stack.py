@@ -131,3 +131,48 @@ def test_a_block_of_each_kind_is_traced_once(monkeypatch, model, kinds):
 def test_patterns(kinds, period, runs):
     assert stack._period(kinds) == period
     assert stack._runs(kinds) == runs
+
+
+@pytest.mark.parametrize("model", [vit, ROUNDS], ids=["vit", "sam_vit"])
+def test_a_block_without_its_branches_is_passed_by(model):
+    """As in a network that has the other blocks alone; scales of one change no bit."""
+    model = model(ComputeConfig())
+    _, params = loss(model)
+    pixels = jnp.asarray(np.random.default_rng(1).normal(size=(2, 40, 40, 3)), jnp.float32)
+
+    @tiny.jit
+    def features(params, scales):
+        return model.apply({"params": params}, pixels, scales)
+
+    every = jnp.ones((SIZES["depth"], 2, 2))
+    passed = every.at[1].set(0).at[2, 1].set(0)
+    kept = {**params, "block_01": jax.tree.map(jnp.zeros_like, params["block_01"])}
+    alone = {**kept, "block_02": jax.tree.map(jnp.zeros_like, params["block_02"])}
+    found = features(params, passed)
+    np.testing.assert_allclose(found[:1], features(kept, every)[:1], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[1:], features(alone, every)[1:], rtol=1e-6, atol=1e-6)
+    assert np.abs(found - features(params, every)).max() > 1e-3
+    plain = tiny.jit(lambda params: model.apply({"params": params}, pixels))(params)
+    np.testing.assert_array_equal(features(params, every), plain)
+    with unrolled.blocks():
+        in_turn = model.apply({"params": params}, pixels, passed)
+    np.testing.assert_allclose(found, in_turn, rtol=1e-5, atol=1e-5)
+
+
+def test_each_branch_has_its_own_scale():
+    """Doubling what attention adds to one picture is doubling its last product."""
+    model = vit(ComputeConfig())
+    _, params = loss(model)
+    pixels = jnp.asarray(np.random.default_rng(1).normal(size=(2, 40, 40, 3)), jnp.float32)
+    for branch, last in enumerate([("attn", "out"), ("mlp", "out")]):
+        scales = jnp.ones((SIZES["depth"], 2, 2)).at[3, 1, branch].set(2)
+        block = params["block_03"]
+        twice = {**block[last[0]], last[1]: jax.tree.map(lambda x: 2 * x, block[last[0]][last[1]])}
+        doubled = {**params, "block_03": {**block, last[0]: twice}}
+        found = model.apply({"params": params}, pixels, scales)
+        np.testing.assert_allclose(
+            found[1], model.apply({"params": doubled}, pixels)[1], rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            found[0], model.apply({"params": params}, pixels)[0], rtol=1e-5, atol=1e-5
+        )
