@@ -194,12 +194,12 @@ class RunConfig(Config):
             yield "save.best", "nothing is measured in this run: set evaluate, or leave it out"
         elif best is not None and best not in task.measures:
             yield "save.best", f"must be one of {', '.join(task.measures)}"
-        if self.evaluate is not None and self.evaluate.patience is not None:
-            if best is None or self.evaluate.every_steps is None:
-                yield (
-                    "evaluate.patience",
-                    "compares evaluations: set evaluate.every_steps, save.best",
-                )
+        impatient = self.evaluate is not None and self.evaluate.patience is not None
+        if impatient and (best is None or self.evaluate.every_steps is None):
+            yield (
+                "evaluate.patience",
+                "compares evaluations: set evaluate.every_steps and save.best",
+            )
         measured = None if self.evaluate is None else self.evaluate.every_steps
         if best is not None and measured and measured % saved and saved % measured:
             yield (

@@ -110,9 +110,10 @@ def finished_at(file: Path) -> int | None:
     return max(steps, default=None)
 
 
-def evaluated(lines: Iterable[Line]) -> set[int]:
-    """The steps after which the model was measured."""
-    return {line["step"] for line in lines if "loss" not in line and "event" not in line}
+def measured(lines: Iterable[Line]) -> dict[int, Line]:
+    """What evaluations found, by the number of updates before them."""
+    none = {"loss", "event", "finished"}
+    return {line["step"]: line for line in lines if not none & line.keys()}
 
 
 def folded(lines: Iterable[Line], last_step: int) -> list[Line]:

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
-from esam_jax.config import GuardConfig
+from esam_jax.config import GuardConfig, RunConfig
 from esam_jax.processes.watchdog import Watchdog
+from esam_jax.runs import early_stop
 from esam_jax.tasks.task import Measure
 from esam_jax.train import guard
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -82,6 +83,25 @@ class Save:
 
 
 @dataclasses.dataclass(frozen=True)
+class Patience:
+    """How many evaluations in a row may be no better by a metric before a run ends."""
+
+    metric: str
+    evaluations: int
+
+    @classmethod
+    def of(cls, cfg: RunConfig) -> "Patience | None":
+        """That of a run; None for one that trains to its end."""
+        if cfg.evaluate is None or cfg.evaluate.patience is None or cfg.save.best is None:
+            return None
+        return cls(cfg.save.best, cfg.evaluate.patience)
+
+    def exhausted_at(self, measured: Mapping[int, Mapping[str, Any]]) -> int | None:
+        """After which of the evaluations, by step, the run ends."""
+        return early_stop.exhausted_at(measured, self.metric, self.evaluations)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Measures the models in training; the values also score the checkpoint of that step."""
 
@@ -89,15 +109,22 @@ class Evaluate:
     shared: Shared
     checkpoints: Checkpoints
     measure: Measure | None
+    patience: Patience | None = None
 
     def after(self, done: int, state: TrainState) -> None:
         """Measures if it is due, unless an earlier part of the run has done so."""
-        if self.measure is None or done not in self.due or done in self.shared.report.evaluated:
+        if self.measure is None or done not in self.due or done in self.shared.report.measured:
             return
         with self.shared.timed("evaluate", "an evaluation", done), jax.transfer_guard("allow"):
             measured = self.measure(state.params)
-            self.shared.report.write(done, measured)
+            self.shared.report.evaluation(done, measured)
             self.checkpoints.score(done, measured)
+
+    def exhausted(self) -> bool:
+        """Whether evaluations no longer improve, and the run ends."""
+        if self.patience is None:
+            return False
+        return self.patience.exhausted_at(self.shared.report.measured) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from esam_jax.report import figures
 from esam_jax.runs import config_file, owner
 from esam_jax.tasks.task import Measure
 from esam_jax.train import guard, jobs, preflight, start
+from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
 from esam_jax.train.jobs import Due, Jobs
 from esam_jax.train.replicas import Replicas
@@ -89,7 +90,12 @@ def _run(
     # ---------------------------------------------------------- the start: nothing is touched
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
-        log.note(f"{workdir} is finished already: all {cfg.steps} steps are done", progress)
+        done = (
+            f"{where.first_step} of {cfg.steps} steps"
+            if where.first_step < cfg.steps
+            else (f"all {cfg.steps} steps")
+        )
+        log.note(f"{workdir} is finished already: {done} are done", progress)
         return where.metrics
     ready = start.check(cfg, workdir, where.first_step)
     with (
@@ -125,11 +131,12 @@ def _run(
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
             state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated, hook)
             # -------------------------------------------------- the end
+            done = hook.step
             with watchdog.slow("the end of the run"):
                 work.save.wait()
-                report.events(cfg.steps, checkpoints.check())
-                _finish(cfg, workdir, ready, state.params, report, progress)
-            hook.send("finished", f"{cfg.steps} updates are done")
+                report.events(done, checkpoints.check())
+                _finish(cfg, workdir, ready, checkpoints, state.params, done, report, progress)
+            hook.send("finished", f"{done} updates are done")
         return log.merged(workdir / log.METRICS_FILE)
 
 
@@ -169,6 +176,8 @@ def _train(
     # Nothing crosses between host and device unless it is requested by name.
     with jax.transfer_guard("disallow"):
         for done in range(first_step + 1, cfg.steps + 1):
+            if work.evaluate.exhausted():
+                break
             # ------------------------------------------ one update; its numbers come one late
             with tracer.step(done):
                 state, metrics = step_fn(state, frozen, report.await_batch(batches))
@@ -184,6 +193,10 @@ def _train(
                 work.save.wait()
                 raise Terminated
             work.evaluate.after(done, state)
+    if hook.step < cfg.steps:
+        report.event("early_stop", hook.step, best=leader.decide(work.save.checkpoints.best))
+        if hook.step not in work.save.due:
+            work.save.after(hook.step, state, now=True)
     return state
 
 
@@ -215,7 +228,7 @@ def _jobs(
     return Jobs(
         compare,
         jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
-        jobs.Evaluate(Due(often, cfg.steps), shared, checkpoints, measure),
+        jobs.Evaluate(Due(often, cfg.steps), shared, checkpoints, measure, jobs.Patience.of(cfg)),
     )
 
 
@@ -263,15 +276,22 @@ def _finish(
     cfg: RunConfig,
     workdir: Path,
     ready: Ready,
+    checkpoints: Checkpoints,
     params: Params,
+    done: int,
     report: Log,
     progress: bool | None,
 ) -> None:
-    origin = f"esam_jax training run {cfg.name!r}, {counted(cfg.steps, 'step')}"
+    """Writes the model, of the last update or the best by `save.best`, and the last line."""
+    of, best = done, leader.decide(checkpoints.best)
+    if best is not None and best != done:
+        of, params = best, manager.load(workdir, best, ready.template).params
+        log.note(f"{workdir}: model/ is of step {best}, whose {cfg.save.best} is best", progress)
+    origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}"
     _write_models(origin, workdir, ready, params)
     if jax.process_index() == 0:
         log.say(figures.loss(workdir), progress)
-    report.finish()
+    report.finish(done)
 
 
 def _write_models(origin: str, workdir: Path, ready: Ready, params: Params) -> None:

@@ -24,7 +24,7 @@ from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations
 from esam_jax.tasks.task import Measure, Start, Task
 from esam_jax.train import frozen as frozen_weights
-from esam_jax.train import guard, optim
+from esam_jax.train import guard, jobs, optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -85,7 +85,9 @@ def standing(
     if back is not None:
         first_step = guard.target(back, manager.steps(workdir), cfg.save.every_steps)
     metrics = log.merged(workdir / log.METRICS_FILE)
-    finished = first_step == cfg.steps == metrics_file.finished_at(workdir / log.METRICS_FILE)
+    lines = metrics_file.read(workdir / log.METRICS_FILE)
+    ended = first_step == cfg.steps or _stopped_early(cfg, lines, first_step)
+    finished = ended and first_step == metrics_file.finished_at(workdir / log.METRICS_FILE)
     # Hosts with folders of their own would resume from different steps.
     here = {"workdir": str(workdir.absolute()), "first_step": first_step, "finished": finished}
     consistency.agree(consistency.facts(json.to_json(cfg), **here))
@@ -94,6 +96,12 @@ def standing(
     else:
         leader.decide(lambda: config_file.require_own(workdir))
     return Standing(first_step, finished, metrics)
+
+
+def _stopped_early(cfg: RunConfig, lines: list[metrics_file.Line], step: int) -> bool:
+    """Whether the run ended there since its evaluations no longer improved."""
+    patience = jobs.Patience.of(cfg)
+    return patience is not None and patience.exhausted_at(metrics_file.measured(lines)) == step
 
 
 def announce(cfg: RunConfig, workdir: Path, first_step: int, progress: bool | None) -> None:

@@ -162,6 +162,13 @@ class Checkpoints:
             "another workdir"
         )
 
+    def best(self) -> int | None:
+        """Number of updates in the checkpoint that measured best by `save.best`, if any did."""
+        metric = self._config.best
+        if metric is None:
+            return None
+        return retention.best(self._folder, metric, step_folders.steps(self._folder))
+
     def go_back(self, step: int) -> None:
         """Drops what was saved after `step`, so that it is the newest."""
         self.wait()

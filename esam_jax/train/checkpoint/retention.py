@@ -5,7 +5,7 @@ is committed: a save that fails costs no older checkpoint.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,16 @@ class _Best(policies.PreservationPolicy):
     def should_preserve(
         self, checkpoints: Any, *, context: policies.PreservationContext
     ) -> list[bool]:
-        values = {
-            step: scores[self._metric]
-            for step, scores in read_scores(self._folder).items()
-            if self._metric in scores
-        }
         steps = [each.step for each in checkpoints]
-        scored = [step for step in steps if step in values]
-        best = max(scored, key=lambda step: (values[step], step), default=None)
-        return [step == best for step in steps]
+        highest = best(self._folder, self._metric, steps)
+        return [step == highest for step in steps]
+
+
+def best(folder: Path, metric: str, steps: Sequence[int]) -> int | None:
+    """Of these steps, the one with the highest value of a metric, the newest of equals."""
+    scores = {step: each[metric] for step, each in read_scores(folder).items() if metric in each}
+    scored = [step for step in steps if step in scores]
+    return max(scored, key=lambda step: (scores[step], step), default=None)
 
 
 def note_score(folder: Path, step: int, metric: str, value: float) -> None:

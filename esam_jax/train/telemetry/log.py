@@ -142,6 +142,11 @@ class Log:
             if "event" not in line:
                 self._trackers.write(step, line)
 
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line about an evaluation after `step` updates."""
+        self.measured[step] = values
+        self.write(step, values)
+
     def event(self, name: str, step: int, **values: Any) -> None:
         """One line about an event; its `took`, if any, is in seconds."""
         self.write(step, {"event": name, **values})
@@ -151,21 +156,21 @@ class Log:
         for each in found:
             self.write(step, each)
 
-    def finish(self) -> None:
-        """The last line of a run that is done."""
+    def finish(self, step: int) -> None:
+        """The last line of a run that is done after `step` updates."""
         summary: dict[str, Any] = {"finished": True, **self._data.final()}
         if self._compiled is not None:
-            examples = (self._steps - self._first_step - 1) * self._batch
+            examples = (step - self._first_step - 1) * self._batch
             rate = examples / (time.monotonic() - self._compiled)
             summary |= {"compile_seconds": self._compile_seconds}
             summary |= {"mean_examples_per_second": round(rate, 3)}
         summary |= self._goodput() | self._hosts.last()
-        self.write(self._steps, summary)
+        self.write(step, summary)
         hidden = ("finished", *(name for name in summary if name.startswith("host")))
         shown = {name: x for name, x in summary.items() if name not in hidden}
         listed = ", ".join(f"{name} {value}" for name, value in shown.items())
         seconds = time.monotonic() - self._begin
-        text = f"{self._workdir}: finished at step {self._steps} after {seconds:.1f} s"
+        text = f"{self._workdir}: finished at step {step} after {seconds:.1f} s"
         note(f"{text} ({listed})" if listed else text, self._progress)
 
     def _open(self, first_step: int) -> None:
@@ -192,7 +197,8 @@ class Log:
         else:
             lines = metrics_file.folded(read(self._workdir / METRICS_FILE), step)
         # Of process 0, or hosts that see the file late would disagree on what to measure.
-        self.evaluated = set(leader.decide(lambda: sorted(metrics_file.evaluated(lines))))
+        found = leader.decide(lambda: list(metrics_file.measured(lines).items()))
+        self.measured: dict[int, Mapping[str, Any]] = dict(found)
         self._ledger = Ledger(lines)
         before = next((x["records"] for x in reversed(lines) if x.get("records")), self._records)
         if before != self._records:

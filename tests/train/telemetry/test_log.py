@@ -60,7 +60,7 @@ def test_every_update_is_read_one_late_and_some_get_a_line(tmp_path):
         assert [step for step, _ in report.flush(5)] == [5]
         assert report.flush(5) == []
         report.write(5, {"box_miou": 0.5})
-        report.finish()
+        report.finish(6)
     found = lines(tmp_path)
     assert "examples_per_second" not in found[0]  # it waited for the compiler
     assert found[0]["first_step_seconds"] > 0
@@ -169,7 +169,7 @@ def test_resumed_run_drops_what_it_does_anew(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed while writing
     with start(tmp_path, first_step=3, every=1) as report:
-        assert report.evaluated == {3}
+        assert set(report.measured) == {3}
         report.after(4, metrics(40.0))
         report.flush(4)
     assert [(line["step"], line.get("loss")) for line in lines(tmp_path)] == [
@@ -208,7 +208,7 @@ def test_events_are_no_evaluation_and_no_metric(tmp_path):
     with start(tmp_path, first_step=2) as report:
         report.event("rollback", 2, come_from=4)
     with start(tmp_path, first_step=2) as report:
-        assert report.evaluated == set()
+        assert report.measured == {}
     assert events(tmp_path, "rollback")[0]["come_from"] == 4
     assert log.merged(tmp_path / "metrics.jsonl") == {}
 
@@ -225,7 +225,7 @@ def test_broken_records_are_named_once(tmp_path):
             if step == 2:
                 broken["b.jpg"] = "empty"
         broken["c.jpg"] = "empty"
-        report.finish()
+        report.finish(6)
     # Once when the first is met, and the total at the end.
     assert [str(each.message) for each in warned] == [
         "data so far: 1 record cannot be used, the first: a.jpg: cut short",
@@ -249,7 +249,7 @@ def test_what_is_left_out_is_counted_with_its_reason_and_said_once(tmp_path):
             reads.findings.add([Finding("objects_left_out", f"a.jpg: mask {step % 2}: bad")])
             report.after(step, metrics(1.0))
             report.flush(step)
-        report.finish()
+        report.finish(6)
     first, second, third, last = lines(tmp_path)
     for n, line in enumerate((first, second), 1):
         assert line["objects_left_out"] == n
@@ -296,7 +296,7 @@ def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch
     before = (tmp_path / "metrics.jsonl").read_bytes()
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with start(tmp_path, first_step=2, every=1) as report:
-        assert report.evaluated == {2}
+        assert set(report.measured) == {2}
         report.write(3, {"box_miou": 0.5})
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -304,7 +304,7 @@ def test_every_host_knows_what_was_measured_but_one_writes(tmp_path, monkeypatch
 def test_one_line_at_the_end_unless_a_terminal(tmp_path, capsys):
     with start(tmp_path, progress=None) as report:
         report.after(1, metrics(1.0))
-        report.finish()
+        report.finish(6)
     log.say("hello", None)
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"esam: {tmp_path}: finished at step ")
