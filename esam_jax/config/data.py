@@ -26,12 +26,19 @@ class _FilesConfig(Config):
 
     Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
     its highest: cameras of 12 bits, and 8-bit numbers in 16 bits, would be black.
+    `heldout` pictures can be kept from training: `part` says which of the two are read.
     """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
     usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
     path: Annotated[str | None, local(), MAY_DIFFER] = None
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
+    part: Literal["all", "train", "heldout"] = "all"
+    heldout: Annotated[int, at_least(0)] = 0
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if (self.part == "all") != (self.heldout == 0):
+            yield "heldout", f"is for a part of the pictures, and part is {self.part!r}: set both"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

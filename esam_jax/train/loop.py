@@ -90,12 +90,7 @@ def _run(
     # ---------------------------------------------------------- the start: nothing is touched
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
-        done = (
-            f"{where.first_step} of {cfg.steps} steps"
-            if where.first_step < cfg.steps
-            else (f"all {cfg.steps} steps")
-        )
-        log.note(f"{workdir} is finished already: {done} are done", progress)
+        start.announce_end(cfg, workdir, where.first_step, progress)
         return where.metrics
     ready = start.check(cfg, workdir, where.first_step)
     with (
@@ -131,12 +126,11 @@ def _run(
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
             state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated, hook)
             # -------------------------------------------------- the end
-            done = hook.step
             with watchdog.slow("the end of the run"):
                 work.save.wait()
-                report.events(done, checkpoints.check())
-                _finish(cfg, workdir, ready, checkpoints, state.params, done, report, progress)
-            hook.send("finished", f"{done} updates are done")
+                report.events(hook.step, checkpoints.check())
+                _finish(cfg, workdir, ready, checkpoints, state, hook.step, report, progress)
+            hook.send("finished", f"{hook.step} updates are done")
         return log.merged(workdir / log.METRICS_FILE)
 
 
@@ -277,7 +271,7 @@ def _finish(
     workdir: Path,
     ready: Ready,
     checkpoints: Checkpoints,
-    params: Params,
+    state: TrainState,
     done: int,
     report: Log,
     progress: bool | None,
@@ -285,10 +279,10 @@ def _finish(
     """Writes the model, of the last update or the best by `save.best`, and the last line."""
     of, best = done, leader.decide(checkpoints.best)
     if best is not None and best != done:
-        of, params = best, manager.load(workdir, best, ready.template).params
+        of, state = best, manager.load(workdir, best, ready.template)
         log.note(f"{workdir}: model/ is of step {best}, whose {cfg.save.best} is best", progress)
     origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}"
-    _write_models(origin, workdir, ready, params)
+    _write_models(origin, workdir, ready, state.params)
     if jax.process_index() == 0:
         log.say(figures.loss(workdir), progress)
     report.finish(done)

@@ -110,6 +110,12 @@ def announce(cfg: RunConfig, workdir: Path, first_step: int, progress: bool | No
     log.note(f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}", progress)
 
 
+def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:
+    """Says that nothing is left to do, after so many updates."""
+    done = f"all {cfg.steps} steps" if step == cfg.steps else f"{step} of {cfg.steps} steps"
+    log.note(f"{workdir} is finished already: {done} are done", progress)
+
+
 def record(cfg: RunConfig, workdir: Path, first_step: int, *, again: bool) -> None:
     """Writes config.json and, unless the same process starts `again`, an attempt; for process 0.
 

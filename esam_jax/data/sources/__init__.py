@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import get_args
 
 from esam_jax.config import SourceConfig
+from esam_jax.data import parts
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, MissingError
 
@@ -37,7 +38,9 @@ def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
             f"source.path is None, but the source {config.kind!r} reads one: give "
             f"--{options}path PATH"
         )
-    return _module(config.kind).open(config, options)
+    source: Source = _module(config.kind).open(config, options)
+    part = getattr(config, "part", "all")
+    return source if part == "all" else parts.of(source, part, config.heldout)
 
 
 def detect(path: str) -> SourceConfig:

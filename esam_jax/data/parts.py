@@ -1,0 +1,59 @@
+"""One set of pictures in two parts: what is trained on, and what is held out.
+
+A picture is held out by its name alone, so that every machine and every run agree, and that those
+who add pictures move few from one part to the other.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from esam_jax.data.findings import Finding
+from esam_jax.data.records import AnnotatedSource, Record, Source
+from esam_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Some records of a source, in its order; what is known of all of them is known of it."""
+
+    source: Source
+    indices: Sequence[int]
+    words: str  # which part, for the digest
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.source.name(self.indices[index])
+
+    def read(self, index: int) -> Record:
+        return self.source.read(self.indices[index])
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self.source.findings if isinstance(self.source, AnnotatedSource) else ()
+
+    def digest(self) -> str:
+        of_all = self.source.digest() if isinstance(self.source, AnnotatedSource) else ""
+        return f"{self.words} of {of_all}" if of_all else self.words
+
+
+def of(source: Source, part: Literal["train", "heldout"], heldout: int) -> Part:
+    """That part of a source of which `heldout` pictures are held out; DataError where that is all.
+
+    Held out are the names with the least hashes.
+    """
+    if heldout >= len(source):
+        raise DataError(
+            f"source.heldout is {heldout}, but there are {len(source)} pictures: hold out fewer"
+        )
+    ranked = sorted(range(len(source)), key=lambda i: _rank(source.name(i)))
+    chosen = ranked[:heldout] if part == "heldout" else ranked[heldout:]
+    return Part(source, sorted(chosen), f"{part} part, {heldout} held out,")
+
+
+def _rank(name: str) -> bytes:
+    # A file's name may hold bytes that are not UTF-8.
+    return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).digest()

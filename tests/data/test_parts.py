@@ -1,0 +1,83 @@
+"""Two parts of one set of pictures: nothing in both, nothing lost, the same on every machine."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esam_jax.config import CocoConfig
+from esam_jax.data import parts, records, sources
+from esam_jax.errors import ConfigError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """A source of names alone."""
+
+    names: tuple[str, ...]
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return self.names[index]
+
+    def read(self, index):
+        return records.Record(name=self.names[index], picture=None)
+
+
+def names_of(part):
+    return [part.name(i) for i in range(len(part))]
+
+
+NAMES = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=20, unique=True)
+
+
+@given(NAMES, st.data())
+def test_the_parts_make_up_the_set(names, data):
+    heldout = data.draw(st.integers(1, len(names) - 1))
+    source = Names(tuple(names))
+    train, held = (parts.of(source, part, heldout) for part in ("train", "heldout"))
+    assert len(held) == heldout
+    assert sorted(names_of(train) + names_of(held)) == sorted(names)
+    for part in (train, held):  # in the order of the source
+        assert [names.index(name) for name in names_of(part)] == sorted(part.indices)
+    turned = parts.of(Names(tuple(reversed(names))), "heldout", heldout)
+    assert set(names_of(turned)) == set(names_of(held))
+
+
+@given(NAMES, st.data())
+def test_another_picture_moves_one_at_most(names, data):
+    heldout = data.draw(st.integers(1, len(names) - 1))
+    one_more = (*names, "a name of nine")
+    held = {*names_of(parts.of(Names(tuple(names)), "heldout", heldout))}
+    after = {*names_of(parts.of(Names(one_more), "heldout", heldout))}
+    assert len(held - after) <= 1
+
+
+def test_no_part_may_be_empty():
+    with pytest.raises(DataError, match="heldout is 3, but there are 3 pictures"):
+        parts.of(Names(("a", "b", "c")), "train", 3)
+
+
+@pytest.mark.parametrize("values", [{"part": "train"}, {"heldout": 3}])
+def test_a_part_and_its_size_come_together(values):
+    with pytest.raises(ConfigError, match="heldout"):
+        CocoConfig(path="x", **values)
+
+
+def test_a_source_opens_in_parts(coco_json):
+    """Findings about the file and a digest that changes with the part come along."""
+    everything = sources.open_source(CocoConfig(path=str(coco_json)))
+    both = [
+        sources.open_source(CocoConfig(path=str(coco_json), part=part, heldout=1))
+        for part in ("train", "heldout")
+    ]
+    assert len(both[1]) == 1 and len(both[0]) == len(everything) - 1
+    assert sorted(name for each in both for name in names_of(each)) == sorted(names_of(everything))
+    for each in both:
+        assert isinstance(each, records.AnnotatedSource)
+        assert list(each.findings) == list(everything.findings)
+        assert each.read(0).name == each.name(0)
+    assert len({records.summary(each) for each in (everything, *both)}) == 3
