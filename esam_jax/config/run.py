@@ -26,8 +26,9 @@ class OptimConfig(Config):
 
     Weight decay acts on kernels only, and parameters that never had a gradient are not changed.
     MAE decays its class and mask tokens, since its rule goes by the number of axes; we do not.
-    `layer_decay` multiplies the rate of encoder block i by layer_decay ** (depth - i). Gradients
-    are clipped by the global norm of each model separately.
+    `layer_decay` multiplies the rate of encoder block i by layer_decay ** (depth - i), and
+    `encoder_rate` that of the image encoder, pairs of LoRA included. Gradients are clipped by the
+    global norm of each model separately.
     """
 
     peak_lr: Annotated[float, above(0)]
@@ -39,6 +40,7 @@ class OptimConfig(Config):
     beta2: Annotated[float, at_least(0), below(1)] = 0.999
     weight_decay: Annotated[float, at_least(0)] = 0.1
     layer_decay: Annotated[float | None, above(0), at_most(1)] = None
+    encoder_rate: Annotated[float, above(0)] = 1.0
     clip_norm: Annotated[float | None, above(0, "None for no clipping")] = None
 
     eps: ClassVar[float] = 1e-8

@@ -74,6 +74,9 @@ class SegmentConfig(_TrainedConfig):
     which one is the last round and another at a random place among the clicks. `click_labels`: both
     kinds, or the foreground alone, for a model that takes no background points. `answers` after the
     first round: the single mask, or the candidates again.
+
+    `train`: all parameters, the prompt encoder and mask decoder, or low-rank pairs on the attention
+    of the image encoder (LoRA, arXiv:2106.09685); the latter two need `init_from`.
     """
 
     kind: ClassVar[Literal["segment"]] = "segment"
@@ -93,6 +96,9 @@ class SegmentConfig(_TrainedConfig):
     click_labels: Literal["both", "foreground"] = "both"
     answers: Literal["single", "candidates"] = "single"
     rounds_as: Literal["sum", "mean"] = "sum"  # of the losses of all rounds
+    train: Literal["all", "decoder", "lora"] = "all"
+    lora_rank: Annotated[int, at_least(1)] = 8
+    lora_alpha: Annotated[float, above(0)] = 16.0  # products of pairs count alpha / rank times
     # Chance that a branch of the encoder's last block is left out; it rises evenly from block to
     # block.
     drop_path: Annotated[float, at_least(0), below(1)] = 0.0

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 
+from esam_jax import tasks
 from esam_jax.config import RunConfig
 from esam_jax.plan import changes, compiled, costs, data_load, paper, schedule, topologies
 from esam_jax.plan.changes import Change
@@ -16,6 +17,7 @@ from esam_jax.plan.costs import Bill
 from esam_jax.plan.data_load import DataLoad
 from esam_jax.plan.schedule import Schedule
 from esam_jax.plan.topologies import Topology
+from esam_jax.tasks import trained
 from esam_jax.words import counted
 
 Changes = Literal["if-needed", "always", "never"]
@@ -30,6 +32,8 @@ class Plan:
     config: str
     topology: Topology
     devices: int
+    parameters: int
+    trained_parameters: int
     compiled: Compiled
     bill: Bill
     data: DataLoad
@@ -67,8 +71,21 @@ def make(
     first = compile_step(cfg, cfg.name)
     wanted = try_changes == "always" or (try_changes == "if-needed" and first.fits is False)
     tried = changes.tried(cfg, used, compile_step, first.peak) if wanted else []
-    by_program = schedule.make(cfg, topology, first, load, bill.price)
-    return Plan(cfg.name, topology, used, first, bill, load, by_program, tried, versions(topology))
+    task = tasks.build(cfg)
+    count = trained.count(jax.eval_shape(task.init, jax.random.key(0)), task.trains)
+    return Plan(
+        config=cfg.name,
+        topology=topology,
+        devices=used,
+        parameters=count.all,
+        trained_parameters=count.trained,
+        compiled=first,
+        bill=bill,
+        data=load,
+        schedule=schedule.make(cfg, topology, first, load, bill.price),
+        changes=tried,
+        versions=versions(topology),
+    )
 
 
 def versions(topology: Topology) -> dict[str, str]:
@@ -95,6 +112,7 @@ def for_people(plan: Plan, *, kernels: bool = False) -> str:
     result = plan.compiled
     lines = [
         f"{plan.config} on {plan.topology.name}: {counted(plan.devices, 'device')}",
+        f"parameters   {_parameters(plan)}",
         f"memory       {_memory(result.peak, result.fits, plan.topology)}",
     ]
     lines += [f"{'' if i else 'collectives':<13}{line}" for i, line in enumerate(_traffic(result))]
@@ -110,6 +128,13 @@ def for_people(plan: Plan, *, kernels: bool = False) -> str:
     if kernels:
         lines += ["", *_kernels(plan)]
     return "\n".join([*lines, "", ", ".join(f"{k} {v}" for k, v in plan.versions.items())])
+
+
+def _parameters(plan: Plan) -> str:
+    if plan.trained_parameters == plan.parameters:
+        return f"{plan.parameters:,}, all trained"
+    share = plan.trained_parameters / plan.parameters
+    return f"{plan.parameters:,}, of which {plan.trained_parameters:,} ({share:.2%}) are trained"
 
 
 def _memory(peak: int, fits: bool | None, topology: Topology) -> str:

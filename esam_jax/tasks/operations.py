@@ -1,8 +1,9 @@
 """Floating-point operations of a training step for one example: what MFU is taken from.
 
 Counted in the jaxpr of the loss (`models/flops.py`). A frozen network counts its forward pass, what
-is trained three times that: backward needs the gradient of its inputs and that of its parameters.
-Recomputation is not counted, nor is the optimiser.
+is trained three times that: backward needs the gradient of its inputs and that of its parameters;
+a task that trains less says what that spares (`Task.passes`). Recomputation is not counted, nor is
+the optimiser.
 """
 
 import dataclasses
@@ -17,15 +18,12 @@ from esam_jax.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part of a step: forward operations for one example, and how often they count."""
+    """One part of a step: operations for one example, forward and in all."""
 
     name: str
     forward: int
+    total: int
     trained: bool = True
-
-    @property
-    def total(self) -> int:
-        return (3 if self.trained else 1) * self.forward
 
 
 def per_example(cfg: RunConfig, params: Params | None = None, frozen: Params | None = None) -> int:
@@ -58,5 +56,6 @@ def parts(
         counted = flops.count(part.features, frozen[name], given["image"])
         rest -= counted
         exact = counted if part.operations is None else part.operations
-        found.append(Part(name, exact, trained=False))
-    return *found, Part("trained", rest + task.miscounted)
+        found.append(Part(name, exact, exact, trained=False))
+    rest += task.miscounted
+    return *found, Part("trained", rest, task.passes(rest))

@@ -6,6 +6,7 @@ has what follows on the first prompt.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ from esam_jax.config import (
 from esam_jax.data import views
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
-from esam_jax.models import flops, named
+from esam_jax.models import flops, lora, named
+from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import drop_path, images, losses, positions
@@ -34,6 +36,7 @@ from esam_jax.typing import Batch, Params, PerExample
 
 # Number of the key of drop path, beside those that `rounds.draw` splits off.
 _DROP_PATH = 1
+_PAIRS_STREAM = 1  # apart from the key that the network is drawn from
 
 
 def build(config: RunConfig) -> Task:
@@ -54,16 +57,14 @@ def build(config: RunConfig) -> Task:
         # Several maps as large as the masks would be kept for the backward pass.
         compare = jax.checkpoint(compare)
 
-    def init(rng: Array) -> Params:
-        return {task.model: network.init(sam_config, rng)}
+    def complete(params: Params) -> Params:
+        return lora.merge(params[task.model], task.lora_alpha / task.lora_rank)
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         del frozen  # nothing is, and the first prompts come with the batch
         masks, valid = batch["masks"], batch["valid"]
-        variables = {"params": params[task.model]}
-        pixels = images.normalise(batch["image"])
-        scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
-        embedding = model.apply(variables, pixels, scales, method=Sam.encode)
+        variables = {"params": complete(params)}
+        embedding = _embed(task, model, variables, batch)
 
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
@@ -78,14 +79,14 @@ def build(config: RunConfig) -> Task:
         return rounds.loss(task, sam_config, decode, each_round, target, batch)
 
     def models(params: Params, start: Start) -> dict[str, TrainedModel]:
-        return {task.model: TrainedModel(sam_config, params[task.model], start.untrained)}
+        return {task.model: TrainedModel(sam_config, complete(params), start.untrained)}
 
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         measure = prompts.measurement(model, evaluate, mesh)
-        return lambda params: measure(params[task.model])
+        return lambda params: measure(complete(params))
 
     return Task(
-        init=init,
+        init=functools.partial(_init, task, sam_config),
         loss=loss,
         example=views.shapes(config.data.view),
         models=models,
@@ -94,6 +95,8 @@ def build(config: RunConfig) -> Task:
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
         miscounted=flops.miscounted(sam_config.encoder),
+        trains=functools.partial(start.trains, task),
+        passes=_passes(task, sam_config),
     )
 
 
@@ -106,6 +109,35 @@ def _draw(
         shape = (images, sam_config.encoder.depth, 2)
         drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)
     return drawn
+
+
+def _init(task: SegmentConfig, sam_config: SamConfig, rng: Array) -> Params:
+    params = network.init(sam_config, rng)
+    if task.train == "lora":
+        pairs = lora.init(params, task.lora_rank, jax.random.fold_in(rng, _PAIRS_STREAM))
+        params = {**params, lora.BRANCH: pairs}
+    return {task.model: params}
+
+
+def _embed(task: SegmentConfig, model: Sam, variables: Params, batch: Batch) -> Array:
+    """The image embedding; a frozen encoder keeps nothing for the backward pass."""
+    pixels = images.normalise(batch["image"])
+    scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
+    if task.train != "decoder":
+        embedding = model.apply(variables, pixels, scales, method=Sam.encode)
+    else:
+        with stack.forward_only():
+            embedding = jax.lax.stop_gradient(model.apply(variables, pixels, method=Sam.encode))
+    assert isinstance(embedding, jax.Array)
+    return embedding
+
+
+def _passes(task: SegmentConfig, sam_config: SamConfig) -> Callable[[int], int]:
+    """`Task.passes`: backward stops at a frozen encoder, or has hardly a parameter of its own."""
+    if task.train == "decoder":
+        encoder = flops.encoder(sam_config.encoder, sam_config.image_px)
+        return lambda forward: 3 * forward - 2 * encoder
+    return lambda forward: (2 if task.train == "lora" else 3) * forward
 
 
 def round_loss(
@@ -192,6 +224,11 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
         raise ConfigError(
             f"task.drop_path is {task.drop_path}, but the encoder of {task.model!r} has stages of "
             "several kinds of blocks, which are never left out: leave it at 0"
+        )
+    if task.drop_path and task.train == "decoder":
+        raise ConfigError(
+            f"task.drop_path is {task.drop_path}, but task.train is 'decoder', and a frozen encoder "
+            "is not trained by leaving blocks out: write --task.drop-path 0"
         )
 
 

@@ -3,14 +3,15 @@
 `init_from` brings what its model was trained for. `decoder_from` brings a SAM's prompt encoder and
 mask decoder, and the norm that ends the neck before them; the neck's 3x3 convolution then starts as
 the identity, so that one linear map has to be found between a trunk and features that this decoder
-can read: as in SAMI, whose head is one. Everything else is drawn. Both wirings of the decoder have
-the same parameters, so SAM's are a start for EfficientSAM's too, though they compute something else
-there (`models/sam/two_way.py`).
+can read: as in SAMI, whose head is one. Everything else is drawn, and so must be trained. Both
+wirings of the decoder have the same parameters, so SAM's are a start for EfficientSAM's too, though
+they compute something else there (`models/sam/two_way.py`).
 """
 
 import dataclasses
 from pathlib import Path
 
+import flax.traverse_util
 import numpy as np
 
 from esam_jax.config import (
@@ -24,8 +25,8 @@ from esam_jax.config import (
 from esam_jax.convert import load, model_folder, provenance
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.errors import CheckpointError, EsamError
-from esam_jax.models import named
+from esam_jax.errors import CheckpointError, ConfigError, EsamError
+from esam_jax.models import expected_shapes, lora, named
 from esam_jax.tasks import mae_trunk, rounds
 from esam_jax.tasks.task import BEHIND_TRUNK, Start
 from esam_jax.typing import Params
@@ -38,8 +39,14 @@ _OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
 def read(task: SegmentConfig, config: SamConfig) -> Start:
     """Branches of the model's tree that are not drawn, and what the task's prompts will not train.
 
-    MissingError for a file that is not there, CheckpointError for one that does not fit.
+    MissingError for a file that is not there, CheckpointError for one that does not fit or does not
+    hold what `train` leaves frozen, ConfigError where there is none and one is needed.
     """
+    if task.train != "all" and task.init_from is None:
+        raise ConfigError(
+            f"task.train is {task.train!r}, but task.init_from is not given: what is not trained "
+            "would stay random, so name a trained model, or write --task.train all"
+        )
     params: Params = {}
     before = _DECODER  # what was never trained so far
     if task.init_from is not None:
@@ -51,9 +58,36 @@ def read(task: SegmentConfig, config: SamConfig) -> Start:
         # A trained neck stays with the encoder that it belongs to.
         encoder = {**taken.get("encoder", {}), **params.get("encoder", {})}
         params = {**params, **taken, "encoder": encoder}
+    _require_frozen(task, config, params)
     never = _never_trained(task, config)
     kept = tuple(part for part in never if any(f"{part}/".startswith(f"{b}/") for b in before))
     return Start({task.model: params} if params else {}, kept)
+
+
+def trains(task: SegmentConfig, path: str) -> bool:
+    """`Task.trains`, by the branch of the model that a parameter lies in."""
+    branch = path.split("/")[1]
+    return {"all": True, "decoder": branch in _DECODER, "lora": branch == lora.BRANCH}[task.train]
+
+
+def _require_frozen(task: SegmentConfig, config: SamConfig, params: Params) -> None:
+    """CheckpointError for what would stay as drawn; extensions of the decoder start as zeros."""
+    taken = flax.traverse_util.flatten_dict(params, sep="/")
+    zeros = tuple(f"prompt/{branch}" for branches in _OPTIONAL.values() for branch in branches)
+    left = [
+        path
+        for path in expected_shapes.of(config)
+        if path not in taken
+        and not trains(task, f"{task.model}/{path}")
+        and not path.startswith(zeros)
+    ]
+    if left:
+        branches = sorted({"/".join(path.split("/")[:2]) for path in left})
+        raise CheckpointError(
+            f"task.train is {task.train!r}, but {task.init_from} brings no {', '.join(branches)}, "
+            "which would stay random: start from a model that is trained completely, or write "
+            "--task.train all"
+        )
 
 
 def trunk(init_from: str, model: str) -> Params:
@@ -75,8 +109,9 @@ def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
 
 def _never_trained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     """What the prompts of a task leave as it was, whatever that is."""
-    later = rounds.later(task) > 0
-    backgrounds = task.clicks > 0 and task.click_labels == "both"
+    decoder = task.train != "lora"
+    later = decoder and rounds.later(task) > 0
+    backgrounds = decoder and task.clicks > 0 and task.click_labels == "both"
     parts = {
         "prompt/background": config.decoder.background == "learned" and not backgrounds,
         "prompt/mask": config.decoder.mask_prompts == "learned" and not later,

@@ -91,6 +91,10 @@ class Task:
     measurement: (what to measure on, mesh) -> the measurement of a model in training. Opens the
         data once; None for a task whose models are not measured.
     miscounted: operations of one example that the count in the jaxpr of the loss misses.
+    trains: path of a parameter in the tree of `init` ("efficientsam_ti/encoder/positions") ->
+        whether it is trained. The others keep their bits (`tasks/trained.py`).
+    passes: operations of the loss of one example -> those of its update: backward needs as many for
+        the gradient of what products take, and again for that of their parameters.
     """
 
     init: Callable[[Array], Params]
@@ -103,3 +107,5 @@ class Task:
     resumed: Callable[[], Start] = Start
     measurement: Callable[[EvaluateConfig, Mesh], Measure] | None = None
     miscounted: int = 0
+    trains: Callable[[str], bool] = lambda path: True
+    passes: Callable[[int], int] = lambda forward: 3 * forward

@@ -106,7 +106,7 @@ def _run(
             checkpoints.go_back(where.first_step)
         begun = start.begin(cfg, ready, checkpoints, workdir, back)
         hook.step = begun.first_step
-        start.announce(cfg, workdir, begun.first_step, progress)
+        start.announce(cfg, workdir, ready, begun.first_step, progress)
         copies = Replicas(jobs.copied(ready.template, begun.frozen), ready.mesh, begun.first_step)
         if cfg.guard.checksum_every_steps is not None and jax.process_count() > 1:
             # Each host has read its own files.
@@ -257,6 +257,7 @@ def _log(
         every_steps=cfg.log_every_steps,
         mesh=ready.mesh,
         flops_per_example=begun.flops_per_example,
+        parameters=ready.count,
         trackers=Trackers(cfg.trackers, workdir, json.to_json(cfg)),
         data=data,
         records=ready.records,

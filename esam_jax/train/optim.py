@@ -18,6 +18,7 @@ from esam_jax.typing import Params
 
 _BLOCK = re.compile(r"(?:^|/)encoder/block_(\d+)/")
 _STAGE = re.compile(r"(?:^|/)encoder/stage_\d+/")
+_ENCODER = re.compile(r"(?:^|/)encoder/")
 _BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
 
 
@@ -60,6 +61,8 @@ def make(config: OptimConfig, steps: int) -> Optimiser:
             parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
         if config.layer_decay is not None:
             parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
+        if config.encoder_rate != 1:
+            parts.append(_stateless(functools.partial(scale_encoder, rate=config.encoder_rate)))
         return optax.chain(*parts)
 
     def update(grads: Any, state: Any, params: Any, numbers: Schedule) -> tuple[Any, Any]:
@@ -121,7 +124,8 @@ def learning_rate(count: Any, schedule: Schedule, *, shape: str) -> jax.Array:
 
 
 def decays(params: Params) -> Params:
-    """True where weight decay acts: kernels. Biases, norms, tables and tokens do not decay."""
+    """True where weight decay acts: kernels. Biases, norms, tables and tokens do not decay, nor do
+    LoRA's pairs: theirs would pull towards the model that the run started from."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: sharding.name(path).endswith("/kernel"), params
     )
@@ -154,6 +158,15 @@ def scale_layers(updates: Params, decay: float) -> Params:
         return jax.tree_util.tree_map_with_path(one, model)
 
     return {name: scale(model) for name, model in updates.items()}
+
+
+def scale_encoder(updates: Params, rate: float) -> Params:
+    """Updates of image encoders multiplied by `rate`; their decay is a part of them."""
+
+    def one(path: tuple[Any, ...], update: Any) -> Any:
+        return update * rate if _ENCODER.search(sharding.name(path)) else update
+
+    return jax.tree_util.tree_map_with_path(one, updates)
 
 
 def _depth(model: Params) -> int:

@@ -27,6 +27,7 @@ from esam_jax.errors import ConfigError, EsamError, one_line
 from esam_jax.machine import memory, out_of_memory
 from esam_jax.processes import consistency, coordinator
 from esam_jax.processes.watchdog import Watchdog
+from esam_jax.tasks import trained
 from esam_jax.train import frozen as frozen_weights
 from esam_jax.train import probes, scalars, start
 from esam_jax.train import state as states
@@ -74,7 +75,7 @@ def run(
         # For checks of seconds that hosts begin together: no time to compile or to read data.
         brisk = functools.partial(Watchdog, cfg.guard.hang_seconds, Path(stacks), slow_seconds=0.0)
         state_bytes = _bytes(ready.template)
-        gradient_bytes = _bytes(ready.template.params)
+        gradient_bytes = _bytes(trained.select(ready.template.params, ready.task.trains))
         with brisk():
             checks = [
                 _devices(ready.mesh, devices),

@@ -21,7 +21,7 @@ from esam_jax.data.records import Source
 from esam_jax.machine import compiler_options
 from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
-from esam_jax.tasks import operations
+from esam_jax.tasks import operations, trained
 from esam_jax.tasks.task import Measure, Start, Task
 from esam_jax.train import frozen as frozen_weights
 from esam_jax.train import guard, jobs, optim
@@ -59,6 +59,11 @@ class Ready:
     weights: Params
     digests: Mapping[str, str]
     measure: Measure | None
+
+    @property
+    def count(self) -> trained.Count:
+        """Of the parameters."""
+        return trained.count(self.template.params, self.task.trains)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,10 +109,14 @@ def _stopped_early(cfg: RunConfig, lines: list[metrics_file.Line], step: int) ->
     return patience is not None and patience.exhausted_at(metrics_file.measured(lines)) == step
 
 
-def announce(cfg: RunConfig, workdir: Path, first_step: int, progress: bool | None) -> None:
-    """Says what starts, and where its numbers can be followed."""
+def announce(
+    cfg: RunConfig, workdir: Path, ready: Ready, first_step: int, progress: bool | None
+) -> None:
+    """Says what starts, which share of it is trained, and where its numbers can be followed."""
     what = f"resuming from step {first_step} of" if first_step else "training, steps:"
-    log.note(f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}", progress)
+    text = f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}"
+    count = ready.count
+    log.note(text if count.trained == count.all else f"{text}; training {count}", progress)
 
 
 def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from esam_jax import sharding
 from esam_jax.errors import CheckpointError
 from esam_jax.machine import compiler_options
+from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
 from esam_jax.train.optim import Optimiser
 from esam_jax.typing import Batch, Params
@@ -37,6 +38,7 @@ class GuardState:
 class TrainState:
     """What an update changes and a checkpoint holds; `step` is the number of updates done.
 
+    `params` holds all parameters, `opt_state` moments of those that are trained (`Task.trains`).
     `batches` is the position in the data: how many global batches were used or left out. The
     fields also hold the abstract arrays and shardings of the same tree.
     """
@@ -54,7 +56,7 @@ def _fresh(task: Task, optimiser: Optimiser, rng: Array) -> TrainState:
     return TrainState(
         step=zero,
         params=params,
-        opt_state=optimiser.init(params),
+        opt_state=optimiser.init(trained.select(params, task.trains)),
         batches=zero,
         guard=GuardState(zero, zero, zero, jnp.zeros((), jnp.float32), zero),
     )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Num, Shaped
 from esam_jax import sharding
 from esam_jax.config import GuardConfig
 from esam_jax.machine import compiler_options
+from esam_jax.tasks import trained as parts
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, scalars
 from esam_jax.train.optim import Optimiser, Schedule
@@ -63,7 +64,8 @@ def jit_step(
     """The compiled update.
 
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
-    random choice, `accumulate` the number of micro-batches. An update whose loss or
+    random choice, `accumulate` the number of micro-batches. What the task does not train passes
+    through as it is. An update whose loss or
     gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
     models are skipped together, because they share a batch and the optimiser's count. With
     `deterministic` it gives the same bits on every run on the same kind of GPU.
@@ -80,13 +82,12 @@ def jit_step(
         metrics |= _gradient_norms(grads)
         # Of what was summed over all devices, so that every host finds the same.
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params, schedule)
-        changed = optax.apply_updates(state.params, updates), opt_state
-        # A select fuses into the update and works in place, where a branch would copy the state.
-        params, opt_state = jax.tree.map(
-            functools.partial(jnp.where, good), changed, (state.params, state.opt_state)
-        )
-        metrics |= _sizes(params, updates, good)
+        trained = parts.select(state.params, task.trains)
+        updates, opt_state = optimiser.update(grads, state.opt_state, trained, schedule)
+        changed = optax.apply_updates(trained, updates), opt_state
+        trained, opt_state = _select(good, changed, (trained, state.opt_state))
+        metrics |= _sizes(trained, updates, good)
+        params = parts.merged(state.params, trained)
         metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
         after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
@@ -117,7 +118,8 @@ def mean_gradient(
     accumulate: int,
     place: NamedSharding,
 ) -> tuple[Params, Metrics]:
-    """Gradient and metrics of sum(loss * weight) / sum(weight) over all micro-batches together.
+    """Gradient of what is trained, and metrics, of sum(loss * weight) / sum(weight) over all
+    micro-batches together.
 
     Sums are accumulated and divided once, so uneven weights count alike however the batch is cut.
     """
@@ -125,28 +127,29 @@ def mean_gradient(
     drawn = jax.lax.with_sharding_constraint(task.draw(rng, images), place)
     batch = {**batch, **drawn}
 
-    def weighted_sums(params: Params, part: Batch) -> tuple[Array, Metrics]:
+    def weighted_sums(trained: Params, part: Batch) -> tuple[Array, Metrics]:
         with sharding.activations(place.mesh):
-            each = task.loss(params, frozen, part)
+            each = task.loss(parts.merged(params, trained), frozen, part)
         values = {"loss": each.loss, **each.metrics}
         sums = {name: jnp.sum(value * each.weight) for name, value in values.items()}
         return sums["loss"], sums | {"weight": jnp.sum(each.weight)}
 
     def gradient_sums(part: Batch) -> tuple[Params, Metrics]:
-        grads, sums = jax.grad(weighted_sums, has_aux=True)(params, part)
+        trained = parts.select(params, task.trains)
+        grads, sums = jax.grad(weighted_sums, has_aux=True)(trained, part)
         return grads, sums
 
     if accumulate == 1:
         grads, sums = gradient_sums(batch)
     else:
-        parts = jax.tree.map(lambda x: micro_batches(x, accumulate, place), batch)
+        pieces = jax.tree.map(lambda x: micro_batches(x, accumulate, place), batch)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, gradient_sums(part)), None
 
-        shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], parts))
+        shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], pieces))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(add, zeros, parts)
+        (grads, sums), _ = jax.lax.scan(add, zeros, pieces)
     # A batch of padding alone has no gradient, rather than one of 0/0.
     share = 1.0 / jnp.maximum(sums.pop("weight"), jnp.finfo(jnp.float32).tiny)
     return jax.tree.map(lambda x: x * share, (grads, sums))
@@ -164,6 +167,11 @@ def micro_batches(
     return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
 
 
+def _select(good: Array, changed: Any, before: Any) -> Any:
+    """A select fuses into the update and works in place, where a branch would copy the state."""
+    return jax.tree.map(functools.partial(jnp.where, good), changed, before)
+
+
 def _gradient_norms(grads: Params) -> Metrics:
     """Global norm over all models, and of each apart where there are several."""
     norms = {"grad_norm": optax.tree.norm(grads)}
@@ -173,7 +181,7 @@ def _gradient_norms(grads: Params) -> Metrics:
 
 
 def _sizes(params: Any, updates: Any, good: Array) -> Metrics:
-    """Global norm of the parameters after the update, and of the update as a share of it."""
+    """Global norm of what is trained after the update, and of the update as a share of it."""
     norm = optax.tree.norm(params)
     return {
         "param_norm": norm,

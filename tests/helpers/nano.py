@@ -10,13 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esam_jax.config import ModelConfig
+from esam_jax.config import ModelConfig, SamConfig, TinyVitConfig
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam as Network
 from esam_jax.predict.sam import Sam
 
 NAMES = ("efficientsam_nano", "sam_nano")
+# MobileSAM's encoder at that size, which no release has: a grid of 8 as the others.
+MOBILE = SamConfig(
+    encoder=TinyVitConfig(
+        image_px=64,
+        neck_width=64,
+        widths=(8, 16, 24),
+        depths=(1, 2, 1),
+        all_heads=(1, 2, 3),
+        windows=(4, 3, 8),
+    ),
+    decoder=named.sam("sam_nano").decoder,
+)
+
+
+def add_mobile(monkeypatch) -> None:
+    """Lets a config name `MOBILE` as "mobile_nano"."""
+    monkeypatch.setitem(named._BUILDERS, "mobile_nano", lambda: MOBILE)
 
 
 def params(config: ModelConfig) -> dict:
@@ -27,6 +44,7 @@ def params(config: ModelConfig) -> dict:
         .astype(np.float32)
         for path, shape in expected_shapes.of(config).items()
     }
+    flat |= {path: abs(leaf) for path, leaf in flat.items() if path.endswith("variance")}
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 

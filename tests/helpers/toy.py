@@ -21,6 +21,7 @@ from esam_jax.config import (
 )
 from esam_jax.data.findings import Findings
 from esam_jax.tasks.task import Frozen, Task
+from esam_jax.tasks.trained import Count
 from esam_jax.train import optim, step
 from esam_jax.train import state as states
 from esam_jax.train.telemetry.data_news import DataNews
@@ -143,6 +144,7 @@ def open_log(cfg, folder, first_step=0, **more):
         every_steps=cfg.log_every_steps,
         mesh=sharding.make_mesh(cfg.mesh),
         flops_per_example=FLOPS,
+        parameters=Count(trained=7, all=9),
         **keys,
     )
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 from helpers import toy
 
-from esam_jax import configs
+from esam_jax import configs, tasks
 from esam_jax.config import MeshConfig, SamiConfig, TeacherConfig
 from esam_jax.errors import ConfigError
 from esam_jax.plan import cells, changes, compiled, costs, report, topologies
@@ -64,6 +64,24 @@ def test_a_step_that_fits_and_one_that_does_not(as_toy):
     assert found["compiled"]["fits"] is False
     assert found["topology"]["chips"] == 8
     assert found["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize(
+    ("trains", "said"),
+    [
+        (lambda path: True, "parameters   424, all trained"),
+        (lambda path: "block_01" in path, "parameters   424, of which 280 (66.04%) are trained"),
+    ],
+)
+def test_a_plan_counts_what_is_trained(monkeypatch, trains, said):
+    task = dataclasses.replace(toy.task(), trains=trains)
+    monkeypatch.setattr(tasks, "build", lambda cfg: task)
+    monkeypatch.setattr(compiled, "step", lambda *_: Compiled(90, fits=True))
+    plan = report.make(config(), CPU)
+    # By hand: 8 x 4 x 2 + 8 and 8 x 8 + 8; 8 x 16 + 16 and 16 x 8 + 8.
+    assert plan.parameters == 72 + 72 + 144 + 136
+    assert said in report.for_people(plan)
+    assert report.for_programs(plan)["trained_parameters"] == plan.trained_parameters
 
 
 def compile_as(peaks, limit):
@@ -160,6 +178,8 @@ def test_the_table_has_a_row_for_each_plan_that_is_there(tmp_path):
         config="sami_ti",
         topology=card,
         devices=8,
+        parameters=9,
+        trained_parameters=9,
         compiled=Compiled(90 * 2**30, fits=False),
         bill=costs.bill(configs.load("sami_ti"), card, 8, mfu=0.5, price=2.0),
         data=DataLoad(0.1, "records", 1, 8, 10.0, 1.0),

@@ -132,6 +132,37 @@ def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     assert temporaries < memory * alone.memory_analysis().temp_size_in_bytes
 
 
+def partly(train):
+    config = segment()
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, train=train))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["decoder", "lora"])
+def test_a_part_is_trained_on_a_mesh(train):
+    """Pairs lie on every device, beside kernels that are split over all axes."""
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2)
+    grads, metrics, program = loss_and_gradient(partly(train), mesh)
+    alone_grads, alone_metrics, alone = loss_and_gradient(partly(train), ONE)
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+    assert not any(leaf.sharding.spec for leaf in jax.tree.leaves(_placed_pairs(mesh)))
+    # Each device has its own pictures alone.
+    temporaries = program.memory_analysis().temp_size_in_bytes
+    assert temporaries < 0.6 * alone.memory_analysis().temp_size_in_bytes
+
+
+def _placed_pairs(mesh_config):
+    """The pairs of a state and their moments."""
+    cfg = partly("lora")
+    state = toy.abstract(tasks.build(cfg), cfg, sharding.make_mesh(mesh_config))
+    leaves = jax.tree_util.tree_leaves_with_path((state.params, state.opt_state))
+    found = [leaf for path, leaf in leaves if "/lora/" in sharding.name(path)]
+    assert len(found) == 3 * 2 * 4 * 3  # with two moments; four pairs in each of three blocks
+    return found
+
+
 @pytest.mark.slow
 def test_rounds_in_micro_batches_have_the_clicks_of_one_batch():
     grads, metrics, _ = loss_and_gradient(rounds(), MeshConfig(data=2), accumulate=2)

@@ -126,6 +126,29 @@ def test_any_task_is_counted(monkeypatch):
     assert trained.trained and trained.forward == 2 * (2 * 8 * 8 + 2 * 8 * 16)
 
 
+@pytest.mark.parametrize("name", ["efficientsam_nano", "sam_nano"])
+def test_what_is_frozen_spares_its_share(name):
+    """A frozen encoder is passed once; beside pairs nothing needs a gradient of its kernels."""
+    model = named.sam(name)
+    cfg = configs.load("quickstart_scratch")
+    view = dataclasses.replace(cfg.data.view, fit=model.fit)
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, view=view))
+
+    def trained(train):
+        task = dataclasses.replace(cfg.task, model=name, train=train)
+        (part,) = operations.parts(dataclasses.replace(cfg, task=task))
+        return part
+
+    every, decoder, pairs = map(trained, ("all", "decoder", "lora"))
+    encoder = flops.encoder(model.encoder, model.image_px)
+    assert every.total == 3 * every.forward
+    assert decoder.forward == every.forward
+    assert decoder.total == encoder + 3 * (every.forward - encoder)
+    # The products of the pairs are made once an update, and counted for each example: next to none.
+    assert every.forward < pairs.forward < 1.05 * every.forward
+    assert pairs.total == 2 * pairs.forward
+
+
 def _shape(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
 

@@ -2,18 +2,21 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from helpers import nano, tiny
 
-from esam_jax import configs, tasks
-from esam_jax.config import SegmentConfig
+from esam_jax import configs, sharding, tasks
+from esam_jax.config import EvaluateConfig, MeshConfig, ScenesConfig, SegmentConfig
 from esam_jax.errors import ConfigError
-from esam_jax.models import named
-from esam_jax.tasks import segment
+from esam_jax.models import expected_shapes, lora, named
+from esam_jax.models.sam.network import Sam
+from esam_jax.tasks import segment, trained
 
 # One program for each config and shape, where single operations would be hundreds.
 round_loss = tiny.jit(segment.round_loss, static_argnums=0)
@@ -140,13 +143,13 @@ def _batch():
     }
 
 
-def _task(model, remat):
+def _task(model, remat="none", **changes):
     config = configs.load("quickstart_scratch")
     view = dataclasses.replace(config.data.view, fit=named.sam(model).fit)
     return tasks.build(
         dataclasses.replace(
             config,
-            task=dataclasses.replace(config.task, model=model),
+            task=dataclasses.replace(config.task, model=model, **changes),
             data=dataclasses.replace(config.data, view=view),
             compute=dataclasses.replace(config.compute, remat=remat),
         )
@@ -251,6 +254,153 @@ def test_recomputing_blocks_changes_memory_and_nothing_else(wiring):
     found, wanted = (jax.tree.leaves(_learned(model, remat)) for remat in ("blocks", "none"))
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # up to 100
+
+
+# ------------------------------------------------------------------------ a part is trained
+
+
+def _branch_gradient(task, params, batch):
+    """Gradient of what the task trains, as an update takes it."""
+    part = trained.select(params, task.trains)
+
+    def total(part, params, batch):
+        return _total(task, trained.merged(params, part), batch)[0]
+
+    return tiny.jit(jax.grad(total))(part, params, batch)
+
+
+def _assert_gradient(found, wanted):
+    """Equal but for rounding: some, such as those of the biases of keys, are nothing else."""
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(wanted))
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    ):
+        close = {"rtol": 1e-3, "atol": 1e-5 * largest, "err_msg": sharding.name(path)}
+        np.testing.assert_allclose(a, b, **close)
+
+
+@pytest.mark.parametrize(
+    "model", ["efficientsam_nano", pytest.param("sam_nano", marks=pytest.mark.slow)]
+)
+def test_the_decoder_alone_learns_what_it_would_with_the_encoder(model):
+    _, wanted = _learned(model)
+    found = _branch_gradient(_task(model, train="decoder"), _params(model), _batch())[model]
+    _assert_gradient(found, {branch: wanted[model][branch] for branch in ("prompt", "decoder")})
+
+
+@pytest.mark.parametrize("model", ["efficientsam_nano", "sam_nano", "mobile_nano"])
+def test_a_frozen_encoder_keeps_nothing_for_the_backward_pass(model, monkeypatch):
+    nano.add_mobile(monkeypatch)
+    params, batch = _params(model), jax.tree.map(jnp.asarray, _batch())
+
+    def kept(train):
+        """Numbers that the forward pass leaves for the backward pass, besides parameters."""
+        task = _task(model, train=train)
+        part = trained.select(params, task.trains)
+
+        def total(part):
+            return _total(task, trained.merged(params, part), batch)[0]
+
+        backward = jax.eval_shape(lambda part: jax.vjp(total, part)[1], part)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    def decoder_alone(part):
+        """The same loss of an embedding that is given."""
+        task = _task(model, train="decoder")
+        with mock.patch.object(Sam, "encode", lambda self, pixels: jnp.zeros((2, 8, 8, 64))):
+            return _total(task, trained.merged(params, part), batch)[0]
+
+    part = trained.select(params, _task(model, train="decoder").trains)
+    backward = jax.eval_shape(lambda part: jax.vjp(decoder_alone, part)[1], part)
+    alone = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept("decoder") == alone < kept("all")
+
+
+def _with_pairs(model, task, b):
+    """Parameters with pairs whose b are random of that size."""
+    params = _params(model)[model]
+    pairs = lora.init(params, 8, jax.random.key(1))
+    rng = np.random.default_rng(2)
+
+    def draw(path, leaf):
+        values = b * rng.normal(size=leaf.shape)
+        return jnp.asarray(values, jnp.float32) if path[-1].key == "b" else leaf
+
+    return {model: {**params, "lora": jax.tree_util.tree_map_with_path(draw, pairs)}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["efficientsam_nano", "sam_nano", "mobile_nano"])
+def test_pairs_learn_by_the_chain_rule_through_their_kernels(model, monkeypatch):
+    """dL/da = s dL/dW b^T and dL/db = s a^T dL/dW, with dL/dW from training the merged model."""
+    nano.add_mobile(monkeypatch)
+    task = _task(model, train="lora", lora_alpha=12.0)
+    params = _with_pairs(model, task, b=0.05)
+    found = _branch_gradient(task, params, _batch())[model]
+    assert set(found) == {"lora"}
+    (merged,) = task.models(params, task.resumed()).values()
+    whole = _branch_gradient(_task(model), {model: merged.params}, _batch())[model]
+    gradients, scale = flatten_dict(whole["encoder"], sep="/"), 12.0 / 8
+    before = flatten_dict(params[model]["lora"]["encoder"], sep="/")
+    changes = flatten_dict(found["lora"]["encoder"], sep="/")
+    slopes = {}
+    for path, change in changes.items():
+        stem, which = path.rsplit("/", 1)
+        a, b = (np.float64(before[f"{stem}/{x}"]) for x in "ab")
+        slope = np.float64(gradients[f"{stem}/kernel"]).reshape(a[..., 0].size, b[0].size)
+        flat_a, flat_b = a.reshape(-1, 8), b.reshape(8, -1)
+        slope = scale * (slope @ flat_b.T if which == "a" else flat_a.T @ slope)
+        slopes[path] = slope.reshape(change.shape)
+        assert np.abs(slope).max() > 0, path
+    _assert_gradient(changes, slopes)
+
+
+@pytest.mark.parametrize("model", ["efficientsam_nano", "mobile_nano"])
+def test_a_run_of_pairs_starts_as_its_model_and_leaves_a_plain_one(model, monkeypatch):
+    nano.add_mobile(monkeypatch)
+    task, every = _task(model, train="lora"), _task(model)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))[model]
+    plain = jax.eval_shape(every.init, jax.random.key(0))[model]
+    assert jax.tree.structure({**plain, "lora": shapes["lora"]}) == jax.tree.structure(shapes)
+    params = _with_pairs(model, task, b=0.0)
+    out, wanted = (
+        tiny.jit(functools.partial(_total, each))(params, _batch())[1] for each in (task, every)
+    )
+    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Less the pairs, which it holds in its kernels.
+    trained_params = _with_pairs(model, task, b=0.3)
+    (left,) = task.models(trained_params, task.resumed()).values()
+    assert jax.tree.structure(left.params) == jax.tree.structure(plain)
+    assert {
+        path: np.shape(leaf) for path, leaf in flatten_dict(left.params, sep="/").items()
+    } == expected_shapes.of(named.sam(model))
+    moved, wanted = (
+        tiny.jit(functools.partial(_total, each))(its, _batch())[1].loss
+        for each, its in ((task, trained_params), (every, {model: left.params}))
+    )
+    np.testing.assert_allclose(moved, wanted, rtol=1e-5)
+    assert np.abs(moved - out.loss).max() > 1e-3
+
+
+def test_an_evaluation_in_training_sees_the_pairs(monkeypatch):
+    model, seen = "efficientsam_nano", []
+    monkeypatch.setattr(segment.prompts, "measurement", lambda *_: seen.append)
+    task = _task(model, train="lora")
+    params = _with_pairs(model, task, b=0.3)
+    assert task.measurement is not None
+    task.measurement(EvaluateConfig(source=ScenesConfig()), sharding.make_mesh(MeshConfig(data=1)))(
+        params
+    )
+    (left,) = task.models(params, task.resumed()).values()
+    jax.tree.map(np.testing.assert_array_equal, seen[0], left.params)
+
+
+def test_nothing_is_left_out_of_a_frozen_encoder():
+    said = r"task\.drop_path is 0\.2, but task\.train is 'decoder', .*: write --task\.drop-path 0"
+    with pytest.raises(ConfigError, match=said):
+        _task("efficientsam_nano", train="decoder", drop_path=0.2)
+    _task("efficientsam_nano", train="lora", drop_path=0.2)
 
 
 def test_view_must_fit_the_model():

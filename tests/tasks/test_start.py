@@ -20,7 +20,7 @@ from esam_jax.config import (
     VitConfig,
 )
 from esam_jax.convert import load, model_folder
-from esam_jax.errors import CheckpointError, MissingError
+from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
@@ -288,6 +288,86 @@ def test_a_decoder_that_is_gone_is_missed_at_the_start_only(tmp_path):
         _decoder("efficientsam_nano", gone)
     task = SegmentConfig(model="efficientsam_nano", decoder_from=gone)
     assert start.untrained(task, named.sam("efficientsam_nano")) == ("decoder/single_mask",)
+
+
+# ------------------------------------------------------------------ what is not trained
+
+
+@pytest.mark.parametrize("train", ["decoder", "lora"])
+def test_a_part_is_trained_of_a_model_that_is_trained(tmp_path, train):
+    path, theirs = _folder(tmp_path, "efficientsam_nano")
+    config = named.sam("efficientsam_nano")
+    task = SegmentConfig(model="efficientsam_nano", init_from=path, train=train)
+    begun = start.read(task, config)
+    jax.tree.map(np.testing.assert_array_equal, begun.params["efficientsam_nano"], theirs)
+    assert begun.untrained == ()
+    with pytest.raises(ConfigError, match=rf"task\.train is '{train}', but task\.init_from is not"):
+        start.read(dataclasses.replace(task, init_from=None), config)
+
+
+@pytest.mark.parametrize(
+    ("train", "untrained", "missing"),
+    [
+        ("decoder", ("encoder/neck", "prompt", "decoder"), "encoder/neck, which"),
+        ("decoder", ("prompt", "decoder"), None),
+        ("lora", ("encoder/neck",), "encoder/neck, which"),
+        ("lora", ("decoder",), "decoder/.*, decoder/.*, which"),
+        ("all", ("encoder/neck", "prompt", "decoder"), None),
+    ],
+)
+def test_what_stays_frozen_must_have_been_trained(tmp_path, train, untrained, missing):
+    path, _ = _folder(tmp_path, "efficientsam_nano", untrained)
+    task = SegmentConfig(model="efficientsam_nano", init_from=path, train=train)
+    config = named.sam("efficientsam_nano")
+    if missing is None:
+        assert start.read(task, config).untrained == ("decoder/single_mask",)
+        return
+    with pytest.raises(CheckpointError, match=rf"'{train}', but .* brings no {missing} would stay"):
+        start.read(task, config)
+
+
+def test_the_half_of_a_neck_that_comes_with_a_decoder_is_not_enough(tmp_path):
+    path, _ = _folder(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
+    task = SegmentConfig(
+        model="efficientsam_nano", init_from=path, decoder_from=TEACHER, train="decoder"
+    )
+    with pytest.raises(CheckpointError, match="brings no encoder/neck, which would stay random"):
+        start.read(task, named.sam("efficientsam_nano"))
+
+
+@pytest.mark.parametrize(
+    ("train", "left"),
+    [
+        ("all", ()),
+        ("decoder", ()),
+        # Pairs train no prompt, whichever come.
+        ("lora", ("prompt/background", "prompt/mask")),
+    ],
+)
+def test_an_extension_is_trained_with_the_decoder_alone(tmp_path, train, left):
+    path, _ = _folder(tmp_path, "efficientsam_nano")
+    name = "efficientsam_nano_extended"
+    task = SegmentConfig(model=name, init_from=path, clicks=2, train=train)
+    begun = start.read(task, named.sam(name))
+    assert begun.untrained == left == start.untrained(task, named.sam(name))
+    assert not {"background", "mask", "no_mask"} & set(begun.params[name]["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("train", "trained"),
+    [
+        ("all", {"encoder", "prompt", "decoder", "lora"}),
+        ("decoder", {"prompt", "decoder"}),
+        ("lora", {"lora"}),
+    ],
+)
+def test_what_is_trained_goes_by_the_branch(train, trained):
+    task = SegmentConfig(train=train)
+    branches = ("encoder", "prompt", "decoder", "lora")
+    ends = {"lora": "encoder/block_00/attn/query/a", "decoder": "two_way/block_00/mlp/kernel"}
+    for branch in branches:
+        path = f"efficientsam_ti/{branch}/{ends.get(branch, 'neck/kernel')}"
+        assert start.trains(task, path) == (branch in trained)
 
 
 # ----------------------------------------------------------- background points and mask prompts

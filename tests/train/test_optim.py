@@ -1,5 +1,6 @@
 """The optimiser against hand-computed values, the papers' formulas and PyTorch."""
 
+import functools
 import math
 
 import jax
@@ -106,6 +107,31 @@ def test_layer_decay_is_refused_where_blocks_lie_in_stages():
     tree = {"a": {"encoder": {"stage_0": {"block_00": {"kernel": jnp.ones(2)}}}}}
     with pytest.raises(ConfigError, match=r"layer_decay is set.*has stages: leave it out"):
         optim.scale_layers(tree, 0.5)
+
+
+def test_the_encoders_rate_is_its_own_whatever_the_layers_and_pairs_included():
+    """By hand: the first update of Adam has the size of the rate, with its share of the decay."""
+    config = OptimConfig(peak_lr=0.1, weight_decay=0.5, layer_decay=0.5, encoder_rate=0.25)
+    pair = {"a": jnp.ones((2, 1)), "b": jnp.ones((1, 2))}
+    params = {
+        "a": {
+            "encoder": {"block_00": linear(), "neck": linear()},
+            "decoder": linear(),
+            "lora": {"encoder": {"block_00": {"attn": {"query": pair}}}},
+        }
+    }
+    optimiser = optim.make(config, 10)
+    grads = jax.tree.map(lambda x: -2.0 * x, params)
+    updates, _ = optimiser.update(grads, optimiser.init(params), params, optimiser.schedule)
+    sizes = jax.tree.map(lambda x: float(np.unique(np.asarray(x)).item()), updates["a"])
+    close = functools.partial(pytest.approx, rel=2e-5)
+    assert sizes["decoder"] == {"kernel": close(0.1 * 0.5), "bias": close(0.1)}
+    assert sizes["encoder"]["neck"] == {"kernel": close(0.025 * 0.5), "bias": close(0.025)}
+    in_block = {"kernel": close(0.025 * 0.5 * 0.5), "bias": close(0.025 * 0.5)}
+    assert sizes["encoder"]["block_00"] == in_block
+    # Its block's share of the rate, and no decay.
+    found = sizes["lora"]["encoder"]["block_00"]["attn"]["query"]
+    assert found == {"a": close(0.0125), "b": close(0.0125)}
 
 
 def test_each_model_is_clipped_by_its_own_norm():

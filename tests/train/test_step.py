@@ -1,4 +1,6 @@
-"""One update: what it minimises, how micro-batches add up, what it draws from."""
+"""One update: what it minimises, how micro-batches add up, what it draws from, what it leaves."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +144,71 @@ def test_a_run_repeats_to_the_bit(trained):
 
 def test_frozen_weights_take_part(trained):
     assert trained(1)[1][0]["loss"] != trained(1, scale=2.0)[1][0]["loss"]
+
+
+# ---------------------------------------------------------------------- a part of the parameters
+
+
+def partly(path):
+    """The second block, less one bias."""
+    return "/block_01/" in path and not path.endswith("out/bias")
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_gradient_of_a_part_is_that_part_of_the_gradient(accumulate):
+    task, batch = toy.task(), toy.batch_of(0, 0, 24)
+    params = task.init(jax.random.key(1))
+    every, metrics = gradient(task, params, batch, accumulate)
+    part = dataclasses.replace(task, trains=partly)
+    some, its_metrics = gradient(part, params, batch, accumulate)
+    mlp = every["toy"]["encoder"]["block_01"]["mlp"]
+    wanted = {"hidden": mlp["hidden"], "out": {"kernel": mlp["out"]["kernel"]}}
+    wanted = {"toy": {"encoder": {"block_01": {"mlp": wanted}}}}
+    assert jax.tree.structure(some) == jax.tree.structure(wanted)
+    # The same sums; compiled without the rest they may be added up in another order.
+    for a, b in zip(jax.tree.leaves((some, its_metrics)), jax.tree.leaves((wanted, metrics))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8)
+
+
+def test_what_is_frozen_has_no_moments_and_keeps_its_bits():
+    cfg = toy.config(steps=5, batch=16)
+    cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, clip_norm=0.5))
+    task = dataclasses.replace(toy.task(noise=0.1), trains=partly)
+    state = toy.create(task, cfg, MESH)
+    update, batches = toy.jit_step(task, cfg, MESH, state, {}), toy.stream(cfg, MESH)
+    before = jax.device_get(state.params)
+    for _ in range(5):
+        state, metrics = update(state, {}, next(batches))
+    after = jax.device_get(state)
+    moments = [sharding.name(p) for p, _ in jax.tree_util.tree_leaves_with_path(after.opt_state)]
+    moments = [name for name in moments if "block_" in name]
+    assert len(moments) == 2 * 3 and all("/block_01/mlp/" in name for name in moments)
+    assert jax.tree.structure(after.params) == jax.tree.structure(before)
+    squares = 0.0
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(after.params), jax.tree.leaves(before), strict=True
+    ):
+        assert np.array_equal(a, b) != partly(sharding.name(path)), sharding.name(path)
+        squares += float(np.sum(np.square(a))) * partly(sharding.name(path))
+    # The numbers of a line are of what is trained.
+    metrics = jax.device_get(metrics)
+    assert float(metrics["param_norm"]) == pytest.approx(squares**0.5, rel=1e-5)
+    assert metrics["update_ratio"] > 0
+
+
+def test_a_frozen_part_takes_no_work_of_the_backward_pass():
+    """The first block is read, but nothing behind it is differentiated with respect to it."""
+    task, batch = toy.task(), toy.batch_of(0, 0, 24)
+    params = task.init(jax.random.key(1))
+
+    def products(task):
+        rng, place = jax.random.key(0), sharding.batch(MESH)
+        traced = jax.make_jaxpr(
+            lambda params, batch: step.mean_gradient(task, params, {}, batch, rng, 1, place)
+        )(params, batch)
+        return str(traced).count("dot_general")
+
+    # Forward 4; the gradient of 4 kernels, and of what 3 of them take.
+    assert products(task) == 4 + 4 + 3
+    # Of 2 kernels, and of what the last takes.
+    assert products(dataclasses.replace(task, trains=partly)) == 4 + 2 + 1

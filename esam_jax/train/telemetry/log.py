@@ -25,6 +25,7 @@ from esam_jax.processes import leader
 from esam_jax.runs import metrics_file
 from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, MetricsFile, merged, read
+from esam_jax.tasks.trained import Count
 from esam_jax.train import scalars
 from esam_jax.train.telemetry.clock import StepClock
 from esam_jax.train.telemetry.data_news import DataNews
@@ -51,6 +52,7 @@ class Log:
         every_steps: int,
         mesh: Mesh,
         flops_per_example: int,
+        parameters: Count,
         trackers: Trackers,
         data: DataNews,
         records: str | None = None,
@@ -77,6 +79,7 @@ class Log:
         self._clock, self._hosts, self._alert = StepClock(), Hosts(), alert
         self._mesh, self._trackers = mesh, trackers
         self._flops, self._peak = flops_per_example, environment.peak_flops(mesh)
+        self._parameters = parameters
         self._open(first_step)
         self._bar = tqdm(
             total=steps,
@@ -186,6 +189,8 @@ class Log:
             time=round(stamp, 3),
             batch=self._batch,
             flops_per_example=self._flops,
+            parameters=self._parameters.all,
+            trained_parameters=self._parameters.trained,
             records=self._records,
             **environment.describe(self._mesh),
         )
