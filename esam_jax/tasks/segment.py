@@ -227,8 +227,8 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
         )
     if task.drop_path and task.train == "decoder":
         raise ConfigError(
-            f"task.drop_path is {task.drop_path}, but task.train is 'decoder', and a frozen encoder "
-            "is not trained by leaving blocks out: write --task.drop-path 0"
+            f"task.drop_path is {task.drop_path}, but task.train is 'decoder', and a frozen "
+            "encoder is not trained by leaving blocks out: write --task.drop-path 0"
         )
 
 

@@ -355,7 +355,9 @@ def test_pairs_learn_by_the_chain_rule_through_their_kernels(model, monkeypatch)
     _assert_gradient(changes, slopes)
 
 
-@pytest.mark.parametrize("model", ["efficientsam_nano", "mobile_nano"])
+@pytest.mark.parametrize(
+    "model", ["efficientsam_nano", pytest.param("mobile_nano", marks=pytest.mark.slow)]
+)
 def test_a_run_of_pairs_starts_as_its_model_and_leaves_a_plain_one(model, monkeypatch):
     nano.add_mobile(monkeypatch)
     task, every = _task(model, train="lora"), _task(model)
