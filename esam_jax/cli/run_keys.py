@@ -25,6 +25,12 @@ def parse(config: RunConfig, keys: Sequence[str], *, prog: str) -> RunConfig:
     return arguments.parse(RunConfig, keys, prog=prog, default=config)
 
 
+def named(keys: Sequence[str]) -> set[str]:
+    """The paths in the config that the keys change: "optim.peak_lr" of --optim.peak-lr."""
+    options = (key[2:].partition("=")[0] for key in keys if key.startswith("--"))
+    return {option.replace("-", "_") for option in options}
+
+
 def require(
     config: RunConfig, named: Iterable[str], keys: Sequence[str], *, option: str, prog: str
 ) -> None:

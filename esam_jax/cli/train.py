@@ -52,6 +52,12 @@ def main(argv: Sequence[str]) -> int:
     from esam_jax.processes import join  # JAX, which a typing error need not wait for
 
     with join.joined(where.peers):
+        if config.defaults == "own_data":
+            from esam_jax.runs import config_file
+            from esam_jax.tasks import own_data
+
+            before = config_file.stored(where.workdir)
+            config = own_data.fitted(config, run_keys.named(keys), before)
         resume_with = [key.replace("-", "_") for key in changed]
         if where.preflight:
             return _preflight(config, where, resume_with)

@@ -81,6 +81,8 @@ class Sa1bConfig(_AnnotatedConfig):
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
 
 
+_LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
+
 # A path is taken for the first of these that reads it: the more particular come first.
 SourceConfig = ScenesConfig | Sa1bConfig | CocoConfig | ImageFolderConfig
 
@@ -128,6 +130,14 @@ class PromptedConfig(Config):
     box_noise_as: Literal["normal", "uniform"] = "normal"
     box_noise_max_px: Annotated[float, at_least(0)] = 20.0  # the most that a side is moved
     flip: Literal["none", "horizontal"] = "none"  # at random
+    # The range of scales of which one is drawn, and the picture cut or padded: (0.1, 2.0) is LSJ.
+    jitter: tuple[float, float] | None = None
+    # How much brightness, contrast and saturation may change, and hue a quarter of it.
+    colour: Annotated[float, at_least(0), at_most(1)] = 0.0
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.jitter is not None and not 0 < self.jitter[0] <= self.jitter[1] <= _LARGEST_SCALE:
+            yield "jitter", f"must be a range of scales above 0 and up to {_LARGEST_SCALE:g}"
 
 
 ViewConfig = CropConfig | PromptedConfig

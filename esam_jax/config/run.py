@@ -180,6 +180,8 @@ class RunConfig(Config):
     trackers: Annotated[tuple[Literal["tensorboard", "wandb"], ...], MAY_DIFFER] = ()
     # A command that is run on events: see processes/alert.py.
     alert: Annotated[str | None, MAY_DIFFER] = None
+    # What the command line leaves out: as the config has it, or by the rules of tasks/own_data.py.
+    defaults: Annotated[Literal["config", "own_data"], MAY_DIFFER] = "config"
 
     def across(self) -> Iterator[tuple[str, str]]:
         task, best, saved = self.task, self.save.best, self.save.every_steps
@@ -196,8 +198,9 @@ class RunConfig(Config):
             yield "save.best", "nothing is measured in this run: set evaluate, or leave it out"
         elif best is not None and best not in task.measures:
             yield "save.best", f"must be one of {', '.join(task.measures)}"
-        impatient = self.evaluate is not None and self.evaluate.patience is not None
-        if impatient and (best is None or self.evaluate.every_steps is None):
+        evaluate = self.evaluate
+        patience, often = (evaluate.patience, evaluate.every_steps) if evaluate else (None, None)
+        if patience is not None and (best is None or often is None):
             yield (
                 "evaluate.patience",
                 "compares evaluations: set evaluate.every_steps and save.best",

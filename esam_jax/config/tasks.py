@@ -81,7 +81,7 @@ class SegmentConfig(_TrainedConfig):
 
     kind: ClassVar[Literal["segment"]] = "segment"
     reads: ClassVar[str] = "prompted"
-    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
+    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou", "miou")
     measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     model: str = "efficientsam_ti"  # a name in models/named.py
     # A SAM, whose decoder is taken over.

@@ -114,9 +114,23 @@ def _as_before(found: Sequence[Change]) -> str:
 
 def changes(cfg: RunConfig, workdir: Path) -> list[Change]:
     """What differs from the stored config and is not marked with MAY_DIFFER."""
+    before = config_json.to_json(_read(workdir / CONFIG_FILE))
+    found = config_json.differences(before, config_json.to_json(cfg))
+    return [Change(*each) for each in found if not config_json.may_differ(RunConfig, each[0])]
+
+
+def stored(workdir: Path) -> RunConfig | None:
+    """The config of the run in a folder, None where there is no run.
+
+    CheckpointError where it is damaged.
+    """
     file = workdir / CONFIG_FILE
+    return _read(file) if file.exists() else None
+
+
+def _read(file: Path) -> RunConfig:
     try:
-        stored = config_json.from_json(RunConfig, json.loads(file.read_text()), "the stored config")
+        return config_json.from_json(RunConfig, json.loads(file.read_text()), "the stored config")
     except (FileNotFoundError, ValueError, RecursionError) as fault:
         raise CheckpointError(
             f"{file} is missing or damaged ({fault}), so the checkpoints beside it cannot be "
@@ -124,8 +138,6 @@ def changes(cfg: RunConfig, workdir: Path) -> list[Change]:
         ) from fault
     except OSError as fault:
         raise DiskError(f"{file} cannot be read ({fault.strerror}): start again") from fault
-    found = config_json.differences(config_json.to_json(stored), config_json.to_json(cfg))
-    return [Change(*each) for each in found if not config_json.may_differ(RunConfig, each[0])]
 
 
 def store(cfg: RunConfig, workdir: Path, step: int = 0) -> None:

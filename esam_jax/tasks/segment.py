@@ -7,6 +7,7 @@ has what follows on the first prompt.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def build(config: RunConfig) -> Task:
 
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         measure = prompts.measurement(model, evaluate, mesh)
-        return lambda params: measure(complete(params))
+        return lambda params: _with_mean(measure(complete(params)))
 
     return Task(
         init=functools.partial(_init, task, sam_config),
@@ -109,6 +110,14 @@ def _draw(
         shape = (images, sam_config.encoder.depth, 2)
         drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)
     return drawn
+
+
+def _with_mean(measured: dict[str, Any]) -> dict[str, Any]:
+    """With `miou`, the mean of boxes and clicks, by which one checkpoint is better than another."""
+    if not {"box_miou", "point_miou"} <= measured.keys():
+        return measured
+    mean = (measured["box_miou"] + measured["point_miou"]) / 2
+    return {**measured, "miou": round(mean, 6)}
 
 
 def _init(task: SegmentConfig, sam_config: SamConfig, rng: Array) -> Params:

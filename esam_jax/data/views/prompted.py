@@ -8,7 +8,7 @@ from esam_jax.data import prompts
 from esam_jax.data.bitmaps import Bitmap, Grid
 from esam_jax.data.mask_sets import SoundMasks
 from esam_jax.data.records import Record
-from esam_jax.data.views import draws, resize
+from esam_jax.data.views import augment, draws, resize
 from esam_jax.ops import geometry
 from esam_jax.typing import PADDING
 
@@ -46,15 +46,23 @@ def view(
     area; DataError when every one is broken.
     """
     picture = record.picture
-    height, width = _fitted(picture.height, picture.width, config)
+    plain = _fitted(picture.height, picture.width, config)
     flip = draws.flips(rng, config.flip)
-    rows = resize.nearest(picture.height, height)
-    columns = resize.nearest(picture.width, width)
-    grid = Grid(picture.height, picture.width, rows, columns[::-1] if flip else columns)
-    prompted = masks_and_prompts(record, grid, config, rng)
-    if prompted is None:
-        return None
-    return {"image": _framed_image(picture.rgb(), height, width, config, flip), **prompted}
+    cuts = [plain]
+    if config.jitter is not None:
+        size = picture.height, picture.width
+        cut = augment.draw_jitter(rng, *size, config.image_px, config.fit, config.jitter)
+        cuts.insert(0, cut)  # where nothing usable is left in it, the complete picture is shown
+    for cut in cuts:
+        columns = cut.columns()
+        grid = Grid(picture.height, picture.width, cut.rows(), columns[::-1] if flip else columns)
+        prompted = masks_and_prompts(record, grid, config, rng)
+        if prompted is not None:
+            image = picture.rgb()
+            if config.colour:
+                image = augment.recoloured(rng, image, config.colour)
+            return {"image": _framed_image(image, cut, config, flip), **prompted}
+    return None
 
 
 def masks_and_prompts(
@@ -82,11 +90,13 @@ def masks_and_prompts(
     return {"masks": packed, "points": points, "labels": labels, "valid": valid}
 
 
-def _fitted(height: int, width: int, config: PromptedConfig) -> tuple[int, int]:
-    """Height and width of the picture inside the square input."""
-    if config.fit == "stretch":
-        return config.image_px, config.image_px
-    return geometry.longest_side(height, width, config.image_px)
+def _fitted(height: int, width: int, config: PromptedConfig) -> augment.Cut:
+    """The complete picture inside the square input."""
+    px = config.image_px
+    resized = px, px
+    if config.fit == "pad":
+        resized = geometry.longest_side(height, width, px)
+    return augment.Cut(height, width, resized, px)
 
 
 def _usable_masks(
@@ -108,19 +118,19 @@ def _usable_masks(
 
 def _framed_image(
     image: UInt8[np.ndarray, "H W 3"],
-    height: int,
-    width: int,
+    cut: augment.Cut,
     config: PromptedConfig,
     flip: bool,
 ) -> UInt8[np.ndarray, "{config.image_px} {config.image_px} 3"]:
-    """The picture at height x width in the top-left corner of a square of the mean colour.
+    """What is seen of the picture, in the top-left corner of a square of the mean colour.
 
     Resized as `predict.frames.to_input` does it, which depends on the fit.
     """
     enlarge = resize.two_taps if config.fit == "stretch" else resize.antialiased
-    px = config.image_px
-    if image.shape[:2] != (height, width):
-        image = enlarge(image, height, width)
+    px, (height, width) = config.image_px, cut.seen
+    if image.shape[:2] != cut.resized:
+        image = enlarge(image, *cut.resized)
+    image = cut.window(image)
     framed = np.full((px, px, 3), _MEAN_COLOUR, np.uint8)
     framed[:height, :width] = image[:, ::-1] if flip else image
     return framed
