@@ -24,8 +24,8 @@ def finetune() -> RunConfig:
 
     What the command line leaves out follows the model, the pictures and the machine, by the rules
     of `esam_jax/tasks/own_data.py`, listed in docs/training.md; `config.json` of the run has the
-    values. Those here are for EfficientSAM-Ti and a hundred pictures on one GPU. All of it is
-    assumed: nobody has published how to fine-tune these models on few pictures.
+    values. Those here only hold their places. All of it is assumed: nobody has published how to
+    fine-tune these models on few pictures.
     """
     return RunConfig(
         name="finetune",
@@ -48,17 +48,15 @@ def finetune() -> RunConfig:
         optim=OptimConfig(
             peak_lr=1e-4,
             schedule="cosine",
-            warmup_steps=90,
             weight_decay=0.05,
             encoder_rate=0.1,
             clip_norm=1.0,
         ),
         steps=900,
         batch=8,
-        accumulate=4,
         compute=ComputeConfig(dtype="bfloat16", remat="blocks"),
         evaluate=EvaluateConfig(
-            source=CocoConfig(part="heldout", heldout=20), every_steps=90, patience=4
+            source=CocoConfig(part="heldout", heldout=20), every_steps=1, patience=4
         ),
-        save=SaveConfig(every_steps=90, best="miou"),
+        save=SaveConfig(every_steps=1, best="miou"),
     )

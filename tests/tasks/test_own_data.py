@@ -96,6 +96,16 @@ def test_what_is_given_stays(pictures, tmp_path):
     assert found.task.clicks == 1
 
 
+@pytest.mark.parametrize(
+    "given", [("--steps", "5"), ("--evaluate.every-steps", "7"), ("--batch", "6")]
+)
+def test_no_value_contradicts_one_that_only_holds_a_place(given, pictures, tmp_path):
+    found = fitted(tmp_path / "run", *keys(pictures, *given))
+    assert found.optim.warmup_steps < found.steps
+    assert found.evaluate.every_steps == found.save.every_steps
+    assert found.batch % found.accumulate == 0
+
+
 def test_pictures_to_measure_on_may_be_given(pictures, tmp_path):
     held = coco(tmp_path / "held", 5)
     more = ("--evaluate.source.path", held, "--evaluate.source.crowds", "use")
