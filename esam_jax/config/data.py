@@ -81,10 +81,22 @@ class Sa1bConfig(_AnnotatedConfig):
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelMapsConfig(_FilesConfig):
+    """A folder with pictures in `images/` and, in `instances/`, a map of object numbers for each.
+
+    A map is a grey PNG of the picture's name and size, of 8 or 16 bits: 0 is no object.
+    """
+
+    kind: ClassVar[Literal["label_maps"]] = "label_maps"
+    usual: ClassVar[tuple[int, int, int]] = (256, 320, 60)  # nuclei of the Data Science Bowl 2018
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
+
+
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
 
 # A path is taken for the first of these that reads it: the more particular come first.
-SourceConfig = ScenesConfig | Sa1bConfig | CocoConfig | ImageFolderConfig
+SourceConfig = ScenesConfig | Sa1bConfig | LabelMapsConfig | CocoConfig | ImageFolderConfig
 
 
 def lacking(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Int64, Integer, UInt8
 from PIL import Image
 
 from esam_jax import files
@@ -87,6 +87,24 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
             return np.asarray(pixels(data, head).any(axis=2))
         with _opened(data) as (image, _):
             return _upright(np.asarray(image).astype(bool), head.turn)
+
+
+def read_numbers(path: str | Path) -> Integer[np.ndarray, "H W"]:
+    """The values of a grey or palette picture as they are stored, turned upright.
+
+    As of a map of objects, by their numbers. Errors as of `read_rgb`; DataError for colours, too.
+    """
+    with named(path):
+        data = read_file(path)
+        head = header(data)
+        if head.mode not in ("1", "L", "P") and not head.mode.startswith("I"):
+            raise DataError(
+                f"its pixels are {head.mode}, but a map of objects is grey, one number a pixel: "
+                "write it as a PNG of 8 or 16 bits"
+            )
+        with _decoding(head.kind), _opened(data) as (image, _):
+            values = np.asarray(image)
+        return _upright(values.astype(np.uint8) if values.dtype == bool else values, head.turn)
 
 
 def decode_rgb(

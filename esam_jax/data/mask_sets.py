@@ -1,11 +1,13 @@
 """Masks of one picture, decoded only when they are chosen."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Integer, UInt8
 
 from esam_jax.data.bitmaps import Bitmap, Grid
 from esam_jax.data.findings import Finding
@@ -27,11 +29,40 @@ class MaskSet(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Object:
+    """What annotations say of an object besides its mask: its `identity` is unique in its picture.
+
+    `box` is the (x0, y0, x1, y1) that they give, from edge to edge of the outermost pixels; None
+    where they give none that is finite and has an inside.
+    """
+
+    identity: int | str
+    box: tuple[float, float, float, float] | None = None
+
+
+@runtime_checkable
+class DescribedMasks(MaskSet, Protocol):
+    """Masks of a source that says more of each object than its mask."""
+
+    def describe(self, index: int) -> Object: ...
+
+
+def describe(masks: MaskSet, index: int) -> Object:
+    """What is known of an object: its place among the others where its source says no more."""
+    return masks.describe(index) if isinstance(masks, DescribedMasks) else Object(index)
+
+
+@dataclasses.dataclass(frozen=True)
 class Outline:
-    """What annotations say of one mask: polygons or run lengths, in COCO's form; not checked."""
+    """What annotations say of one mask: polygons or run lengths, in COCO's form; not checked.
+
+    `box` is COCO's [x, y, width, height].
+    """
 
     label: str  # for people
     segmentation: Any
+    identity: int | str | None = None
+    box: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +84,11 @@ class CocoMasks:
         except DataError as error:
             raise DataError(f"{self.name}: {outline.label}: {error}") from error
 
+    def describe(self, index: int) -> Object:
+        outline = self.outlines[index]
+        identity = f"number {index}" if outline.identity is None else outline.identity
+        return Object(identity, _corners(outline.box))
+
     def _runs(self, outline: Outline) -> Int64[np.ndarray, " L"]:
         segmentation = outline.segmentation
         if isinstance(segmentation, Mapping):
@@ -70,6 +106,15 @@ class CocoMasks:
         return runs
 
 
+def _corners(box: Any) -> tuple[float, float, float, float] | None:
+    """COCO's box as corners."""
+    numbers = box if isinstance(box, list | tuple) and len(box) == 4 else ()
+    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+        return None
+    x, y, width, height = map(float, numbers)
+    return (x, y, x + width, y + height) if width > 0 and height > 0 else None
+
+
 class SoundMasks:
     """The masks of a record: None, and a finding of the record, for one that is broken."""
 
@@ -79,6 +124,9 @@ class SoundMasks:
 
     def __len__(self) -> int:
         return len(self._masks)
+
+    def describe(self, index: int) -> Object:
+        return describe(self._masks, index)
 
     def sample(self, index: int, grid: Grid) -> Bitmap | None:
         try:
@@ -112,3 +160,25 @@ class LabelledMasks:
     def sample(self, index: int, grid: Grid) -> Bitmap:
         chosen = self.labels.take(grid.rows, 0).take(grid.columns, 1)
         return Bitmap.of(chosen == np.uint8(index + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberedMasks:
+    """Disjoint masks in one map of numbers, any of which may be missing; 0 is no object."""
+
+    numbers: Integer[np.ndarray, "H W"]
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        chosen = self.numbers.take(grid.rows, 0).take(grid.columns, 1)
+        return Bitmap.of(chosen == self._present[index])
+
+    def describe(self, index: int) -> Object:
+        return Object(int(self._present[index]))
+
+    @functools.cached_property
+    def _present(self) -> Integer[np.ndarray, " Q"]:
+        found = np.unique(self.numbers)
+        return found[found != 0]

@@ -1,14 +1,16 @@
-"""A promptable model that answers over a mesh: each device for its own pictures, no weight moved.
+"""A promptable model that answers over a mesh: each device for its own picture, no weight moved.
 
-One compiled program encodes a batch of pictures, decodes a box and a click for each mask and keeps
-the best candidate at the decoder's size; its batch is split like that of training, and parameters
-stay in the pieces in which they lie. Then each device enlarges the answers for its own pictures
-and compares them with the masks. Sizes are rounded up to a few, so that few programs are compiled.
+Three compiled programs: one encodes a picture on each device, one decodes a fixed number of prompts
+about each, one enlarges the answers on the device of their picture and compares them with masks.
+What a device computes for a picture has the same shapes whatever else is measured, in which order
+and on how many devices, so that its numbers are the same too. Batch and parameters are split like
+those of training. Sizes of pictures are rounded up to a few, so that few programs are compiled.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,101 +19,58 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from esam_jax import sharding
 from esam_jax.config import SamConfig
 from esam_jax.data import order
+from esam_jax.data.bitmaps import Bitmap
+from esam_jax.evaluate.questions import Answer, Query, View, Want
 from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
 from esam_jax.ops import images
 from esam_jax.predict import batches, frames
 from esam_jax.predict.prompt import Prompt
-from esam_jax.typing import Params
+from esam_jax.typing import NOTHING, Params
 
-_PICTURES = 4  # on each device at a time, and of fewer pixels together than so many:
-_PIXELS = 4 * 1024 * 1024
-_QUERIES = 32  # decoded on each device at a time
 _FEW = 4  # the smallest number of masks, or side of a picture, with a program of its own
 _SIDE = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One picture, the masks to be found, and a box and a click for each."""
-
-    image: UInt8[np.ndarray, "H W 3"]
-    masks: Bool[np.ndarray, "Q H W"]
-    boxes: list[Prompt]
-    clicks: list[Prompt]
+_AHEAD = 3  # calls of the decoder whose answers lie on the device at a time
 
 
 class Model:
-    """A network on a mesh, for up to `pictures` pictures; `of` binds its weights."""
+    """A network on a mesh, a picture for each device at a time; `of` binds its weights.
 
-    def __init__(self, model: network.Sam, mesh: Mesh, pictures: int) -> None:
-        self.model, self._place = model, sharding.batch(mesh)
-        devices = mesh.shape["data"] * mesh.shape["fsdp"]
-        each = min(_PICTURES, _PIXELS // model.config.image_px**2, -(-pictures // devices))
-        self.rows = devices * max(1, each)
-        self.read = order.local_rows(self._place, self.rows)
-        marks = self._put(np.zeros(len(self.read), np.int32))
-        mine = [shard.index for shard in _first_copies(marks)]
-        self.own = frozenset(row for index in mine for row in self._range(index))
+    `queries` are decoded on each device at a time: fewer are filled up. By default as many as an
+    accelerator needs to be busy, and few on a CPU, which computes what fills them up in vain.
+    """
 
-    def of(self, params: Params) -> "Asked":
-        return Asked(self, params)
+    def __init__(self, model: network.Sam, mesh: Mesh, queries: int | None = None) -> None:
+        self.network, self.place = model, sharding.batch(mesh)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        self.queries = queries or (8 if on_cpu else 32)
+        self.rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.read = order.local_rows(self.place, self.rows)
+        self.shards = _first_copies(self.put(np.zeros(len(self.read), np.int32)))
+        self.own = frozenset(row for shard in self.shards for row in self.range(shard))
 
-    def best(
-        self, params: Params, asked: Mapping[int, Question], masks: int
-    ) -> list[tuple[int, Float[Array, "2 Q l l"]]]:
-        """(row, logits of the best candidates for its boxes and its clicks) of each own row.
+    def of(self, params: Params) -> "Bound":
+        return Bound(self, params)
 
-        `masks` is the number that every row is filled up to, on every process alike.
-        """
-        px, config = self.model.config.image_px, self.model.config
-        pixels = np.zeros((len(self.read), px, px, 3), np.float32)
-        blank = batches.query(Prompt(points=[[0, 0]]), config, px, px)
-        shape = (len(self.read), 2, masks)
-        points, labels = (np.broadcast_to(x, (*shape, *x.shape)).copy() for x in blank)
-        for place, row in enumerate(self.read):
-            question = asked.get(row)
-            if question is None:
-                continue
-            pixels[place] = frames.to_input(question.image, config)
-            for kind, prompts in enumerate((question.boxes, question.clicks)):
-                for slot, prompt in enumerate(prompts):
-                    points[place, kind, slot], labels[place, kind, slot] = batches.query(
-                        prompt, config, *question.image.shape[:2]
-                    )
-        rows = [x.reshape(len(x), 2 * masks, *x.shape[3:]) for x in (points, labels)]
-        chunk = max(1, _QUERIES * self._devices // self.rows)
-        batch = [self._put(x) for x in (pixels, *rows)]
-        logits = _best(self.model, self._place, chunk, params, *batch)
-        found = []
-        for shard in _first_copies(logits):
-            each = zip(self._range(shard.index), shard.data, strict=True)
-            found += [(row, x.reshape(2, masks, *x.shape[1:])) for row, x in each]
-        return found
-
-    @property
-    def _devices(self) -> int:
-        return self._place.mesh.shape["data"] * self._place.mesh.shape["fsdp"]
-
-    def _range(self, index: tuple[slice, ...]) -> range:
+    def range(self, shard: Any) -> range:
         """Rows of a piece of the batch."""
-        return range(*index[0].indices(self.rows))
+        return range(*shard.index[0].indices(self.rows))
 
-    def _put(self, rows: np.ndarray) -> Array:
+    def put(self, rows: np.ndarray) -> Array:
         """The rows that this process reads, as part of the batch of all."""
         return jax.make_array_from_process_local_data(
-            self._place, rows, (self.rows, *rows.shape[1:])
+            self.place, rows, (self.rows, *rows.shape[1:])
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """A `Model` with its weights: the `prompts.Answers` of a real network."""
+class Bound:
+    """A `Model` with its weights: the `Answers` of a real network."""
 
     model: Model
     params: Params
@@ -128,25 +87,178 @@ class Asked:
     def own(self) -> frozenset[int]:
         return self.model.own
 
-    def __call__(self, asked: Mapping[int, Question]) -> dict[int, np.ndarray]:
-        most = max((len(question.masks) for question in asked.values()), default=0)
-        most = max(int(each[0]) for each in gather([most]))
-        if most == 0:  # no process has a question
-            return {}
-        masks, config = _at_least(most, _FEW), self.model.model.config
-        overlaps = {
-            row: _overlaps(logits, asked[row], config)
-            for row, logits in self.model.best(self.params, asked, masks)
-            if row in asked
+    def open(self, views: Mapping[int, View]) -> "Encoded":
+        model = self.model
+        config = model.network.config
+        px = config.image_px
+        pixels = np.zeros((len(model.read), px, px, 3), np.float32)
+        for place, row in enumerate(model.read):
+            if row in views:
+                pixels[place] = frames.to_input(views[row].image, config)
+        features = _encode(model.network, model.place, self.params, model.put(pixels))
+        framed = {
+            row: _Frame.of(views[row], config, shard.data.devices())
+            for shard in model.shards
+            for row in model.range(shard)
+            if row in views and views[row].masks
         }
-        # Every device is at work by now; only here is any of them waited for.
-        found = {row: np.asarray(both, np.float64) for row, both in overlaps.items()}
-        # Rows are filled up with masks of nothing, whose union may be nothing too.
-        sizes = {row: len(asked[row].masks) for row in found}
-        return {
-            row: shared[:, : sizes[row]] / union[:, : sizes[row]]
-            for row, (shared, union) in found.items()
-        }
+        sizes = {row: view.image.shape[:2] for row, view in views.items()}
+        return Encoded(model, self.params, features, sizes, framed)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frame:
+    """What answers for one picture are enlarged by and compared with, on its device."""
+
+    rows: Float[Array, "H l"]
+    columns: Float[Array, "W l"]
+    packed: UInt8[Array, "Q H w"]
+    size: Int[Array, "2"]
+
+    @staticmethod
+    def of(view: View, config: SamConfig, devices: set[jax.Device]) -> "_Frame":
+        (device,) = devices
+        height, width = view.image.shape[:2]
+        tall, wide = (_at_least(side, _SIDE) for side in (height, width))
+        axes = frames.enlarging(height, width, config)
+        rows, columns = (taps.matrix(config.low_res_px) for taps in (axes.rows, axes.columns))
+        packed = np.zeros((_at_least(len(view.masks), _FEW), tall, wide // 8), np.uint8)
+        for slot, mask in zip(packed, view.masks, strict=False):
+            line = -(-width // 8)
+            slot[:height, :line] = mask.packed[:, :line]
+        put = functools.partial(jax.device_put, device=device)
+        return _Frame(
+            rows=put(np.pad(rows, ((0, tall - height), (0, 0)))),
+            columns=put(np.pad(columns, ((0, wide - width), (0, 0)))),
+            packed=put(packed),
+            size=put(np.array([height, width], np.int32)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A batch of pictures of a real network: a `Session`."""
+
+    model: Model
+    params: Params
+    features: Float[Array, "B h w C"]
+    sizes: Mapping[int, tuple[int, int]]  # of the pictures that this process reads
+    frames: Mapping[int, _Frame]  # of those that it answers for
+
+    def ask(self, queries: Mapping[int, Sequence[Query]], want: Want) -> dict[int, list[Answer]]:
+        answers: dict[int, dict[int, Answer]] = {row: {} for row in queries if row in self.frames}
+        waiting: collections.deque[Any] = collections.deque()
+        for slots, masked, chosen in self._calls(queries):
+            logits, scores = self._decode(queries, chosen, slots, masked, want.oracle)
+            waiting.append((chosen, list(self._compared(queries, chosen, logits, scores, want))))
+            # Every device is at work by now; only here is any of them waited for.
+            if len(waiting) == _AHEAD:
+                _collect(*waiting.popleft(), answers, self.sizes)
+        while waiting:
+            _collect(*waiting.popleft(), answers, self.sizes)
+        return {row: [found[i] for i in sorted(found)] for row, found in answers.items()}
+
+    def _calls(
+        self, queries: Mapping[int, Sequence[Query]]
+    ) -> Iterator[tuple[int, bool, dict[int, list[int]]]]:
+        """(slots, whether there are masks, places of queries of each row) of each call.
+
+        The same number and kinds on every process.
+        """
+        config = self.model.network.config
+        kinds: dict[tuple[int, bool], dict[int, list[int]]] = {}
+        for row, asked in queries.items():
+            for i, query in enumerate(asked):
+                kind = batches.kind(query.prompt, config)
+                kinds.setdefault(kind, {}).setdefault(row, []).append(i)
+        longest = {kind: max(map(len, rows.values())) for kind, rows in kinds.items()}
+        for (slots, masked), count in _of_all(longest).items():
+            rows = kinds.get((slots, masked), {})
+            for first in range(0, count, self.model.queries):
+                part = slice(first, first + self.model.queries)
+                yield slots, masked, {row: places[part] for row, places in rows.items()}
+
+    def _decode(
+        self,
+        queries: Mapping[int, Sequence[Query]],
+        chosen: Mapping[int, list[int]],
+        slots: int,
+        masked: bool,
+        every: bool,
+    ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
+        """Logits and predicted IoU of the candidates, or the most confident one, of each query."""
+        model = self.model
+        config, K = model.network.config, model.queries
+        shape = (len(model.read), K)
+        blank = batches.query(Prompt(points=[[0, 0]]), config, 1, 1)
+        points, labels = (_filled(x, shape, slots, v) for x, v in zip(blank, (0, NOTHING)))
+        tokens = np.arange(1, config.decoder.mask_tokens, dtype=np.int32)
+        wanted = np.broadcast_to(tokens, (*shape, len(tokens))).copy()
+        side = config.low_res_px
+        masks = np.zeros((*shape, side, side), np.float32) if masked else None
+        for place, row in enumerate(model.read):
+            for k, i in enumerate(chosen.get(row, ())):
+                query, size = queries[row][i], self.sizes[row]
+                points[place, k], labels[place, k] = batches.query(query.prompt, config, *size)
+                if query.single:
+                    wanted[place, k] = 0
+                if masks is not None:
+                    masks[place, k] = batches.mask_logits(query.prompt.mask, config, *size)
+        given = [model.put(x) for x in (points, labels, wanted)]
+        prompts = (*given, None if masks is None else model.put(masks))
+        return _decode(model.network, model.place, every, self.params, self.features, *prompts)
+
+    def _compared(
+        self,
+        queries: Mapping[int, Sequence[Query]],
+        chosen: Mapping[int, list[int]],
+        logits: Float[Array, "B Q M l l"],
+        scores: Float[Array, "B Q M"],
+        want: Want,
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """For each own row that has queries, arrays on its device."""
+        pieces = zip(_first_copies(logits), _first_copies(scores), strict=True)
+        for piece, score in pieces:
+            for row, low, each in zip(self.model.range(piece), piece.data, score.data):
+                if not chosen.get(row):
+                    continue
+                which = np.zeros(self.model.queries, np.int32)
+                which[: len(chosen[row])] = [queries[row][i].mask for i in chosen[row]]
+                frame = self.frames[row]
+                found = _compare(
+                    low,
+                    each,
+                    which,
+                    frame.rows,
+                    frame.columns,
+                    frame.packed,
+                    frame.size,
+                    zero_is_inside=self.model.network.config.decoder.traits.zero_is_inside,
+                    keep=want.found,
+                )
+                yield row, (*found, _most_confident(low, each) if want.logits else None)
+
+
+def _collect(
+    chosen: Mapping[int, list[int]],
+    arrays: list[tuple[int, tuple[Any, ...]]],
+    answers: dict[int, dict[int, Answer]],
+    sizes: Mapping[int, tuple[int, int]],
+) -> None:
+    """Waits for the arrays of one call and adds their answers."""
+    for row, (shared, union, best, bits, logits) in arrays:
+        # What fills a call up may be compared with a mask of nothing.
+        ious = np.asarray(shared, np.float64) / np.maximum(np.asarray(union), 1)
+        most_confident = np.asarray(best)
+        bits = None if bits is None else np.asarray(bits)
+        logits = None if logits is None else np.asarray(logits)
+        for k, i in enumerate(chosen[row]):
+            answers[row][i] = Answer(
+                float(ious[k, most_confident[k]]),
+                float(ious[k].max()),
+                None if bits is None else _bitmap(bits[k], *sizes[row]),
+                None if logits is None else logits[k],
+            )
 
 
 def gather(values: Sequence[int | float]) -> list[list[float]]:
@@ -159,80 +271,109 @@ def gather(values: Sequence[int | float]) -> list[list[float]]:
     return [np.frombuffer(each.tobytes(), np.float64).tolist() for each in everyone]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "place", "chunk"))
-def _best(
+def _of_all(longest: Mapping[tuple[int, bool], int]) -> dict[tuple[int, bool], int]:
+    """The largest count of each kind over all processes, in one order on all of them."""
+    if jax.process_count() == 1:
+        return dict(sorted(longest.items()))
+    # How many kinds each process has, then the kinds themselves, filled up to the same number.
+    most = max(int(each[0]) for each in gather([len(longest)]))
+    flat = [float(x) for (slots, masked), n in longest.items() for x in (slots, masked, n)]
+    counts: dict[tuple[int, bool], int] = {}
+    for each in gather(flat + [0.0] * (3 * most - len(flat))):
+        for slots, masked, n in zip(each[::3], each[1::3], each[2::3], strict=True):
+            if n:
+                kind = (int(slots), bool(masked))
+                counts[kind] = max(counts.get(kind, 0), int(n))
+    return dict(sorted(counts.items()))
+
+
+def _filled(blank: np.ndarray, shape: tuple[int, int], slots: int, value: int) -> np.ndarray:
+    """A prompt in every place, with `slots` slots."""
+    spare = [(0, slots - len(blank))] + [(0, 0)] * (blank.ndim - 1)
+    one = np.pad(blank, spare, constant_values=value)
+    return np.broadcast_to(one, (*shape, *one.shape)).copy()
+
+
+def _bitmap(packed: UInt8[np.ndarray, "H w"], height: int, width: int) -> Bitmap:
+    return Bitmap.of(np.unpackbits(packed[:height], axis=1, count=width).view(bool))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "place"))
+def _encode(
+    model: network.Sam, place: NamedSharding, params: Params, pixels: Float[Array, "B H W 3"]
+) -> Float[Array, "B h w C"]:
+    with sharding.activations(place.mesh), stack.forward_only():
+        features: Any = model.apply({"params": params}, pixels, method="encode")
+    return lax.with_sharding_constraint(features, place)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "place", "every"))
+def _decode(
     model: network.Sam,
     place: NamedSharding,
-    chunk: int,
+    every: bool,
     params: Params,
-    pixels: Float[Array, "B H W 3"],
+    features: Float[Array, "B h w C"],
     points: Float[Array, "B Q P 2"],
     labels: Int[Array, "B Q P"],
-) -> Float[Array, "B Q l l"]:
-    """Logits of the candidate with the highest predicted IoU; `chunk` queries of each picture at a
-    time."""
+    tokens: Int[Array, "B Q M"],
+    masks: Float[Array, "B Q l l"] | None,
+) -> tuple[Float[Array, "B Q _ l l"], Float[Array, "B Q _"]]:
+    """Of the mask tokens that are wanted, `every` one or the one with the highest score."""
     with sharding.activations(place.mesh), stack.forward_only():
-        embedding = model.apply({"params": params}, pixels, method="encode")
-
-    def some(queries: tuple[Array, Array]) -> Array:
-        with sharding.activations(place.mesh), stack.forward_only():
-            both: Any = model.apply({"params": params}, embedding, *queries, method="decode")
-        logits, scores = (x[:, :, 1:] for x in both)  # the first is the single mask
-        best = jnp.argmax(scores, axis=-1)[..., None, None, None]
-        return jnp.take_along_axis(logits, best, axis=2)[:, :, 0].astype(jnp.float32)
-
-    B, Q = points.shape[:2]
-    size = next(n for n in range(min(chunk, Q), 0, -1) if Q % n == 0)
-    cut = [x.reshape(B, Q // size, size, *x.shape[2:]) for x in (points, labels)]
-    found = lax.map(some, tuple(jnp.moveaxis(x, 1, 0) for x in cut))
-    found = jnp.moveaxis(found, 0, 1).reshape(B, Q, *found.shape[3:])
-    return lax.with_sharding_constraint(found, place)
+        both: Any = model.apply(
+            {"params": params}, features, points, labels, masks, method="decode"
+        )
+    logits, scores = (x.astype(jnp.float32) for x in both)
+    chosen = jnp.take_along_axis(scores, tokens, axis=2)
+    if not every:
+        best = jnp.argmax(chosen, axis=2, keepdims=True)
+        tokens = jnp.take_along_axis(tokens, best, axis=2)
+        chosen = jnp.take_along_axis(chosen, best, axis=2)
+    logits = jnp.take_along_axis(logits, tokens[..., None, None], axis=2)
+    return tuple(lax.with_sharding_constraint(x, place) for x in (logits, chosen))
 
 
-def _overlaps(
-    logits: Float[Array, "2 Q l l"], question: Question, config: SamConfig
-) -> tuple[Int[Array, "2 Q"], Int[Array, "2 Q"]]:
-    """Pixels in intersection and union of answer and mask, on the device of the answer."""
-    masks, (height, width) = logits.shape[1], question.image.shape[:2]
-    tall, wide = (_at_least(side, _SIDE) for side in (height, width))
-    axes = frames.enlarging(height, width, config)
-    rows, columns = (taps.matrix(config.low_res_px) for taps in (axes.rows, axes.columns))
-    truth = np.zeros((masks, tall, wide), bool)
-    truth[: len(question.masks), :height, :width] = question.masks
-    return _compare(
-        logits,
-        np.pad(rows, ((0, tall - height), (0, 0))),
-        np.pad(columns, ((0, wide - width), (0, 0))),
-        np.packbits(truth, axis=-1),
-        np.array([height, width], np.int32),
-        zero_is_inside=config.decoder.traits.zero_is_inside,
-    )
-
-
-@functools.partial(jax.jit, static_argnames="zero_is_inside")
+@functools.partial(jax.jit, static_argnames=("zero_is_inside", "keep"))
 def _compare(
-    logits: Float[Array, "2 Q l l"],
+    logits: Float[Array, "Q M l l"],
+    scores: Float[Array, "Q M"],
+    which: Int[Array, " Q"],
     rows: Float[Array, "H l"],
     columns: Float[Array, "W l"],
-    packed: UInt8[Array, "Q H w"],
+    packed: UInt8[Array, "_ H w"],
     size: Int[Array, "2"],
     *,
     zero_is_inside: bool,
-) -> tuple[Int[Array, "2 Q"], Int[Array, "2 Q"]]:
-    """One mask at a time: at the picture's size the logits of all would fill the device."""
+    keep: bool,
+) -> tuple[Int[Array, "Q M"], Int[Array, "Q M"], Int[Array, " Q"], UInt8[Array, "Q H w"] | None]:
+    """Pixels in intersection and union of each candidate with its mask, and the most confident one.
+
+    One query at a time: at the picture's size the logits of all would fill the device.
+    """
     H, W = len(rows), len(columns)
     on_picture = (jnp.arange(H)[:, None] < size[0]) & (jnp.arange(W) < size[1])
 
-    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        low_2ll, bits = pair
+    def one(query: tuple[Array, Array, Array]) -> tuple[Array, Array, Array | None]:
+        low_Mll, best, mask = query
         highest = lax.Precision.HIGHEST
-        large = jnp.einsum("Hh,khw,Ww->kHW", rows, low_2ll, columns, precision=highest)
+        large = jnp.einsum("Hh,khw,Ww->kHW", rows, low_Mll, columns, precision=highest)
         found = (large >= 0 if zero_is_inside else large > 0) & on_picture
-        truth = images.unpack_bits(bits)
-        return (found & truth).sum((1, 2)), (found | truth).sum((1, 2))
+        truth = images.unpack_bits(packed[mask])
+        kept = jnp.packbits(found[best], axis=-1) if keep else None
+        return (found & truth).sum((1, 2)), (found | truth).sum((1, 2)), kept
 
-    shared, union = lax.map(one, (jnp.moveaxis(logits, 1, 0), packed))
-    return shared.T, union.T
+    best = jnp.argmax(scores, axis=1)
+    shared, union, kept = lax.map(one, (logits, best, which))
+    return shared, union, best, kept
+
+
+@jax.jit
+def _most_confident(
+    logits: Float[Array, "Q M l l"], scores: Float[Array, "Q M"]
+) -> Float[Array, "Q l l"]:
+    best = jnp.argmax(scores, axis=1)[:, None, None, None]
+    return jnp.take_along_axis(logits, best, axis=1)[:, 0]
 
 
 def _at_least(size: int, least: int) -> int:

@@ -1,102 +1,198 @@
-"""How well one box or one click finds a labelled mask (arXiv:2312.00863, section 4.3).
+"""How well boxes and clicks find labelled masks (arXiv:2304.02643, 7.1; arXiv:2312.00863, 4.3).
 
-The protocol (which pictures, masks and prompts, and what is summed) is one for a loaded model and
+The protocol (which pictures, masks and prompts, and what is averaged) is one for a loaded model and
 for a model in training. Both are measured over a mesh: every device answers for its own pictures,
-every process compares those answers with the masks, and the sums are merged at the end.
+every process compares those answers with the masks, and what was found is merged at the end.
 """
 
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from esam_jax import sharding
-from esam_jax.config import EvaluateConfig, MeshConfig, SamConfig
-from esam_jax.data import prompts as drawing
+from esam_jax.config import EvaluateConfig
 from esam_jax.data import sources
-from esam_jax.data.bitmaps import Bitmap, Grid
-from esam_jax.data.findings import KINDS, Findings
-from esam_jax.data.mask_sets import SoundMasks
-from esam_jax.data.records import AnnotatedSource, Record, Source
+from esam_jax.data.findings import KINDS, Finding, Findings
+from esam_jax.data.records import AnnotatedSource, Source
 from esam_jax.errors import DataError, MissingError
-from esam_jax.evaluate import answers
-from esam_jax.evaluate.answers import Question
+from esam_jax.evaluate import answers, talks, targets
 from esam_jax.evaluate.metrics import Mean
-from esam_jax.machine import out_of_memory
+from esam_jax.evaluate.protocol import Protocol, Takes
+from esam_jax.evaluate.questions import Answers, View
+from esam_jax.evaluate.talks import Rules, Scores
+from esam_jax.evaluate.targets import Scene
 from esam_jax.models.sam import network
-from esam_jax.ops import regions
-from esam_jax.predict.prompt import Prompt
-from esam_jax.predict.sam import Sam
 from esam_jax.typing import Params
 from esam_jax.words import counted
 
-_NOTHING = Mean()
-MIN_AREA_PX = 16  # of the picture as given; smaller masks are left out
 _REASONS = 20  # at most, in a result
 _OPTIONS = "evaluate.source."  # of a run: what its data is read by
+_READERS = 4
+_NOTHING = Mean()
+_IN_TRAINING = {"box_miou": "box", "point_miou": "uniform_1"}
 
-Click = Literal["uniform", "centre"]
 
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What was measured of the picture at a place of its source: scores of each of its objects.
 
-@runtime_checkable  # for the shape checks in the tests
-class Answers(Protocol):
-    """A model that is measured on a batch of pictures at a time.
-
-    `rows` is the size of a batch over all processes, `read` are the rows whose pictures this
-    process reads, `own` those that it answers for: together the processes own each row once.
+    `broken` says why there are none.
     """
 
-    @property
-    def rows(self) -> int: ...
-
-    @property
-    def read(self) -> tuple[int, ...]: ...
-
-    @property
-    def own(self) -> frozenset[int]: ...
-
-    def __call__(self, asked: Mapping[int, Question]) -> Mapping[int, np.ndarray]:
-        """IoU [2, masks] of the answers to box and click with each mask, for each own row.
-
-        Every process must call it equally often, whatever it has to ask.
-        """
-        ...
+    place: int
+    name: str
+    scene: Scene | None = None
+    scores: Sequence[Scores] = ()
+    findings: Sequence[Finding] = ()
+    broken: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Which pictures, masks and prompts are drawn; anybody who draws them gets the same."""
+def chosen(source: Source, images: int | None, seed: int) -> list[int]:
+    """Places of the pictures of a protocol in its source; anybody who draws them gets the same."""
+    if images is None or images >= len(source):
+        return list(range(len(source)))
+    return np.random.default_rng(seed).permutation(len(source))[:images].tolist()
 
-    images: int
-    masks_per_image: int
-    seed: int
-    click: Click = "uniform"
 
-    def pictures(self, source: Source) -> list[int]:
-        """Places in the source."""
-        order = np.random.default_rng(self.seed).permutation(len(source))
-        return order[: self.images].tolist()
+def measure(
+    model: Answers,
+    source: Source,
+    places: Sequence[int],
+    rules: Rules,
+    *,
+    progress: bool | None = None,
+) -> Iterator[Found]:
+    """What this process finds in these pictures, in their order; broken ones are among them.
 
-    def words(self, config: SamConfig, total: int) -> str:
-        """The protocol in words, for a source of `total` pictures."""
-        centre = self.click == "centre"
-        where = "the pixel farthest from its outside" if centre else "uniform inside it"
-        sign = ">=" if config.decoder.traits.zero_is_inside else ">"
-        return (
-            f"{min(self.images, total)} of {counted(total, 'picture')} and up to "
-            f"{counted(self.masks_per_image, 'mask')} of each, drawn with seed {self.seed}; "
-            f"masks under {MIN_AREA_PX} pixels left out. One "
-            f"tight box (box_miou), or one foreground point, {where} (point_miou), per mask; of "
-            "three candidates the one with the highest predicted IoU, logits "
-            f"{sign} 0 at the picture's own size. IoU averaged over masks. "
-            "fill_box: IoU of the filled tight box with the mask. Broken pictures and masks are "
-            "left out and counted."
-        )
+    Every process must go through it to the end. `progress` forces the bar on stderr on or off.
+    """
+    protocol = rules.protocol
+
+    def read(place: int) -> Found:
+        name = source.name(place)
+        try:
+            record = source.read(place)
+            scene = targets.of(
+                record,
+                most=protocol.masks_per_image,
+                seed=protocol.seeds[0],
+                min_area_px=protocol.min_area_px,
+                given=protocol.boxes == "given",
+            )
+        except (DataError, MissingError) as error:
+            return Found(place, name, broken=str(error))
+        return Found(place, name, scene, findings=tuple(record.findings))
+
+    hidden = not (sys.stderr.isatty() if progress is None else progress)
+    batches = [places[i : i + model.rows] for i in range(0, len(places), model.rows)]
+    with (
+        ThreadPoolExecutor(_READERS) as pool,
+        tqdm(total=len(places), desc="evaluate prompts", unit="picture", disable=hidden) as bar,
+    ):
+
+        def begin(batch: Sequence[int]) -> dict[int, Any]:
+            rows = (row for row in model.read if row < len(batch))
+            return {row: pool.submit(read, batch[row]) for row in rows}
+
+        ahead = begin(batches[0]) if batches else {}
+        for i, batch in enumerate(batches):
+            found = {row: future.result() for row, future in ahead.items()}
+            ahead = begin(batches[i + 1]) if i + 1 < len(batches) else {}
+            scores = _answered(model, found, rules)
+            for row in sorted(model.own & found.keys()):
+                yield dataclasses.replace(found[row], scores=scores.get(row, ()))
+            bar.update(len(batch))
+
+
+def _answered(model: Answers, found: dict[int, Found], rules: Rules) -> dict[int, list[Scores]]:
+    scenes = {row: each.scene for row, each in found.items() if each.scene is not None}
+    views = {
+        row: View(scene.image, [target.mask for target in scene.targets])
+        for row, scene in scenes.items()
+    }
+    return talks.hold(model.open(views), scenes, model.own, rules)
+
+
+# -------------------------------------------------------------------------------- in training
+
+
+def measurement(
+    model: network.Sam, config: EvaluateConfig, mesh: Mesh
+) -> Callable[[Params], dict[str, Any]]:
+    """Parameters, placed on the mesh -> box_miou, point_miou, fill_box, masks, images, protocol.
+
+    For a run in training, which must not end here: the means are left out where nothing could be
+    measured. What is broken is left out and counted: `skipped` pictures, objects by the names of
+    `KINDS`, and the `reasons`; a UserWarning says so. Opens the data now; every process must call
+    the result, and all find the same.
+    """
+    source = sources.open_source(config.source, _OPTIONS)
+    protocol = Protocol(
+        images=config.images, masks_per_image=config.masks_per_image, seeds=(config.seed,)
+    )
+    rules = Rules(protocol, Takes.of(model.config, ()), oracle=False)
+    places = chosen(source, config.images, config.seed)
+    placed = answers.Model(model, mesh)
+
+    def run(params: Params) -> dict[str, Any]:
+        sums, findings, broken = Sums(), Findings(), []
+        for found in measure(placed.of(params), source, places, rules, progress=False):
+            findings.add(found.findings)
+            broken += [found.broken] if found.broken else []
+            sums = sums.merge(_sums(found))
+        counts = findings.counts()
+        noted = tuple(counts.get(kind, 0) for kind in KINDS)
+        sums = dataclasses.replace(sums, skipped=len(broken), noted=noted)
+        total = Sums()
+        for each in answers.gather(_plain(sums)):
+            total = total.merge(_from_plain(each))
+        known = of_source(source)
+        total = total.merge(Sums(noted=tuple(known.counts().get(kind, 0) for kind in KINDS)))
+        findings.add(known.all)
+        reasons = warn(findings, broken, _OPTIONS)
+        return {
+            **total.means(),
+            "masks": total.fill_box.count,
+            "images": len(places) - total.skipped,
+            "skipped": total.skipped,
+            **{kind: n for kind, n in zip(KINDS, total.noted, strict=True) if n},
+            **({"reasons": reasons} if reasons else {}),
+            "protocol": protocol.words(rules.takes, pictures_in_words(source, protocol)),
+        }
+
+    return run
+
+
+def of_source(source: Source) -> Findings:
+    """What is known of it before any record is read."""
+    return Findings(source.findings if isinstance(source, AnnotatedSource) else ())
+
+
+def warn(findings: Findings, broken: Sequence[str], options: str) -> list[str]:
+    """A UserWarning where something was left out or assumed; the first reasons, in words.
+
+    `options` as for `sources.open_source`.
+    """
+    words = findings.in_words(options)
+    if broken:
+        picture = counted(len(broken), "broken picture")
+        words.insert(0, f"{picture} left out, the first: {broken[0]}")
+    if words:
+        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=3)
+    return [*broken, *(each.text for each in findings.all)][:_REASONS]
+
+
+def pictures_in_words(source: Source, protocol: Protocol) -> str:
+    """Which pictures of a source are measured."""
+    total = counted(len(source), "picture")
+    taken = len(source) if protocol.images is None else min(protocol.images, len(source))
+    return f"{taken} of {total}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,158 +220,18 @@ class Sums:
 
     def means(self) -> dict[str, float]:
         """By name, without those of nothing."""
-        each = {name: getattr(self, name) for name in ("box_miou", "point_miou", "fill_box")}
+        each = {name: getattr(self, name) for name in (*_IN_TRAINING, "fill_box")}
         return {name: round(mean.value, 6) for name, mean in each.items() if mean.count}
 
 
-@out_of_memory.advice()
-def evaluate(
-    sam: Sam,
-    source: Source,
-    *,
-    images: int,
-    masks_per_image: int,
-    seed: int,
-    click: Click = "uniform",
-    progress: bool | None = None,
-) -> dict[str, Any]:
-    """box_miou, point_miou, fill_box, masks, images, and the protocol in words.
-
-    What is broken is left out and counted: `skipped` pictures, objects by the names of `KINDS`, and
-    the `reasons`; a UserWarning says so. DataError when no mask that is large enough remains.
-    `progress` forces the bar on stderr on or off.
-    """
-    chosen = Selection(images=images, masks_per_image=masks_per_image, seed=seed, click=click)
-    mesh = sharding.make_mesh(MeshConfig(data=1))  # of the device that holds the parameters
-    model = answers.Model(sam.model, mesh, min(images, len(source)))
-    found, reasons = measure(model.of(sam.ready), source, chosen, progress=progress)
-    if not found.fill_box.count:
-        raise DataError(
-            f"none of {min(images, len(source))} pictures has a usable mask of {MIN_AREA_PX} "
-            f"pixels or more: name data with masks{''.join(f'; {each}' for each in reasons[:1])}"
-        )
-    return _named(found, reasons, sam.config, source, chosen)
-
-
-def measurement(
-    model: network.Sam, config: EvaluateConfig, mesh: Mesh
-) -> Callable[[Params], dict[str, Any]]:
-    """Parameters, placed on the mesh -> what `evaluate` gives.
-
-    For a run in training, which must not end here: the means are left out where nothing could be
-    measured. Opens the data now; every process must call the result, and all find the same.
-    """
-    source = sources.open_source(config.source, _OPTIONS)
-    chosen = Selection(
-        images=config.images, masks_per_image=config.masks_per_image, seed=config.seed
-    )
-    placed = answers.Model(model, mesh, min(config.images, len(source)))
-
-    def run(params: Params) -> dict[str, Any]:
-        found, reasons = measure(
-            placed.of(params), source, chosen, progress=False, options=_OPTIONS
-        )
-        return _named(found, reasons, model.config, source, chosen)
-
-    return run
-
-
-def measure(
-    model: Answers,
-    source: Source,
-    chosen: Selection,
-    *,
-    progress: bool | None = None,
-    options: str = "",
-) -> tuple[Sums, list[str]]:
-    """The sums of all processes together, and why this process left something out.
-
-    A UserWarning reports that, too, with `options` as for `sources.open_source`.
-    """
-    pictures = chosen.pictures(source)
-    hidden = not (sys.stderr.isatty() if progress is None else progress)
-    sums, findings, broken = Sums(), Findings(), []
-    with tqdm(total=len(pictures), desc="evaluate prompts", unit="picture", disable=hidden) as bar:
-        for first in range(0, len(pictures), model.rows):
-            batch = pictures[first : first + model.rows]
-            asked: dict[int, Question] = {}
-            for row in (row for row in model.read if row < len(batch)):
-                key, mine = (chosen.seed, batch[row]), row in model.own
-                try:
-                    record = source.read(batch[row])
-                    asked[row] = ask(record, chosen.masks_per_image, key, chosen.click)
-                    findings.add(record.findings if mine else ())
-                except (DataError, MissingError) as error:
-                    broken += [str(error)] * mine
-            found = model({row: question for row, question in asked.items() if question.boxes})
-            for row, ious in found.items():
-                sums = sums.merge(_sums(asked[row], ious))
-            bar.update(len(batch))
-    counts = findings.counts()
-    noted = tuple(counts.get(kind, 0) for kind in KINDS)
-    sums = dataclasses.replace(sums, skipped=len(broken), noted=noted)
-    total = Sums()
-    for each in answers.gather(_plain(sums)):
-        total = total.merge(_from_plain(each))
-    return _with_what_is_known(source, total, findings, broken, options)
-
-
-def _with_what_is_known(
-    source: Source, total: Sums, findings: Findings, broken: list[str], options: str
-) -> tuple[Sums, list[str]]:
-    """The findings about the source as a whole added, which all processes have."""
-    whole = Findings(source.findings if isinstance(source, AnnotatedSource) else ())
-    counts = whole.counts()
-    total = total.merge(Sums(noted=tuple(counts.get(kind, 0) for kind in KINDS)))
-    findings.add(whole.all)
-    words = findings.in_words(options)
-    if broken:
-        words.insert(
-            0, f"{counted(len(broken), 'broken picture')} left out, the first: {broken[0]}"
-        )
-    if words:
-        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=4)
-    return total, [*broken, *(each.text for each in findings.all)]
-
-
-def ask(record: Record, most: int, key: tuple[int, int], click: Click) -> Question:
-    """Up to `most` masks of a record, drawn by `key` alone, with their prompts.
-
-    DataError when it has masks and all are broken.
-    """
-    masks, picture = SoundMasks(record), record.picture
-    rng = np.random.default_rng(key)
-    order = rng.permutation(len(masks)).tolist()
-    grid = Grid.whole(picture.height, picture.width)
-    kept: list[Bitmap] = []
-    for i in order:
-        if len(kept) == most:
-            break
-        mask = masks.sample(i, grid)
-        if mask is not None and mask.area() >= MIN_AREA_PX:
-            kept.append(mask)
-    masks.require_some()
-    points = [
-        drawing.centre_point(mask) if click == "centre" else drawing.uniform_point(rng, mask)
-        for mask in kept
-    ]
-    dense = [mask.dense() for mask in kept]
-    return Question(
-        image=picture.rgb(),
-        masks=np.stack(dense) if kept else np.zeros((0, picture.height, picture.width), bool),
-        boxes=[Prompt(box=_box(mask)) for mask in kept],
-        clicks=[Prompt(points=[point]) for point in points],
-    )
-
-
-def _sums(question: Question, ious_2Q: np.ndarray) -> Sums:
+def _sums(found: Found) -> Sums:
     """Of one picture: the answers to its boxes and clicks, and its boxes filled."""
-    filled = []
-    for mask in question.masks:
-        _, _, width, height = regions.mask_box(mask)
-        filled.append(float(mask.sum()) / (width * height))
-    box, click = (Mean().add(row.tolist()) for row in ious_2Q)
-    return Sums(box, click, Mean().add(filled))
+    means = {
+        name: Mean().add(each[column][0].iou for each in found.scores)
+        for name, column in _IN_TRAINING.items()
+    }
+    filled = [] if found.scene is None else [target.fill for target in found.scene.targets]
+    return Sums(means["box_miou"], means["point_miou"], Mean().add(filled))
 
 
 def _plain(sums: Sums) -> list[int | float]:
@@ -287,24 +243,3 @@ def _from_plain(values: list[float]) -> Sums:
     pairs = zip(values[:6:2], values[1:6:2], strict=True)
     means = (Mean(total, int(count)) for total, count in pairs)
     return Sums(*means, skipped=int(values[6]), noted=tuple(int(x) for x in values[7:]))
-
-
-def _named(
-    sums: Sums, reasons: list[str], config: SamConfig, source: Source, chosen: Selection
-) -> dict[str, Any]:
-    noted = {kind: count for kind, count in zip(KINDS, sums.noted, strict=True) if count}
-    return {
-        **sums.means(),
-        "masks": sums.fill_box.count,
-        "images": len(chosen.pictures(source)) - sums.skipped,
-        "skipped": sums.skipped,
-        **noted,
-        **({"reasons": reasons[:_REASONS]} if reasons else {}),
-        "protocol": chosen.words(config, len(source)),
-    }
-
-
-def _box(mask: Bitmap) -> np.ndarray:
-    """The tight box; a mask of one row or column gets a box one pixel thick, as a box needs."""
-    x0, y0, x1, y1 = drawing.tight_box(mask).tolist()
-    return np.array([x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)])

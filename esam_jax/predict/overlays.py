@@ -55,7 +55,7 @@ def drawn(
         slot[:] = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     across, down = width / picture.shape[1], height / picture.shape[0]
     captions = [f"{i}  {score:.2f}" for i, score in enumerate(scores, 1)]
-    marks = [_scaled(prompt, across, down) for prompt in prompts]
+    marks = [scaled(prompt, across, down) for prompt in prompts]
     return draw.overlay(small, masks, marks, captions=captions)
 
 
@@ -70,7 +70,7 @@ def write_sheet(out: Path, overlays: Iterable[tuple[str, Path]]) -> None:
         files.write(out / FOLDER / SHEET_FILE, draw.png(page))
 
 
-def _scaled(prompt: Prompt, across: float, down: float) -> Prompt:
+def scaled(prompt: Prompt, across: float, down: float) -> Prompt:
     """The prompt for a picture that is resized; a point is the middle of its pixel."""
     size = np.array([across, down])
     points = np.maximum((prompt.points + 0.5) * size - 0.5, 0)

@@ -71,8 +71,10 @@ def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
     return f'<svg class="chart" {box} xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
 
 
-def document(title: str, series: Sequence[Series], *, log: bool = False) -> str:
-    """A chart over the updates as an SVG file of its own; "" where there is nothing to draw."""
+def document(
+    title: str, series: Sequence[Series], *, log: bool = False, below: str = "updates"
+) -> str:
+    """A chart as an SVG file of its own, `below` its horizontal axis; "" where nothing is drawn."""
     chart = line_chart(series, log=log)
     if not chart:
         return ""
@@ -83,7 +85,7 @@ def document(title: str, series: Sequence[Series], *, log: bool = False) -> str:
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text class="title" x="{_LEFT}" y="20">{html.escape(title)}</text>',
         chart.replace("<svg ", f'<svg y="{_HEADING}" ', 1),
-        f'<text x="{middle}" y="{height - 8}" text-anchor="middle">updates</text>',
+        f'<text x="{middle}" y="{height - 8}" text-anchor="middle">{html.escape(below)}</text>',
     )
     box = f'viewBox="0 0 {WIDTH} {height}" width="{2 * WIDTH}" height="{2 * height}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'

@@ -17,9 +17,12 @@ from esam_jax import configs, files, outputs
 from esam_jax.config import RunConfig
 from esam_jax.data import sources
 from esam_jax.data.records import Source
-from esam_jax.evaluate import prompts
+from esam_jax.evaluate import clicking, numbers, runner, targets
+from esam_jax.evaluate.protocol import MIN_AREA_PX, Protocol
+from esam_jax.evaluate.targets import Target
 from esam_jax.ops import regions
 from esam_jax.predict import draw, load
+from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 from esam_jax.report import figures
 from esam_jax.runs import metrics_file
@@ -30,6 +33,7 @@ from esam_jax.words import counted
 
 TEACHER = "quickstart_teacher"
 IMAGES = 200  # held-out scenes that are measured
+_MASKS = 32  # of a scene, at most
 SHOWN = 6  # of them on the contact sheet
 
 # What SAMI must gain in mIoU for the claim to hold. The seeds of docs/quickstart.md gain 0.057 to
@@ -105,9 +109,14 @@ def measure(models: Mapping[str, Sam], source: Source, seed: int) -> dict[str, A
     """Box and one-point mIoU of each model on the same masks, and of filling the prompt box."""
     summary: dict[str, Any] = {}
     for name, sam in models.items():
-        result = prompts.evaluate(sam, source, images=IMAGES, masks_per_image=32, seed=seed)
-        summary[name] = {key: result[key] for key in ("box_miou", "point_miou")}
-        summary["fill_box"] = {"box_miou": result["fill_box"]}
+        protocol = Protocol(images=IMAGES, masks_per_image=_MASKS, seeds=(seed,))
+        result = runner.evaluate(sam, {"scenes": source}, protocol)
+        means = {
+            "box_miou": numbers.miou(result["numbers"], "box"),
+            "point_miou": numbers.miou(result["numbers"], "uniform", 1),
+        }
+        summary[name] = {key: round(value, 6) for key, value in means.items()}
+        summary["fill_box"] = {"box_miou": round(result["fill_box"], 6)}
         summary["masks"] = result["masks"]
     return summary
 
@@ -131,23 +140,29 @@ def sheet(models: Mapping[str, Sam], source: Source) -> np.ndarray:
     """Held-out scenes with their prompts, the truth and each model's masks: uint8 RGB."""
     rows = []
     for i in range(SHOWN):
-        question = prompts.ask(source.read(i), 32, (0, i), "uniform")
+        record = source.read(i)
+        scene = targets.of(record, most=_MASKS, seed=0, min_area_px=MIN_AREA_PX, given=False)
+        truth = np.stack([target.mask.dense() for target in scene.targets])
         # Boxes and clicks in turn, one prompt for each object.
-        pairs = zip(question.boxes, question.clicks, strict=True)
-        asked = [pair[k % 2] for k, pair in enumerate(pairs)]
-        answers = [
-            sam.decode(sam.encode(question.image), asked).best()[1] for sam in models.values()
-        ]
-        captions = [f"mIoU {_mean_iou(found, question.masks):.2f}" for found in answers]
+        asked = [_prompt(target, k % 2) for k, target in enumerate(scene.targets)]
+        answers = [sam.decode(sam.encode(scene.image), asked).best()[1] for sam in models.values()]
+        captions = [f"mIoU {_mean_iou(found, truth):.2f}" for found in answers]
         rows.append(
             draw.Row(
-                picture=question.image,
+                picture=scene.image,
                 prompts=asked,
-                masks=[question.masks, *answers],
+                masks=[truth, *answers],
                 captions=["", *captions],
             )
         )
     return draw.contact_sheet(rows, _TITLES)
+
+
+def _prompt(target: Target, click: int) -> Prompt:
+    """Its tight box, or a click on it."""
+    if not click:
+        return target.box(given=False)
+    return Prompt(points=clicking.uniform(target.generator(0), target.mask, 1))
 
 
 def table(summary: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ def _outline(entry: Any, number: int, known: dict[Any, Any]) -> tuple[Outline, b
     if first is not segmentation and first == segmentation:
         raise DataError(f"{label} repeats an earlier one of that id")
     try:
-        return Outline(label, segmentation), is_crowd(entry)
+        return Outline(label, segmentation, identity, entry.get("bbox")), is_crowd(entry)
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
 

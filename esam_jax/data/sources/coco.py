@@ -60,6 +60,11 @@ class CocoInstances:
             raise DataError(self._nothing(options))
         self._root = coco_files.picture_folder(self._json, [name for name, _ in self._images])
 
+    @property
+    def file(self) -> Path:
+        """The json."""
+        return self._json
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -105,7 +110,8 @@ class CocoInstances:
             except DataError as error:
                 bad.append(str(error))
                 continue
-            if listed.setdefault(identity, image)["file_name"] != name:
+            named = image if "file_name" in image else {**image, "file_name": name}
+            if listed.setdefault(identity, named)["file_name"] != name:
                 twice.add(identity)  # whose objects are those of this id?
                 bad.append(f"{where} has the id {identity!r} of another picture, which is left out")
         self._note("pictures_left_out", bad)
@@ -168,7 +174,13 @@ def _is_crowd(annotation: Any) -> bool:
 
 
 def _name(image: Any, where: str) -> str:
-    name = field(image, "file_name", str, where)
+    if "file_name" not in image and isinstance(image.get("coco_url"), str):
+        # LVIS v1 has the address alone: .../val2017/000000397133.jpg
+        return _checked("/".join(image["coco_url"].split("/")[-2:]), where)
+    return _checked(field(image, "file_name", str, where), where)
+
+
+def _checked(name: str, where: str) -> str:
     if not coco_files.is_below(name.replace("\\", "/")):
         raise DataError(f"{where} is {name!r}, but must be a name below the picture folder")
     return name

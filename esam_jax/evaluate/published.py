@@ -1,0 +1,133 @@
+"""Numbers that papers publish, to stand beside ours where model, protocol and data are theirs.
+
+Source: EfficientSAM, arXiv:2312.00863, Tables 4 and 5. What it does not state is said with them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from esam_jax.convert import releases
+from esam_jax.data.records import Source
+from esam_jax.data.sources.coco import CocoInstances
+from esam_jax.evaluate.protocol import Protocol
+from esam_jax.models import named
+from esam_jax.predict.sam import Sam
+
+PAPER = "arXiv:2312.00863"
+_NAMES = {
+    "sam_h": "SAM",
+    "mobile_sam": "MobileSAM",
+    "efficientsam_ti": "EfficientSAM-Ti",
+    "efficientsam_s": "EfficientSAM-S",
+}
+_DATA = {"instances_val2017.json": "COCO", "lvis_v1_val.json": "LVIS"}
+# Table 4: mIoU in percent of a box, one click and three clicks, on COCO and on LVIS.
+_PROMPTS = {
+    "sam_h": {"COCO": (78.4, 55.6, 74.1), "LVIS": (78.9, 59.8, 75.2)},
+    "mobile_sam": {"COCO": (74.2, 43.7, 59.7), "LVIS": (73.8, 51.0, 54.4)},
+    "efficientsam_ti": {"COCO": (75.7, 45.5, 67.2), "LVIS": (74.3, 52.7, 66.8)},
+    "efficientsam_s": {"COCO": (76.9, 50.0, 69.8), "LVIS": (75.4, 56.2, 68.7)},
+}
+# Table 5: mask AP in percent of all, small, medium and large objects from boxes of ViTDet.
+_INSTANCES = {
+    "sam_h": {"COCO": (46.5, 30.8, 51.0, 61.7), "LVIS": (44.7, 32.5, 57.6, 65.5)},
+    "mobile_sam": {"COCO": (38.7, 23.7, 42.2, 54.3), "LVIS": (34.4, 23.8, 44.9, 53.7)},
+    "efficientsam_ti": {"COCO": (42.3, 26.7, 46.2, 57.4), "LVIS": (39.9, 28.9, 51.0, 59.9)},
+    "efficientsam_s": {"COCO": (44.4, 28.4, 48.3, 60.1), "LVIS": (42.3, 30.8, 54.0, 62.3)},
+}
+_NOT_STATED = "the paper states neither the split nor what is done with crowds and tiny objects"
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Published numbers by prompt or size, for each data set; and why some are left out."""
+
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
+
+    def json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def prompts(sam: Sam, model: str, data: Mapping[str, Source], protocol: Protocol) -> dict[str, Any]:
+    """`rows` of Table 4 (mIoU as a share) that stand for what was measured; `left_out`, why not."""
+    beside, release = Beside(), of_release(sam, model)
+    if release is None:
+        beside.left_out.append(_other_model(model, _PROMPTS))
+        return beside.json()
+    faults = []
+    if protocol.images is not None or protocol.masks_per_image is not None:
+        faults.append("not all pictures and masks are measured")
+    if protocol.several == "single":
+        faults.append("the single mask answers several points, and not the best candidate")
+    columns = [("box", 0), ("uniform_1", 1), ("uniform_3", 3)]
+    taken = [
+        (column, number)
+        for number, (column, _) in enumerate(columns)
+        if column in protocol.columns and not (column == "box" and protocol.boxes != "tight")
+    ]
+    if not taken:
+        faults.append("neither tight boxes nor 1 or 3 uniform clicks are measured")
+    for name, source in data.items():
+        known = _DATA.get(_json(source))
+        reasons = [*faults, *([] if known else [f"{name} is not {' or '.join(_DATA)}"])]
+        if reasons or known is None:
+            beside.left_out.append(f"{PAPER}, Table 4: {'; '.join(reasons)}")
+            continue
+        for column, number in taken:
+            about = {"label": "published", "source": f"{PAPER}, Table 4", "note": _NOT_STATED}
+            value = round(_PROMPTS[release][known][number] / 100, 3)
+            row = {"data": name, "model": _NAMES[release], "column": column, "miou": value}
+            beside.rows.append({**row, **about})
+    return beside.json()
+
+
+def instances(
+    sam: Sam, model: str, truth: Path, *, choice: str, refine: bool, every_picture: bool
+) -> dict[str, Any]:
+    """`rows` of Table 5 (AP as a share) that stand for what was measured; `left_out`, why not.
+
+    SAM's have a second pass with the mask before; EfficientSAM's take the candidate with the
+    highest IoU with its box, and MobileSAM's were made as EfficientSAM's.
+    """
+    beside, release = Beside(), of_release(sam, model)
+    if release is None:
+        beside.left_out.append(_other_model(model, _INSTANCES))
+        return beside.json()
+    faults = [] if every_picture else ["some pictures have no box in the results"]
+    if release == "sam_h" and not (refine and choice == "confident"):
+        faults.append("SAM's numbers have a refining pass with the most confident mask")
+    if release != "sam_h" and (refine or choice != "box_iou"):
+        faults.append("its numbers take the candidate with the highest IoU with the box, once")
+    if (known := _DATA.get(truth.name)) is None:
+        faults.append(f"{truth.name} is not {' or '.join(_DATA)}")
+    if faults or known is None:
+        beside.left_out.append(f"{PAPER}, Table 5: {'; '.join(faults)}")
+        return beside.json()
+    note = "with boxes of ViTDet-H, whose results file must be the one that is given here"
+    for name, value in zip(("AP", "APs", "APm", "APl"), _INSTANCES[release][known], strict=True):
+        about = {"label": "published", "source": f"{PAPER}, Table 5", "note": note}
+        row = {"model": _NAMES[release], "number": name, "ap": round(value / 100, 3)}
+        beside.rows.append({**row, **about})
+    return beside.json()
+
+
+def of_release(sam: Sam, model: str) -> str | None:
+    """The release that a model is: by its name or that of its file, and by its network."""
+    for name in _NAMES:
+        release = releases.RELEASES[name]
+        is_named = model == name or Path(model).name == release.file.name
+        if is_named and sam.config == named.sam(name):
+            return name
+    return None
+
+
+def _other_model(model: str, table: Mapping[str, Any]) -> str:
+    known = ", ".join(_NAMES[name] for name in table)
+    return f"{model or 'this model'} is none of the released {known}"
+
+
+def _json(source: Source) -> str:
+    return source.file.name if isinstance(source, CocoInstances) else ""

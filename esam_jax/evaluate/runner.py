@@ -1,0 +1,142 @@
+"""`esam evaluate prompts`: a model measured on data sets, resumable, with all that is written.
+
+evaluate.json   the settings, which a second call must share
+pictures/       what was measured of each picture
+objects.csv     a line for each object
+worst.png       the pictures with the lowest mean IoU, with prompts, truth and answers
+result.json     the numbers and the protocol; written last
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from esam_jax import files, sharding
+from esam_jax.config import MeshConfig
+from esam_jax.data import records
+from esam_jax.data.findings import Finding
+from esam_jax.data.records import Source
+from esam_jax.errors import ConfigError, DataError
+from esam_jax.evaluate import answers, kept, numbers, prompts, published, worst
+from esam_jax.evaluate.kept import Kept
+from esam_jax.evaluate.protocol import Protocol, Takes
+from esam_jax.evaluate.talks import Rules
+from esam_jax.machine import out_of_memory
+from esam_jax.predict.everything import album
+from esam_jax.predict.sam import Sam
+from esam_jax.words import counted
+
+RESULT_FILE, OBJECTS_FILE, WORST_FILE = "result.json", "objects.csv", "worst.png"
+PLOTS = "*.svg"
+
+
+@out_of_memory.advice()
+def evaluate(
+    sam: Sam,
+    data: Mapping[str, Source],
+    protocol: Protocol,
+    *,
+    out: Path | None = None,
+    model: str = "",
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Measures the model on each data set, by name, over all local devices.
+
+    Result: `numbers` (rows of `numbers.table`), `data` (for each set its hash, images, masks,
+    skipped pictures, objects by the names of `KINDS`, `reasons`), `masks`, `images`, `skipped`,
+    `fill_box`, `model` and its `model_hash`, `published` numbers, `protocol` in words, `seconds`,
+    and how many pictures were `resumed`. What is broken is left out and counted; a UserWarning says
+    so. With `out` a killed evaluation resumes there, and files are written. `model` is the name of
+    the model in the result. DataError when no mask that is large enough remains in a set;
+    ConfigError where the model does not take what the protocol gives it.
+    """
+    begin = time.monotonic()
+    rules = Rules(protocol, Takes.of(sam.config, sam.untrained))
+    protocol.require(rules.takes)
+    if not data:
+        raise ConfigError("no data is given: name some")
+    hashes = {name: records.summary(source) for name, source in data.items()}
+    about = {"model": model, "model_hash": album.digest(sam)}
+    if out is not None:
+        settings = {"task": "prompts", "protocol": dataclasses.asdict(protocol), "data": hashes}
+        written = (RESULT_FILE, OBJECTS_FILE, WORST_FILE, PLOTS)
+        kept.settle(out, {**settings, "model": about["model_hash"]}, written)
+    bound = _on_local_devices(sam)
+    contents: dict[str, list[dict[str, Any]]] = {}
+    resumed = 0
+    for number, (name, source) in enumerate(data.items()):
+        store = Kept(out, str(number))
+        places = prompts.chosen(source, protocol.images, protocol.seeds[0])
+        waiting = [place for place in places if place not in store]
+        resumed += len(places) - len(waiting)
+        for found in prompts.measure(bound, source, waiting, rules, progress=progress):
+            store.put(found.place, numbers.content(found))
+        contents[name] = list(store.of(places))
+    per_data = [
+        {"name": name, "hash": hashes[name], **_of_data(data[name], name, contents[name], protocol)}
+        for name in data
+    ]
+    result = {
+        "task": "prompts",
+        **about,
+        "data": per_data,
+        **{key: sum(each[key] for each in per_data) for key in ("images", "masks", "skipped")},
+        "fill_box": numbers.mean(each["fill_box"] for each in per_data),
+        "numbers": numbers.table(
+            {name: _objects(each) for name, each in contents.items()}, protocol
+        ),
+        "protocol": protocol.words(
+            rules.takes,
+            "; ".join(prompts.pictures_in_words(source, protocol) for source in data.values()),
+        ),
+    }
+    result["published"] = published.prompts(sam, model, data, protocol)
+    result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": resumed}
+    if out is not None:
+        files.write(out / OBJECTS_FILE, numbers.as_csv(contents, protocol))
+        sheet = worst.sheet(bound, data, contents, rules)
+        files.write(out / WORST_FILE, sheet)
+        files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _on_local_devices(sam: Sam) -> answers.Bound:
+    """The weights as programs read them, on each device of this host."""
+    devices = jax.local_devices()
+    mesh = sharding.make_mesh(MeshConfig(data=len(devices)), devices)
+    params = jax.device_put(sam.ready, sharding.replicated(mesh))
+    return answers.Model(sam.model, mesh).of(params)
+
+
+def _objects(pictures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [each for picture in pictures for each in picture["objects"]]
+
+
+def _of_data(
+    source: Source, name: str, pictures: Sequence[Mapping[str, Any]], protocol: Protocol
+) -> dict[str, Any]:
+    """Counts of a data set, with a warning where something was left out."""
+    findings = prompts.of_source(source)
+    findings.add(Finding(*each) for picture in pictures for each in picture["findings"])
+    broken = [picture["broken"] for picture in pictures if picture["broken"]]
+    reasons = prompts.warn(findings, broken, "")
+    objects = _objects(pictures)
+    if not objects:
+        first = "".join(f"; {each}" for each in reasons[:1])
+        raise DataError(
+            f"none of {counted(len(pictures), 'picture')} of {name} has a usable mask of "
+            f"{protocol.min_area_px} pixels or more: name data with masks{first}"
+        )
+    return {
+        "images": len(pictures) - len(broken),
+        "masks": len(objects),
+        "skipped": len(broken),
+        **findings.counts(),
+        **({"reasons": reasons} if reasons else {}),
+        "fill_box": numbers.mean(each["fill_box"] for each in objects),
+    }

@@ -1,0 +1,104 @@
+"""The pictures that were found worst, drawn: prompts, truth, and what the model answered."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from esam_jax.data.bitmaps import Bitmap
+from esam_jax.data.records import Source
+from esam_jax.evaluate import numbers, prompts
+from esam_jax.evaluate.prompts import Found
+from esam_jax.evaluate.questions import Answer, Answers
+from esam_jax.evaluate.talks import Rules
+from esam_jax.predict import draw, overlays
+from esam_jax.predict.draw import Row
+from esam_jax.predict.prompt import Prompt
+
+_PICTURES = 12
+_COLUMNS = 4  # of answers
+_OBJECTS = 40  # of a picture, the worst ones
+_LONG_PX = 512
+
+
+def sheet(
+    model: Answers,
+    data: Mapping[str, Source],
+    contents: Mapping[str, Sequence[Mapping[str, Any]]],
+    rules: Rules,
+) -> bytes:
+    """A PNG of the pictures with the lowest mean IoU over objects and prompts, which are measured
+    again for their masks.
+
+    `contents` are those of `numbers.content` for each data set. Four prompts are drawn at most.
+    """
+    ranked = sorted(
+        (numbers.mean(_ious(picture)), name, picture["name"])
+        for name, pictures in contents.items()
+        for picture in pictures
+        if picture["objects"]
+    )[:_PICTURES]
+    columns = rules.protocol.columns
+    if len(columns) > _COLUMNS:  # the first and the last of the others, spread evenly
+        columns = [
+            columns[i] for i in np.linspace(0, len(columns) - 1, _COLUMNS).round().astype(int)
+        ]
+    keeping = dataclasses.replace(rules, keep=True)
+    drawn: dict[tuple[str, str], Row] = {}
+    for name, source in data.items():
+        wanted = {picture for _, of, picture in ranked if of == name}
+        places = [i for i in _places(source, rules) if source.name(i) in wanted]
+        for found in prompts.measure(model, source, places, keeping, progress=False):
+            if found.scene is not None and found.scene.targets:
+                drawn[name, found.name] = _row(found, columns)
+    rows = [drawn[name, picture] for _, name, picture in ranked if (name, picture) in drawn]
+    titles = ("prompts", "truth", *(column.replace("_", " ") for column in columns))
+    return draw.png(draw.contact_sheet(rows, titles))
+
+
+def _places(source: Source, rules: Rules) -> list[int]:
+    return prompts.chosen(source, rules.protocol.images, rules.protocol.seeds[0])
+
+
+def _ious(picture: Mapping[str, Any]) -> list[float]:
+    """Of the most confident candidates."""
+    return [run[0] for each in picture["objects"] for runs in each["ious"].values() for run in runs]
+
+
+def _row(found: Found, columns: Sequence[str]) -> Row:
+    """A picture, the objects that were found worst and the answers of the first seed."""
+    assert found.scene is not None
+    image, targets = found.scene.image, found.scene.targets
+    order = np.argsort([_worst(each) for each in found.scores], kind="stable")[:_OBJECTS].tolist()
+    scale = min(1.0, _LONG_PX / max(image.shape[:2]))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    answers = [[found.scores[i][column][0] for i in order] for column in columns]
+    means = [numbers.mean(answer.iou for answer in each) for each in answers]
+    masks = [[answer.found for answer in each] for each in answers]
+    shown = [[targets[i].mask for i in order], *masks]
+    shares = size[0] / image.shape[1], size[1] / image.shape[0]
+    return Row(
+        picture=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
+        prompts=[overlays.scaled(_given(found.scores[i][columns[0]][0]), *shares) for i in order],
+        masks=[np.stack([_small(mask, size) for mask in each]) for each in shown],
+        captions=[f"{len(order)} of {len(targets)}", *(f"IoU {value:.3f}" for value in means)],
+        name=found.name,
+    )
+
+
+def _worst(scores: Mapping[str, Any]) -> float:
+    return numbers.mean(runs[0].iou for runs in scores.values())
+
+
+def _small(mask: Bitmap | None, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    assert mask is not None
+    dense = Image.fromarray(np.ascontiguousarray(mask.dense()))
+    return np.asarray(dense.resize(size, Image.Resampling.NEAREST))
+
+
+def _given(answer: Answer) -> Prompt:
+    assert answer.prompt is not None
+    return answer.prompt
