@@ -1,8 +1,9 @@
 """`esam evaluate prompts`: boxes and clicks against the labelled masks of pictures."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,8 @@ def main(argv: Sequence[str]) -> int:
     data = {name: sources.open_source(config, options="") for name, config in configs.items()}
     compile_cache.enable()
     sam = load(args.model)
-    result = runner.evaluate(sam, data, rules, out=args.out, model=args.model)
+    with _by_options():
+        result = runner.evaluate(sam, data, rules, out=args.out, model=args.model)
     if args.out is not None:
         measured.write(args.out, result["numbers"], args.out / runner.OBJECTS_FILE)
     print(json.dumps(result) if args.json else for_people(result))
@@ -91,13 +93,21 @@ def main(argv: Sequence[str]) -> int:
 
 def _protocol(args: Prompts) -> Protocol:
     """ConfigError, with the names of options, for one that is none."""
-    names = [field.name for field in dataclasses.fields(Protocol)]
-    try:
+    with _by_options():
+        names = (field.name for field in dataclasses.fields(Protocol))
         return Protocol(**{name: getattr(args, name) for name in names})
+
+
+@contextlib.contextmanager
+def _by_options() -> Iterator[None]:
+    """A ConfigError that begins with a field of the protocol begins with its option instead."""
+    try:
+        yield
     except ConfigError as fault:
         first, _, rest = str(fault).partition(" ")
-        option = f"--{first.replace('_', '-')}" if first in names else first
-        raise ConfigError(f"{option} {rest}") from None
+        if first not in (field.name for field in dataclasses.fields(Protocol)):
+            raise
+        raise ConfigError(f"--{first.replace('_', '-')} {rest}") from None
 
 
 def _source(name: str, args: Prompts) -> SourceConfig:

@@ -153,9 +153,9 @@ class Encoded:
             waiting.append((chosen, list(self._compared(queries, chosen, logits, scores, want))))
             # Every device is at work by now; only here is any of them waited for.
             if len(waiting) == _AHEAD:
-                _collect(*waiting.popleft(), answers, self.sizes)
+                _collect(answers, self.sizes, *waiting.popleft())
         while waiting:
-            _collect(*waiting.popleft(), answers, self.sizes)
+            _collect(answers, self.sizes, *waiting.popleft())
         return {row: [found[i] for i in sorted(found)] for row, found in answers.items()}
 
     def _calls(
@@ -240,10 +240,10 @@ class Encoded:
 
 
 def _collect(
-    chosen: Mapping[int, list[int]],
-    arrays: list[tuple[int, tuple[Any, ...]]],
     answers: dict[int, dict[int, Answer]],
     sizes: Mapping[int, tuple[int, int]],
+    chosen: Mapping[int, list[int]],
+    arrays: list[tuple[int, tuple[Any, ...]]],
 ) -> None:
     """Waits for the arrays of one call and adds their answers."""
     for row, (shared, union, best, bits, logits) in arrays:

@@ -66,51 +66,59 @@ def evaluate(
         settings = {"task": "prompts", "protocol": dataclasses.asdict(protocol), "data": hashes}
         written = (RESULT_FILE, OBJECTS_FILE, WORST_FILE, PLOTS)
         kept.settle(out, {**settings, "model": about["model_hash"]}, written)
-    bound = _on_local_devices(sam)
+    chosen = {
+        name: prompts.chosen(source, protocol.images, protocol.seeds[0])
+        for name, source in data.items()
+    }
+    bound = _on_local_devices(sam, max(map(len, chosen.values())))
     contents: dict[str, list[dict[str, Any]]] = {}
     resumed = 0
     for number, (name, source) in enumerate(data.items()):
         store = Kept(out, str(number))
-        places = prompts.chosen(source, protocol.images, protocol.seeds[0])
-        waiting = [place for place in places if place not in store]
-        resumed += len(places) - len(waiting)
+        waiting = [place for place in chosen[name] if place not in store]
+        resumed += len(chosen[name]) - len(waiting)
         for found in prompts.measure(bound, source, waiting, rules, progress=progress):
             store.put(found.place, numbers.content(found))
-        contents[name] = list(store.of(places))
-    per_data = [
-        {"name": name, "hash": hashes[name], **_of_data(data[name], name, contents[name], protocol)}
-        for name in data
-    ]
-    result = {
-        "task": "prompts",
-        **about,
-        "data": per_data,
-        **{key: sum(each[key] for each in per_data) for key in ("images", "masks", "skipped")},
-        "fill_box": numbers.mean(each["fill_box"] for each in per_data),
-        "numbers": numbers.table(
-            {name: _objects(each) for name, each in contents.items()}, protocol
-        ),
-        "protocol": protocol.words(
-            rules.takes,
-            "; ".join(prompts.pictures_in_words(source, protocol) for source in data.values()),
-        ),
-    }
+        contents[name] = list(store.of(chosen[name]))
+    result = {"task": "prompts", **about, **_result(data, hashes, contents, rules)}
     result["published"] = published.prompts(sam, model, data, protocol)
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": resumed}
     if out is not None:
         files.write(out / OBJECTS_FILE, numbers.as_csv(contents, protocol))
-        sheet = worst.sheet(bound, data, contents, rules)
-        files.write(out / WORST_FILE, sheet)
+        files.write(out / WORST_FILE, worst.sheet(bound, data, contents, rules))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
 
 
-def _on_local_devices(sam: Sam) -> answers.Bound:
-    """The weights as programs read them, on each device of this host."""
-    devices = jax.local_devices()
+def _on_local_devices(sam: Sam, pictures: int) -> answers.Bound:
+    """The weights as programs read them, on as many devices of this host as have work."""
+    devices = jax.local_devices()[: max(1, pictures)]
     mesh = sharding.make_mesh(MeshConfig(data=len(devices)), devices)
     params = jax.device_put(sam.ready, sharding.replicated(mesh))
     return answers.Model(sam.model, mesh).of(params)
+
+
+def _result(
+    data: Mapping[str, Source],
+    hashes: Mapping[str, str],
+    contents: Mapping[str, Sequence[Mapping[str, Any]]],
+    rules: Rules,
+) -> dict[str, Any]:
+    """What follows from the contents of the pictures."""
+    protocol = rules.protocol
+    per_data = [
+        {"name": name, "hash": hashes[name], **_of_data(source, name, contents[name], protocol)}
+        for name, source in data.items()
+    ]
+    objects = {name: _objects(each) for name, each in contents.items()}
+    pictures = [prompts.pictures_in_words(source, protocol) for source in data.values()]
+    return {
+        "data": per_data,
+        **{key: sum(each[key] for each in per_data) for key in ("images", "masks", "skipped")},
+        "fill_box": numbers.mean(each["fill_box"] for each in per_data),
+        "numbers": numbers.table(objects, protocol),
+        "protocol": protocol.words(rules.takes, "; ".join(pictures)),
+    }
 
 
 def _objects(pictures: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

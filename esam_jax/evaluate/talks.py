@@ -30,6 +30,7 @@ class _Talk:
     way: Click | Literal["box"]
     points: list[Any] = dataclasses.field(default_factory=list)
     labels: list[int] = dataclasses.field(default_factory=list)
+    asked: Prompt | None = None
     last: Answer | None = None
     is_over: bool = False
 
@@ -115,7 +116,8 @@ class Rules:
 
     def query(self, talk: _Talk, count: int) -> Query:
         single = talk.way != "box" and count > 1 and self.protocol.single(self.takes)
-        return Query(talk.prompt(count, self.protocol), talk.mask, single)
+        talk.asked = talk.prompt(count, self.protocol)
+        return Query(talk.asked, talk.mask, single)
 
     def want(self, last: bool) -> Want:
         follows = not last and any(way != "uniform" for way in self.protocol.clicks)
@@ -131,17 +133,10 @@ class Rules:
             column = f"{talk.way}_{count}" if count in self.protocol.points else ""
         if column:
             assert talk.last is not None
-            found, prompt = (
-                (talk.last.found, talk.prompt(count, self.protocol))
-                if self.keep
-                else (
-                    None,
-                    None,
-                )
+            kept = (
+                {"found": talk.last.found, "prompt": talk.asked} if self.keep else {"found": None}
             )
-            scores[column].append(
-                dataclasses.replace(talk.last, found=found, logits=None, prompt=prompt)
-            )
+            scores[column].append(dataclasses.replace(talk.last, logits=None, **kept))
 
 
 def _talks(scene: Scene, protocol: Protocol) -> Iterator[_Talk]:

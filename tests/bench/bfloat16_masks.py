@@ -13,7 +13,8 @@ import numpy as np
 
 from esam_jax.config import ScenesConfig
 from esam_jax.data import decode, sources
-from esam_jax.evaluate import prompts
+from esam_jax.evaluate import numbers, runner
+from esam_jax.evaluate.protocol import Protocol
 from esam_jax.ops import grids, regions
 from esam_jax.predict import load
 from esam_jax.predict.prompt import Prompt
@@ -67,8 +68,13 @@ def main():
         ]
     scenes = sources.open_source(ScenesConfig(split="heldout"))
     for sam, dtype in zip(models, ("float32", "bfloat16"), strict=True):
-        found = prompts.evaluate(sam, scenes, images=args.scenes, masks_per_image=8, seed=0)
-        told[dtype] = {key: found[key] for key in ("box_miou", "point_miou", "masks")}
+        protocol = Protocol(images=args.scenes, masks_per_image=8)
+        found = runner.evaluate(sam, {"scenes": scenes}, protocol)
+        told[dtype] = {
+            "box_miou": round(numbers.miou(found["numbers"], "box"), 6),
+            "point_miou": round(numbers.miou(found["numbers"], "uniform", 1), 6),
+            "masks": found["masks"],
+        }
     print(json.dumps(told, indent=1))
 
 

@@ -23,17 +23,79 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_numbers_and_protocol(model, capsys):
     argv = ["evaluate", "prompts", "--model", str(model), "--data", "scenes", "--images", "3"]
-    argv += ["--masks-per-image", "2", "--seed", "4"]
+    argv += ["--masks-per-image", "2", "--seeds", "4", "7", "--points", "1", "3"]
+    argv += ["--clicks", "uniform", "centre"]
     assert cli.main([*argv, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert {"box_miou", "point_miou", "fill_box", "masks", "images", "skipped", "protocol"} == set(
-        result
-    )
     assert "drawn with seed 4" in result["protocol"] and result["images"] == 3
+    assert result["model_hash"].startswith("sha256:") and result["resumed"] == 0
+    assert result["data"][0]["hash"].startswith("20000 records")
+    rows = {
+        (row["prompt"], row["points"]): row
+        for row in result["numbers"]
+        if (row["mask"], row["size"]) == ("confident", "all")
+    }
+    assert list(rows) == [("box", 0), *((way, n) for way in ("uniform", "centre") for n in (1, 3))]
+    drawn = rows["uniform", 3]
+    assert len(drawn["by_seed"]) == 2 and "std" not in rows["centre", 3]
+    assert drawn["min"] <= drawn["miou"] <= drawn["max"]
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()
-    assert f"box mIoU    {result['box_miou']:.4f}" in out and result["protocol"] in out
-    assert err == ""
+    assert f"box                {rows['box', 0]['miou']:.4f} " in out
+    assert f"3 points, uniform  {drawn['miou']:.4f} ± {drawn['std']:.4f} " in out
+    for text in (result["protocol"], result["model_hash"], result["data"][0]["hash"], "seconds"):
+        assert text in out
+    assert "no published numbers:" in out and err == ""
+
+
+def test_files_and_a_second_call(model, tmp_path, capsys):
+    out = tmp_path / "found"
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", "scenes", "--images", "3"]
+    argv += ["--points", "1", "2", "--out", str(out), "--json"]
+    assert cli.main(argv) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert json.loads((out / "result.json").read_text()) == first
+    lines = (out / "objects.csv").read_text().splitlines()
+    assert lines[0].startswith("data,picture,object,area,size,fill_box,box,box:oracle,uniform_1,")
+    assert len(lines) == 1 + first["masks"]
+    assert all(b"<svg" in (out / name).read_bytes() for name in ("clicks.svg", "ious.svg"))
+    with Image.open(out / "worst.png") as sheet:
+        assert sheet.size[1] > 3 * 200
+    assert cli.main(argv) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again.pop("resumed") == 3 and first.pop("resumed") == 0
+    assert again.pop("seconds") >= 0 and first.pop("seconds") >= 0 and again == first
+    assert cli.main([*argv, "--masks-per-image", "1"]) == 2
+    assert "made with other settings (protocol was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--points", "7"], "--points has 7, but this checkpoint takes 6 at most"),
+        (["--images", "0"], "--images is 0, but at least 1 is needed"),
+        (["--feed-back", "--clicks", "centre"], "--feed-back is set, but this checkpoint never"),
+        (["--out", "scenes.json"], "ends in '.json' like a file"),
+    ],
+)
+def test_what_cannot_be_measured(model, argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    common = ["evaluate", "prompts", "--model", str(model), "--data", "scenes"]
+    common += ["--images", "3"] if "--images" not in argv else []
+    assert cli.main([*common, *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["--model", "m"], ["boxes"], ["prompt", "--model", "m"]])
+def test_the_task_comes_first(argv, capsys):
+    assert cli.main(["evaluate", *argv]) == 2
+    assert "prompts" in capsys.readouterr().err
+
+
+def test_help_lists_the_tasks(capsys):
+    assert cli.main(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "prompts" in out and "instances" in out
 
 
 @pytest.mark.parametrize("data", ["absent", "no masks", "empty"])
@@ -87,10 +149,10 @@ def test_what_is_left_out_is_counted_and_named(model, odd_data, capsys):
     result = json.loads(out)
     assert (result["masks"], result["images"], result["skipped"]) == (2, 2, 1)
     noted = ("objects_left_out", "crowds_left_out", "ambiguous_exif", "narrow_16_bit")
-    assert [result[kind] for kind in noted] == [1, 1, 1, 1]
+    assert [result["data"][0][kind] for kind in noted] == [1, 1, 1, 1]
     assert err.count("\n") == 1 and err.startswith("esam: warning: evaluation: 1 broken picture")
     for text in ("a.png: mask 1 (id 2): a polygon has", "mask 2 (id 3) is a crowd", "absent.png"):
-        assert text in err and any(text in reason for reason in result["reasons"])
+        assert text in err and any(text in reason for reason in result["data"][0]["reasons"])
     assert cli.main(argv) == 0
     out, _ = capsys.readouterr()
     counts = (
@@ -128,9 +190,10 @@ def test_how_data_is_read_is_an_option(model, odd_data, capsys):
     chosen = ["--crowds", "use", "--ambiguous-exif", "stored", "--sixteen-bit", "stretch"]
     assert cli.main([*argv, *chosen]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["masks"] == 3 and result["crowds_used"] == 1
-    assert "narrow_16_bit" not in result
-    assert any("decides; read stored" in reason for reason in result["reasons"])
+    (of_set,) = result["data"]
+    assert result["masks"] == 3 and of_set["crowds_used"] == 1
+    assert "narrow_16_bit" not in of_set
+    assert any("decides; read stored" in reason for reason in of_set["reasons"])
     scenes = ["evaluate", "prompts", "--model", str(model), "--data", "scenes"]
     assert cli.main([*scenes, "--crowds", "use"]) == 2
     assert "--crowds is 'use', but scenes has no such choice" in capsys.readouterr().err

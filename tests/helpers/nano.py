@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from esam_jax.config import ModelConfig, SamConfig, TinyVitConfig
+from esam_jax.data.records import Source
+from esam_jax.evaluate import runner
+from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam as Network
@@ -64,6 +67,11 @@ def filled_with_zeros():
 
     with mock.patch.object(network, "init", zeros):
         yield
+
+
+def measured(sam: Sam, source: Source, protocol: Protocol) -> dict:
+    """What `esam evaluate prompts` counts in one data set."""
+    return runner.evaluate(sam, {"it": source}, protocol)["data"][0]
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig
 from esam_jax.data import sources
 from esam_jax.data.examples import Examples, Tally
-from esam_jax.evaluate import prompts
+from esam_jax.evaluate.protocol import Protocol
 from esam_jax.train.telemetry.data_news import DataNews
 
 
@@ -93,5 +93,5 @@ def test_evaluation_counts_them_too(coco_json: Path):
     for crowds, masks, counted in (("leave_out", 2, "left_out"), ("use", 4, "used")):
         source = sources.open_source(CocoConfig(path=str(coco_json), crowds=crowds))
         with pytest.warns(UserWarning, match=f"2 crowds {counted.replace('_', ' ')}, the first: "):
-            found = prompts.evaluate(sam, source, images=9, masks_per_image=9, seed=0)
+            found = nano.measured(sam, source, Protocol(images=9, masks_per_image=9))
         assert (found["masks"], found[f"crowds_{counted}"]) == (masks, 2)

@@ -12,7 +12,7 @@ from esam_jax.config import CocoConfig, PromptedConfig, Sa1bConfig, SourceConfig
 from esam_jax.data import sources
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.errors import DataError
-from esam_jax.evaluate import prompts
+from esam_jax.evaluate.protocol import Protocol
 from esam_jax.ops import regions
 
 BLOCK = (slice(4, 20), slice(6, 30))  # of the picture in which the labels were drawn
@@ -144,5 +144,5 @@ def test_training_and_evaluation_count_the_pictures_that_could_be_either(tmp_pat
     with pytest.warns(
         UserWarning, match="7 ambiguous EXIF orientations, the first: .* EXIF orientation"
     ):
-        found = prompts.evaluate(nano.sam("sam_nano"), source, images=8, masks_per_image=1, seed=0)
+        found = nano.measured(nano.sam("sam_nano"), source, Protocol(images=8, masks_per_image=1))
     assert found["ambiguous_exif"] == 7 and found["images"] == 8

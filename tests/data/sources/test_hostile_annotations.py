@@ -14,7 +14,7 @@ from esam_jax.data import sources
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.findings import Findings
 from esam_jax.errors import DataError, MissingError
-from esam_jax.evaluate import prompts
+from esam_jax.evaluate.protocol import Protocol
 from esam_jax.ops import regions
 
 
@@ -139,7 +139,7 @@ def test_f31_a_bad_json_costs_its_picture(sa1b_folder: Path, case: str):
     spoil(sa1b_folder / "sa_1.json", change)
     source = open_sa1b(sa1b_folder)
     with pytest.warns(UserWarning, match=rf"1 broken picture.*sa_1\.(jpg|json).*{message}"):
-        found = prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
+        found = nano.measured(nano.sam("sam_nano"), source, Protocol(images=3, masks_per_image=9))
     assert (found["images"], found["skipped"], found["masks"]) == (2, 1, 4)
     views, tally = used(source, 3)
     assert all(view["valid"].any() for view in views)
@@ -153,7 +153,7 @@ def test_f31_a_bad_object_costs_itself(sa1b_folder: Path, case: str):
     source = open_sa1b(sa1b_folder)
     said = "sa_1.jpg: mask 1 (id 1)"
     with pytest.warns(UserWarning) as warned:
-        found = prompts.evaluate(nano.sam("sam_nano"), source, images=3, masks_per_image=9, seed=0)
+        found = nano.measured(nano.sam("sam_nano"), source, Protocol(images=3, masks_per_image=9))
     assert (found["images"], found["skipped"], found["masks"]) == (3, 0, 5)
     assert found["objects_left_out"] == 1
     (reason,) = found["reasons"]

@@ -159,3 +159,25 @@ def test_a_picture_that_is_not_there_comes_with_a_likely_cause(
     coco_json.write_text(json.dumps(content))
     with pytest.raises(EsamError, match=f"is in none of .*{hint}"):
         sources.open_source(CocoConfig(path=str(coco_json)))
+
+
+def test_lvis_names_its_pictures_by_their_addresses(coco_json: Path):
+    """As its json of v1 does, in which no picture has a file_name and no object an iscrowd."""
+    content = json.loads(coco_json.read_text())
+    wanted = names(sources.open_source(CocoConfig(path=str(coco_json))))
+    for image in content["images"]:
+        address = f"http://images.cocodataset.org/val2017/{image.pop('file_name')}"
+        image |= {"coco_url": address, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    for each in content["annotations"]:
+        each.pop("iscrowd", None)
+    lvis = coco_json.parent / "lvis_v1_val.json"
+    lvis.write_text(json.dumps(content))
+    source = sources.open_source(CocoConfig(path=str(lvis)))
+    found = names(source)
+    assert [name.removeprefix("val2017/") for name in found][: len(wanted)] == wanted
+    assert all(name.startswith("val2017/") for name in found)
+    content["images"][0]["coco_url"] = "http://images.cocodataset.org/../a.png"
+    lvis.write_text(json.dumps(content))
+    assert (
+        "must be a name below" in sources.open_source(CocoConfig(path=str(lvis))).findings[0].text
+    )

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 from helpers import whole
+from helpers.label_maps import label_maps
 
 from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
 from esam_jax.config.data import lacking
@@ -362,6 +363,7 @@ def test_a_source_brings_all_of_itself(
         "sa1b": str(sa1b_folder),
         "coco": str(coco_json),
         "image_folder": str(tmp_path / "pictures"),
+        "label_maps": str(label_maps(tmp_path / "maps")),
     }[config.kind]
     found = sources.detect(place)
     assert type(found) is config
@@ -376,7 +378,7 @@ def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
     for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
         assert list(lacking(config, masks, "a view needs")) == []
     folder = ImageFolderConfig(path="x")
-    wanted = "a view needs masks: read scenes, sa1b, coco"
+    wanted = "a view needs masks: read scenes, sa1b, label_maps, coco"
     assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
     assert list(lacking(folder, frozenset(), "a view needs")) == []
     wanted = "a view needs text: no source has them"
