@@ -20,6 +20,8 @@ Kind = Literal[
     "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
     "names_corrected",  # files found under another spelling of their name
     "narrow_16_bit",  # 16-bit pictures of a few grey levels
+    "ids_repeated",  # of annotations: one id for several objects, which are all used
+    "detections_left_out",  # entries of a results file that no mask can be made for
     "animations",  # of which the first frame is read
 ]
 
@@ -37,6 +39,8 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
     "ambiguous_exif": ("ambiguous EXIF orientation", "ambiguous EXIF orientations"),
     "names_corrected": ("name corrected", "names corrected"),
     "narrow_16_bit": ("narrow 16-bit picture", "narrow 16-bit pictures"),
+    "ids_repeated": ("repeated id", "repeated ids"),
+    "detections_left_out": ("detection left out", "detections left out"),
     "animations": ("animation", "animations"),
 }
 

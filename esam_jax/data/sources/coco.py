@@ -106,7 +106,7 @@ class CocoInstances:
             where = f"{self._json}: image {number}"
             try:
                 identity = field(image, "id", (int, str), where)
-                name = _name(image, where)
+                name = coco_files.name_of(image, where)
             except DataError as error:
                 bad.append(str(error))
                 continue
@@ -171,16 +171,3 @@ def _is_crowd(annotation: Any) -> bool:
         return is_crowd(annotation)
     except DataError:
         return False
-
-
-def _name(image: Any, where: str) -> str:
-    if "file_name" not in image and isinstance(image.get("coco_url"), str):
-        # LVIS v1 has the address alone: .../val2017/000000397133.jpg
-        return _checked("/".join(image["coco_url"].split("/")[-2:]), where)
-    return _checked(field(image, "file_name", str, where), where)
-
-
-def _checked(name: str, where: str) -> str:
-    if not coco_files.is_below(name.replace("\\", "/")):
-        raise DataError(f"{where} is {name!r}, but must be a name below the picture folder")
-    return name

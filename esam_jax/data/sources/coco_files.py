@@ -5,9 +5,11 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from esam_jax import files
-from esam_jax.errors import ConfigError, MissingError
+from esam_jax.data.sources.annotations import field
+from esam_jax.errors import ConfigError, DataError, MissingError
 
 ROBOFLOW = "_annotations.coco.json"
 _HEAD_BYTES = 4096
@@ -77,6 +79,20 @@ def how_spelled(name: str, found: Path) -> str:
     if "\\" in name:
         return "file_name has backslashes, as Windows writes them"
     return f"file_name composes its accents differently from {found.name!r} (Unicode NFC, NFD)"
+
+
+def name_of(image: Any, where: str) -> str:
+    """The name of an image of a json below its picture folder; DataError says `where` it is none.
+
+    LVIS v1 gives the address alone: .../val2017/000000397133.jpg.
+    """
+    if "file_name" not in image and isinstance(image.get("coco_url"), str):
+        name = "/".join(image["coco_url"].split("/")[-2:])
+    else:
+        name = field(image, "file_name", str, where)
+    if not is_below(name.replace("\\", "/")):
+        raise DataError(f"{where} is {name!r}, but must be a name below the picture folder")
+    return name
 
 
 def read_head(path: Path) -> bytes:

@@ -1,0 +1,288 @@
+"""Masks from the boxes of a detector, and their average precision (arXiv:2304.02643, section 7.4).
+
+Categories and scores are the detector's. SAM's protocol (section D.4) takes the most confident mask
+and refines it once, fed back with its box; EfficientSAM's (arXiv:2312.00863, section 4.3) takes the
+candidate with the highest IoU with the box. Each local device works on a picture of its own, so
+that no mask depends on other pictures, their order or the number of devices.
+"""
+
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from esam_jax import files
+from esam_jax.convert import provenance
+from esam_jax.data import pictures
+from esam_jax.data.findings import Finding, Findings
+from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.evaluate import average_precision, ground_truth, kept, published
+from esam_jax.evaluate.detections import Detection, Detections
+from esam_jax.evaluate.ground_truth import Id, Truth
+from esam_jax.evaluate.kept import Kept
+from esam_jax.evaluate.protocol import Takes
+from esam_jax.machine import out_of_memory
+from esam_jax.ops import regions
+from esam_jax.predict import devices
+from esam_jax.predict.everything import album
+from esam_jax.predict.masks import Masks
+from esam_jax.predict.prompt import Prompt
+from esam_jax.predict.sam import Sam
+from esam_jax.words import counted
+
+Choice = Literal["confident", "box_iou"]
+Rules = Literal["coco", "lvis"]
+
+RESULT_FILE, MASKS_FILE = "result.json", "masks.json"
+_BOXES = 32  # of a picture, whose masks are at full size at a time
+_REASONS = 20  # at most, in a result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instances:
+    """How masks are made of boxes, and by whose rules they are scored.
+
+    choose: of the three candidates the most confident one, or the one with the highest IoU with the
+    filled box. refine: the logits of the mask that was chosen go back with the box; what is
+    answered then is the single mask where it was trained, else chosen as before.
+    """
+
+    choose: Choice = "confident"
+    refine: bool = False
+    annotations: Rules = "coco"
+
+    def require(self, sam: Sam) -> None:
+        """ConfigError where the model cannot be measured so."""
+        if self.refine and not Takes.of(sam.config, sam.untrained).masks:
+            raise ConfigError(
+                "--refine feeds a mask back, but this checkpoint never learned mask prompts: leave "
+                "it out"
+            )
+
+    def words(self, sam: Sam) -> str:
+        """The protocol in words."""
+        takes = Takes.of(sam.config, sam.untrained)
+        best = {
+            "confident": "the one with the highest predicted IoU",
+            "box_iou": "the one whose IoU with the filled box is highest",
+        }[self.choose]
+        parts = [
+            f"one box of the detector a mask, clipped to its picture; of three candidates {best}"
+        ]
+        if self.refine:
+            second = "the single mask" if takes.single else "chosen alike"
+            parts.append(f"a second pass with the box and the logits of that mask, {second}")
+        parts.append(f"logits {'>=' if takes.zero_is_inside else '>'} 0 at the picture's own size")
+        parts.append("scores and categories of the detector")
+        scorer = {
+            "coco": "mask AP by the rules of COCO, 100 detections a picture, crowds ignored",
+            "lvis": "mask AP by the rules of LVIS, 300 detections a picture",
+        }[self.annotations]
+        parts.append(f"{scorer}; -1 where there is no object. Broken pictures are left out")
+        return f"{'; '.join(parts)}."
+
+
+@out_of_memory.advice()
+def evaluate(
+    sam: Sam,
+    truth: Truth,
+    found: Detections,
+    how: Instances,
+    *,
+    out: Path | None = None,
+    model: str = "",
+    sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte",
+    progress: Any = iter,
+) -> dict[str, Any]:
+    """Mask AP of the boxes `found`, and the AP of the boxes themselves.
+
+    Result: `ap` and `box_ap` (by the names of `average_precision`; -1 where there is no object),
+    `by` (the package), `difference` (between pycocotools and hotcoco), `images`, `masks`,
+    `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes` and
+    `model_hash` (digests), `published` numbers, `protocol`, `seconds`, `resumed`. With `out`:
+    masks.json (COCO results), result.json, and a killed evaluation resumes. `progress` wraps the
+    iterator of pictures. ConfigError where the model does not take what is asked of it.
+    """
+    begin = time.monotonic()
+    how.require(sam)
+    about = {"data": truth.digest, "boxes": found.digest, "model_hash": album.digest(sam)}
+    if out is not None:
+        settings = {"task": "instances", **dataclasses.asdict(how), "sixteen_bit": sixteen_bit}
+        kept.settle(out, {**settings, **about}, (RESULT_FILE, MASKS_FILE))
+    store = Kept(out, "0")
+    order = sorted(found.of, key=lambda identity: truth.pictures[identity].number)
+    waiting = [each for each in order if truth.pictures[each].number not in store]
+
+    def on(model: Sam, identity: Id) -> dict[str, Any]:
+        return _of_picture(model, truth, identity, found.of[identity], how, sixteen_bit)
+
+    shared = devices.share(waiting, sam, on, count=len(waiting), ahead=3)
+    for identity, content in progress(shared):
+        store.put(truth.pictures[identity].number, content)
+    contents = dict(zip(order, store.of([truth.pictures[each].number for each in order])))
+    result: dict[str, Any] = {"task": "instances", "model": model, **about}
+    result |= _scored(truth, found, contents, how)
+    result["protocol"] = how.words(sam)
+    every = len(found.of) == len(truth.pictures)
+    result["published"] = published.instances(
+        sam, model, truth.file, choice=how.choose, refine=how.refine, every_picture=every
+    )
+    result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
+    if out is not None:
+        masks = [
+            {key: value for key, value in each.items() if key != "bbox"}  # it is not the mask's
+            for each in _results(truth, found, contents, by_id=True)
+        ]
+        files.write(out / MASKS_FILE, json.dumps(masks))
+        files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+# ------------------------------------------------------------------------------------- masks
+
+
+def _of_picture(
+    sam: Sam,
+    truth: Truth,
+    identity: Id,
+    boxes: Sequence[Detection],
+    how: Instances,
+    sixteen_bit: Literal["upper_byte", "stretch"],
+) -> dict[str, Any]:
+    """What is kept of a picture: a mask for each box, or what is wrong with it."""
+    listed, noted = truth.pictures[identity], []
+    try:
+        image = _read(truth.root / listed.name, listed, sixteen_bit, noted)
+    except (DataError, MissingError) as error:
+        return {"broken": str(error), "masks": [], "findings": []}
+    embedding = sam.encode(image)
+    masks: list[dict[str, Any]] = []
+    for first in range(0, len(boxes), _BOXES):
+        some = boxes[first : first + _BOXES]
+        masks += _found(sam, embedding, some, how)
+    return {
+        "broken": None,
+        "masks": [
+            {"place": box.place, "segmentation": mask}
+            for box, mask in zip(boxes, masks, strict=True)
+        ],
+        "findings": [[each.kind, each.text, each.count] for each in noted],
+    }
+
+
+def _read(
+    path: Path,
+    listed: ground_truth.Listed,
+    sixteen_bit: Literal["upper_byte", "stretch"],
+    noted: list[Finding],
+) -> UInt8[np.ndarray, "H W 3"]:
+    """In the frame of the annotations."""
+    upright = pictures.read(path, "upright", sixteen_bit, noted)
+    size = (listed.height, listed.width)
+    try:
+        header = pictures.frame(upright.header, size, listed.name, "upright", noted)
+    except DataError as error:
+        raise DataError(f"{listed.name} {error}, but its annotations say {size}") from error
+    return dataclasses.replace(upright, header=header).rgb()
+
+
+def _found(
+    sam: Sam, embedding: Any, boxes: Sequence[Detection], how: Instances
+) -> list[dict[str, Any]]:
+    """Run lengths of the mask of each box."""
+    prompts = [Prompt(box=box.corners) for box in boxes]
+    masks = sam.decode(embedding, prompts)
+    chosen = choose(masks, boxes, how.choose)
+    if how.refine:
+        fed = [
+            Prompt(box=box.corners, mask=masks.low_res[i, k])
+            for i, (box, k) in enumerate(zip(boxes, chosen, strict=True))
+        ]
+        single = provenance.SINGLE_MASK not in sam.untrained
+        masks = sam.decode(embedding, fed, multimask=not single)
+        chosen = np.zeros(len(boxes), int) if single else choose(masks, boxes, how.choose)
+    if how.choose == "confident":
+        return masks.best_rle()[1]
+    found = masks.binary()
+    return [regions.to_rle(found[i, k]) for i, k in enumerate(chosen)]
+
+
+def choose(masks: Masks, boxes: Sequence[Detection], how: Choice) -> Int[np.ndarray, " Q"]:
+    """Which of the candidates is taken for each box; the first of equals."""
+    if how == "confident":
+        return masks.scores.argmax(axis=1)
+    found = masks.binary()
+    return np.array([box_ious(each, box).argmax() for each, box in zip(found, boxes, strict=True)])
+
+
+def box_ious(candidates: Bool[np.ndarray, "M H W"], box: Detection) -> Float[np.ndarray, " M"]:
+    """IoU of each mask with the filled box: the pixels whose centres lie in it."""
+    height, width = candidates.shape[1:]
+    x0, y0, x1, y1 = box.corners
+    columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
+    across, down = (columns >= x0) & (columns <= x1), (rows >= y0) & (rows <= y1)
+    inside = candidates[:, down][:, :, across].sum((1, 2))
+    area = int(across.sum()) * int(down.sum())
+    union = candidates.sum((1, 2)) + area - inside
+    return inside / np.maximum(union, 1)
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def _results(
+    truth: Truth, found: Detections, contents: Mapping[Id, Mapping[str, Any]], *, by_id: bool
+) -> Iterator[dict[str, Any]]:
+    """Each mask in COCO's form, under the id of its picture or under its number."""
+    for identity, content in contents.items():
+        boxes = {box.place: box for box in found.of[identity]}
+        for each in content["masks"]:
+            box = boxes[each["place"]]
+            yield {
+                "image_id": identity if by_id else truth.pictures[identity].number,
+                "category_id": box.category,
+                "bbox": list(box.box),
+                "score": box.score,
+                "segmentation": each["segmentation"],
+            }
+
+
+def _scored(
+    truth: Truth,
+    found: Detections,
+    contents: Mapping[Id, Mapping[str, Any]],
+    how: Instances,
+) -> dict[str, Any]:
+    """AP and counts; a UserWarning where something was left out."""
+    broken = {identity: x["broken"] for identity, x in contents.items() if x["broken"]}
+    findings = Findings((*truth.findings, *found.findings))
+    findings.add(Finding(*each) for x in contents.values() for each in x["findings"])
+    words = findings.in_words()
+    if broken:
+        first = next(iter(broken.values()))
+        words.insert(0, f"{counted(len(broken), 'broken picture')} left out, the first: {first}")
+    if words:
+        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=3)
+    used = set(truth.pictures) - set(broken)
+    dataset, results = truth.of_pictures(used), list(_results(truth, found, contents, by_id=False))
+    score = average_precision.lvis if how.annotations == "lvis" else average_precision.coco
+    segm, bbox = (score(dataset, results, kind) for kind in ("segm", "bbox"))
+    reasons = [*broken.values(), *(each.text for each in findings.all)][:_REASONS]
+    differences = [x.difference for x in (segm, bbox) if x.difference is not None]
+    return {
+        "ap": dict(segm.numbers),
+        "box_ap": dict(bbox.numbers),
+        "by": segm.by,
+        **({"difference": max(differences)} if differences else {}),
+        "images": len(used),
+        "masks": len(results),
+        "skipped": len(broken),
+        **findings.counts(),
+        **({"reasons": reasons} if reasons else {}),
+    }
