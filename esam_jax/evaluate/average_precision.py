@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from esam_jax import files
 from esam_jax.errors import MissingError
 
 Kind = Literal["segm", "bbox"]
@@ -54,7 +55,9 @@ def coco(
     packages differ by more than 1e-6.
     """
     detections = _only(detections, kind)
-    found: dict[str, float] = dict(zip(COCO_NAMES, _by_pycocotools(truth, detections, kind), strict=True))
+    found: dict[str, float] = dict(
+        zip(COCO_NAMES, _by_pycocotools(truth, detections, kind), strict=True)
+    )
     difference = None
     if _has_hotcoco():
         other = _by_hotcoco(truth, detections, kind, lvis=False)
@@ -133,7 +136,7 @@ def _by_hotcoco(
     package: Any = hotcoco
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         file = Path(folder) / "truth.json"
-        file.write_text(json.dumps({key: truth[key] for key in _TRUTH}))
+        files.write(file, json.dumps({key: truth[key] for key in _TRUTH}))
         reference = package.COCO(str(file))
         found = reference.load_res(detections)
         evaluation = package.COCOeval(reference, found, kind, lvis_style=lvis)

@@ -90,7 +90,7 @@ def _detection(entry: Any, place: int, truth: Truth, categories: set[int]) -> tu
     if width <= 0 or height <= 0:
         raise DataError(f"its bbox is {width:g} wide and {height:g} high: it has no inside")
     picture = truth.pictures[owner]
-    right, below = min(x + width, picture.width), min(y + height, picture.height)
+    right, below = min(x + width, 1.0 * picture.width), min(y + height, 1.0 * picture.height)
     corners = (max(x, 0.0), max(y, 0.0), right, below)
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
         raise DataError(

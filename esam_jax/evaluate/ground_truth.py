@@ -201,7 +201,7 @@ def _object(
     }
 
 
-def _finite(value: Any, otherwise: float) -> float:
+def _finite(value: Any, otherwise: int) -> float | int:
     is_number = type(value) in (int, float) and math.isfinite(value) and value > 0
     return value if is_number else otherwise
 

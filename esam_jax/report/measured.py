@@ -12,7 +12,6 @@ from esam_jax.report.charts import Series
 CLICKS_FILE, SPREAD_FILE = "clicks.svg", "ious.svg"
 _ABOUT = ("data", "picture", "object", "area", "size", "fill_box")
 _LEVELS = 50
-_MOST = 6  # curves that a legend has room for
 
 
 def write(out: Path, numbers: Sequence[Mapping[str, Any]], objects: Path) -> None:
@@ -26,36 +25,47 @@ def write(out: Path, numbers: Sequence[Mapping[str, Any]], objects: Path) -> Non
 
 
 def _over_clicks(numbers: Sequence[Mapping[str, Any]]) -> str:
-    """The most confident mask and the oracle, over all sizes; "" for one number of clicks."""
-    curves: dict[str, list[tuple[int, float]]] = {}
+    """Each way of clicking, and the box; "" for one number of clicks.
+
+    Over all sizes, of the most confident mask; with the oracle where there is one way.
+    """
+    curves: dict[tuple[str, bool], list[tuple[int, float]]] = {}
+    box = None
     for row in numbers:
-        if row["points"] and row["size"] == "all":
-            oracle = ", oracle" if row["mask"] == "oracle" else ""
-            name = f"{row['prompt'].replace('_', ' ')}{oracle}"
-            curves.setdefault(name, []).append((row["points"], row["miou"]))
-    series = [Series(name, points) for name, points in curves.items() if len(points) > 1]
+        if row["size"] == "all" and row["points"]:
+            key = (row["prompt"].replace("_", " "), row["mask"] == "oracle")
+            curves.setdefault(key, []).append((row["points"], row["miou"]))
+        elif row["size"] == "all" and row["mask"] != "oracle":
+            box = row["miou"]
+    curves = {key: points for key, points in curves.items() if len(points) > 1}
+    ways = {way for way, _ in curves}
+    series = [
+        Series(f"{way}, oracle" if oracle else way, points)
+        for (way, oracle), points in curves.items()
+        if not oracle or len(ways) == 1
+    ]
     if not series:
         return ""
-    boxes = [
-        row
-        for row in numbers
-        if not row["points"] and row["size"] == "all" and row["mask"] != "oracle"
-    ]
-    ends = [x for each in series for x, _ in each.points]
-    for row in boxes:
-        level = [(min(ends), row["miou"]), (max(ends), row["miou"])]
-        series.append(Series("box", level, reference=True))
-    return charts.document("mIoU", series[: _MOST + 1], below="clicks")
+    if box is not None:
+        counts = [x for each in series for x, _ in each.points]
+        series.append(Series("box", [(min(counts), box), (max(counts), box)], reference=True))
+    return charts.document("mIoU", series, below="clicks")
 
 
 def _spread(objects: Path) -> str:
-    """For each prompt, the share of objects that reach an IoU."""
+    """For the first, the middle and the last prompt, the share of objects that reach an IoU."""
     with objects.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else ()) if name not in _ABOUT]
+    heads = [name for name in (rows[0] if rows else ()) if name not in _ABOUT]
+    firsts: dict[str, str] = {}  # the first seed of each prompt
+    for name in heads:
+        if not name.endswith(":oracle"):
+            firsts.setdefault(name.split(":")[0], name)
+    names = list(firsts)
+    shown = dict.fromkeys(names[i] for i in (0, len(names) // 2, -1)) if names else {}
     series = []
-    for name in [name for name in names if not name.endswith(":oracle")][:_MOST]:
-        ious = [float(row[name]) for row in rows]
+    for name in shown:
+        ious = [float(row[firsts[name]]) for row in rows]
         levels = [i / _LEVELS for i in range(_LEVELS + 1)]
         shares = [sum(iou >= level for iou in ious) / len(ious) for level in levels]
         series.append(Series(name.replace("_", " "), list(zip(levels, shares, strict=True))))

@@ -28,6 +28,7 @@ FOREIGN = {
         "train/checkpoint/retention.py",  # chooses which of them stay
     },
     "av": set(),
+    "hotcoco": {"evaluate/average_precision.py"},
     "tensorflow": set(),
     "jax._src": {"plan/pretended.py", "processes/coordinator.py"},
     "orbax.checkpoint._src": set(),

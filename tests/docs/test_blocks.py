@@ -57,6 +57,8 @@ def folder(tmp_path, monkeypatch):
         tar.add(tmp_path / "pictures", "pictures")
     found = [{"image_id": "a.jpg", "bbox": [3, 4, 30, 40], "score": 0.5, "category_id": 1}]
     (tmp_path / "boxes.json").write_text(json.dumps(found))
+    detected = [{"image_id": 1, "bbox": [19, 11, 31, 30], "score": 0.5, "category_id": 1}]
+    (tmp_path / "detections.json").write_text(json.dumps(detected))
     (tmp_path / "points.csv").write_text("file,x,y\na.jpg,20,30\nb.jpg,10,11\n")
     for name in ("train", "val"):
         write_instances(tmp_path, name, scene)
