@@ -131,7 +131,7 @@ def evaluate(
     result["protocol"] = how.words(sam)
     every = len(found.of) == len(truth.pictures)
     result["published"] = published.instances(
-        sam, model, truth.file, choice=how.choose, refine=how.refine, every_picture=every
+        sam.config, model, truth.file, choice=how.choose, refine=how.refine, every_picture=every
     )
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
     if out is not None:

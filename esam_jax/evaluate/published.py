@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from esam_jax.config import SamConfig
 from esam_jax.convert import releases
 from esam_jax.data.records import Source
 from esam_jax.data.sources.coco import CocoInstances
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import named
-from esam_jax.predict.sam import Sam
 
 PAPER = "arXiv:2312.00863"
 _NAMES = {
@@ -51,9 +51,11 @@ class Beside:
         return dataclasses.asdict(self)
 
 
-def prompts(sam: Sam, model: str, data: Mapping[str, Source], protocol: Protocol) -> dict[str, Any]:
+def prompts(
+    config: SamConfig, model: str, data: Mapping[str, Source], protocol: Protocol
+) -> dict[str, Any]:
     """`rows` of Table 4 (mIoU as a share) that stand for what was measured; `left_out`, why not."""
-    beside, release = Beside(), of_release(sam, model)
+    beside, release = Beside(), of_release(config, model)
     if release is None:
         beside.left_out.append(_other_model(model, _PROMPTS))
         return beside.json()
@@ -85,14 +87,14 @@ def prompts(sam: Sam, model: str, data: Mapping[str, Source], protocol: Protocol
 
 
 def instances(
-    sam: Sam, model: str, truth: Path, *, choice: str, refine: bool, every_picture: bool
+    config: SamConfig, model: str, truth: Path, *, choice: str, refine: bool, every_picture: bool
 ) -> dict[str, Any]:
     """`rows` of Table 5 (AP as a share) that stand for what was measured; `left_out`, why not.
 
     SAM's have a second pass with the mask before; EfficientSAM's take the candidate with the
     highest IoU with its box, and MobileSAM's were made as EfficientSAM's.
     """
-    beside, release = Beside(), of_release(sam, model)
+    beside, release = Beside(), of_release(config, model)
     if release is None:
         beside.left_out.append(_other_model(model, _INSTANCES))
         return beside.json()
@@ -114,12 +116,12 @@ def instances(
     return beside.json()
 
 
-def of_release(sam: Sam, model: str) -> str | None:
+def of_release(config: SamConfig, model: str) -> str | None:
     """The release that a model is: by its name or that of its file, and by its network."""
     for name in _NAMES:
         release = releases.RELEASES[name]
         is_named = model == name or Path(model).name == release.file.name
-        if is_named and sam.config == named.sam(name):
+        if is_named and config == named.sam(name):
             return name
     return None
 

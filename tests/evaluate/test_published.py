@@ -1,9 +1,8 @@
-"""Published numbers stand beside ours where model, protocol and data are theirs, else the reason."""
+"""Published numbers stand beside ours where model, protocol and data are theirs."""
 
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +16,6 @@ from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import named
 
 FULL = Protocol(points=(1, 3, 9), clicks=("uniform", "centre"))
-
-
-def sam(name: str) -> Any:
-    """A model of that network; its weights do not matter here."""
-    return SimpleNamespace(config=named.sam(name))
 
 
 @pytest.fixture
@@ -38,7 +32,7 @@ def coco(tmp_path: Path) -> Path:
 
 def beside(coco: Path, name: str, model: str, protocol: Protocol = FULL) -> dict[str, Any]:
     data = {"coco": sources.open_source(CocoConfig(path=str(coco)))}
-    return published.prompts(sam(name), model, data, protocol)
+    return published.prompts(named.sam(name), model, data, protocol)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +82,7 @@ def test_other_data_is_left_out_with_the_reason(coco: Path):
         "mine": sources.open_source(ScenesConfig(split="heldout")),
         "coco": sources.open_source(CocoConfig(path=str(coco))),
     }
-    found = published.prompts(sam("sam_h"), "sam_h", data, FULL)
+    found = published.prompts(named.sam("sam_h"), "sam_h", data, FULL)
     assert {row["data"] for row in found["rows"]} == {"coco"}
     assert found["left_out"] == [
         "arXiv:2312.00863, Table 4: mine is not instances_val2017.json or lvis_v1_val.json"
@@ -107,12 +101,14 @@ def test_other_data_is_left_out_with_the_reason(coco: Path):
 )
 def test_ap_of_the_same_passes(name: str, how: dict, reason: str | None):
     truth, every = Path("x/instances_val2017.json"), {"every_picture": True}
-    found = published.instances(sam(name), name, truth, **how, **every)
+    found = published.instances(named.sam(name), name, truth, **how, **every)
     if reason is not None:
         assert found["rows"] == [] and reason in found["left_out"][0]
         return
     wanted = {"sam_h": [0.465, 0.308, 0.51, 0.617], "efficientsam_s": [0.444, 0.284, 0.483, 0.601]}
     assert [row["ap"] for row in found["rows"]] == wanted[name]
     for file, all_of_them in (("mine.json", True), ("instances_val2017.json", False)):
-        other = published.instances(sam(name), name, Path(file), **how, every_picture=all_of_them)
+        other = published.instances(
+            named.sam(name), name, Path(file), **how, every_picture=all_of_them
+        )
         assert other["rows"] == [] and len(other["left_out"]) == 1
