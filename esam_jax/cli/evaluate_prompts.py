@@ -84,7 +84,8 @@ def main(argv: Sequence[str]) -> int:
     compile_cache.enable()
     sam = load(args.model)
     with _by_options():
-        result = runner.evaluate(sam, data, rules, out=args.out, model=args.model)
+        read_by = {name: getattr(args, name) for name in _READ_BY}
+        result = runner.evaluate(sam, data, rules, out=args.out, model=args.model, read_by=read_by)
     if args.out is not None:
         measured.write(args.out, result["numbers"], args.out / runner.OBJECTS_FILE)
     print(json.dumps(result) if args.json else for_people(result))

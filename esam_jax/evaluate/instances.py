@@ -21,6 +21,7 @@ from esam_jax import files
 from esam_jax.convert import provenance
 from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
+from esam_jax.data.sources import coco_files
 from esam_jax.errors import ConfigError, DataError, MissingError
 from esam_jax.evaluate import average_precision, ground_truth, kept, published
 from esam_jax.evaluate.detections import Detection, Detections
@@ -107,7 +108,7 @@ def evaluate(
     `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes` and
     `model_hash` (digests), `published` numbers, `protocol`, `seconds`, `resumed`. With `out`:
     masks.json (COCO results), result.json, and a killed evaluation resumes. `progress` wraps the
-    iterator of pictures. ConfigError where the model does not take what is asked of it.
+    iterator of pictures. ConfigError where the model takes no mask prompts for `refine`.
     """
     begin = time.monotonic()
     how.require(sam)
@@ -158,7 +159,8 @@ def _of_picture(
     """What is kept of a picture: a mask for each box, or what is wrong with it."""
     listed, noted = truth.pictures[identity], []
     try:
-        image = _read(truth.root / listed.name, listed, sixteen_bit, noted)
+        path = coco_files.locate(truth.root, listed.name) or truth.root / listed.name
+        image = _read(path, listed, sixteen_bit, noted)
     except (DataError, MissingError) as error:
         return {"broken": str(error), "masks": [], "findings": []}
     embedding = sam.encode(image)

@@ -67,6 +67,8 @@ class Protocol:
             raise ConfigError(
                 f"points is {list(self.points)}, but must be numbers of clicks from 1"
             )
+        if len(set(self.clicks)) < len(self.clicks):
+            raise ConfigError(f"clicks is {list(self.clicks)}, but each way counts once")
         for name in ("images", "masks_per_image"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -75,7 +77,7 @@ class Protocol:
             raise ConfigError(f"min_area_px is {self.min_area_px}, but a mask has pixels: give 1")
         if not self.columns:
             raise ConfigError("nothing is measured: give boxes, or points and clicks")
-        if self.feed_back and set(self.clicks) <= {"uniform"}:
+        if self.feed_back and set(self.ways) <= {"uniform"}:
             raise ConfigError(
                 "feed_back is set, but clicks that are uniform do not follow an answer: "
                 "choose centre or random_first"
@@ -85,7 +87,17 @@ class Protocol:
     def columns(self) -> tuple[str, ...]:
         """Names of what is measured: box, uniform_1, centre_3."""
         boxes = () if self.boxes == "none" else ("box",)
-        return (*boxes, *(f"{way}_{n}" for way in self.clicks for n in sorted(self.points)))
+        return (*boxes, *(f"{way}_{n}" for way in self.ways for n in sorted(self.points)))
+
+    @property
+    def ways(self) -> tuple[Click, ...]:
+        """The ways of clicking that are measured: none without a number of clicks."""
+        return self.clicks if self.points else ()
+
+    @property
+    def most(self) -> int:
+        """The largest number of clicks."""
+        return max(self.points) if self.ways else 0
 
     def runs(self, column: str) -> int:
         """How often it is measured: once, or once for each seed."""
@@ -97,11 +109,10 @@ class Protocol:
 
     def require(self, takes: Takes) -> None:
         """ConfigError where the model cannot be measured so."""
-        most = max(self.points) if self.clicks else 0
-        if takes.slots is not None and most > takes.slots:
+        if takes.slots is not None and self.most > takes.slots:
             raise ConfigError(
-                f"points has {most}, but this checkpoint takes {takes.slots} at most: leave out "
-                "what is more"
+                f"points has {self.most}, but this checkpoint takes {takes.slots} at most: leave "
+                "out what is more"
             )
         if self.feed_back and not takes.masks:
             raise ConfigError(
@@ -122,7 +133,7 @@ class Protocol:
         parts.append(f"masks under {self.min_area_px} pixels left out")
         parts.append(f"for each mask {'; or '.join(self._prompts(takes))}")
         parts.append("of three candidates the one with the highest predicted IoU")
-        if max(self.points, default=1) > 1 and self.clicks:
+        if self.most > 1:
             several = "the single mask" if self.single(takes) else "the best of the candidates"
             parts.append(f"several points: {several}")
         parts.append("oracle: the highest IoU of the candidates")
@@ -139,17 +150,17 @@ class Protocol:
         counts = ", ".join(map(str, sorted(self.points)))
         noun = "point" if counts == "1" else "points"
         seeds = counted(len(self.seeds), "seed")
-        where = {
+        where: dict[Click, str] = {
             "uniform": f"foreground {noun} uniform in it ({seeds})",
             "centre": f"{noun}, the first deepest in it{self._next(takes)}",
             "random_first": f"{noun}, the first uniform in it ({seeds}){self._next(takes)}",
         }
         box = {"tight": ["a tight box"], "given": ["the box of the annotations"], "none": []}
-        return [*box[self.boxes], *(f"{counts} {where[way]}" for way in self.clicks)]
+        return [*box[self.boxes], *(f"{counts} {where[way]}" for way in self.ways)]
 
     def _next(self, takes: Takes) -> str:
         """How later clicks follow on an answer."""
-        if max(self.points) == 1:
+        if self.most <= 1:
             return ""
         fed = " with the logits before as a prompt" if self.feed_back else ""
         if takes.background:

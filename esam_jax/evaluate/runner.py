@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def evaluate(
     *,
     out: Path | None = None,
     model: str = "",
+    read_by: Mapping[str, str] = MappingProxyType({}),
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Measures the model on each data set, by name, over all local devices.
@@ -51,8 +53,9 @@ def evaluate(
     skipped pictures, objects by the names of `KINDS`, `reasons`), `masks`, `images`, `skipped`,
     `fill_box`, `model` and its `model_hash`, `published` numbers, `protocol` in words, `seconds`,
     and how many pictures were `resumed`. What is broken is left out and counted; a UserWarning says
-    so. With `out` a killed evaluation resumes there, and files are written. `model` is the name of
-    the model in the result. DataError when no mask that is large enough remains in a set;
+    so. With `out` a killed evaluation resumes there, and files are written; it must have the same
+    protocol, weights and data, and options `read_by` which data is read. `model` is the name of the
+    model in the result. DataError when no mask that is large enough remains in a set;
     ConfigError where the model does not take what the protocol gives it.
     """
     begin = time.monotonic()
@@ -63,7 +66,8 @@ def evaluate(
     hashes = {name: records.summary(source) for name, source in data.items()}
     about = {"model": model, "model_hash": album.digest(sam)}
     if out is not None:
-        settings = {"task": "prompts", "protocol": dataclasses.asdict(protocol), "data": hashes}
+        settings: dict[str, Any] = {"task": "prompts", "protocol": dataclasses.asdict(protocol)}
+        settings |= {"data": list(hashes.values()), "read_by": dict(read_by)}
         written = (RESULT_FILE, OBJECTS_FILE, WORST_FILE, PLOTS)
         kept.settle(out, {**settings, "model": about["model_hash"]}, written)
     chosen = {

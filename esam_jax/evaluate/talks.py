@@ -102,10 +102,10 @@ class Rules:
     @property
     def rounds(self) -> Sequence[int]:
         """Numbers of points; a box is a prompt of the first round."""
-        counts = set(self.protocol.points) if self.protocol.clicks else set()
-        if set(self.protocol.clicks) <= {"uniform"}:
+        counts = set(self.protocol.points) if self.protocol.ways else set()
+        if set(self.protocol.ways) <= {"uniform"}:
             return sorted(counts | ({1} if self.protocol.boxes != "none" else set()))
-        return range(1, max(counts) + 1) if counts else [1]
+        return range(1, self.protocol.most + 1)
 
     def speaks(self, talk: _Talk, count: int) -> bool:
         """Whether there is a prompt of this talk in the round."""
@@ -120,7 +120,7 @@ class Rules:
         return Query(talk.asked, talk.mask, single)
 
     def want(self, last: bool) -> Want:
-        follows = not last and any(way != "uniform" for way in self.protocol.clicks)
+        follows = not last and any(way != "uniform" for way in self.protocol.ways)
         return Want(
             self.oracle, found=follows or self.keep, logits=follows and self.protocol.feed_back
         )
@@ -141,14 +141,12 @@ class Rules:
 
 def _talks(scene: Scene, protocol: Protocol) -> Iterator[_Talk]:
     """In the order of columns, objects, seeds."""
-    most = max(protocol.points, default=0)
-    ways: list[Any] = [] if protocol.boxes == "none" else ["box"]
-    ways += protocol.clicks if protocol.points else ()
-    for way in ways:
+    boxes: tuple[Any, ...] = () if protocol.boxes == "none" else ("box",)
+    for way in (*boxes, *protocol.ways):
         for mask, target in enumerate(scene.targets):
             for seed in protocol.seeds if way in RANDOM else protocol.seeds[:1]:
                 talk = _Talk(target, mask, way)
-                talk.begin(seed, most)
+                talk.begin(seed, protocol.most)
                 yield talk
 
 

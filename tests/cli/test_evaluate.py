@@ -1,6 +1,7 @@
 """`esam evaluate prompts` prints its numbers with their protocol."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_files_and_a_second_call(model, tmp_path, capsys):
     assert again.pop("seconds") >= 0 and first.pop("seconds") >= 0 and again == first
     assert cli.main([*argv, "--masks-per-image", "1"]) == 2
     assert "made with other settings (protocol was" in capsys.readouterr().err
+
+
+def test_a_second_call_reads_the_data_alike(model, odd_data, tmp_path_factory, capsys):
+    out = str(tmp_path_factory.mktemp("found"))
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--out", out]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert cli.main(argv) == 0
+        assert cli.main([*argv, "--crowds", "use"]) == 2
+    assert "made with other settings (read_by was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,7 @@ def test_what_a_model_cannot_take_is_left_out_and_said():
         ({"seeds": (1, 1)}, "different integers"),
         ({"seeds": (-1,)}, "different integers"),
         ({"points": (0,)}, "numbers of clicks from 1"),
+        ({"clicks": ("centre", "centre")}, "each way counts once"),
         ({"images": 0}, "images is 0"),
         ({"masks_per_image": 0}, "masks_per_image is 0"),
         ({"min_area_px": 0}, "a mask has pixels"),
@@ -237,6 +238,16 @@ def test_what_a_model_cannot_take_is_left_out_and_said():
 def test_a_protocol_that_is_none_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Protocol(**options)
+
+
+def test_boxes_alone():
+    for options in ({"points": ()}, {"clicks": ()}, {"points": (), "clicks": ("centre",)}):
+        protocol = Protocol(**options)
+        assert protocol.columns == ("box",) and protocol.most == 0
+        protocol.require(LITTLE)
+        found, asked = run(Pictures([THREE]), under, **options)
+        assert ious(found, "box") == [1] * 3 and len(asked) == 3
+        assert "point" not in protocol.words(LITTLE, "all").split("for each mask")[1].split(";")[0]
 
 
 def test_tiny_masks_are_left_out():

@@ -137,6 +137,17 @@ def test_other_settings_model_or_data_are_refused(undisturbed):
             runner.evaluate(sam, {"s": data}, protocol, out=out)
 
 
+def test_data_sets_in_another_order_are_refused(tmp_path):
+    """Each has its own folder, by its place."""
+    (tmp_path / "maps").mkdir()
+    maps = sources.open_source(LabelMapsConfig(path=str(label_maps(tmp_path / "maps"))))
+    data, protocol = {"s": scenes(), "m": maps}, Protocol(images=3, masks_per_image=1)
+    runner.evaluate(nano.sam(NAME), data, protocol, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="made with other settings"):
+        turned = dict(reversed(data.items()))
+        runner.evaluate(nano.sam(NAME), turned, protocol, out=tmp_path / "out")
+
+
 def test_several_data_sets_count_alike(tmp_path):
     maps = sources.open_source(LabelMapsConfig(path=str(label_maps(tmp_path))))
     data = {"maps": maps, "scenes": scenes()}
