@@ -191,6 +191,7 @@ def _object(
     mask = regions.compress({"size": [height, width], "counts": runs.tolist()})
     return {
         "id": number,
+        "source_id": entry.get("id"),
         "image_id": picture.number,
         "category_id": category,
         "segmentation": mask,

@@ -23,7 +23,7 @@ from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
 from esam_jax.data.sources import coco_files
 from esam_jax.errors import ConfigError, DataError, MissingError
-from esam_jax.evaluate import average_precision, ground_truth, kept, published
+from esam_jax.evaluate import average_precision, ground_truth, kept, matches, published
 from esam_jax.evaluate.detections import Detection, Detections
 from esam_jax.evaluate.ground_truth import Id, Truth
 from esam_jax.evaluate.kept import Kept
@@ -41,6 +41,7 @@ Choice = Literal["confident", "box_iou"]
 Rules = Literal["coco", "lvis"]
 
 RESULT_FILE, MASKS_FILE = "result.json", "masks.json"
+OBJECTS_FILE, WORST_FILE = "objects.csv", "worst.png"
 _BOXES = 32  # of a picture, whose masks are at full size at a time
 _REASONS = 20  # at most, in a result
 
@@ -107,15 +108,16 @@ def evaluate(
     `by` (the package), `difference` (between pycocotools and hotcoco), `images`, `masks`,
     `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes` and
     `model_hash` (digests), `published` numbers, `protocol`, `seconds`, `resumed`. With `out`:
-    masks.json (COCO results), result.json, and a killed evaluation resumes. `progress` wraps the
-    iterator of pictures. ConfigError where the model takes no mask prompts for `refine`.
+    masks.json (COCO results), objects.csv, worst.png, result.json, and a killed evaluation resumes.
+    `progress` wraps the iterator of pictures. ConfigError where the model takes no mask prompts for
+    `refine`.
     """
     begin = time.monotonic()
     how.require(sam)
     about = {"data": truth.digest, "boxes": found.digest, "model_hash": album.digest(sam)}
     if out is not None:
         settings = {"task": "instances", **dataclasses.asdict(how), "sixteen_bit": sixteen_bit}
-        kept.settle(out, {**settings, **about}, (RESULT_FILE, MASKS_FILE))
+        kept.settle(out, {**settings, **about}, (RESULT_FILE, MASKS_FILE, OBJECTS_FILE, WORST_FILE))
     store = Kept(out, "0")
     order = sorted(found.of, key=lambda identity: truth.pictures[identity].number)
     waiting = [each for each in order if truth.pictures[each].number not in store]
@@ -127,8 +129,13 @@ def evaluate(
     for identity, content in progress(shared):
         store.put(truth.pictures[identity].number, content)
     contents = dict(zip(order, store.of([truth.pictures[each].number for each in order])))
+    broken = {identity: x["broken"] for identity, x in contents.items() if x["broken"]}
+    dataset = truth.of_pictures(set(truth.pictures) - set(broken))
+    results = list(_results(truth, found, contents, by_id=False))
     result: dict[str, Any] = {"task": "instances", "model": model, **about}
-    result |= _scored(truth, found, contents, how)
+    result |= _scored(dataset, results, how)
+    result |= {"images": len(dataset["images"]), "masks": len(results), "skipped": len(broken)}
+    result |= _left_out(truth, found, contents, list(broken.values()))
     result["protocol"] = how.words(sam)
     every = len(found.of) == len(truth.pictures)
     result["published"] = published.instances(
@@ -136,6 +143,9 @@ def evaluate(
     )
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
     if out is not None:
+        rows = matches.objects(dataset, results)
+        files.write(out / OBJECTS_FILE, matches.as_csv(rows))
+        files.write(out / WORST_FILE, _worst(truth, found, contents, dataset, rows, sixteen_bit))
         masks = [
             {key: value for key, value in each.items() if key != "bbox"}  # it is not the mask's
             for each in _results(truth, found, contents, by_id=True)
@@ -159,8 +169,7 @@ def _of_picture(
     """What is kept of a picture: a mask for each box, or what is wrong with it."""
     listed, noted = truth.pictures[identity], []
     try:
-        path = coco_files.locate(truth.root, listed.name) or truth.root / listed.name
-        image = _read(path, listed, sixteen_bit, noted)
+        image = _read(_file(truth, listed), listed, sixteen_bit, noted)
     except (DataError, MissingError) as error:
         return {"broken": str(error), "masks": [], "findings": []}
     embedding = sam.encode(image)
@@ -176,6 +185,10 @@ def _of_picture(
         ],
         "findings": [[each.kind, each.text, each.count] for each in noted],
     }
+
+
+def _file(truth: Truth, listed: ground_truth.Listed) -> Path:
+    return coco_files.locate(truth.root, listed.name) or truth.root / listed.name
 
 
 def _read(
@@ -256,35 +269,66 @@ def _results(
 
 
 def _scored(
-    truth: Truth,
-    found: Detections,
-    contents: Mapping[Id, Mapping[str, Any]],
-    how: Instances,
+    dataset: Mapping[str, Any], results: Sequence[Mapping[str, Any]], how: Instances
 ) -> dict[str, Any]:
-    """AP and counts; a UserWarning where something was left out."""
-    broken = {identity: x["broken"] for identity, x in contents.items() if x["broken"]}
-    findings = Findings((*truth.findings, *found.findings))
-    findings.add(Finding(*each) for x in contents.values() for each in x["findings"])
-    words = findings.in_words()
-    if broken:
-        first = next(iter(broken.values()))
-        words.insert(0, f"{counted(len(broken), 'broken picture')} left out, the first: {first}")
-    if words:
-        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=3)
-    used = set(truth.pictures) - set(broken)
-    dataset, results = truth.of_pictures(used), list(_results(truth, found, contents, by_id=False))
+    """AP of masks and of boxes."""
     score = average_precision.lvis if how.annotations == "lvis" else average_precision.coco
     segm, bbox = (score(dataset, results, kind) for kind in ("segm", "bbox"))
-    reasons = [*broken.values(), *(each.text for each in findings.all)][:_REASONS]
     differences = [x.difference for x in (segm, bbox) if x.difference is not None]
     return {
         "ap": dict(segm.numbers),
         "box_ap": dict(bbox.numbers),
         "by": segm.by,
         **({"difference": max(differences)} if differences else {}),
-        "images": len(used),
-        "masks": len(results),
-        "skipped": len(broken),
-        **findings.counts(),
-        **({"reasons": reasons} if reasons else {}),
     }
+
+
+def _left_out(
+    truth: Truth,
+    found: Detections,
+    contents: Mapping[Id, Mapping[str, Any]],
+    broken: Sequence[str],
+) -> dict[str, Any]:
+    """Counts and reasons; a UserWarning where there is something."""
+    findings = Findings((*truth.findings, *found.findings))
+    findings.add(Finding(*each) for x in contents.values() for each in x["findings"])
+    words = findings.in_words()
+    if broken:
+        picture = counted(len(broken), "broken picture")
+        words.insert(0, f"{picture} left out, the first: {broken[0]}")
+    if words:
+        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=3)
+    reasons = [*broken, *(each.text for each in findings.all)][:_REASONS]
+    return {**findings.counts(), **({"reasons": reasons} if reasons else {})}
+
+
+def _worst(
+    truth: Truth,
+    found: Detections,
+    contents: Mapping[Id, Mapping[str, Any]],
+    dataset: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: Sequence[Mapping[str, Any]],
+    sixteen_bit: Literal["upper_byte", "stretch"],
+) -> bytes:
+    """The sheet of the pictures whose objects were found worst."""
+    by_name = {listed.name: identity for identity, listed in truth.pictures.items()}
+    drawn = []
+    for name, value in matches.worst(rows):
+        identity = by_name[name]
+        listed = truth.pictures[identity]
+        try:
+            image = _read(_file(truth, listed), listed, sixteen_bit, [])
+        except (DataError, MissingError):
+            continue  # it has no box either, so that nobody has read it before
+        boxes = {box.place: box for box in found.of.get(identity, ())}
+        masks = contents[identity]["masks"] if identity in contents else []
+        masks = sorted(masks, key=lambda each: -boxes[each["place"]].score)
+        objects = [
+            each["segmentation"]
+            for each in dataset["annotations"]
+            if each["image_id"] == listed.number and not each["iscrowd"]
+        ]
+        prompts = [Prompt(box=boxes[each["place"]].corners) for each in masks]
+        runs = [each["segmentation"] for each in masks]
+        drawn.append(matches.row(name, value, image, objects, prompts, runs))
+    return matches.sheet(drawn)

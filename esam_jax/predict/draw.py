@@ -104,7 +104,7 @@ class Row:
 
     picture: UInt8[np.ndarray, "H W 3"]
     prompts: Sequence[Prompt]
-    masks: Sequence[Bool[np.ndarray, "Q H W"]]
+    masks: Sequence[Bool[np.ndarray, "_ H W"]]
     captions: Sequence[str]
     name: str = ""
 

@@ -1,5 +1,6 @@
 """Masks from boxes of a detector: golden AP, the public interface, kills, and bad results."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -189,6 +190,36 @@ def test_masks_and_ap_are_those_of_a_slow_computation(truth, tmp_path):
     assert result["ap"]["AP"] == pytest.approx(np.mean(levels), abs=1e-12)
     assert result["box_ap"]["AP50"] > 0.9 > result["ap"]["AP50"]
     assert result.get("difference", 0) <= 1e-6
+
+
+def test_objects_and_worst_pictures(truth, tmp_path):
+    """The best mask of each object's category, again in NumPy from what was written."""
+    content = json.loads(truth.read_text())
+    crowd = annotation(99, 1, disc(32, 24, 20), iscrowd=1)
+    content["annotations"].append(crowd)
+    boxes_of = results(truth)[:-2]  # none for the last object
+    truth.write_text(json.dumps(content))
+    out = tmp_path / "out"
+    evaluated(truth, boxes_of, out=out)
+    masks = json.loads((out / "masks.json").read_text())
+    with (out / "objects.csv").open(newline="") as file:
+        rows = {int(each["object"]): each for each in csv.DictReader(file)}
+    assert list(rows) == [10, 11, 12, 13, 14]
+    for each in content["annotations"][:-1]:
+        mask = regions.from_rle(each["segmentation"])
+        ious = [
+            (regions.iou(regions.from_rle(x["segmentation"]), mask), x["score"])
+            for x in masks
+            if (x["image_id"], x["category_id"]) == (each["image_id"], each["category_id"])
+        ]
+        iou, score = max(ious, key=lambda pair: pair[0], default=(0.0, 0.0))
+        row = rows[each["id"]]
+        assert (float(row["iou"]), float(row["score"])) == (pytest.approx(iou, abs=1e-12), score)
+        assert (row["picture"], row["size"]) == (f"{each['image_id']}.png", "small")
+        assert float(row["area"]) == mask.sum()
+    assert rows[14]["score"] == "0.0"
+    with Image.open(out / "worst.png") as sheet:
+        assert sheet.size[0] > 3 * 208 and sheet.size[1] > 3 * 150  # three pictures with objects
 
 
 def test_perfect_masks_score_one(truth):
