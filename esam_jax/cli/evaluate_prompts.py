@@ -22,7 +22,7 @@ from esam_jax.predict import load
 from esam_jax.report import measured
 from esam_jax.words import counted
 
-_READ_BY = ("crowds", "ambiguous_exif", "sixteen_bit")  # of a source
+_READ_BY = ("crowds", "ambiguous_exif", "sixteen_bit", "part", "heldout")  # of a source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Prompts:
     """How a picture turned by EXIF is read where the annotations' size fits both readings."""
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
     """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
+    part: Literal["all", "train", "heldout"] = "all"
+    """Pictures of each, as `esam train --data.source.part`: those held out, or the others."""
+    heldout: int = 0
+    """How many are held out, with --part: the number that the training was given."""
     out: Path | None = None
     """Folder for per-object results, the worst pictures and charts; resumes what is in it."""
     json: bool = False

@@ -146,11 +146,7 @@ def evaluate(
         rows = matches.objects(dataset, results)
         files.write(out / OBJECTS_FILE, matches.as_csv(rows))
         files.write(out / WORST_FILE, _worst(truth, found, contents, dataset, rows, sixteen_bit))
-        masks = [
-            {key: value for key, value in each.items() if key != "bbox"}  # it is not the mask's
-            for each in _results(truth, found, contents, by_id=True)
-        ]
-        files.write(out / MASKS_FILE, json.dumps(masks))
+        files.write(out / MASKS_FILE, json.dumps(_exported(truth, found, contents)))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -266,6 +262,14 @@ def _results(
                 "score": box.score,
                 "segmentation": each["segmentation"],
             }
+
+
+def _exported(
+    truth: Truth, found: Detections, contents: Mapping[Id, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """As a results file for any scorer: without the boxes, which are not those of the masks."""
+    results = _results(truth, found, contents, by_id=True)
+    return [{key: value for key, value in each.items() if key != "bbox"} for each in results]
 
 
 def _scored(

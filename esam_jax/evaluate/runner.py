@@ -44,7 +44,7 @@ def evaluate(
     *,
     out: Path | None = None,
     model: str = "",
-    read_by: Mapping[str, str] = MappingProxyType({}),
+    read_by: Mapping[str, Any] = MappingProxyType({}),
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Measures the model on each data set, by name, over all local devices.

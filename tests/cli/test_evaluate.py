@@ -70,6 +70,20 @@ def test_files_and_a_second_call(model, tmp_path, capsys):
     assert "made with other settings (protocol was" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_the_pictures_that_a_training_held_out(model, odd_data, capsys):
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--json"]
+    masks = []
+    for part in ("heldout", "train"):
+        assert cli.main([*argv, "--part", part, "--heldout", "1"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert f"{part} part, 1 held out" in result["data"][0]["hash"]
+        masks.append(result["masks"] + result["skipped"])
+    assert sum(masks) == 3  # of three pictures, one of them absent
+    assert cli.main([*argv, "--heldout", "1"]) == 2
+    assert "set both" in capsys.readouterr().err
+
+
 def test_a_second_call_reads_the_data_alike(model, odd_data, tmp_path_factory, capsys):
     out = str(tmp_path_factory.mktemp("found"))
     argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--out", out]
