@@ -119,7 +119,8 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "scene"],
-            "--data.source.kind is 'scene', but must be one of scenes, sa1b, coco, image_folder",
+            "--data.source.kind is 'scene', but must be one of scenes, sa1b, label_maps, coco, "
+            "image_folder",
         ),
         (["segment_ti", "--workdir", "w", "--data.source.kind"], "--data.source.kind needs a"),
         (["segment_ti", "--workdir", "w", "--data.sauce.kind=coco"], "--data.source.kind?"),
@@ -135,7 +136,8 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         ),
         (
             ["quickstart_sami", "--workdir", "w", "--data.source.path", "p"],
-            "--data.source.path: add --data.source.kind sa1b|coco|image_folder, which have it",
+            "--data.source.path: add --data.source.kind sa1b|label_maps|coco|image_folder, "
+            "which have it",
         ),
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "image_folder"],

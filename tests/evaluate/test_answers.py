@@ -87,7 +87,7 @@ def test_each_answer_is_that_of_the_public_interface_to_the_bit(name: str):
     assert all(len(prompt.points) == 3 and (prompt.mask is not None) == is_sam for prompt in given)
 
 
-@pytest.mark.parametrize("name", nano.NAMES)
+@pytest.mark.parametrize("name", [NAME, pytest.param("sam_nano", marks=pytest.mark.slow)])
 def test_neither_devices_nor_order_nor_company_change_a_number(name: str):
     sam, source = nano.sam(name), sources.open_source(EVALUATE.source)
     rules = rules_of(sam, points=(1, 2), clicks=("centre",), masks_per_image=3)

@@ -46,7 +46,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @real
 @pytest.mark.parametrize(
-    "name", ["coco_instances/val", "lvis_mini", "sa1b_layout", "nuclei_dsb2018"]
+    "name",
+    [
+        "coco_instances/val",
+        "lvis_mini",
+        "nuclei_dsb2018",
+        pytest.param("sa1b_layout", marks=pytest.mark.slow),  # pictures of 2048 x 1536
+    ],
 )
 def test_ious_are_those_of_plain_numpy(name: str):
     """Truth is read from the files without the data layer, by picture and object.
