@@ -171,6 +171,6 @@ class Protocol:
         )
 
 
-def size_of(area: int) -> str:
+def size_of(area: int | float) -> str:
     """COCO's name for the size of an object of that many pixels."""
     return "small" if area <= SMALL_PX else "medium" if area <= MEDIUM_PX else "large"

@@ -36,7 +36,7 @@ DISCS = {1: [(20, 20, 12), (50, 30, 9)], 2: [(30, 24, 15)], 7: [(12, 12, 8), (40
 
 def annotation(identity: int, picture: int, mask: np.ndarray, **changes) -> dict:
     about = {"id": identity, "image_id": picture, "category_id": 1 + identity % 2, "iscrowd": 0}
-    shape = {"segmentation": regions.to_runs(mask), "area": int(mask.sum())}
+    shape = {"segmentation": regions.to_runs(mask), "area": float(mask.sum())}
     return {**about, **shape, "bbox": list(regions.mask_box(mask)), **changes}
 
 
