@@ -192,6 +192,24 @@ def annotation(identity: int, picture: int, **changes) -> dict:
     return {**about, "bbox": [5, 5, 25, 20], "segmentation": square, **changes}
 
 
+def test_the_order_of_a_json_changes_no_number(coco: Path):
+    """Nor which objects are drawn, nor their clicks: all follow names and ids."""
+    content = json.loads(coco.read_text())
+    for i in range(6):
+        x, y = 4 * i, 3 * i
+        shape = [[x, y, x + 14, y, x + 14, y + 9, x, y + 9]]
+        content["annotations"].append(annotation(20 + i, 1 + i % 2, segmentation=shape))
+    coco.write_text(json.dumps(content))
+    options = {"masks_per_image": 2, "points": (1, 2), "clicks": ("uniform", "centre")}
+    wanted = measured(coco, **options)
+    for name in ("images", "annotations"):
+        content[name] = content[name][::-1]
+    coco.write_text(json.dumps(content))
+    found = measured(coco, **options)
+    assert found["numbers"] == wanted["numbers"] and found["masks"] == 4
+    assert found["data"][0]["hash"] != wanted["data"][0]["hash"]  # it is another file
+
+
 EMPTY = {"size": [40, 60], "counts": [40 * 60]}
 CROWD = {"size": [40, 60], "counts": [400, 300, 1700]}
 BAD = {
