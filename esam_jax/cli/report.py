@@ -32,12 +32,16 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Report, argv, prog="esam report")
     if args.out is not None:
         outputs.require_file(args.out, overwrite=args.overwrite, endings=(".html", ".htm"))
-    from esam_jax.report import page, summary  # import JAX only once the arguments are right
+    from esam_jax.report import (
+        comparison,
+        page,
+        summary,
+    )  # import JAX only once the arguments are right
 
     found = summary.summary(args.run)
     out = args.out or (None if args.json else args.run / "report.html")
     if out is not None:
-        _write(out, page.render(found, summary.curves(args.run)))
+        _write(out, page.render(found, summary.curves(args.run), comparison.section(args.run)))
     print(json.dumps(found) if args.json else _for_people(found, out))
     return 0
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from esam_jax import files
 from esam_jax.cli import arguments, run_keys
 from esam_jax.config import PeersConfig, RunConfig
 from esam_jax.errors import ConfigError
@@ -64,9 +66,28 @@ def main(argv: Sequence[str]) -> int:
         from esam_jax.train import loop  # libraries that must not start JAX before its peers met
 
         metrics = loop.run(config, where.workdir, resume_with=resume_with)
+        if config.defaults == "own_data":
+            _report(config, where.workdir)
     if where.json:
         print(json.dumps(metrics))
     return 0
+
+
+def _report(config: RunConfig, run: Path) -> None:
+    """Before and after, on the pictures held out: a page, of one process of several."""
+    import jax
+
+    from esam_jax.predict import load
+    from esam_jax.report import comparison, page, summary
+
+    if jax.process_index() or config.evaluate is None:
+        return
+    start = config.task.init_from
+    assert start is not None  # fine-tuning has one
+    found = comparison.write(run, lambda: load(start), lambda: load(run), config.evaluate)
+    text = page.render(summary.summary(run), summary.curves(run), comparison.section(run))
+    files.write(run / "report.html", text)
+    print(f"esam: {comparison.in_words(found)}; look at {run / 'report.html'}", file=sys.stderr)
 
 
 def _preflight(config: RunConfig, where: Where, resume_with: list[str]) -> int:

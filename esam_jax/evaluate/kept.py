@@ -32,6 +32,11 @@ class Kept:
     def __contains__(self, place: int) -> bool:
         return place in self._memory
 
+    @property
+    def places(self) -> list[int]:
+        """Of the pictures that are kept."""
+        return sorted(self._memory)
+
     def put(self, place: int, content: dict[str, Any]) -> None:
         """MissingError where the folder cannot be written."""
         if self._folder is not None:

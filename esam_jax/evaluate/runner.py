@@ -74,7 +74,7 @@ def evaluate(
         name: prompts.chosen(source, protocol.images, protocol.seeds[0])
         for name, source in data.items()
     }
-    bound = _on_local_devices(sam, max(map(len, chosen.values())))
+    bound = on_local_devices(sam, max(map(len, chosen.values())))
     contents: dict[str, list[dict[str, Any]]] = {}
     resumed = 0
     for number, (name, source) in enumerate(data.items()):
@@ -94,7 +94,7 @@ def evaluate(
     return result
 
 
-def _on_local_devices(sam: Sam, pictures: int) -> answers.Bound:
+def on_local_devices(sam: Sam, pictures: int) -> answers.Bound:
     """The weights as programs read them, on as many devices of this host as have work."""
     devices = jax.local_devices()[: max(1, pictures)]
     mesh = sharding.make_mesh(MeshConfig(data=len(devices)), devices)

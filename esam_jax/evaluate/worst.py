@@ -53,7 +53,7 @@ def sheet(
         places = [i for i in _places(source, rules) if source.name(i) in wanted]
         for found in prompts.measure(model, source, places, keeping, progress=False):
             if found.scene is not None and found.scene.targets:
-                drawn[name, found.name] = _row(found, columns)
+                drawn[name, found.name] = row([(found, column) for column in columns])
     rows = [drawn[name, picture] for _, name, picture in ranked if (name, picture) in drawn]
     titles = ("prompts", "truth", *(column.replace("_", " ") for column in columns))
     return draw.png(draw.contact_sheet(rows, titles))
@@ -68,29 +68,34 @@ def _ious(picture: Mapping[str, Any]) -> list[float]:
     return [run[0] for each in picture["objects"] for runs in each["ious"].values() for run in runs]
 
 
-def _row(found: Found, columns: Sequence[str]) -> Row:
-    """A picture, the objects that were found worst and the answers of the first seed."""
-    assert found.scene is not None
-    image, targets = found.scene.image, found.scene.targets
-    order = np.argsort([_worst(each) for each in found.scores], kind="stable")[:_OBJECTS].tolist()
+def row(answers: Sequence[tuple[Found, str]]) -> Row:
+    """A picture, the objects that were found worst, and the answers of the first seed to a prompt:
+    a column for each (what a model found of the picture, prompt).
+
+    What they found is of the same objects, with their masks and prompts kept (`Rules.keep`).
+    """
+    first, _ = answers[0]
+    assert first.scene is not None
+    image, targets = first.scene.image, first.scene.targets
+    badness = [
+        numbers.mean(found.scores[i][column][0].iou for found, column in answers)
+        for i in range(len(targets))
+    ]
+    order = np.argsort(badness, kind="stable")[:_OBJECTS].tolist()
     scale = min(1.0, _LONG_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    answers = [[found.scores[i][column][0] for i in order] for column in columns]
-    means = [numbers.mean(answer.iou for answer in each) for each in answers]
-    masks = [[answer.found for answer in each] for each in answers]
+    chosen = [[found.scores[i][column][0] for i in order] for found, column in answers]
+    means = [numbers.mean(answer.iou for answer in each) for each in chosen]
+    masks = [[answer.found for answer in each] for each in chosen]
     shown = [[targets[i].mask for i in order], *masks]
     shares = size[0] / image.shape[1], size[1] / image.shape[0]
     return Row(
         picture=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
-        prompts=[overlays.scaled(_given(found.scores[i][columns[0]][0]), *shares) for i in order],
+        prompts=[overlays.scaled(_given(each), *shares) for each in chosen[0]],
         masks=[np.stack([_small(mask, size) for mask in each]) for each in shown],
         captions=[f"{len(order)} of {len(targets)}", *(f"IoU {value:.3f}" for value in means)],
-        name=found.name,
+        name=first.name,
     )
-
-
-def _worst(scores: Mapping[str, Any]) -> float:
-    return numbers.mean(runs[0].iou for runs in scores.values())
 
 
 def _small(mask: Bitmap | None, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:

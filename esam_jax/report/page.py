@@ -67,13 +67,16 @@ summary { cursor: pointer; }
 """
 
 
-def render(summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]]) -> str:
-    """The complete page; from `summary.summary` and `summary.curves`."""
+def render(
+    summary: Mapping[str, Any], curves: Mapping[str, Sequence[Series]], comparison: str = ""
+) -> str:
+    """The complete page; from `summary.summary`, `summary.curves` and `comparison.section`."""
     title = html.escape(str(summary["name"]))
     body = [
         f"<h1>{title}</h1>",
         f'<p class="sub">{html.escape(_state(summary))}</p>',
         _tiles(summary),
+        comparison,
         "<h2>Curves</h2>",
         _charts(curves),
         "<h2>Where the time went</h2>",
