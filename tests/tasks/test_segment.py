@@ -387,13 +387,18 @@ def test_a_run_of_pairs_starts_as_its_model_and_leaves_a_plain_one(model, monkey
 
 def test_an_evaluation_in_training_sees_the_pairs(monkeypatch):
     model, seen = "efficientsam_nano", []
-    monkeypatch.setattr(segment.prompts, "measurement", lambda *_: seen.append)
+
+    def measure(params):
+        seen.append(params)
+        return {"box_miou": 0.5, "point_miou": 0.25}
+
+    monkeypatch.setattr(segment.prompts, "measurement", lambda *_: measure)
     task = _task(model, train="lora")
     params = _with_pairs(model, task, b=0.3)
     assert task.measurement is not None
-    task.measurement(EvaluateConfig(source=ScenesConfig()), sharding.make_mesh(MeshConfig(data=1)))(
-        params
-    )
+    mesh = sharding.make_mesh(MeshConfig(data=1))
+    found = task.measurement(EvaluateConfig(source=ScenesConfig()), mesh)(params)
+    assert found == {"box_miou": 0.5, "point_miou": 0.25, "miou": 0.375}
     (left,) = task.models(params, task.resumed()).values()
     jax.tree.map(np.testing.assert_array_equal, seen[0], left.params)
 

@@ -21,7 +21,7 @@ import importlib
 from types import ModuleType
 from typing import get_args
 
-from esam_jax.config import SourceConfig
+from esam_jax.config import ScenesConfig, SourceConfig
 from esam_jax.data import parts
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, MissingError
@@ -39,8 +39,9 @@ def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
             f"--{options}path PATH"
         )
     source: Source = _module(config.kind).open(config, options)
-    part = getattr(config, "part", "all")
-    return source if part == "all" else parts.of(source, part, config.heldout)
+    if isinstance(config, ScenesConfig) or config.part == "all":
+        return source
+    return parts.of(source, config.part, config.heldout)
 
 
 def detect(path: str) -> SourceConfig:
