@@ -76,8 +76,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def model(run: Path) -> None:
-    """Leaves the smallest model in a run folder, as a finished run does."""
+    """Leaves the smallest model and a loss in a run folder, as a finished run does."""
     config = named.sam("efficientsam_nano")
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 4, "loss": 0.5, "finished": True}))
     if not (run / "model").exists():
         model_folder.write(run / "model", config, nano.params(config), source="test")
 
