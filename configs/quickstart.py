@@ -8,7 +8,9 @@ import dataclasses
 from esam_jax.config import (
     CropConfig,
     DataConfig,
+    DistillConfig,
     EvaluateConfig,
+    FramedConfig,
     OptimConfig,
     PretrainDecoderConfig,
     PromptedConfig,
@@ -153,4 +155,37 @@ def quickstart_scratch() -> RunConfig:
         batch=16,
         log_every_steps=20,
         save=SaveConfig(every_steps=160),
+    )
+
+
+def quickstart_distill() -> RunConfig:
+    """MobileSAM's recipe in small: a TinyViT learns the embedding of the shipped teacher.
+
+    Command   esam train quickstart_distill --workdir runs/distill
+    Hardware  one CPU core.
+    Expected  TODO
+    """
+    return RunConfig(
+        name="quickstart_distill",
+        task=DistillConfig(
+            student="mobile_sam_nano",
+            teacher=TeacherConfig(model="sam_nano", weights=_TEACHER),
+        ),
+        data=DataConfig(
+            source=dataclasses.replace(_TRAIN, scenes=200_000),
+            view=FramedConfig(image_px=_PX, flip="horizontal"),
+            threads=1,
+        ),
+        optim=OptimConfig(
+            peak_lr=2e-3,
+            schedule="cosine",
+            warmup_steps=100,
+            weight_decay=0.05,
+            clip_norm=1.0,
+        ),
+        steps=4000,
+        batch=32,
+        evaluate=EvaluateConfig(source=_HELD_OUT, images=200, every_steps=1000),
+        log_every_steps=50,
+        save=SaveConfig(every_steps=1000),
     )

@@ -60,8 +60,11 @@ class PerExample:
 
     The step minimises sum(loss * weight) / sum(weight) over the global batch, whatever the mesh or
     the number of accumulated micro-batches. `weight` is 0 for padding. Metrics are averaged alike.
+    `moments` are statistics of all examples together, by the names of the parameters that are their
+    running averages (`models/parts/batch_norm.py`).
     """
 
     loss: Float[Array, "*X"]
     weight: Float[Array, "*X"]
     metrics: Mapping[str, Float[Array, "*X"]]
+    moments: Params = flax.struct.field(default_factory=dict)

@@ -24,6 +24,7 @@ _EXIT_PIPE = 128 + signal.SIGPIPE  # what a shell reports for `cat FILE | head -
 
 COMMANDS = {
     "train": "train models from a config; resumes automatically",
+    "features": "store what a teacher makes of each picture, for distillation",
     "plan": "what a run needs on a machine that need not exist yet: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",

@@ -8,6 +8,7 @@ from esam_jax.config.data import (
     CocoConfig,
     CropConfig,
     DataConfig,
+    FramedConfig,
     ImageFolderConfig,
     LabelMapsConfig,
     PromptedConfig,
@@ -39,6 +40,7 @@ from esam_jax.config.run import (
     SaveConfig,
 )
 from esam_jax.config.tasks import (
+    DistillConfig,
     SamiConfig,
     SegmentConfig,
     TaskConfig,
@@ -51,8 +53,10 @@ __all__ = [
     "CropConfig",
     "DataConfig",
     "DecoderConfig",
+    "DistillConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FramedConfig",
     "GuardConfig",
     "ImageFolderConfig",
     "LabelMapsConfig",

@@ -152,7 +152,26 @@ class PromptedConfig(Config):
             yield "jitter", f"must be a range of scales above 0 and up to {_LARGEST_SCALE:g}"
 
 
-ViewConfig = CropConfig | PromptedConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FramedConfig(Config):
+    """Views of entire pictures as a promptable model sees them, without masks or prompts.
+
+    `features` is a folder of `esam features`: what it holds of each picture comes with it.
+    """
+
+    kind: ClassVar[Literal["framed"]] = "framed"
+    needs: ClassVar[frozenset[str]] = frozenset()  # annotations
+    image_px: Annotated[int, at_least(8), multiple_of(8)] = 1024
+    fit: Literal["stretch", "pad"] = "pad"
+    flip: Literal["none", "horizontal"] = "none"  # at random
+    features: Annotated[str | None, local(), MAY_DIFFER] = None
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.features is not None and self.flip != "none":
+            yield "flip", "stored features are those of pictures as they are: write none"
+
+
+ViewConfig = CropConfig | PromptedConfig | FramedConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

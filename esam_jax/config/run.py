@@ -187,8 +187,9 @@ class RunConfig(Config):
         task, best, saved = self.task, self.save.best, self.save.every_steps
         if self.batch % self.accumulate:
             yield "batch", f"must divide into accumulate={self.accumulate} micro-batches"
-        if self.data.view.kind != task.reads:
-            yield "data.view.kind", f"the task {task.kind!r} reads {task.reads!r} views"
+        if self.data.view.kind not in task.reads:
+            reads = " or ".join(map(repr, task.reads))
+            yield "data.view.kind", f"the task {task.kind!r} reads {reads} views"
         if self.evaluate is not None and not task.measures:
             yield "evaluate", f"the task {task.kind!r} has nothing to measure: leave it out"
         elif self.evaluate is not None:

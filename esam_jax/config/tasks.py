@@ -21,11 +21,11 @@ from esam_jax.config.rules import (
 class _TrainedConfig(Config):
     """What every task has.
 
-    `reads` is the kind of its views, `measures` what an evaluation of it reports (more is better),
+    `reads` are the kinds of its views, `measures` what an evaluation reports (more is better),
     `measured_on` the annotations that this needs.
     """
 
-    reads: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
     measures: ClassVar[tuple[str, ...]] = ()
     measured_on: ClassVar[frozenset[str]] = frozenset()
     # A model or a run whose weights are taken over, as far as they fit the task.
@@ -34,7 +34,7 @@ class _TrainedConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Config):
-    """The frozen SAM image encoder whose features are reconstructed.
+    """The frozen SAM image encoder whose features are reconstructed or regressed.
 
     `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
     error.
@@ -58,7 +58,7 @@ class SamiConfig(_TrainedConfig):
     """
 
     kind: ClassVar[Literal["sami"]] = "sami"
-    reads: ClassVar[str] = "crop"
+    reads: ClassVar[tuple[str, ...]] = ("crop",)
     students: Annotated[tuple[str, ...], some(), distinct("name each once")]  # of models/named.py
     teacher: TeacherConfig = TeacherConfig()
     decoder: PretrainDecoderConfig = PretrainDecoderConfig()
@@ -80,7 +80,7 @@ class SegmentConfig(_TrainedConfig):
     """
 
     kind: ClassVar[Literal["segment"]] = "segment"
-    reads: ClassVar[str] = "prompted"
+    reads: ClassVar[tuple[str, ...]] = ("prompted",)
     measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou", "miou")
     measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     model: str = "efficientsam_ti"  # a name in models/named.py
@@ -102,6 +102,32 @@ class SegmentConfig(_TrainedConfig):
     # Chance that a branch of the encoder's last block is left out; it rises evenly from block to
     # block.
     drop_path: Annotated[float, at_least(0), below(1)] = 0.0
+    # The statistics of a TinyViT's norms: those of few pictures are poor.
+    batch_norm: Literal["stored", "batch"] = "stored"
 
 
-TaskConfig = SamiConfig | SegmentConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig(_TrainedConfig):
+    """Distillation: a student regresses the features that a frozen teacher has of the same pixels.
+
+    `coupling` is what becomes of the teacher's prompt encoder and mask decoder (MobileSAM,
+    arXiv:2306.14289, section 3.2). "decoupled": the student gets them, frozen, and only embeddings
+    are compared. "semi": the loss on masks, through the frozen decoder, too. "coupled": the decoder
+    is trained with it. "features": the student gets none, as in pretraining at 224 pixels.
+    `init_from` holds the student's encoder.
+    """
+
+    kind: ClassVar[Literal["distill"]] = "distill"
+    reads: ClassVar[tuple[str, ...]] = ("framed", "prompted", "crop")
+    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
+    measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
+    student: str = "mobile_sam"  # of models/named.py: its encoder
+    teacher: TeacherConfig = TeacherConfig()
+    coupling: Literal["features", "decoupled", "semi", "coupled"] = "decoupled"
+    loss: Literal["mse", "l1", "cosine", "unit_mse", "unit_l1"] = "mse"  # of the features
+    feature_weight: Annotated[float, at_least(0)] = 1.0  # of it, beside a loss on masks
+    loss_at: Literal["low_res", "image"] = "low_res"  # where masks are compared, if they are
+    batch_norm: Literal["batch", "stored"] = "batch"  # the statistics of a TinyViT's norms
+
+
+TaskConfig = SamiConfig | SegmentConfig | DistillConfig

@@ -1,7 +1,7 @@
 """Named models: one table from a name to its config.
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
-arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` pair is this project's own:
+arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` models are this project's own:
 64-pixel models for demonstrations and tests that have to train in minutes on a laptop.
 """
 
@@ -121,6 +121,19 @@ def _sam_nano() -> SamConfig:
     )
 
 
+def _mobile_sam_nano() -> SamConfig:
+    """As many cells as `sam_nano` has, whose decoder it shares."""
+    encoder = TinyVitConfig(
+        widths=(24, 48, 96),
+        depths=(1, 2, 2),
+        all_heads=(2, 2, 4),
+        windows=(7, 8, 8),
+        image_px=64,
+        neck_width=64,
+    )
+    return SamConfig(encoder=encoder, decoder=_sam_nano().decoder)
+
+
 def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> Callable[[], MaeConfig]:
     return lambda: MaeConfig(
         encoder=VitConfig(
@@ -138,6 +151,7 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "efficientsam_ti_extended": _extended(_efficientsam(width=192, heads=3)),
     "efficientsam_s_extended": _extended(_efficientsam(width=384, heads=6)),
     "mobile_sam": _mobile_sam,
+    "mobile_sam_nano": _mobile_sam_nano,
     "sam_nano": _sam_nano,
     "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),
     "sam_l": _sam(width=1024, heads=16, depth=24, global_blocks=(5, 11, 17, 23)),

@@ -1,6 +1,6 @@
 """Losses and overlaps, one value per example or mask, always in float32."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,36 @@ def feature_cosine(
     pred, target = (_unit(x.astype(jnp.float32)) for x in (pred, target))
     distance = 1 - (pred * target).sum(-1)
     return distance.mean(axis=range(1, distance.ndim))
+
+
+def feature_l1(pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]) -> Float[Array, " B"]:
+    """Absolute error, mean over tokens and channels."""
+    error = jnp.abs(pred.astype(jnp.float32) - target.astype(jnp.float32))
+    return error.mean(axis=range(1, error.ndim))
+
+
+def feature_unit_mse(
+    pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]
+) -> Float[Array, " B"]:
+    """`feature_mse` of tokens divided by their length, which is 2 / T times `feature_cosine`."""
+    return feature_mse(*(_unit(x.astype(jnp.float32)) for x in (pred, target)))
+
+
+def feature_unit_l1(
+    pred: Float[Array, "B *N T"], target: Float[Array, "B *N T"]
+) -> Float[Array, " B"]:
+    """`feature_l1` of tokens divided by their length: DMAE's alignment (arXiv:2208.12256)."""
+    return feature_l1(*(_unit(x.astype(jnp.float32)) for x in (pred, target)))
+
+
+# By the names that configs have for them.
+FEATURES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mse": feature_mse,
+    "l1": feature_l1,
+    "cosine": feature_cosine,
+    "unit_mse": feature_unit_mse,
+    "unit_l1": feature_unit_l1,
+}
 
 
 def of_the_mean(

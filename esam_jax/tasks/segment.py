@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from esam_jax.config import (
     EvaluateConfig,
+    FramedConfig,
     PromptedConfig,
     RunConfig,
     SamConfig,
@@ -26,8 +27,9 @@ from esam_jax.config import (
 from esam_jax.data import views
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import prompts
-from esam_jax.models import flops, lora, named
-from esam_jax.models.parts import stack
+from esam_jax.models import encoders, flops, lora, named
+from esam_jax.models.parts import batch_norm, stack
+from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import drop_path, images, losses, positions
@@ -46,8 +48,10 @@ def build(config: RunConfig) -> Task:
     assert isinstance(task, SegmentConfig)
     sam_config = named.sam(task.model)
     assert isinstance(config.data.view, PromptedConfig)
-    _check_view(config.data.view, task.model, sam_config)
+    check_view(config.data.view, task.model, sam_config)
     _check_choices(task, sam_config)
+    if task.batch_norm == "batch" and config.accumulate > 1:
+        raise ConfigError(batch_norm.cut(config.accumulate))
     view = config.data.view
     model = Sam(sam_config, config.compute)
 
@@ -65,7 +69,7 @@ def build(config: RunConfig) -> Task:
         del frozen  # nothing is, and the first prompts come with the batch
         masks, valid = batch["masks"], batch["valid"]
         variables = {"params": complete(params)}
-        embedding = _embed(task, model, variables, batch)
+        embedding, moments = _embed(task, model, variables, batch)
 
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
@@ -77,14 +81,15 @@ def build(config: RunConfig) -> Task:
             return logits, scores
 
         each_round = functools.partial(compare, masks, valid)
-        return rounds.loss(task, sam_config, decode, each_round, target, batch)
+        each = rounds.loss(task, sam_config, decode, each_round, target, batch)
+        return each.replace(moments={task.model: moments} if moments else {})
 
     def models(params: Params, start: Start) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, complete(params), start.untrained)}
 
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         measure = prompts.measurement(model, evaluate, mesh)
-        return lambda params: _with_mean(measure(complete(params)))
+        return lambda params, _: _with_mean(measure(complete(params)))
 
     return Task(
         init=functools.partial(_init, task, sam_config),
@@ -96,7 +101,7 @@ def build(config: RunConfig) -> Task:
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
         miscounted=flops.miscounted(sam_config.encoder),
-        trains=functools.partial(start.trains, task),
+        trains=lambda path: start.trains(task, path) and not batch_norm.is_statistic(path),
         passes=_passes(task, sam_config),
     )
 
@@ -128,17 +133,25 @@ def _init(task: SegmentConfig, sam_config: SamConfig, rng: Array) -> Params:
     return {task.model: params}
 
 
-def _embed(task: SegmentConfig, model: Sam, variables: Params, batch: Batch) -> Array:
-    """The image embedding; a frozen encoder keeps nothing for the backward pass."""
+def _embed(
+    task: SegmentConfig, model: Sam, variables: Params, batch: Batch
+) -> tuple[Array, Moments]:
+    """The image embedding, and the statistics of batch norms that follow the batch.
+
+    A frozen encoder keeps nothing for the backward pass.
+    """
     pixels = images.normalise(batch["image"])
     scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
-    if task.train != "decoder":
+    moments: Moments = {}
+    if task.batch_norm == "batch":
+        embedding, moments = model.apply(variables, pixels, method=Sam.encode_jointly)
+    elif task.train != "decoder":
         embedding = model.apply(variables, pixels, scales, method=Sam.encode)
     else:
         with stack.forward_only():
             embedding = jax.lax.stop_gradient(model.apply(variables, pixels, method=Sam.encode))
     assert isinstance(embedding, jax.Array)
-    return embedding
+    return embedding, moments
 
 
 def _passes(task: SegmentConfig, sam_config: SamConfig) -> Callable[[int], int]:
@@ -229,6 +242,16 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
             f"task.clicks is {task.clicks} of both labels, but {task.model!r} takes no background "
             "points: write --task.click-labels foreground"
         )
+    if task.batch_norm == "batch" and not encoders.has_batch_norm(sam_config.encoder):
+        raise ConfigError(
+            f"task.batch_norm is 'batch', but the encoder of {task.model!r} has no batch norms: "
+            "write --task.batch-norm stored"
+        )
+    if task.batch_norm == "batch" and task.train != "all":
+        raise ConfigError(
+            f"task.batch_norm is 'batch', but task.train is {task.train!r}, which leaves the norms "
+            "as they are: write --task.batch-norm stored"
+        )
     if task.drop_path and isinstance(sam_config.encoder, TinyVitConfig):
         raise ConfigError(
             f"task.drop_path is {task.drop_path}, but the encoder of {task.model!r} has stages of "
@@ -241,7 +264,8 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
         )
 
 
-def _check_view(view: PromptedConfig, model: str, sam_config: SamConfig) -> None:
+def check_view(view: FramedConfig | PromptedConfig, model: str, sam_config: SamConfig) -> None:
+    """ConfigError unless the view shows pictures as the model takes them."""
     if view.image_px != sam_config.image_px:
         raise ConfigError(
             f"data.view.image_px is {view.image_px}, but {model!r} takes {sam_config.image_px}: "

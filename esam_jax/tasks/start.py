@@ -99,6 +99,15 @@ def trunk(init_from: str, model: str) -> Params:
     return {name: branch for name, branch in encoder.items() if name != "neck"}
 
 
+def encoder(init_from: str, model: str) -> Params:
+    """The image encoder of the model of this name, less what was never trained of it.
+
+    MissingError for a file that is not there, CheckpointError for one that does not fit.
+    """
+    file = _model(init_from, model, named.sam(model))
+    return _without(file.params, file.untrained).get("encoder", {})
+
+
 def untrained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     """What its prompts do not train, of a run that resumes; its first files may be gone."""
     try:

@@ -19,7 +19,8 @@ from esam_jax.typing import Batch, Params, PerExample
 BEHIND_TRUNK = ("encoder/neck", "prompt", "decoder")
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # of one example, without a batch axis
-Measure = Callable[[Params], dict[str, Any]]  # sharded parameters -> values of metrics.jsonl
+# (sharded parameters, those of the frozen networks) -> values of metrics.jsonl
+Measure = Callable[[Params, Params], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,8 @@ class Task:
         data once; None for a task whose models are not measured.
     miscounted: operations of one example that the count in the jaxpr of the loss misses.
     trains: path of a parameter in the tree of `init` ("efficientsam_ti/encoder/positions") ->
-        whether it is trained. The others keep their bits (`tasks/trained.py`).
+        whether it is trained. The others keep their bits (`tasks/trained.py`), but for the running
+        averages that the loss has `PerExample.moments` of.
     passes: operations of the loss of one example -> those of its update: backward needs as many for
         the gradient of what products take, and again for that of their parameters.
     """

@@ -21,7 +21,7 @@ from esam_jax.tasks.task import Frozen
 from esam_jax.typing import Params
 
 RANDOM_SEED = 1
-_DRAWN = "random"  # in the place of weights
+DRAWN = "random"  # in the place of weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,16 @@ class Teacher:
             shapes=lambda: jax.eval_shape(self._draw),
             placement=self.config.placement,
             features=lambda params, image: self.features(params, image, grid),
-            drawn=self.config.weights == _DRAWN,
+            drawn=self.config.weights == DRAWN,
             operations=self._operations(),
+        )
+
+    def unnamed(self) -> ConfigError:
+        """What is wrong when no weights are given."""
+        return ConfigError(
+            "task.teacher.weights is not set, but a trained teacher is needed. Give "
+            "--task.teacher.weights FILE (a SAM checkpoint or model folder), or the word "
+            f"{DRAWN} for a dry run"
         )
 
     @property
@@ -99,12 +107,8 @@ class Teacher:
     def _read(self) -> Params:
         weights = self.config.weights
         if weights is None:
-            raise ConfigError(
-                "task.teacher.weights is not set: SAMI needs a trained teacher. Give "
-                "--task.teacher.weights FILE (a SAM checkpoint or model folder), or the word "
-                f"{_DRAWN} for a dry run"
-            )
-        if weights == _DRAWN:
+            raise self.unnamed()
+        if weights == DRAWN:
             return self._draw()
         file = load.model_file(weights)
         if file.config.encoder != self.encoder:

@@ -7,7 +7,6 @@ Then each looks at one drawn picture, in the run's own precision and sharding: w
 be finite, and not the same everywhere.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from esam_jax import files, sharding
+from esam_jax.convert import digest
 from esam_jax.errors import CheckpointError
 from esam_jax.machine import compiler_options
 from esam_jax.models import rounding
@@ -70,16 +70,7 @@ def _like(task: Task, part: Frozen, weights: Params, mesh: Mesh) -> Params:
 
 def digests(weights: Params) -> dict[str, str]:
     """SHA-256 of the names, types, shapes and bytes of each network's arrays."""
-    return {name: _digest(params) for name, params in weights.items()}
-
-
-def _digest(params: Params) -> str:
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
-        total.update(f"{sharding.name(path)} {array.dtype} {array.shape}\n".encode())
-        total.update(array.data.cast("B") if array.size else b"")
-    return total.hexdigest()
+    return {name: digest.of(params) for name, params in weights.items()}
 
 
 def compare(task: Task, found: Mapping[str, str], workdir: Path) -> None:

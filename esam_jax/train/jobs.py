@@ -109,6 +109,7 @@ class Evaluate:
     shared: Shared
     checkpoints: Checkpoints
     measure: Measure | None
+    frozen: Params
     patience: Patience | None = None
 
     def after(self, done: int, state: TrainState) -> None:
@@ -116,7 +117,7 @@ class Evaluate:
         if self.measure is None or done not in self.due or done in self.shared.report.measured:
             return
         with self.shared.timed("evaluate", "an evaluation", done), jax.transfer_guard("allow"):
-            measured = self.measure(state.params)
+            measured = self.measure(state.params, self.frozen)
             self.shared.report.evaluation(done, measured)
             self.checkpoints.score(done, measured)
 

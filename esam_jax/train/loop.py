@@ -222,7 +222,14 @@ def _jobs(
     return Jobs(
         compare,
         jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
-        jobs.Evaluate(Due(often, cfg.steps), shared, checkpoints, measure, jobs.Patience.of(cfg)),
+        jobs.Evaluate(
+            Due(often, cfg.steps),
+            shared,
+            checkpoints,
+            measure,
+            compare.frozen,
+            jobs.Patience.of(cfg),
+        ),
     )
 
 

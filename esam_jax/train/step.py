@@ -12,7 +12,10 @@ from jaxtyping import Array, Num, Shaped
 
 from esam_jax import sharding
 from esam_jax.config import GuardConfig
+from esam_jax.errors import ConfigError
 from esam_jax.machine import compiler_options
+from esam_jax.models.parts import batch_norm
+from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.tasks import trained as parts
 from esam_jax.tasks.task import Task
 from esam_jax.train import guard, scalars
@@ -76,18 +79,20 @@ def jit_step(
         state: TrainState, frozen: Params, batch: Batch, schedule: Schedule
     ) -> tuple[TrainState, Scalars]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(root_key), state.step)
-        grads, metrics = mean_gradient(
+        grads, metrics, moments = mean_gradient(
             task, state.params, frozen, batch, rng, accumulate, sharding.batch(mesh)
         )
         metrics |= _gradient_norms(grads)
         # Of what was summed over all devices, so that every host finds the same.
         good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        good &= batch_norm.all_finite(moments)
         trained = parts.select(state.params, task.trains)
         updates, opt_state = optimiser.update(grads, state.opt_state, trained, schedule)
         changed = optax.apply_updates(trained, updates), opt_state
         trained, opt_state = _select(good, changed, (trained, state.opt_state))
         metrics |= _sizes(trained, updates, good)
-        params = parts.merged(state.params, trained)
+        averages = batch_norm.folded(state.params, moments, good)
+        params = parts.merged(parts.merged(state.params, trained), averages)
         metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
         after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
@@ -117,30 +122,34 @@ def mean_gradient(
     rng: Array,
     accumulate: int,
     place: NamedSharding,
-) -> tuple[Params, Metrics]:
+) -> tuple[Params, Metrics, Moments]:
     """Gradient of what is trained, and metrics, of sum(loss * weight) / sum(weight) over all
-    micro-batches together.
+    micro-batches together; the statistics of the batch, if the loss has any.
 
     Sums are accumulated and divided once, so uneven weights count alike however the batch is cut.
+    ConfigError for statistics of a batch that is cut.
     """
     images = len(jax.tree.leaves(batch)[0])
     drawn = jax.lax.with_sharding_constraint(task.draw(rng, images), place)
     batch = {**batch, **drawn}
 
-    def weighted_sums(trained: Params, part: Batch) -> tuple[Array, Metrics]:
+    def weighted_sums(trained: Params, part: Batch) -> tuple[Array, tuple[Metrics, Moments]]:
         with sharding.activations(place.mesh):
             each = task.loss(parts.merged(params, trained), frozen, part)
         values = {"loss": each.loss, **each.metrics}
         sums = {name: jnp.sum(value * each.weight) for name, value in values.items()}
-        return sums["loss"], sums | {"weight": jnp.sum(each.weight)}
+        sums |= {"weight": jnp.sum(each.weight)}
+        return sums["loss"], (sums, each.moments)
 
-    def gradient_sums(part: Batch) -> tuple[Params, Metrics]:
+    def gradient_sums(part: Batch) -> tuple[Params, Metrics, Moments]:
         trained = parts.select(params, task.trains)
-        grads, sums = jax.grad(weighted_sums, has_aux=True)(trained, part)
-        return grads, sums
+        grads, (sums, moments) = jax.grad(weighted_sums, has_aux=True)(trained, part)
+        if moments and accumulate > 1:
+            raise ConfigError(batch_norm.cut(accumulate))
+        return grads, sums, moments
 
     if accumulate == 1:
-        grads, sums = gradient_sums(batch)
+        grads, sums, moments = gradient_sums(batch)
     else:
         pieces = jax.tree.map(lambda x: micro_batches(x, accumulate, place), batch)
 
@@ -149,10 +158,10 @@ def mean_gradient(
 
         shapes = jax.eval_shape(gradient_sums, jax.tree.map(lambda x: x[0], pieces))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(add, zeros, pieces)
+        (grads, sums, moments), _ = jax.lax.scan(add, zeros, pieces)
     # A batch of padding alone has no gradient, rather than one of 0/0.
     share = 1.0 / jnp.maximum(sums.pop("weight"), jnp.finfo(jnp.float32).tiny)
-    return jax.tree.map(lambda x: x * share, (grads, sums))
+    return *jax.tree.map(lambda x: x * share, (grads, sums)), moments
 
 
 def micro_batches(

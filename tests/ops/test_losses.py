@@ -1,5 +1,7 @@
 """Losses against their formulas and in the corners where formulas overflow."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,23 @@ def test_feature_losses_are_one_value_per_example():
     cosine /= np.linalg.norm(target, axis=-1)
     found = losses.feature_cosine(jnp.asarray(pred), jnp.asarray(target))
     np.testing.assert_allclose(found, (1 - cosine).mean((1, 2)), rtol=1e-5)
+
+
+def test_distillation_losses_are_the_golden_ones():
+    """All tokens, the class token included, after the golden case's own projection."""
+    case = np.load(pathlib.Path(__file__).parent.parent / "golden" / "distillation_a.npz")
+    pred = jnp.asarray(case["student"] @ case["weight"].T + case["bias"])
+    golden = {
+        "mse": "mse",
+        "l1": "plain_l1",
+        "cosine": "one_minus_cosine",
+        "unit_mse": "dmae_l2_normalised",
+        "unit_l1": "dmae_l1_normalised",
+    }
+    assert golden.keys() == losses.FEATURES.keys()
+    for name, theirs in golden.items():
+        found = losses.FEATURES[name](pred, jnp.asarray(case["teacher"])).mean()
+        np.testing.assert_allclose(found, case[theirs], rtol=1e-6, err_msg=name)
 
 
 def test_cosine_of_scaled_opposed_and_zero_features():

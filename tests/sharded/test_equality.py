@@ -98,7 +98,7 @@ def loss_and_gradient(cfg, mesh_config, accumulate=1):
     gradient = quick.jit(
         lambda params, frozen, batch: step.mean_gradient(
             task, params, frozen, batch, jax.random.key(1), accumulate, sharding.batch(mesh)
-        ),
+        )[:2],
     )
     program = gradient.lower(params, frozen, batch).compile()
     return *jax.device_get(program(params, frozen, batch)), program

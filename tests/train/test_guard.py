@@ -120,7 +120,7 @@ def test_without_a_fault_the_update_is_the_plain_one():
 
     def plain(params, opt_state, batch, number):
         rng = jax.random.fold_in(key, number)
-        grads, _ = step.mean_gradient(task, params, {}, batch, rng, 1, sharding.batch(mesh))
+        grads, _, _ = step.mean_gradient(task, params, {}, batch, rng, 1, sharding.batch(mesh))
         updates, opt_state = optimiser.update(grads, opt_state, params, optimiser.schedule)
         return optax.apply_updates(params, updates), opt_state
 

@@ -266,7 +266,7 @@ def test_sigterm_saves_the_update_under_way(use_toy, tmp_path, monkeypatch):
 def test_evaluates_as_asked_and_makes_up_for_what_was_cut_short(use_toy, tmp_path, monkeypatch):
     calls = []
 
-    def measure(params):
+    def measure(params, frozen):
         calls.append(float(params["toy"]["encoder"]["block_01"]["mlp"]["out"]["bias"][0]))
         if len(calls) == 2:
             raise KeyboardInterrupt

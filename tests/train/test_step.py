@@ -10,6 +10,8 @@ from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
+from esam_jax.errors import ConfigError
+from esam_jax.models.parts import batch_norm
 from esam_jax.tasks.task import Task
 from esam_jax.train import step
 from esam_jax.typing import PerExample
@@ -36,7 +38,9 @@ def gradient(task, params, batch, accumulate, rng=None):
     rng = jax.random.key(0) if rng is None else rng
     place = sharding.batch(MESH)
     return jax.jit(
-        lambda params, batch: step.mean_gradient(task, params, {}, batch, rng, accumulate, place)
+        lambda params, batch: step.mean_gradient(task, params, {}, batch, rng, accumulate, place)[
+            :2
+        ]
     )(params, jax.device_put(batch, place))
 
 
@@ -212,3 +216,75 @@ def test_a_frozen_part_takes_no_work_of_the_backward_pass():
     assert products(task) == 4 + 4 + 3
     # Of 2 kernels, and of what the last takes.
     assert products(dataclasses.replace(task, trains=partly)) == 4 + 2 + 1
+
+
+# ------------------------------------------------------------------------------ running averages
+
+
+def averaged_task():
+    """A mean that is learned, of examples less their running average, which nothing trains."""
+
+    def init(rng):
+        return {"m": {"x_norm": {"mean": jnp.full(3, 2.0)}, "out": {"kernel": jnp.ones(3)}}}
+
+    def loss(params, frozen, batch):
+        (norm, out), x = (params["m"][name] for name in ("x_norm", "out")), batch["x"]
+        each = jnp.square((x - norm["mean"]) @ out["kernel"])
+        moments = {"m": {"x_norm": {"mean": x.mean(0) * batch["spoil"].max()}}}
+        return PerExample(each, jnp.ones_like(each), {}, moments)
+
+    return Task(
+        init=init,
+        loss=loss,
+        example={},
+        models=lambda *_: {},
+        trains=lambda path: not batch_norm.is_statistic(path),
+    )
+
+
+@pytest.fixture(scope="module")
+def averaged():
+    """Updates of `averaged_task`, from batches and what multiplies the statistics of each."""
+    cfg, task = toy.config(batch=4), averaged_task()
+    update = toy.jit_step(task, cfg, MESH, toy.abstract(task, cfg, MESH), {})
+
+    def run(batches, spoils):
+        state = toy.create(task, cfg, MESH)
+        for x, spoil in zip(batches, spoils, strict=True):
+            batch = {"x": x, "spoil": np.full(4, spoil, np.float32)}
+            state, _ = update(state, {}, jax.device_put(batch, sharding.batch(MESH)))
+        return jax.device_get(state)
+
+    return run
+
+
+def test_running_averages_follow_the_batches_and_nothing_else_moves_them(averaged):
+    x = np.random.default_rng(0).normal(size=(3, 4, 3)).astype(np.float32)
+    state, average = averaged(x, [1, 1, 1]), np.full(3, 2.0)
+    for batch in x:  # as PyTorch does it, momentum 0.1
+        average = 0.9 * average + 0.1 * batch.mean(0)
+    np.testing.assert_allclose(state.params["m"]["x_norm"]["mean"], average, rtol=1e-5)
+    assert not np.allclose(state.params["m"]["out"]["kernel"], 1)  # which is trained
+    moments = {
+        sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state)
+    }
+    assert any("out/kernel" in path for path in moments)
+    assert not any("x_norm" in path for path in moments)
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf])
+def test_an_update_that_is_skipped_leaves_the_averages_as_they_are(averaged, spoil):
+    """A statistic may be infinite where loss and gradient are finite: all is skipped then."""
+    x = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    before, after = averaged(x[:1], [1]), averaged(x, [1, spoil])
+    assert after.guard.skipped == 1 and before.guard.skipped == 0
+    for a, b in zip(*(jax.tree.leaves((s.params, s.opt_state)) for s in (before, after))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_statistics_of_a_batch_that_is_cut_are_refused():
+    batch = {"x": np.ones((4, 3), np.float32), "spoil": np.ones(4, np.float32)}
+    params = averaged_task().init(None)
+    assert gradient(averaged_task(), params, batch, 1)[0].keys() == {"m"}
+    with pytest.raises(ConfigError, match=r"accumulate is 2, but .* --task\.batch-norm stored"):
+        gradient(averaged_task(), params, batch, 2)

@@ -1,18 +1,14 @@
 """Views for promptable training: a picture, some of its masks, a first prompt for each."""
 
 import numpy as np
-from jaxtyping import UInt8
 
 from esam_jax.config import PromptedConfig
 from esam_jax.data import prompts
 from esam_jax.data.bitmaps import Bitmap, Grid
 from esam_jax.data.mask_sets import SoundMasks
 from esam_jax.data.records import Record
-from esam_jax.data.views import augment, draws, resize
-from esam_jax.ops import geometry
+from esam_jax.data.views import augment, draws, framed
 from esam_jax.typing import PADDING
-
-_MEAN_COLOUR = (124, 116, 104)  # of ImageNet: about zero once normalised
 
 
 def shapes(config: PromptedConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -46,7 +42,7 @@ def view(
     area; DataError when every one is broken.
     """
     picture = record.picture
-    plain = _fitted(picture.height, picture.width, config)
+    plain = framed.fitted(picture.height, picture.width, config)
     flip = draws.flips(rng, config.flip)
     cuts = [plain]
     if config.jitter is not None:
@@ -61,7 +57,7 @@ def view(
             image = picture.rgb()
             if config.colour:
                 image = augment.recoloured(rng, image, config.colour)
-            return {"image": _framed_image(image, cut, config, flip), **prompted}
+            return {"image": framed.image(image, cut, config, flip), **prompted}
     return None
 
 
@@ -90,15 +86,6 @@ def masks_and_prompts(
     return {"masks": packed, "points": points, "labels": labels, "valid": valid}
 
 
-def _fitted(height: int, width: int, config: PromptedConfig) -> augment.Cut:
-    """The complete picture inside the square input."""
-    px = config.image_px
-    resized = px, px
-    if config.fit == "pad":
-        resized = geometry.longest_side(height, width, px)
-    return augment.Cut(height, width, resized, px)
-
-
 def _usable_masks(
     rng: np.random.Generator, record: Record, grid: Grid, config: PromptedConfig
 ) -> list[Bitmap]:
@@ -114,23 +101,3 @@ def _usable_masks(
             chosen.append(mask)
     masks.require_some()
     return chosen
-
-
-def _framed_image(
-    image: UInt8[np.ndarray, "H W 3"],
-    cut: augment.Cut,
-    config: PromptedConfig,
-    flip: bool,
-) -> UInt8[np.ndarray, "{config.image_px} {config.image_px} 3"]:
-    """What is seen of the picture, in the top-left corner of a square of the mean colour.
-
-    Resized as `predict.frames.to_input` does it, which depends on the fit.
-    """
-    enlarge = resize.two_taps if config.fit == "stretch" else resize.antialiased
-    px, (height, width) = config.image_px, cut.seen
-    if image.shape[:2] != cut.resized:
-        image = enlarge(image, *cut.resized)
-    image = cut.window(image)
-    framed = np.full((px, px, 3), _MEAN_COLOUR, np.uint8)
-    framed[:height, :width] = image[:, ::-1] if flip else image
-    return framed

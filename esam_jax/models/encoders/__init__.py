@@ -3,7 +3,7 @@
 Such a module has `NETWORK`, the Linen module made of the config and a `ComputeConfig`;
 `thin(config)`, the config with one block of each shape, and for every block which of those it has
 the shapes of (empty where blocks are not numbered in one run); and, where somebody has listed them,
-`kernels(config)`.
+`kernels(config)`. A network with batch norms has `jointly`, too (`parts/batch_norm.py`).
 """
 
 import importlib
@@ -23,6 +23,11 @@ def build(config: EncoderConfig, compute: ComputeConfig) -> nn.Module:
 def thin(config: EncoderConfig) -> tuple[EncoderConfig, list[int]]:
     """A config that traces quickly, and the block of it that stands for each block of `config`."""
     return _module(config).thin(config)
+
+
+def has_batch_norm(config: EncoderConfig) -> bool:
+    """Whether it may be normalised by the statistics of the batch."""
+    return hasattr(_module(config).NETWORK, "jointly")
 
 
 def kernels(config: EncoderConfig) -> list[Kernel] | None:

@@ -7,11 +7,11 @@ and by the biases of the attention alone, so any multiple of the patch size will
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from esam_jax.config import ComputeConfig, TinyVitConfig
 from esam_jax.errors import ConfigError
+from esam_jax.models.parts.batch_norm import BatchNorm, Moments
 from esam_jax.models.parts.layers import (
     LayerNorm,
     Mlp,
@@ -26,26 +26,7 @@ from esam_jax.ops import attention, convolution
 from esam_jax.sharding import constrain
 
 _EXPANSION = 4  # of the bottlenecks in stage 0 (upstream mbconv_expand_ratio)
-_EPS = 1e-5  # of every norm here; the neck's are 1e-6
-
-
-class BatchNorm(nn.Module):
-    """Normalises by stored statistics, in float32: {scale, bias, mean, variance} a channel.
-
-    The statistics are those of the original's training. No gradient reaches them, so they stay
-    unchanged in further training, and a network trained from scratch is not normalised.
-    """
-
-    compute: ComputeConfig = ComputeConfig()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*X C"]) -> Float[Array, "*X C"]:
-        zeros, ones, shape = nn.initializers.zeros, nn.initializers.ones, (x.shape[-1],)
-        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
-        mean, variance = self.param("mean", zeros, shape), self.param("variance", ones, shape)
-        mean, variance = lax.stop_gradient((mean, variance))
-        out = (x.astype(jnp.float32) - mean) * (lax.rsqrt(variance + _EPS) * scale) + bias
-        return out.astype(self.compute.dtype)
+_EPS = 1e-5  # of every layer norm here; the neck's are 1e-6
 
 
 class Depthwise(nn.Module):
@@ -55,8 +36,8 @@ class Depthwise(nn.Module):
 
     @nn.compact
     def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> Float[Array, "B _ _ C"]:
-        # Xavier counts all channels as outputs of each, and the signal would fade: no norm
-        # restores it (`BatchNorm`).
+        # Xavier counts all channels as outputs of each, and the signal would fade: a norm by stored
+        # statistics does not restore it.
         kernel = self.param("kernel", _depthwise_init, (3, 3, x_BhwC.shape[-1]))
         return convolution.depthwise(x_BhwC, kernel, self.stride)
 
@@ -107,16 +88,18 @@ class TinyVitBlock(nn.Module):
     window: int
     mlp_width: int
     compute: ComputeConfig = ComputeConfig()
+    joint: bool = False
 
     @nn.compact
-    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> tuple[Float[Array, "B h w D"], Moments]:
         compute = self.compute
         x = x_BhwD + WindowAttention(self.heads, self.window, compute, name="attn")(x_BhwD)
         x = constrain(x, "batch", ...)
-        x = BatchNorm(compute, name="local_norm")(Depthwise(name="local")(x))
+        x = Depthwise(name="local")(x)
+        x, seen = BatchNorm(compute, self.joint, name="local_norm")(x)
         normed = LayerNorm(_EPS, compute, name="mlp_norm")(x)
         x = x + Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
-        return constrain(x, "batch", ...)
+        return constrain(x, "batch", ...), {"local_norm": seen}
 
 
 class Bottleneck(nn.Module):
@@ -129,16 +112,18 @@ class Bottleneck(nn.Module):
     width: int
     stride: int = 1
     compute: ComputeConfig = ComputeConfig()
+    joint: bool = False
 
     @nn.compact
-    def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> Float[Array, "B _ _ D"]:
-        compute = self.compute
+    def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> tuple[Float[Array, "B _ _ D"], Moments]:
+        compute, joint, seen = self.compute, self.joint, {}
         x = linear(self.inner, compute, "expand", use_bias=False)(x_BhwC)
-        x = gelu(BatchNorm(compute, name="expand_norm")(x))
-        x = Depthwise(self.stride, name="spatial")(x)
-        x = gelu(BatchNorm(compute, name="spatial_norm")(x))
-        x = linear(self.width, compute, "project", use_bias=False)(x)
-        return BatchNorm(compute, name="project_norm")(x)
+        x, seen["expand_norm"] = BatchNorm(compute, joint, name="expand_norm")(x)
+        x = Depthwise(self.stride, name="spatial")(gelu(x))
+        x, seen["spatial_norm"] = BatchNorm(compute, joint, name="spatial_norm")(x)
+        x = linear(self.width, compute, "project", use_bias=False)(gelu(x))
+        x, seen["project_norm"] = BatchNorm(compute, joint, name="project_norm")(x)
+        return x, seen
 
 
 class Stage(nn.Module):
@@ -150,26 +135,29 @@ class Stage(nn.Module):
     config: TinyVitConfig
     number: int
     compute: ComputeConfig = ComputeConfig()
+    joint: bool = False
 
     @nn.compact
-    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> Float[Array, "B _ _ C"]:
+    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> tuple[Float[Array, "B _ _ C"], Moments]:
         cfg, i, compute, x = self.config, self.number, self.compute, x_BhwD
-        width = cfg.widths[i]
+        width, common, seen = cfg.widths[i], {"compute": compute, "joint": self.joint}, {}
         for j in range(cfg.depths[i]):
             name = f"block_{j:02d}"
             if i == 0:
                 bottleneck = block_class(Bottleneck, compute)
-                x = gelu(x + bottleneck(_EXPANSION * width, width, compute=compute, name=name)(x))
+                found, seen[name] = bottleneck(_EXPANSION * width, width, **common, name=name)(x)
+                x = gelu(x + found)
             else:
                 block = block_class(TinyVitBlock, compute)
-                x = block(
-                    cfg.all_heads[i], cfg.windows[i], cfg.mlp_ratio * width, compute, name=name
-                )(x)
+                heads, window = cfg.all_heads[i], cfg.windows[i]
+                x, seen[name] = block(heads, window, cfg.mlp_ratio * width, **common, name=name)(x)
         if i == len(cfg.widths) - 1:
-            return x
+            return x, seen
         following = cfg.widths[i + 1]
         stride = 1 if i == len(cfg.widths) - 2 else 2
-        return Bottleneck(following, following, stride, compute, name="downsample")(x)
+        downsample = Bottleneck(following, following, stride, **common, name="downsample")
+        x, seen["downsample"] = downsample(x)
+        return x, seen
 
 
 class TinyVitEncoder(nn.Module):
@@ -178,9 +166,20 @@ class TinyVitEncoder(nn.Module):
     config: TinyVitConfig
     compute: ComputeConfig = ComputeConfig()
 
-    @nn.compact
     def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
         """Features with `neck_width` channels; ConfigError unless patches tile the image."""
+        return self._features(pixels_BHWC, joint=False)[0]
+
+    def jointly(
+        self, pixels_BHWC: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B h w C"], Moments]:
+        """The same, normalised by what all these pictures have in common, and that."""
+        return self._features(pixels_BHWC, joint=True)
+
+    @nn.compact
+    def _features(
+        self, pixels_BHWC: Float[Array, "B H W 3"], joint: bool
+    ) -> tuple[Float[Array, "B h w C"], Moments]:
         cfg, compute, (_, H, W, _) = self.config, self.compute, pixels_BHWC.shape
         if H % cfg.patch_px or W % cfg.patch_px:
             raise ConfigError(
@@ -188,12 +187,14 @@ class TinyVitEncoder(nn.Module):
                 "resize, crop or pad it"
             )
         x = _halve(cfg.widths[0] // 2, compute, "stem_1")(pixels_BHWC)
-        x = gelu(BatchNorm(compute, name="stem_1_norm")(x))
-        x = _halve(cfg.widths[0], compute, "stem_2")(x)
-        x = BatchNorm(compute, name="stem_2_norm")(x)
+        seen: Moments = {}
+        x, seen["stem_1_norm"] = BatchNorm(compute, joint, name="stem_1_norm")(x)
+        x = _halve(cfg.widths[0], compute, "stem_2")(gelu(x))
+        x, seen["stem_2_norm"] = BatchNorm(compute, joint, name="stem_2_norm")(x)
         for i in range(len(cfg.widths)):
-            x = Stage(cfg, i, compute, name=f"stage_{i}")(x)
-        return Neck(cfg.neck_width, compute, name="neck")(x)
+            name = f"stage_{i}"
+            x, seen[name] = Stage(cfg, i, compute, joint, name=name)(x)
+        return Neck(cfg.neck_width, compute, name="neck")(x), seen
 
 
 def _halve(width: int, compute: ComputeConfig, name: str) -> nn.Conv:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.models import encoders
+from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.models.sam.mask_decoder import MaskDecoder
 from esam_jax.models.sam.prompt_encoder import PromptEncoder
 from esam_jax.typing import NOTHING, Params
@@ -40,6 +41,18 @@ class Sam(nn.Module):
         """
         scales = () if scales_LB2 is None else (scales_LB2,)
         return self.encoder(pixels_BHWC, *scales)
+
+    def encode_jointly(
+        self, pixels_BHWC: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B h w C"], Moments]:
+        """`encode` in training, and the statistics that it found, by the names of all parameters.
+
+        Only batch norms make it differ: `encoders.has_batch_norm`.
+        """
+        if not encoders.has_batch_norm(self.config.encoder):
+            return self.encoder(pixels_BHWC), {}
+        embedding, moments = self.encoder.jointly(pixels_BHWC)
+        return embedding, {"encoder": moments}
 
     def decode(
         self,

@@ -1,0 +1,143 @@
+"""Stored features come back as they were, and those of anything else are refused."""
+
+import dataclasses
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from esam_jax.config import FramedConfig
+from esam_jax.data import stored_features
+from esam_jax.data.pictures import Pixels
+from esam_jax.data.records import Record
+from esam_jax.data.stored_features import Header, Reader, Writer
+from esam_jax.data.views import framed
+from esam_jax.errors import ConfigError, DataError, MissingError
+
+HEADER = Header(
+    teacher={"model": "sam_nano", "features": "neck"},
+    weights="0123",
+    view={"image_px": 64, "fit": "pad"},
+    shape=(2, 3, 5),
+    dtype="float16",
+)
+
+
+def features(seed):
+    return np.random.default_rng(seed).normal(size=HEADER.shape).astype(np.float32)
+
+
+def written(folder, numbers, **changes):
+    writer = Writer(folder, dataclasses.replace(HEADER, **changes), shard=3)
+    for number in numbers:
+        writer.add(f"picture/{number}", features(number))
+    writer.close()
+    return Reader(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "short"), [("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)]
+)
+def test_each_record_gets_its_own_back(tmp_path, dtype, short):
+    reader = written(tmp_path, range(7), dtype=dtype)
+    assert len(reader) == 7 and len(list(tmp_path.glob("shard_*.npy"))) == 3
+    for number in (6, 0, 3):
+        found = reader.features(f"picture/{number}")
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, features(number).astype(short).astype(np.float32))
+    assert reader.header == dataclasses.replace(HEADER, dtype=dtype)
+
+
+def test_what_is_there_already_is_kept(tmp_path):
+    written(tmp_path, range(4))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    reader = written(tmp_path, range(4, 6))
+    assert len(reader) == 6
+    assert all((tmp_path / name).read_bytes() == held for name, held in before.items())
+    np.testing.assert_allclose(reader.features("picture/5"), features(5), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": "4567"}, "weights '0123' instead of '4567'"),
+        ({"teacher": {"model": "sam_b", "features": "neck"}}, r"teacher\.model 'sam_nano' instead"),
+        ({"view": {"image_px": 128, "fit": "pad"}}, r"view\.image_px 64 instead of 128"),
+        ({"shape": (2, 3, 4)}, "shape"),
+        ({"dtype": "bfloat16"}, "dtype 'float16' instead of 'bfloat16'"),
+    ],
+)
+def test_features_of_something_else_are_not_mixed(tmp_path, changes, message):
+    written(tmp_path, range(2))
+    with pytest.raises(ConfigError, match=message):
+        Writer(tmp_path, dataclasses.replace(HEADER, **changes))
+    assert len(Reader(tmp_path)) == 2
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty and holds no features"):
+        Writer(tmp_path, HEADER)
+    with pytest.raises(MissingError, match="holds no features"):
+        Reader(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_record_without_features_is_named(tmp_path):
+    reader = written(tmp_path, range(2))
+    with pytest.raises(ConfigError, match="has no features of picture/9"):
+        reader.features("picture/9")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_found_by_the_record(tmp_path, damage):
+    reader = written(tmp_path, range(3))
+    path = tmp_path / "shard_00000.npy"
+    held = bytearray(path.read_bytes())
+    if damage == "flip":
+        held[-1] ^= 16
+    else:  # one record less, in an array that is whole
+        np.save(path, np.load(path)[:2])
+        held = path.read_bytes()
+    path.write_bytes(held)
+    with pytest.raises(DataError, match="damaged at the features of picture/2"):
+        reader.features("picture/2")
+    np.testing.assert_allclose(reader.features("picture/1"), features(1), rtol=1e-3)
+
+
+def test_a_shard_that_was_not_finished_is_not_read(tmp_path):
+    written(tmp_path, range(5))
+    (tmp_path / "shard_00001.json").unlink()
+    assert len(Reader(tmp_path)) == 3
+    assert len(written(tmp_path, (3, 4))) == 5
+    reader = Reader(tmp_path)
+    np.testing.assert_allclose(reader.features("picture/4"), features(4), rtol=1e-3)
+
+
+def test_numbers_beyond_16_bits_are_refused(tmp_path):
+    writer = Writer(tmp_path / "a", HEADER)
+    with pytest.raises(DataError, match="not finite in float16: write --dtype bfloat16"):
+        writer.add("large", np.full(HEADER.shape, 1e6, np.float32))
+    other = Writer(tmp_path / "b", dataclasses.replace(HEADER, dtype="bfloat16"))
+    other.add("large", np.full(HEADER.shape, 1e6, np.float32))
+
+
+def test_another_format_is_refused(tmp_path):
+    written(tmp_path, range(1))
+    path = tmp_path / stored_features.HEADER
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(DataError, match="another format than 1"):
+        Reader(tmp_path)
+
+
+def test_a_view_brings_them_along(tmp_path):
+    written(tmp_path, range(2))
+    config = FramedConfig(image_px=64, features=str(tmp_path))
+    record = Record("picture/1", Pixels(np.zeros((30, 40, 3), np.uint8)))
+    made = framed.view(record, config, np.random.default_rng(0))
+    np.testing.assert_allclose(made["target"], features(1), rtol=1e-3)
+    with pytest.raises(ConfigError, match="no features of picture/7"):
+        framed.view(dataclasses.replace(record, name="picture/7"), config, np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="stored features are those of pictures as they are"):
+        dataclasses.replace(config, flip="horizontal")
