@@ -32,7 +32,7 @@ def mobile_sam() -> RunConfig:
     return RunConfig(
         name="mobile_sam",
         task=DistillConfig(),
-        data=DataConfig(source=Sa1bConfig(), view=FramedConfig(), threads=16),
+        data=DataConfig(source=Sa1bConfig(), view=FramedConfig(fit="pad"), threads=16),
         optim=OptimConfig(
             peak_lr=1e-3,
             schedule="cosine",

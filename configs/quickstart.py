@@ -173,7 +173,7 @@ def quickstart_distill() -> RunConfig:
         ),
         data=DataConfig(
             source=dataclasses.replace(_TRAIN, scenes=200_000),
-            view=FramedConfig(image_px=_PX, flip="horizontal"),
+            view=FramedConfig(image_px=_PX, fit="pad", flip="horizontal"),
             threads=1,
         ),
         optim=OptimConfig(

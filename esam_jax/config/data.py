@@ -124,7 +124,16 @@ class CropConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptedConfig(Config):
+class _FittedConfig(Config):
+    """The entire picture, in a square as a promptable model takes it."""
+
+    image_px: Annotated[int, at_least(8), multiple_of(8)] = 1024
+    fit: Literal["stretch", "pad"] = "stretch"
+    flip: Literal["none", "horizontal"] = "none"  # at random
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptedConfig(_FittedConfig):
     """Views for promptable training: the entire picture, some of its masks, a first prompt each.
 
     First prompts follow SAM, section A: a foreground point or a noisy box with equal chance.
@@ -132,8 +141,6 @@ class PromptedConfig(Config):
 
     kind: ClassVar[Literal["prompted"]] = "prompted"
     needs: ClassVar[frozenset[str]] = frozenset({"masks"})  # annotations
-    image_px: Annotated[int, at_least(8), multiple_of(8)] = 1024
-    fit: Literal["stretch", "pad"] = "stretch"
     masks: Annotated[int, at_least(1)] = 64  # drawn per picture; fewer are padded with weight 0
     max_area: Annotated[float, above(0), at_most(1)] = 0.9  # of the picture; larger: left out
     min_area_px: Annotated[int, at_least(0)] = 16  # of the model's input; smaller: left out
@@ -141,7 +148,6 @@ class PromptedConfig(Config):
     # Whether that is a standard deviation (the paper), or bounds even chances (SAM 2's code).
     box_noise_as: Literal["normal", "uniform"] = "normal"
     box_noise_max_px: Annotated[float, at_least(0)] = 20.0  # the most that a side is moved
-    flip: Literal["none", "horizontal"] = "none"  # at random
     # The range of scales of which one is drawn, and the picture cut or padded: (0.1, 2.0) is LSJ.
     jitter: tuple[float, float] | None = None
     # How much brightness, contrast and saturation may change, and hue a quarter of it.
@@ -153,7 +159,7 @@ class PromptedConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FramedConfig(Config):
+class FramedConfig(_FittedConfig):
     """Views of entire pictures as a promptable model sees them, without masks or prompts.
 
     `features` is a folder of `esam features`: what it holds of each picture comes with it.
@@ -161,9 +167,6 @@ class FramedConfig(Config):
 
     kind: ClassVar[Literal["framed"]] = "framed"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
-    image_px: Annotated[int, at_least(8), multiple_of(8)] = 1024
-    fit: Literal["stretch", "pad"] = "pad"
-    flip: Literal["none", "horizontal"] = "none"  # at random
     features: Annotated[str | None, local(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:

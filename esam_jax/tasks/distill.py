@@ -48,7 +48,8 @@ def build(config: RunConfig) -> Task:
         embedding, found, moments = student.features(mine, pixels)
         moments = {task.student: {"encoder": moments}} if moments else {}
         if not task.feature_weight:
-            return student.on_masks(mine, embedding, batch).replace(moments=moments)
+            masked = student.on_masks(mine, embedding, batch)
+            return dataclasses.replace(masked, moments=moments)
         target = student.target(frozen, batch)
         compare = losses.FEATURES[task.loss]
         each_B = compare(found, target)
@@ -124,11 +125,13 @@ def _decoder(student: Student) -> Params:
     if weights is None:
         raise student.teacher.unnamed()
     file = load.model_file(weights)
-    if file.config.decoder != student.model.decoder:
+    found = file.config.decoder
+    assert found is not None  # of a model whose encoder is SAM's
+    if found != student.model.decoder:
         raise CheckpointError(
             f"{weights} holds another mask decoder than task.teacher.model "
             f"{student.task.teacher.model!r}: "
-            f"{load.differences(file.config.decoder, student.model.decoder)}; name the model that "
+            f"{load.differences(found, student.model.decoder)}; name the model that "
             "the file holds"
         )
     if set(DECODER) & set(file.untrained):

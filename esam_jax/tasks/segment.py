@@ -5,6 +5,7 @@ section 4.1): three masks for one prompt, and only the best of them is trained. 
 has what follows on the first prompt.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -48,11 +49,9 @@ def build(config: RunConfig) -> Task:
     assert isinstance(task, SegmentConfig)
     sam_config = named.sam(task.model)
     assert isinstance(config.data.view, PromptedConfig)
-    check_view(config.data.view, task.model, sam_config)
-    _check_choices(task, sam_config)
-    if task.batch_norm == "batch" and config.accumulate > 1:
-        raise ConfigError(batch_norm.cut(config.accumulate))
     view = config.data.view
+    check_view(view, task.model, sam_config)
+    _check_choices(task, sam_config, config.accumulate)
     model = Sam(sam_config, config.compute)
 
     def compare(packed: Array, valid: Array, logits: Array, scores: Array) -> PerExample:
@@ -82,7 +81,7 @@ def build(config: RunConfig) -> Task:
 
         each_round = functools.partial(compare, masks, valid)
         each = rounds.loss(task, sam_config, decode, each_round, target, batch)
-        return each.replace(moments={task.model: moments} if moments else {})
+        return dataclasses.replace(each, moments=moments)
 
     def models(params: Params, start: Start) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(sam_config, complete(params), start.untrained)}
@@ -144,7 +143,8 @@ def _embed(
     scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
     moments: Moments = {}
     if task.batch_norm == "batch":
-        embedding, moments = model.apply(variables, pixels, method=Sam.encode_jointly)
+        embedding, found = model.apply(variables, pixels, method=Sam.encode_jointly)
+        moments = {task.model: found}
     elif task.train != "decoder":
         embedding = model.apply(variables, pixels, scales, method=Sam.encode)
     else:
@@ -236,7 +236,7 @@ def _compare(
     return losses.focal(logits, target), losses.dice(logits, target), iou
 
 
-def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
+def _check_choices(task: SegmentConfig, sam_config: SamConfig, accumulate: int) -> None:
     if task.clicks and task.click_labels == "both" and sam_config.decoder.background == "none":
         raise ConfigError(
             f"task.clicks is {task.clicks} of both labels, but {task.model!r} takes no background "
@@ -247,6 +247,8 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig) -> None:
             f"task.batch_norm is 'batch', but the encoder of {task.model!r} has no batch norms: "
             "write --task.batch-norm stored"
         )
+    if task.batch_norm == "batch" and accumulate > 1:
+        raise ConfigError(batch_norm.cut(accumulate))
     if task.batch_norm == "batch" and task.train != "all":
         raise ConfigError(
             f"task.batch_norm is 'batch', but task.train is {task.train!r}, which leaves the norms "

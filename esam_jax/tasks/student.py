@@ -172,8 +172,9 @@ class Student:
     @property
     def _head(self) -> nn.Module | None:
         encoder = self.model.encoder
-        trunk = self.task.teacher.features == "trunk" and not isinstance(encoder, TinyVitConfig)
-        width = encoder.width if trunk else encoder.neck_width
+        width = encoder.neck_width
+        if self.task.teacher.features == "trunk" and not isinstance(encoder, TinyVitConfig):
+            width = encoder.width
         if width == self.teacher.width:
             return None
         return linear(self.teacher.width, self.run.compute, "head").clone(name=None)
@@ -228,6 +229,7 @@ class Student:
         prompt = batch["points"], batch["labels"]
         variables = {"params": {part: params[part] for part in ("encoder", *DECODER)}}
         logits, scores = self.sam.apply(variables, embedding, *prompt, method=Sam.decode)
+        assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
         rules = SegmentConfig(model=self.task.student, loss_at=self.task.loss_at)
 
         def compare(packed: Array, valid: Array, logits: Array, scores: Array) -> PerExample:

@@ -35,7 +35,7 @@ from esam_jax.train import step
 PX, STUDENT = 64, "mobile_sam_nano"
 NANO = named.sam(STUDENT)
 TEACHER = TeacherConfig(model="sam_nano", weights="quickstart_teacher")
-FRAMED = FramedConfig(image_px=PX)
+FRAMED = FramedConfig(image_px=PX, fit="pad")
 PROMPTED = PromptedConfig(image_px=PX, fit="pad", masks=3)
 CROP = CropConfig(image_px=PX)
 

@@ -4,6 +4,8 @@ After upstream tiny_vit_sam.py (TinyViT is arXiv:2207.10666). Positions come fro
 and by the biases of the attention alone, so any multiple of the patch size will do.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -116,7 +118,8 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> tuple[Float[Array, "B _ _ D"], Moments]:
-        compute, joint, seen = self.compute, self.joint, {}
+        compute, joint = self.compute, self.joint
+        seen: dict[str, Any] = {}
         x = linear(self.inner, compute, "expand", use_bias=False)(x_BhwC)
         x, seen["expand_norm"] = BatchNorm(compute, joint, name="expand_norm")(x)
         x = Depthwise(self.stride, name="spatial")(gelu(x))
@@ -140,7 +143,8 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> tuple[Float[Array, "B _ _ C"], Moments]:
         cfg, i, compute, x = self.config, self.number, self.compute, x_BhwD
-        width, common, seen = cfg.widths[i], {"compute": compute, "joint": self.joint}, {}
+        width, common = cfg.widths[i], {"compute": compute, "joint": self.joint}
+        seen: dict[str, Any] = {}
         for j in range(cfg.depths[i]):
             name = f"block_{j:02d}"
             if i == 0:
@@ -187,7 +191,7 @@ class TinyVitEncoder(nn.Module):
                 "resize, crop or pad it"
             )
         x = _halve(cfg.widths[0] // 2, compute, "stem_1")(pixels_BHWC)
-        seen: Moments = {}
+        seen: dict[str, Any] = {}
         x, seen["stem_1_norm"] = BatchNorm(compute, joint, name="stem_1_norm")(x)
         x = _halve(cfg.widths[0], compute, "stem_2")(gelu(x))
         x, seen["stem_2_norm"] = BatchNorm(compute, joint, name="stem_2_norm")(x)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from esam_jax.config import ComputeConfig
 from esam_jax.typing import Params
 
-Moments = dict[str, Any]  # of each norm {"mean", "variance"}, by the names of its parameters
+Moments = Params  # of each norm {"mean", "variance"}, by the names of its parameters
 EPS = 1e-5
 MOMENTUM = 0.1  # of the running averages, as PyTorch counts it: the share of the newest batch
 
@@ -61,7 +61,7 @@ def folded(params: Params, moments: Moments, good: Bool[Array, ""]) -> Moments:
 
     `params` is the tree that they stand in, under the same names.
     """
-    changed: Moments = {}
+    changed: dict[str, Any] = {}
     for name, new in moments.items():
         old = params[name]
         if isinstance(new, Mapping):
