@@ -119,7 +119,7 @@ class DistillConfig(_TrainedConfig):
 
     kind: ClassVar[Literal["distill"]] = "distill"
     reads: ClassVar[tuple[str, ...]] = ("framed", "prompted", "crop")
-    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou")
+    measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou", "miou")
     measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     student: str = "mobile_sam"  # of models/named.py: its encoder
     teacher: TeacherConfig = TeacherConfig()

@@ -26,7 +26,7 @@ from esam_jax.evaluate import embeddings, prompts
 from esam_jax.models import flops
 from esam_jax.models.sam import network
 from esam_jax.ops import images, losses
-from esam_jax.tasks import start, stored
+from esam_jax.tasks import segment, start, stored
 from esam_jax.tasks.student import DECODER, Student
 from esam_jax.tasks.task import BEHIND_TRUNK, Measure, Start, Task, TrainedModel
 from esam_jax.tasks.teacher import DRAWN
@@ -182,7 +182,7 @@ def _measurement(student: Student, evaluate: EvaluateConfig, mesh: Mesh) -> Meas
 
     def measure(params: Params, frozen: Params) -> dict[str, Any]:
         mine = params[task.student]
-        found = answers({part: mine[part] for part in ("encoder", *DECODER)})
+        found = segment.with_mean(answers({part: mine[part] for part in ("encoder", *DECODER)}))
         if "teacher" in frozen:
             found |= compare(mine, frozen)
         return found

@@ -88,7 +88,7 @@ def build(config: RunConfig) -> Task:
 
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         measure = prompts.measurement(model, evaluate, mesh)
-        return lambda params, _: _with_mean(measure(complete(params)))
+        return lambda params, _: with_mean(measure(complete(params)))
 
     return Task(
         init=functools.partial(_init, task, sam_config),
@@ -116,7 +116,7 @@ def _draw(
     return drawn
 
 
-def _with_mean(measured: dict[str, Any]) -> dict[str, Any]:
+def with_mean(measured: dict[str, Any]) -> dict[str, Any]:
     """With `miou`, the mean of boxes and clicks, by which one checkpoint is better than another."""
     if not {"box_miou", "point_miou"} <= measured.keys():
         return measured
