@@ -17,9 +17,9 @@ def mobile_sam() -> RunConfig:
 
     Command   esam train mobile_sam --workdir runs/mobile_sam --data.source.path SA1B_PART \\
                   --task.teacher.weights sam_vit_h_4b8939.pth
-    Hardware  one A100-80GB. By arithmetic 6.1 TFLOP a picture, of which the teacher's forward pass
-              is 5.9, x 0.8 M pictures at 40 % of bf16 peak: 11 hours. Not measured. With stored
-              features (`esam features`) the teacher runs once a picture, not eight times.
+    Hardware  one A100-80GB. By arithmetic 6.2 TFLOP a picture, of which the teacher's forward pass
+              is 6.0, x 0.8 M pictures at 40 % of bf16 peak: 11 hours; 1.8 with stored features
+              (`esam features`), for which the teacher runs once a picture. Not measured.
     Expected  mIoU 0.7447 with SAM ViT-H's own masks (published, arXiv:2306.14289, table 4; not
               ours); COCO mIoU 0.728 from a ground-truth box (measured by others, NanoSAM).
 
