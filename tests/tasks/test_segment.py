@@ -397,7 +397,7 @@ def test_an_evaluation_in_training_sees_the_pairs(monkeypatch):
     params = _with_pairs(model, task, b=0.3)
     assert task.measurement is not None
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    found = task.measurement(EvaluateConfig(source=ScenesConfig()), mesh)(params)
+    found = task.measurement(EvaluateConfig(source=ScenesConfig()), mesh)(params, {})
     assert found == {"box_miou": 0.5, "point_miou": 0.25, "miou": 0.375}
     (left,) = task.models(params, task.resumed()).values()
     jax.tree.map(np.testing.assert_array_equal, seen[0], left.params)
