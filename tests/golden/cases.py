@@ -107,9 +107,9 @@ def _encoder_taps(seen: dict, module: nn.Module, args: tuple, out: Any) -> None:
     if name.startswith("stage_"):
         if name == "stage_0":
             seen["patch_embed"] = args[0]
-        seen[f"after_layers_{int(name[6:])}"] = out
+        seen[f"after_layers_{int(name[6:])}"], _ = out  # with the statistics of its norms
     elif module.path[-2:] == ("stage_1", "block_00"):
-        seen["after_layers_1_block_0"] = out
+        seen["after_layers_1_block_0"], _ = out
     elif name.startswith("block_") and module.path[-2] == "encoder":
         if name == "block_00":
             seen["patch_plus_pos"] = args[0]

@@ -9,7 +9,7 @@ import pytest
 from helpers import tiny
 
 from esam_jax import sharding
-from esam_jax.config import MeshConfig, TinyVitConfig
+from esam_jax.config import ComputeConfig, MeshConfig, TinyVitConfig
 from esam_jax.models.encoders.tiny_vit import TinyVitEncoder
 from esam_jax.models.parts import batch_norm
 from esam_jax.models.parts.batch_norm import BatchNorm
@@ -152,3 +152,31 @@ def test_a_sharded_batch_has_the_statistics_of_all_of_it():
     parts = [jointly()(params, one[None])[1]["stem_1_norm"]["variance"] for one in pixels]
     wanted = alone[1]["stem_1_norm"]["variance"]
     assert np.abs(np.mean(parts, 0) / wanted - 1).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"remat": "blocks"}, {"dtype": "bfloat16"}])
+def test_recomputed_blocks_and_short_products_see_the_same_statistics(change):
+    params, pixels = encoder_params(), jnp.asarray(normal(3, 16, 16, 3))
+
+    def loss(params, compute):
+        model = TinyVitEncoder(CONFIG, compute)
+        found, moments = model.apply({"params": params}, pixels, method=TinyVitEncoder.jointly)
+        return jnp.square(found.astype(jnp.float32)).mean(), moments
+
+    def graded(compute):
+        run = jax.value_and_grad(functools.partial(loss, compute=compute), has_aux=True)
+        return tiny.jit(run)(params)
+
+    (value, moments), grads = graded(ComputeConfig(**change))
+    (plain, plain_moments), plain_grads = graded(ComputeConfig())
+    short = "dtype" in change
+    assert float(value) == pytest.approx(float(plain), rel=0.05 if short else 1e-4)
+    for found, wanted in zip(jax.tree.leaves(moments), jax.tree.leaves(plain_moments), strict=True):
+        assert found.dtype == jnp.float32
+        limit = 0.1 if short else 1e-4
+        np.testing.assert_allclose(found, wanted, rtol=limit, atol=limit)
+    if not short:
+        scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(plain_grads))
+        for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(plain_grads), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5 * scale)
