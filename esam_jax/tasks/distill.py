@@ -7,6 +7,7 @@ feature distillation is the same with other values, and without a decoder.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -74,10 +75,19 @@ def build(config: RunConfig) -> Task:
         frozen={} if stored else {"teacher": teacher.frozen(student.grid)},
         initial=lambda: _initial(student),
         resumed=lambda: _resumed(student),
-        measurement=measurement if student.is_promptable else None,
+        measurement=measurement,
         miscounted=flops.miscounted(model.encoder),
         trains=student.trains,
+        passes=_passes(student),
     )
+
+
+def _passes(student: Student) -> Callable[[int], int]:
+    """`Task.passes`: a frozen decoder has no gradient of its own parameters."""
+    if student.task.coupling != "semi":
+        return lambda forward: 3 * forward
+    encoder = flops.encoder(student.model.encoder, student.model.image_px)
+    return lambda forward: 2 * forward + encoder
 
 
 def _for_each_prompt(values: Any, shape: tuple[int, ...]) -> Any:
@@ -166,9 +176,10 @@ def _models(student: Student, params: Params, start: Start) -> dict[str, Trained
 
 
 def _measurement(student: Student, evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
-    """Box and point mIoU, and the error of the embedding where there is a teacher."""
+    """Box and point mIoU where there is a decoder, and the error of the features where there is a
+    teacher."""
     task = student.task
-    answers = prompts.measurement(student.sam, evaluate, mesh)
+    answers = prompts.measurement(student.sam, evaluate, mesh) if student.is_promptable else None
 
     def error(params: Params, frozen: Params, image: Array) -> Float[Array, " B"]:
         stored = dataclasses.replace(task, batch_norm="stored")
@@ -181,8 +192,10 @@ def _measurement(student: Student, evaluate: EvaluateConfig, mesh: Mesh) -> Meas
     compare = embeddings.measurement(error, framed, evaluate, mesh)
 
     def measure(params: Params, frozen: Params) -> dict[str, Any]:
-        mine = params[task.student]
-        found = segment.with_mean(answers({part: mine[part] for part in ("encoder", *DECODER)}))
+        mine, found = params[task.student], {}
+        if answers is not None:
+            model = {part: mine[part] for part in ("encoder", *DECODER)}
+            found |= segment.with_mean(answers(model))
         if "teacher" in frozen:
             found |= compare(mine, frozen)
         return found

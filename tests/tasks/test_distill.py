@@ -13,15 +13,17 @@ from esam_jax import configs, sharding, tasks
 from esam_jax.config import (
     CropConfig,
     DistillConfig,
+    EvaluateConfig,
     FramedConfig,
     MeshConfig,
     PromptedConfig,
+    ScenesConfig,
     SegmentConfig,
     TeacherConfig,
 )
 from esam_jax.convert import load, model_folder
 from esam_jax.errors import CheckpointError, ConfigError
-from esam_jax.models import named
+from esam_jax.models import flops, named
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
 from esam_jax.models.encoders.tiny_vit import TinyVitEncoder
 from esam_jax.models.encoders.vit import VitEncoder
@@ -143,12 +145,14 @@ def test_stored_statistics_are_another_choice():
 @pytest.mark.parametrize("coupling", ["semi", "coupled"])
 def test_masks_are_learned_through_the_decoder(coupling):
     """Against `segment`'s loss of the same embedding, put together by hand."""
-    given, params = batch(), {STUDENT: student()}
+    given, params = jax.tree.map(jnp.asarray, batch()), {STUDENT: student()}
     config = run_of(PROMPTED, coupling=coupling, feature_weight=0.5, batch_norm="stored")
     grads, metrics, _ = learned(config, params, given)
     model = Sam(NANO)
     pixels = images.normalise(jnp.asarray(given["image"]))
-    masks = np.unpackbits(given["masks"], axis=-1).astype(bool)
+    masks = jnp.asarray(np.unpackbits(batch()["masks"], axis=-1).astype(bool))
+
+    teachers = target()
 
     def by_hand(params):
         variables = {"params": params[STUDENT]}
@@ -157,7 +161,7 @@ def test_masks_are_learned_through_the_decoder(coupling):
         logits, scores = model.apply(variables, embedding, *prompt, method=Sam.decode)
         rules = SegmentConfig()
         each = segment.round_loss(rules, logits[:, :, 1:], scores[:, :, 1:], masks, given["valid"])
-        error = jnp.square(embedding - target()).mean((1, 2, 3))
+        error = jnp.square(embedding - teachers).mean((1, 2, 3))
         total = (each.loss + 0.5 * error[:, None]) * each.weight
         return total.sum() / each.weight.sum()
 
@@ -233,7 +237,11 @@ def test_features_alone_are_pretraining():
         model = task.models({"efficientsam_nano": params}, task.initial())["efficientsam_nano"]
     assert model.config == named.sam("efficientsam_nano") and model.untrained == BEHIND_TRUNK
     assert model.params.keys() == {"encoder", "prompt", "decoder"}
-    assert task.measurement is None
+    # There is no decoder to measure: the error of the features alone.
+    evaluate = EvaluateConfig(source=ScenesConfig(split="heldout"), images=2)
+    measure = task.measurement(evaluate, sharding.make_mesh(MeshConfig(data=1)))
+    frozen = jax.tree.map(jnp.asarray, {"teacher": teacher()})
+    assert measure({"efficientsam_nano": params}, frozen).keys() == {"embedding_mse"}
 
 
 @pytest.mark.parametrize(
@@ -289,3 +297,50 @@ def test_a_teacher_must_be_named_and_have_a_trained_decoder(tmp_path):
         tasks.build(run_of(teacher=half)).initial()
     random = dataclasses.replace(TEACHER, weights="random")
     assert tasks.build(run_of(teacher=random)).initial() == Start()
+
+
+def test_a_student_may_start_from_a_model_of_its_name(tmp_path):
+    params = nano.params(NANO)
+    for name, config, untrained in (
+        ("whole", NANO, ()),
+        ("trunk", NANO, ("encoder/neck", "prompt", "decoder")),
+        ("other", named.sam("sam_nano"), ()),
+    ):
+        mine = params if config == NANO else nano.params(config)
+        model_folder.write(tmp_path / name, config, mine, source="test", untrained=untrained)
+    begun = tasks.build(run_of(init_from=str(tmp_path / "whole"))).initial().params[STUDENT]
+    assert begun.keys() == {"encoder", "prompt", "decoder"}
+    jax.tree.map(np.testing.assert_array_equal, begun["encoder"], params["encoder"])
+    # The decoder is the teacher's, whatever the first model had.
+    shipped = load.model_file("quickstart_teacher").params["decoder"]
+    jax.tree.map(np.testing.assert_array_equal, begun["decoder"], shipped)
+    trunk = tasks.build(run_of(init_from=str(tmp_path / "trunk"))).initial().params[STUDENT]
+    assert params["encoder"].keys() - trunk["encoder"].keys() == {"neck"}
+    with pytest.raises(CheckpointError, match="holds another model than 'mobile_sam_nano'"):
+        tasks.build(run_of(init_from=str(tmp_path / "other"))).initial()
+
+
+def test_promptable_training_starts_from_pretrained_features(tmp_path):
+    config = features_of("efficientsam_nano")
+    task, name = tasks.build(config), "efficientsam_nano"
+    params = {"encoder": nano.params(named.sam(name))["encoder"]}
+    with nano.filled_with_zeros():
+        model = task.models({name: params}, task.initial())[name]
+    assert model.untrained == ("prompt", "decoder")
+    model_folder.write(
+        tmp_path / "m", model.config, model.params, source="test", untrained=model.untrained
+    )
+    segment_run = configs.load("quickstart_segment")
+    segment_task = dataclasses.replace(segment_run.task, init_from=str(tmp_path / "m"))
+    start = tasks.build(dataclasses.replace(segment_run, task=segment_task)).initial()
+    jax.tree.map(np.testing.assert_array_equal, start.params[name]["encoder"], params["encoder"])
+
+
+def test_a_frozen_decoder_has_no_gradient_of_its_own():
+    """Of the update: three passes of what is trained, two of the decoder behind it."""
+    semi = tasks.build(run_of(PROMPTED, coupling="semi"))
+    coupled = tasks.build(run_of(PROMPTED, coupling="coupled"))
+    encoder = flops.encoder(NANO.encoder, PX)
+    total = encoder + 1000
+    assert coupled.passes(total) == 3 * total
+    assert semi.passes(total) == 3 * encoder + 2 * 1000
