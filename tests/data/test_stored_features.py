@@ -97,7 +97,7 @@ def test_damage_is_found_by_the_record(tmp_path, damage):
     held = bytearray(path.read_bytes())
     if damage == "flip":
         held[-1] ^= 16
-    else:  # one record less, in an array that is whole
+    else:  # one record less, in an array that is intact
         np.save(path, np.load(path)[:2])
         held = path.read_bytes()
     path.write_bytes(held)

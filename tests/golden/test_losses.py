@@ -51,6 +51,7 @@ CASES = {
     "segment_low_res": lambda: _config("quickstart_scratch", loss_at="low_res"),
     "segment_image": lambda: _config("quickstart_scratch", loss_at="image"),
     "quickstart_teacher": lambda: _config("quickstart_teacher"),
+    "quickstart_distill": lambda: _config("quickstart_distill"),
 }
 
 

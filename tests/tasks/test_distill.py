@@ -302,13 +302,13 @@ def test_a_teacher_must_be_named_and_have_a_trained_decoder(tmp_path):
 def test_a_student_may_start_from_a_model_of_its_name(tmp_path):
     params = nano.params(NANO)
     for name, config, untrained in (
-        ("whole", NANO, ()),
+        ("complete", NANO, ()),
         ("trunk", NANO, ("encoder/neck", "prompt", "decoder")),
         ("other", named.sam("sam_nano"), ()),
     ):
         mine = params if config == NANO else nano.params(config)
         model_folder.write(tmp_path / name, config, mine, source="test", untrained=untrained)
-    begun = tasks.build(run_of(init_from=str(tmp_path / "whole"))).initial().params[STUDENT]
+    begun = tasks.build(run_of(init_from=str(tmp_path / "complete"))).initial().params[STUDENT]
     assert begun.keys() == {"encoder", "prompt", "decoder"}
     jax.tree.map(np.testing.assert_array_equal, begun["encoder"], params["encoder"])
     # The decoder is the teacher's, whatever the first model had.
