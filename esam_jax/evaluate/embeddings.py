@@ -18,6 +18,7 @@ from esam_jax.data import order, sources, views
 from esam_jax.data.records import Source
 from esam_jax.data.views import draws
 from esam_jax.errors import DataError, MissingError
+from esam_jax.evaluate import prompts
 from esam_jax.machine import compiler_options
 from esam_jax.typing import Params
 
@@ -34,7 +35,7 @@ def measurement(
     Opens the data now; every process must call the result, and all find the same.
     """
     source = sources.open_source(config.source, "evaluate.source.")
-    numbers = np.random.default_rng(config.seed).permutation(len(source))[: config.images].tolist()
+    numbers = prompts.chosen(source, config.images, config.seed)
     rows, place = mesh.shape["data"] * mesh.shape["fsdp"], sharding.batch(mesh)
 
     def total(params: Params, frozen: Params, image: Array, weight: Array) -> tuple[Array, Array]:
