@@ -26,8 +26,8 @@ def mobile_sam() -> RunConfig:
     Published (arXiv:2306.14289, sections 3.2 and 4.1, table 4): student, teacher, squared error of
     the embedding, frozen decoder, 1 % of SA-1B, 8 epochs, batch 8, 100 k updates, stored features.
     Assumed, since no training code was released: AdamW 0.9/0.999, peak rate 1e-3 with 1 k updates
-    of warm-up and cosine to 0, weight decay 0.05 (TinyViT's own, arXiv:2207.10666), clipping at 1,
-    a start from nothing (ImageNet weights may have been used), no augmentation, bfloat16.
+    of warm-up and cosine to 0, weight decay 0.05, clipping at 1, a start from nothing (ImageNet
+    weights may have been used), no augmentation, padded cells counted, bfloat16.
     """
     return RunConfig(
         name="mobile_sam",
