@@ -159,7 +159,7 @@ def _verdict(found: Mapping[str, Any]) -> str:
     sizes = ", ".join(found["lost"])
     return (
         f"worse than before: {sizes}. More pictures, fewer steps, a lower --optim.peak-lr or "
-        "--task.train lora forget less"
+        "another --task.train may do better"
     )
 
 
