@@ -53,7 +53,7 @@ def run(monkeypatch, tmp_path):
         given, nano = iter(values), named.sam("efficientsam_nano")
         task = dataclasses.replace(
             toy.task(),
-            measurement=lambda config, mesh: lambda params: {"box_miou": next(given)},
+            measurement=lambda config, mesh: lambda params, frozen: {"box_miou": next(given)},
             models=lambda params, start: {"toy": TrainedModel(nano, params)},
         )
         monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: task)
