@@ -59,12 +59,13 @@ def quickstart_teacher() -> RunConfig:
 
 
 def quickstart_clicks() -> RunConfig:
-    """The model of `quickstart_teacher`, taught to be corrected: the one that ships.
+    """The model of `quickstart_teacher`, taught to be corrected: ships as `quickstart_clicks`.
 
     Command   esam train quickstart_clicks --workdir runs/quickstart_clicks \\
                   --task.init-from runs/quickstart_teacher
-    Hardware  one CPU core for an hour and a half: so were the shipped weights made.
-    Expected  @EXPECTED@
+    Hardware  half a CPU core for an hour and a half: so were the shipped weights made.
+    Expected  on 200 held-out scenes mIoU 0.858 from a box, and 0.859, 0.891 and 0.896 from one,
+              three and five clicks, each at the deepest place of what is wrong (measured).
 
     Six rounds: what a person does with a picture of 64 pixels needs no eleven.
     """

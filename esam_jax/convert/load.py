@@ -23,7 +23,7 @@ from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 
 _ASSETS = pathlib.Path(__file__).parents[1] / "assets"
-SHIPPED = {"quickstart_teacher": _ASSETS / "quickstart_teacher"}
+SHIPPED = {name: _ASSETS / name for name in ("quickstart_teacher", "quickstart_clicks")}
 _CHECKPOINTS = "checkpoints"  # of a run
 SUFFIXES = (*tensor_files.TORCH_SUFFIXES, ".safetensors", ".zip", ".json")
 

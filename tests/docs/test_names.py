@@ -58,7 +58,7 @@ def test_the_page_lists_what_there_is(name, made, request):
 def test_the_commands_list_them_too(capsys):
     assert cli.main(["models", "--json"]) == 0
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert found.keys() == {"quickstart_teacher", *named.names()}
+    assert found.keys() == {"quickstart_teacher", "quickstart_clicks", *named.names()}
     assert found["efficientsam_b"]["weights"] is None
     assert found["sam_h"]["address"].startswith("https://")
     assert cli.main(["models"]) == 0
