@@ -78,12 +78,12 @@ def main(argv: Sequence[str]) -> int:
     """Prints the numbers; a missing model or data set is reported before weights are read."""
     args = arguments.parse(Prompts, argv, prog="esam evaluate prompts")
     rules = _protocol(args)
+    models.locate(args.model)
     configs = {name: _source(name, args) for name in args.data}
     if args.out is not None:
         read = [Path(name) for name in args.data if name != "scenes"]
         outputs.require_folder(args.out, inputs=read)
         arguments.require_writable(args.out)
-    models.locate(args.model)
     data = {name: sources.open_source(config, options="") for name, config in configs.items()}
     compile_cache.enable()
     sam = load(args.model)
