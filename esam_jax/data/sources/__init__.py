@@ -19,9 +19,9 @@ Python. A new kind of annotation also needs a view that reads it (`data/views/`)
 
 import importlib
 from types import ModuleType
-from typing import get_args
+from typing import Any, get_args
 
-from esam_jax.config import ScenesConfig, SourceConfig
+from esam_jax.config import SourceConfig
 from esam_jax.data import parts
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, MissingError
@@ -39,9 +39,8 @@ def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
             f"--{options}path PATH"
         )
     source: Source = _module(config.kind).open(config, options)
-    if isinstance(config, ScenesConfig) or config.part == "all":
-        return source
-    return parts.of(source, config.part, config.heldout)
+    part: Any = getattr(config, "part", "all")  # of sources that can be read in parts
+    return source if part == "all" else parts.of(source, part, getattr(config, "heldout", 0))
 
 
 def detect(path: str) -> SourceConfig:
