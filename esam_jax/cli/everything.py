@@ -7,7 +7,7 @@ The same command resumes where it was stopped. `esam train segment_ti --data.sou
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,16 +44,19 @@ class Everything:
     """Draw the masks of each picture done now, and a sheet of the first 60; one alone always is."""
     part: str = "0/1"
     """I/N: of N hosts that share the work, this is host I, from 0."""
-    preset: Literal["segment_anything", "efficientsam"] = "segment_anything"
-    """Whose thresholds and algorithm: SAM's, or those of EfficientSAM's notebook."""
+    preset: Literal["segment_anything", "efficientsam"] | None = None
+    """Whose thresholds and algorithm: SAM's, or those of EfficientSAM's notebook. SAM's algorithm,
+    with the model's own thresholds where it has some, when none is named."""
     points_per_side: int = 32
     """Clicks along each side of the grid."""
     points_per_batch: int = 64
     """Clicks decoded at once."""
     pred_iou_thresh: float | None = None
-    """Keep masks whose predicted IoU is above this: 0.88, by EfficientSAM's preset 0.7."""
+    """Keep masks whose predicted IoU is above this: the model's own, or 0.88; by EfficientSAM's
+    preset 0.7."""
     stability_score_thresh: float | None = None
-    """Keep masks that are at least so stable: 0.95; above 0.9 by EfficientSAM's preset."""
+    """Keep masks that are at least so stable: the model's own, or 0.95; above 0.9 by EfficientSAM's
+    preset."""
     box_nms_thresh: float = 0.7
     """Of two masks whose boxes overlap more, the better one stays."""
     crop_n_layers: int = 0
@@ -79,9 +82,9 @@ def main(argv: Sequence[str]) -> int:
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
-    models.locate(args.model)
+    own = models.thresholds(models.locate(args.model))
     album.require_distinct(pictures)
-    generator = _settled(args)
+    generator = _settled(args, own)
     names = album.waiting(pictures, args.out, part)
     tally, masks, broken, hint, noted = Tally(), 0, {}, None, []
     if names:
@@ -125,9 +128,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _settled(args: Everything) -> AutomaticMaskGenerator:
+def _settled(args: Everything, own: Mapping[str, float]) -> AutomaticMaskGenerator:
     """The generator of masks, once its settings and weights are those of the folder."""
-    settings = _settings(args)
+    settings = _settings(args, own)
     kept = {**settings, **_reading(args)}
     album.require_same(args.out, kept)
     compile_cache.enable()
@@ -160,9 +163,10 @@ def _text(report: dict[str, Any], already: int, pictures: int) -> str:
     return text
 
 
-def _settings(args: Everything) -> dict[str, Any]:
-    """Arguments of the generator: the preset's, unless others are given."""
-    preset = presets.preset(args.preset)
+def _settings(args: Everything, own: Mapping[str, float]) -> dict[str, Any]:
+    """Arguments of the generator: those given, else the preset's, else the model's own or SAM's."""
+    named = args.preset is not None
+    preset = presets.preset(args.preset or "segment_anything") | ({} if named else dict(own))
     given = {name: getattr(args, name) for name in preset if hasattr(args, name)}
     given = {name: value for name, value in given.items() if value is not None}
     return {**{name: getattr(args, name) for name in _SETTINGS}, **preset, **given}

@@ -87,6 +87,14 @@ def locate(source: str | Path) -> Location:
     return Location(kind="file", path=path)
 
 
+def thresholds(found: Location) -> Mapping[str, float]:
+    """The model's own thresholds for segment-everything, where its folder has some."""
+    if found.kind != "folder":
+        return {}
+    config = model_folder.json_of(found.path) if found.config is None else found.config
+    return model_folder.thresholds(config, str(found.path / model_folder.CONFIG_FILE))
+
+
 @files.refusing()
 def model_file(
     source: str | Path | Location, *, model: str | None = None, weights: Weights | None = None

@@ -26,6 +26,7 @@ from esam_jax.models import expected_shapes
 from esam_jax.typing import Params
 
 FORMAT = 1
+THRESHOLDS = ("pred_iou_thresh", "stability_score_thresh")  # of segment-everything
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 UNUSED_FILE = "unused.safetensors"
 
@@ -40,7 +41,8 @@ class ModelFile:
     `untrained` names parts ("prompt", "encoder/neck") that still hold their random first values;
     "decoder/single_mask" stands for the output of mask token 0, which is not a separate branch.
     `unused` is what `write` was given, in its own dtypes. `notes` say what was chosen, cast or left
-    out when it was read from a file of another layout.
+    out when it was read from a file of another layout. `thresholds` are the model's own for
+    segment-everything, by the names in THRESHOLDS, where those of SAM do not suit its scores.
     """
 
     config: ModelConfig
@@ -50,6 +52,7 @@ class ModelFile:
     untrained: tuple[str, ...] = ()
     unused: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def write(
@@ -61,6 +64,7 @@ def write(
     licence: str = "unstated",
     untrained: tuple[str, ...] = (),
     unused: Mapping[str, np.ndarray] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Writes the folder atomically; `overwrite` lets it replace a model folder of that name.
@@ -82,6 +86,7 @@ def write(
         "source": source,
         "licence": licence,
         "untrained": list(untrained),
+        **({"thresholds": dict(thresholds)} if thresholds else {}),
         "model": config_json.to_json(config),
     }
     outputs.require_new_folder(folder, overwrite=overwrite, is_own=is_own)
@@ -114,6 +119,7 @@ def read(folder: str | Path, config_json: Mapping[str, Any] | None = None) -> Mo
         licence=header["licence"],
         untrained=tuple(header["untrained"]),
         unused=carried,
+        thresholds=header["thresholds"],
     )
 
 
@@ -209,9 +215,12 @@ def _require_keys(value: dict[str, Any], wanted: set[str], where: str) -> None:
 
 def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, Any]:
     file = folder / CONFIG_FILE
-    header = {"sha256": {}, **(json_of(folder) if config_json is None else config_json)}
+    stored = json_of(folder) if config_json is None else config_json
+    header = {"sha256": {}, "thresholds": {}, **stored}
     _require_keys(
-        header, {"format", "source", "licence", "untrained", "model", "sha256"}, str(file)
+        header,
+        {"format", "source", "licence", "untrained", "thresholds", "model", "sha256"},
+        str(file),
     )
     if header["format"] != FORMAT:
         raise CheckpointError(
@@ -221,7 +230,19 @@ def _header(folder: Path, config_json: Mapping[str, Any] | None) -> dict[str, An
     if not all(isinstance(header[key], str) for key in ("source", "licence")):
         raise CheckpointError(f"{file}: source and licence must be text")
     _check_listing(header["sha256"], str(file))
+    thresholds(header, str(file))
     return header
+
+
+def thresholds(header: Mapping[str, Any], where: str) -> Mapping[str, float]:
+    """Those of a config.json; CheckpointError unless each of THRESHOLDS is from 0 to 1."""
+    found = header.get("thresholds", {})
+    if not isinstance(found, dict) or not found.keys() <= {*THRESHOLDS}:
+        raise CheckpointError(f"{where}: thresholds may have {' and '.join(THRESHOLDS)} alone")
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise CheckpointError(f"{where}: thresholds: {name} must be a number from 0 to 1")
+    return found
 
 
 def _check_listing(value: Any, where: str) -> None:

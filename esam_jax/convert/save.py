@@ -115,6 +115,7 @@ def write(
             source=file.source,
             licence=file.licence,
             untrained=file.untrained,
+            thresholds=file.thresholds,
             unused=file.unused,
             overwrite=overwrite,
         )

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Sam:
     `model` is the Linen module, `params` its plain nested dict: on the device, or on the host where
     it computes in 16 bits (`predict/weights.py`). `untrained` names parts that hold random values
     (`ModelFile.untrained`): prompts that need them are refused. `encoder` is worked out from
-    `params` where it is not given.
+    `params` where it is not given. `thresholds` are the model's own for segment-everything
+    (`ModelFile.thresholds`).
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Sam:
         params: Params,
         untrained: Sequence[str] = (),
         encoder: str | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self.model, self.untrained = model, tuple(untrained)
+        self.thresholds = dict(thresholds or {})
         self._params, self._ready = weights.kept(model, params)
         self._encoder, self._room = encoder, Room()
 
@@ -337,7 +340,8 @@ def from_file(file: ModelFile, source: str | Path, compute: ComputeConfig) -> Sa
         )
     assert isinstance(file.config, SamConfig)
     encoder = encoder_name(file.config, file.params)  # while they are on the host
-    return Sam(network.Sam(file.config, compute), file.params, file.untrained, encoder)
+    model = network.Sam(file.config, compute)
+    return Sam(model, file.params, file.untrained, encoder, file.thresholds)
 
 
 def _pictures(images: Any) -> tuple[list[np.ndarray], bool]:

@@ -165,7 +165,7 @@ def _build(name: str | None, checkpoint: str | Path | None = None) -> Sam:
             f"{checkpoint} is not {name}: {models.differences(loaded.config, named.sam(name))}; "
             'sam_model_registry["default"] takes any'
         )
-    return Sam(loaded.model, loaded.params, loaded.untrained, loaded.encoder)
+    return Sam(loaded.model, loaded.params, loaded.untrained, loaded.encoder, loaded.thresholds)
 
 
 build_sam = functools.partial(_build, None)

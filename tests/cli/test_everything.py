@@ -323,6 +323,21 @@ def test_the_same_weights_from_elsewhere_are_the_same_model(album: Path, tmp_pat
     assert "model was 'sha256:" in capsys.readouterr().err
 
 
+def test_a_model_has_thresholds_of_its_own(album: Path, tmp_path: Path, capsys):
+    """They hold where nothing else is asked for, and are in the settings of the folder."""
+    argv = ["everything", str(album), "--model", "quickstart_teacher", "--points-per-side", "4"]
+
+    def thresholds(name, *more):
+        assert cli.main([*argv, "--out", str(tmp_path / name), *more]) == 0
+        settings = json.loads((tmp_path / name / albums.SETTINGS_FILE).read_text())
+        return settings["pred_iou_thresh"], settings["stability_score_thresh"]
+
+    assert thresholds("own") == (0.7, 0.7)
+    assert thresholds("own", "--pred-iou-thresh", "0.7") == (0.7, 0.7)  # the same settings
+    assert thresholds("given", "--pred-iou-thresh", "0.5") == (0.5, 0.7)
+    assert thresholds("sam", "--preset", "segment_anything") == (0.88, 0.95)
+
+
 def test_nothing_found_says_why_and_what_to_try(album: Path, tmp_path: Path, capsys):
     strict = ["--points-per-side", "4", "--stability-score-thresh", "0.999", "--json"]
     argv = [str(album), "--model", "quickstart_teacher", "--pred-iou-thresh", "0.8", *strict]

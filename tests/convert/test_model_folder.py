@@ -13,9 +13,11 @@ import pytest
 import safetensors.numpy
 from helpers import nano
 
-from esam_jax.convert import model_folder
+from esam_jax import predict
+from esam_jax.convert import load, model_folder, save
 from esam_jax.errors import CheckpointError, ExistsError, MissingError
 from esam_jax.models import named
+from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 
 CONFIG = named.sam("efficientsam_nano")
 PARAMS = nano.params(CONFIG)
@@ -36,6 +38,30 @@ def test_what_is_read_is_what_was_written(folder: Path):
     assert (file.config, file.source, file.untrained) == (CONFIG, "a test", ("prompt",))
     assert flat(file.params).keys() == flat(PARAMS).keys()
     jax.tree.map(np.testing.assert_array_equal, file.params, PARAMS)
+
+
+def test_its_own_thresholds_are_read_and_kept(folder: Path, tmp_path: Path):
+    own = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.5}
+    assert model_folder.read(folder).thresholds == {}
+    model_folder.write(tmp_path / "own", CONFIG, PARAMS, source="a test", thresholds=own)
+    assert model_folder.read(tmp_path / "own").thresholds == own
+    save.write(load.model_file(tmp_path / "own"), tmp_path / "copy")
+    assert load.thresholds(load.locate(tmp_path / "copy")) == own
+    sam = predict.load(tmp_path / "copy")
+    generator = AutomaticMaskGenerator(sam)
+    assert (generator.pred_iou_thresh, generator.stability_score_thresh) == (0.7, 0.5)
+    assert AutomaticMaskGenerator(sam, pred_iou_thresh=0.8).pred_iou_thresh == 0.8
+    assert AutomaticMaskGenerator.efficientsam(sam).stability_score_thresh == 0.9
+
+
+@pytest.mark.parametrize(
+    "odd", [[], {"box_nms_thresh": 0.7}, {"pred_iou_thresh": "0.7"}, {"pred_iou_thresh": 1.5}]
+)
+def test_thresholds_that_are_none_are_refused(folder: Path, odd):
+    header = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(header | {"thresholds": odd}))
+    with pytest.raises(CheckpointError, match="thresholds"):
+        model_folder.read(folder)
 
 
 def forget_sha256(folder: Path) -> None:
@@ -251,7 +277,9 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path):
 
 def test_the_model_file_is_plain_data():
     names = [field.name for field in dataclasses.fields(model_folder.ModelFile)]
-    assert names == ["config", "params", "source", "licence", "untrained", "unused", "notes"]
+    assert names == [
+        *("config", "params", "source", "licence", "untrained", "unused", "notes", "thresholds")
+    ]
 
 
 def test_weights_can_be_read_by_whom_the_config_can(folder: Path):

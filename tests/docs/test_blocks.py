@@ -28,7 +28,7 @@ from esam_jax.train import loop
 
 # What stands for something of the reader's own, or for a network that takes long to compile.
 STANDS_FOR = {
-    "MODEL": "quickstart_teacher",
+    "MODEL": "quickstart_clicks",
     "random:efficientsam_ti": "random:efficientsam_nano",
     "random:sam_b": "random:sam_nano",
 }

@@ -36,11 +36,12 @@ Record = dict[str, Any]
 class AutomaticMaskGenerator:
     """Every mask of a picture: `generate(image)`.
 
-    Arguments are segment-anything's, and two more. `stability_rule` is where stability is measured:
-    "full_size", on logits of the picture's size as the original does; or "low_res", on the
-    decoder's own logits, which spares the enlarging of every mask that fails and gives slightly
-    other scores. `rules` is whose algorithm it is, since EfficientSAM's differs in more than
-    thresholds (`presets.py` lists how).
+    Arguments are segment-anything's, and two more. `pred_iou_thresh` and `stability_score_thresh`
+    are the model's own where it has some (`Sam.thresholds`), and otherwise SAM's, 0.88 and 0.95.
+    `stability_rule` is where stability is measured: "full_size", on logits of the picture's size as
+    the original does; or "low_res", on the decoder's own logits, which spares the enlarging of
+    every mask that fails and gives slightly other scores. `rules` is whose algorithm it is, since
+    EfficientSAM's differs in more than thresholds (`presets.py` lists how).
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class AutomaticMaskGenerator:
         model: Sam,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
+        pred_iou_thresh: float | None = None,
+        stability_score_thresh: float | None = None,
         stability_score_offset: float = 1.0,
         box_nms_thresh: float = 0.7,
         crop_n_layers: int = 0,
@@ -79,8 +80,15 @@ class AutomaticMaskGenerator:
         self.model = model
         self.tally = Tally()  # of the last call of `generate`
         self.points_per_batch = points_per_batch
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
+        default = {**preset("segment_anything"), **model.thresholds}
+        self.pred_iou_thresh: float = (
+            default["pred_iou_thresh"] if pred_iou_thresh is None else pred_iou_thresh
+        )
+        self.stability_score_thresh: float = (
+            default["stability_score_thresh"]
+            if stability_score_thresh is None
+            else stability_score_thresh
+        )
         self.stability_score_offset = stability_score_offset
         self.box_nms_thresh = box_nms_thresh
         self.crop_n_layers = crop_n_layers
