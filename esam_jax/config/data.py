@@ -136,7 +136,7 @@ class _FittedConfig(Config):
 class PromptedConfig(_FittedConfig):
     """Views for promptable training: the entire picture, some of its masks, a first prompt each.
 
-    First prompts follow SAM, section A: a foreground point or a noisy box with equal chance.
+    First prompts follow SAM, section A: a foreground point or a noisy box.
     """
 
     kind: ClassVar[Literal["prompted"]] = "prompted"
@@ -144,6 +144,7 @@ class PromptedConfig(_FittedConfig):
     masks: Annotated[int, at_least(1)] = 64  # drawn per picture; fewer are padded with weight 0
     max_area: Annotated[float, above(0), at_most(1)] = 0.9  # of the picture; larger: left out
     min_area_px: Annotated[int, at_least(0)] = 16  # of the model's input; smaller: left out
+    box_share: Annotated[float, at_least(0), at_most(1)] = 0.5  # of first prompts; else points
     box_noise: Annotated[float, at_least(0)] = 0.1  # as share of the side
     # Whether that is a standard deviation (the paper), or bounds even chances (SAM 2's code).
     box_noise_as: Literal["normal", "uniform"] = "normal"

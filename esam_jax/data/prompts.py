@@ -17,16 +17,18 @@ def first_prompt(
     rng: np.random.Generator,
     mask: Bitmap,
     *,
+    box_share: float,
     box_noise: float,
     box_noise_max_px: float,
     box_noise_as: Noise = "normal",
 ) -> Prompt:
-    """A point in the mask or a noisy box around it, with equal chance.
+    """A noisy box around the mask with a chance of `box_share`, else a point in it.
 
-    The first prompt of SAM's training (arXiv:2304.02643, section A). Always two slots: a point is
-    followed by padding, a box is its two corners. DataError for an empty mask.
+    The first prompt of SAM's training (arXiv:2304.02643, section A), where chances are equal.
+    Always two slots: a point is followed by padding, a box is its two corners. DataError for an
+    empty mask.
     """
-    if rng.random() < 0.5:
+    if rng.random() < 1 - box_share:
         point = uniform_point(rng, mask)
         points = np.stack([point, np.full(2, PADDING_XY, np.float32)])
         return points, np.array([FOREGROUND, PADDING], np.int32)

@@ -4,11 +4,11 @@ import pytest
 from esam_jax.data import prompts
 from esam_jax.data.bitmaps import Bitmap
 from esam_jax.errors import DataError
-from esam_jax.typing import PADDING, PADDING_XY
+from esam_jax.typing import PADDING, PADDING_XY, TOP_LEFT
 
 MASK = np.zeros((9, 14), bool)
 MASK[2:7, 3:12] = True
-NOISE = {"box_noise": 0.1, "box_noise_max_px": 20.0}
+FIRST = {"box_share": 0.5, "box_noise": 0.1, "box_noise_max_px": 20.0}
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -17,15 +17,22 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 def test_first_prompts_are_points_and_boxes_in_equal_parts():
     labels = [
-        prompts.first_prompt(rng(seed), Bitmap.of(MASK), **NOISE)[1].tolist() for seed in range(400)
+        prompts.first_prompt(rng(seed), Bitmap.of(MASK), **FIRST)[1].tolist() for seed in range(400)
     ]
     assert all(label in ([1, -1], [2, 3]) for label in labels)
     assert 160 < labels.count([2, 3]) < 240
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.2, 50, 110), (1.0, 400, 400)])
+def test_boxes_are_as_many_as_their_share(share, least, most):
+    given = {**FIRST, "box_share": share}
+    drawn = [prompts.first_prompt(rng(seed), Bitmap.of(MASK), **given)[1] for seed in range(400)]
+    assert least <= sum(labels[0] == TOP_LEFT for labels in drawn) <= most
+
+
 def test_first_prompts_fill_two_slots():
     for seed in range(20):
-        points, labels = prompts.first_prompt(rng(seed), Bitmap.of(MASK), **NOISE)
+        points, labels = prompts.first_prompt(rng(seed), Bitmap.of(MASK), **FIRST)
         if labels[0] == 1:
             x, y = points[0].astype(int)
             assert MASK[y, x] and (points[1] == -1).all()  # as the released model pads
@@ -115,9 +122,7 @@ def test_f23_extreme_masks_have_prompts_inside_the_frame(area):
     mask = np.full((5, 7), area == "full")
     mask[4, 6] = True  # the last pixel of all
     for seed in range(50):
-        points, labels = prompts.first_prompt(
-            np.random.default_rng(seed), Bitmap.of(mask), box_noise=0.1, box_noise_max_px=20.0
-        )
+        points, labels = prompts.first_prompt(rng(seed), Bitmap.of(mask), **FIRST)
         used = points[labels != PADDING]
         assert (used >= 0).all() and (used <= [6, 4]).all()
         assert (points[labels == PADDING] == PADDING_XY).all()

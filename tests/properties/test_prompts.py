@@ -49,9 +49,9 @@ def test_distance_is_that_of_brute_force(mask: np.ndarray):
 @given(masks, seeds)
 def test_the_same_generator_gives_the_same_prompt(mask: np.ndarray, seed: int):
     assume(mask.size > 1)
-    noise = {"box_noise": 0.1, "box_noise_max_px": 20.0}
+    values = {"box_share": 0.5, "box_noise": 0.1, "box_noise_max_px": 20.0}
     first, second = (
-        prompts.first_prompt(np.random.default_rng(seed), Bitmap.of(mask), **noise)
+        prompts.first_prompt(np.random.default_rng(seed), Bitmap.of(mask), **values)
         for _ in range(2)
     )
     assert (first[0] == second[0]).all() and (first[1] == second[1]).all()

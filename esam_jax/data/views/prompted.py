@@ -78,6 +78,7 @@ def masks_and_prompts(
         points[slot], labels[slot] = prompts.first_prompt(
             rng,
             mask,
+            box_share=config.box_share,
             box_noise=config.box_noise,
             box_noise_max_px=config.box_noise_max_px,
             box_noise_as=config.box_noise_as,
