@@ -38,8 +38,8 @@ from esam_jax.tasks import rounds, start
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
-# Number of the key of drop path, beside those that `rounds.draw` splits off.
-_DROP_PATH = 1
+# Number of the key of drop path, beside the two that `rounds.draw` splits off: those are 0 and 1.
+_DROP_PATH = 2
 _PAIRS_STREAM = 1  # apart from the key that the network is drawn from
 
 

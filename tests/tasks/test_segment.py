@@ -438,3 +438,6 @@ def test_drop_path_draws_for_each_image_and_leaves_clicks_as_they_are():
     assert drawn["drop_path"].shape == (5, 3, 2)  # three blocks
     assert set(drawn) - set(plain) == {"drop_path"}
     assert all(np.array_equal(plain[name], drawn[name]) for name in plain)
+    # `split` gives the keys that `fold_in` makes of 0 and 1, and the rounds draw from those.
+    for key in jax.random.split(jax.random.key(0)):
+        assert not np.array_equal(drawn["drop_path"], jax.random.uniform(key, (5, 3, 2)))
