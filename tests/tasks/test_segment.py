@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers import nano, tiny
 
 from esam_jax import configs, sharding, tasks
@@ -424,6 +424,31 @@ def test_drop_path_is_for_blocks_of_one_kind():
     data = dataclasses.replace(config.data, view=view)
     with pytest.raises(ConfigError, match=r"task\.drop_path is 0\.1.*mobile_sam"):
         tasks.build(dataclasses.replace(config, task=task, data=data))
+
+
+def test_the_loss_is_that_of_the_branches_that_drop_path_keeps():
+    """A draw of 0 leaves a branch out, but for the first block's, whose chance is 0."""
+    model, batch = "efficientsam_nano", _batch()
+    params = _params(model)
+    encoder = {
+        f"{block}/{branch}/out": jax.tree.map(
+            jnp.zeros_like, params[model]["encoder"][block][branch]["out"]
+        )
+        for block in ("block_01", "block_02")
+        for branch in ("attn", "mlp")
+    }
+    without = trained.merged(params, {model: {"encoder": unflatten_dict(encoder, sep="/")}})
+    drawn = {**batch, "drop_path": np.zeros((2, 3, 2), np.float32)}
+    found, wanted = (
+        tiny.jit(functools.partial(_total, task))(its, given)[1].loss
+        for task, its, given in (
+            (_task(model, drop_path=0.4), params, drawn),
+            (_task(model), without, batch),
+        )
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    (_, complete), _ = _learned(model)
+    assert np.abs(found - complete.loss).max() > 1e-3
 
 
 def test_drop_path_draws_for_each_image_and_leaves_clicks_as_they_are():
