@@ -33,7 +33,8 @@ def segment_ti() -> RunConfig:
     prompts are published for SAM (arXiv:2304.02643, section A), whose training it says to follow.
     Assumed: 64 masks a picture (SAM), no warm-up (none is mentioned), and the rounds: the released
     model takes no background points, no masks and six points at most, so that five rounds add a
-    foreground click each, and one without a click would repeat the round before.
+    foreground click each (four after a box, which is two points), and one without a click would
+    repeat the round before.
     """
     return RunConfig(
         name="segment_ti",
@@ -71,7 +72,9 @@ def segment_ti_extended() -> RunConfig:
     Expected  better clicks than `segment_ti`, which nobody has published numbers of.
 
     `--task.init-from efficientsam_ti` starts from the released model, whose masks it gives before
-    the first update. Everything but the model and its rounds is as in `segment_ti`.
+    the first update. Everything but the model and its rounds is as in `segment_ti`: six points at
+    most, too, so that of the eight clicks five find room after a point and four after a box; the
+    rounds of the others look at their own mask again.
     Published for SAM (arXiv:2304.02643, section A): the rounds. Assumed: that they fit this model.
     """
     task = SegmentConfig(model="efficientsam_ti_extended", clicks=8, repeats=2)

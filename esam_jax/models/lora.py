@@ -26,7 +26,8 @@ _PROJECTIONS = ("query", "key", "value", "out")
 def init(model: Params, rank: int, rng: Key[Array, ""]) -> Params:
     """A pair for each projection of the encoder's attention; b is 0, so that nothing changes yet.
 
-    a is normal with variance 1 / inputs, as the paper draws it (Gaussian) and its code scales it.
+    a is normal with variance 1 / inputs. The paper says Gaussian and no more; its code draws evenly
+    from +-1 / sqrt(inputs), a third of that variance.
     """
     kernels = _kernels(model["encoder"])
     if not kernels:
