@@ -23,14 +23,14 @@ round_loss = tiny.jit(segment.round_loss, static_argnums=0)
 
 
 def _slow_round_loss(task, logits, scores, masks):
-    """One query at a time, one mask at a time, as SAM's section A says it."""
+    """Loss, IoU of the best and of the chosen mask: one at a time, as SAM's section A says it."""
     B, Q, M, side, _ = logits.shape
     cell = masks.shape[-1] // side
-    out = np.zeros((B, Q))
+    out = np.zeros((3, B, Q))
     for b in range(B):
         for q in range(Q):
             target = masks[b, q].reshape(side, cell, side, cell).mean((1, 3)) >= 0.5
-            costs, score_costs = [], []
+            costs, ious = [], []
             for m in range(M):
                 z = logits[b, q, m].astype(np.float64)
                 p = 1 / (1 + np.exp(-z))
@@ -40,11 +40,12 @@ def _slow_round_loss(task, logits, scores, masks):
                 dice = 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
                 costs.append(task.focal_weight * focal + task.dice_weight * dice)
                 union = ((z > 0) | target).sum()
-                iou = ((z > 0) & target).sum() / max(union, 1)
-                score_costs.append((scores[b, q, m] - iou) ** 2)
+                ious.append(((z > 0) & target).sum() / max(union, 1))
             best = int(np.argmin(costs))
+            score_costs = (scores[b, q] - ious) ** 2
             score = np.mean(score_costs) if task.scored_masks == "all" else score_costs[best]
-            out[b, q] = costs[best] + task.iou_weight * score
+            chosen = ious[int(np.argmax(scores[b, q]))]
+            out[:, b, q] = costs[best] + task.iou_weight * score, ious[best], chosen
     return out
 
 
@@ -61,7 +62,10 @@ def test_round_loss_equals_the_slow_version(scored):
     task = SegmentConfig(scored_masks=scored, focal_weight=20.0, iou_weight=0.7)
     logits, scores, masks = _random_round()
     fast = round_loss(task, logits, scores, masks, np.ones((2, 3), np.float32))
-    np.testing.assert_allclose(fast.loss, _slow_round_loss(task, logits, scores, masks), rtol=2e-5)
+    loss, best_iou, chosen_iou = _slow_round_loss(task, logits, scores, masks)
+    np.testing.assert_allclose(fast.loss, loss, rtol=2e-5)
+    np.testing.assert_allclose(fast.metrics["best_iou"], best_iou, rtol=1e-6)
+    np.testing.assert_allclose(fast.metrics["chosen_iou"], chosen_iou, rtol=1e-6)
     assert set(fast.metrics) == {"focal", "dice", "score_mse", "best_iou", "chosen_iou"}
 
 
