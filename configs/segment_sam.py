@@ -26,8 +26,11 @@ def segment_sam_h() -> RunConfig:
 
     Published: updates, batch, rate and where it falls to a tenth, warm-up, decay by layer, drop
     path, weight decay, AdamW with betas 0.9 and 0.999, no augmentation, the rounds, box noise as a
-    standard deviation, 64 masks a picture, the start from MAE. Assumed: patches of 14 pixels
-    enlarged to 16 and relative positions from zero, as ViTDet starts; gradients are not clipped.
+    standard deviation, masks above 90 % of a picture left out, the weights of the losses, the start
+    from MAE. Assumed: 64 masks a picture (published a GPU, each of which had one picture); the
+    focal loss's alpha 0.25 and gamma 2, losses summed over rounds, and background clicks where
+    nothing is wrong, as in SAM 2's training code; patches of 14 pixels enlarged to 16 and relative
+    positions from zero, as ViTDet starts; decay of kernels alone; gradients are not clipped.
     Left out: dropout of 0.1 in the decoder while it trains, which the paper mentions and no
     released code has.
     """
