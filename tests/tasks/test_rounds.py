@@ -17,7 +17,15 @@ from esam_jax.errors import ConfigError
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images
 from esam_jax.tasks import rounds, segment
-from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, NOTHING, PADDING, TOP_LEFT
+from esam_jax.typing import (
+    BACKGROUND,
+    BOTTOM_RIGHT,
+    FOREGROUND,
+    NOTHING,
+    PADDING,
+    PADDING_XY,
+    TOP_LEFT,
+)
 
 SAM_ROUNDS = SegmentConfig(clicks=8, repeats=2)
 FEW = SegmentConfig(clicks=3, repeats=2)
@@ -156,6 +164,7 @@ def test_the_released_model_never_gets_more_than_six_points():
             given = (np.asarray(labels) != PADDING).sum(-1)
             wanted = min((first[0, 0] != PADDING).sum() + number + 1, most)
             assert (given == wanted).all()
+            assert (np.asarray(points)[np.asarray(labels) == PADDING] == PADDING_XY).all()
         assert np.array_equal(labels[..., 0], first[..., 0])  # the first prompt stays
         assert not (np.asarray(labels) == BACKGROUND).any()
 
