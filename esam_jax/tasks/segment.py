@@ -149,7 +149,7 @@ def _embed(
         embedding = model.apply(variables, pixels, scales, method=Sam.encode)
     else:
         with stack.forward_only():
-            embedding = jax.lax.stop_gradient(model.apply(variables, pixels, method=Sam.encode))
+            embedding = model.apply(variables, pixels, method=Sam.encode)
     assert isinstance(embedding, jax.Array)
     return embedding, moments
 
