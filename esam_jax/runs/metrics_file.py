@@ -18,6 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 # The loss of a model that learned nothing from its input, where a task knows it.
 BASELINE, BASELINE_NAME = "baseline_loss", "predicting the mean"
 
+EARLIER_MODEL = "earlier_model"  # event: model/ is not of the last update
 ATTEMPT = "attempt"  # event: a process begins to start; its "start" follows with its first line
 
 Line = dict[str, Any]
@@ -110,6 +111,16 @@ def finished_at(file: Path) -> int | None:
     return max(steps, default=None)
 
 
+def why_earlier(best: int, metric: str | None) -> str:
+    """Of which step `model/` is, in words, where a run has kept the best by a metric."""
+    if best == 0:
+        return (
+            f"no evaluation was better than the start by {metric}: model/ is the model that the "
+            "run started from"
+        )
+    return f"model/ is of step {best}, whose {metric} is best"
+
+
 def measured(lines: Iterable[Line]) -> dict[int, Line]:
     """What evaluations found, by the number of updates before them."""
     none = {"loss", "event", "finished"}
@@ -117,7 +128,10 @@ def measured(lines: Iterable[Line]) -> dict[int, Line]:
 
 
 def folded(lines: Iterable[Line], last_step: int) -> list[Line]:
-    """The lines without the metrics of later steps, which one `redone` event per part replaces."""
+    """The lines without the metrics of later steps, which one `redone` event per part replaces.
+
+    At 0 the run begins anew, and what the start measured is dropped too.
+    """
     kept: list[Line] = []
     redone: Line | None = None
     part = Part()
@@ -126,7 +140,8 @@ def folded(lines: Iterable[Line], last_step: int) -> list[Line]:
             kept, redone = kept + ([redone] if redone else []), None
         took, first = part.add(line)
         if "event" in line or line["step"] <= last_step:
-            kept.append(line)
+            if "event" in line or last_step > 0:
+                kept.append(line)
             continue
         redone = redone or _redone(last_step)
         if "loss" in line:

@@ -117,7 +117,7 @@ def target(back: RollBack, saved: Iterable[int], every_steps: int) -> int:
     One that every run of this config saves: an extra one, of a run that was terminated, would end
     in other numbers than an undisturbed run. It is taken only where nothing else is left.
     """
-    before = [step for step in saved if step < back.step]
+    before = [step for step in saved if 0 < step < back.step]
     regular = [step for step in before if step % every_steps == 0]
     # A host that sees a new folder later than the others must not go elsewhere.
     return int(multihost_utils.broadcast_one_to_all(np.int32(max(regular or before, default=0))))

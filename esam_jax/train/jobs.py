@@ -27,14 +27,18 @@ _COMPARE_SECONDS = 600.0
 
 @dataclasses.dataclass(frozen=True)
 class Due:
-    """After every so many updates (None: after none), and after the last one, if that is named."""
+    """After every so many updates (None: after none), and after the last one, if that is named.
+
+    Before the first one where `start` says so.
+    """
 
     every_steps: int | None
     last_step: int | None = None
+    start: bool = False
 
     def __contains__(self, done: int) -> bool:
         if done == 0:
-            return False
+            return self.start
         often = self.every_steps is not None and done % self.every_steps == 0
         return often or done == self.last_step
 

@@ -23,7 +23,7 @@ from esam_jax.processes.alert import Alert
 from esam_jax.processes.stop import Terminated
 from esam_jax.processes.watchdog import Watchdog
 from esam_jax.report import figures
-from esam_jax.runs import config_file, owner
+from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks.task import Measure
 from esam_jax.train import guard, jobs, preflight, start
 from esam_jax.train.checkpoint import manager
@@ -166,6 +166,8 @@ def _train(
     if begun.rollback is not None:
         report.event("rollback", first_step, **begun.rollback)
         hook.send("rollback", ", ".join(f"{key} {x}" for key, x in begun.rollback.items()))
+    if first_step == 0:
+        work.save.after(0, state)
     work.evaluate.after(first_step, state)  # unless an earlier part of the run did
     # Nothing crosses between host and device unless it is requested by name.
     with jax.transfer_guard("disallow"):
@@ -219,11 +221,12 @@ def _jobs(
 ) -> Jobs:
     """The jobs as the config schedules them."""
     often = None if cfg.evaluate is None else cfg.evaluate.every_steps
+    start = cfg.save.best is not None  # the best may be what the run began from
     return Jobs(
         compare,
-        jobs.Save(Due(cfg.save.every_steps, cfg.steps), shared, checkpoints),
+        jobs.Save(Due(cfg.save.every_steps, cfg.steps, start), shared, checkpoints),
         jobs.Evaluate(
-            Due(often, cfg.steps),
+            Due(often, cfg.steps, start),
             shared,
             checkpoints,
             measure,
@@ -288,7 +291,9 @@ def _finish(
     of, best = done, leader.decide(checkpoints.best)
     if best is not None and best != done:
         of, state = best, manager.load(workdir, best, ready.template)
-        log.note(f"{workdir}: model/ is of step {best}, whose {cfg.save.best} is best", progress)
+        why = metrics_file.why_earlier(best, cfg.save.best)
+        report.event(metrics_file.EARLIER_MODEL, done, best=best, why=why)
+        log.note(f"{workdir}: {why}", progress)
     origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}"
     _write_models(origin, workdir, ready, state.params)
     if jax.process_index() == 0:

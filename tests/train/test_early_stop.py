@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from esam_jax.config import (
     DataConfig,
     EvaluateConfig,
+    OptimConfig,
     PromptedConfig,
     SaveConfig,
     ScenesConfig,
@@ -50,10 +51,10 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(loop.loader, "stream", toy.Stream)
 
     def start(cfg, *values):
-        given, nano = iter(values), named.sam("efficientsam_nano")
+        given, nano = list(values), named.sam("efficientsam_nano")
         task = dataclasses.replace(
             toy.task(),
-            measurement=lambda config, mesh: lambda params, frozen: {"box_miou": next(given)},
+            measurement=lambda config, mesh: lambda params, frozen: {"box_miou": given.pop(0)},
             models=lambda params, start: {"toy": TrainedModel(nano, params)},
         )
         monkeypatch.setattr("esam_jax.tasks.build", lambda cfg: task)
@@ -78,7 +79,7 @@ def assert_is_of_step(written, folder, step):
 
 
 def test_ends_after_evaluations_that_are_no_better(run, tmp_path):
-    written = run(config(), 0.1, 0.3, 0.2, 0.25)
+    written = run(config(), 0.05, 0.1, 0.3, 0.2, 0.25)
     assert manager.steps(tmp_path)[-1] == 8
     assert [(each["step"], each["best"]) for each in events(tmp_path)] == [(8, 4)]
     assert log.merged(tmp_path / "metrics.jsonl")["finished"]
@@ -86,7 +87,7 @@ def test_ends_after_evaluations_that_are_no_better(run, tmp_path):
 
 
 def test_an_ended_run_is_finished_until_it_has_more_patience(run, tmp_path):
-    run(config(), 0.1, 0.3, 0.2, 0.25)
+    run(config(), 0.05, 0.1, 0.3, 0.2, 0.25)
     run(config())  # measures nothing: there is no value to give
     assert manager.steps(tmp_path)[-1] == 8
     written = run(config(patience=3), 0.4, 0.2)
@@ -95,7 +96,7 @@ def test_an_ended_run_is_finished_until_it_has_more_patience(run, tmp_path):
 
 
 def test_ends_between_two_saves(run, tmp_path):
-    written = run(config(save_every=4), 0.3, 0.2, 0.1)
+    written = run(config(save_every=4), 0.1, 0.3, 0.2, 0.1)
     assert manager.steps(tmp_path) == [4, 6]  # nothing was saved after the best, at 2
     assert_is_of_step(written, tmp_path, 4)
 
@@ -108,16 +109,53 @@ def test_a_run_killed_before_it_could_end_only_ends(run, tmp_path, monkeypatch):
 
         cut.setattr(loop, "_finish", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(config(), 0.1, 0.3, 0.2, 0.25)
+            run(config(), 0.05, 0.1, 0.3, 0.2, 0.25)
     written = run(config())
     assert manager.steps(tmp_path)[-1] == 8
     assert_is_of_step(written, tmp_path, 4)
 
 
 def test_a_run_that_improves_to_its_end_has_its_last_model(run, tmp_path):
-    written = run(config(steps=6), 0.1, 0.2, 0.3)
+    written = run(config(steps=6), 0.05, 0.1, 0.2, 0.3)
     assert not events(tmp_path)
     assert_is_of_step(written, tmp_path, 6)
+
+
+def test_a_run_that_only_ruins_its_model_keeps_the_start(run, tmp_path):
+    cfg = dataclasses.replace(config(), optim=OptimConfig(peak_lr=10.0, warmup_steps=0))
+    written = run(cfg, 0.5, 0.2, 0.4)
+    mesh = loop.sharding.make_mesh(cfg.mesh)
+    start = toy.create(toy.task(), cfg, mesh).params
+    jax.tree.map(np.testing.assert_array_equal, written["params"], jax.device_get(start))
+    assert manager.steps(tmp_path) == [0, 2, 4]
+    lines = log.read(tmp_path / "metrics.jsonl")
+    assert [x["step"] for x in lines if "box_miou" in x] == [0, 2, 4]
+    assert [(x["step"], x["best"]) for x in events(tmp_path)] == [(4, 0)]
+    [told] = [x for x in lines if x.get("event") == "earlier_model"]
+    assert told["best"] == 0 and "no evaluation was better than the start" in told["why"]
+
+
+def test_a_resumed_run_does_not_measure_its_start_again(run, tmp_path):
+    interrupted(run, config(steps=6), 0.5, 0.1)  # at step 2, measured and saved
+    written = run(config(steps=6, patience=3), 0.2, 0.3)
+    assert manager.steps(tmp_path) == [0, 4, 6]
+    assert_is_of_step(written, tmp_path, 0)
+
+
+def test_a_run_killed_before_its_first_save_begins_anew(run, tmp_path):
+    interrupted(run, config(save_every=4), 0.5)
+    assert manager.steps(tmp_path) == [0]
+    other = dataclasses.replace(config(save_every=4), seed=7)  # another start
+    written = run(other, 0.1, 0.2, 0.3, 0.2, 0.1)
+    lines = log.read(tmp_path / "metrics.jsonl")
+    assert [(x["step"], x["box_miou"]) for x in lines if "box_miou" in x][:2] == [(0, 0.1), (2, 0.2)]
+    assert_is_of_step(written, tmp_path, 4)
+
+
+def interrupted(run, cfg, *values):
+    """Stops the run where it measures once more than there are values."""
+    with pytest.raises(IndexError):
+        run(cfg, *values)
 
 
 @pytest.mark.parametrize(

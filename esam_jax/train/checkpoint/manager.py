@@ -84,6 +84,8 @@ class Checkpoints:
     def _open(self, template: TrainState | None) -> None:
         """What process 0 does before anything is read or compiled."""
         step_folders.tidy(self._folder)
+        if self.latest() == 0:  # of a run that did no update, and begins anew
+            self._drop_after(-1)
         newest = self.latest()
         for step in step_folders.unmarked(self._folder):
             # An older one is what a killed deletion has left: the next save deletes the rest.
@@ -137,10 +139,10 @@ class Checkpoints:
         CheckpointError where the newest does not and `save.damaged` says to stop. With "fallback"
         it is quarantined, and `latest` then gives the step that was used. Nothing is quarantined
         unless an older one reads well: where none does, the disk may be at fault (DiskError), and
-        the next start must not begin at step 0.
+        the next start must not begin at step 0, not even from the start that is kept.
         """
         faults: dict[int, str] = {}
-        for step in leader.decide(lambda: step_folders.steps(self._folder)[::-1]):
+        for step in leader.decide(lambda: [x for x in step_folders.steps(self._folder)[::-1] if x]):
             path = self._folder / str(step)
             if found := leader.decide(lambda step=step: self._tree_differences(step, template)):
                 raise CheckpointError(f"{path} has another tree: {'; '.join(found)}")
@@ -170,16 +172,10 @@ class Checkpoints:
         return retention.best(self._folder, metric, step_folders.steps(self._folder))
 
     def go_back(self, step: int) -> None:
-        """Drops what was saved after `step`, so that it is the newest."""
+        """Drops what was saved after `step`, so that it is the newest; all of it for 0, which is
+        the start and saved again."""
         self.wait()
-
-        def drop() -> None:
-            for later in step_folders.steps(self._folder):
-                if later > step:
-                    step_folders.remove(self._folder, later)
-            retention.forget_scores(self._folder, step)
-
-        leader.decide(drop)
+        leader.decide(lambda: self._drop_after(step or -1))
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing in the background; the state may be donated as soon as this returns.
@@ -302,6 +298,12 @@ class Checkpoints:
 
     def _tell(self, event: str, **more: Any) -> None:
         self._news.put({"event": event, **more})
+
+    def _drop_after(self, step: int) -> None:
+        for later in step_folders.steps(self._folder):
+            if later > step:
+                step_folders.remove(self._folder, later)
+        retention.forget_scores(self._folder, step)
 
     # ------------------------------------------------------------------ of a restore
 
