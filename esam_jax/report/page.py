@@ -75,6 +75,7 @@ def render(
     body = [
         f"<h1>{title}</h1>",
         f'<p class="sub">{html.escape(_state(summary))}</p>',
+        f"<p>{html.escape(summary['model'])}</p>" if summary["model"] else "",
         _tiles(summary),
         comparison,
         "<h2>Curves</h2>",
@@ -116,6 +117,8 @@ def _state(summary: Mapping[str, Any]) -> str:
     progress = f"step {summary['step']:,}" + (f" of {steps:,}" if steps else "")
     if summary["finished"]:
         state = "finished"
+    elif summary["stopped_early"]:
+        state = "finished early, as evaluations no longer improved"
     elif summary["faults"] and summary["faults"][-1]["event"] == "stop":
         state = "stopped"
     else:

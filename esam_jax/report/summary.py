@@ -15,7 +15,10 @@ from esam_jax.runs.config_file import CONFIG_FILE
 from esam_jax.runs.goodput import Ledger
 from esam_jax.runs.metrics_file import METRICS_FILE, Line
 
-_ROUTINE = (metrics_file.ATTEMPT, "start", "preflight", "compile", "save", "evaluate")
+_ROUTINE = (
+    *(metrics_file.ATTEMPT, "start", "preflight", "compile", "save", "evaluate"),
+    *(metrics_file.EARLY_STOP, metrics_file.EARLIER_MODEL),
+)
 _NEVER_SHOWN = ("step", "event", "seconds", "time")
 _FIRST = 5  # of what is wrong with the data, quoted for each kind
 _ENVIRONMENT = ("versions", "host", "processes", "devices", "device_kind", "platform", "mesh")
@@ -29,12 +32,15 @@ def summary(run: Path) -> dict[str, Any]:
     updates = [line["step"] for line in lines if "loss" in line]
     # A run may have been lengthened since it was finished.
     steps = config.get("steps", last.get("step"))
+    end = _end(lines, max(updates, default=0))
     return {
         "run": str(run),
         "name": config.get("name", run.name),
         "step": max(updates, default=0),
         "steps": steps,
         "finished": any(line.get("finished") and line["step"] == steps for line in lines),
+        "stopped_early": metrics_file.EARLY_STOP in end,
+        "model": end.get(metrics_file.EARLIER_MODEL, {}).get("why", ""),
         "restarts": sum(_is_restart(lines)),
         "seconds": round(ledger.seconds(), 3),
         "goodput": round(ledger.goodput(), 4),
@@ -45,6 +51,14 @@ def summary(run: Path) -> dict[str, Any]:
         "environment": _environment(starts),
         "config": config,
     }
+
+
+def _end(lines: Sequence[Line], step: int) -> dict[str, Line]:
+    """The events at the end of a run that is done, after `step` updates, by their names."""
+    there = [line for line in lines if line["step"] == step]
+    if not any(line.get("finished") for line in there):
+        return {}
+    return {line["event"]: line for line in there if "event" in line}
 
 
 def _measured(lines: Sequence[Line]) -> list[str]:

@@ -18,6 +18,7 @@ METRICS_FILE = "metrics.jsonl"
 # The loss of a model that learned nothing from its input, where a task knows it.
 BASELINE, BASELINE_NAME = "baseline_loss", "predicting the mean"
 
+EARLY_STOP = "early_stop"  # event: evaluations have not improved for so long
 EARLIER_MODEL = "earlier_model"  # event: model/ is not of the last update
 ATTEMPT = "attempt"  # event: a process begins to start; its "start" follows with its first line
 

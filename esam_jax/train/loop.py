@@ -190,7 +190,8 @@ def _train(
                 raise Terminated
             work.evaluate.after(done, state)
     if hook.step < cfg.steps:
-        report.event("early_stop", hook.step, best=leader.decide(work.save.checkpoints.best))
+        best = leader.decide(work.save.checkpoints.best)
+        report.event(metrics_file.EARLY_STOP, hook.step, best=best)
         if hook.step not in work.save.due:
             work.save.after(hook.step, state, now=True)
     return state

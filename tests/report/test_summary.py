@@ -8,6 +8,7 @@ import pytest
 from esam_jax.cli import main
 from esam_jax.errors import MissingError
 from esam_jax.report import page, summary
+from esam_jax.runs import metrics_file
 
 
 def lines_of_a_run():
@@ -42,9 +43,7 @@ def lines_of_a_run():
 def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    text = "".join(json.dumps(line) + "\n" for line in lines_of_a_run())
-    (folder / "metrics.jsonl").write_text(text)
-    (folder / "config.json").write_text(json.dumps({"name": "<toy>", "steps": 30}))
+    write(folder, {"name": "<toy>", "steps": 30}, lines_of_a_run())
     return folder
 
 
@@ -142,6 +141,38 @@ def test_page_is_whole_and_escaped(run):
     for part in ("goodput", "box mIoU", "restart", "0.0.1", "alpha"):
         assert part in text
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+
+def stopped_early(best):
+    """Of fifty updates thirty were done."""
+    *lines, finished = lines_of_a_run()
+    why = metrics_file.why_earlier(best, "miou")
+    lines.append({"step": 30, "event": "early_stop", "best": best, "seconds": 12.5})
+    lines.append({"step": 30, "event": "earlier_model", "best": best, "why": why, "seconds": 12.7})
+    return [*lines, finished]
+
+
+@pytest.mark.parametrize(
+    ("best", "words"),
+    [(0, "no evaluation was better than the start"), (20, "model/ is of step 20")],
+)
+def test_a_run_that_ended_early_says_which_model_it_left(best, words, tmp_path):
+    write(tmp_path, {"name": "toy", "steps": 50}, stopped_early(best))
+    found = summary.summary(tmp_path)
+    text = " ".join(parsed(page.render(found, summary.curves(tmp_path))).text)
+    assert "finished early, as evaluations no longer improved, step 30 of 50" in text
+    assert words in text
+    assert not {"early_stop", "earlier_model"} & {fault["event"] for fault in found["faults"]}
+    # With more patience it continued, and was killed.
+    more = {"step": 40, "loss": 1.0, "seconds": 20.0}
+    write(tmp_path, {"name": "toy", "steps": 50}, [*stopped_early(best), more])
+    text = " ".join(parsed(page.render(summary.summary(tmp_path), {})).text)
+    assert "not finished, step 40 of 50" in text and words not in text
+
+
+def write(folder, config, lines):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_json_and_out(run, tmp_path, capsys):

@@ -148,7 +148,10 @@ def test_a_run_killed_before_its_first_save_begins_anew(run, tmp_path):
     other = dataclasses.replace(config(save_every=4), seed=7)  # another start
     written = run(other, 0.1, 0.2, 0.3, 0.2, 0.1)
     lines = log.read(tmp_path / "metrics.jsonl")
-    assert [(x["step"], x["box_miou"]) for x in lines if "box_miou" in x][:2] == [(0, 0.1), (2, 0.2)]
+    assert [(x["step"], x["box_miou"]) for x in lines if "box_miou" in x][:2] == [
+        (0, 0.1),
+        (2, 0.2),
+    ]
     assert_is_of_step(written, tmp_path, 4)
 
 
