@@ -282,6 +282,15 @@ def test_f20_what_a_preempted_run_saved_is_not_gone_back_to(train, tmp_path, mon
     assert_same(state, whole)
 
 
+@pytest.mark.parametrize(
+    ("saved", "step"), [([0, 5], 5), ([0, 4, 5], 4), ([0], 0), ([], 0), ([0, 9], 0)]
+)
+def test_f20_the_start_that_is_kept_is_gone_back_to_last(saved, step):
+    values = {"loss": 9.0, "loss_mean": 0.1, "batches": 8, "rollbacks": 0}
+    back = guard.RollBack(8, values)
+    assert guard.target(back, saved, every_steps=4) == step
+
+
 def test_the_mean_follows_the_losses_and_ignores_what_is_wrong(monkeypatch):
     monkeypatch.setattr(GuardConfig, "spike_horizon_steps", 2)
     config = GuardConfig(spike=3.0)

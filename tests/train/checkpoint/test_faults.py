@@ -446,6 +446,17 @@ def test_f06_a_process_whose_folder_cannot_be_made_ends(tmp_path):
 # ------------------------------------------------------------------------- damaged and absent
 
 
+def test_the_start_that_is_kept_stands_in_for_no_damaged_step(tmp_path):
+    folder = saved(tmp_path, 0, 1)
+    spoil(folder / "1", flip)
+    with (
+        Checkpoints(SaveConfig(damaged="fallback"), tmp_path) as checkpoints,
+        pytest.raises(DiskError, match="no checkpoint that can be read"),
+    ):
+        checkpoints.restore(template())
+    assert manager.steps(tmp_path) == [0, 1]
+
+
 @pytest.mark.parametrize("damage", [flip, cut])
 def test_f08_damaged_array_is_refused_by_step_and_leaf(tmp_path, damage):
     folder = saved(tmp_path, 1, 2)
