@@ -91,7 +91,7 @@ def row(answers: Sequence[tuple[Found, str]]) -> Row:
     shares = size[0] / image.shape[1], size[1] / image.shape[0]
     return Row(
         picture=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
-        prompts=[overlays.scaled(_given(each), *shares) for each in chosen[0]],
+        prompts=[overlays.scaled(_given(each), *shares) for each in zip(*chosen, strict=True)],
         masks=[np.stack([_small(mask, size) for mask in each]) for each in shown],
         captions=[f"{len(order)} of {len(targets)}", *(f"IoU {value:.3f}" for value in means)],
         name=first.name,
@@ -104,6 +104,9 @@ def _small(mask: Bitmap | None, size: tuple[int, int]) -> Bool[np.ndarray, "H W"
     return np.asarray(dense.resize(size, Image.Resampling.NEAREST))
 
 
-def _given(answer: Answer) -> Prompt:
-    assert answer.prompt is not None
-    return answer.prompt
+def _given(answers: Sequence[Answer]) -> Prompt:
+    """The box and the clicks that an object was found by: the first of either."""
+    prompts = [answer.prompt for answer in answers if answer.prompt is not None]
+    box = next((prompt.box for prompt in prompts if prompt.box is not None), None)
+    clicks = next((prompt for prompt in prompts if len(prompt.points)), prompts[0])
+    return Prompt(points=clicks.points, labels=clicks.labels, box=box)

@@ -6,8 +6,10 @@ every object, the worst pictures); `RUN/validation/comparison.json` has what bot
 """
 
 import base64
+import dataclasses
 import html
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -68,8 +70,8 @@ def write(
     found = {
         "rows": rows,
         "lost": [row["size"] for row in rows if row["prompt"] == "box" and _is_lost(row)],
-        "worst": ranked[:_PICTURES],
-        "best": ranked[: -_PICTURES - 1 : -1],
+        "worst": ranked[: min(_PICTURES, math.ceil(len(ranked) / 2))],
+        "best": ranked[::-1][: min(_PICTURES, len(ranked) // 2)],
         "protocol": results[AFTER]["protocol"],
     }
     files.write(run / SHEET, draw.png(_sheet(loaded, source, protocol, found)))
@@ -181,10 +183,15 @@ def _sheet(
     models: Mapping[str, Sam], source: Source, protocol: Protocol, found: Mapping[str, Any]
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The worst pictures, then the best: prompts, truth, and both answers to each prompt."""
-    names = list(dict.fromkeys((*found["worst"], *found["best"])))
+    names = [*found["worst"], *found["best"]]
     seen = {name: _again(sam, source, protocol, frozenset(names)) for name, sam in models.items()}
     pairs = [(name, column) for column in _COLUMNS for name in (BEFORE, AFTER)]
     rows = [worst.row([(seen[model][name], column) for model, column in pairs]) for name in names]
+    places = [(kind, i) for kind in ("worst", "best") for i in range(1, 1 + len(found[kind]))]
+    rows = [
+        dataclasses.replace(row, name=f"{row.name} ({kind} {place})")
+        for row, (kind, place) in zip(rows, places, strict=True)
+    ]
     titles = ("prompts", "truth", *(f"{_COLUMNS[column]}, {model}" for model, column in pairs))
     return draw.contact_sheet(rows, titles)
 

@@ -7,10 +7,13 @@ docs/training.md lists. A run that resumes keeps the values of its first start.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from esam_jax import configs
 from esam_jax.config import (
@@ -26,8 +29,10 @@ from esam_jax.config import json as config_json
 from esam_jax.convert import load, provenance
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.data import sources
-from esam_jax.errors import CheckpointError, ConfigError, DataError
+from esam_jax.data.records import Source
+from esam_jax.errors import CheckpointError, ConfigError, DataError, EsamError
 from esam_jax.models import named
+from esam_jax.words import counted
 
 SHARE, FEWEST, MOST = 0.2, 6, 500  # of the pictures that are held out
 SMALL_SET = 2000  # pictures below which they are augmented
@@ -36,6 +41,7 @@ STEPS = 100  # times the root of the number of pictures
 PEAK_LR = {"all": 1e-4, "decoder": 2e-4, "lora": 5e-4}  # at that batch
 ENCODER_RATE = {"all": 0.1, "decoder": 1.0, "lora": 1.0}
 EVALUATIONS = 10  # in a run
+_COMPARED = 20  # pictures with one name, by their pixels
 LARGE_PX = 512  # from which side of the model's input on memory is spared
 
 Values = dict[str, Any]  # by their paths in the config: "optim.peak_lr"
@@ -104,10 +110,20 @@ def _sources(config: RunConfig, given: Collection[str]) -> dict[str, SourceConfi
     train = _opened_as(config.data.source, config, given, "data.source")
     measured = _evaluate(config).source
     if "evaluate.source.path" in given:
-        return _both(train, _opened_as(measured, config, given, "evaluate.source"))
+        measured = _opened_as(measured, config, given, "evaluate.source")
+        if overlap := _overlap(train, measured):
+            warnings.warn(overlap, UserWarning, stacklevel=2)
+        return _both(train, measured)
     if isinstance(train, ScenesConfig):
         return _both(train, dataclasses.replace(train, split="heldout"))
-    heldout = held_out(len(sources.open_source(train)))
+    pictures = len(sources.open_source(train))
+    if pictures < 2:
+        raise DataError(
+            f"{train.path} holds {counted(pictures, 'picture')}, but some are trained on and "
+            "others measured: give 20 or more, or name others to measure on with "
+            "--evaluate.source.path"
+        )
+    heldout = held_out(pictures)
     wanted = getattr(config.data.source, "heldout", 0)
     if "data.source.heldout" in given and wanted:
         heldout = wanted
@@ -128,6 +144,30 @@ def _sources_as(
 
 def _both(train: SourceConfig, measured: SourceConfig) -> dict[str, SourceConfig]:
     return {"data.source": train, "evaluate.source": measured}
+
+
+def _overlap(train: SourceConfig, measured: SourceConfig) -> str | None:
+    """A sentence where pictures to measure on are trained on: by their names, one by its pixels."""
+    trained, held = sources.open_source(train), sources.open_source(measured, "evaluate.source.")
+    places = {PurePosixPath(trained.name(i)).name: i for i in range(len(trained))}
+    names = {i: PurePosixPath(held.name(i)).name for i in range(len(held))}
+    both = [(places[name], i) for i, name in names.items() if name in places]
+    same = next((held.name(i) for at, i in both[:_COMPARED] if _same(trained, at, held, i)), None)
+    if same is None:
+        return None  # cameras give the same names again
+    return (
+        f"{len(both)} of the {counted(len(held), 'picture')} to measure on have names that are "
+        f"trained on, too, and {same} is the same picture in both: how good the model is on other "
+        "pictures is not measured. Name others with --evaluate.source.path, or leave it out: then "
+        "a fifth of the pictures is held out"
+    )
+
+
+def _same(trained: Source, at: int, held: Source, i: int) -> bool:
+    try:
+        return np.array_equal(trained.read(at).picture.rgb(), held.read(i).picture.rgb())
+    except EsamError:  # training and evaluation say which and why
+        return False
 
 
 def held_out(pictures: int) -> int:

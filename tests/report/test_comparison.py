@@ -1,6 +1,7 @@
 """Before and after: what the page says is what two evaluations say, and nothing is hidden."""
 
 import csv
+import dataclasses
 import json
 import math
 from collections import defaultdict
@@ -75,6 +76,16 @@ def test_worst_and_best_are_ranked_by_the_model_after(compared):
     ranked = sorted(means, key=means.get)
     assert found["worst"] == ranked[:5]
     assert found["best"] == ranked[::-1][:5]
+
+
+@pytest.mark.parametrize(("pictures", "worst", "best"), [(1, 1, 0), (3, 2, 1), (12, 5, 5)])
+def test_no_picture_is_both_worst_and_best(pictures, worst, best, models, tmp_path):
+    measured = dataclasses.replace(MEASURED, images=pictures)
+    found = comparison.write(
+        tmp_path, lambda: models["good"], lambda: models["good"], measured, progress=False
+    )
+    assert (len(found["worst"]), len(found["best"])) == (worst, best)
+    assert not {*found["worst"]} & {*found["best"]}
 
 
 def test_the_page_has_numbers_and_masks(compared):

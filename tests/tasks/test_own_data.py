@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ def pictures(tmp_path):
     return coco(tmp_path / "mine", 20)
 
 
-def coco(folder, count):
+def coco(folder, count, seed=0):
     (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     images, objects = [], []
     for i in range(count):
         Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(
@@ -107,12 +108,28 @@ def test_no_value_contradicts_one_that_only_holds_a_place(given, pictures, tmp_p
 
 
 def test_pictures_to_measure_on_may_be_given(pictures, tmp_path):
-    held = coco(tmp_path / "held", 5)
+    held = coco(tmp_path / "held", 5, seed=1)  # other pictures of the same names
     more = ("--evaluate.source.path", held, "--evaluate.source.crowds", "use")
     found = fitted(tmp_path / "run", *keys(pictures, *more))
     assert found.data.source == CocoConfig(path=pictures)
     assert found.evaluate.source == CocoConfig(path=held, crowds="use")
     assert found.steps == own_data.length(20, 8)
+
+
+def test_pictures_that_are_trained_on_and_measured_are_pointed_out(pictures, tmp_path):
+    held = coco(tmp_path / "held", 5)
+    with pytest.warns(UserWarning, match=r"5 of the 5 pictures .*p000\.png is the same picture"):
+        fitted(tmp_path / "run", *keys(pictures, "--evaluate.source.path", held))
+    for file in (tmp_path / "held" / "images").iterdir():
+        file.write_bytes(b"broken")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted(tmp_path / "run", *keys(pictures, "--evaluate.source.path", held))
+
+
+def test_one_picture_cannot_be_trained_on_and_measured(tmp_path):
+    with pytest.raises(DataError, match=r"1 picture, but .*evaluate\.source\.path"):
+        fitted(tmp_path / "run", *keys(coco(tmp_path / "one", 1)))
 
 
 def test_choices_of_the_data_hold_for_both_parts(pictures, tmp_path):
