@@ -30,7 +30,7 @@ class Prompts:
     """mIoU of the masks that a model finds for boxes and clicks on labelled objects.
 
     Most confident mask and oracle, by size, with the spread over seeds. With --out: objects.csv,
-    the worst pictures, charts; the same command resumes where it was stopped.
+    pictures.csv, the worst pictures, charts; the same command resumes where it was stopped.
     """
 
     model: str

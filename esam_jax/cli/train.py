@@ -57,8 +57,11 @@ def main(argv: Sequence[str]) -> int:
         if config.defaults == "own_data":
             from esam_jax.runs import config_file
             from esam_jax.tasks import own_data
+            from esam_jax.train.checkpoint import manager
 
-            before = config_file.stored(where.workdir)
+            # What was stopped before its first save begins anew, maybe with other pictures.
+            begun = manager.newest(where.workdir) > 0
+            before = config_file.stored(where.workdir) if begun else None
             config = own_data.fitted(config, run_keys.named(keys), before)
         resume_with = [key.replace("-", "_") for key in changed]
         if where.preflight:

@@ -135,6 +135,37 @@ def as_csv(data: Mapping[str, Iterable[Mapping[str, Any]]], protocol: Protocol) 
     return text.getvalue()
 
 
+def pictures_as_csv(data: Mapping[str, Iterable[Mapping[str, Any]]], protocol: Protocol) -> str:
+    """A line for each picture, the worst first: data, picture, objects, mean IoU, that of each
+    prompt.
+
+    Over objects and seeds, of the most confident candidate; `left_out` says why one was not
+    measured.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for name, pictures in data.items():
+        for picture in pictures:
+            objects = picture["objects"]
+            means = [
+                mean(run[0] for each in objects for run in each["ious"][column]) if objects else ""
+                for column in protocol.columns
+            ]
+            overall = mean(confident(picture)) if objects else ""
+            about = (name, picture["name"], len(objects), overall, *means)
+            rows.append((*about, picture["broken"] or ""))
+    rows.sort(key=lambda row: (row[2] == 0, row[3], row[:2]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["data", "picture", "objects", "mean", *protocol.columns, "left_out"])
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def confident(picture: Mapping[str, Any]) -> list[float]:
+    """The IoU of the most confident candidate for each object, prompt and seed of a `content`."""
+    return [run[0] for each in picture["objects"] for runs in each["ious"].values() for run in runs]
+
+
 def _head(column: str, run: int, which: int, protocol: Protocol) -> str:
     seed = f":seed{protocol.seeds[run]}" if protocol.runs(column) > 1 else ""
     return f"{column}{seed}{':oracle' if which else ''}"

@@ -3,6 +3,7 @@
 evaluate.json   the settings, which a second call must share
 pictures/       what was measured of each picture
 objects.csv     a line for each object
+pictures.csv    a line for each picture, the worst first
 worst.png       the pictures with the lowest mean IoU, with prompts, truth and answers
 result.json     the numbers and the protocol; written last
 """
@@ -32,7 +33,8 @@ from esam_jax.predict.everything import album
 from esam_jax.predict.sam import Sam
 from esam_jax.words import counted
 
-RESULT_FILE, OBJECTS_FILE, WORST_FILE = "result.json", "objects.csv", "worst.png"
+RESULT_FILE, WORST_FILE = "result.json", "worst.png"
+OBJECTS_FILE, PICTURES_FILE = "objects.csv", "pictures.csv"
 PLOTS = "*.svg"
 
 
@@ -68,7 +70,7 @@ def evaluate(
     if out is not None:
         settings: dict[str, Any] = {"task": "prompts", "protocol": dataclasses.asdict(protocol)}
         settings |= {"data": list(hashes.values()), "read_by": dict(read_by)}
-        written = (RESULT_FILE, OBJECTS_FILE, WORST_FILE, PLOTS)
+        written = (RESULT_FILE, OBJECTS_FILE, PICTURES_FILE, WORST_FILE, PLOTS)
         kept.settle(out, {**settings, "model": about["model_hash"]}, written)
     chosen = {
         name: prompts.chosen(source, protocol.images, protocol.seeds[0])
@@ -89,6 +91,7 @@ def evaluate(
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": resumed}
     if out is not None:
         files.write(out / OBJECTS_FILE, numbers.as_csv(contents, protocol))
+        files.write(out / PICTURES_FILE, numbers.pictures_as_csv(contents, protocol))
         files.write(out / WORST_FILE, worst.sheet(bound, data, contents, rules))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result

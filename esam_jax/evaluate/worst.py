@@ -36,7 +36,7 @@ def sheet(
     `contents` are those of `numbers.content` for each data set. Four prompts are drawn at most.
     """
     ranked = sorted(
-        (numbers.mean(_ious(picture)), name, picture["name"])
+        (numbers.mean(numbers.confident(picture)), name, picture["name"])
         for name, pictures in contents.items()
         for picture in pictures
         if picture["objects"]
@@ -61,11 +61,6 @@ def sheet(
 
 def _places(source: Source, rules: Rules) -> list[int]:
     return prompts.chosen(source, rules.protocol.images, rules.protocol.seeds[0])
-
-
-def _ious(picture: Mapping[str, Any]) -> list[float]:
-    """Of the most confident candidates."""
-    return [run[0] for each in picture["objects"] for runs in each["ious"].values() for run in runs]
 
 
 def row(answers: Sequence[tuple[Found, str]]) -> Row:

@@ -120,8 +120,7 @@ def _pictures(out: Path) -> dict[str, float]:
     store = Kept(out, "0")
     means = {}
     for content in store.of(store.places):
-        ious = [run[0] for each in content["objects"] for x in each["ious"].values() for run in x]
-        if ious:
+        if ious := numbers.confident(content):
             means[content["name"]] = numbers.mean(ious)
     return means
 

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from esam_jax import cli, configs
+from esam_jax.cli import train
 from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig, rules
 from esam_jax.config import json as json_of_configs
 from esam_jax.processes import join
+from esam_jax.runs import config_file
 from esam_jax.train import loop
+from esam_jax.train.checkpoint import step_folders
 
 
 class Calls(list):
@@ -203,6 +206,21 @@ def test_help_beside_another_kind_shows_its_keys(capsys):
     assert "A COCO instance json" in out and "--data.source.kind sa1b|" in out
     # This task has nothing to measure: no key of a measurement would be accepted.
     assert "--evaluate" not in out
+
+
+@pytest.mark.parametrize(("steps", "peak_lr"), [([], 5e-4), ([0], 5e-4), ([0, 10], 1e-4)])
+def test_a_run_that_has_saved_nothing_follows_its_data_anew(
+    steps, peak_lr, runs, tmp_path, monkeypatch
+):
+    """Of a run that was begun, the first start decides what the command line leaves out."""
+    argv = ["train", "finetune", "--workdir", str(tmp_path), "--data.source.kind", "scenes"]
+    argv += ["--task.init-from", "quickstart_teacher"]
+    monkeypatch.setattr(train, "_report", lambda *_: None)
+    assert cli.main(argv) == 0
+    config_file.store(runs[0][0], tmp_path)
+    monkeypatch.setattr(step_folders, "steps", lambda folder: steps)
+    assert cli.main([*argv, "--task.train", "lora"]) == 0
+    assert runs[1][0].optim.peak_lr == peak_lr
 
 
 def test_the_workdir_is_a_path(runs, tmp_path):

@@ -60,6 +60,40 @@ def test_what_is_written_agrees(undisturbed):
             assert [row["min"], row["max"]] == pytest.approx(sorted(means), abs=1e-12)
 
 
+def test_pictures_are_listed_from_the_worst_to_the_best(undisturbed):
+    out, _ = undisturbed
+    with (out / "objects.csv").open(newline="") as file:
+        objects = list(csv.DictReader(file))
+    with (out / "pictures.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {x["picture"] for x in lines} == {x["picture"] for x in objects} and len(lines) == 6
+    for line in lines:
+        its = [x for x in objects if x["picture"] == line["picture"]]
+        assert int(line["objects"]) == len(its)
+        for column in PROTOCOL.columns:
+            heads = [x for x in its[0] if x.split(":seed")[0] == column and ":oracle" not in x]
+            ious = [float(x[head]) for x in its for head in heads]
+            assert float(line[column]) == pytest.approx(np.mean(ious), abs=1e-12)
+    means = [float(line["mean"]) for line in lines]
+    assert means == sorted(means)
+
+
+def test_a_picture_that_was_left_out_stands_last_with_its_reason():
+    def picture(name, *ious, broken=None):
+        objects = [{"ious": {"box": [[iou, 1.0]]}} for iou in ious]
+        return {"name": name, "objects": objects, "broken": broken}
+
+    protocol = Protocol(points=())
+    found = [picture("a", broken="a is broken"), picture("b", 0.5, 1.0), picture("c", 0.25)]
+    lines = numbers.pictures_as_csv({"d": found}, protocol).splitlines()
+    assert lines == [
+        "data,picture,objects,mean,box,left_out",
+        "d,c,1,0.25,0.25,",
+        "d,b,2,0.75,0.75,",
+        "d,a,0,,,a is broken",
+    ]
+
+
 @pytest.mark.parametrize("left", [1, 4])
 def test_a_killed_one_resumes_with_what_is_left(undisturbed, left, tmp_path, monkeypatch):
     _, wanted = undisturbed
