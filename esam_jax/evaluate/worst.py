@@ -17,10 +17,11 @@ from esam_jax.evaluate.talks import Rules
 from esam_jax.predict import draw, overlays
 from esam_jax.predict.draw import Row
 from esam_jax.predict.prompt import Prompt
+from esam_jax.words import counted
 
 _PICTURES = 12
 _COLUMNS = 4  # of answers
-_OBJECTS = 40  # of a picture, the worst ones
+_OBJECTS = 12  # of a picture, the worst ones: more cannot be told apart in a cell
 _LONG_PX = 512
 
 
@@ -88,9 +89,13 @@ def row(answers: Sequence[tuple[Found, str]]) -> Row:
         picture=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
         prompts=[overlays.scaled(_given(each), *shares) for each in zip(*chosen, strict=True)],
         masks=[np.stack([_small(mask, size) for mask in each]) for each in shown],
-        captions=[f"{len(order)} of {len(targets)}", *(f"IoU {value:.3f}" for value in means)],
+        captions=[_shown(len(order), len(targets)), *(f"IoU {value:.3f}" for value in means)],
         name=first.name,
     )
+
+
+def _shown(count: int, of: int) -> str:
+    return counted(of, "object") if count == of else f"the worst {count} of {of}"
 
 
 def _small(mask: Bitmap | None, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
