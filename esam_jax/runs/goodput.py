@@ -24,6 +24,7 @@ class Ledger:
         self._before = 0.0  # of all parts but the last, with the time between them
         self._began: float | None = None  # by the wall clock
         self._seconds = 0.0  # of the last part
+        self._timed = 0.0  # of those, in events
         for line in lines:
             self.add(line)
 
@@ -42,8 +43,9 @@ class Ledger:
         self._spent["skipped"] += lost
         if event is not None and "took" in line:
             self._spent[event] = self._spent.get(event, 0.0) + line["took"]
-        if event == "compile":
-            self._spent["start"] += max(0.0, line["seconds"] - line["took"])
+            self._timed += line["took"]
+        if event == "compile":  # before it the start may have been saved and measured
+            self._spent["start"] += max(0.0, line["seconds"] - self._timed)
 
     def seconds(self) -> float:
         """Since the first start."""
@@ -66,4 +68,4 @@ class Ledger:
             self._spent["down"] += down
             self._before += down
         self._before += self._seconds
-        self._began, self._seconds = now, 0.0
+        self._began, self._seconds, self._timed = now, 0.0, 0.0

@@ -41,6 +41,13 @@ def test_one_part():
     assert Ledger(FIRST).goodput() == pytest.approx(30 / 75)
 
 
+def test_what_the_start_measures_is_no_part_of_starting():
+    lines = [start(0, 0.0), took("save", 0, 12.0, 2.0), took("evaluate", 0, 15.0, 3.0)]
+    spent = Ledger([*lines, took("compile", 1, 40.0, 20.0)]).spent()
+    wanted = {"save": 2, "evaluate": 3, "compile": 20, "start": 15, "other": 0}
+    assert {name: spent[name] for name in wanted} == pytest.approx(wanted)
+
+
 def test_skipped_updates_are_no_part_of_the_result():
     """Three of them, the first of which ends a line of ten updates of a second."""
     lines = [start(0, 0.0), update(1, 0.0)]
