@@ -29,14 +29,15 @@ def summary(run: Path) -> dict[str, Any]:
     lines, config = _lines(run), _config(run)
     ledger, last = Ledger(lines), metrics_file.latest(lines)
     starts = [line for line in lines if line.get("event") == "start"]
-    updates = [line["step"] for line in lines if "loss" in line]
+    # A run that stops early may have no line of its last update.
+    done = max((line["step"] for line in lines if {"loss", "finished"} & line.keys()), default=0)
     # A run may have been lengthened since it was finished.
     steps = config.get("steps", last.get("step"))
-    end = _end(lines, max(updates, default=0))
+    end = _end(lines, done)
     return {
         "run": str(run),
         "name": config.get("name", run.name),
-        "step": max(updates, default=0),
+        "step": done,
         "steps": steps,
         "finished": any(line.get("finished") and line["step"] == steps for line in lines),
         "stopped_early": metrics_file.EARLY_STOP in end,

@@ -13,7 +13,7 @@ from PIL import Image
 
 import esam_jax
 from esam_jax import cli, configs, sharding, tasks
-from esam_jax.config import MeshConfig
+from esam_jax.config import EvaluateConfig, MeshConfig, SaveConfig, ScenesConfig
 from esam_jax.convert import describe, load, model_folder, state_dict
 from esam_jax.convert.families import registry
 from esam_jax.convert.formats import tensor_files
@@ -212,7 +212,12 @@ def test_hostile_files_are_two_and_run_nothing(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_checkpoint_of_a_run(tmp_path, capsys):
     """A run that wrote no model yet: its last step, and an earlier one by number."""
-    cfg = dataclasses.replace(configs.load("quickstart_scratch"), mesh=MeshConfig(data=1))
+    cfg = dataclasses.replace(
+        configs.load("quickstart_scratch"),
+        mesh=MeshConfig(data=1),
+        evaluate=EvaluateConfig(source=ScenesConfig(), every_steps=1, patience=3),
+        save=SaveConfig(every_steps=1, best="miou"),
+    )
     mesh, task = sharding.make_mesh(cfg.mesh), tasks.build(cfg)
     first = toy.create(task, cfg, mesh)
     kept = {1: first, 2: first.replace(params=jax.tree.map(lambda x: x + 1, first.params))}

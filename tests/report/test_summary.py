@@ -144,12 +144,12 @@ def test_page_is_whole_and_escaped(run):
 
 
 def stopped_early(best):
-    """Of fifty updates thirty were done."""
-    *lines, finished = lines_of_a_run()
+    """Of fifty updates 35 were done, the last of which has no line."""
+    *lines, _ = lines_of_a_run()
     why = metrics_file.why_earlier(best, "miou")
-    lines.append({"step": 30, "event": "early_stop", "best": best, "seconds": 12.5})
-    lines.append({"step": 30, "event": "earlier_model", "best": best, "why": why, "seconds": 12.7})
-    return [*lines, finished]
+    lines.append({"step": 35, "event": "early_stop", "best": best, "seconds": 12.5})
+    lines.append({"step": 35, "event": "earlier_model", "best": best, "why": why, "seconds": 12.7})
+    return [*lines, {"step": 35, "finished": True, "seconds": 13.0}]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_run_that_ended_early_says_which_model_it_left(best, words, tmp_path):
     write(tmp_path, {"name": "toy", "steps": 50}, stopped_early(best))
     found = summary.summary(tmp_path)
     text = " ".join(parsed(page.render(found, summary.curves(tmp_path))).text)
-    assert "finished early, as evaluations no longer improved, step 30 of 50" in text
+    assert "finished early, as evaluations no longer improved, step 35 of 50" in text
     assert words in text
     assert not {"early_stop", "earlier_model"} & {fault["event"] for fault in found["faults"]}
     # With more patience it continued, and was killed.

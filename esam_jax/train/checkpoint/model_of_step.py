@@ -28,7 +28,8 @@ def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
     """
     file = run / config_file.CONFIG_FILE
     stored = files.read_json(file, max_bytes=_MOST_BYTES, error=CheckpointError, finite=False)
-    stored.pop("save", None)  # which changes no model, and may break a rule of this release
+    for key in ("save", "evaluate"):  # which change no model, and may break a rule of this release
+        stored.pop(key, None)
     cfg = json.from_json(RunConfig, stored, str(run))
     mesh = sharding.make_mesh(MeshConfig(data=1))  # any will do
     task = tasks.build(cfg)
