@@ -208,6 +208,15 @@ def test_a_network_may_be_extended(pictures, tmp_path):
     assert (found.task.click_labels, found.task.repeats) == ("both", 1)
 
 
+@pytest.mark.parametrize("train", ["all", "decoder", "lora"])
+def test_a_mobile_sam_is_tuned_by_the_same_command(train, pictures, tmp_path):
+    path = folder_of(tmp_path, "mobile_sam_nano")
+    more = ("--task.init-from", path, "--task.train", train)
+    found = fitted(tmp_path / "run", *keys(pictures), *more)
+    assert (found.task.model, found.task.train) == ("mobile_sam_nano", train)
+    assert (found.data.view.fit, found.task.batch_norm) == ("pad", "stored")
+
+
 def test_an_encoder_that_answers_no_prompts_is_no_start(pictures, tmp_path):
     path = folder_of(tmp_path, "efficientsam_nano", ("encoder/neck", "prompt", "decoder"))
     with pytest.raises(CheckpointError, match="answers no prompts yet"):
