@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,10 +109,15 @@ class CocoMasks:
 def _corners(box: Any) -> tuple[float, float, float, float] | None:
     """COCO's box as corners."""
     numbers = box if isinstance(box, list | tuple) and len(box) == 4 else ()
-    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+    if not numbers or not all(map(is_number, numbers)):
         return None
     x, y, width, height = map(float, numbers)
     return (x, y, x + width, y + height) if width > 0 and height > 0 else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a finite number of float64; its integers have no largest one."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 class SoundMasks:

@@ -7,13 +7,13 @@ lists, is left out and noted with its place in the file.
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from esam_jax import files
 from esam_jax.data.findings import Finding
+from esam_jax.data.mask_sets import is_number
 from esam_jax.errors import DataError
 from esam_jax.evaluate.ground_truth import Id, Truth
 
@@ -101,6 +101,6 @@ def _detection(entry: Any, place: int, truth: Truth, categories: set[int]) -> tu
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise DataError(f"its {name} has {value!r:.40}, but must be of finite numbers")
     return float(value)

@@ -7,13 +7,13 @@ one that occurs twice for one object, and an object of the id 0 for none.
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from esam_jax import files
 from esam_jax.data.findings import Finding
+from esam_jax.data.mask_sets import is_number
 from esam_jax.data.sources import coco_files
 from esam_jax.data.sources.annotations import field, is_crowd
 from esam_jax.errors import DataError
@@ -203,12 +203,11 @@ def _object(
 
 
 def _finite(value: Any, otherwise: int) -> float | int:
-    is_number = type(value) in (int, float) and math.isfinite(value) and value > 0
-    return value if is_number else otherwise
+    return value if is_number(value) and value > 0 else otherwise
 
 
 def _box(value: Any, mask: Mapping[str, Any]) -> list[float]:
     """The stated one where it is a box, else that of the mask."""
     numbers = value if isinstance(value, list) and len(value) == 4 else []
-    is_box = bool(numbers) and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+    is_box = bool(numbers) and all(map(is_number, numbers))
     return list(map(float, numbers if is_box and min(numbers[2:]) > 0 else regions.rle_box(mask)))

@@ -181,7 +181,7 @@ def _uncompress(counts: str | bytes, pixels: int) -> Int64[np.ndarray, " L"]:
 def _polygon(polygon: Any, height: int, width: int) -> list[float]:
     try:
         points = np.asarray(polygon, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("a polygon must be a flat list of numbers") from error
     if points.ndim != 1 or points.size < 6 or points.size % 2:
         raise DataError(f"a polygon has shape {points.shape}, but needs three or more x, y pairs")

@@ -357,12 +357,23 @@ def test_a_bad_object_is_named_and_changes_no_number(case: str, truth):
     assert result["objects_left_out"] == 1 and "(id 77)" in result["reasons"][0]
 
 
-@pytest.mark.parametrize("case", ["a box of zero width", "no box", "an area that is none"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "a box of zero width",
+        "a box beyond float64",
+        "no box",
+        "an area that is none",
+        "an area beyond float64",
+    ],
+)
 def test_a_box_or_an_area_that_is_none_is_that_of_the_mask(case: str, truth):
     changes = {
         "a box of zero width": {"bbox": [5, 5, 0, 9]},
+        "a box beyond float64": {"bbox": [5, 5, 9, 10**400]},
         "no box": {"bbox": None},
         "an area that is none": {"area": "large"},
+        "an area beyond float64": {"area": 10**400},
     }
     wanted, found = evaluated(truth, results(truth)), results(truth)
     content = json.loads(truth.read_text())
@@ -424,7 +435,9 @@ BAD_RESULTS = {
     "a box of three numbers": {"bbox": [5, 5, 9]},
     "a box of text": {"bbox": [5, 5, 9, "9"]},
     "a box that is not finite": {"bbox": [5, 5, 9, float("nan")]},
+    "a box of an integer beyond float64": {"bbox": [5, 5, 9, 10**400]},
     "no score": {"score": None},
+    "a score beyond float64": {"score": 10**400},
     "a score that is not finite": {"score": float("inf")},
 }
 

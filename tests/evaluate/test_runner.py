@@ -274,6 +274,7 @@ BAD_BOXES = {
     "a box of zero width": annotation(77, 1, bbox=[5, 5, 0, 20]),
     "a box outside": annotation(77, 1, bbox=[200, 5, 20, 20]),
     "a box that is none": annotation(77, 1, bbox=["a"]),
+    "a box beyond float64": annotation(77, 1, bbox=[5, 5, 20, 10**400]),
     "no box": annotation(77, 1, bbox=None),
 }
 

@@ -90,6 +90,10 @@ BAD_MASK: dict[str, tuple[Callable[[dict], Any], str]] = {
         lambda a: a.update(segmentation=[[1, 1, 20, float("inf"), 20, 20]]),
         "a polygon holds a number that is not finite",
     ),
+    "an integer beyond float64": (
+        lambda a: a.update(segmentation=[[1, 1, 20, 10**400, 20, 20]]),
+        "a polygon must be a flat list of numbers",
+    ),
     "far away": (
         lambda a: a.update(segmentation=[[1, 1, 5, 5, 1e9, 3]]),
         "a polygon leaves its 40 x 60 picture by more than one frame",
