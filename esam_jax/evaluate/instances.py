@@ -137,9 +137,16 @@ def evaluate(
     result |= {"images": len(dataset["images"]), "masks": len(results), "skipped": len(broken)}
     result |= _left_out(truth, found, contents, list(broken.values()))
     result["protocol"] = how.words(sam)
-    every = len(found.of) == len(truth.pictures)
     result["published"] = published.instances(
-        sam.config, model, truth.file, choice=how.choose, refine=how.refine, every_picture=every
+        sam.config,
+        model,
+        truth.file,
+        choice=how.choose,
+        refine=how.refine,
+        rules=how.annotations,
+        pictures=len(truth.pictures),
+        boxed=len(found.of),
+        broken=len(broken),
     )
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
     if out is not None:

@@ -14,6 +14,7 @@ from esam_jax.data.records import Source
 from esam_jax.data.sources.coco import CocoInstances
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import named
+from esam_jax.words import counted
 
 PAPER = "arXiv:2312.00863"
 _NAMES = {
@@ -22,7 +23,8 @@ _NAMES = {
     "efficientsam_ti": "EfficientSAM-Ti",
     "efficientsam_s": "EfficientSAM-S",
 }
-_DATA = {"instances_val2017.json": "COCO", "lvis_v1_val.json": "LVIS"}
+# The jsons that they are of, and how many pictures those list.
+_DATA = {"instances_val2017.json": ("COCO", 5000), "lvis_v1_val.json": ("LVIS", 19_809)}
 # Table 4: mIoU in percent of a box, one click and three clicks, on COCO and on LVIS.
 _PROMPTS = {
     "sam_h": {"COCO": (78.4, 55.6, 74.1), "LVIS": (78.9, 59.8, 75.2)},
@@ -52,9 +54,19 @@ class Beside:
 
 
 def prompts(
-    config: SamConfig, model: str, data: Mapping[str, Source], protocol: Protocol
+    config: SamConfig,
+    model: str,
+    data: Mapping[str, Source],
+    protocol: Protocol,
+    *,
+    single: bool,
+    broken: Mapping[str, int],
 ) -> dict[str, Any]:
-    """`rows` of Table 4 (mIoU as a share) that stand for what was measured; `left_out`, why not."""
+    """`rows` of Table 4 (mIoU as a share) that stand for what was measured; `left_out`, why not.
+
+    single: the single mask has answered several points. broken: pictures of each data set that
+    could not be read.
+    """
     beside, release = Beside(), of_release(config, model)
     if release is None:
         beside.left_out.append(_other_model(model, _PROMPTS))
@@ -62,20 +74,25 @@ def prompts(
     faults = []
     if protocol.images is not None or protocol.masks_per_image is not None:
         faults.append("not all pictures and masks are measured")
-    if protocol.several == "single":
-        faults.append("the single mask answers several points, and not the best candidate")
     columns = [("box", 0), ("uniform_1", 1), ("uniform_3", 3)]
     taken = [
         (column, number)
         for number, (column, _) in enumerate(columns)
         if column in protocol.columns and not (column == "box" and protocol.boxes != "tight")
     ]
+    if single and ("uniform_3", 2) in taken:
+        taken.remove(("uniform_3", 2))
+        beside.left_out.append(
+            f"{PAPER}, Table 4: the single mask answers 3 clicks, and not the most confident "
+            "candidate (--several candidates)"
+        )
     if not taken:
         faults.append("neither tight boxes nor 1 or 3 uniform clicks are measured")
     for name, source in data.items():
-        known = _DATA.get(_json(source))
-        reasons = [*faults, *([] if known else [f"{name} is not {' or '.join(_DATA)}"])]
-        if reasons or known is None:
+        is_coco = isinstance(source, CocoInstances)
+        file, listed = (source.file, source.listed) if is_coco else (Path(), 0)
+        known, unknown = _known(file, listed, broken[name], name)
+        if reasons := [*faults, *unknown]:
             beside.left_out.append(f"{PAPER}, Table 4: {'; '.join(reasons)}")
             continue
         for column, number in taken:
@@ -87,25 +104,36 @@ def prompts(
 
 
 def instances(
-    config: SamConfig, model: str, truth: Path, *, choice: str, refine: bool, every_picture: bool
+    config: SamConfig,
+    model: str,
+    truth: Path,
+    *,
+    choice: str,
+    refine: bool,
+    rules: str,
+    pictures: int,
+    boxed: int,
+    broken: int,
 ) -> dict[str, Any]:
     """`rows` of Table 5 (AP as a share) that stand for what was measured; `left_out`, why not.
 
-    SAM's have a second pass with the mask before; EfficientSAM's take the candidate with the
+    Of all `pictures` that the json `truth` lists, `boxed` have a box and `broken` could not be
+    read. SAM's have a second pass with the mask before; EfficientSAM's take the candidate with the
     highest IoU with its box, and MobileSAM's were made as EfficientSAM's.
     """
     beside, release = Beside(), of_release(config, model)
     if release is None:
         beside.left_out.append(_other_model(model, _INSTANCES))
         return beside.json()
-    faults = [] if every_picture else ["some pictures have no box in the results"]
+    faults = [] if boxed == pictures else ["some pictures have no box in the results"]
     if release == "sam_h" and not (refine and choice == "confident"):
         faults.append("SAM's numbers have a refining pass with the most confident mask")
     if release != "sam_h" and (refine or choice != "box_iou"):
         faults.append("its numbers take the candidate with the highest IoU with the box, once")
-    if (known := _DATA.get(truth.name)) is None:
-        faults.append(f"{truth.name} is not {' or '.join(_DATA)}")
-    if faults or known is None:
+    known, unknown = _known(truth, pictures, broken, truth.name)
+    if known and known.lower() != rules:
+        faults.append(f"its numbers on {known} are by the rules of {known}")
+    if faults := [*faults, *unknown]:
         beside.left_out.append(f"{PAPER}, Table 5: {'; '.join(faults)}")
         return beside.json()
     note = "with boxes of ViTDet-H, whose results file must be the one that is given here"
@@ -131,5 +159,14 @@ def _other_model(model: str, table: Mapping[str, Any]) -> str:
     return f"{model or 'this model'} is none of the released {known}"
 
 
-def _json(source: Source) -> str:
-    return source.file.name if isinstance(source, CocoInstances) else ""
+def _known(file: Path, pictures: int, broken: int, name: str) -> tuple[str, list[str]]:
+    """Which data the papers measured this is, or "", and what else it is."""
+    if file.name not in _DATA:
+        return "", [f"{name} is not {' or '.join(_DATA)}"]
+    known, listed = _DATA[file.name]
+    faults = []
+    if pictures != listed:
+        faults.append(f"{name} lists {counted(pictures, 'picture')} instead of {listed}")
+    if broken:
+        faults.append(f"{counted(broken, 'picture')} of {name} could not be read")
+    return known, faults

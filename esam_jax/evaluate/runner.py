@@ -87,7 +87,10 @@ def evaluate(
             store.put(found.place, numbers.content(found))
         contents[name] = list(store.of(chosen[name]))
     result = {"task": "prompts", **about, **_result(data, hashes, contents, rules)}
-    result["published"] = published.prompts(sam.config, model, data, protocol)
+    broken = {each["name"]: each["skipped"] for each in result["data"]}
+    result["published"] = published.prompts(
+        sam.config, model, data, protocol, single=protocol.single(rules.takes), broken=broken
+    )
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": resumed}
     if out is not None:
         files.write(out / OBJECTS_FILE, numbers.as_csv(contents, protocol))

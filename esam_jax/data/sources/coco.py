@@ -53,6 +53,7 @@ class CocoInstances:
         )
         self.findings: list[Finding] = []
         listed = self._listed(field(content, "images", list, str(self._json)))
+        self.listed = len(listed)  # pictures, those without an object too
         annotations = field(content, "annotations", list, str(self._json))
         self._objects = self._by_picture(annotations, listed)
         self._images = [(name, listed[key]) for key, name in self._shown(listed)]
