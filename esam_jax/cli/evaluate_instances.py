@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from esam_jax import outputs
 from esam_jax.cli import arguments
-from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import findings
 from esam_jax.data.findings import KINDS
@@ -16,6 +15,7 @@ from esam_jax.evaluate import average_precision, detections, ground_truth, insta
 from esam_jax.evaluate.instances import Choice, Instances, Rules
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
+from esam_jax.report import measured
 from esam_jax.words import counted
 
 
@@ -68,8 +68,9 @@ def main(argv: Sequence[str]) -> int:
         out=args.out,
         model=args.model,
         sixteen_bit=args.sixteen_bit,
-        progress=Progress(len(found.of), "mask").over,
     )
+    if args.out is not None:
+        measured.write(args.out, (), args.out / instances.OBJECTS_FILE)
     print(json.dumps(result) if args.json else for_people(result))
     return 0
 

@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Prompts, argv, prog="esam evaluate prompts")
     rules = _protocol(args)
     models.locate(args.model)
+    if len(set(args.data)) < len(args.data):
+        raise ConfigError(f"--data is {' '.join(args.data)}, but each data set counts once")
     configs = {name: _source(name, args) for name in args.data}
     if args.out is not None:
         read = [Path(name) for name in args.data if name != "scenes"]

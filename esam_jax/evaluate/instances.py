@@ -8,14 +8,16 @@ that no mask depends on other pictures, their order or the number of devices.
 
 import dataclasses
 import json
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from tqdm import tqdm
 
 from esam_jax import files
 from esam_jax.convert import provenance
@@ -23,7 +25,7 @@ from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
 from esam_jax.data.sources import coco_files
 from esam_jax.errors import ConfigError, DataError, MissingError
-from esam_jax.evaluate import average_precision, ground_truth, kept, matches, published
+from esam_jax.evaluate import average_precision, ground_truth, kept, matches, published, runner
 from esam_jax.evaluate.detections import Detection, Detections
 from esam_jax.evaluate.ground_truth import Id, Truth
 from esam_jax.evaluate.kept import Kept
@@ -42,6 +44,8 @@ Rules = Literal["coco", "lvis"]
 
 RESULT_FILE, MASKS_FILE = "result.json", "masks.json"
 OBJECTS_FILE, WORST_FILE = "objects.csv", "worst.png"
+_FILES = (RESULT_FILE, MASKS_FILE, OBJECTS_FILE, WORST_FILE, runner.PLOTS)
+_T = TypeVar("_T")
 _BOXES = 32  # of a picture, whose masks are at full size at a time
 _REASONS = 20  # at most, in a result
 
@@ -100,7 +104,7 @@ def evaluate(
     out: Path | None = None,
     model: str = "",
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte",
-    progress: Any = iter,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
     """Mask AP of the boxes `found`, and the AP of the boxes themselves.
 
@@ -109,15 +113,15 @@ def evaluate(
     `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes` and
     `model_hash` (digests), `published` numbers, `protocol`, `seconds`, `resumed`. With `out`:
     masks.json (COCO results), objects.csv, worst.png, result.json, and a killed evaluation resumes.
-    `progress` wraps the iterator of pictures. ConfigError where the model takes no mask prompts for
-    `refine`.
+    `progress` forces the bar on stderr on or off. ConfigError where the model takes no mask prompts
+    for `refine`.
     """
     begin = time.monotonic()
     how.require(sam)
     about = {"data": truth.digest, "boxes": found.digest, "model_hash": album.digest(sam)}
     if out is not None:
         settings = {"task": "instances", **dataclasses.asdict(how), "sixteen_bit": sixteen_bit}
-        kept.settle(out, {**settings, **about}, (RESULT_FILE, MASKS_FILE, OBJECTS_FILE, WORST_FILE))
+        kept.settle(out, {**settings, **about}, _FILES)
     store = Kept(out, "0")
     order = sorted(found.of, key=lambda identity: truth.pictures[identity].number)
     waiting = [each for each in order if truth.pictures[each].number not in store]
@@ -126,7 +130,7 @@ def evaluate(
         return _of_picture(model, truth, identity, found.of[identity], how, sixteen_bit)
 
     shared = devices.share(waiting, sam, on, count=len(waiting), ahead=3)
-    for identity, content in progress(shared):
+    for identity, content in _shown(shared, len(waiting), progress):
         store.put(truth.pictures[identity].number, content)
     contents = dict(zip(order, store.of([truth.pictures[each].number for each in order])))
     broken = {identity: x["broken"] for identity, x in contents.items() if x["broken"]}
@@ -137,17 +141,7 @@ def evaluate(
     result |= {"images": len(dataset["images"]), "masks": len(results), "skipped": len(broken)}
     result |= _left_out(truth, found, contents, list(broken.values()))
     result["protocol"] = how.words(sam)
-    result["published"] = published.instances(
-        sam.config,
-        model,
-        truth.file,
-        choice=how.choose,
-        refine=how.refine,
-        rules=how.annotations,
-        pictures=len(truth.pictures),
-        boxed=len(found.of),
-        broken=len(broken),
-    )
+    result["published"] = _published(sam, model, truth, found, how, len(broken))
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
     if out is not None:
         rows = matches.objects(dataset, results)
@@ -156,6 +150,14 @@ def evaluate(
         files.write(out / MASKS_FILE, json.dumps(_exported(truth, found, contents)))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
+
+
+def _shown(pictures: Iterator[_T], count: int, progress: bool | None) -> Iterator[_T]:
+    """With a bar on a terminal, or where it is forced."""
+    hidden = not (sys.stderr.isatty() if progress is None else progress)
+    yield from tqdm(
+        pictures, total=count, desc="evaluate instances", unit="picture", disable=hidden
+    )
 
 
 # ------------------------------------------------------------------------------------- masks
@@ -277,6 +279,22 @@ def _exported(
     """As a results file for any scorer: without the boxes, which are not those of the masks."""
     results = _results(truth, found, contents, by_id=True)
     return [{key: value for key, value in each.items() if key != "bbox"} for each in results]
+
+
+def _published(
+    sam: Sam, model: str, truth: Truth, found: Detections, how: Instances, broken: int
+) -> dict[str, Any]:
+    return published.instances(
+        sam.config,
+        model,
+        truth.file,
+        choice=how.choose,
+        refine=how.refine,
+        rules=how.annotations,
+        pictures=len(truth.pictures),
+        boxed=len(found.of),
+        broken=broken,
+    )
 
 
 def _scored(

@@ -24,7 +24,7 @@ from esam_jax.data import records
 from esam_jax.data.findings import Finding
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, DataError
-from esam_jax.evaluate import answers, kept, numbers, prompts, published, worst
+from esam_jax.evaluate import answers, kept, numbers, prompts, published, sheets
 from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import Protocol, Takes
 from esam_jax.evaluate.talks import Rules
@@ -95,7 +95,7 @@ def evaluate(
     if out is not None:
         files.write(out / OBJECTS_FILE, numbers.as_csv(contents, protocol))
         files.write(out / PICTURES_FILE, numbers.pictures_as_csv(contents, protocol))
-        files.write(out / WORST_FILE, worst.sheet(bound, data, contents, rules))
+        files.write(out / WORST_FILE, sheets.worst(bound, data, contents, rules))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
 

@@ -22,7 +22,7 @@ from esam_jax import files
 from esam_jax.config import EvaluateConfig
 from esam_jax.data import sources
 from esam_jax.data.records import Source
-from esam_jax.evaluate import kept, numbers, prompts, runner, worst
+from esam_jax.evaluate import kept, numbers, prompts, runner, sheets
 from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.prompts import Found
 from esam_jax.evaluate.protocol import SIZES, Protocol, Takes
@@ -185,7 +185,7 @@ def _sheet(
     names = [*found["worst"], *found["best"]]
     seen = {name: _again(sam, source, protocol, frozenset(names)) for name, sam in models.items()}
     pairs = [(name, column) for column in _COLUMNS for name in (BEFORE, AFTER)]
-    rows = [worst.row([(seen[model][name], column) for model, column in pairs]) for name in names]
+    rows = [sheets.row([(seen[model][name], column) for model, column in pairs]) for name in names]
     places = [(kind, i) for kind in ("worst", "best") for i in range(1, 1 + len(found[kind]))]
     rows = [
         dataclasses.replace(row, name=f"{row.name} ({kind} {place})")

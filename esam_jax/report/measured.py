@@ -10,14 +10,15 @@ from esam_jax.report import charts
 from esam_jax.report.charts import Series
 
 CLICKS_FILE, SPREAD_FILE = "clicks.svg", "ious.svg"
-_ABOUT = ("data", "picture", "object", "area", "size", "fill_box")
+_ABOUT = ("data", "picture", "object", "category", "area", "size", "fill_box", "score")
 _LEVELS = 50
 
 
 def write(out: Path, numbers: Sequence[Mapping[str, Any]], objects: Path) -> None:
     """Writes `clicks.svg` and `ious.svg`, as far as there is something to draw.
 
-    `numbers` and the csv of `objects` as `esam evaluate prompts` gives them.
+    `numbers` as `esam evaluate prompts` gives them, and the csv of `objects` as `prompts` and
+    `instances` do.
     """
     for name, text in ((CLICKS_FILE, _over_clicks(numbers)), (SPREAD_FILE, _spread(objects))):
         if text:

@@ -98,6 +98,7 @@ def test_a_second_call_reads_the_data_alike(model, odd_data, tmp_path_factory, c
     ("argv", "message"),
     [
         (["--points", "7"], "--points has 7, but this checkpoint takes 6 at most"),
+        (["--data", "scenes", "scenes"], "--data is scenes scenes, but each data set counts once"),
         (["--images", "0"], "--images is 0, but at least 1 is needed"),
         (["--feed-back", "--clicks", "centre"], "--feed-back is set, but this checkpoint never"),
         (["--out", "scenes.json"], "ends in '.json' like a file"),

@@ -217,14 +217,20 @@ def test_pictures_of_any_size_share_few_programs(monkeypatch):
     assert answers._compare._cache_size() - programs <= 4 * 5
 
 
-def test_answers_without_a_pixel_score_nothing():
-    """Neither does a mask that only fills up a row: 0 of 0 pixels would be not a number."""
-    sam = nano.sam("sam_nano")  # a logit of 0 is outside
+@pytest.mark.parametrize("name", nano.NAMES)
+def test_a_logit_of_zero_is_outside_or_inside(name: str):
+    """SAM: answers without a pixel score nothing. Neither does a mask that only fills up a row: 0
+    of 0 pixels would be not a number. EfficientSAM: the answer is the picture."""
+    sam = nano.sam(name)
     silent = Sam(sam.model, jax.tree.map(np.zeros_like, sam.params))
     source = sources.open_source(EVALUATE.source)
     found = found_by(silent, source, [0, 1], rules_of(silent, masks_per_image=3))
-    scores = [each for picture in found.values() for each in picture.scores]
-    assert scores and all(each["box"][0].iou == each["box"][0].oracle == 0.0 for each in scores)
+    for picture in found.values():
+        for target, scores in zip(picture.scene.targets, picture.scores, strict=True):
+            share = target.mask.area() / (target.mask.height * target.mask.width)
+            wanted = 0.0 if name == "sam_nano" else share
+            assert scores["box"][0].iou == scores["box"][0].oracle == wanted
+    assert all(picture.scores for picture in found.values())
 
 
 def test_rounding_up_has_few_values():

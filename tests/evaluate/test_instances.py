@@ -57,13 +57,13 @@ def truth(tmp_path: Path) -> Path:
 
 
 def results(truth: Path) -> list[dict]:
-    """A box a pixel off for each object, and one more."""
+    """A box a pixel off for each object, and one more, which leaves the picture."""
     found = []
     for i, each in enumerate(json.loads(truth.read_text())["annotations"]):
         x, y, width, height = each["bbox"]
         box = {"bbox": [x + 1, y - 1.5, width, height], "score": 0.9 - 0.1 * i}
         found.append({"image_id": each["image_id"], "category_id": each["category_id"], **box})
-    return [*found, {**found[0], "bbox": [30, 5, 20.5, 18], "score": 0.05}]
+    return [*found, {**found[0], "bbox": [40, -5.5, 40.5, 18], "score": 0.05}]
 
 
 def boxes(truth: Path, found: list, name: str = "boxes.json") -> Path:
@@ -165,8 +165,9 @@ def slow_ap(truth: Path, masks: list[dict], threshold: float) -> float:
     return float(np.mean(values))
 
 
-def test_masks_and_ap_are_those_of_a_slow_computation(truth, tmp_path):
+def test_masks_and_ap_are_those_of_a_slow_computation(truth, tmp_path, monkeypatch):
     """The exported results, one mask at a time through the public interface, AP by definition."""
+    monkeypatch.setattr(instances, "_BOXES", 2)  # of three in the first picture
     out = tmp_path / "out"
     result = evaluated(truth, results(truth), out=out)
     masks = json.loads((out / "masks.json").read_text())
@@ -220,6 +221,19 @@ def test_objects_and_worst_pictures(truth, tmp_path):
     assert rows[14]["score"] == "0.0"
     with Image.open(out / "worst.png") as sheet:
         assert sheet.size[0] > 3 * 208 and sheet.size[1] > 3 * 150  # three pictures with objects
+
+
+def test_the_stated_area_decides_which_objects_are_small(truth, tmp_path):
+    """As pycocotools has it: that of polygons is not the number of pixels."""
+    content = json.loads(truth.read_text())
+    content["annotations"][0]["area"] = 40.0**2
+    truth.write_text(json.dumps(content))
+    result = evaluated(truth, results(truth), out=tmp_path / "out")
+    with (tmp_path / "out" / "objects.csv").open(newline="") as file:
+        rows = {int(each["object"]): each for each in csv.DictReader(file)}
+    assert (rows[10]["size"], rows[11]["size"]) == ("medium", "small")
+    assert float(rows[10]["area"]) == 1600
+    assert result["box_ap"]["APm"] > 0 and result["box_ap"]["APl"] == -1
 
 
 def test_perfect_masks_score_one(truth):
@@ -497,6 +511,7 @@ def test_the_command(truth, tmp_path_factory, capsys):
     assert cli.main([*argv, "--json", "--out", str(out)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["masks"] == 6 and (out / "masks.json").exists()
+    assert b">IoU<" in (out / "ious.svg").read_bytes()
     assert cli.main(argv) == 0
     shown, said = capsys.readouterr()
     assert f"{result['ap']['AP']:.4f}" in shown and result["protocol"] in shown and said == ""

@@ -16,7 +16,7 @@ from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.evaluate import prompts, targets
-from esam_jax.evaluate.protocol import Protocol, Takes
+from esam_jax.evaluate.protocol import Protocol, Takes, size_of
 from esam_jax.evaluate.questions import Answer
 from esam_jax.evaluate.talks import Rules
 from esam_jax.ops import regions
@@ -258,6 +258,14 @@ def test_tiny_masks_are_left_out():
     assert [each.scores for each in run(Pictures([DOT, DOT]), under)[0]] == [[], []]
 
 
+@pytest.mark.parametrize(
+    ("area", "size"),
+    [(1, "small"), (1024, "small"), (1025, "medium"), (9216, "medium"), (9217, "large")],
+)
+def test_sizes_are_those_of_coco(area: int, size: str):
+    assert size_of(area) == size
+
+
 def test_given_boxes_are_those_of_the_annotations_and_objects_without_are_named():
     boxes = [(1.0, 2.0, 14.5, 13.0), None, (500.0, 2.0, 510.0, 13.0)]
     found, asked = run(Pictures([THREE], boxes), filled, boxes="given", clicks=())
@@ -283,6 +291,7 @@ def test_seeds_draw_clicks_and_the_first_one_pictures_and_masks():
     both = asked((0, 1))
     assert both[::2] == asked((0,)) and both[1::2] != both[::2]
     assert [mask for mask, *_ in both[::2]] == [mask for mask, *_ in both[1::2]]
+    assert prompts.chosen(source, 4, 0) != prompts.chosen(source, 4, 1)
 
 
 def test_the_draws_follow_names_and_not_places():

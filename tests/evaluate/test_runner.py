@@ -94,6 +94,35 @@ def test_a_picture_that_was_left_out_stands_last_with_its_reason():
     ]
 
 
+def test_the_sheet_has_the_worst_pictures_and_objects_first(undisturbed, monkeypatch):
+    out, result = undisturbed
+    sheets = []
+    drawn = runner.sheets.draw.contact_sheet
+    monkeypatch.setattr(
+        runner.sheets.draw,
+        "contact_sheet",
+        lambda rows, titles: sheets.append((rows, titles)) or drawn(rows, titles),
+    )
+    runner.evaluate(nano.sam(NAME), {"s": scenes()}, PROTOCOL, out=out)
+    ((rows, titles),) = sheets
+    assert titles == ("prompts", "truth", "box", "uniform 1", "uniform 2")
+    with (out / "objects.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    ious = {}  # of each object, by picture
+    for line in lines:
+        columns = [x for x in line if x.startswith(("box", "uniform")) and "oracle" not in x]
+        of_object = [float(line[x]) for x in columns]
+        # A sheet is of the first seed; pictures are ranked by all.
+        first = np.mean([float(line[x]) for x in columns if "seed1" not in x])
+        ious.setdefault(line["picture"], []).append((first, np.mean(of_object), line))
+    means = {name: np.mean([mean for _, mean, _ in each]) for name, each in ious.items()}
+    assert [row.name for row in rows] == sorted(means, key=lambda name: means[name])
+    for row in rows:
+        areas = [int(each["area"]) for _, _, each in sorted(ious[row.name], key=lambda x: x[0])]
+        assert row.masks[0].sum((1, 2)).tolist() == areas  # scenes are drawn at their size
+    assert result["images"] == len(rows)
+
+
 @pytest.mark.parametrize("left", [1, 4])
 def test_a_killed_one_resumes_with_what_is_left(undisturbed, left, tmp_path, monkeypatch):
     _, wanted = undisturbed
@@ -120,7 +149,7 @@ def test_a_killed_one_resumes_with_what_is_left(undisturbed, left, tmp_path, mon
         return measure(model, source, places, *rest, **options)
 
     monkeypatch.setattr(prompts, "measure", watched)
-    monkeypatch.setattr(runner.worst, "sheet", lambda *_: b"")
+    monkeypatch.setattr(runner.sheets, "worst", lambda *_: b"")
     result = runner.evaluate(nano.sam(NAME), {"s": scenes()}, PROTOCOL, out=tmp_path)
     assert result["resumed"] == left and len(seen) == 6 - left and not set(seen) & set(counts)
     assert without_times(result) == without_times(wanted)

@@ -22,7 +22,9 @@ from esam_jax.config import (
     TeacherConfig,
 )
 from esam_jax.convert import load, model_folder
+from esam_jax.data import sources
 from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.evaluate import prompts
 from esam_jax.models import flops, named
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
 from esam_jax.models.encoders.tiny_vit import TinyVitEncoder
@@ -142,11 +144,13 @@ def test_stored_statistics_are_another_choice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coupling", ["semi", "coupled"])
-def test_masks_are_learned_through_the_decoder(coupling):
+@pytest.mark.parametrize(("coupling", "loss_at"), [("semi", "low_res"), ("coupled", "image")])
+def test_masks_are_learned_through_the_decoder(coupling, loss_at):
     """Against `segment`'s loss of the same embedding, put together by hand."""
     given, params = jax.tree.map(jnp.asarray, batch()), {STUDENT: student()}
-    config = run_of(PROMPTED, coupling=coupling, feature_weight=0.5, batch_norm="stored")
+    config = run_of(
+        PROMPTED, coupling=coupling, feature_weight=0.5, batch_norm="stored", loss_at=loss_at
+    )
     grads, metrics, _ = learned(config, params, given)
     model = Sam(NANO)
     pixels = images.normalise(jnp.asarray(given["image"]))
@@ -159,7 +163,7 @@ def test_masks_are_learned_through_the_decoder(coupling):
         embedding = model.apply(variables, pixels, method=Sam.encode)
         prompt = given["points"], given["labels"]
         logits, scores = model.apply(variables, embedding, *prompt, method=Sam.decode)
-        rules = SegmentConfig()
+        rules = SegmentConfig(loss_at=loss_at)
         each = segment.round_loss(rules, logits[:, :, 1:], scores[:, :, 1:], masks, given["valid"])
         error = jnp.square(embedding - teachers).mean((1, 2, 3))
         total = (each.loss + 0.5 * error[:, None]) * each.weight
@@ -174,9 +178,31 @@ def test_masks_are_learned_through_the_decoder(coupling):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5 * np.abs(expected).max())
 
 
-def test_without_a_weight_the_teacher_does_not_run():
+def test_without_a_weight_the_teacher_does_not_run_and_norms_learn_all_the_same():
     task = tasks.build(run_of(PROMPTED, coupling="semi", feature_weight=0.0))
     assert task.frozen == {}
+    params = {STUDENT: student()}
+    seen = jax.eval_shape(lambda *x: task.loss(*x).moments, params, {}, batch())
+    found = {sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(seen)}
+    names = (sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    assert found == {name for name in names if batch_norm.is_statistic(name)}
+
+
+def test_the_error_of_features_is_measured_with_stored_statistics():
+    """As the model is used: those of a batch would be others on every number of devices."""
+    task, params = tasks.build(run_of(CROP, coupling="features")), student()["encoder"]
+    held_out = ScenesConfig(split="heldout")
+    evaluate = EvaluateConfig(source=held_out, images=2)
+    measure = task.measurement(evaluate, sharding.make_mesh(MeshConfig(data=1)))
+    found = measure({STUDENT: {"encoder": params}}, {"teacher": teacher()})
+    source, errors = sources.open_source(held_out), []
+    for place in prompts.chosen(source, 2, evaluate.seed):
+        pixels = images.normalise(jnp.asarray(source.read(place).picture.rgb())[None])
+        mine = tiny.jit(TinyVitEncoder(NANO.encoder).apply)({"params": params}, pixels)
+        encoder = SamVitEncoder(named.sam("sam_nano").encoder)
+        theirs = tiny.jit(encoder.apply)({"params": teacher()}, pixels)
+        errors.append(np.square(np.asarray(mine, np.float64) - np.asarray(theirs)).mean())
+    assert found == {"embedding_mse": pytest.approx(np.mean(errors), rel=1e-4)}
 
 
 def test_a_run_begins_with_the_teachers_decoder_and_ends_with_a_promptable_model():

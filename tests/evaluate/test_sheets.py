@@ -4,7 +4,7 @@ import numpy as np
 
 from esam_jax.data.bitmaps import Bitmap
 from esam_jax.data.mask_sets import Object
-from esam_jax.evaluate import worst
+from esam_jax.evaluate import sheets
 from esam_jax.evaluate.prompts import Found
 from esam_jax.evaluate.questions import Answer
 from esam_jax.evaluate.targets import Scene, Target
@@ -31,15 +31,15 @@ def found(count):
 
 def test_boxes_and_clicks_are_shown():
     seen = found(2)
-    row = worst.row([(seen, "box"), (seen, "uniform_1")])
+    row = sheets.row([(seen, "box"), (seen, "uniform_1")])
     assert [prompt.box.tolist() for prompt in row.prompts] == [[0, 5, 2, 9], [2, 5, 4, 9]]
     assert [prompt.points.tolist() for prompt in row.prompts] == [[[0, 6]], [[2, 6]]]
     assert row.captions == ["2 objects", "IoU 0.015", "IoU 0.015"]
-    assert [prompt.box for prompt in worst.row([(seen, "uniform_1")]).prompts] == [None, None]
+    assert [prompt.box for prompt in sheets.row([(seen, "uniform_1")]).prompts] == [None, None]
 
 
 def test_of_many_objects_the_worst_are_shown():
     seen = found(30)
-    row = worst.row([(seen, "box")])
+    row = sheets.row([(seen, "box")])
     assert len(row.prompts) == len(row.masks[0]) == len(row.masks[1]) == 12
     assert row.captions == ["the worst 12 of 30", "IoU 0.065"]

@@ -1,4 +1,4 @@
-"""The pictures that were found worst, drawn: prompts, truth, and what the model answered."""
+"""Sheets of measured pictures: prompts, truth, and what one model answered, or several did."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _OBJECTS = 12  # of a picture, the worst ones: more cannot be told apart in a ce
 _LONG_PX = 512
 
 
-def sheet(
+def worst(
     model: Answers,
     data: Mapping[str, Source],
     contents: Mapping[str, Sequence[Mapping[str, Any]]],
