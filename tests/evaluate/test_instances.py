@@ -278,6 +278,16 @@ def test_choice_and_second_pass(truth, choose, refine):
     assert isinstance(candidates, Masks)
 
 
+def test_a_filled_box_has_the_pixels_whose_centres_lie_in_it():
+    """Of 7 x 6 pixels: columns 2 to 4 (centres 2.5 to 4.5) and rows 1 to 3."""
+    box = detections.Detection(0, 1, 0.5, (2.5, 0.6, 2.0, 3.4), (2.5, 0.6, 4.5, 4.0))
+    candidates = np.zeros((3, 6, 7), bool)
+    candidates[0, 1:4, 2:5] = True
+    candidates[1, 1:4, 2:6] = True
+    candidates[2, 0:1] = True
+    assert instances.box_ious(candidates, box).tolist() == [1, 9 / 12, 0]
+
+
 def test_what_a_model_cannot_take_is_refused(truth):
     with pytest.raises(ConfigError, match="never learned mask prompts"):
         evaluated(truth, results(truth), refine=True)

@@ -43,6 +43,7 @@ def joint():
 
 def test_statistics_are_those_of_all_axes_but_the_last():
     x, params = normal(3, 4, 5, 6), drawn(6)
+    x[..., 0] /= 1000  # where the constant under the root matters
     found, moments = joint()({"params": params}, x)
     wide = x.astype(np.float64).reshape(-1, 6)
     mean, variance = wide.mean(0), wide.var(0)
