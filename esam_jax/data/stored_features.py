@@ -2,9 +2,10 @@
 
     features.json       what they are features of: see `Header`
     shard_00000.npy     [records, h, w, T] in 16 bits; bfloat16 as the same bits of uint16
-    shard_00000.json    {"names": [...], "crc32": [...]}, written after its array
+    shard_00000.json    {"names": [...], "crc32": [...], "seen": [...]}, written after its array
 
-A shard without its json is unfinished, and read by nobody.
+A shard without its json is unfinished, and read by nobody. What was `seen` tells pictures of
+one name in different data apart.
 """
 
 import dataclasses
@@ -17,13 +18,14 @@ from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from esam_jax import files
 from esam_jax.errors import ConfigError, DataError, MissingError
 
 HEADER = "features.json"
-_FORMAT = 1
+_FORMAT = 2
+_BLOCKS, _NEAR = 4, 4  # blocks a side; levels that another decoder may differ by
 _MAX_BYTES = 1_000_000_000  # of a json: some ten bytes for each record beside its name
 _REMEDY = "write them with `esam features`, or name another folder"
 
@@ -89,11 +91,12 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.header = Path(folder), header(folder)
-        self._where: dict[str, tuple[Path, int, int]] = {}
+        self._where: dict[str, tuple[Path, int, int, str]] = {}
         for path in sorted(self.folder.glob("shard_*.json")):
             listed = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
-            for row, (name, crc) in enumerate(zip(listed["names"], listed["crc32"], strict=True)):
-                self._where[name] = (path.with_suffix(".npy"), row, crc)
+            columns = (listed[key] for key in ("names", "crc32", "seen"))
+            for row, (name, crc, seen) in enumerate(zip(*columns, strict=True)):
+                self._where[name] = (path.with_suffix(".npy"), row, crc, seen)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -101,14 +104,25 @@ class Reader:
     def __len__(self) -> int:
         return len(self._where)
 
-    def features(self, name: str) -> Float32[np.ndarray, "h w T"]:
-        """Those of one record; ConfigError for one that is not there, DataError for damage."""
+    def features(
+        self, name: str, image: UInt8[np.ndarray, "H W 3"]
+    ) -> Float32[np.ndarray, "h w T"]:
+        """Those of one record; DataError for damage.
+
+        ConfigError where there are none, or those of a picture that does not look like `image`.
+        """
         if name not in self._where:
             raise ConfigError(
                 f"{self.folder} has no features of {name}: they are of other pictures, or "
                 "`esam features` has not finished; run it again with this data"
             )
-        path, row, crc = self._where[name]
+        path, row, crc, seen = self._where[name]
+        off = np.abs(np.frombuffer(bytes.fromhex(seen), np.uint8) - _seen(image).astype(int))
+        if off.max() > _NEAR:
+            raise ConfigError(
+                f"{self.folder} has features of another picture that is called {name}: write those "
+                "of this data with `esam features`, or name the data that they are of"
+            )
         found = np.ascontiguousarray(_mapped(path)[row : row + 1])
         if zlib.crc32(found.tobytes()) != crc or found.shape[1:] != self.header.shape:
             raise DataError(
@@ -154,8 +168,14 @@ class Writer:
         )
         self._names: list[str] = []
         self._rows: list[np.ndarray] = []
+        self._seen: list[str] = []
 
-    def add(self, name: str, features: Float[np.ndarray, "h w T"]) -> None:
+    def add(
+        self,
+        name: str,
+        image: UInt8[np.ndarray, "H W 3"],
+        features: Float[np.ndarray, "h w T"],
+    ) -> None:
         """One more record; DataError for features that 16 bits cannot hold."""
         bfloat16 = self._header.dtype == "bfloat16"
         with np.errstate(over="ignore"):
@@ -166,6 +186,7 @@ class Writer:
                 "bfloat16, or name another teacher"
             )
         self._names.append(name)
+        self._seen.append(_seen(image).tobytes().hex())
         self._rows.append(short.view(np.uint16) if bfloat16 else short)
         if len(self._rows) == self._shard:
             self._flush()
@@ -178,6 +199,14 @@ class Writer:
         path = self.folder / f"shard_{self._next:05d}.npy"
         with files.replacing(path) as file:
             np.save(file, np.stack(self._rows))
-        listed = {"names": self._names, "crc32": [zlib.crc32(x.tobytes()) for x in self._rows]}
+        checksums = [zlib.crc32(x.tobytes()) for x in self._rows]
+        listed = {"names": self._names, "crc32": checksums, "seen": self._seen}
         files.write(path.with_suffix(".json"), json.dumps(listed) + "\n")
-        self._names, self._rows, self._next = [], [], self._next + 1
+        self._names, self._rows, self._seen, self._next = [], [], [], self._next + 1
+
+
+def _seen(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_"]:
+    """The mean green of a few blocks, which tells pictures apart, but not decoders of JPEG."""
+    down, across = (side // _BLOCKS for side in image.shape[:2])
+    blocks = image[: down * _BLOCKS, : across * _BLOCKS, 1]
+    return blocks.reshape(_BLOCKS, down, _BLOCKS, across).mean((1, 3)).astype(np.uint8).ravel()

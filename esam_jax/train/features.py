@@ -65,8 +65,8 @@ def store(
             broken += [fault for _, _, fault in found if fault]
             if good:
                 features = compute(params[name], list(good.values()))
-                for record, each in zip(good, features, strict=True):
-                    writer.add(record, each)
+                for (record, image), each in zip(good.items(), features, strict=True):
+                    writer.add(record, image, each)
             added += len(good)
             bar.update(len(found))
     writer.close()

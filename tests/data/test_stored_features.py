@@ -28,10 +28,14 @@ def features(seed):
     return np.random.default_rng(seed).normal(size=HEADER.shape).astype(np.float32)
 
 
+def image(seed):
+    return np.random.default_rng(seed).integers(0, 256, (12, 8, 3), np.uint8)
+
+
 def written(folder, numbers, **changes):
     writer = Writer(folder, dataclasses.replace(HEADER, **changes), shard=3)
     for number in numbers:
-        writer.add(f"picture/{number}", features(number))
+        writer.add(f"picture/{number}", image(number), features(number))
     writer.close()
     return Reader(folder)
 
@@ -43,7 +47,7 @@ def test_each_record_gets_its_own_back(tmp_path, dtype, short):
     reader = written(tmp_path, range(7), dtype=dtype)
     assert len(reader) == 7 and len(list(tmp_path.glob("shard_*.npy"))) == 3
     for number in (6, 0, 3):
-        found = reader.features(f"picture/{number}")
+        found = reader.features(f"picture/{number}", image(number))
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, features(number).astype(short).astype(np.float32))
     assert reader.header == dataclasses.replace(HEADER, dtype=dtype)
@@ -55,7 +59,7 @@ def test_what_is_there_already_is_kept(tmp_path):
     reader = written(tmp_path, range(4, 6))
     assert len(reader) == 6
     assert all((tmp_path / name).read_bytes() == held for name, held in before.items())
-    np.testing.assert_allclose(reader.features("picture/5"), features(5), rtol=1e-3)
+    np.testing.assert_allclose(reader.features("picture/5", image(5)), features(5), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,16 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
 def test_a_record_without_features_is_named(tmp_path):
     reader = written(tmp_path, range(2))
     with pytest.raises(ConfigError, match="has no features of picture/9"):
-        reader.features("picture/9")
+        reader.features("picture/9", image(9))
+
+
+def test_a_picture_of_the_same_name_in_other_data_is_refused(tmp_path):
+    """But not the same picture, which another decoder may have read a little differently."""
+    reader = written(tmp_path, range(2))
+    nearly = np.clip(image(1).astype(int) + np.random.default_rng(0).integers(-3, 4), 0, 255)
+    reader.features("picture/1", nearly.astype(np.uint8))
+    with pytest.raises(ConfigError, match="of another picture that is called picture/1"):
+        reader.features("picture/1", image(0))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
@@ -102,8 +115,8 @@ def test_damage_is_found_by_the_record(tmp_path, damage):
         held = path.read_bytes()
     path.write_bytes(held)
     with pytest.raises(DataError, match="damaged at the features of picture/2"):
-        reader.features("picture/2")
-    np.testing.assert_allclose(reader.features("picture/1"), features(1), rtol=1e-3)
+        reader.features("picture/2", image(2))
+    np.testing.assert_allclose(reader.features("picture/1", image(1)), features(1), rtol=1e-3)
 
 
 def test_a_shard_that_was_not_finished_is_not_read(tmp_path):
@@ -112,29 +125,32 @@ def test_a_shard_that_was_not_finished_is_not_read(tmp_path):
     assert len(Reader(tmp_path)) == 3
     assert len(written(tmp_path, (3, 4))) == 5
     reader = Reader(tmp_path)
-    np.testing.assert_allclose(reader.features("picture/4"), features(4), rtol=1e-3)
+    np.testing.assert_allclose(reader.features("picture/4", image(4)), features(4), rtol=1e-3)
 
 
 def test_numbers_beyond_16_bits_are_refused(tmp_path):
     writer = Writer(tmp_path / "a", HEADER)
     with pytest.raises(DataError, match="not finite in float16: write --dtype bfloat16"):
-        writer.add("large", np.full(HEADER.shape, 1e6, np.float32))
+        writer.add("large", image(0), np.full(HEADER.shape, 1e6, np.float32))
     other = Writer(tmp_path / "b", dataclasses.replace(HEADER, dtype="bfloat16"))
-    other.add("large", np.full(HEADER.shape, 1e6, np.float32))
+    other.add("large", image(0), np.full(HEADER.shape, 1e6, np.float32))
 
 
 def test_another_format_is_refused(tmp_path):
     written(tmp_path, range(1))
     path = tmp_path / stored_features.HEADER
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(DataError, match="another format than 1"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
+    with pytest.raises(DataError, match="another format than 2"):
         Reader(tmp_path)
 
 
 def test_a_view_brings_them_along(tmp_path):
-    written(tmp_path, range(2))
-    config = FramedConfig(image_px=64, features=str(tmp_path))
     record = Record("picture/1", Pixels(np.zeros((30, 40, 3), np.uint8)))
+    made = framed.view(record, FramedConfig(image_px=64), np.random.default_rng(0))
+    writer = Writer(tmp_path, HEADER)
+    writer.add("picture/1", made["image"], features(1))
+    writer.close()
+    config = FramedConfig(image_px=64, features=str(tmp_path))
     made = framed.view(record, config, np.random.default_rng(0))
     np.testing.assert_allclose(made["target"], features(1), rtol=1e-3)
     with pytest.raises(ConfigError, match="no features of picture/7"):

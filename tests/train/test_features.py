@@ -9,8 +9,9 @@ from helpers import nano
 from PIL import Image
 
 from esam_jax import configs, tasks
-from esam_jax.config import ImageFolderConfig, MeshConfig, ScenesConfig, TeacherConfig
+from esam_jax.config import FramedConfig, ImageFolderConfig, MeshConfig, ScenesConfig, TeacherConfig
 from esam_jax.convert import model_folder
+from esam_jax.data import sources, views
 from esam_jax.data.stored_features import Reader
 from esam_jax.errors import ConfigError
 from esam_jax.models import named
@@ -68,9 +69,11 @@ def test_eight_devices_store_what_one_does(stored, tmp_path):
     config = dataclasses.replace(run_of(mesh=mesh), batch=8)
     assert features.store(config, tmp_path / "eight")["stored"] == 10
     one, eight = Reader(stored), Reader(tmp_path / "eight")
+    source, view = sources.open_source(SCENES), FramedConfig(image_px=64, fit="pad")
     assert one.header == eight.header
     for number in range(10):
-        a, b = (each.features(f"train/{number}") for each in (one, eight))
+        image = views.make(source.read(number), view, np.random.default_rng(0))["image"]
+        a, b = (each.features(f"train/{number}", image) for each in (one, eight))
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)  # one float16 apart
     again = features.store(config, tmp_path / "eight")
     assert again == {"stored": 10, "added": 0, "broken": []}

@@ -30,7 +30,8 @@ def view(record: Record, config: FramedConfig, rng: np.random.Generator) -> dict
     flip = draws.flips(rng, config.flip)
     made = {"image": image(picture.rgb(), cut, config, flip)}
     if config.features is not None:
-        made["target"] = stored_features.reader(config.features).features(record.name)
+        reader = stored_features.reader(config.features)
+        made["target"] = reader.features(record.name, made["image"])
     return made
 
 
