@@ -17,6 +17,7 @@ from esam_jax.convert import describe, load, save
 from esam_jax.convert.families.family import State
 from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.load import Location
+from esam_jax.models import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,10 @@ def main(argv: Sequence[str]) -> int:
     if args.verify:
         from esam_jax.evaluate import parity  # starts JAX, which writing does not need
 
-        back = load.model_file(args.dst, model=args.model if written.same_model else None)
-        report = parity.measure(file, _originals(args, source, written))
+        # Of a small model the tensors alone do not always say which one it is.
+        name = args.model or named.name_of(file.config)
+        back = load.model_file(args.dst, model=name if written.same_model else None)
+        report = parity.measure(file, _originals(args, source, written, name))
         result["round_trip"] = describe.round_trip(file, back, args.dtype)
         holds = report.holds and not result["round_trip"].startswith(describe.DIFFERENT)
         result["verified_against"], result["compared"] = report.against, report.compared
@@ -90,7 +93,9 @@ def main(argv: Sequence[str]) -> int:
     return 0 if holds else 1
 
 
-def _originals(args: Convert, source: Location, written: save.Written) -> list[tuple[str, State]]:
+def _originals(
+    args: Convert, source: Location, written: save.Written, name: str | None
+) -> list[tuple[str, State]]:
     """Family and tensors of what was read and of what was written, in PyTorch's names."""
     found = []
     if source.kind not in ("folder", "checkpoint"):
@@ -99,7 +104,7 @@ def _originals(args: Convert, source: Location, written: save.Written) -> list[t
     wrote = load.locate(args.dst)
     if wrote.kind != "folder" and args.dtype == "float32" and written.same_model:
         _, state, _ = load.tensors(wrote)
-        found.append((load.recognise(state, wrote)[0].name, state))
+        found.append((load.recognise(state, wrote, name)[0].name, state))
     return found
 
 

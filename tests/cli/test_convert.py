@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import toy
+from helpers import nano, toy
 from PIL import Image
 
 import esam_jax
@@ -78,6 +78,13 @@ def test_verify_says_what_it_did_not_compare(release, tmp_path, capsys, monkeypa
     assert said in out
     found = result(capsys, "convert", release, tmp_path / "other", "--verify")
     assert found["compared"] == "code" and "transformers" in found["install"]
+
+
+def test_verify_reads_a_small_model_back_that_its_tensors_do_not_name(tmp_path, capsys):
+    config = named.sam("mobile_sam_nano")  # whose tensors could be of 1024 pixels
+    model_folder.write(tmp_path / "m", config, nano.params(config), source="a test")
+    found = result(capsys, "convert", tmp_path / "m", tmp_path / "m.safetensors", "--verify")
+    assert found["round_trip"] == "bit-equal"
 
 
 @pytest.mark.parametrize("way", ["in", "out", "out after another"])
