@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             from esam_jax.tasks import own_data
             from esam_jax.train.checkpoint import manager
 
-            # What was stopped before its first save begins anew, maybe with other pictures.
+            # What was stopped before its first save starts again, maybe with other pictures.
             begun = manager.newest(where.workdir) > 0
             before = config_file.stored(where.workdir) if begun else None
             config = own_data.fitted(config, run_keys.named(keys), before)

@@ -131,7 +131,7 @@ def measured(lines: Iterable[Line]) -> dict[int, Line]:
 def folded(lines: Iterable[Line], last_step: int) -> list[Line]:
     """The lines without the metrics of later steps, which one `redone` event per part replaces.
 
-    At 0 the run begins anew, and what the start measured is dropped too.
+    At 0 the run starts again, and what the start measured is dropped too.
     """
     kept: list[Line] = []
     redone: Line | None = None

@@ -84,7 +84,7 @@ class Checkpoints:
     def _open(self, template: TrainState | None) -> None:
         """What process 0 does before anything is read or compiled."""
         step_folders.tidy(self._folder)
-        if self.latest() == 0:  # of a run that did no update, and begins anew
+        if self.latest() == 0:  # of a run that did no update, and starts again
             self._drop_after(-1)
         newest = self.latest()
         for step in step_folders.unmarked(self._folder):
