@@ -12,7 +12,7 @@ import jax
 
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig
-from esam_jax.errors import ConfigError
+from esam_jax.errors import ConfigError, one_line
 from esam_jax.machine import compile_cache
 from esam_jax.ops import attention
 from esam_jax.plan import collectives, compiled_kernels, paper, pretended, topologies
@@ -64,7 +64,9 @@ def step(
     devices: list[Any],
     before: Callable[[], None] = lambda: None,
 ) -> Compiled:
-    """One update of `cfg` on those devices; ConfigError where config and mesh do not agree.
+    """One update of `cfg` on those devices.
+
+    ConfigError where config and mesh do not agree, or TPU's compiler and jax.
 
     `before` is called when that is known, and compiling, which takes minutes, begins.
     """
@@ -76,7 +78,9 @@ def step(
     except jax.errors.JaxRuntimeError as error:
         needed = needed_bytes(str(error))
         if needed is None:
-            raise
+            if (other := topologies.other_compiler(topology)) is None:
+                raise
+            raise ConfigError(f"TPU's compiler failed ({one_line(error)}): {other}") from error
         return Compiled(needed, fits=False, compile_seconds=time.monotonic() - began)
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None and text is not None  # every compiler used here reports both

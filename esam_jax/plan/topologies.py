@@ -8,9 +8,11 @@ import dataclasses
 import math
 import os
 import re
+from importlib import metadata
 from typing import Any, Literal
 
 import jax
+import jaxlib
 from jax.experimental import topologies
 
 from esam_jax.errors import ConfigError, MissingError
@@ -21,6 +23,7 @@ from esam_jax.words import counted
 Platform = Literal["tpu", "cuda", "cpu"]
 
 _NAME = re.compile(r"(?:(\d+)\*)?([a-z0-9-]+):(\d+(?:x\d+)*)")
+_TAKEN = re.compile(r"libtpu==([\d.]+\.)\*")
 TPU_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 _FORMS = "v5e:4x4, v5p:4x4x4, 2*v6e:8x8, h100:2x8 (hosts x GPUs), a100:8x8 or cpu:8"
 
@@ -126,6 +129,24 @@ def _tpu(topology: Topology) -> list[Any]:
             "shape that exists, such as v5e:4x4, v5p:4x4x4 or v6e:8x8"
         ) from error
     return list(found.devices)
+
+
+def other_compiler(topology: Topology) -> str | None:
+    """In words that TPU's compiler is of another version than jax takes; None where it is not.
+
+    Of what one wrote, the other may be unable to read.
+    """
+    if topology.platform != "tpu":
+        return None
+    installed, taken = metadata.version("libtpu"), None
+    for requirement in metadata.requires("jax") or ():  # 'libtpu==0.0.42.*; extra == "tpu"'
+        taken = taken or _TAKEN.match(requirement)
+    if taken is None or installed.startswith(taken[1]):
+        return None
+    return (
+        f"libtpu {installed} and jaxlib {jaxlib.__version__} are installed, but jax "
+        f"{jax.__version__} takes libtpu {taken[1]}*: pip install 'jax[tpu]=={jax.__version__}'"
+    )
 
 
 def _cuda(topology: Topology) -> list[Any]:

@@ -156,6 +156,20 @@ def test_a_mesh_that_leaves_devices_idle_is_refused(as_toy):
         report.make(cfg, with_memory(2**30))
 
 
+@pytest.mark.parametrize("other", ["libtpu 0.0.52 is installed", None])
+def test_a_failure_of_another_compiler_is_not_a_defect(other, as_toy, monkeypatch):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError("async-update instruction should have 1 operands")
+
+    monkeypatch.setattr(compiled, "_compile", fail)
+    monkeypatch.setattr(topologies, "other_compiler", lambda _: other)
+    expected = (ConfigError, f"async-update .*: {other}")
+    if other is None:
+        expected = (jax.errors.JaxRuntimeError, "async-update")
+    with pytest.raises(expected[0], match=expected[1]):
+        report.make(config(), with_memory(2**30))
+
+
 @pytest.mark.slow
 def test_time_and_money():
     cfg, pod = configs.load("sami_s"), topologies.parse("v5e:8x8")

@@ -1,5 +1,7 @@
 import importlib.util
+from importlib import metadata
 
+import jax
 import pytest
 
 from esam_jax.errors import ConfigError, MissingError
@@ -77,6 +79,31 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch, name, module, package)
     with pytest.raises(MissingError, match="pip install") as error:
         topologies.devices(topologies.parse(name))
     assert package in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "required", "other"),
+    [
+        ("0.0.52", 'libtpu==0.0.42.*; extra == "tpu"', True),
+        ("0.0.42.1", 'libtpu==0.0.42.*; extra == "tpu"', False),
+        ("0.0.421", 'libtpu==0.0.42.*; extra == "tpu"', True),
+        ("0.0.52", 'numpy>=2; extra == "tpu"', False),  # jax no longer says so
+    ],
+)
+def test_a_compiler_of_another_version_is_named(monkeypatch, installed, required, other):
+    monkeypatch.setattr(metadata, "version", {"libtpu": installed}.__getitem__)
+    monkeypatch.setattr(metadata, "requires", {"jax": ["scipy>=1", required]}.__getitem__)
+    said = topologies.other_compiler(topologies.parse("v5p:4x4x4"))
+    assert topologies.other_compiler(topologies.parse("h100:1x8")) is None
+    if not other:
+        assert said is None
+        return
+    assert said is not None and f"libtpu {installed} " in said and "takes libtpu 0.0.42.*" in said
+    assert f"pip install 'jax[tpu]=={jax.__version__}'" in said
+
+
+def test_what_the_installed_jax_requires_is_found():
+    assert any(map(topologies._TAKEN.match, metadata.requires("jax") or ()))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
