@@ -180,14 +180,24 @@ ViewConfig = CropConfig | PromptedConfig | FramedConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Config):
-    """What is read, how it is viewed, and how much may be broken."""
+    """What is read, how it is viewed, and how much may be broken.
+
+    `threads` of each host make its examples. They share one interpreter, or are spread over as many
+    `workers`, which are processes: then what Python itself does is no longer one core's work.
+    """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("prefetch_batches",)
     source: SourceConfig
     view: ViewConfig
     threads: Annotated[int, at_least(1), MAY_DIFFER] = 8
+    workers: Annotated[int, at_least(0), MAY_DIFFER] = 0
     # Of the records read so far, once ten are broken.
     max_broken_share: Annotated[float, at_least(0), at_most(1), MAY_DIFFER] = 0.1
 
     def across(self) -> Iterator[tuple[str, str]]:
-        return lacking(self.source, self.view.needs, f"{self.view.kind} views need")
+        yield from lacking(self.source, self.view.needs, f"{self.view.kind} views need")
+        if self.workers > self.threads:
+            yield (
+                "workers",
+                f"must be at most the {self.threads} threads, one for each: raise --data.threads",
+            )

@@ -2,20 +2,19 @@
 
 Batch b holds positions b * batch onwards of an endless sequence: one shuffle of all records after
 the other. Which record stands at a position, and how it is augmented, depends on the seed alone, so
-any number of hosts, devices and threads reads the same batches, and resuming is starting at b.
+any number of hosts, devices, worker processes and threads reads the same batches, and resuming is
+starting at b.
 """
 
-import sys
 from collections.abc import Iterator
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from esam_jax import sharding
 from esam_jax.config import DataConfig
-from esam_jax.data import order
+from esam_jax.data import order, workers
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.findings import Findings
 from esam_jax.data.records import Source
@@ -61,12 +60,14 @@ class Stream:
         self._batch, self._placement = batch, placement
         self._tally = Tally(examples, config.max_broken_share)
         self._rows = rows = order.local_rows(placement, batch)
-        indices = grain.MapDataset.range(first_batch * len(rows), sys.maxsize)
-        # Threads work on single examples, so that all of them help with the next batch.
-        ahead = max(_PREFETCH_BATCHES * len(rows), config.threads)  # or threads would idle
-        reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=ahead)
-        dataset = indices.map(lambda i: examples[order.position(i, rows, batch)])
-        self._examples = iter(dataset.to_iter_dataset(reading))
+        self._examples = workers.read(
+            examples,
+            config,
+            rows=rows,
+            batch=batch,
+            ahead=_PREFETCH_BATCHES * len(rows),
+            first=first_batch * len(rows),
+        )
         self._ahead: Batch | None = None
 
     @property
@@ -103,7 +104,7 @@ class Stream:
             }
 
     def close(self) -> None:
-        """Stop the threads; the stream cannot be read afterwards."""
+        """Stops its threads and worker processes; the stream cannot be read afterwards."""
         self._examples.close()
         self._ahead = None
 
