@@ -28,6 +28,7 @@ from esam_jax.config import (
 from esam_jax.data import loader, order, sources, workers
 from esam_jax.data.examples import Attempt, Example, Examples
 from esam_jax.errors import ConfigError, PeerError
+from esam_jax.typing import Batch
 
 SCENES = ScenesConfig(scenes=11, scene_px=32)
 VIEW = PromptedConfig(image_px=32, masks=3, min_area_px=4)
@@ -44,7 +45,7 @@ def with_workers(data: DataConfig, count: int) -> DataConfig:
     return dataclasses.replace(data, workers=count)
 
 
-def equal(first: dict, second: dict) -> bool:
+def equal(first: Batch, second: Batch) -> bool:
     assert first.keys() == second.keys()
     return all((np.asarray(first[key]) == np.asarray(second[key])).all() for key in first)
 
@@ -212,4 +213,4 @@ def test_small_views_are_handed_over_together_and_large_ones_alone():
 
 def test_more_workers_than_threads_are_refused():
     with pytest.raises(ConfigError, match="workers is 4, but must be at most the 3 threads"):
-        with_workers(DATA, 4).validate()
+        with_workers(DATA, 4)
