@@ -131,3 +131,23 @@ def test_a_broken_record_is_replaced_by_the_same_other_one(
         assert (source.read_names[-1] == index) == (index not in broken)
         assert (str(index) in tally.broken) == (index in broken)
     assert (views[0] == views[1]).all()
+
+
+def test_the_order_of_a_large_set_is_that_of_a_small_one_and_ready_before_its_epoch(monkeypatch):
+    small = [Order(50, seed=3)[p] for p in range(150)]
+    monkeypatch.setattr(order, "_LARGE", 50)
+    made: list[int] = []
+
+    class Noted(Order):
+        def _shuffle(self, epoch, made_):
+            made.append(epoch)
+            super()._shuffle(epoch, made_)
+
+    large, known = Noted(50, seed=3), []
+    for position in range(150):
+        assert large[position] == small[position]
+        known.append(len(large._orders))
+        if position % 50 == 30:  # in the second half
+            assert position // 50 + 1 in large._orders
+    assert made == [0, 1, 2, 3] and max(known) == 2
+    assert large[10] == small[10]  # back again, as an evaluation or a rollback may go
