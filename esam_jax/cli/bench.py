@@ -1,4 +1,4 @@
-"""`esam bench predict|everything MODEL ...`, `esam bench card --out DIR`: costs on this machine.
+"""`esam bench predict|everything|data|card`: what things cost on this machine.
 
 MODEL is what `esam segment` takes, or random:NAME for a network of that name (models/named.py)
 with random weights: time does not depend on them, but how many masks `everything` finds does.
@@ -24,7 +24,7 @@ from esam_jax.bench import (
     tables,
     timing,
 )
-from esam_jax.cli import arguments, bench_card
+from esam_jax.cli import arguments, bench_card, bench_data
 from esam_jax.config import ComputeConfig, SamConfig
 from esam_jax.convert import load as models
 from esam_jax.data import decode
@@ -39,7 +39,7 @@ from esam_jax.predict.sam import Sam
 
 _RANDOM = "random:"
 _USAGE = (
-    "esam bench predict|everything MODEL ..., or esam bench card --out DIR "
+    "esam bench predict|everything MODEL ..., esam bench data CONFIG or esam bench card --out DIR "
     "(esam bench predict --help says more)"
 )
 DType = Literal["float32", "bfloat16"]
@@ -124,6 +124,8 @@ def main(argv: Sequence[str]) -> int:
         return _predict(arguments.parse(Predict, rest, prog="esam bench predict"))
     if task == "everything":
         return _everything(arguments.parse(Everything, rest, prog="esam bench everything"))
+    if task == "data":
+        return bench_data.main(rest)
     if task == "card":
         return bench_card.main(rest)
     raise ConfigError(f"esam bench cannot measure {task!r}: write {_USAGE}")

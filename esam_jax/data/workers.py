@@ -85,6 +85,7 @@ class Reading:
     def close(self) -> None:
         self._closed = True
         self._chunks.close()
+        self._chunks = self._examples = iter(())  # what was made ahead frees its shared memory
 
     def _alive(self) -> Iterator["_Chunk"]:
         while True:

@@ -189,3 +189,19 @@ def test_what_cannot_be_measured_is_two_and_one_line(argv: list[str], message: s
     assert cli.main(["bench", *argv]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and out == ""
+
+
+def test_data_prints_stages_and_the_loader_and_writes_both(tmp_path: Path, capsys):
+    file = tmp_path / "new" / "data.json"
+    argv = ["bench", "data", "quickstart_segment", "--examples", "3", "--workers", "0"]
+    argv += ["--seconds", "0.01", "--loader-batch", "4", "--rate", "1e6", "--json", str(file)]
+    assert cli.main([*argv, "--data.source.scenes", "20"]) == 0
+    printed, report = capsys.readouterr().out, json.loads(file.read_text())
+    for word in ("read", "decode", "masks", "view", "to device", "examples/s take", "loader, no w"):
+        assert word in printed
+    assert report["records"] == 20 and report["examples"] == 3 and len(report["rates"]) == 1
+    stages = {name: stage["cpu"] for name, stage in report["stages"].items()}
+    assert report["cpu_seconds"] == pytest.approx(sum(stages.values()))
+    assert f"{1e6 * report['cpu_seconds']:.1f} cores" in printed
+    assert cli.main([*argv]) == 2  # the file is there
+    assert cli.main(["bench", "data", "quickstart_segment", "--workers", "-1"]) == 2
