@@ -114,13 +114,23 @@ def lacking(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CropConfig(Config):
-    """Views for SAMI: random resized crop and horizontal flip, nothing else (section 4.1)."""
+    """Views for SAMI: random resized crop and horizontal flip, nothing else (section 4.1).
+
+    With `crops`, a picture has so many, the same in every run, of which one is drawn each time:
+    then a teacher's features of them can be stored. `features` is the folder of `esam features`.
+    """
 
     kind: ClassVar[Literal["crop"]] = "crop"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
     image_px: Annotated[int, at_least(1)] = 224
     min_scale: Annotated[float, above(0), at_most(1)] = 0.2  # share of the area; MAE's value
     flip: Literal["none", "horizontal"] = "horizontal"
+    crops: Annotated[int | None, at_least(1)] = None
+    features: Annotated[str | None, local(), MAY_DIFFER] = None
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.features is not None and self.crops is None:
+            yield "crops", "must be as many as features were stored of: write --data.view.crops N"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

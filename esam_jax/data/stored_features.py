@@ -1,33 +1,43 @@
-"""A teacher's features of many pictures, in files: written once, read by the name of a record.
+"""A teacher's features of many views, in files: written once, read by the name of a view.
 
-    features.json       what they are features of: see `Header`
-    shard_00000.npy     [records, h, w, T] in 16 bits; bfloat16 as the same bits of uint16
-    shard_00000.json    {"names": [...], "crc32": [...], "seen": [...]}, written after its array
+    features.json                   what they are features of: see `Header`
+    shard_000_00000.array_record    ArrayRecord, a view a record: [h, w, T] in `dtype`; before
+                                    those of int8, the float32 [T] that its channels multiply by
+    shard_000_00000.json            {"names": [...], "seen": [...]}, written after its records
 
-A shard without its json is unfinished, and read by nobody. What was `seen` tells pictures of
-one name in different data apart.
+The first number of a shard is the part that wrote it, for several hosts may each write theirs. A
+shard without its json is unfinished, and read by nobody. What was `seen` tells pictures of one name
+in different data apart. ArrayRecord has a checksum for each record.
 """
 
 import dataclasses
 import functools
 import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
+from array_record.python import (
+    array_record_module,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from jaxtyping import Float, Float32, UInt8
 
 from esam_jax import files
-from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.errors import ConfigError, DataError, MissingError, one_line
 
 HEADER = "features.json"
-_FORMAT = 2
+_ENDING = ".array_record"
+_LARGEST = 127  # of int8, and its opposite
+_FORMAT = 3
 _BLOCKS, _NEAR = 4, 4  # blocks a side; levels that another decoder may differ by
 _MAX_BYTES = 1_000_000_000  # of a json: some ten bytes for each record beside its name
 _REMEDY = "write them with `esam features`, or name another folder"
+
+
+DType = Literal["float16", "bfloat16", "int8"]
+_TYPES: dict[DType, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,15 +46,15 @@ class Header:
 
     teacher: the fields of its config that change features ("model", "features", "view").
     weights: SHA-256 of its parameters (`convert.digest`).
-    view: how pictures are shown to it ("image_px", "fit").
-    shape: [h, w, T] of one record's features.
+    view: the fields of its config by which pictures are shown to it ("image_px", "fit").
+    shape: [h, w, T] of one view's features.
     """
 
     teacher: dict[str, Any]
     weights: str
     view: dict[str, Any]
     shape: tuple[int, int, int]
-    dtype: Literal["float16", "bfloat16"]
+    dtype: DType
 
     def to_json(self) -> str:
         fields = {"format": _FORMAT, **dataclasses.asdict(self), "shape": list(self.shape)}
@@ -83,20 +93,24 @@ def header(folder: str | Path) -> Header:
     return Header(**{name: found[name] for name in fields - {"shape"}}, shape=shape)
 
 
-class Reader:
-    """Features by the name of a record; may be called from many threads.
+def view_name(record: str, number: int) -> str:
+    """What features of one of a record's views are called."""
+    return f"{record}#{number}"
 
-    Each shard is mapped into memory, so that nothing is read but what is needed.
+
+class Reader:
+    """Features by the name of a view; may be called from many threads.
+
+    Nothing is read but what is needed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.header = Path(folder), header(folder)
-        self._where: dict[str, tuple[Path, int, int, str]] = {}
+        self._where: dict[str, tuple[Path, int, str]] = {}
         for path in sorted(self.folder.glob("shard_*.json")):
             listed = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
-            columns = (listed[key] for key in ("names", "crc32", "seen"))
-            for row, (name, crc, seen) in enumerate(zip(*columns, strict=True)):
-                self._where[name] = (path.with_suffix(".npy"), row, crc, seen)
+            for row, (name, seen) in enumerate(zip(listed["names"], listed["seen"], strict=True)):
+                self._where[name] = (path.with_suffix(_ENDING), row, seen)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -107,7 +121,7 @@ class Reader:
     def features(
         self, name: str, image: UInt8[np.ndarray, "H W 3"]
     ) -> Float32[np.ndarray, "h w T"]:
-        """Those of one record; DataError for damage.
+        """Those of one view; DataError for damage.
 
         ConfigError where there are none, or those of a picture that does not look like `image`.
         """
@@ -116,21 +130,20 @@ class Reader:
                 f"{self.folder} has no features of {name}: they are of other pictures, or "
                 "`esam features` has not finished; run it again with this data"
             )
-        path, row, crc, seen = self._where[name]
+        path, row, seen = self._where[name]
         off = np.abs(np.frombuffer(bytes.fromhex(seen), np.uint8) - _seen(image).astype(int))
         if off.max() > _NEAR:
             raise ConfigError(
                 f"{self.folder} has features of another picture that is called {name}: write those "
                 "of this data with `esam features`, or name the data that they are of"
             )
-        found = np.ascontiguousarray(_mapped(path)[row : row + 1])
-        if zlib.crc32(found.tobytes()) != crc or found.shape[1:] != self.header.shape:
+        try:
+            return _unpacked(_opened(path).read([row])[0], self.header)
+        except Exception as fault:  # the library answers damage with errors of several kinds
             raise DataError(
-                f"{path} is damaged at the features of {name}: delete it and the json beside it, "
-                "and run `esam features` again"
-            )
-        stored = ml_dtypes.bfloat16 if self.header.dtype == "bfloat16" else np.float16
-        return found[0].view(stored).astype(np.float32)
+                f"{path} is damaged at the features of {name} ({one_line(fault)}): delete it and "
+                "the json beside it, and run `esam features` again"
+            ) from fault
 
 
 @functools.cache
@@ -140,18 +153,24 @@ def reader(folder: str) -> Reader:
 
 
 @functools.lru_cache(maxsize=256)
-def _mapped(path: Path) -> np.ndarray:
-    return files.read(path, lambda: np.load(path, mmap_mode="r"), _REMEDY)
+def _opened(path: Path) -> Any:
+    if not path.is_file():  # the library makes an empty one
+        raise FileNotFoundError(f"{path.name} is not there")
+    return array_record_module.ArrayRecordReader(str(path))
 
 
 class Writer:
-    """Adds records to a folder, in shards; what it holds already is kept.
+    """Adds views to a folder, in shards; what it holds already is kept.
 
-    ConfigError where the folder holds features of something else. `close` writes the last shard.
+    Writers of several parts may fill one folder at the same time. ConfigError where it holds
+    features of something else. `close` writes the last shard.
     """
 
-    def __init__(self, folder: str | Path, header_: Header, *, shard: int = 256) -> None:
+    def __init__(
+        self, folder: str | Path, header_: Header, *, part: int = 0, shard: int = 256
+    ) -> None:
         self.folder, self._header, self._shard = Path(folder), header_, shard
+        self._part = f"shard_{part:03d}_"
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / HEADER).is_file():
             if fault := header(folder).differences(header_):
@@ -163,11 +182,10 @@ class Writer:
         else:
             files.write(self.folder / HEADER, header_.to_json())
         self.held = Reader(folder)
-        self._next = 1 + max(
-            (int(path.stem.split("_")[1]) for path in self.folder.glob("shard_*.json")), default=-1
-        )
+        own = (path.stem for path in self.folder.glob(f"{self._part}*.json"))
+        self._next = 1 + max((int(stem.split("_")[2]) for stem in own), default=-1)
         self._names: list[str] = []
-        self._rows: list[np.ndarray] = []
+        self._rows: list[bytes] = []
         self._seen: list[str] = []
 
     def add(
@@ -176,18 +194,10 @@ class Writer:
         image: UInt8[np.ndarray, "H W 3"],
         features: Float[np.ndarray, "h w T"],
     ) -> None:
-        """One more record; DataError for features that 16 bits cannot hold."""
-        bfloat16 = self._header.dtype == "bfloat16"
-        with np.errstate(over="ignore"):
-            short = features.astype(ml_dtypes.bfloat16 if bfloat16 else np.float16)
-        if not np.isfinite(short.astype(np.float32)).all():
-            raise DataError(
-                f"the features of {name} are not finite in {self._header.dtype}: write --dtype "
-                "bfloat16, or name another teacher"
-            )
+        """One more view; DataError for features that the type cannot hold."""
+        self._rows.append(_packed(name, features, self._header.dtype))
         self._names.append(name)
         self._seen.append(_seen(image).tobytes().hex())
-        self._rows.append(short.view(np.uint16) if bfloat16 else short)
         if len(self._rows) == self._shard:
             self._flush()
 
@@ -196,13 +206,37 @@ class Writer:
             self._flush()
 
     def _flush(self) -> None:
-        path = self.folder / f"shard_{self._next:05d}.npy"
-        with files.replacing(path) as file:
-            np.save(file, np.stack(self._rows))
-        checksums = [zlib.crc32(x.tobytes()) for x in self._rows]
-        listed = {"names": self._names, "crc32": checksums, "seen": self._seen}
+        path = self.folder / f"{self._part}{self._next:05d}{_ENDING}"
+        # Until its json is there it is unfinished; features do not compress.
+        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        for row in self._rows:
+            writer.write(row)
+        writer.close()
+        listed = {"names": self._names, "seen": self._seen}
         files.write(path.with_suffix(".json"), json.dumps(listed) + "\n")
         self._names, self._rows, self._seen, self._next = [], [], [], self._next + 1
+
+
+def _packed(name: str, features: Float[np.ndarray, "h w T"], dtype: DType) -> bytes:
+    """The record of a view. int8: each channel by the largest of its numbers."""
+    numbers = np.asarray(features, np.float32)
+    scales = np.zeros(0, np.float32)
+    if dtype == "int8":
+        scales = np.abs(numbers).max((0, 1)) / _LARGEST
+        numbers = np.rint(numbers / np.where(scales > 0, scales, 1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        short = numbers.astype(_TYPES[dtype])
+    if not (np.isfinite(short.astype(np.float32)).all() and np.isfinite(scales).all()):
+        remedy = "name another teacher" if dtype == "bfloat16" else "write --dtype bfloat16"
+        raise DataError(f"the features of {name} are not finite in {dtype}: {remedy}")
+    return scales.tobytes() + short.tobytes()
+
+
+def _unpacked(record: bytes, header_: Header) -> Float32[np.ndarray, "h w T"]:
+    kept = 4 * header_.shape[2] if header_.dtype == "int8" else 0
+    numbers = np.frombuffer(record, _TYPES[header_.dtype], offset=kept)
+    found = numbers.reshape(header_.shape).astype(np.float32)
+    return found * np.frombuffer(record[:kept], np.float32) if kept else found
 
 
 def _seen(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_"]:

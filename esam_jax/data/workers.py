@@ -71,8 +71,11 @@ class Reading:
     """
 
     def __init__(self, chunks: Any) -> None:
-        self._chunks, self._closed = chunks, False
-        self._examples = itertools.chain.from_iterable(map(_unpack, self._alive()))
+        self._chunks: Any = chunks
+        self._closed = False
+        self._examples: Iterator[Example] = itertools.chain.from_iterable(
+            map(_unpack, self._alive())
+        )
 
     def __iter__(self) -> Iterator[Example]:
         return self
@@ -85,7 +88,8 @@ class Reading:
     def close(self) -> None:
         self._closed = True
         self._chunks.close()
-        self._chunks = self._examples = iter(())  # what was made ahead frees its shared memory
+        # What was made ahead frees its shared memory.
+        self._chunks, self._examples = None, iter(())
 
     def _alive(self) -> Iterator["_Chunk"]:
         while True:

@@ -66,13 +66,13 @@ def build(config: RunConfig) -> Task:
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         return _measurement(student, evaluate, mesh)
 
-    stored = student.is_stored or not task.feature_weight
+    unused = student.is_stored or not task.feature_weight
     return Task(
         init=student.init,
         loss=loss,
         example=student.example,
         models=functools.partial(_models, student),
-        frozen={} if stored else {"teacher": teacher.frozen(student.grid)},
+        frozen={} if unused else {"teacher": teacher.frozen(student.grid)},
         initial=lambda: _initial(student),
         resumed=lambda: _resumed(student),
         measurement=measurement,
@@ -118,14 +118,8 @@ def _resumed(student: Student) -> Start:
 
 def _check_stored(student: Student, *, weights: bool) -> None:
     """ConfigError where stored features are not those of this teacher, size and view."""
-    view, grid = student.run.data.view, student.grid
-    if not isinstance(view, FramedConfig) or view.features is None:
-        return
-    part = student.teacher.frozen(grid)
-    read = part.read() if weights else {}
-    shape = (grid, grid, student.teacher.width)
-    wanted = stored.header(student.run, part, read, shape, "float16")
-    stored.require(view.features, wanted, weights=weights)
+    part = student.teacher.frozen(student.grid)
+    stored.require(student.run, part, student.target_shape, weights=weights)
 
 
 def _decoder(student: Student) -> Params:

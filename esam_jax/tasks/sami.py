@@ -11,13 +11,12 @@ from jaxtyping import Array
 
 from esam_jax.config import RunConfig, SamConfig, SamiConfig, VitConfig
 from esam_jax.convert.families import timm_vit
-from esam_jax.data import views
 from esam_jax.errors import ConfigError
 from esam_jax.models import named
 from esam_jax.models.pretrain.sami import Sami
 from esam_jax.models.sam import network
 from esam_jax.ops import images, losses, masking
-from esam_jax.tasks import start
+from esam_jax.tasks import start, stored
 from esam_jax.tasks.task import BEHIND_TRUNK, Start, Task, TrainedModel
 from esam_jax.tasks.teacher import Teacher
 from esam_jax.typing import Batch, Params, PerExample
@@ -34,6 +33,8 @@ def build(config: RunConfig) -> Task:
     students = {name: _student_config(name, image_px) for name in task.students}
     grid = _common_grid(students, teacher, image_px)
     visible = visible_tokens(grid * grid, task.mask_ratio)
+    part, shape = teacher.frozen(grid), (grid, grid, teacher.width)
+    is_stored = stored.folder(config) is not None
     networks = {
         name: Sami(encoder, task.decoder, teacher.width, config.compute)
         for name, encoder in students.items()
@@ -54,7 +55,7 @@ def build(config: RunConfig) -> Task:
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         pixels = images.normalise(batch["image"])
-        target = teacher.features(frozen["teacher"], batch["image"], grid)
+        target = batch["target"] if is_stored else part.features(frozen["teacher"], batch["image"])
         compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
         each: dict[str, Array] = {}
         for name, student in networks.items():
@@ -66,9 +67,14 @@ def build(config: RunConfig) -> Task:
         return _summed(each, losses.of_the_mean(compare, target))
 
     def initial() -> Start:
+        stored.require(config, part, shape, weights=True)
         if task.init_from is None:
             return Start()
         return Start({name: {"encoder": start.trunk(task.init_from, name)} for name in students})
+
+    def resumed() -> Start:
+        stored.require(config, part, shape, weights=False)
+        return Start()
 
     def models(params: Params, _: Start) -> dict[str, TrainedModel]:
         return {name: _trained_model(named.sam(name), params[name]) for name in students}
@@ -76,11 +82,12 @@ def build(config: RunConfig) -> Task:
     return Task(
         init=init,
         loss=loss,
-        example=views.shapes(config.data.view),
+        example=stored.example(config, shape),
         models=models,
         draw=draw,
-        frozen={"teacher": teacher.frozen(grid)},
+        frozen={} if is_stored else {"teacher": part},
         initial=initial,
+        resumed=resumed,
     )
 
 

@@ -7,20 +7,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from esam_jax.config import (
     CropConfig,
     DistillConfig,
-    FramedConfig,
     PromptedConfig,
     RunConfig,
     SamConfig,
     SegmentConfig,
     TinyVitConfig,
 )
-from esam_jax.data import views
 from esam_jax.errors import ConfigError
 from esam_jax.models import encoders, named
 from esam_jax.models.parts import batch_norm
@@ -29,7 +26,7 @@ from esam_jax.models.parts.layers import linear
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images
-from esam_jax.tasks import segment
+from esam_jax.tasks import segment, stored
 from esam_jax.tasks.teacher import Teacher
 from esam_jax.typing import Batch, Params, PerExample
 
@@ -139,8 +136,7 @@ class Student:
     @property
     def is_stored(self) -> bool:
         """Whether the teacher's features come with the pictures."""
-        view = self.run.data.view
-        return isinstance(view, FramedConfig) and view.features is not None
+        return stored.folder(self.run) is not None
 
     @property
     def grid(self) -> int:
@@ -156,10 +152,12 @@ class Student:
     @property
     def example(self) -> dict[str, Any]:
         """`Task.example`."""
-        made = dict(views.shapes(self.run.data.view))
-        if self.is_stored:
-            made["target"] = ((self.grid, self.grid, self.teacher.width), np.dtype(np.float32))
-        return made
+        return stored.example(self.run, self.target_shape)
+
+    @property
+    def target_shape(self) -> stored.Shape:
+        """Of the teacher's features of a picture."""
+        return self.grid, self.grid, self.teacher.width
 
     @property
     def _is_joint(self) -> bool:

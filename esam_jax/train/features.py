@@ -1,13 +1,13 @@
-"""`esam features`: what a run's frozen network makes of each of its pictures, into files.
+"""`esam features`: what a run's frozen network makes of each of its views, into files.
 
-A run whose network sees every picture alike, without random crops and flips, may then read them.
+A run whose views are fixed (`views.fixed`) may then read them.
 """
 
 import concurrent.futures
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,11 +15,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from esam_jax import sharding, tasks
-from esam_jax.config import FramedConfig, RunConfig, ViewConfig
+from esam_jax.config import RunConfig, ViewConfig
 from esam_jax.data import sources, views
 from esam_jax.data.records import Source
-from esam_jax.data.stored_features import Writer
-from esam_jax.data.views import draws
+from esam_jax.data.stored_features import DType, Writer, view_name
 from esam_jax.errors import ConfigError, DataError, MissingError
 from esam_jax.machine import compiler_options, out_of_memory
 from esam_jax.tasks import stored
@@ -32,37 +31,45 @@ def store(
     cfg: RunConfig,
     folder: str | Path,
     *,
-    dtype: Literal["float16", "bfloat16"] = "float16",
+    dtype: DType = "float16",
+    part: tuple[int, int] = (1, 1),
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Writes the features of every record of `cfg.data.source`; those that are there are kept.
+    """Writes the features of every view of `cfg.data.source`; those that are there are kept.
 
-    {"stored": records in the folder, "added": by this call, "broken": [reasons]}: a picture that
+    part: (2, 8) is the second of eight parts of the records, for several hosts at once.
+    {"stored": views in the folder, "added": by this call, "broken": [reasons]}: a picture that
     cannot be read has no features, and training leaves it out, too. ConfigError for a run without a
-    frozen network, or whose pictures are not the same each time. All devices of this process.
+    frozen network, or whose views are not the same each time. All devices of this process.
     """
     task = tasks.build(cfg)
-    name, part = _network(cfg, task)
+    name, network, count = _network(cfg, task)
     mesh = sharding.make_mesh(cfg.mesh)
     sharding.check_batch(cfg.batch, 1, mesh)
     source = sources.open_source(cfg.data.source)
-    weights = part.read()
+    weights = network.read()
     picture = jax.ShapeDtypeStruct((1, *task.example["image"][0]), np.uint8)
-    shape = jax.eval_shape(part.features, weights, picture).shape[1:]
-    writer = Writer(folder, stored.header(cfg, part, weights, shape, dtype))
+    shape = jax.eval_shape(network.features, weights, picture).shape[1:]
+    header = stored.header(cfg, network, weights, shape, dtype)
+    writer = Writer(folder, header, part=part[0] - 1)
     params = frozen_weights.place(task, {name: weights}, mesh)
     frozen_weights.try_out(task, params, mesh)
-    numbers = [i for i in range(len(source)) if source.name(i) not in writer.held]
+    wanted = [
+        (i, k)
+        for i in range(part[0] - 1, len(source), part[1])
+        for k in range(count)
+        if view_name(source.name(i), k) not in writer.held
+    ]
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     broken, added = [], 0
-    compute = _compiled(part, mesh, cfg.batch)
+    compute = _compiled(network, mesh, cfg.batch)
     with (
-        tqdm(total=len(numbers), desc="esam features", unit="picture", disable=hidden) as bar,
+        tqdm(total=len(wanted), desc="esam features", unit="view", disable=hidden) as bar,
         out_of_memory.advice("lower --batch"),
     ):
-        for found in _read(source, cfg.data.view, numbers, cfg.batch, cfg.data.threads):
+        for found in _read(source, cfg.data.view, wanted, cfg.batch, cfg.data.threads):
             good = {name: image for name, image, _ in found if image is not None}
-            broken += [fault for _, _, fault in found if fault]
+            broken += [fault for _, _, fault in found if fault and fault not in broken]
             if good:
                 features = compute(params[name], list(good.values()))
                 for (record, image), each in zip(good.items(), features, strict=True):
@@ -73,19 +80,20 @@ def store(
     return {"stored": len(writer.held) + added, "added": added, "broken": broken}
 
 
-def _network(cfg: RunConfig, task: Task) -> tuple[str, Frozen]:
-    view = cfg.data.view
-    if not isinstance(view, FramedConfig) or view.flip != "none":
+def _network(cfg: RunConfig, task: Task) -> tuple[str, Frozen, int]:
+    """Name and network, and how many views each record has."""
+    view, count = cfg.data.view, views.fixed(cfg.data.view)
+    if count is None:
+        remedy = "--data.view.crops N" if view.kind == "crop" else "--data.view.flip none"
         raise ConfigError(
-            f"data.view is {view.kind!r} with flip {view.flip!r}, but features can be stored of "
-            "pictures alone that are the same each time: write --data.view.kind framed "
-            "--data.view.flip none"
+            f"data.view is {view.kind!r} and draws new views each time, but features can be stored "
+            f"alone of views that are the same: write {remedy}"
         )
-    if view.features is not None:
+    if stored.folder(cfg) is not None:
         raise ConfigError("data.view.features is what would be written: leave it out")
     if len(task.frozen) != 1:
         raise ConfigError(f"the task {cfg.task.kind!r} has no teacher in this run: name another")
-    return next(iter(task.frozen.items()))
+    return *next(iter(task.frozen.items())), count
 
 
 def _compiled(part: Frozen, mesh: Mesh, batch: int) -> Any:
@@ -112,23 +120,26 @@ def _compiled(part: Frozen, mesh: Mesh, batch: int) -> Any:
 
 
 def _read(
-    source: Source, view: ViewConfig, numbers: Sequence[int], batch: int, threads: int
+    source: Source,
+    view: ViewConfig,
+    wanted: Sequence[tuple[int, int]],
+    batch: int,
+    threads: int,
 ) -> Iterator[list[tuple[str, np.ndarray | None, str]]]:
-    """(name, picture or None, reason) of each record, a batch at a time, one batch ahead."""
+    """(name, picture or None, reason) of each (record, view), a batch at a time, one ahead."""
 
-    def one(number: int) -> tuple[str, np.ndarray | None, str]:
+    def one(number: int, k: int) -> tuple[str, np.ndarray | None, str]:
         name = source.name(number)
         try:
-            made = views.make(source.read(number), view, draws.generator(0, 0, name))
+            made = views.make_fixed(source.read(number), view, k)
         except (DataError, MissingError) as fault:
             return name, None, f"{name}: {fault}"
-        assert made is not None
-        return name, made["image"], ""
+        return view_name(name, k), made["image"], ""
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         ahead: list[concurrent.futures.Future[Any]] = []
-        parts = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
+        parts = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
         for part in [*parts, ()]:
-            ready, ahead = ahead, [pool.submit(one, number) for number in part]
+            ready, ahead = ahead, [pool.submit(one, *each) for each in part]
             if ready:
                 yield [each.result() for each in ready]

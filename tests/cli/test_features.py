@@ -30,11 +30,11 @@ def test_every_picture_has_features_and_broken_ones_are_named(pictures, tmp_path
     assert (found["stored"], found["added"], len(found["broken"])) == (5, 5, 1)
     assert "broken.png" in found["broken"][0]
     reader = Reader(out)
-    assert len(reader) == 5 and "3.png" in reader
+    assert len(reader) == 5 and "3.png#0" in reader
     # Again: nothing is computed twice.
     assert main(arguments) == 0
     shown = capsys.readouterr()
-    assert "features of 5 pictures, 0 of them new" in shown.out
+    assert "features of 5 views, 0 of them new" in shown.out
     assert "left out: broken.png" in shown.err
 
 
@@ -44,8 +44,10 @@ def test_every_picture_has_features_and_broken_ones_are_named(pictures, tmp_path
         (["features"], "no config is named"),
         (["features", "quickstart_distill", *KEYS], "missing: --out"),
         (["features", "quickstart_distill", "--out", "x", "--data.view.flap", "none"], "flap"),
-        (["features", "quickstart_distill", "--out", "x"], "the same each time"),
-        (["features", "quickstart_sami", "--out", "x"], "the same each time"),
+        (["features", "quickstart_distill", "--out", "x"], "views that are the same"),
+        (["features", "quickstart_sami", "--out", "x"], "write --data.view.crops N"),
+        (["features", "quickstart_sami", "--out", "x", "--part", "3/2"], "--part is '3/2'"),
+        (["features", "quickstart_sami", "--out", "x", "--part", "two"], "the second of eight"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):

@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from esam_jax.config import FramedConfig
-from esam_jax.data import stored_features
+from esam_jax.config import CropConfig, FramedConfig
+from esam_jax.data import stored_features, views
 from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.data.stored_features import Header, Reader, Writer
@@ -43,14 +43,42 @@ def written(folder, numbers, **changes):
 @pytest.mark.parametrize(
     ("dtype", "short"), [("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)]
 )
-def test_each_record_gets_its_own_back(tmp_path, dtype, short):
+def test_each_view_gets_its_own_back(tmp_path, dtype, short):
     reader = written(tmp_path, range(7), dtype=dtype)
-    assert len(reader) == 7 and len(list(tmp_path.glob("shard_*.npy"))) == 3
+    assert len(reader) == 7 and len(list(tmp_path.glob("shard_*.array_record"))) == 3
     for number in (6, 0, 3):
         found = reader.features(f"picture/{number}", image(number))
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, features(number).astype(short).astype(np.float32))
     assert reader.header == dataclasses.replace(HEADER, dtype=dtype)
+
+
+def test_int8_has_a_scale_for_each_channel(tmp_path):
+    """Off by half a step of the channel at most, whatever the others are; zeros stay zeros."""
+    wide = features(0) * np.array([1, 1e4, 1e-4, 0, 7], np.float32)
+    writer = Writer(tmp_path, dataclasses.replace(HEADER, dtype="int8"))
+    writer.add("wide", image(0), wide)
+    writer.close()
+    found = Reader(tmp_path).features("wide", image(0))
+    steps = np.abs(wide).max((0, 1)) / 127
+    assert (np.abs(found - wide) <= 0.5001 * steps).all() and (found[..., 3] == 0).all()
+    np.testing.assert_allclose(np.abs(found).max((0, 1)), np.abs(wide).max((0, 1)), rtol=1e-6)
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.array_record"))
+    assert len(stored_features._packed("wide", wide, "int8")) == wide.size + 4 * 5 < size
+
+
+def test_parts_fill_one_folder(tmp_path):
+    for part, numbers in ((1, (0, 1, 2, 3)), (0, (4,)), (1, (5,))):
+        writer = Writer(tmp_path, HEADER, part=part, shard=3)
+        for number in numbers:
+            writer.add(f"picture/{number}", image(number), features(number))
+        writer.close()
+    names = sorted(path.stem for path in tmp_path.glob("*.array_record"))
+    assert names == ["shard_000_00000", "shard_001_00000", "shard_001_00001", "shard_001_00002"]
+    reader = Reader(tmp_path)
+    for number in range(6):
+        found = reader.features(f"picture/{number}", image(number))
+        np.testing.assert_allclose(found, features(number), rtol=1e-3)
 
 
 def test_what_is_there_already_is_kept(tmp_path):
@@ -103,25 +131,33 @@ def test_a_picture_of_the_same_name_in_other_data_is_refused(tmp_path):
         reader.features("picture/1", image(0))
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut"])
-def test_damage_is_found_by_the_record(tmp_path, damage):
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "another"])
+def test_damage_is_found_by_the_view(tmp_path, damage):
     reader = written(tmp_path, range(3))
-    path = tmp_path / "shard_00000.npy"
+    path = tmp_path / "shard_000_00000.array_record"
     held = bytearray(path.read_bytes())
+    at = held.find(features(2).astype(np.float16).tobytes())
     if damage == "flip":
-        held[-1] ^= 16
-    else:  # one record less, in an array that is intact
-        np.save(path, np.load(path)[:2])
-        held = path.read_bytes()
-    path.write_bytes(held)
-    with pytest.raises(DataError, match="damaged at the features of picture/2"):
+        held[at + 3] ^= 16
+        path.write_bytes(held)
+    elif damage == "cut":
+        path.write_bytes(held[: at + 7])
+    elif damage == "gone":
+        path.unlink()
+    else:  # a record of another size, intact
+        writer = Writer(tmp_path / "other", dataclasses.replace(HEADER, shape=(2, 3, 4)), shard=3)
+        for number in range(3):
+            writer.add("x", image(0), features(number)[..., :4])
+        path.write_bytes((tmp_path / "other" / path.name).read_bytes())
+    with pytest.raises(DataError, match=r"shard_000_00000.* damaged at the features of picture/2"):
         reader.features("picture/2", image(2))
-    np.testing.assert_allclose(reader.features("picture/1", image(1)), features(1), rtol=1e-3)
+    if damage == "flip":
+        np.testing.assert_allclose(reader.features("picture/1", image(1)), features(1), rtol=1e-3)
 
 
 def test_a_shard_that_was_not_finished_is_not_read(tmp_path):
     written(tmp_path, range(5))
-    (tmp_path / "shard_00001.json").unlink()
+    (tmp_path / "shard_000_00001.json").unlink()
     assert len(Reader(tmp_path)) == 3
     assert len(written(tmp_path, (3, 4))) == 5
     reader = Reader(tmp_path)
@@ -132,6 +168,10 @@ def test_numbers_beyond_16_bits_are_refused(tmp_path):
     writer = Writer(tmp_path / "a", HEADER)
     with pytest.raises(DataError, match="not finite in float16: write --dtype bfloat16"):
         writer.add("large", image(0), np.full(HEADER.shape, 1e6, np.float32))
+    for dtype in ("bfloat16", "int8"):
+        writer = Writer(tmp_path / dtype, dataclasses.replace(HEADER, dtype=dtype))
+        with pytest.raises(DataError, match=f"the features of nan are not finite in {dtype}"):
+            writer.add("nan", image(0), np.full(HEADER.shape, np.nan, np.float32))
     other = Writer(tmp_path / "b", dataclasses.replace(HEADER, dtype="bfloat16"))
     other.add("large", image(0), np.full(HEADER.shape, 1e6, np.float32))
 
@@ -140,7 +180,7 @@ def test_another_format_is_refused(tmp_path):
     written(tmp_path, range(1))
     path = tmp_path / stored_features.HEADER
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 1}))
-    with pytest.raises(DataError, match="another format than 2"):
+    with pytest.raises(DataError, match="another format than 3"):
         Reader(tmp_path)
 
 
@@ -148,12 +188,38 @@ def test_a_view_brings_them_along(tmp_path):
     record = Record("picture/1", Pixels(np.zeros((30, 40, 3), np.uint8)))
     made = framed.view(record, FramedConfig(image_px=64), np.random.default_rng(0))
     writer = Writer(tmp_path, HEADER)
-    writer.add("picture/1", made["image"], features(1))
+    writer.add("picture/1#0", made["image"], features(1))
     writer.close()
     config = FramedConfig(image_px=64, features=str(tmp_path))
     made = framed.view(record, config, np.random.default_rng(0))
     np.testing.assert_allclose(made["target"], features(1), rtol=1e-3)
-    with pytest.raises(ConfigError, match="no features of picture/7"):
+    with pytest.raises(ConfigError, match="no features of picture/7#0"):
         framed.view(dataclasses.replace(record, name="picture/7"), config, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="stored features are those of pictures as they are"):
         dataclasses.replace(config, flip="horizontal")
+
+
+def test_crops_that_are_stored_are_those_of_every_run(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    record = Record("picture/1", Pixels(pixels))
+    config = CropConfig(image_px=32, crops=3)
+    assert views.fixed(config) == 3 and views.fixed(CropConfig(image_px=32)) is None
+    made = [views.make_fixed(record, config, k)["image"] for k in range(3)]
+    assert len(np.unique(made, axis=0)) == 3
+    writer = Writer(tmp_path, HEADER)
+    for k in range(3):
+        writer.add(f"picture/1#{k}", made[k], features(k))
+    writer.close()
+    config = dataclasses.replace(config, features=str(tmp_path))
+    seen = set()
+    for seed in range(40):  # any seed and epoch gives one of them, with its own features
+        view = views.make(record, config, np.random.default_rng(seed))
+        assert view is not None
+        (k,) = [k for k in range(3) if (made[k] == view["image"]).all()]
+        np.testing.assert_allclose(view["target"], features(k), rtol=1e-3)
+        seen.add(k)
+    assert seen == {0, 1, 2}
+    other = dataclasses.replace(record, name="picture/2")
+    assert not (views.make_fixed(other, config, 0)["image"] == made[0]).all()
+    with pytest.raises(ConfigError, match=r"write --data\.view\.crops N"):
+        CropConfig(image_px=32, features=str(tmp_path))

@@ -73,7 +73,7 @@ def test_eight_devices_store_what_one_does(stored, tmp_path):
     assert one.header == eight.header
     for number in range(10):
         image = views.make(source.read(number), view, np.random.default_rng(0))["image"]
-        a, b = (each.features(f"train/{number}", image) for each in (one, eight))
+        a, b = (each.features(f"train/{number}#0", image) for each in (one, eight))
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)  # one float16 apart
     again = features.store(config, tmp_path / "eight")
     assert again == {"stored": 10, "added": 0, "broken": []}
@@ -110,7 +110,7 @@ def test_a_record_that_is_missing_stops_the_run_by_its_name(stored, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda view: dataclasses.replace(view, flip="horizontal"), "the same each time"),
+        (lambda view: dataclasses.replace(view, flip="horizontal"), "write --data.view.flip none"),
         (lambda view: dataclasses.replace(view, features="there"), "is what would be written"),
     ],
 )
@@ -134,3 +134,62 @@ def test_broken_pictures_have_none_and_are_named(tmp_path):
     found = features.store(config, tmp_path.parent / "stored")
     assert (found["stored"], found["added"]) == (2, 2)
     assert len(found["broken"]) == 1 and found["broken"][0].startswith("c.png")
+
+
+# ----------------------------------------------------------------------------- pretraining
+
+
+def sami_of(folder=None, **changes):
+    """Pretraining of which each picture has two crops."""
+    config = configs.load("quickstart_sami")
+    view = dataclasses.replace(
+        config.data.view, crops=2, features=None if folder is None else str(folder)
+    )
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, source=SCENES, view=view),
+        optim=dataclasses.replace(config.optim, warmup_steps=1),
+        mesh=ONE,
+        batch=4,
+        steps=8,
+        log_every_steps=1,
+        **changes,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 4e-3), ("int8", 4e-3)])
+def test_pretraining_from_stored_crops_is_pretraining_with_the_teacher(dtype, near, tmp_path):
+    """Two epochs and more; two hosts have each stored theirs."""
+    folder = tmp_path / "crops"
+    for number in (1, 2):
+        found = features.store(sami_of(), folder, dtype=dtype, part=(number, 2))
+        assert (found["stored"], found["added"]) == (10 * number, 10)
+    assert features.store(sami_of(), folder, dtype=dtype)["added"] == 0
+    for name, config in (("online", sami_of()), ("stored", sami_of(folder))):
+        loop.run(config, tmp_path / name, progress=False)
+    online, offline = losses(tmp_path / "online"), losses(tmp_path / "stored")
+    assert len(online) == 8 and online != offline  # 16 or 8 bits are not 32
+    np.testing.assert_allclose(offline, online, rtol=near)
+    assert tasks.build(sami_of(folder)).frozen == {}
+
+
+def test_crops_of_other_sizes_or_as_many_others_are_refused(tmp_path):
+    folder = tmp_path / "crops"
+    features.store(sami_of(), folder)
+    assert tasks.build(sami_of(folder)).initial().params == {}
+    for changed, said in (
+        ({"crops": 3}, "crops 2 instead of 3"),
+        ({"min_scale": 0.5}, "min_scale"),
+    ):
+        config = sami_of(folder)
+        view = dataclasses.replace(config.data.view, **changed)
+        task = tasks.build(
+            dataclasses.replace(config, data=dataclasses.replace(config.data, view=view))
+        )
+        for begin in (task.initial, task.resumed):
+            with pytest.raises(ConfigError, match=rf"of something else: view\.{said}"):
+                begin()
+    distilled = run_of(folder)
+    with pytest.raises(ConfigError, match="of something else"):
+        tasks.build(distilled).initial()

@@ -6,6 +6,9 @@ name the annotations that it reads, and that module, with
     view(record, config, rng) -> View | None    None for a record that has nothing to show
     shapes(config)                              shape and type of every array of a view
     empty_reason(config) -> str                 what such a record lacks, only if there can be any
+    fixed(config) -> int | None                 how many views each record has, where they are the
+                                                same in every epoch and run; None where each is new
+    fixed_view(record, config, number) -> View  one of them; both only if there can be any
 """
 
 import importlib
@@ -32,6 +35,17 @@ def shapes(config: ViewConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
 def empty_reason(config: ViewConfig) -> str:
     """What a record for which `make` is None lacks, with the remedy: "no ...: widen ..."."""
     return _module(config.kind).empty_reason(config)
+
+
+def fixed(config: ViewConfig) -> int | None:
+    """How many views each record has in all epochs and runs; None where every one is drawn anew."""
+    module = _module(config.kind)
+    return module.fixed(config) if hasattr(module, "fixed") else None
+
+
+def make_fixed(record: Record, config: ViewConfig, number: int) -> View:
+    """One of the `fixed` views of a record, of which stored features may be."""
+    return _module(config.kind).fixed_view(record, config, number)
 
 
 def _module(kind: str) -> ModuleType:

@@ -3,22 +3,55 @@
 import math
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from esam_jax.config import CropConfig
+from esam_jax.data import stored_features
 from esam_jax.data.records import Record
 from esam_jax.data.views import draws
 
 _RATIO = (3 / 4, 4 / 3)
+_CROPS = 2  # keeps crops that are always the same apart from other draws for a record
 
 
 def shapes(config: CropConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Shape and type of every array of a view, without its batch axis."""
+    """Shape and type of every array of a view, without its batch axis.
+
+    That of stored features is known by whose they are alone.
+    """
     return {"image": ((config.image_px, config.image_px, 3), np.dtype(np.uint8))}
 
 
 def view(record: Record, config: CropConfig, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """{"image": uint8 [p, p, 3]}: random resized crop, bicubic, then flip (arXiv:2312.00863)."""
+    """{"image": uint8 [p, p, 3]}: random resized crop, bicubic, then flip (arXiv:2312.00863).
+
+    With stored features also {"target": float32 [h, w, T]}; ConfigError for a record without.
+    """
+    if config.crops is None:
+        return {"image": _image(record, config, rng)}
+    number = int(rng.integers(config.crops))
+    made = fixed_view(record, config, number)
+    if config.features is not None:
+        reader = stored_features.reader(config.features)
+        name = stored_features.view_name(record.name, number)
+        made["target"] = reader.features(name, made["image"])
+    return made
+
+
+def fixed(config: CropConfig) -> int | None:
+    """How many crops each record has; None where every one is drawn anew."""
+    return config.crops
+
+
+def fixed_view(record: Record, config: CropConfig, number: int) -> dict[str, np.ndarray]:
+    """{"image": uint8 [p, p, 3]}: one of the crops of a record, whose seed is its name."""
+    return {"image": _image(record, config, draws.generator(0, number, record.name, _CROPS))}
+
+
+def _image(
+    record: Record, config: CropConfig, rng: np.random.Generator
+) -> UInt8[np.ndarray, "{config.image_px} {config.image_px} 3"]:
     picture = record.picture
     box = _random_box(rng, picture.height, picture.width, config.min_scale)
     size = (config.image_px, config.image_px)
@@ -27,7 +60,7 @@ def view(record: Record, config: CropConfig, rng: np.random.Generator) -> dict[s
     crop = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))
     if draws.flips(rng, config.flip):
         crop = crop[:, ::-1]
-    return {"image": np.ascontiguousarray(crop)}
+    return np.ascontiguousarray(crop)
 
 
 def _random_box(

@@ -25,14 +25,28 @@ def view(record: Record, config: FramedConfig, rng: np.random.Generator) -> dict
 
     With stored features also {"target": float32 [h, w, T]}; ConfigError for a record without.
     """
-    picture = record.picture
-    cut = fitted(picture.height, picture.width, config)
-    flip = draws.flips(rng, config.flip)
-    made = {"image": image(picture.rgb(), cut, config, flip)}
+    made = _view(record, config, draws.flips(rng, config.flip))
     if config.features is not None:
         reader = stored_features.reader(config.features)
-        made["target"] = reader.features(record.name, made["image"])
+        name = stored_features.view_name(record.name, 0)
+        made["target"] = reader.features(name, made["image"])
     return made
+
+
+def fixed(config: FramedConfig) -> int | None:
+    """One view of each record, unless it is mirrored at random."""
+    return 1 if config.flip == "none" else None
+
+
+def fixed_view(record: Record, config: FramedConfig, number: int) -> dict[str, np.ndarray]:
+    """{"image": uint8 [p, p, 3]}: the complete picture, fitted as the config says."""
+    return _view(record, config, flip=False)
+
+
+def _view(record: Record, config: FramedConfig, flip: bool) -> dict[str, np.ndarray]:
+    picture = record.picture
+    cut = fitted(picture.height, picture.width, config)
+    return {"image": image(picture.rgb(), cut, config, flip)}
 
 
 def fitted(height: int, width: int, config: FramedConfig | PromptedConfig) -> augment.Cut:
