@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax import files, outputs
-from esam_jax.bench import conditions, data, tables
+from esam_jax.bench import conditions, loading, tables
 from esam_jax.cli import arguments, run_keys
 from esam_jax.data import sources
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         run_keys.show(Data, config, rest, prog=prog)
     args, keys = arguments.parse_known(Data, rest, prog=prog)
     config = run_keys.parse(config, keys, prog=prog)
-    data.require(args.examples, args.seconds, args.workers)
+    loading.require(args.examples, args.seconds, args.workers)
     if args.json is not None:
         outputs.require_file(args.json, overwrite=args.overwrite, endings=(".json",))
         arguments.require_writable(args.json.parent)
@@ -66,29 +66,31 @@ def main(argv: Sequence[str]) -> int:
         f"{args.examples} of them by stage; {about['cores']} cores, load {about['load']:.1f}; "
         f"{tables.versions(about)}"
     )
-    found = data.stages(source, config.data, examples=args.examples, seed=config.seed)
+    found = loading.stages(source, config.data, examples=args.examples, seed=config.seed)
     print("\n".join(_table(found)), flush=True)
     if args.rate is not None:
-        print(f"{args.rate:g} examples/s take {data.cores(found, args.rate):.1f} cores like this")
+        print(
+            f"{args.rate:g} examples/s take {loading.cores(found, args.rate):.1f} cores like this"
+        )
     rates = []
     for workers in args.workers:
-        chosen = data.of_workers(config.data, workers)
-        rates.append(data.rate(source, chosen, batch=args.loader_batch, seconds=args.seconds))
+        chosen = loading.of_workers(config.data, workers)
+        rates.append(loading.rate(source, chosen, batch=args.loader_batch, seconds=args.seconds))
         print(_line(rates[-1]), flush=True)
     about["load_after"] = os.getloadavg()[0]
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        files.write(args.json, json.dumps(about | data.as_json(found, rates), indent=1) + "\n")
+        files.write(args.json, json.dumps(about | loading.as_json(found, rates), indent=1) + "\n")
     return 0
 
 
-def _table(found: data.Stages) -> list[str]:
+def _table(found: loading.Stages) -> list[str]:
     """A line for each stage, then the sum, then the decoders alone."""
     every = sum(stage.cpu for stage in found.stages.values())
     lines = [f"{'stage':12}{'CPU ms':>10}{'ms':>10}{'share':>8}{'per core/s':>12}{'Mpixel/s':>10}"]
     for name, stage in found.stages.items():
         lines.append(_row(name, stage, f"{stage.cpu / every:.0%}" if every else "-"))
-    total = data.Stage(every, sum(stage.wall for stage in found.stages.values()))
+    total = loading.Stage(every, sum(stage.wall for stage in found.stages.values()))
     lines.append(_row("example", total, ""))
     lines += [_row(f"({name})", stage, "") for name, stage in found.bare.items()]
     if found.bytes:
@@ -96,12 +98,12 @@ def _table(found: data.Stages) -> list[str]:
     return lines
 
 
-def _row(name: str, stage: data.Stage, share: str) -> str:
+def _row(name: str, stage: loading.Stage, share: str) -> str:
     pixels = f"{stage.pixels_per_second / 1e6:.1f}" if stage.pixels else ""
     times = f"{1e3 * stage.cpu:10.3f}{1e3 * stage.wall:10.3f}"
     return f"{name:12}{times}{share:>8}{stage.per_second:12.1f}{pixels:>10}"
 
 
-def _line(found: data.Rate) -> str:
+def _line(found: loading.Rate) -> str:
     processes = f"{found.workers} worker processes" if found.workers else "no worker process"
     return f"loader, {processes}, {found.threads} threads: {found.per_second:.1f} examples/s"

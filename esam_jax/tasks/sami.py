@@ -40,15 +40,6 @@ def build(config: RunConfig) -> Task:
         for name, encoder in students.items()
     }
 
-    def init(rng: Array) -> Params:
-        # The parameters do not depend on the image, so one will do.
-        pixels, tokens = jnp.zeros((1, image_px, image_px, 3)), jnp.arange(grid * grid)[None]
-        split = tokens[:, :visible], tokens[:, visible:]
-        return {
-            name: student.init(jax.random.fold_in(rng, i), pixels, *split)["params"]
-            for i, (name, student) in enumerate(networks.items())
-        }
-
     def draw(rng: Array, images: int) -> Batch:
         seen, masked = masking.choose(rng, images, grid * grid, visible)
         return {"seen": seen, "masked": masked}
@@ -68,9 +59,7 @@ def build(config: RunConfig) -> Task:
 
     def initial() -> Start:
         stored.require(config, part, shape, weights=True)
-        if task.init_from is None:
-            return Start()
-        return Start({name: {"encoder": start.trunk(task.init_from, name)} for name in students})
+        return _initial(task)
 
     def resumed() -> Start:
         stored.require(config, part, shape, weights=False)
@@ -80,7 +69,7 @@ def build(config: RunConfig) -> Task:
         return {name: _trained_model(named.sam(name), params[name]) for name in students}
 
     return Task(
-        init=init,
+        init=functools.partial(_init, networks, image_px, grid * grid, visible),
         loss=loss,
         example=stored.example(config, shape),
         models=models,
@@ -89,6 +78,22 @@ def build(config: RunConfig) -> Task:
         initial=initial,
         resumed=resumed,
     )
+
+
+def _init(networks: dict[str, Sami], px: int, tokens: int, visible: int, rng: Array) -> Params:
+    # The parameters do not depend on the image, so one will do.
+    pixels, order = jnp.zeros((1, px, px, 3)), jnp.arange(tokens)[None]
+    split = order[:, :visible], order[:, visible:]
+    return {
+        name: student.init(jax.random.fold_in(rng, i), pixels, *split)["params"]
+        for i, (name, student) in enumerate(networks.items())
+    }
+
+
+def _initial(task: SamiConfig) -> Start:
+    if task.init_from is None:
+        return Start()
+    return Start({name: {"encoder": start.trunk(task.init_from, name)} for name in task.students})
 
 
 def _summed(each: dict[str, Array], baseline: Array) -> PerExample:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from esam_jax.bench import data
+from esam_jax.bench import loading
 from esam_jax.config import CropConfig, DataConfig, ImageFolderConfig, PromptedConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.data.examples import Examples
@@ -43,7 +43,7 @@ def folder(root: Path) -> DataConfig:
 
 
 def test_what_is_timed_within_a_stage_counts_for_the_inner_one(ticking):
-    clock = data._Clock()
+    clock = loading._Clock()
     with clock.within("view"):
         ticking[0] += 5
         with clock.within("decode"):
@@ -60,36 +60,36 @@ def test_what_is_timed_within_a_stage_counts_for_the_inner_one(ticking):
 def test_stages_are_those_of_the_examples_of_a_run(tmp_path: Path):
     run = folder(tmp_path)
     source = sources.open_source(run.source)
-    found = data.stages(source, run, examples=5, seed=3)
+    found = loading.stages(source, run, examples=5, seed=3)
     names = [Examples(source, run.view, 3)[p].attempts[0].name for p in range(1, 6)]
     assert found.bytes == np.mean([(tmp_path / name).stat().st_size for name in names])
     assert found.stages["decode"].pixels == 40 * 50  # crops are decoded in full
-    assert set(found.bare) == set(data.BARE)
+    assert set(found.bare) == set(loading.BARE)
     assert all(stage.pixels == 40 * 50 and stage.cpu > 0 for stage in found.bare.values())
     assert found.stages["masks"].cpu == 0 < found.stages["read"].cpu
     assert found.cpu == pytest.approx(sum(stage.cpu for stage in found.stages.values()))
-    assert data.cores(found, 100.0) == pytest.approx(100 * found.cpu)
+    assert loading.cores(found, 100.0) == pytest.approx(100 * found.cpu)
     assert found.stages["decode"].pixels_per_second == pytest.approx(
         2000 * found.stages["decode"].per_second
     )
 
 
 def test_masks_have_a_stage_of_their_own_and_scenes_no_files():
-    found = data.stages(sources.open_source(SCENES.source), SCENES, examples=4)
+    found = loading.stages(sources.open_source(SCENES.source), SCENES, examples=4)
     assert found.stages["masks"].cpu > 0 and found.bytes == 0 and found.bare == {}
 
 
 def test_the_loader_is_timed_after_its_first_batches(ticking):
     source = sources.open_source(SCENES.source)
-    found = data.rate(source, SCENES, batch=4, seconds=0.0)
+    found = loading.rate(source, SCENES, batch=4, seconds=0.0)
     assert (found.examples, found.workers, found.threads) == (4, 0, 8)
     assert found.per_second == pytest.approx(4 / found.seconds)
 
 
 def test_every_worker_has_a_thread():
-    more = data.of_workers(SCENES, 12)
+    more = loading.of_workers(SCENES, 12)
     assert (more.workers, more.threads) == (12, 12)
-    assert data.of_workers(SCENES, 2).threads == SCENES.threads
+    assert loading.of_workers(SCENES, 2).threads == SCENES.threads
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_every_worker_has_a_thread():
 )
 def test_numbers_that_measure_nothing_are_refused(numbers, said):
     with pytest.raises(ConfigError, match=said):
-        data.require(*numbers)
+        loading.require(*numbers)
