@@ -29,6 +29,7 @@ COMMANDS = {
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
     "report": "an HTML page about a run: curves, where its time went, faults",
+    "data": "index a data set before it is trained on",
     "evaluate": "measure a model on data with masks",
     "bench": "speed of a model on this machine, compared with PyTorch or a program of yours",
     "convert": "convert between PyTorch's files and ours, exactly, with the measured error",
