@@ -129,13 +129,20 @@ def read_json(
         with path.open("rb") as file:
             return file.read(size)
 
-    text = read(path, attempt, "check the path")
+    content = read(path, attempt, "check the path")
+    return json_object(content, str(path), error=error, finite=finite)
+
+
+def json_object(
+    content: bytes, name: str, *, error: type[EsamError], finite: bool = True
+) -> dict[str, Any]:
+    """`read_json` for the content of a file, which `name` is for people."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant if finite else None)
+        value = json.loads(content, parse_constant=_refuse_constant if finite else None)
     except (ValueError, RecursionError) as fault:
-        raise error(f"{path} is not valid JSON ({fault})") from fault
+        raise error(f"{name} is not valid JSON ({fault})") from fault
     if not isinstance(value, dict):
-        raise error(f"{path} holds a {type(value).__name__}, but must hold an object")
+        raise error(f"{name} holds a {type(value).__name__}, but must hold an object")
     return value
 
 

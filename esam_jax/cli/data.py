@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 from esam_jax.errors import ConfigError
 
-COMMANDS: dict[str, str] = {}  # each in cli/data_NAME.py
+COMMANDS = {  # each in cli/data_NAME.py
+    "index": "where the files of tar archives lie, so that they are read without unpacking",
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,16 +14,16 @@ _EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Follows the pictures of a command; `noun` names one of what is found in them."""
+    """Follows the pictures of a command, or other units; `noun` names what is found in them."""
 
-    def __init__(self, total: int, noun: str) -> None:
-        self._total, self._noun, self.found = total, noun, 0
+    def __init__(self, total: int, noun: str, unit: str = "picture") -> None:
+        self._total, self._noun, self._unit, self.found = total, noun, unit, 0
         self._bar: Any = None
 
     def over(self, results: Iterable[_T]) -> Iterator[_T]:
-        """The results, one for each picture."""
+        """The results, one for each unit."""
         if sys.stderr.isatty():
-            self._bar = tqdm(results, total=self._total, unit="picture")
+            self._bar = tqdm(results, total=self._total, unit=self._unit)
             for result in self._bar:
                 yield result
                 self._bar.set_postfix({f"{self._noun}s": self.found})
@@ -36,8 +36,8 @@ class Progress:
                 last, rate = now, done / (now - begin)
                 left = (self._total - done) / rate
                 self.say(
-                    f"{done} of {self._total} pictures, {counted(self.found, self._noun)}, "
-                    f"{rate:.3g} pictures/s, {left / 60:.1f} minutes left"
+                    f"{done} of {self._total} {self._unit}s, {counted(self.found, self._noun)}, "
+                    f"{rate:.3g} {self._unit}s/s, {left / 60:.1f} minutes left"
                 )
 
     def say(self, text: str) -> None:

@@ -73,12 +73,26 @@ class CocoConfig(_AnnotatedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sa1bConfig(_AnnotatedConfig):
-    """A folder of `sa_*.jpg` with `sa_*.json` beside each."""
+class _TarsConfig(Config):
+    """Files that may lie in tar archives, which are not unpacked.
+
+    Each archive gets an index beside it, or in the folder `index`, where it may not be written.
+    """
+
+    index: Annotated[str | None, local(), MAY_DIFFER] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sa1bConfig(_AnnotatedConfig, _TarsConfig):
+    """`sa_*.jpg` with `sa_*.json` beside each, in a folder, a tar archive or a folder of these.
+
+    `ids` is a text file that names a picture in each line: no others are read.
+    """
 
     kind: ClassVar[Literal["sa1b"]] = "sa1b"
     usual: ClassVar[tuple[int, int, int]] = (1500, 2250, 100)
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
+    ids: Annotated[str | None, local(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,10 +107,27 @@ class LabelMapsConfig(_FilesConfig):
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTarsConfig(_FilesConfig, _TarsConfig):
+    """Every picture of a tar archive, of the archives in it, or of a folder of archives.
+
+    The class of a picture is the folder, or inner archive, that it lies in; `labels` is a text file
+    that says more: the class of a picture in each line, in the order of their names, or behind the
+    name. ImageNet's `ILSVRC2012_validation_ground_truth.txt` needs `meta.mat` beside it.
+    """
+
+    kind: ClassVar[Literal["image_tars"]] = "image_tars"
+    usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
+    annotations: ClassVar[frozenset[str]] = frozenset({"label"})
+    labels: Annotated[str | None, local(), MAY_DIFFER] = None
+
+
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
 
 # A path is taken for the first of these that reads it: the more particular come first.
-SourceConfig = ScenesConfig | Sa1bConfig | LabelMapsConfig | CocoConfig | ImageFolderConfig
+SourceConfig = (
+    ScenesConfig | Sa1bConfig | LabelMapsConfig | CocoConfig | ImageTarsConfig | ImageFolderConfig
+)
 
 
 def lacking(

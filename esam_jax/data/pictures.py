@@ -100,8 +100,20 @@ def read(
     """The picture file at `path`, its header checked; errors as those of `decode.read_rgb`."""
     with decode.named(path):
         data = decode.read_file(path)
+    return encoded(str(path), data, orientation, sixteen_bit, noted)
+
+
+def encoded(
+    name: str,
+    data: bytes,
+    orientation: decode.Orientation = "upright",
+    sixteen_bit: decode.SixteenBit = "upper_byte",
+    noted: list[Finding] | None = None,
+) -> Encoded:
+    """`read` for the bytes of a picture file, which `name` is for people."""
+    with decode.named(name):
         head = decode.header(data, orientation)
-    return Encoded(str(path), data, head, sixteen_bit, [] if noted is None else noted)
+    return Encoded(name, data, head, sixteen_bit, [] if noted is None else noted)
 
 
 def read_as_annotated(
@@ -116,8 +128,15 @@ def read_as_annotated(
     `size` is the (height, width) that the annotations state.
     """
     upright = read(path, "upright", config.sixteen_bit, noted)
+    return as_annotated(upright, name, size, config)
+
+
+def as_annotated(
+    upright: Encoded, name: str, size: tuple[int, int] | None, config: CocoConfig | Sa1bConfig
+) -> Encoded:
+    """`read_as_annotated` for a picture that was opened upright, with its findings."""
     try:
-        header = frame(upright.header, size, name, config.ambiguous_exif, noted)
+        header = frame(upright.header, size, name, config.ambiguous_exif, upright.noted)
     except DataError as error:
         raise DataError(
             f"{name} {error}, but its annotations say {' x '.join(map(str, size or ()))}: they "

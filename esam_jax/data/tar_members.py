@@ -56,7 +56,7 @@ def reason_to_skip(member: tarfile.TarInfo) -> str | None:
     if not member.isfile() or member.issparse():
         return "special files"
     name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
+    if name.is_absolute() or ".." in name.parts or not name.parts:
         return "names that lead out of the archive"
     return None if can_be_shown(member.name) else "names that cannot be shown"
 

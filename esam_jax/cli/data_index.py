@@ -1,0 +1,65 @@
+"""`esam data index PATH`: the indexes of tar archives, before a run needs them."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from esam_jax import outputs
+from esam_jax.cli import arguments
+from esam_jax.cli.progress import Progress
+from esam_jax.data import tars
+from esam_jax.errors import DataError, EsamError
+from esam_jax.words import counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Stores where each file of a tar archive lies, in TAR.index beside it.
+
+    Sources read archives by these indexes, without unpacking anything: `--data.source.kind sa1b` or
+    `image_tars`. An index that fits its archive is kept, so that the same command resumes.
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A tar archive, or a folder with archives at any depth."""
+    index: Path | None = None
+    """A folder for the indexes, where that of the archives may not be written."""
+    json: bool = False
+    """Print the counts as JSON."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """DataError, after all others have been indexed, for archives that cannot be."""
+    args = arguments.parse(Arguments, argv, prog="esam data index")
+    if args.index is not None:
+        outputs.require_folder(args.index)
+        arguments.require_writable(args.index)
+    found = tars.find(args.path)
+    if not found:
+        raise DataError(f"{args.path} holds no {tars.ENDING} file at any depth")
+    arguments.require_writable(args.index or found[0].parent)
+    files, built, broken = 0, 0, []
+    progress = Progress(len(found), "file", unit="archive")
+    for each in progress.over(tars.indexed(found, args.path, args.index)):
+        if isinstance(each, EsamError):
+            broken.append(str(each))
+            continue
+        if each.why:
+            print(f"esam: built again: {each.why}", file=sys.stderr)
+        built += each.built
+        files += len(each.index)
+        progress.found = files
+    if args.json:
+        counts = {"archives": len(found), "files": files, "built": built, "broken": broken}
+        print(json.dumps(counts))
+    else:
+        total = f"{counted(files, 'file')} in {counted(len(found) - len(broken), 'archive')}"
+        print(f"{args.path}: {total}, {built} indexed now")
+    if broken:
+        of = f"{len(broken)} of {counted(len(found), 'archive')}"
+        raise DataError(f"{of} cannot be used, the first: {broken[0]}")
+    return 0

@@ -1,0 +1,133 @@
+"""Pictures in tar archives, which are never unpacked: ImageNet's own, or any others.
+
+`ILSVRC2012_img_train.tar` is an archive of one archive a class, `ILSVRC2012_img_val.tar` has all
+pictures side by side. An inner archive counts as a folder of its name, and so does each archive of
+a folder of several: "n01440764/n01440764_10026.JPEG".
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from esam_jax.config import ImageTarsConfig
+from esam_jax.data import decode, pictures, tar_index, tars
+from esam_jax.data.findings import Finding
+from esam_jax.data.labels import Label
+from esam_jax.data.records import Record
+from esam_jax.data.sources import class_lists
+from esam_jax.data.tar_index import Index
+from esam_jax.errors import DataError
+
+
+def open(config: ImageTarsConfig, options: str = "") -> "ImageTars":
+    """Every picture of the archives at the path; a UserWarning counts other files."""
+    return ImageTars(config)
+
+
+def detects(path: str) -> ImageTarsConfig | None:
+    """A tar archive, or a folder with some and without unpacked pictures."""
+    place = Path(path).expanduser()
+    if place.is_file():
+        return ImageTarsConfig(path=path) if _is_archive(place) else None
+    listed = pictures.list_pictures(place) if place.is_dir() else pictures.Listed((), {})
+    return (
+        ImageTarsConfig(path=path) if tars.ENDING in listed.left_out and not listed.names else None
+    )
+
+
+def _is_archive(path: Path) -> bool:
+    """DataError for one that is compressed, which has this name."""
+    return bool(tar_index.first_names(path, 1)) or path.suffix == tars.ENDING
+
+
+class ImageTars:
+    """Every picture of some archives, by its name; `label` is its class, where that is known.
+
+    Classes are numbered in the order of their names, those without a picture left out.
+    """
+
+    def __init__(self, config: ImageTarsConfig) -> None:
+        self._config, path = config, Path(str(config.path)).expanduser()
+        self._other: Counter[str] = Counter()
+        self._deep: dict[bool, Path] = {}  # an archive with folders, and one without
+        index = None if config.index is None else Path(config.index).expanduser()
+        opened = tars.open_shelf(path, index, self._pictures, folders=path.is_dir())
+        if path.is_dir() and len(self._deep) == 2:
+            raise DataError(
+                f"{self._deep[True]} holds folders, and {self._deep[False]} none: what is a class "
+                "cannot be known, name one of them"
+            )
+        self._shelf, left_out = opened.shelf, self._other + Counter(opened.left_out)
+        if not len(self._shelf):
+            raise DataError(pictures.none_of(path, left_out))
+        pictures.warn_of(path, left_out)
+        self.findings: Sequence[Finding] = ()
+        self._labels: Mapping[str, str] | None = None
+        if config.labels is not None:
+            self._read_labels(Path(config.labels).expanduser())
+        classes = self._folders() if self._labels is None else set(self._labels.values())
+        self._classes = {name: number for number, name in enumerate(sorted(classes))}
+
+    def _pictures(self, tar: Path, index: Index) -> np.ndarray:
+        endings, known = index.endings()
+        ours = np.array([each.lower() in decode.SUFFIXES for each in known], bool)
+        for number, ending in enumerate(known):
+            if not ours[number]:
+                name = pictures.other_ending(PurePosixPath(f"x{ending}"))
+                self._other[name or ending] += int((endings == number).sum())
+        rows = index.rows[ours[endings]] if len(known) else index.rows
+        if len(rows):
+            used = {*np.unique(rows["head"]).tolist(), *np.unique(rows["tail"]).tolist()}
+            self._deep.setdefault(any("/" in index.strings[each] for each in used), tar)
+        return rows
+
+    def _folders(self) -> set[str]:
+        """The folders of all pictures, by the strings that their names share where they do."""
+        rows, strings = self._shelf.rows, self._shelf.strings
+        below = np.array(["/" in text for text in strings], bool)[rows["tail"]]
+        shared = [strings[head] for head in np.unique(rows["head"][~below]).tolist()]
+        own = [self.name(place) for place in np.flatnonzero(below).tolist()]
+        return {_folder(f"{name}1" if name.endswith("/") else name) for name in (*shared, *own)}
+
+    def _read_labels(self, file: Path) -> None:
+        names = [self.name(i) for i in range(len(self))]
+        labels = class_lists.read(file, names)
+        without = [i for i, name in enumerate(names) if name not in labels]
+        if without:
+            more = f" (the first of {len(without)})" if len(without) > 1 else ""
+            text = f"{names[without[0]]} has no class in {file}{more}"
+            self.findings = (Finding("pictures_left_out", text, len(without)),)
+            there = np.setdiff1d(np.arange(len(names)), without)
+            self._shelf = self._shelf.take(there)
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._shelf)
+
+    def name(self, index: int) -> str:
+        return self._shelf.name(index)
+
+    def read(self, index: int) -> Record:
+        name, noted = self.name(index), []
+        where = f"{self._shelf.tar(index)}: {name}"
+        with decode.named(where):
+            data = decode.read_bytes(self._shelf.reader(index))
+        picture = pictures.encoded(where, data, "upright", self._config.sixteen_bit, noted)
+        known = _folder(name) if self._labels is None else self._labels[name]
+        label = {"label": Label(self._classes[known], known)} if known else {}
+        return Record(name, picture, label, noted)
+
+    def digest(self) -> str:
+        """Of the classes, and of the file that says which pictures are of them."""
+        found = hashlib.sha256("\n".join(self._classes).encode())
+        for name, label in sorted((self._labels or {}).items()):
+            found.update(f"\n{name} {label}".encode())
+        return f"{len(self._classes)} classes {found.hexdigest()[:12]}"
+
+
+def _folder(name: str) -> str:
+    """The folder that a picture lies in, without those above; "" for none."""
+    return PurePosixPath(name).parent.name

@@ -1,0 +1,294 @@
+"""Where the pictures and jsons of SA-1B's layout lie: in a folder, or in tar archives."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Integer, UInt64
+
+from esam_jax import files
+from esam_jax.data import decode, pictures, tar_index, tars
+from esam_jax.data.findings import Finding
+from esam_jax.data.tar_index import NO_NUMBER, ROW, Index
+from esam_jax.errors import DataError, MissingError
+from esam_jax.words import counted
+
+_MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
+_MAX_IDS_BYTES = 2**30  # of a list: SA-1B has eleven million
+_JSON_FIELDS = (("json_block", "<u4"), ("json_size", "<u4"))
+_PAIR = np.dtype([*ROW.descr, *_JSON_FIELDS])
+
+
+@runtime_checkable  # for the shape checks in the tests
+class Files(Protocol):
+    """Pictures with their jsons, by index, in the order of their names."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+    def where(self, index: int) -> str:
+        """The picture, for people: with the folder or archive that it lies in."""
+        ...
+
+    def picture(self, index: int) -> bytes:
+        """A picture file, complete and not decoded; errors as of `decode.read_file`."""
+        ...
+
+    def json(self, index: int) -> bytes:
+        """DataError for one that is too large, MissingError where there is none."""
+        ...
+
+    def take(self, places: Sequence[int]) -> "Files":
+        """Some of them, in that order."""
+        ...
+
+    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
+        """The places of all pictures with one of these names (`stem`), and perhaps of others."""
+        ...
+
+
+def is_picture(name: str) -> bool:
+    """Whether a picture's name is one of SA-1B's."""
+    parts = PurePosixPath(name)
+    return parts.name.startswith("sa_") and parts.suffix == ".jpg"
+
+
+def stem(name: str) -> str:
+    """What a picture's name says: "sa_1" of "folder/sa_1.jpg"."""
+    return PurePosixPath(name).stem
+
+
+@dataclasses.dataclass(frozen=True)
+class InFolder:
+    """Every `sa_*.jpg` at any depth below `root`; its json lies beside it."""
+
+    root: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def where(self, index: int) -> str:
+        return str(self.root / self.names[index])
+
+    def picture(self, index: int) -> bytes:
+        with decode.named(self.where(index)):
+            return decode.read_file(self.root / self.names[index])
+
+    def json(self, index: int) -> bytes:
+        path = (self.root / self.names[index]).with_suffix(".json")
+
+        def attempt() -> bytes:
+            with path.open("rb") as file:
+                return _limited(str(path), os.fstat(file.fileno()).st_size, file.read)
+
+        return files.read(path, attempt, "check the path")
+
+    def take(self, places: Sequence[int]) -> "InFolder":
+        return InFolder(self.root, [self.names[i] for i in places])
+
+    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
+        return range(len(self.names))
+
+
+@dataclasses.dataclass(frozen=True)
+class InTars:
+    """Every `sa_*.jpg` of some archives with a json of its name in the same one."""
+
+    shelf: tars.Shelf
+
+    def __len__(self) -> int:
+        return len(self.shelf)
+
+    def name(self, index: int) -> str:
+        return self.shelf.name(index)
+
+    def where(self, index: int) -> str:
+        return f"{self.shelf.tar(index)}: {self.shelf.name(index)}"
+
+    def picture(self, index: int) -> bytes:
+        with decode.named(self.where(index)):
+            return decode.read_bytes(self.shelf.reader(index))
+
+    def json(self, index: int) -> bytes:
+        name = PurePosixPath(self.shelf.name(index)).with_suffix(".json")
+        where = f"{self.shelf.tar(index)}: {name}"
+        size = int(self.shelf.rows[index]["json_size"])
+        with decode.named(where):
+            return _limited("it", size, self.shelf.reader(index, "json_block", "json_size"))
+
+    def take(self, places: Sequence[int]) -> "InTars":
+        return InTars(self.shelf.take(np.array(places, np.int64)))
+
+    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
+        numbers = np.array([tar_index.split(f"{each}.jpg")[1] for each in stems], np.uint32)
+        return np.flatnonzero(np.isin(self.shelf.rows["number"], numbers)).tolist()
+
+
+def in_folder(root: Path) -> tuple[InFolder, int]:
+    """The pictures of a folder, of which there may be none, and how many archives it holds."""
+    listed = pictures.list_pictures(root)
+    names = [name for name in listed.names if is_picture(name)]
+    return InFolder(root, names), listed.left_out.get(tars.ENDING, 0)
+
+
+def in_tars(path: Path, index: Path | None) -> tuple[InTars, list[Finding]]:
+    """The pairs of the archive `path`, or of all below it, and what was left out of them.
+
+    A name that occurs in several archives is read from the first.
+    """
+    pairs = _Pairs()
+    opened = tars.open_shelf(path, index, pairs.of)
+    pictures.warn_of(path, opened.left_out)
+    found = pairs.findings()
+    if opened.repeated:
+        tar, name = opened.repeated[0]
+        more = _more(len(opened.repeated))
+        text = f"{tar}: {name} is in an archive before it, too{more}"
+        found.append(Finding("pictures_left_out", text, len(opened.repeated)))
+    return InTars(opened.shelf), found
+
+
+class _Pairs:
+    """Selects the pictures of archives that have a json, and notes what has no partner."""
+
+    def __init__(self) -> None:
+        self._lone: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def of(self, tar: Path, index: Index) -> np.ndarray:
+        endings, known = index.endings()
+        places = dict(zip(known, range(len(known)), strict=True))
+        jpg = np.flatnonzero(endings == places.get(".jpg", -1))
+        json = np.flatnonzero(endings == places.get(".json", -1))
+        jpg, json = (self._ours(index, rows) for rows in (jpg, json))
+        keys = _stem_keys(index, index.rows[np.concatenate([jpg, json])])
+        both = keys[: len(jpg)], keys[len(jpg) :]
+        _, left, right = np.intersect1d(*both, assume_unique=True, return_indices=True)
+        self._note(tar, index, np.delete(jpg, left), "json")
+        self._note(tar, index, np.delete(json, right), "picture")
+        pairs = np.empty(len(left), _PAIR)
+        for field in ROW.names or ():
+            pairs[field] = index.rows[field][jpg[left]]
+        pairs["json_block"] = index.rows["block"][json[right]]
+        pairs["json_size"] = index.rows["size"][json[right]]
+        return pairs
+
+    def findings(self) -> list[Finding]:
+        return [
+            Finding("pictures_left_out", f"{self._first[what]}{_more(count)}", count)
+            for what, count in self._lone.items()
+        ]
+
+    @staticmethod
+    def _ours(index: Index, rows: Integer[np.ndarray, " X"]) -> Integer[np.ndarray, " X"]:
+        """Those of the rows whose file name begins with sa_."""
+        heads, inverse = np.unique(index.rows["head"][rows], return_inverse=True)
+        ours = [_is_ours(index.strings[head]) for head in heads.tolist()]
+        sure = np.array(ours, bool)[inverse]
+        tails, inverse = np.unique(index.rows["tail"][rows], return_inverse=True)
+        sure &= np.array(["/" not in index.strings[tail] for tail in tails.tolist()], bool)[inverse]
+        # The file name of the others may begin with their last number, or after it.
+        rest = [i for i in np.flatnonzero(~sure).tolist() if _is_ours(index.name(int(rows[i])))]
+        sure[rest] = True
+        return rows[sure]
+
+    def _note(self, tar: Path, index: Index, rows: Integer[np.ndarray, " X"], lacks: str) -> None:
+        if len(rows):
+            first = min(map(index.name, rows.tolist()))
+            self._lone[lacks] += len(rows)
+            self._first.setdefault(lacks, f"{tar}: {first} has no {lacks} of its name beside it")
+
+
+def _is_ours(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith("sa_")
+
+
+def _stem_keys(index: Index, rows: np.ndarray) -> UInt64[np.ndarray, " X"]:
+    """A number for each name without its ending, which a picture and its json share."""
+    known: dict[str, int] = {}
+
+    def places(column: np.ndarray, *, cut: bool = False) -> UInt64[np.ndarray, " X"]:
+        used, inverse = np.unique(column, return_inverse=True)
+        texts = [index.strings[i] for i in used.tolist()]
+        texts = [each.rpartition(".")[0] if cut else each for each in texts]
+        return np.array([known.setdefault(x, len(known)) for x in texts], np.uint64)[inverse]
+
+    half = np.uint64(32)
+    lacks = rows["number"] == NO_NUMBER  # then the ending is in the head
+    heads = np.where(lacks, places(rows["head"], cut=True), places(rows["head"]))
+    texts = heads << half | places(rows["tail"], cut=True)
+    _, inverse = np.unique(texts, return_inverse=True)
+    return inverse.astype(np.uint64) << half | rows["number"]
+
+
+# ------------------------------------------------------------------------------------- id lists
+
+
+def chosen(found: Files, ids: Path) -> tuple[Files, list[Finding]]:
+    """The pictures that a list names, a line each, in the order of `found`.
+
+    A line is a number of SA-1B (1), a file name with or without its ending (sa_1, sa_1.jpg), or a
+    name with its folder. Lines that name no picture are a finding; MissingError where none does.
+    """
+    wanted = _lines(ids)
+    present: dict[str, list[int]] = {}
+    for place in found.candidates(stem(each) for each in wanted):
+        name = found.name(place)
+        for each in (stem(name), str(PurePosixPath(name).with_suffix(""))):
+            if each in wanted:
+                present.setdefault(each, []).append(place)
+    places = sorted({place for each in present.values() for place in each})
+    if not places:
+        raise MissingError(f"{ids}: none of its {counted(len(wanted), 'name')} is a picture there")
+    lacking = [each for each in wanted if each not in present]
+    if not lacking:
+        return found.take(places), []
+    text = f"{ids}: line {wanted[lacking[0]]}, {lacking[0]}, is no picture there"
+    return found.take(places), [
+        Finding("pictures_left_out", f"{text}{_more(len(lacking))}", len(lacking))
+    ]
+
+
+def _lines(ids: Path) -> dict[str, int]:
+    """The name in each line without its ending, with the number of its first line."""
+
+    def attempt() -> bytes:
+        with ids.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MAX_IDS_BYTES:
+                raise DataError(f"{ids} has {size} bytes, but at most {_MAX_IDS_BYTES} are read")
+            return file.read(size)
+
+    content = files.read(ids, attempt, "name a text file, a picture of SA-1B a line")
+    try:
+        text = content.decode("utf-8-sig")
+    except ValueError as error:
+        raise DataError(f"{ids} is no text in UTF-8 ({error})") from error
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.strip().removeprefix("./")
+        if name and not name.startswith("#"):
+            name = name.removesuffix(".jpg").removesuffix(".json")
+            found.setdefault(f"sa_{name}" if name.isdecimal() else name, number)
+    if not found:
+        raise DataError(f"{ids} names no picture: write a name or number of SA-1B a line")
+    return found
+
+
+def _limited(what: str, size: int, read: Callable[[int], bytes]) -> bytes:
+    if size > _MAX_JSON_BYTES:
+        raise DataError(f"{what} has {size} bytes, but at most {_MAX_JSON_BYTES} are read")
+    return read(size)
+
+
+def _more(count: int) -> str:
+    return f" (the first of {count})" if count > 1 else ""
