@@ -90,7 +90,8 @@ class ImageTars:
         below = np.array(["/" in text for text in strings], bool)[rows["tail"]]
         shared = [strings[head] for head in np.unique(rows["head"][~below]).tolist()]
         own = [self.name(place) for place in np.flatnonzero(below).tolist()]
-        return {_folder(f"{name}1" if name.endswith("/") else name) for name in (*shared, *own)}
+        found = {_folder(f"{name}1" if name.endswith("/") else name) for name in (*shared, *own)}
+        return found - {""}
 
     def _read_labels(self, file: Path) -> None:
         names = [self.name(i) for i in range(len(self))]

@@ -189,7 +189,7 @@ class _Pairs:
         ]
 
     @staticmethod
-    def _ours(index: Index, rows: Integer[np.ndarray, " X"]) -> Integer[np.ndarray, " X"]:
+    def _ours(index: Index, rows: Integer[np.ndarray, " X"]) -> Integer[np.ndarray, " _"]:
         """Those of the rows whose file name begins with sa_."""
         heads, inverse = np.unique(index.rows["head"][rows], return_inverse=True)
         ours = [_is_ours(index.strings[head]) for head in heads.tolist()]

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from helpers import whole
 from helpers.label_maps import label_maps
+from helpers.tar_files import of_folder
 
 from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
 from esam_jax.config.data import lacking
@@ -364,6 +365,7 @@ def test_a_source_brings_all_of_itself(
         "coco": str(coco_json),
         "image_folder": str(tmp_path / "pictures"),
         "label_maps": str(label_maps(tmp_path / "maps")),
+        "image_tars": str(of_folder(tmp_path / "pictures", tmp_path / "x.tar", before="class/")),
     }[config.kind]
     found = sources.detect(place)
     assert type(found) is config
