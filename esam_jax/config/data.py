@@ -84,15 +84,11 @@ class _TarsConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sa1bConfig(_AnnotatedConfig, _TarsConfig):
-    """`sa_*.jpg` with `sa_*.json` beside each, in a folder, a tar archive or a folder of these.
-
-    `ids` is a text file that names a picture in each line: no others are read.
-    """
+    """`sa_*.jpg` with `sa_*.json` beside each, in a folder, a tar archive or a folder of these."""
 
     kind: ClassVar[Literal["sa1b"]] = "sa1b"
     usual: ClassVar[tuple[int, int, int]] = (1500, 2250, 100)
     annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
-    ids: Annotated[str | None, local(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

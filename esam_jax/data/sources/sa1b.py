@@ -28,11 +28,7 @@ _FIRST = 100  # files of an archive, by which it is recognised
 
 def open(config: Sa1bConfig, options: str = "") -> "Sa1b":
     """Every picture below the path of the config whose name is one of SA-1B's."""
-    found, findings = _found(config)
-    if config.ids is not None:
-        found, more = sa1b_files.chosen(found, Path(config.ids).expanduser())
-        findings = [*findings, *more]
-    return Sa1b(config, found, findings)
+    return Sa1b(config, *_found(config))
 
 
 def detects(path: str) -> Sa1bConfig | None:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
@@ -11,14 +11,12 @@ import numpy as np
 from jaxtyping import Integer, UInt64
 
 from esam_jax import files
-from esam_jax.data import decode, pictures, tar_index, tars
+from esam_jax.data import decode, pictures, tars
 from esam_jax.data.findings import Finding
 from esam_jax.data.tar_index import NO_NUMBER, ROW, Index
-from esam_jax.errors import DataError, MissingError
-from esam_jax.words import counted
+from esam_jax.errors import DataError
 
 _MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
-_MAX_IDS_BYTES = 2**30  # of a list: SA-1B has eleven million
 _JSON_FIELDS = (("json_block", "<u4"), ("json_size", "<u4"))
 _PAIR = np.dtype([*ROW.descr, *_JSON_FIELDS])
 
@@ -43,24 +41,11 @@ class Files(Protocol):
         """DataError for one that is too large, MissingError where there is none."""
         ...
 
-    def take(self, places: Sequence[int]) -> "Files":
-        """Some of them, in that order."""
-        ...
-
-    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
-        """The places of all pictures with one of these names (`stem`), and perhaps of others."""
-        ...
-
 
 def is_picture(name: str) -> bool:
     """Whether a picture's name is one of SA-1B's."""
     parts = PurePosixPath(name)
     return parts.name.startswith("sa_") and parts.suffix == ".jpg"
-
-
-def stem(name: str) -> str:
-    """What a picture's name says: "sa_1" of "folder/sa_1.jpg"."""
-    return PurePosixPath(name).stem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +77,6 @@ class InFolder:
 
         return files.read(path, attempt, "check the path")
 
-    def take(self, places: Sequence[int]) -> "InFolder":
-        return InFolder(self.root, [self.names[i] for i in places])
-
-    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
-        return range(len(self.names))
-
 
 @dataclasses.dataclass(frozen=True)
 class InTars:
@@ -124,13 +103,6 @@ class InTars:
         size = int(self.shelf.rows[index]["json_size"])
         with decode.named(where):
             return _limited("it", size, self.shelf.reader(index, "json_block", "json_size"))
-
-    def take(self, places: Sequence[int]) -> "InTars":
-        return InTars(self.shelf.take(np.array(places, np.int64)))
-
-    def candidates(self, stems: Iterable[str]) -> Iterable[int]:
-        numbers = np.array([tar_index.split(f"{each}.jpg")[1] for each in stems], np.uint32)
-        return np.flatnonzero(np.isin(self.shelf.rows["number"], numbers)).tolist()
 
 
 def in_folder(root: Path) -> tuple[InFolder, int]:
@@ -228,60 +200,6 @@ def _stem_keys(index: Index, rows: np.ndarray) -> UInt64[np.ndarray, " X"]:
     texts = heads << half | places(rows["tail"], cut=True)
     _, inverse = np.unique(texts, return_inverse=True)
     return inverse.astype(np.uint64) << half | rows["number"]
-
-
-# ------------------------------------------------------------------------------------- id lists
-
-
-def chosen(found: Files, ids: Path) -> tuple[Files, list[Finding]]:
-    """The pictures that a list names, a line each, in the order of `found`.
-
-    A line is a number of SA-1B (1), a file name with or without its ending (sa_1, sa_1.jpg), or a
-    name with its folder. Lines that name no picture are a finding; MissingError where none does.
-    """
-    wanted = _lines(ids)
-    present: dict[str, list[int]] = {}
-    for place in found.candidates(stem(each) for each in wanted):
-        name = found.name(place)
-        for each in (stem(name), str(PurePosixPath(name).with_suffix(""))):
-            if each in wanted:
-                present.setdefault(each, []).append(place)
-    places = sorted({place for each in present.values() for place in each})
-    if not places:
-        raise MissingError(f"{ids}: none of its {counted(len(wanted), 'name')} is a picture there")
-    lacking = [each for each in wanted if each not in present]
-    if not lacking:
-        return found.take(places), []
-    text = f"{ids}: line {wanted[lacking[0]]}, {lacking[0]}, is no picture there"
-    return found.take(places), [
-        Finding("pictures_left_out", f"{text}{_more(len(lacking))}", len(lacking))
-    ]
-
-
-def _lines(ids: Path) -> dict[str, int]:
-    """The name in each line without its ending, with the number of its first line."""
-
-    def attempt() -> bytes:
-        with ids.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _MAX_IDS_BYTES:
-                raise DataError(f"{ids} has {size} bytes, but at most {_MAX_IDS_BYTES} are read")
-            return file.read(size)
-
-    content = files.read(ids, attempt, "name a text file, a picture of SA-1B a line")
-    try:
-        text = content.decode("utf-8-sig")
-    except ValueError as error:
-        raise DataError(f"{ids} is no text in UTF-8 ({error})") from error
-    found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name = line.strip().removeprefix("./")
-        if name and not name.startswith("#"):
-            name = name.removesuffix(".jpg").removesuffix(".json")
-            found.setdefault(f"sa_{name}" if name.isdecimal() else name, number)
-    if not found:
-        raise DataError(f"{ids} names no picture: write a name or number of SA-1B a line")
-    return found
 
 
 def _limited(what: str, size: int, read: Callable[[int], bytes]) -> bytes:

@@ -13,7 +13,7 @@ from helpers.tar_files import of_folder, packed
 from esam_jax.config import PromptedConfig, Sa1bConfig
 from esam_jax.data import records, sources
 from esam_jax.data.examples import Examples
-from esam_jax.errors import DataError, MissingError
+from esam_jax.errors import DataError
 
 DATA = Path(os.environ.get("ESAM_TEST_DATA", "absent"))
 
@@ -195,62 +195,6 @@ def test_a_path_is_taken_for_what_it_holds(sa1b_folder: Path, tmp_path: Path):
     for path in (tar, tar.parent):
         assert sources.detect(str(path)) == Sa1bConfig(path=str(path))
     assert not tar.with_name(f"{tar.name}.index").exists()  # nothing is built to look
-
-
-# ------------------------------------------------------------------------------------- id lists
-
-
-@pytest.fixture(params=["folder", "tar"])
-def place(request: pytest.FixtureRequest, sa1b_folder: Path, tmp_path: Path) -> Path:
-    """The three pictures in a folder `part`, unpacked or in an archive."""
-    (tmp_path / "all").mkdir()
-    if request.param == "tar":
-        of_folder(sa1b_folder, tmp_path / "all" / "x.tar", before="part/")
-    else:
-        sa1b_folder.rename(tmp_path / "all" / "part")
-    return tmp_path / "all"
-
-
-@pytest.mark.parametrize(
-    "lines",
-    ["2\n10\n", "sa_10.jpg\r\nsa_2.json", "\ufeffpart/sa_2.jpg\n# ten\n\n ./part/sa_10 \n2\n"],
-)
-def test_a_list_of_ids_chooses_pictures(place: Path, tmp_path: Path, lines: str):
-    ids = tmp_path / "ids.txt"
-    ids.write_bytes(lines.encode())
-    source, every = opened(place, ids=str(ids)), opened(place)
-    assert names(source) == ["part/sa_10.jpg", "part/sa_2.jpg"] and source.findings == []
-    assert (source.read(1).picture.rgb() == every.read(2).picture.rgb()).all()
-    assert records.summary(source) != records.summary(every)
-
-
-def test_ids_that_are_not_there_are_noted(place: Path, tmp_path: Path):
-    ids = tmp_path / "ids.txt"
-    ids.write_text("1\n77\nother/sa_2\n")
-    source = opened(place, ids=str(ids))
-    assert names(source) == ["part/sa_1.jpg"]
-    assert texts(source) == [
-        f"2 pictures_left_out: {ids}: line 2, sa_77, is no picture there (the first of 2)"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "error", "reason"),
-    [
-        (b"77\n78", MissingError, "none of its 2 names is a picture there"),
-        (b"\n# none\n", DataError, "names no picture"),
-        (b"\xff\xfe\x00", DataError, "no text in UTF-8"),
-        (None, MissingError, r"ids\.txt cannot be read"),
-    ],
-)
-def test_a_list_that_cannot_be_used(
-    place: Path, tmp_path: Path, content: bytes | None, error: type, reason: str
-):
-    ids = tmp_path / "ids.txt"
-    if content is not None:
-        ids.write_bytes(content)
-    with pytest.raises(error, match=reason):
-        opened(place, ids=str(ids))
 
 
 def test_jsons_are_read_from_the_archive_alone(
