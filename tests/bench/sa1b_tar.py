@@ -189,7 +189,7 @@ if __name__ == "__main__":
     parser.add_argument("tar", type=Path, nargs="?")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures, at any depth")
     parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--distinct", type=int, default=50, help="records that are not repeated")
+    parser.add_argument("--distinct", type=int, default=10, help="records that are not repeated")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
