@@ -267,6 +267,14 @@ def write(index: Index, path: Path) -> None:
     files.write(path, content, remedy="name another folder for it")
 
 
+def may_replace(path: Path) -> bool:
+    """Whether nothing is lost where an index is written: no file is there, an empty one, or one."""
+    if not path.is_file():
+        return not path.exists()
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC) - 1) in (b"", _MAGIC[:-1])
+
+
 def read(path: Path, stamp: Stamp) -> Index:
     """The index in a file; DataError unless it is complete, as written, and of that archive."""
 

@@ -78,6 +78,9 @@ def indexed(tars: Sequence[Path], root: Path, folder: Path | None) -> Iterator[I
     UserWarning reports the first index that cannot be stored.
     """
     refused: list[str] = []
+    for parent in {index_file(tar, root, folder).parent for tar in tars}:
+        with contextlib.suppress(OSError):  # where nothing may be written
+            files.remove_unfinished(parent)  # before a thread of this process writes there
 
     def one(tar: Path) -> Indexed | EsamError:
         try:
@@ -107,8 +110,9 @@ def _indexed(tar: Path, file: Path, refused: list[str]) -> Indexed:
     index = tar_index.build(tar)
     try:
         with files.refusing():
+            if not tar_index.may_replace(file):
+                raise MissingError(f"{file} is a file of another program, and is not replaced")
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.remove_unfinished(file.parent)
             tar_index.write(index, file)
     except OSError as error:  # also a MissingError
         refused.append(str(error))

@@ -50,8 +50,8 @@ def detect(path: str) -> SourceConfig:
         if config is not None:
             return config
     raise MissingError(
-        f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a COCO json or the "
-        "word scenes"
+        f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a tar archive, a "
+        "COCO json or the word scenes"
     )
 
 
