@@ -1,28 +1,18 @@
-"""The files of many tar archives, read where they lie: nothing is unpacked.
-
-An archive is indexed once (`tar_index.py`): beside it, or in a folder of indexes. Files are read by
-`pread`, so that threads share no position; a copy in another process opens the archives itself.
-"""
+"""Tar archives with their indexes, which are made once, and bytes of them from any place."""
 
 import collections
 import contextlib
 import dataclasses
-import itertools
 import os
-import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Integer, UInt64
-from tqdm import tqdm
-
 from esam_jax import files
 from esam_jax.data import tar_index
-from esam_jax.data.tar_index import BLOCK, NO_NUMBER, Index, Stamp
+from esam_jax.data.tar_index import Index, Stamp
 from esam_jax.errors import DataError, EsamError, MissingError
 from esam_jax.words import counted
 
@@ -30,9 +20,6 @@ ENDING = ".tar"
 
 _OPEN_FILES = 64  # of a process, which may have a few hundred in all
 _AT_ONCE = 8  # archives that are indexed: their headers lie far apart, so that disks are waited for
-_MOST_TARS = 2**16 - 1
-
-Reader = Callable[[int], bytes]
 
 
 # -------------------------------------------------------------------------------------- indexes
@@ -203,176 +190,3 @@ def _all_of(path: Path, handle: int, offset: int, size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-# ---------------------------------------------------------------------------------------- shelf
-
-
-class Shelf:
-    """Files of several archives as one list, in the order of their names, each name once.
-
-    Its memory is that of `rows`, beside common strings. A row begins with the place of its archive
-    in `tars`, then has the fields of ROW, whose `head` and `tail` are places in `strings`, then
-    what a source has added.
-    """
-
-    def __init__(
-        self,
-        tars: Sequence[Path],
-        stamps: Sequence[Stamp],
-        strings: tuple[str, ...],
-        rows: np.ndarray,
-        open_files: OpenFiles,
-    ) -> None:
-        self.tars, self.stamps, self.strings, self.rows = tars, stamps, strings, rows
-        self._files = open_files
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, places: Integer[np.ndarray, " X"]) -> "Shelf":
-        """Some of the files, in that order."""
-        rows = self.rows[places]
-        return Shelf(self.tars, self.stamps, self.strings, rows, self._files)
-
-    def name(self, index: int) -> str:
-        row, strings = self.rows[index], self.strings
-        return tar_index.joined(strings[row["head"]], int(row["number"]), strings[row["tail"]])
-
-    def tar(self, index: int) -> Path:
-        """The archive of a file."""
-        return self.tars[int(self.rows[index]["tar"])]
-
-    def reader(self, index: int, block: str = "block", size: str = "size") -> Reader:
-        """What reads on in a file, as the `read` of an open one; fields of a row say where it is.
-
-        It raises DataError for an archive that was changed or cut short, MissingError and DiskError
-        as `files.read`.
-        """
-        row = self.rows[index]
-        place, offset, left = int(row["tar"]), int(row[block]) * BLOCK, int(row[size])
-
-        def read(most: int) -> bytes:
-            nonlocal offset, left
-            count = min(most, left)
-            if not count:
-                return b""
-            found = self._files.read(self.tars[place], self.stamps[place], offset, count)
-            offset, left = offset + count, left - count
-            return found
-
-        return read
-
-
-Select = Callable[[Path, Index], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Opened:
-    """The files of `open_shelf`; of one name in several archives the first counts.
-
-    `repeated` are the others, as archive and name; `left_out` counts entries that are not read, by
-    reason.
-    """
-
-    shelf: Shelf
-    repeated: tuple[tuple[Path, str], ...]
-    left_out: Mapping[str, int]
-
-
-def open_shelf(path: Path, folder: Path | None, select: Select, *, folders: bool = False) -> Opened:
-    """What `select` takes of the archive `path`, or of all archives below it.
-
-    It gets an archive and its index, and gives rows of it, perhaps with more fields. With `folders`
-    names begin with that of their archive, as if each were unpacked into one. Indexes that
-    are missing are built, with progress on a terminal; a UserWarning names each that was stale or
-    damaged. DataError for an archive that cannot be used, or where there is none.
-    """
-    tars = find(path)
-    if not tars:
-        raise DataError(f"{path} holds no {ENDING} file at any depth")
-    if len(tars) > _MOST_TARS:
-        raise DataError(f"{path} holds {len(tars)} archives, but at most {_MOST_TARS} are read")
-    strings: dict[str, int] = {}
-    parts: list[np.ndarray] = []
-    stamps: list[Stamp] = []
-    left_out: collections.Counter[str] = collections.Counter()
-    waiting = indexed(tars, path, folder)
-    hidden = not sys.stderr.isatty()
-    for found in tqdm(waiting, "index tars", len(tars), unit="tar", disable=hidden):
-        if isinstance(found, EsamError):
-            raise found
-        if found.why:
-            warnings.warn(f"{found.why}: built again", UserWarning, stacklevel=2)
-        rows = select(found.tar, found.index)
-        parent = found.tar.relative_to(path).with_suffix("").as_posix() if folders else None
-        parts.append(_part(len(parts), found.index, rows, strings, parent))
-        stamps.append(found.index.stamp)
-        left_out.update(found.index.left_out)
-    shelf = Shelf(tars, stamps, tuple(strings), np.concatenate(parts), OpenFiles())
-    parts.clear()  # as large as the rows
-    return _by_name(shelf, left_out)
-
-
-def _part(
-    place: int, index: Index, rows: np.ndarray, strings: dict[str, int], parent: str | None
-) -> np.ndarray:
-    """Rows of one archive with its place, and with the places of their strings among all."""
-    made = np.empty(len(rows), [("tar", "<u2"), *rows.dtype.descr])
-    made["tar"] = place
-    for field in rows.dtype.names or ():
-        made[field] = rows[field]
-    for field in ("head", "tail"):
-        before = f"{parent}/" if field == "head" and parent is not None else ""
-        used, inverse = np.unique(rows[field], return_inverse=True)
-        texts = [f"{before}{index.strings[each]}" for each in used.tolist()]
-        known = [strings.setdefault(text, len(strings)) for text in texts]
-        made[field] = np.array(known, np.uint32)[inverse]
-    return made
-
-
-def _by_name(shelf: Shelf, left_out: Mapping[str, int]) -> Opened:
-    rows = shelf.rows
-    order = _order(shelf)
-    repeats = np.zeros(len(rows), bool)
-    repeats[1:] = True
-    for field in ("head", "number", "tail"):
-        values = rows[field][order]
-        repeats[1:] &= values[1:] == values[:-1]
-    repeated = [(shelf.tar(i), shelf.name(i)) for i in order[repeats].tolist()]
-    return Opened(shelf.take(order[~repeats]), tuple(repeated), dict(left_out))
-
-
-def _order(shelf: Shelf) -> Integer[np.ndarray, " X"]:
-    """The places of all rows in the order of their names, by code point, then of their archives.
-
-    Without making the names where that is possible: there may be eleven million.
-    """
-    rows, strings = shelf.rows, shelf.strings
-    heads = sorted({strings[i] for i in np.unique(rows["head"]).tolist()})
-    tails = sorted({strings[i] for i in np.unique(rows["tail"]).tolist()})
-    apart = not any(b.startswith(a) for a, b in itertools.pairwise(heads))
-    if not apart or any(tail[:1] >= "0" for tail in tails):
-        names = [shelf.name(i) for i in range(len(rows))]
-        return np.array(sorted(range(len(rows)), key=names.__getitem__), np.int64)
-    # No head begins another, and each tail comes before any digit: heads decide, then digits.
-    ranks = np.zeros(len(strings), np.uint32)
-    keys = []
-    for field, texts in (("tail", tails), ("head", heads)):
-        places = {text: rank for rank, text in enumerate(texts)}
-        for i in np.unique(rows[field]).tolist():
-            ranks[i] = places[strings[i]]
-        keys.append(ranks[rows[field]])
-    keys.insert(1, _decimal(rows["number"]))
-    varying = [key for key in keys if len(key) and (key != key[0]).any()]
-    return np.lexsort(varying) if varying else np.arange(len(rows))
-
-
-def _decimal(numbers: Integer[np.ndarray, " X"]) -> UInt64[np.ndarray, " X"]:
-    """Keys in the order of numbers as text: 1, 10, 100, 11, 2; the lack of one comes first."""
-    powers = 10 ** np.arange(1, 10, dtype=np.uint64)
-    digits = np.searchsorted(powers, numbers, side="right").astype(np.uint64) + np.uint64(1)
-    keys = numbers.astype(np.uint64) * np.uint64(10) ** (np.uint64(10) - digits)
-    keys = keys * np.uint64(16) + digits
-    keys[numbers == NO_NUMBER] = 0
-    return keys

@@ -176,10 +176,10 @@ def index(count: int, of_one: int = 11_186) -> None:
         source = sources.open_source(Sa1bConfig(path=folder))
         wall, cpu = time.monotonic() - begin[0], time.process_time() - begin[1]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        shelf = source._files.shelf  # pyright: ignore[reportAttributeAccessIssue]
+        listed = source._files.files  # pyright: ignore[reportAttributeAccessIssue]
         assert len(source) == count and source.name(0) == "sa_1.jpg"
         print(f"{count} records in {tar + 1} archives: {stored / count:.1f} bytes each on disk,")
-        print(f"  {shelf.rows.nbytes / count:.1f} in memory, {1024 * peak / count:.1f} at most")
+        print(f"  {listed.rows.nbytes / count:.1f} in memory, {1024 * peak / count:.1f} at most")
         print(f"  opened in {wall:.1f} s ({cpu:.1f} s of one core)")
 
 

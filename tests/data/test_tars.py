@@ -22,7 +22,7 @@ from helpers.tar_files import entry, packed, with_size
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esam_jax.data import tar_index, tars
+from esam_jax.data import tar_files, tar_index, tars
 from esam_jax.data.tar_index import Index
 from esam_jax.errors import DataError, EsamError, MissingError
 
@@ -426,12 +426,12 @@ def test_a_build_that_is_killed_leaves_no_index(archive: Path):
 # --------------------------------------------------------------------------------------- reading
 
 
-def shelf_of(path: Path) -> tars.Shelf:
-    return tars.open_shelf(path, None, lambda tar, index: index.rows).shelf
+def listed(path: Path) -> tar_files.TarFiles:
+    return tar_files.open_all(path, None, lambda tar, index: index.rows).files
 
 
-def read(shelf: tars.Shelf, index: int) -> bytes:
-    return shelf.reader(index)(2**20)
+def read(files: tar_files.TarFiles, index: int) -> bytes:
+    return files.reader(index)(2**20)
 
 
 def test_many_threads_read_what_is_there(tmp_path: Path):
@@ -443,13 +443,15 @@ def test_many_threads_read_what_is_there(tmp_path: Path):
         ]
         wanted |= dict(members)
         (tmp_path / f"{tar:02}.tar").write_bytes(packed(*members))
-    shelf = shelf_of(tmp_path)
-    small = tars.Shelf(shelf.tars, shelf.stamps, shelf.strings, shelf.rows, tars.OpenFiles(3))
-    order = random.Random(1).choices(range(len(shelf)), k=480)
+    files = listed(tmp_path)
+    small = tar_files.TarFiles(
+        files.tars, files.stamps, files.strings, files.rows, tars.OpenFiles(3)
+    )
+    order = random.Random(1).choices(range(len(files)), k=480)
     before = len(os.listdir("/proc/self/fd"))
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda i: read(small, i), order))
-    assert found == [wanted[shelf.name(i)] for i in order]
+    assert found == [wanted[files.name(i)] for i in order]
     assert len(os.listdir("/proc/self/fd")) <= before + 3
     copy = pickle.loads(pickle.dumps(small))
     assert [read(copy, i) for i in range(9)] == [wanted[copy.name(i)] for i in range(9)]
@@ -458,21 +460,21 @@ def test_many_threads_read_what_is_there(tmp_path: Path):
 
 
 def test_an_archive_that_changes_while_it_is_read_is_noticed(archive: Path):
-    shelf = shelf_of(archive)
-    assert read(shelf, 0) == bytes(900)
+    files = listed(archive)
+    assert read(files, 0) == bytes(900)
     with archive.open("r+b") as file:
         file.truncate(2000)
     with pytest.raises(DataError, match=r"x\.tar was changed while it is read"):
-        read(shelf, 5)
+        read(files, 5)
     archive.unlink()
     with pytest.raises(MissingError, match=r"x\.tar cannot be read"):
-        read(shelf, 5)
+        read(files, 5)
 
 
 def test_a_reader_ends_with_its_file(archive: Path):
-    shelf = shelf_of(archive)
-    at = [shelf.name(i) for i in range(20)].index("sa_7.jpg")
-    reader = shelf.reader(at)
+    files = listed(archive)
+    at = [files.name(i) for i in range(20)].index("sa_7.jpg")
+    reader = files.reader(at)
     assert [len(reader(600)) for _ in range(4)] == [600, 307, 0, 0]
 
 
@@ -491,16 +493,29 @@ def test_names_are_in_order_and_each_once(tmp_path_factory, names: list[str]):
     half = len(names) // 2
     for tar, part in (("2.tar", names[half:]), ("1.tar", names[:half])):
         (folder / tar).write_bytes(packed(*((name, tar.encode()) for name in part)))
-    found = tars.open_shelf(folder, None, lambda tar, index: index.rows)
+    found = tar_files.open_all(folder, None, lambda tar, index: index.rows)
     plain = {str(PurePosixPath(name)) for name in names if is_plain(name)}
-    assert [found.shelf.name(i) for i in range(len(found.shelf))] == sorted(plain)
+    assert [found.files.name(i) for i in range(len(found.files))] == sorted(plain)
     first = {str(PurePosixPath(name)) for name in names[:half]}
     second = {str(PurePosixPath(name)) for name in names[half:]}
     assert {name for tar, name in found.repeated} == {x for x in first & second if is_plain(x)}
     assert all(tar.name == "2.tar" for tar, _ in found.repeated)
-    for i in range(len(found.shelf)):
-        wanted = b"1.tar" if found.shelf.name(i) in first else b"2.tar"
-        assert read(found.shelf, i) == wanted
+    for i in range(len(found.files)):
+        wanted = b"1.tar" if found.files.name(i) in first else b"2.tar"
+        assert read(found.files, i) == wanted
+
+
+def test_progress_is_written_where_indexing_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for number in range(3):
+        (tmp_path / f"{number}.tar").write_bytes(packed((f"{number}.jpg", A)))
+    assert len(listed(tmp_path)) == 3
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(tar_files, "_EVERY_SECONDS", 0.0)
+    listed(tmp_path)
+    lines = [f"esam: {done} of 3 archives are indexed\n" for done in (1, 2)]
+    assert capsys.readouterr().err == "".join(lines)
 
 
 def test_archives_are_found_at_any_depth(tmp_path: Path):
@@ -524,4 +539,4 @@ def test_archives_are_found_at_any_depth(tmp_path: Path):
         tars.find(tmp_path / "absent")
     with pytest.raises(DataError, match=r"holds no \.tar file"):
         (tmp_path / "empty").mkdir()
-        shelf_of(tmp_path / "empty")
+        listed(tmp_path / "empty")

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from esam_jax.config import ImageTarsConfig
-from esam_jax.data import decode, pictures, tar_index, tars
+from esam_jax.data import decode, pictures, tar_files, tar_index, tars
 from esam_jax.data.findings import Finding
 from esam_jax.data.labels import Label
 from esam_jax.data.records import Record
@@ -54,17 +54,17 @@ class ImageTars:
         self._other: Counter[str] = Counter()
         self._deep: dict[bool, Path] = {}  # an archive with folders, and one without
         index = None if config.index is None else Path(config.index).expanduser()
-        opened = tars.open_shelf(path, index, self._pictures, folders=path.is_dir())
+        opened = tar_files.open_all(path, index, self._pictures, folders=path.is_dir())
         if path.is_dir() and len(self._deep) == 2:
             raise DataError(
                 f"{self._deep[True]} holds folders, and {self._deep[False]} none: what is a class "
                 "cannot be known, name one of them"
             )
-        self._shelf, left_out = opened.shelf, self._other + Counter(opened.left_out)
-        if not len(self._shelf):
+        self._files, left_out = opened.files, self._other + Counter(opened.left_out)
+        if not len(self._files):
             raise DataError(pictures.none_of(path, left_out))
         pictures.warn_of(path, left_out)
-        self.findings: Sequence[Finding] = ()
+        self.findings: Sequence[Finding] = opened.findings()
         self._labels: Mapping[str, str] | None = None
         if config.labels is not None:
             self._read_labels(Path(config.labels).expanduser())
@@ -86,7 +86,7 @@ class ImageTars:
 
     def _folders(self) -> set[str]:
         """The folders of all pictures, by the strings that their names share where they do."""
-        rows, strings = self._shelf.rows, self._shelf.strings
+        rows, strings = self._files.rows, self._files.strings
         below = np.array(["/" in text for text in strings], bool)[rows["tail"]]
         shared = [strings[head] for head in np.unique(rows["head"][~below]).tolist()]
         own = [self.name(place) for place in np.flatnonzero(below).tolist()]
@@ -100,22 +100,23 @@ class ImageTars:
         if without:
             more = f" (the first of {len(without)})" if len(without) > 1 else ""
             text = f"{names[without[0]]} has no class in {file}{more}"
-            self.findings = (Finding("pictures_left_out", text, len(without)),)
+            lacking = Finding("pictures_left_out", text, len(without))
+            self.findings = [*self.findings, lacking]
             there = np.setdiff1d(np.arange(len(names)), without)
-            self._shelf = self._shelf.take(there)
+            self._files = self._files.take(there)
         self._labels = labels
 
     def __len__(self) -> int:
-        return len(self._shelf)
+        return len(self._files)
 
     def name(self, index: int) -> str:
-        return self._shelf.name(index)
+        return self._files.name(index)
 
     def read(self, index: int) -> Record:
         name, noted = self.name(index), []
-        where = f"{self._shelf.tar(index)}: {name}"
+        where = f"{self._files.tar(index)}: {name}"
         with decode.named(where):
-            data = decode.read_bytes(self._shelf.reader(index))
+            data = decode.read_bytes(self._files.reader(index))
         picture = pictures.encoded(where, data, "upright", self._config.sixteen_bit, noted)
         known = _folder(name) if self._labels is None else self._labels[name]
         label = {"label": Label(self._classes[known], known)} if known else {}

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Integer, UInt64
 
 from esam_jax import files
-from esam_jax.data import decode, pictures, tars
+from esam_jax.data import decode, pictures, tar_files, tars
 from esam_jax.data.findings import Finding
 from esam_jax.data.tar_index import NO_NUMBER, ROW, Index
 from esam_jax.errors import DataError
@@ -82,27 +82,27 @@ class InFolder:
 class InTars:
     """Every `sa_*.jpg` of some archives with a json of its name in the same one."""
 
-    shelf: tars.Shelf
+    files: tar_files.TarFiles
 
     def __len__(self) -> int:
-        return len(self.shelf)
+        return len(self.files)
 
     def name(self, index: int) -> str:
-        return self.shelf.name(index)
+        return self.files.name(index)
 
     def where(self, index: int) -> str:
-        return f"{self.shelf.tar(index)}: {self.shelf.name(index)}"
+        return f"{self.files.tar(index)}: {self.files.name(index)}"
 
     def picture(self, index: int) -> bytes:
         with decode.named(self.where(index)):
-            return decode.read_bytes(self.shelf.reader(index))
+            return decode.read_bytes(self.files.reader(index))
 
     def json(self, index: int) -> bytes:
-        name = PurePosixPath(self.shelf.name(index)).with_suffix(".json")
-        where = f"{self.shelf.tar(index)}: {name}"
-        size = int(self.shelf.rows[index]["json_size"])
+        name = PurePosixPath(self.files.name(index)).with_suffix(".json")
+        where = f"{self.files.tar(index)}: {name}"
+        size = int(self.files.rows[index]["json_size"])
         with decode.named(where):
-            return _limited("it", size, self.shelf.reader(index, "json_block", "json_size"))
+            return _limited("it", size, self.files.reader(index, "json_block", "json_size"))
 
 
 def in_folder(root: Path) -> tuple[InFolder, int]:
@@ -118,15 +118,9 @@ def in_tars(path: Path, index: Path | None) -> tuple[InTars, list[Finding]]:
     A name that occurs in several archives is read from the first.
     """
     pairs = _Pairs()
-    opened = tars.open_shelf(path, index, pairs.of)
+    opened = tar_files.open_all(path, index, pairs.of)
     pictures.warn_of(path, opened.left_out)
-    found = pairs.findings()
-    if opened.repeated:
-        tar, name = opened.repeated[0]
-        more = _more(len(opened.repeated))
-        text = f"{tar}: {name} is in an archive before it, too{more}"
-        found.append(Finding("pictures_left_out", text, len(opened.repeated)))
-    return InTars(opened.shelf), found
+    return InTars(opened.files), [*pairs.findings(), *opened.findings()]
 
 
 class _Pairs:

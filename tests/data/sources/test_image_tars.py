@@ -130,7 +130,7 @@ def test_classes_from_a_file(val: Path, tmp_path: Path, form: str):
         path = val.rename(tmp_path / "t" / "part.tar").parent
     source = opened(path, labels=str(labels))
     wanted = [Label(CLASSES.index(wnid), wnid) for wnid in wnids]
-    assert classes(source) == wanted and source.findings == ()
+    assert classes(source) == wanted and source.findings == []
     assert source.digest() != opened(path).digest()
 
 
@@ -201,6 +201,17 @@ def test_other_files_are_counted(tmp_path: Path):
         DataError, match=r"holds no \.jpg.* file at any depth; it holds \.txt \(1\)"
     ):
         opened(path)
+
+
+def test_one_name_by_two_ways_is_one_picture(tmp_path: Path):
+    """b1/y/c.jpg of a.tar, and y/c.jpg of a/b1.tar: also where the last number is the archive's."""
+    (tmp_path / "t" / "a").mkdir(parents=True)
+    (tmp_path / "t" / "a" / "b1.tar").write_bytes(packed(("y/c.jpg", jpeg(3))))
+    (tmp_path / "t" / "a.tar").write_bytes(packed(("b1/y/c.jpg", jpeg(1))))
+    source = opened(tmp_path / "t")
+    assert [source.name(i) for i in range(len(source))] == ["a/b1/y/c.jpg"]
+    (found,) = source.findings
+    assert found.text == f"{tmp_path / 't/a/b1.tar'}: a/b1/y/c.jpg is in an archive before it, too"
 
 
 def test_train_and_val_in_one_folder_are_told_apart(val: Path, tmp_path: Path):
