@@ -261,6 +261,36 @@ def test_f33_a_damaged_archive_gives_all_its_files_or_an_error(tmp_path: Path):
     assert refused > 100
 
 
+HEADER_FIELDS = {"name": (0, 100), "mode": (100, 108), "size": (124, 136), "kind": (156, 157)}
+HEADER_FIELDS |= {"target": (157, 257), "magic": (257, 265), "prefix": (345, 500)}
+
+
+def test_headers_of_any_content_give_sound_files_or_an_error(tmp_path: Path):
+    """Fields of headers at random, mostly with the checksum that goes with them: 300 cases."""
+    inner = packed(("b1.jpg", A), ("é" * 80 + ".jpg", b"z"), form=tarfile.PAX_FORMAT)
+    whole = packed(("a.jpg", A), ("n.tar", inner), ("l" * 150 + "9.jpg", A))
+    heads = [at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"]
+    rng, path, counts = random.Random(4), tmp_path / "x.tar", [0, 0]
+    for _ in range(300):
+        broken = bytearray(whole)
+        for head in rng.choices(heads, k=rng.randint(1, 3)):
+            for field in rng.choices(list(HEADER_FIELDS.values()), k=rng.randint(1, 4)):
+                broken[head + rng.randrange(*field)] = rng.choice(b"\0\xff\x80 0123457xLKSg./\x1b")
+            if rng.random() < 0.9:
+                broken[head + 148 : head + 156] = b" " * 8
+                total = sum(broken[head : head + 512])
+                broken[head + 148 : head + 156] = b"%06o\0 " % total
+        path.write_bytes(broken)
+        try:
+            found = files_of(path)
+        except EsamError:
+            counts[0] += 1
+            continue
+        counts[1] += 1
+        assert all(is_plain(name) and "\x1b" not in name for name in found)
+    assert min(counts) > 30
+
+
 # -------------------------------------------------------------------------------- the index file
 
 
