@@ -5,16 +5,21 @@ its weights; run configs say what to do with it. Keys end in their unit.
 """
 
 from esam_jax.config.data import (
+    BsdsConfig,
     CocoConfig,
     CropConfig,
     DataConfig,
+    FilesConfig,
     FramedConfig,
     ImageFolderConfig,
     LabelMapsConfig,
+    PanopticConfig,
     PromptedConfig,
     Sa1bConfig,
     ScenesConfig,
+    SemanticMapsConfig,
     SourceConfig,
+    VideoConfig,
     ViewConfig,
 )
 from esam_jax.config.networks import (
@@ -48,6 +53,7 @@ from esam_jax.config.tasks import (
 )
 
 __all__ = [
+    "BsdsConfig",
     "CocoConfig",
     "ComputeConfig",
     "CropConfig",
@@ -56,6 +62,7 @@ __all__ = [
     "DistillConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FilesConfig",
     "FramedConfig",
     "GuardConfig",
     "ImageFolderConfig",
@@ -64,6 +71,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "PanopticConfig",
     "PeersConfig",
     "PretrainDecoderConfig",
     "ProfileConfig",
@@ -76,10 +84,12 @@ __all__ = [
     "SaveConfig",
     "ScenesConfig",
     "SegmentConfig",
+    "SemanticMapsConfig",
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
     "TinyVitConfig",
+    "VideoConfig",
     "ViewConfig",
     "VitConfig",
 ]
