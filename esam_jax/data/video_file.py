@@ -6,10 +6,12 @@ would open what a playlist names.
 """
 
 import bisect
+import dataclasses
 import functools
 import io
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +28,64 @@ _NEVER = 2**63  # later than any time
 _KEPT = 4  # videos whose times are known
 
 
+@dataclasses.dataclass
+class _Place:
+    """Where a thread is in a video: the time of the frame that it decoded last."""
+
+    file: tuple[Path, int, int]
+    container: Any
+    frames: Iterator[Any]
+    time: int
+
+
+_of_thread = threading.local()  # `place`: frames are often read one after the other
+
+
 def frame(path: Path, number: int) -> UInt8[np.ndarray, "H W 3"]:
     """The frame as RGB, turned as players show it.
 
     ConfigError without PyAV; MissingError, DiskError and DataError as for pictures, DataError also
-    for a frame that the video does not have. Costs decoding from the key frame before.
+    for a frame that the video does not have. All frames since the key frame before are decoded, or
+    since the last frame that this thread has read; many videos have one key frame, the first.
     """
     found = files.read(path, lambda: os.stat(path), "check the path")
-    times, keys = _times(path, found.st_size, found.st_mtime_ns)
+    file = (path, found.st_size, found.st_mtime_ns)
+    times, keys = _times(*file)
     if number >= len(times):
         raise DataError(f"{path}: it has {len(times)} frames, and none of the number {number}")
-    before = bisect.bisect_right(keys, (times[number], _NEVER)) - 1
-    start = keys[max(before, 0)][1] if keys else 0
+    wanted = times[number]
+    before = bisect.bisect_right(keys, (wanted, _NEVER)) - 1
+    start, seek = keys[max(before, 0)] if keys else (wanted, 0)
+    place: _Place | None = getattr(_of_thread, "place", None)
+    _of_thread.place = None  # whatever fails below, it is not used again
     try:
-        with _opened(path) as container:
-            stream = _stream(container)
-            container.seek(start, stream=stream, backward=True)
-            for each in container.decode(stream):
-                _check_size(each.width, each.height)
-                if each.pts == times[number]:
-                    turned = np.rot90(each.to_ndarray(format="rgb24"), round(each.rotation / 90))
-                    return np.ascontiguousarray(turned)
-                if each.pts is not None and each.pts > times[number]:
-                    break
-    except (ConfigError, DataError):
+        if place is None or place.file != file or not start <= place.time < wanted:
+            if place is not None:
+                place.container.close()
+            place = _sought(file, seek)
+        for each in place.frames:
+            _check_size(each.width, each.height)
+            if each.pts == wanted:
+                place.time, _of_thread.place = wanted, place
+                turned = np.rot90(each.to_ndarray(format="rgb24"), round(each.rotation / 90))
+                return np.ascontiguousarray(turned)
+            if each.pts is not None and each.pts > wanted:
+                break
+    except ConfigError:
         raise
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     except Exception as error:  # FFmpeg answers broken bytes with any kind of exception
         raise DataError(f"{path}: broken video ({error}): fetch it again") from error
     raise DataError(f"{path}: its frame {number} cannot be decoded: fetch it again")
+
+
+def _sought(file: tuple[Path, int, int], time: int) -> _Place:
+    """The video from the key frame on that is decoded at this time."""
+    container = _opened(file[0])
+    stream = _stream(container)
+    container.seek(time, stream=stream, backward=True)
+    return _Place(file, container, container.decode(stream), time)
 
 
 @functools.lru_cache(maxsize=_KEPT)

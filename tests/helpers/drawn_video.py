@@ -14,8 +14,10 @@ def frame(number: int, height: int = 12, width: int = 20) -> np.ndarray:
     return values
 
 
-def mp4(frames: Sequence[np.ndarray], times: Sequence[int] | None = None) -> bytes:
-    """Frames as H.264, a key frame in eight; `times` are in 24ths of a second."""
+def mp4(
+    frames: Sequence[np.ndarray], times: Sequence[int] | None = None, key_every: int = 8
+) -> bytes:
+    """Frames as H.264, at least one in `key_every` a key frame; `times` in 24ths of a second."""
     import av
 
     file = io.BytesIO()
@@ -23,7 +25,7 @@ def mp4(frames: Sequence[np.ndarray], times: Sequence[int] | None = None) -> byt
         stream = container.add_stream("libx264", rate=24)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "1", "g": "8", "bf": "2"}
+        stream.options = {"crf": "1", "g": str(key_every), "bf": "2"}
         for time, pixels in zip(times or range(len(frames)), frames, strict=True):
             each = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             each.pts, each.time_base = time, Fraction(1, 24)

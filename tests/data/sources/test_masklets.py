@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,27 @@ def test_any_frame_is_found_by_its_number(tmp_path: Path, times: list | None):
         assert abs(int(found[6, 5, 1]) - int(frames[number][6, 5, 1])) < 3
     with pytest.raises(DataError, match="it has 10 frames, and none of the number 10"):
         video_file.frame(tmp_path / "v.mp4", 10)
+
+
+def test_frames_in_order_are_decoded_once(tmp_path: Path, monkeypatch):
+    pytest.importorskip("av", reason="PyAV is not installed")
+    frames = [drawn_video.frame(i) for i in range(10)]
+    (tmp_path / "v.mp4").write_bytes(drawn_video.mp4(frames, key_every=100))
+    opened_, genuine = [], video_file._opened
+    monkeypatch.setattr(video_file, "_opened", lambda path: opened_.append(path) or genuine(path))
+    for number, times in ((0, 2), (3, 2), (7, 2), (7, 3), (2, 4), (9, 4)):
+        found = video_file.frame(tmp_path / "v.mp4", number)
+        assert np.abs(found - drawn_video.frame(number).astype(int)).max() < 4
+        assert len(opened_) == times, number
+
+
+def test_many_threads_read_one_video(tmp_path: Path, video: bytes):
+    (tmp_path / "v.mp4").write_bytes(video)
+    numbers = np.random.default_rng(0).integers(0, FRAMES, 80).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: video_file.frame(tmp_path / "v.mp4", i), numbers))
+    for number, each in zip(numbers, found, strict=True):
+        assert np.abs(each - drawn_video.frame(number).astype(int)).max() < 4
 
 
 def test_a_video_is_turned_as_players_show_it(tmp_path: Path, video: bytes):
