@@ -112,6 +112,11 @@ class Masklets:
                 size = size or _size(content, outlines)
         if size is None:
             raise DataError(f"{name}: its annotations have no size (video_height, video_width)")
+        if max(size) > regions.MAX_SIDE or size[0] * size[1] > regions.MAX_PIXELS:
+            raise DataError(
+                f"{name}: its annotations say {str(size)[:80]}, but at most {regions.MAX_SIDE} a "
+                f"side and {regions.MAX_PIXELS} pixels are read"
+            )
         picture = Frame(path, place * EVERY, *size)
         return Record(name, picture, {"masks": CocoMasks(name, outlines, *size)}, noted)
 

@@ -265,6 +265,13 @@ def test_what_is_no_json_object_costs_its_video(tmp_path: Path, text: str):
     assert "sav_1_manual.json" in source.findings[0].text
 
 
+@pytest.mark.parametrize("width", [2**14 + 1, 2**63, 1e300])
+def test_a_size_is_checked_before_there_is_room_for_it(tmp_path: Path, width: float):
+    edit(sav(tmp_path) / "part_sav_1" / "sav_1_manual.json", lambda c: c.update(video_width=width))
+    with pytest.raises(DataError, match=r"00000: its annotations say .* but at most 16384 a side"):
+        opened(tmp_path).read(0)
+
+
 BAD_MASK: dict[str, tuple[Any, str]] = {
     "text": ("x", "must be a list of at least one polygon"),
     "another size": ({"size": [20, 12], "counts": [40, 200]}, r"its size is \[20, 12\]"),
