@@ -111,8 +111,10 @@ def _listed(images: Path, split: str | None) -> Sequence[str]:
     """Names below `images`, of one folder there with a split."""
     if split is None:
         return pictures.list_pictures(images).names
+    if not images.is_dir():
+        raise MissingError(f"{images} is not a folder")
     if not is_below(split) or not (images / split).is_dir():
-        there = sorted(x.name for x in images.iterdir() if x.is_dir()) if images.is_dir() else []
+        there = sorted(x.name for x in images.iterdir() if x.is_dir())
         splits = f"its splits are {', '.join(there[:9])}" if there else "it has none"
         raise DataError(f"source.split is {split!r}, but {images} has no such folder: {splits}")
     split = split.rstrip("/")

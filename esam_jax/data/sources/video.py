@@ -13,7 +13,7 @@ from esam_jax.config import VideoConfig
 from esam_jax.data.records import AnnotatedSource
 from esam_jax.data.sources import frame_folders, masklets
 from esam_jax.data.sources.coco_files import is_below
-from esam_jax.errors import DataError
+from esam_jax.errors import DataError, MissingError
 
 _MAX_LIST_BYTES = 2**24
 
@@ -40,6 +40,8 @@ def _listed(root: Path, config: VideoConfig) -> Sequence[str]:
 
     Lines are names, or, in DAVIS 2016, the files of one frame each.
     """
+    if not root.is_dir():
+        raise MissingError(f"{root} is not a folder")
     split = str(config.split)
     lists = [root / "ImageSets" / f"{split}.txt", root / f"{split}.txt"]
     found = next((each for each in lists if is_below(split) and each.is_file()), None)

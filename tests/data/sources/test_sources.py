@@ -10,7 +10,16 @@ import pytest
 from helpers import drawn_sets, whole
 from helpers.label_maps import label_maps
 
-from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
+from esam_jax.config import (
+    BsdsConfig,
+    CocoConfig,
+    ImageFolderConfig,
+    Sa1bConfig,
+    ScenesConfig,
+    SemanticMapsConfig,
+    SourceConfig,
+    VideoConfig,
+)
 from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
 from esam_jax.data.records import AnnotatedSource
@@ -375,6 +384,13 @@ def test_a_source_brings_all_of_itself(
     assert isinstance(source, sources.Source) and len(source) > 0
     # What its config promises is what its records carry, whatever a view asks for.
     assert config.annotations <= set(source.read(0).annotations)
+
+
+@pytest.mark.parametrize("config", [BsdsConfig, SemanticMapsConfig, VideoConfig])
+@pytest.mark.parametrize("split", [None, "val"])
+def test_a_folder_that_is_not_there_is_named(config: type, split: str | None, tmp_path: Path):
+    with pytest.raises(MissingError, match=r"absent\S* is not a folder"):
+        sources.open_source(config(path=str(tmp_path / "absent"), split=split))
 
 
 def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
