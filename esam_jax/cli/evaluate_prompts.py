@@ -22,7 +22,7 @@ from esam_jax.predict import load
 from esam_jax.report import measured
 from esam_jax.words import counted
 
-_READ_BY = ("crowds", "ambiguous_exif", "sixteen_bit", "part", "heldout")  # of a source
+_READ_BY = ("split", "crowds", "ambiguous_exif", "sixteen_bit", "part", "heldout")  # of a source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Prompts:
     """A model folder, run folder, RUN@STEP, .pt, .pth or .safetensors file, or preset."""
     data: tuple[str, ...]
     """One or more of: the word scenes, a COCO or LVIS json, its picture folder, a folder of
-    sa_*.json, a folder with images/ and instances/ (maps of object numbers)."""
+    sa_*.json, a folder with images/ and instances/ (maps of object numbers), a COCO panoptic json,
+    BSDS500, a folder of videos as DAVIS or SA-V."""
     images: int | None = 100
     """How many pictures of each, drawn with the first seed; None for all."""
     masks_per_image: int | None = 32
@@ -58,6 +59,8 @@ class Prompts:
     mask where it was trained."""
     min_area_px: int = protocol.MIN_AREA_PX
     """Masks of fewer pixels are left out."""
+    split: str | None = None
+    """Of data that comes in splits, the one to read: val of BSDS500, 2017/val of DAVIS."""
     crowds: Literal["leave_out", "use"] = "leave_out"
     """What is done with objects marked as crowds; they are counted either way."""
     ambiguous_exif: Literal["upright", "stored"] = "upright"

@@ -5,17 +5,22 @@ its weights; run configs say what to do with it. Keys end in their unit.
 """
 
 from esam_jax.config.data import (
+    BsdsConfig,
     CocoConfig,
     CropConfig,
     DataConfig,
+    FilesConfig,
     FramedConfig,
     ImageFolderConfig,
     ImageTarsConfig,
     LabelMapsConfig,
+    PanopticConfig,
     PromptedConfig,
     Sa1bConfig,
     ScenesConfig,
+    SemanticMapsConfig,
     SourceConfig,
+    VideoConfig,
     ViewConfig,
 )
 from esam_jax.config.networks import (
@@ -49,6 +54,7 @@ from esam_jax.config.tasks import (
 )
 
 __all__ = [
+    "BsdsConfig",
     "CocoConfig",
     "ComputeConfig",
     "CropConfig",
@@ -57,6 +63,7 @@ __all__ = [
     "DistillConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FilesConfig",
     "FramedConfig",
     "GuardConfig",
     "ImageFolderConfig",
@@ -66,6 +73,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimConfig",
+    "PanopticConfig",
     "PeersConfig",
     "PretrainDecoderConfig",
     "ProfileConfig",
@@ -78,10 +86,12 @@ __all__ = [
     "SaveConfig",
     "ScenesConfig",
     "SegmentConfig",
+    "SemanticMapsConfig",
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
     "TinyVitConfig",
+    "VideoConfig",
     "ViewConfig",
     "VitConfig",
 ]

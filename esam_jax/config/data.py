@@ -21,7 +21,7 @@ class ScenesConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _FilesConfig(Config):
+class FilesConfig(Config):
     """Pictures on a disk. A mount may move; whether the same files lie there cannot be known.
 
     Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
@@ -42,7 +42,7 @@ class _FilesConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _AnnotatedConfig(_FilesConfig):
+class _AnnotatedConfig(FilesConfig):
     """Pictures with objects in json.
 
     `crowds` are objects with `iscrowd`: groups in COCO, but brush strokes in what some tools write.
@@ -55,7 +55,15 @@ class _AnnotatedConfig(_FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageFolderConfig(_FilesConfig):
+class _SplitConfig(FilesConfig):
+    """Pictures of a data set that comes in splits: all of them, or the one of this name."""
+
+    RETIRED: ClassVar[tuple[str, ...]] = ("scenes", "scene_px")
+    split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageFolderConfig(FilesConfig):
     """Every picture below `path`, without masks: ImageNet's layout, or any other."""
 
     kind: ClassVar[Literal["image_folder"]] = "image_folder"
@@ -92,7 +100,7 @@ class Sa1bConfig(_AnnotatedConfig, _TarsConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelMapsConfig(_FilesConfig):
+class LabelMapsConfig(FilesConfig):
     """A folder with pictures in `images/` and, in `instances/`, a map of object numbers for each.
 
     A map is a grey PNG of the picture's name and size, of 8 or 16 bits: 0 is no object.
@@ -104,7 +112,7 @@ class LabelMapsConfig(_FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageTarsConfig(_FilesConfig, _TarsConfig):
+class ImageTarsConfig(FilesConfig, _TarsConfig):
     """Every picture of a tar archive, of the archives in it, or of a folder of archives.
 
     The class of a picture is the folder, or inner archive, that it lies in; `labels` is a text file
@@ -118,11 +126,71 @@ class ImageTarsConfig(_FilesConfig, _TarsConfig):
     labels: Annotated[str | None, local(), MAY_DIFFER] = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PanopticConfig(_AnnotatedConfig):
+    """A COCO panoptic json with the folder of its PNGs, or the folder that both lie in.
+
+    A mask is a segment, of a thing or of stuff.
+    """
+
+    kind: ClassVar[Literal["panoptic"]] = "panoptic"
+    usual: ClassVar[tuple[int, int, int]] = (480, 640, 11)
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks", "semantic"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SemanticMapsConfig(_SplitConfig):
+    """A folder with pictures in `images/` and a map of class numbers for each.
+
+    Maps lie in `annotations/` (ADE20K), `labels/` or `semantic/`, under the picture's name with the
+    ending .png. `split` is a folder in `images/`, such as ADE20K's "validation".
+    """
+
+    kind: ClassVar[Literal["semantic_maps"]] = "semantic_maps"
+    usual: ClassVar[tuple[int, int, int]] = (512, 683, 0)  # ADE20K
+    annotations: ClassVar[frozenset[str]] = frozenset({"semantic"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BsdsConfig(_SplitConfig):
+    """BSDS500: pictures with the boundaries and regions that several people drew.
+
+    `split` is "train", "val" or "test".
+    """
+
+    kind: ClassVar[Literal["bsds"]] = "bsds"
+    usual: ClassVar[tuple[int, int, int]] = (321, 481, 100)  # masks of all people together
+    annotations: ClassVar[frozenset[str]] = frozenset({"boundaries", "masks"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoConfig(_SplitConfig):
+    """Frames of videos with masks of their objects: DAVIS, YouTube-VOS, SA-V.
+
+    `split` is a list of videos that the data set has, such as "2017/val" of DAVIS. `masklets` are
+    those of SA-V's training videos: drawn by people, found by a model, or both.
+    """
+
+    kind: ClassVar[Literal["video"]] = "video"
+    usual: ClassVar[tuple[int, int, int]] = (480, 854, 3)  # DAVIS 2017
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
+    masklets: Literal["both", "manual", "auto"] = "both"
+
+
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
 
 # A path is taken for the first of these that reads it: the more particular come first.
 SourceConfig = (
-    ScenesConfig | Sa1bConfig | LabelMapsConfig | CocoConfig | ImageTarsConfig | ImageFolderConfig
+    ScenesConfig
+    | Sa1bConfig
+    | LabelMapsConfig
+    | PanopticConfig
+    | BsdsConfig
+    | SemanticMapsConfig
+    | VideoConfig
+    | CocoConfig
+    | ImageTarsConfig
+    | ImageFolderConfig
 )
 
 

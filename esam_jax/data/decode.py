@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import simplejpeg
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Bool, Int32, Int64, Integer, UInt8
 from PIL import Image
 
 from esam_jax import files
@@ -30,6 +30,8 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp")
 _MAX_BYTES = 2**29
 _HEAD_BYTES = 2**16
 _EXIF_ORIENTATION = 0x0112
+# Pillow spreads grey values of 2 and 4 bits over 0 to 255; a PNG's depth is its 25th byte.
+_SPREAD = {2: 85, 4: 17}
 _FEW_LEVELS = 64  # of 256: what sensors of 14 bits, and of fewer, leave in the upper byte
 
 
@@ -92,19 +94,49 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
 def read_numbers(path: str | Path) -> Integer[np.ndarray, "H W"]:
     """The values of a grey or palette picture as they are stored, turned upright.
 
-    As of a map of objects, by their numbers. Errors as of `read_rgb`; DataError for colours, too.
+    As of a map of objects, by their numbers. Errors as of `read_rgb`; DataError for colours, and
+    for a JPEG, which does not keep numbers.
+    """
+    with named(path):
+        data = read_file(path)
+        return numbers(data, header(data))
+
+
+def numbers(data: bytes, head: Header) -> Integer[np.ndarray, "H W"]:
+    """`read_numbers` of a file whose header has been read."""
+    _require_lossless(head)
+    if head.mode not in ("1", "L", "P") and not head.mode.startswith("I"):
+        raise DataError(
+            f"its pixels are {head.mode}, but a map of objects is grey, one number a pixel: "
+            "write it as a PNG of 8 or 16 bits"
+        )
+    with _decoding(head.kind), _opened(data) as (image, _):
+        values = np.asarray(image)
+    if head.kind == "PNG" and head.mode == "L":
+        values = values // _SPREAD.get(data[24], 1)
+    return _upright(values.astype(np.uint8) if values.dtype == bool else values, head.turn)
+
+
+def read_coloured_numbers(path: str | Path) -> Int32[np.ndarray, "H W"]:
+    """R + 256 G + 65536 B of an RGB picture, turned upright: COCO's panoptic segments.
+
+    Errors as of `read_numbers`; DataError for what has no colours.
     """
     with named(path):
         data = read_file(path)
         head = header(data)
-        if head.mode not in ("1", "L", "P") and not head.mode.startswith("I"):
+        _require_lossless(head)
+        if head.mode != "RGB" or _has_16_bits(data):
             raise DataError(
-                f"its pixels are {head.mode}, but a map of objects is grey, one number a pixel: "
-                "write it as a PNG of 8 or 16 bits"
+                f"its pixels are {head.mode}{' of 16 bits' * _has_16_bits(data)}, but a panoptic "
+                "map is RGB, R + 256 G + 65536 B the number of a segment: write it so, as a PNG"
             )
-        with _decoding(head.kind), _opened(data) as (image, _):
-            values = np.asarray(image)
-        return _upright(values.astype(np.uint8) if values.dtype == bool else values, head.turn)
+        return pixels(data, head).astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+
+
+def _require_lossless(head: Header) -> None:
+    if head.kind == "JPEG":
+        raise DataError("it is a JPEG, which does not keep numbers: write it as a PNG")
 
 
 def decode_rgb(

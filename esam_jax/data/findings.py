@@ -20,7 +20,9 @@ Kind = Literal[
     "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
     "names_corrected",  # files found under another spelling of their name
     "narrow_16_bit",  # 16-bit pictures of a few grey levels
-    "ids_repeated",  # of annotations: one id for several objects, which are all used
+    "ids_repeated",  # one id for several objects, which are all used; one file under several ids
+    "categories_unknown",  # ids that no category of the file has: their objects are used
+    "labels_left_out",  # annotations that are no objects, not usable
     "detections_left_out",  # entries of a results file that no mask can be made for
     "animations",  # of which the first frame is read
 ]
@@ -40,6 +42,8 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
     "names_corrected": ("name corrected", "names corrected"),
     "narrow_16_bit": ("narrow 16-bit picture", "narrow 16-bit pictures"),
     "ids_repeated": ("repeated id", "repeated ids"),
+    "categories_unknown": ("unknown category", "unknown categories"),
+    "labels_left_out": ("label left out", "labels left out"),
     "detections_left_out": ("detection left out", "detections left out"),
     "animations": ("animation", "animations"),
 }

@@ -33,11 +33,12 @@ class Object:
     """What annotations say of an object besides its mask: its `identity` is unique in its picture.
 
     `box` is the (x0, y0, x1, y1) that they give, from edge to edge of the outermost pixels; None
-    where they give none that is finite and has an inside.
+    where they give none that is finite and has an inside. `category` is the id of its category.
     """
 
     identity: int | str
     box: tuple[float, float, float, float] | None = None
+    category: int | None = None
 
 
 @runtime_checkable
@@ -63,6 +64,7 @@ class Outline:
     segmentation: Any
     identity: int | str | None = None
     box: Any = None
+    category: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class CocoMasks:
     def describe(self, index: int) -> Object:
         outline = self.outlines[index]
         identity = f"number {index}" if outline.identity is None else outline.identity
-        return Object(identity, _corners(outline.box))
+        return Object(identity, corners(outline.box), outline.category)
 
     def _runs(self, outline: Outline) -> Int64[np.ndarray, " L"]:
         segmentation = outline.segmentation
@@ -106,7 +108,7 @@ class CocoMasks:
         return runs
 
 
-def _corners(box: Any) -> tuple[float, float, float, float] | None:
+def corners(box: Any) -> tuple[float, float, float, float] | None:
     """COCO's box as corners."""
     numbers = box if isinstance(box, list | tuple) and len(box) == 4 else ()
     if not numbers or not all(map(is_number, numbers)):
@@ -187,3 +189,31 @@ class NumberedMasks:
     def _present(self) -> Integer[np.ndarray, " Q"]:
         found = np.unique(self.numbers)
         return found[found != 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Where a layer has this value, and what is known of the object there."""
+
+    layer: int
+    value: int
+    about: Object
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredMasks:
+    """Masks in one or more maps of numbers; those of two layers may overlap."""
+
+    layers: Integer[np.ndarray, "X H W"]
+    regions: Sequence[Region]
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def sample(self, index: int, grid: Grid) -> Bitmap:
+        region = self.regions[index]
+        chosen = self.layers[region.layer].take(grid.rows, 0).take(grid.columns, 1)
+        return Bitmap.of(chosen == region.value)
+
+    def describe(self, index: int) -> Object:
+        return self.regions[index].about

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from esam_jax import files
-from esam_jax.config import CocoConfig, Sa1bConfig
+from esam_jax.config import CocoConfig, PanopticConfig, Sa1bConfig
 from esam_jax.data import decode
 from esam_jax.data.findings import Finding, Kind
 from esam_jax.errors import DataError, MissingError
@@ -120,7 +120,7 @@ def read_as_annotated(
     path: str | Path,
     name: str,
     size: tuple[int, int] | None,
-    config: CocoConfig | Sa1bConfig,
+    config: CocoConfig | PanopticConfig | Sa1bConfig,
     noted: list[Finding],
 ) -> Encoded:
     """The picture file at `path`, in the `frame` in which its objects were drawn; errors as `read`.
@@ -132,7 +132,10 @@ def read_as_annotated(
 
 
 def as_annotated(
-    upright: Encoded, name: str, size: tuple[int, int] | None, config: CocoConfig | Sa1bConfig
+    upright: Encoded,
+    name: str,
+    size: tuple[int, int] | None,
+    config: CocoConfig | PanopticConfig | Sa1bConfig,
 ) -> Encoded:
     """`read_as_annotated` for a picture that was opened upright, with its findings."""
     try:

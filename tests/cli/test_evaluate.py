@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import nano
+from helpers import drawn_sets, nano
 from PIL import Image
 
 from esam_jax import cli
@@ -223,3 +223,12 @@ def test_how_data_is_read_is_an_option(model, odd_data, capsys):
     scenes = ["evaluate", "prompts", "--model", str(model), "--data", "scenes"]
     assert cli.main([*scenes, "--crowds", "use"]) == 2
     assert "--crowds is 'use', but scenes has no such choice" in capsys.readouterr().err
+
+
+def test_a_split_of_a_data_set_is_an_option(model, tmp_path, capsys):
+    data = str(drawn_sets.bsds(tmp_path))
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", data, "--json"]
+    assert cli.main([*argv, "--split", "val", "--min-area-px", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 2
+    assert cli.main([*argv, "--split", "test"]) == 2
+    assert "has no such folder: its splits are train, val" in capsys.readouterr().err

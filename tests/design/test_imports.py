@@ -27,7 +27,7 @@ FOREIGN = {
         "train/checkpoint/reader.py",  # restores them
         "train/checkpoint/retention.py",  # chooses which of them stay
     },
-    "av": set(),
+    "av": {"data/video_file.py"},  # decodes frames
     "hotcoco": {"evaluate/average_precision.py"},
     "tensorflow": set(),
     "jax._src": {"plan/pretended.py", "processes/coordinator.py"},

@@ -3,13 +3,16 @@
 An object that cannot be used is left out and noted; its picture keeps the others.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from esam_jax.data.findings import Finding
 from esam_jax.data.mask_sets import Outline, nothing_usable
 from esam_jax.errors import DataError
 
+MOST_CATEGORY = 2**31 - 1  # the largest id
 _MAX_MASKS = 10_000  # of one picture
 
 
@@ -24,11 +27,16 @@ def field(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
 
 
 def outlines(
-    entries: Sequence[Any], name: str, crowds: Literal["leave_out", "use"], noted: list[Finding]
+    entries: Sequence[Any],
+    name: str,
+    crowds: Literal["leave_out", "use"],
+    noted: list[Finding],
+    categories: Mapping[int, str] | None = None,
 ) -> list[Outline]:
     """The objects of the picture `name`; what is left out of `entries` is `noted`.
 
-    DataError when there are too many, or some and none is usable.
+    So is a category that is not in the list of `categories`, if there is one. DataError when there
+    are too many, or some and none is usable.
     """
     if len(entries) > _MAX_MASKS:
         raise DataError(f"{name} has {len(entries)} masks, but at most {_MAX_MASKS} are read")
@@ -46,10 +54,55 @@ def outlines(
             kind = "crowds_used" if used else "crowds_left_out"
             noted.append(Finding(kind, f"{name}: {outline.label} is a crowd and {words}"))
         if crowds == "use" or not crowd:
-            found.append(outline)
+            label = f"{name}: {outline.label}"
+            category = category_of(entry, label, categories, noted)
+            found.append(dataclasses.replace(outline, category=category))
     if unusable and not found:
         raise DataError(nothing_usable(name, unusable))
     noted += [Finding("objects_left_out", text) for text in unusable]
+    return found
+
+
+def category_of(
+    entry: Mapping[str, Any], label: str, known: Mapping[int, str] | None, noted: list[Finding]
+) -> int | None:
+    """The category of an object; one that is not in the list `known` is `noted`."""
+    value = entry.get("category_id")
+    is_id = type(value) is int and 0 <= value <= MOST_CATEGORY
+    if known is not None and value is not None and not (is_id and value in known):
+        text = f"{label} has the category {str(value)[:40]!r}, which is not listed; it is used"
+        noted.append(Finding("categories_unknown", text))
+    return value if is_id else None
+
+
+def listed_categories(
+    content: Mapping[str, Any], json: Path, noted: list[Finding]
+) -> dict[int, str] | None:
+    """The name of each category by its id, as it is: there may be gaps; None without a list.
+
+    An entry that is none, and an id with a second name, are left out and `noted`.
+    """
+    entries = content.get("categories")
+    if entries is None:
+        return None
+    if not isinstance(entries, list):
+        text = f"{json} has 'categories' of type {type(entries).__name__}, which are not read"
+        noted.append(Finding("labels_left_out", text))
+        return None
+    found: dict[int, str] = {}
+    for number, entry in enumerate(entries):
+        where = f"{json}: category {number}"
+        try:
+            identity = field(entry, "id", int, where)
+            if not 0 <= identity <= MOST_CATEGORY:
+                raise DataError(f"{where} has the id {str(identity)[:40]}, which is none")
+            name = str(entry.get("name", identity))
+        except DataError as error:
+            noted.append(Finding("labels_left_out", str(error)))
+            continue
+        if found.setdefault(identity, name) != name:
+            text = f"{where} has the id {identity} of {found[identity]!r:.60}, which keeps it"
+            noted.append(Finding("ids_repeated", text))
     return found
 
 

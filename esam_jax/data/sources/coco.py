@@ -1,7 +1,11 @@
-"""COCO instance annotations: one json for all pictures, polygons or run lengths for each object."""
+"""COCO instance annotations: one json for all pictures, polygons or run lengths for each object.
+
+LVIS has the same form, and says of each picture of which categories it knows more: those are its
+"federated" annotations.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +13,22 @@ from esam_jax import files
 from esam_jax.config import CocoConfig
 from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
+from esam_jax.data.labels import Federated
 from esam_jax.data.mask_sets import CocoMasks
 from esam_jax.data.records import Record
 from esam_jax.data.sources import coco_files
-from esam_jax.data.sources.annotations import declared_size, field, is_crowd, outlines
+from esam_jax.data.sources.annotations import (
+    declared_size,
+    field,
+    is_crowd,
+    listed_categories,
+    outlines,
+)
 from esam_jax.errors import DataError, MissingError
 
 _MAX_JSON_BYTES = 2**31
+
+_SAME = ("image_id", "category_id", "segmentation")  # of two entries of one object
 
 _Id = int | str
 
@@ -52,9 +65,12 @@ class CocoInstances:
             self._json, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False
         )
         self.findings: list[Finding] = []
+        self.categories = listed_categories(content, self._json, self.findings)
+        self._same: dict[_Id, _Id] = {}  # of a second id of a picture the first one
         listed = self._listed(field(content, "images", list, str(self._json)))
         self.listed = len(listed)  # pictures, those without an object too
         annotations = field(content, "annotations", list, str(self._json))
+        self._note_repeated(annotations)
         self._objects = self._by_picture(annotations, listed)
         self._images = [(name, listed[key]) for key, name in self._shown(listed)]
         if not self._images:
@@ -84,7 +100,8 @@ class CocoInstances:
     def read(self, index: int) -> Record:
         name, entry = self._images[index]
         noted: list[Finding] = []
-        found = outlines(self._objects[entry["id"]], name, self._config.crowds, noted)
+        objects = self._objects[entry["id"]]
+        found = outlines(objects, name, self._config.crowds, noted, self.categories)
         frame = (name, declared_size(entry, found), self._config, noted)
         try:
             picture = pictures.read_as_annotated(self._root / name, *frame)
@@ -95,14 +112,17 @@ class CocoInstances:
             cause = coco_files.how_spelled(name, spelled)
             noted.append(Finding("names_corrected", f"{name}: {cause}; read as {spelled}"))
             picture = pictures.read_as_annotated(spelled, *frame)
-        masks = CocoMasks(name, found, picture.height, picture.width)
-        return Record(name, picture, {"masks": masks}, noted)
+        kinds: dict[str, Any] = {"masks": CocoMasks(name, found, picture.height, picture.width)}
+        federated = _federated(entry, name, noted)
+        return Record(name, picture, kinds | federated, noted)
 
     def _listed(self, images: list[Any]) -> dict[_Id, Any]:
         """The entry of each picture by its id; what is none is left out and noted."""
         listed: dict[_Id, Any] = {}
         bad: list[str] = []
         twice: set[_Id] = set()
+        first: dict[str, _Id] = {}  # the id of each file
+        again: list[str] = []
         for number, image in enumerate(images):
             where = f"{self._json}: image {number}"
             try:
@@ -112,10 +132,15 @@ class CocoInstances:
                 bad.append(str(error))
                 continue
             named = image if "file_name" in image else {**image, "file_name": name}
+            if identity not in listed and first.setdefault(name, identity) != identity:
+                self._same[identity] = first[name]
+                again.append(f"{where} is {name} again: it has the ids {first[name]}, {identity}")
+                continue
             if listed.setdefault(identity, named)["file_name"] != name:
                 twice.add(identity)  # whose objects are those of this id?
                 bad.append(f"{where} has the id {identity!r} of another picture, which is left out")
         self._note("pictures_left_out", bad)
+        self._note("ids_repeated", again)
         return {key: image for key, image in listed.items() if key not in twice}
 
     def _by_picture(self, annotations: list[Any], listed: dict[_Id, Any]) -> dict[_Id, list[Any]]:
@@ -129,12 +154,29 @@ class CocoInstances:
             except DataError as error:
                 bad.append(str(error))
                 continue
+            owner = self._same.get(owner, owner)
             if owner in listed:
                 objects.setdefault(owner, []).append(annotation)
             else:
                 bad.append(f"{where} belongs to image {owner!r}, which is not listed")
         self._note("objects_left_out", bad)
         return objects
+
+    def _note_repeated(self, annotations: list[Any]) -> None:
+        """Notes the ids that stand for several objects, which are all used.
+
+        Of equal ones in one picture, the later are left out when it is read.
+        """
+        first: dict[_Id, Any] = {}
+        twice: dict[_Id, None] = {}
+        for entry in annotations:
+            identity = entry.get("id") if isinstance(entry, Mapping) else None
+            if isinstance(identity, int | str):
+                before = first.setdefault(identity, entry)
+                if before is not entry and any(before.get(x) != entry.get(x) for x in _SAME):
+                    twice[identity] = None
+        where = f"{self._json}: the id"
+        self._note("ids_repeated", [f"{where} {x} stands for several objects" for x in twice])
 
     def _shown(self, listed: dict[_Id, Any]) -> list[tuple[_Id, str]]:
         """Id and name of the pictures with an object; those of crowds alone, or none, are noted."""
@@ -164,6 +206,21 @@ class CocoInstances:
         text = f"{self._json} has no picture with an object that can be used"
         reasons = "".join(f"; {each}" for each in Findings(self.findings).in_words(options))
         return f"{text}: name data with masks{reasons}"
+
+
+def _federated(entry: Any, name: str, noted: list[Finding]) -> dict[str, Federated]:
+    """LVIS's lists of a picture, by the kind of annotation; nothing where it has none."""
+    lists: list[frozenset[int]] = []
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        ids = entry.get(key)
+        if ids is None:
+            return {}
+        if not isinstance(ids, list) or not all(type(each) is int for each in ids):
+            text = f"{name}: its {key} are no list of ids, and are not read"
+            noted.append(Finding("labels_left_out", text))
+            return {}
+        lists.append(frozenset(ids))
+    return {"federated": Federated(*lists)}
 
 
 def _is_crowd(annotation: Any) -> bool:

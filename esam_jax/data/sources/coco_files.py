@@ -52,7 +52,7 @@ def find_json(path: Path) -> Path:
 
 def picture_folder(json: Path, names: Sequence[str]) -> Path:
     """Where the pictures of a json are; COCO itself has annotations/ and, beside it, val2017/."""
-    split = json.stem.removeprefix("instances_")
+    split = json.stem.removeprefix("instances_").removeprefix("panoptic_")
     parent, above = json.parent, json.resolve().parent.parent
     folders = [folder / part for part in (split, f"images/{split}") for folder in (parent, above)]
     folders += [parent / "images", above / "images", parent, above]

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from helpers import whole
+from helpers import drawn_sets, whole
 from helpers.label_maps import label_maps
 from helpers.tar_files import of_folder
 
-from esam_jax.config import CocoConfig, ImageFolderConfig, Sa1bConfig, ScenesConfig, SourceConfig
+from esam_jax.config import (
+    BsdsConfig,
+    CocoConfig,
+    ImageFolderConfig,
+    Sa1bConfig,
+    ScenesConfig,
+    SemanticMapsConfig,
+    SourceConfig,
+    VideoConfig,
+)
 from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
 from esam_jax.data.records import AnnotatedSource
@@ -366,13 +375,24 @@ def test_a_source_brings_all_of_itself(
         "image_folder": str(tmp_path / "pictures"),
         "label_maps": str(label_maps(tmp_path / "maps")),
         "image_tars": str(of_folder(tmp_path / "pictures", tmp_path / "x.tar", before="class/")),
+        "panoptic": str(drawn_sets.panoptic(tmp_path / "panoptic")),
+        "bsds": str(drawn_sets.bsds(tmp_path / "bsds")),
+        "semantic_maps": str(drawn_sets.semantic_maps(tmp_path / "semantic")),
+        "video": str(drawn_sets.davis(tmp_path / "davis")),
     }[config.kind]
     found = sources.detect(place)
     assert type(found) is config
     source = sources.open_source(found)
     assert isinstance(source, sources.Source) and len(source) > 0
     # What its config promises is what its records carry, whatever a view asks for.
-    assert set(source.read(0).annotations) == config.annotations
+    assert config.annotations <= set(source.read(0).annotations)
+
+
+@pytest.mark.parametrize("config", [BsdsConfig, SemanticMapsConfig, VideoConfig])
+@pytest.mark.parametrize("split", [None, "val"])
+def test_a_folder_that_is_not_there_is_named(config: type, split: str | None, tmp_path: Path):
+    with pytest.raises(MissingError, match=r"absent\S* is not a folder"):
+        sources.open_source(config(path=str(tmp_path / "absent"), split=split))
 
 
 def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
@@ -380,7 +400,7 @@ def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
     for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
         assert list(lacking(config, masks, "a view needs")) == []
     folder = ImageFolderConfig(path="x")
-    wanted = "a view needs masks: read scenes, sa1b, label_maps, coco"
+    wanted = "a view needs masks: read scenes, sa1b, label_maps, panoptic, bsds, video, coco"
     assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
     assert list(lacking(folder, frozenset(), "a view needs")) == []
     wanted = "a view needs text: no source has them"
