@@ -12,7 +12,6 @@ from importlib import metadata
 from typing import Any, Literal
 
 import jax
-import jaxlib
 from jax.experimental import topologies
 
 from esam_jax.errors import ConfigError, MissingError
@@ -144,7 +143,7 @@ def other_compiler(topology: Topology) -> str | None:
     if taken is None or installed.startswith(taken[1]):
         return None
     return (
-        f"libtpu {installed} and jaxlib {jaxlib.__version__} are installed, but jax "
+        f"libtpu {installed} and jaxlib {metadata.version('jaxlib')} are installed, but jax "
         f"{jax.__version__} takes libtpu {taken[1]}*: pip install 'jax[tpu]=={jax.__version__}'"
     )
 

@@ -91,14 +91,18 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch, name, module, package)
     ],
 )
 def test_a_compiler_of_another_version_is_named(monkeypatch, installed, required, other):
-    monkeypatch.setattr(metadata, "version", {"libtpu": installed}.__getitem__)
+    monkeypatch.setattr(metadata, "version", {"libtpu": installed, "jaxlib": "0.1"}.__getitem__)
     monkeypatch.setattr(metadata, "requires", {"jax": ["scipy>=1", required]}.__getitem__)
     said = topologies.other_compiler(topologies.parse("v5p:4x4x4"))
     assert topologies.other_compiler(topologies.parse("h100:1x8")) is None
     if not other:
         assert said is None
         return
-    assert said is not None and f"libtpu {installed} " in said and "takes libtpu 0.0.42.*" in said
+    assert (
+        said is not None
+        and f"libtpu {installed} and jaxlib 0.1 are" in said
+        and "takes libtpu 0.0.42.*" in said
+    )
     assert f"pip install 'jax[tpu]=={jax.__version__}'" in said
 
 
