@@ -226,6 +226,25 @@ def replacing(
             fresh.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replacing_by_path(path: Path, *, remedy: str | None = None) -> Iterator[Path]:
+    """As `replacing`, for what opens its file on its own: the path of the new file.
+
+    It is on the disk before it takes the place of `path`.
+    """
+    fresh = _temporary(path)
+    try:
+        yield fresh
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as fault:
+        raise _write_error(path, fault, remedy) from fault.__cause__ or fault
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
 def write(path: Path, content: str | bytes, *, remedy: str | None = None) -> None:
     """Writes the file atomically; text as UTF-8. Errors as for `replacing`."""
     with replacing(path, remedy=remedy) as file:

@@ -358,3 +358,23 @@ def test_a_weight_file_without_permission_is_not_called_damaged(use, name, tmp_p
     monkeypatch.setattr(Path, "open", locked)
     with pytest.raises(MissingError, match=r"cannot be used.*allow this user to open it"):
         use(tmp_path / name)
+
+
+def test_a_file_that_a_library_opens_itself_is_replaced_whole(tmp_path):
+    path = tmp_path / "shard"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.replacing_by_path(path) as fresh:
+        fresh.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with files.replacing_by_path(path) as fresh:
+        assert fresh.parent == tmp_path and fresh.name.startswith(".")
+        fresh.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    with (
+        pytest.raises(MissingError, match=r"shard cannot be written .*; free some space"),
+        files.replacing_by_path(path, remedy="free some space"),
+    ):
+        pass  # nothing was written
+    assert path.read_text() == "new"

@@ -7,6 +7,10 @@ from esam_jax.errors import ConfigError
 
 COMMANDS = {  # each in cli/data_NAME.py
     "index": "where the files of tar archives lie, so that they are read without unpacking",
+    "check": "read everything: what is broken, sizes, masks, duplicates",
+    "show": "a page of examples with their masks, as training sees them",
+    "subset": "a list of pictures by share, size and number of masks",
+    "pack": "any data set in large files, with checksums, read by random access",
 }
 
 

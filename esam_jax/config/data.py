@@ -26,13 +26,15 @@ class FilesConfig(Config):
 
     Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
     its highest: cameras of 12 bits, and 8-bit numbers in 16 bits, would be black.
-    `heldout` pictures can be kept from training: `part` says which of the two are read.
+    `heldout` pictures can be kept from training: `part` says which of the two are read. `ids` is a
+    text file that names the pictures which are read, one a line, as `esam data subset` writes it.
     """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
     usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
     path: Annotated[str | None, local(), MAY_DIFFER] = None
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
+    ids: Annotated[str | None, local(), MAY_DIFFER] = None
     part: Literal["all", "train", "heldout"] = "all"
     heldout: Annotated[int, at_least(0)] = 0
 
@@ -177,6 +179,21 @@ class VideoConfig(_SplitConfig):
     masklets: Literal["both", "manual", "auto"] = "both"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackConfig(FilesConfig):
+    """A folder of `esam data pack`: records of another source, with all that they have there.
+
+    Values of 16 bits are stretched, too, where they were when the pack was made.
+    """
+
+    kind: ClassVar[Literal["pack"]] = "pack"
+    usual: ClassVar[tuple[int, int, int]] = (480, 640, 7)
+    # Of what was packed; a record without says so.
+    annotations: ClassVar[frozenset[str]] = frozenset(
+        {"masks", "label", "semantic", "boundaries", "federated"}
+    )
+
+
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
 
 # A path is taken for the first of these that reads it: the more particular come first.
@@ -184,6 +201,7 @@ SourceConfig = (
     ScenesConfig
     | Sa1bConfig
     | LabelMapsConfig
+    | PackConfig
     | PanopticConfig
     | BsdsConfig
     | SemanticMapsConfig

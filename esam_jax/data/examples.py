@@ -115,7 +115,12 @@ class Tally:
         self._reads = self._failures = self._empty_in_a_row = self._unreadable_in_a_row = 0
 
     def view_of(self, example: Example) -> View:
-        """The view of an example, made of further records where none of its own was usable.
+        """The view of an example; errors as of `named_view_of`."""
+        return self.named_view_of(example)[1]
+
+    def named_view_of(self, example: Example) -> tuple[str, View]:
+        """The view of an example, made of further records where none of its own was usable, and the
+        name of the record that it is of.
 
         TrainingError when too many records are broken or empty, DiskError when the storage is to
         blame: the same command may then succeed later.
@@ -125,7 +130,7 @@ class Tally:
             for attempt in example.attempts:
                 self._add(attempt)
             if example.view is not None:
-                return example.view
+                return example.attempts[-1].name, example.view
             tried += len(example.attempts)
             if tried == self._examples.records:
                 raise TrainingError(self._nothing_left())

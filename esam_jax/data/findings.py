@@ -25,6 +25,7 @@ Kind = Literal[
     "labels_left_out",  # annotations that are no objects, not usable
     "detections_left_out",  # entries of a results file that no mask can be made for
     "animations",  # of which the first frame is read
+    "ids_not_found",  # lines of an id list that name no picture
 ]
 
 BY_CHOICE: frozenset[Kind] = frozenset(
@@ -46,6 +47,7 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
     "labels_left_out": ("label left out", "labels left out"),
     "detections_left_out": ("detection left out", "detections left out"),
     "animations": ("animation", "animations"),
+    "ids_not_found": ("listed id not found", "listed ids not found"),
 }
 
 

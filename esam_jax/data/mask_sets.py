@@ -17,6 +17,10 @@ from esam_jax.ops import regions
 from esam_jax.words import counted
 
 
+class EmptyMaskError(DataError):
+    """A mask that covers no pixel of its picture."""
+
+
 @runtime_checkable  # for the shape checks in the tests
 class MaskSet(Protocol):
     """The masks of one picture."""
@@ -46,6 +50,15 @@ class DescribedMasks(MaskSet, Protocol):
     """Masks of a source that says more of each object than its mask."""
 
     def describe(self, index: int) -> Object: ...
+
+
+@runtime_checkable
+class RunLengthMasks(MaskSet, Protocol):
+    """Masks that are run lengths in the first place."""
+
+    def runs(self, index: int) -> Int64[np.ndarray, " L"]:
+        """Of a mask, checked: column by column, outside first; DataError as of `sample`."""
+        ...
 
 
 def describe(masks: MaskSet, index: int) -> Object:
@@ -80,11 +93,14 @@ class CocoMasks:
         return len(self.outlines)
 
     def sample(self, index: int, grid: Grid) -> Bitmap:
+        return grid.place(self.runs(index))
+
+    def runs(self, index: int) -> Int64[np.ndarray, " L"]:
         outline = self.outlines[index]
         try:
-            return grid.place(self._runs(outline))
+            return self._runs(outline)
         except DataError as error:
-            raise DataError(f"{self.name}: {outline.label}: {error}") from error
+            raise type(error)(f"{self.name}: {outline.label}: {error}") from error
 
     def describe(self, index: int) -> Object:
         outline = self.outlines[index]
@@ -104,7 +120,7 @@ class CocoMasks:
         else:
             runs = regions.polygon_runs(segmentation, self.height, self.width)
         if not runs[1::2].any():
-            raise DataError("it covers no pixel")
+            raise EmptyMaskError("it covers no pixel")
         return runs
 
 

@@ -6,34 +6,47 @@ who add pictures move few from one part to the other.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Integer
+
 from esam_jax.data.findings import Finding
-from esam_jax.data.records import AnnotatedSource, Record, Source
+from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Record, Source
 from esam_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some records of a source, in its order; what is known of all of them is known of it."""
+    """Some records of a source, in its order; what is known of all of them is known of it.
+
+    `noted` is what is known of the choice itself.
+    """
 
     source: Source
-    indices: Sequence[int]
+    indices: Sequence[int] | Integer[np.ndarray, " X"]
     words: str  # which part, for the digest
+    noted: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def name(self, index: int) -> str:
-        return self.source.name(self.indices[index])
+        return self.source.name(int(self.indices[index]))
 
     def read(self, index: int) -> Record:
-        return self.source.read(self.indices[index])
+        return self.source.read(int(self.indices[index]))
 
     @property
     def findings(self) -> Sequence[Finding]:
-        return self.source.findings if isinstance(self.source, AnnotatedSource) else ()
+        known = self.source.findings if isinstance(self.source, AnnotatedSource) else ()
+        return (*self.noted, *known)
+
+    def damage(self) -> Iterator[str]:
+        """Of the source, where it has checksums."""
+        if isinstance(self.source, ChecksummedSource):
+            yield from self.source.damage()
 
     def digest(self) -> str:
         of_all = self.source.digest() if isinstance(self.source, AnnotatedSource) else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from esam_jax.data.findings import Finding
@@ -59,6 +59,15 @@ class AnnotatedSource(Source, Protocol):
 
     def digest(self) -> str:
         """A digest of the annotations, and in words of how many."""
+        ...
+
+
+@runtime_checkable
+class ChecksummedSource(Source, Protocol):
+    """A source whose files are known by their checksums."""
+
+    def damage(self) -> Iterator[str]:
+        """A sentence for each file that is not as it was written; reads all of them."""
         ...
 
 

@@ -17,12 +17,13 @@ Nothing else knows a source by name. To add one: its class and its place in `Sou
 Python. A new kind of annotation also needs a view that reads it (`data/views/`).
 """
 
+import dataclasses
 import importlib
 from types import ModuleType
 from typing import Any, get_args
 
 from esam_jax.config import SourceConfig
-from esam_jax.data import parts
+from esam_jax.data import id_lists, parts
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, MissingError
 
@@ -39,6 +40,9 @@ def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
             f"--{options}path PATH"
         )
     source: Source = _module(config.kind).open(config, options)
+    ids: str | None = getattr(config, "ids", None)  # of sources that read files
+    if ids is not None:
+        source = id_lists.select(source, ids)
     part: Any = getattr(config, "part", "all")  # of sources that can be read in parts
     return source if part == "all" else parts.of(source, part, getattr(config, "heldout", 0))
 
@@ -53,6 +57,13 @@ def detect(path: str) -> SourceConfig:
         f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a tar archive, a "
         "COCO json or the word scenes"
     )
+
+
+def named(kind: str, path: str | None = None) -> SourceConfig:
+    """The source of a kind, at a path where it has one."""
+    config = next(each for each in get_args(SourceConfig) if each.kind == kind)
+    reads = any(field.name == "path" for field in dataclasses.fields(config))
+    return config(path=path) if reads else config()
 
 
 def kinds() -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
 from esam_jax.data.records import AnnotatedSource
 from esam_jax.data.sources import scene_painter
+from esam_jax.datasets import packing
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.ops import regions
 
@@ -379,13 +380,19 @@ def test_a_source_brings_all_of_itself(
         "bsds": str(drawn_sets.bsds(tmp_path / "bsds")),
         "semantic_maps": str(drawn_sets.semantic_maps(tmp_path / "semantic")),
         "video": str(drawn_sets.davis(tmp_path / "davis")),
+        "pack": str(tmp_path / "pack"),
     }[config.kind]
+    if config.kind == "pack":
+        packed = CocoConfig(path=str(coco_json))
+        of = sources.open_source(packed)
+        packing.write(of, tmp_path / "pack", packing.plan(of, packed))
     found = sources.detect(place)
     assert type(found) is config
     source = sources.open_source(found)
     assert isinstance(source, sources.Source) and len(source) > 0
     # What its config promises is what its records carry, whatever a view asks for.
-    assert config.annotations <= set(source.read(0).annotations)
+    promised = config.annotations - getattr(source, "lacks", {}).keys()
+    assert promised <= set(source.read(0).annotations)
 
 
 @pytest.mark.parametrize("config", [BsdsConfig, SemanticMapsConfig, VideoConfig])
@@ -400,7 +407,7 @@ def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
     for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
         assert list(lacking(config, masks, "a view needs")) == []
     folder = ImageFolderConfig(path="x")
-    wanted = "a view needs masks: read scenes, sa1b, label_maps, panoptic, bsds, video, coco"
+    wanted = "a view needs masks: read scenes, sa1b, label_maps, pack, panoptic, bsds, video, coco"
     assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
     assert list(lacking(folder, frozenset(), "a view needs")) == []
     wanted = "a view needs text: no source has them"
