@@ -20,6 +20,7 @@ from esam_jax.config.data import (
     ScenesConfig,
     SemanticMapsConfig,
     SourceConfig,
+    TfdsConfig,
     VideoConfig,
     ViewConfig,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
+    "TfdsConfig",
     "TinyVitConfig",
     "VideoConfig",
     "ViewConfig",
