@@ -43,6 +43,7 @@ setuptools.setup(
         "pycocotools>=2.0.11",
         "scipy>=1.13",
         "simplejpeg>=1.8",
+        "tensorflow-datasets>=4.9.10",  # without TensorFlow, which it does not require
         "tqdm>=4.66",
         "tyro>=1.0.17,<1.1",  # its errors are read by names that are private
     ],

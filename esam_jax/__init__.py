@@ -34,6 +34,7 @@ from esam_jax.config import (
     ScenesConfig,
     SegmentConfig,
     TeacherConfig,
+    TfdsConfig,
     TinyVitConfig,
     VitConfig,
 )
@@ -107,6 +108,7 @@ __all__ = [
     "SegmentConfig",
     "Shapes",
     "TeacherConfig",
+    "TfdsConfig",
     "TinyVitConfig",
     "TrainingError",
     "VitConfig",

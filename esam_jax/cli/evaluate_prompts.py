@@ -89,7 +89,8 @@ def main(argv: Sequence[str]) -> int:
         read = [Path(name) for name in args.data if name != "scenes"]
         outputs.require_folder(args.out, inputs=read)
         arguments.require_writable(args.out)
-    data = {name: sources.open_source(config, options="") for name, config in configs.items()}
+    needs = frozenset({"masks"})
+    data = {name: sources.open_source(each, "", needs) for name, each in configs.items()}
     compile_cache.enable()
     sam = load(args.model)
     with _by_options():

@@ -21,6 +21,7 @@ from esam_jax.config.data import (
     ScenesConfig,
     SemanticMapsConfig,
     SourceConfig,
+    TfdsConfig,
     VideoConfig,
     ViewConfig,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
+    "TfdsConfig",
     "TinyVitConfig",
     "VideoConfig",
     "ViewConfig",

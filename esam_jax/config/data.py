@@ -4,7 +4,16 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, get_args
 
-from esam_jax.config.rules import MAY_DIFFER, Config, above, at_least, at_most, local, multiple_of
+from esam_jax.config.rules import (
+    MAY_DIFFER,
+    Config,
+    above,
+    at_least,
+    at_most,
+    local,
+    matching,
+    multiple_of,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,12 +74,41 @@ class _SplitConfig(FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsConfig(_AnnotatedConfig):
+    """A data set that tensorflow-datasets has prepared as ArrayRecord.
+
+    `path` is its `data_dir` and `name` "imagenet2012", "coco/2017" or "coco/2017:1.1.0"; without a
+    name, `path` is the folder of one version. `split` may be a part, such as "train[:1%]". Where
+    the data set has several, `image` names the feature that is the picture, and `masks` the one
+    that holds objects; a map that `masks` names is one of object numbers. What records carry is
+    known when the data set is opened: `annotations` are all that there may be.
+    """
+
+    kind: ClassVar[Literal["tfds"]] = "tfds"
+    usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
+    annotations: ClassVar[frozenset[str]] = frozenset({"label", "masks", "semantic"})
+    RETIRED: ClassVar[tuple[str, ...]] = ()
+    name: Annotated[
+        str | None,
+        matching(
+            r"\w+(/[\w+-][\w.+-]*)?(:\d+\.\d+\.\d+)?", "NAME, NAME/CONFIG or NAME/CONFIG:1.0.0"
+        ),
+    ] = None
+    split: str = "train"
+    image: str | None = None
+    masks: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFolderConfig(FilesConfig):
-    """Every picture below `path`, without masks: ImageNet's layout, or any other."""
+    """Every picture below `path`, without masks: ImageNet's layout, or any other.
+
+    The class of a picture is the first folder of its name; there are none where one has no folder.
+    """
 
     kind: ClassVar[Literal["image_folder"]] = "image_folder"
     usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
-    annotations: ClassVar[frozenset[str]] = frozenset()
+    annotations: ClassVar[frozenset[str]] = frozenset({"label"})  # that there may be
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,6 +237,7 @@ _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
 # A path is taken for the first of these that reads it: the more particular come first.
 SourceConfig = (
     ScenesConfig
+    | TfdsConfig
     | Sa1bConfig
     | LabelMapsConfig
     | PackConfig
@@ -217,7 +256,8 @@ def lacking(
 ) -> Iterator[tuple[str, str]]:
     """The rule that is broken, for `Config.across`, unless the source has what `who` needs.
 
-    It names the sources that would do. `path` is where the source stands in that config.
+    It names the sources that would do. `path` is where the source stands in that config. Some
+    kinds of data are known to lack something only when they are opened: see `data/sources`.
     """
     if not needs <= source.annotations:
         fitting = [each.kind for each in get_args(SourceConfig) if needs <= each.annotations]

@@ -83,12 +83,7 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
     16-bit pictures hold numbers of objects, most of which would be black as a colour.
     """
     with named(path):
-        data = read_file(path)
-        head = header(data)
-        if not head.mode.startswith("I"):
-            return np.asarray(pixels(data, head).any(axis=2))
-        with _opened(data) as (image, _):
-            return _upright(np.asarray(image).astype(bool), head.turn)
+        return decode_mask(read_file(path))
 
 
 def read_numbers(path: str | Path) -> Integer[np.ndarray, "H W"]:
@@ -137,6 +132,15 @@ def read_coloured_numbers(path: str | Path) -> Int32[np.ndarray, "H W"]:
 def _require_lossless(head: Header) -> None:
     if head.kind == "JPEG":
         raise DataError("it is a JPEG, which does not keep numbers: write it as a PNG")
+
+
+def decode_mask(data: bytes) -> Bool[np.ndarray, "H W"]:
+    """`read_mask` for the bytes of a file."""
+    head = header(data)
+    if not head.mode.startswith("I"):
+        return np.asarray(pixels(data, head).any(axis=2))
+    with _opened(data) as (image, _):
+        return _upright(np.asarray(image).astype(bool), head.turn)
 
 
 def decode_rgb(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from esam_jax.data.findings import Finding
@@ -31,6 +31,27 @@ class Record:
                 f"{self.name} comes from a source without {kind}: choose one that has them"
             )
         return self.annotations[kind]
+
+
+class OnDemand(Mapping[str, Any]):
+    """Annotations that are made when they are first read, which raises what making them does."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers, self._made = makers, {}
+
+    def __getitem__(self, kind: str) -> Any:
+        if kind not in self._made:
+            self._made[kind] = self._makers[kind]()
+        return self._made[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 @runtime_checkable
@@ -68,6 +89,16 @@ class ChecksummedSource(Source, Protocol):
 
     def damage(self) -> Iterator[str]:
         """A sentence for each file that is not as it was written; reads all of them."""
+        ...
+
+
+@runtime_checkable
+class PartlyAnnotatedSource(Source, Protocol):
+    """A source of which only opening says which of the annotations of its config there are."""
+
+    @property
+    def lacks(self) -> Mapping[str, str]:
+        """The kinds of annotations that its records do not have, with the reason and remedy."""
         ...
 
 

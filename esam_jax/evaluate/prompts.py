@@ -33,6 +33,7 @@ from esam_jax.words import counted
 
 _REASONS = 20  # at most, in a result
 _OPTIONS = "evaluate.source."  # of a run: what its data is read by
+_NEEDS = frozenset({"masks"})  # annotations
 _READERS = 4
 _NOTHING = Mean()
 _IN_TRAINING = {"box_miou": "box", "point_miou": "uniform_1"}
@@ -132,7 +133,7 @@ def measurement(
     `KINDS`, and the `reasons`; a UserWarning says so. Opens the data now; every process must call
     the result, and all find the same.
     """
-    source = sources.open_source(config.source, _OPTIONS)
+    source = sources.open_source(config.source, _OPTIONS, _NEEDS)
     protocol = Protocol(
         images=config.images, masks_per_image=config.masks_per_image, seeds=(config.seed,)
     )

@@ -45,6 +45,7 @@ _COMPARED = 20  # pictures with one name, by their pixels
 LARGE_PX = 512  # from which side of the model's input on memory is spared
 
 Values = dict[str, Any]  # by their paths in the config: "optim.peak_lr"
+_NEEDS = frozenset({"masks"})  # annotations that are trained on
 _SOURCES = ("data.source", "evaluate.source")
 # All that may follow the rules, besides what is read.
 _FOLLOWS = (
@@ -116,7 +117,7 @@ def _sources(config: RunConfig, given: Collection[str]) -> dict[str, SourceConfi
         return _both(train, measured)
     if isinstance(train, ScenesConfig):
         return _both(train, dataclasses.replace(train, split="heldout"))
-    pictures = len(sources.open_source(train))
+    pictures = len(sources.open_source(train, needs=_NEEDS))
     if pictures < 2:
         raise DataError(
             f"{train.path} holds {counted(pictures, 'picture')}, but some are trained on and "
@@ -188,7 +189,7 @@ def _opened_as(
     if source.path is None:
         raise ConfigError(f"{path}.path is not given: name your pictures with --{path}.path")
     found = source if f"{path}.kind" in given else sources.detect(source.path)
-    if "masks" not in found.annotations:
+    if not found.annotations >= _NEEDS:
         raise DataError(
             f"{source.path} holds pictures without masks, and nothing can be learned from them: "
             "name a COCO json, a folder of sa_*.json or of label maps"
@@ -231,7 +232,7 @@ def _by_rule(config: RunConfig, given: Collection[str], source: SourceConfig) ->
     name, network = _network(task.init_from, file)
     if "task.model" in given and task.model != name and _extends(named.sam(task.model), network):
         name, network = task.model, named.sam(task.model)
-    pictures = len(sources.open_source(source))
+    pictures = len(sources.open_source(source, needs=_NEEDS))
     batch = config.batch if "batch" in given else max(BATCH, jax.device_count())
     steps = config.steps if "steps" in given else length(pictures, batch)
     often = max(1, steps // EVALUATIONS)

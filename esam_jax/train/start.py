@@ -144,7 +144,7 @@ def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:
     if cfg.compute.deterministic and mesh.devices.flat[0].platform == "gpu":
         compiler_options.sum_in_one_order()  # before the first sum over devices
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    source = sources.open_source(cfg.data.source)
+    source = sources.open_source(cfg.data.source, needs=cfg.data.view.needs)
     found = records.summary(source)
     task = tasks.build(cfg)
     measure = None

@@ -122,8 +122,8 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (["segment_ti", "--workdir", "w", "--seed"], "--seed"),
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "scene"],
-            "--data.source.kind is 'scene', but must be one of scenes, sa1b, label_maps, coco, "
-            "image_folder",
+            "--data.source.kind is 'scene', but must be one of scenes, tfds, sa1b, label_maps, "
+            "panoptic, bsds, semantic_maps, video, coco, image_tars, image_folder",
         ),
         (["segment_ti", "--workdir", "w", "--data.source.kind"], "--data.source.kind needs a"),
         (["segment_ti", "--workdir", "w", "--data.sauce.kind=coco"], "--data.source.kind?"),
@@ -139,8 +139,8 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         ),
         (
             ["quickstart_sami", "--workdir", "w", "--data.source.path", "p"],
-            "--data.source.path: add --data.source.kind sa1b|label_maps|coco|image_folder, "
-            "which have it",
+            "--data.source.path: add --data.source.kind tfds|sa1b|label_maps|pack|panoptic|bsds|"
+            "semantic_maps|video|coco|image_tars|image_folder, which have it",
         ),
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "image_folder"],
@@ -203,7 +203,7 @@ def test_help_beside_another_kind_shows_its_keys(capsys):
     argv = ["train", "quickstart_sami", "--data.source.kind", "coco", "--help"]
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
-    assert "A COCO instance json" in out and "--data.source.kind sa1b|" in out
+    assert "A COCO instance json" in out and "--data.source.kind label_maps|" in out
     # This task has nothing to measure: no key of a measurement would be accepted.
     assert "--evaluate" not in out
 

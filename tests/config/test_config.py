@@ -74,7 +74,7 @@ def test_a_measurement_needs_masks():
     message = r"^evaluate\.source\.kind is 'image_folder', but a measurement needs masks: read"
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(RUN, evaluate=unlabelled)
-    with pytest.raises(ConfigError, match="prompted views need masks: read scenes, sa1b, "):
+    with pytest.raises(ConfigError, match="prompted views need masks: read scenes, tfds, sa1b, "):
         DataConfig(source=ImageFolderConfig(path="x"), view=RUN.data.view)
 
 

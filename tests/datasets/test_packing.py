@@ -319,7 +319,7 @@ def test_a_source_without_masks_says_so(tmp_path):
     _, packed = pack(image_folder(tmp_path / "data"), tmp_path / "pack")
     config = DataConfig(source=PackConfig(path="x"), view=PromptedConfig(image_px=32))
     mesh = sharding.make_mesh(MeshConfig(data=1))
-    assert packed.lacks["masks"] == f"{tmp_path / 'pack'} is a pack of pictures alone"
+    assert packed.lacks["masks"] == f"{tmp_path / 'pack'} is a pack of pictures with label"
     with (
         loader.stream(packed, config, seed=0, batch=1, mesh=mesh) as stream,
         pytest.raises(ConfigError, match="comes from a source without masks"),

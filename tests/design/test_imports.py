@@ -30,6 +30,12 @@ FOREIGN = {
     "av": {"data/video_file.py"},  # decodes frames
     "hotcoco": {"evaluate/average_precision.py"},
     "tensorflow": set(),
+    "tensorflow_datasets": {
+        "data/sources/tfds.py",  # opens a data set
+        "data/sources/tfds_features.py",  # compares the classes of its features
+        "data/sources/tfds_shards.py",  # reads its files
+        "data/sources/tfds_values.py",  # parses its records
+    },
     "jax._src": {"plan/pretended.py", "processes/coordinator.py"},
     "orbax.checkpoint._src": set(),
     "tyro._errors": {"cli/arguments.py"},
@@ -89,7 +95,7 @@ def _used(path: Path) -> Iterator[str]:
 def test_import_is_light():
     code = (
         "import sys, esam_jax; esam_jax.load; "
-        "heavy = {'torch', 'tensorflow', 'grain', 'orbax', 'optax'}; "
+        "heavy = {'torch', 'tensorflow', 'tensorflow_datasets', 'grain', 'orbax', 'optax'}; "
         "bad = heavy & set(sys.modules); "
         "sys.exit(' '.join(bad) or None)"
     )

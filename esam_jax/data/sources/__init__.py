@@ -11,6 +11,9 @@ A source whose annotations come from files is an `AnnotatedSource`: it says what
 them, and has a digest by which a resumed run notices other annotations. What is known of one record
 alone is a finding of that record (`data/findings.py`).
 
+Where only opening says which annotations there are, those of the config are all that there may be,
+and the source is a `PartlyAnnotatedSource`: it says what it lacks, and why.
+
 Nothing else knows a source by name. To add one: its class and its place in `SourceConfig`
 (`detect` tries them in that order, so the more particular come first), its module, its tests in
 `tests/data/sources/`; and its class in `config/__init__.py`, for people who write configs in
@@ -24,15 +27,18 @@ from typing import Any, get_args
 
 from esam_jax.config import SourceConfig
 from esam_jax.data import id_lists, parts
-from esam_jax.data.records import Source
+from esam_jax.data.records import PartlyAnnotatedSource, Source
 from esam_jax.errors import ConfigError, MissingError
 
 
-def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
-    """The source of a config.
+def open_source(
+    config: SourceConfig, options: str = "data.source.", needs: frozenset[str] = frozenset()
+) -> Source:
+    """The source of a config, whose records carry the annotations in `needs`.
 
     `options` is what precedes the names of its fields in the options of the command, for remedies.
-    Raises MissingError or DataError when there is nothing there to read, before any picture is.
+    Raises MissingError or DataError when there is nothing there to read, before any picture is, and
+    ConfigError when it lacks what is needed.
     """
     if getattr(config, "path", "") is None:
         raise ConfigError(
@@ -40,6 +46,9 @@ def open_source(config: SourceConfig, options: str = "data.source.") -> Source:
             f"--{options}path PATH"
         )
     source: Source = _module(config.kind).open(config, options)
+    lacks = source.lacks if isinstance(source, PartlyAnnotatedSource) else {}
+    for kind in sorted(needs & lacks.keys()):
+        raise ConfigError(f"the source {config.kind!r} has no {kind} here: {lacks[kind]}")
     ids: str | None = getattr(config, "ids", None)  # of sources that read files
     if ids is not None:
         source = id_lists.select(source, ids)

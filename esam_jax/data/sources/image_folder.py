@@ -1,10 +1,12 @@
-"""Pictures in folders, without annotations: ImageNet's layout, or any other nesting."""
+"""Pictures in folders, without masks: ImageNet's layout, or any other nesting."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from esam_jax.config import ImageFolderConfig
 from esam_jax.data import pictures
+from esam_jax.data.labels import Label
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 
@@ -31,7 +33,11 @@ def detects(path: str) -> ImageFolderConfig | None:
 
 
 class ImageFolder:
-    """Every picture below a folder, by relative path. Classes are folders, and are not used."""
+    """Every picture below a folder, by relative path.
+
+    The class of a picture is the first folder of its name, and classes are numbered in the order of
+    their names, as in ImageNet. There are none where a picture lies in no folder.
+    """
 
     def __init__(self, config: ImageFolderConfig) -> None:
         self._config, self._root = config, Path(str(config.path)).expanduser()
@@ -40,6 +46,15 @@ class ImageFolder:
             raise DataError(pictures.none_of(self._root, found.left_out))
         pictures.warn_of(self._root, found.left_out)
         self._names = found.names
+        self.lacks: Mapping[str, str] = {}
+        self._classes: dict[str, Label] = {}
+        outside = next((name for name in self._names if "/" not in name), None)
+        if outside is None:
+            classes = sorted({_first(name) for name in self._names})
+            self._classes = {name: Label(index, name) for index, name in enumerate(classes)}
+        else:
+            remedy = "give each class a folder of its own, with all of its pictures"
+            self.lacks = {"label": f"{outside} lies in no folder below {self._root}: {remedy}"}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -50,4 +65,9 @@ class ImageFolder:
     def read(self, index: int) -> Record:
         name, noted = self._names[index], []
         picture = pictures.read(self._root / name, "upright", self._config.sixteen_bit, noted)
-        return Record(name, picture, {}, noted)
+        labels = {"label": self._classes[_first(name)]} if self._classes else {}
+        return Record(name, picture, labels, noted)
+
+
+def _first(name: str) -> str:
+    return name.split("/", 1)[0]

@@ -82,7 +82,8 @@ class Pack:
     def lacks(self) -> Mapping[str, str]:
         """The kinds of annotations that the pack does not hold, each with the reason."""
         held = self._manifest.annotations
-        reason = f"{self._folder} is a pack of {', '.join(held) or 'pictures alone'}"
+        carried = f"with {', '.join(held)}" if held else "alone"
+        reason = f"{self._folder} is a pack of pictures {carried}"
         return dict.fromkeys(sorted(PackConfig.annotations - {*held}), reason)
 
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from helpers import drawn_sets, whole
+from helpers import drawn_sets, tfds_sets, whole
 from helpers.label_maps import label_maps
 from helpers.tar_files import of_folder
 
@@ -19,11 +19,12 @@ from esam_jax.config import (
     ScenesConfig,
     SemanticMapsConfig,
     SourceConfig,
+    TfdsConfig,
     VideoConfig,
 )
 from esam_jax.config.data import lacking
 from esam_jax.data import pictures, sources
-from esam_jax.data.records import AnnotatedSource
+from esam_jax.data.records import AnnotatedSource, PartlyAnnotatedSource
 from esam_jax.data.sources import scene_painter
 from esam_jax.datasets import packing
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
@@ -107,11 +108,52 @@ def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture:
     names = [source.name(i) for i in range(len(source))]
     assert names == ["images/n01/a.png", "images/n02/b.JPEG", "top.webp"]
     record = source.read(0)
-    assert (
-        record.name == names[0]
-        and record.picture.rgb().shape == (7, 9, 3)
-        and not record.annotations
-    )
+    assert record.name == names[0] and record.picture.rgb().shape == (7, 9, 3)
+    (tmp_path / "images" / "notes.txt").unlink()
+    with pytest.raises(
+        ConfigError, match=r"no label here: top\.webp lies in no folder below .*: give"
+    ):
+        sources.open_source(ImageFolderConfig(path=str(tmp_path)), needs=frozenset({"label"}))
+    assert not record.annotations
+    (tmp_path / "top.webp").unlink()
+    labelled = sources.open_source(ImageFolderConfig(path=str(tmp_path)))
+    assert [labelled.read(i).annotation("label").name for i in range(2)] == ["images"] * 2
+
+
+def test_classes_of_an_image_folder_are_those_of_tensorflow_datasets(
+    tmp_path: Path, write_picture: Callable
+):
+    """Numbered by the order of their names, wherever a picture lies below its class."""
+    import tensorflow_datasets as tfds
+
+    names = ["n02/b.png", "n01/deep/a.png", "n10/c.png", "n02/a.png"]
+    for seed, name in enumerate(names):
+        write_picture(tmp_path / "folder" / name, 7, 9, seed)
+    folders = sources.open_source(ImageFolderConfig(path=str(tmp_path / "folder")))
+    records = [folders.read(i) for i in range(4)]
+    labels = {record.name: record.annotation("label") for record in records}
+    assert {name: (label.index, label.name) for name, label in labels.items()} == {
+        "n01/deep/a.png": (0, "n01"),
+        "n02/a.png": (1, "n02"),
+        "n02/b.png": (1, "n02"),
+        "n10/c.png": (2, "n10"),
+    }
+    features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=["n01", "n02", "n10"]),
+        "file_name": tfds.features.Text(),
+    }
+    prepared = [
+        {"image": str(tmp_path / "folder" / name), "label": name[:3], "file_name": name}
+        for name in names
+    ]
+    tfds_sets.prepare(tmp_path, features, {"train": prepared})
+    prepared = sources.open_source(TfdsConfig(path=str(tmp_path), name="tiny"))
+    for record in (prepared.read(i) for i in range(4)):
+        name = record.picture.name.split("(")[1][:-1]  # type: ignore
+        same = next(each for each in records if each.name == name)
+        assert record.annotation("label") == labels[name]
+        assert (record.picture.rgb() == same.picture.rgb()).all()
 
 
 def test_nothing_to_read_is_said_at_once(tmp_path: Path):
@@ -368,12 +410,15 @@ def test_detect_tells_layouts_apart(
 def test_a_source_brings_all_of_itself(
     config: type, tmp_path: Path, sa1b_folder: Path, coco_json: Path, write_picture: Callable
 ):
-    write_picture(tmp_path / "pictures" / "a.png", 7, 9)
+    write_picture(tmp_path / "pictures" / "class" / "a.png", 7, 9)
+    if config is TfdsConfig:
+        tfds_sets.classes(tmp_path)
     place = {
         "scenes": "scenes",
         "sa1b": str(sa1b_folder),
         "coco": str(coco_json),
         "image_folder": str(tmp_path / "pictures"),
+        "tfds": str(tmp_path / "tiny/1.0.0"),
         "label_maps": str(label_maps(tmp_path / "maps")),
         "image_tars": str(of_folder(tmp_path / "pictures", tmp_path / "x.tar", before="class/")),
         "panoptic": str(drawn_sets.panoptic(tmp_path / "panoptic")),
@@ -390,9 +435,10 @@ def test_a_source_brings_all_of_itself(
     assert type(found) is config
     source = sources.open_source(found)
     assert isinstance(source, sources.Source) and len(source) > 0
-    # What its config promises is what its records carry, whatever a view asks for.
-    promised = config.annotations - getattr(source, "lacks", {}).keys()
-    assert promised <= set(source.read(0).annotations)
+    # What its config promises is what its records carry, but for what it says that it lacks.
+    lacks = source.lacks if isinstance(source, PartlyAnnotatedSource) else {}
+    assert config.annotations - lacks.keys() <= set(source.read(0).annotations)
+    assert not lacks.keys() & set(source.read(0).annotations)
 
 
 @pytest.mark.parametrize("config", [BsdsConfig, SemanticMapsConfig, VideoConfig])
@@ -407,7 +453,9 @@ def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
     for config in (ScenesConfig(), Sa1bConfig(path="x"), CocoConfig(path="x")):
         assert list(lacking(config, masks, "a view needs")) == []
     folder = ImageFolderConfig(path="x")
-    wanted = "a view needs masks: read scenes, sa1b, label_maps, pack, panoptic, bsds, video, coco"
+    wanted = (
+        "a view needs masks: read scenes, tfds, sa1b, label_maps, pack, panoptic, bsds, video, coco"
+    )
     assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
     assert list(lacking(folder, frozenset(), "a view needs")) == []
     wanted = "a view needs text: no source has them"
