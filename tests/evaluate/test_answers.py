@@ -139,7 +139,7 @@ def measured(name, mesh_config, source=None, monkeypatch=None):
     places = sharding.shardings(host, mesh)
     params = jax.tree.map(sharding.place, host, places)
     if source is not None:
-        monkeypatch.setattr(prompts.sources, "open_source", lambda config, options="": source)
+        monkeypatch.setattr(prompts.sources, "open_source", lambda *_: source)
     return prompts.measurement(nano.sam(name).model, EVALUATE, mesh)(params)
 
 
