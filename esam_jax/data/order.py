@@ -54,8 +54,11 @@ class Order:
         return made
 
     def _shuffle(self, epoch: int, made: "futures.Future[Int32[np.ndarray, ' X']]") -> None:
-        rng = np.random.default_rng((self._seed, epoch))
-        made.set_result(rng.permutation(np.arange(self._records, dtype=np.int32)))
+        try:
+            rng = np.random.default_rng((self._seed, epoch))
+            made.set_result(rng.permutation(np.arange(self._records, dtype=np.int32)))
+        except BaseException as error:  # of memory; or all threads would wait for ever
+            made.set_exception(error)
 
 
 def local_rows(

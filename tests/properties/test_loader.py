@@ -1,5 +1,6 @@
 """The order of examples: the same for any processes and any restart, each record once an epoch."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,3 +152,17 @@ def test_the_order_of_a_large_set_is_that_of_a_small_one_and_ready_before_its_ep
             assert position // 50 + 1 in large._orders
     assert made == [0, 1, 2, 3] and max(known) == 2
     assert large[10] == small[10]  # back again, as an evaluation or a rollback may go
+
+
+@pytest.mark.parametrize("large", [50, 10**6])
+def test_an_order_that_cannot_be_made_is_an_error_for_all_that_wait_for_it(monkeypatch, large):
+    def full(records: int, dtype: type):
+        raise MemoryError
+
+    monkeypatch.setattr(order, "_LARGE", large)
+    monkeypatch.setattr(order.np, "arange", full)
+    sequence = Order(50, seed=3)
+    for _ in range(2):
+        assert isinstance(sequence._shuffled(0).exception(timeout=5), MemoryError)
+        with pytest.raises(MemoryError):
+            sequence[7]
