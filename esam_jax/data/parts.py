@@ -64,7 +64,8 @@ def of(source: Source, part: Literal["train", "heldout"], heldout: int) -> Part:
         )
     ranked = sorted(range(len(source)), key=lambda i: _rank(source.name(i)))
     chosen = ranked[:heldout] if part == "heldout" else ranked[heldout:]
-    return Part(source, sorted(chosen), f"{part} part, {heldout} held out,")
+    indices = np.sort(np.array(chosen, np.int64))
+    return Part(source, indices, f"{part} part, {heldout} held out,")
 
 
 def _rank(name: str) -> bytes:

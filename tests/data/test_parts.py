@@ -1,6 +1,7 @@
 """Two parts of one set of pictures: nothing in both, nothing lost, the same on every machine."""
 
 import dataclasses
+import pickle
 
 import pytest
 from hypothesis import given
@@ -81,3 +82,10 @@ def test_a_source_opens_in_parts(coco_json):
         assert list(each.findings) == list(everything.findings)
         assert each.read(0).name == each.name(0)
     assert len({records.summary(each) for each in (everything, *both)}) == 3
+
+
+def test_a_part_takes_eight_bytes_a_record_when_it_is_sent():
+    """Each worker process is sent it, and SA-1B has eleven million records."""
+    part = parts.of(Names(tuple(map(str, range(10_000)))), "train", 1)
+    assert len(pickle.dumps(part.indices)) < 8 * 10_000 + 1000
+    assert part.indices.nbytes == 8 * (10_000 - 1)
