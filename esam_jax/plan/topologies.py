@@ -140,7 +140,7 @@ def other_compiler(topology: Topology) -> str | None:
     installed, taken = metadata.version("libtpu"), None
     for requirement in metadata.requires("jax") or ():  # 'libtpu==0.0.42.*; extra == "tpu"'
         taken = taken or _TAKEN.match(requirement)
-    if taken is None or installed.startswith(taken[1]):
+    if taken is None or f"{installed}.".startswith(taken[1]):
         return None
     return (
         f"libtpu {installed} and jaxlib {metadata.version('jaxlib')} are installed, but jax "

@@ -86,6 +86,7 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch, name, module, package)
     [
         ("0.0.52", 'libtpu==0.0.42.*; extra == "tpu"', True),
         ("0.0.42.1", 'libtpu==0.0.42.*; extra == "tpu"', False),
+        ("0.0.42", 'libtpu==0.0.42.*; extra == "tpu"', False),
         ("0.0.421", 'libtpu==0.0.42.*; extra == "tpu"', True),
         ("0.0.52", 'numpy>=2; extra == "tpu"', False),  # jax no longer says so
     ],
