@@ -61,7 +61,8 @@ def store(
         if view_name(source.name(i), k) not in writer.held
     ]
     hidden = not (sys.stderr.isatty() if progress is None else progress)
-    broken, added = [], 0
+    broken: dict[str, None] = {}
+    added = 0
     compute = _compiled(network, mesh, cfg.batch)
     with (
         tqdm(total=len(wanted), desc="esam features", unit="view", disable=hidden) as bar,
@@ -69,7 +70,7 @@ def store(
     ):
         for found in _read(source, cfg.data.view, wanted, cfg.batch, cfg.data.threads):
             good = {name: image for name, image, _ in found if image is not None}
-            broken += [fault for _, _, fault in found if fault and fault not in broken]
+            broken |= dict.fromkeys(fault for _, _, fault in found if fault)
             if good:
                 features = compute(params[name], list(good.values()))
                 for (record, image), each in zip(good.items(), features, strict=True):
@@ -77,7 +78,7 @@ def store(
             added += len(good)
             bar.update(len(found))
     writer.close()
-    return {"stored": len(writer.held) + added, "added": added, "broken": broken}
+    return {"stored": len(writer.held) + added, "added": added, "broken": [*broken]}
 
 
 def _network(cfg: RunConfig, task: Task) -> tuple[str, Frozen, int]:

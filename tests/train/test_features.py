@@ -174,6 +174,18 @@ def test_pretraining_from_stored_crops_is_pretraining_with_the_teacher(dtype, ne
     assert tasks.build(sami_of(folder)).frozen == {}
 
 
+def test_a_broken_picture_is_named_once_for_all_of_its_crops(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(nano.picture(50, 70)).save(pictures / "a.png")
+    (pictures / "b.png").write_bytes((pictures / "a.png").read_bytes()[:200])
+    config = sami_of()
+    data = dataclasses.replace(config.data, source=ImageFolderConfig(path=str(pictures)))
+    found = features.store(dataclasses.replace(config, data=data), tmp_path / "stored")
+    assert (found["stored"], found["added"]) == (2, 2)
+    assert [reason.split(":")[0] for reason in found["broken"]] == ["b.png"]
+
+
 def test_crops_of_other_sizes_or_as_many_others_are_refused(tmp_path):
     folder = tmp_path / "crops"
     features.store(sami_of(), folder)
