@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from esam_jax.config import (
     VideoConfig,
 )
 from esam_jax.config.data import lacking
-from esam_jax.data import pictures, sources
+from esam_jax.data import packed_records, pictures, sources
 from esam_jax.data.records import AnnotatedSource, PartlyAnnotatedSource
 from esam_jax.data.sources import scene_painter
 from esam_jax.datasets import packing
@@ -406,14 +407,16 @@ def test_detect_tells_layouts_apart(
 # ----------------------------------------------------------------------------- each by its kind
 
 
-@pytest.mark.parametrize("config", get_args(SourceConfig), ids=lambda config: config.kind)
-def test_a_source_brings_all_of_itself(
-    config: type, tmp_path: Path, sa1b_folder: Path, coco_json: Path, write_picture: Callable
-):
+@pytest.fixture(params=get_args(SourceConfig), ids=lambda config: config.kind)
+def place(
+    request, tmp_path: Path, sa1b_folder: Path, coco_json: Path, write_picture: Callable
+) -> tuple[type, str]:
+    """The config class of each source, with some data of it."""
+    config = request.param
     write_picture(tmp_path / "pictures" / "class" / "a.png", 7, 9)
     if config is TfdsConfig:
         tfds_sets.classes(tmp_path)
-    place = {
+    path = {
         "scenes": "scenes",
         "sa1b": str(sa1b_folder),
         "coco": str(coco_json),
@@ -431,7 +434,12 @@ def test_a_source_brings_all_of_itself(
         packed = CocoConfig(path=str(coco_json))
         of = sources.open_source(packed)
         packing.write(of, tmp_path / "pack", packing.plan(of, packed))
-    found = sources.detect(place)
+    return config, path
+
+
+def test_a_source_brings_all_of_itself(place: tuple[type, str]):
+    config, path = place
+    found = sources.detect(path)
     assert type(found) is config
     source = sources.open_source(found)
     assert isinstance(source, sources.Source) and len(source) > 0
@@ -439,6 +447,18 @@ def test_a_source_brings_all_of_itself(
     lacks = source.lacks if isinstance(source, PartlyAnnotatedSource) else {}
     assert config.annotations - lacks.keys() <= set(source.read(0).annotations)
     assert not lacks.keys() & set(source.read(0).annotations)
+
+
+def test_a_copy_in_another_process_reads_the_same(place: tuple[type, str]):
+    """What `data.workers` are sent, after files were opened here."""
+    source = sources.open_source(sources.detect(place[1]))
+    numbers = range(min(len(source), 4))
+    names = [source.name(i) for i in numbers]
+    content = [packed_records.encode(source.read(i)) for i in numbers]
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(copy) == len(source) and [copy.name(i) for i in numbers] == names
+    assert [packed_records.encode(copy.read(i)) for i in numbers] == content
+    assert [packed_records.encode(source.read(i)) for i in numbers] == content
 
 
 @pytest.mark.parametrize("config", [BsdsConfig, SemanticMapsConfig, VideoConfig])
