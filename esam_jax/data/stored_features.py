@@ -5,14 +5,16 @@
                                     those of int8, the float32 [T] that its channels multiply by
     shard_000_00000.json            {"names": [...], "seen": [...]}, written after its records
 
-The first number of a shard is the part that wrote it, for several hosts may each write theirs. A
-shard without its json is unfinished, and read by nobody. What was `seen` tells pictures of one name
+The first number of a shard is the part that wrote it, for several hosts may each write theirs; two
+that write the same one take different second numbers. A shard without its json is unfinished, and
+read by nobody. What was `seen` tells pictures of one name
 in different data apart. ArrayRecord has a checksum for each record.
 """
 
 import dataclasses
 import functools
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -89,8 +91,16 @@ def header(folder: str | Path) -> Header:
     fields = {field.name for field in dataclasses.fields(Header)}
     if found.get("format") != _FORMAT or not fields <= found.keys():
         raise DataError(f"{path} is of another format than {_FORMAT}: {_REMEDY}")
-    shape = tuple(found["shape"])
-    return Header(**{name: found[name] for name in fields - {"shape"}}, shape=shape)
+    shape, dtype = found["shape"], found["dtype"]
+    is_sound = (
+        all(isinstance(found[name], dict) for name in ("teacher", "view"))
+        and (isinstance(shape, list) and len(shape) == 3)
+        and all(type(side) is int and side > 0 for side in shape)
+        and (isinstance(dtype, str) and dtype in _TYPES)
+    )
+    if not is_sound:
+        raise DataError(f"{path} is damaged: {_REMEDY}")
+    return Header(**{name: found[name] for name in fields - {"shape"}}, shape=(*shape,))
 
 
 def view_name(record: str, number: int) -> str:
@@ -106,11 +116,11 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.header = Path(folder), header(folder)
-        self._where: dict[str, tuple[Path, int, str]] = {}
+        self._where: dict[str, tuple[Path, int, bytes]] = {}
         for path in sorted(self.folder.glob("shard_*.json")):
-            listed = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
-            for row, (name, seen) in enumerate(zip(listed["names"], listed["seen"], strict=True)):
-                self._where[name] = (path.with_suffix(_ENDING), row, seen)
+            records = path.with_suffix(_ENDING)
+            for row, (name, seen) in enumerate(_listed(path)):
+                self._where[name] = (records, row, seen)
 
     def __contains__(self, name: str) -> bool:
         return name in self._where
@@ -131,7 +141,7 @@ class Reader:
                 "`esam features` has not finished; run it again with this data"
             )
         path, row, seen = self._where[name]
-        off = np.abs(np.frombuffer(bytes.fromhex(seen), np.uint8) - _seen(image).astype(int))
+        off = np.abs(np.frombuffer(seen, np.uint8) - _seen(image).astype(int))
         if off.max() > _NEAR:
             raise ConfigError(
                 f"{self.folder} has features of another picture that is called {name}: write those "
@@ -146,10 +156,33 @@ class Reader:
             ) from fault
 
 
-@functools.cache
+def _listed(path: Path) -> list[tuple[str, bytes]]:
+    """Name, and what was seen, of each record of a shard; DataError for a json that is damaged."""
+    found = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
+    names, seen = found.get("names"), found.get("seen")
+    try:
+        if not all(type(name) is str for name in names):
+            raise ValueError("a name is no text")
+        blocks = [bytes.fromhex(each) for each in seen]
+        if any(len(each) != _BLOCKS**2 for each in blocks):
+            raise ValueError("a picture has not as many blocks as are compared")
+        return list(zip(names, blocks, strict=True))
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({one_line(error)}): delete it, and run `esam features` again"
+        ) from error
+
+
+_READERS: dict[str, Reader] = {}
+_READING = threading.Lock()  # all threads need the first one at once
+
+
 def reader(folder: str) -> Reader:
-    """The one reader of a folder: its index is read once."""
-    return Reader(folder)
+    """The one reader of a folder: its index is read once, which takes a minute for millions."""
+    with _READING:
+        if folder not in _READERS:
+            _READERS[folder] = Reader(folder)
+        return _READERS[folder]
 
 
 @functools.lru_cache(maxsize=256)
@@ -172,15 +205,18 @@ class Writer:
         self.folder, self._header, self._shard = Path(folder), header_, shard
         self._part = f"shard_{part:03d}_"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if (self.folder / HEADER).is_file():
-            if fault := header(folder).differences(header_):
-                raise ConfigError(
-                    f"{folder} holds features of something else ({fault}): name another folder"
-                )
-        elif any(self.folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty and holds no features: name a new folder")
-        else:
-            files.write(self.folder / HEADER, header_.to_json())
+        path = self.folder / HEADER
+        # In this order: another host may write it in between, hidden until it is complete.
+        others = [each for each in self.folder.iterdir() if not each.name.startswith(".")]
+        if not path.is_file():
+            if others:
+                raise ConfigError(f"{folder} is not empty and holds no features: name a new folder")
+            files.write(path, header_.to_json())
+        if fault := header(folder).differences(header_):
+            raise ConfigError(
+                f"{folder} holds features of something else ({fault}): name another folder"
+            )
+        files.remove_unfinished(self.folder)
         self.held = Reader(folder)
         own = (path.stem for path in self.folder.glob(f"{self._part}*.json"))
         self._next = 1 + max((int(stem.split("_")[2]) for stem in own), default=-1)
@@ -206,15 +242,27 @@ class Writer:
             self._flush()
 
     def _flush(self) -> None:
-        path = self.folder / f"{self._part}{self._next:05d}{_ENDING}"
-        # Until its json is there it is unfinished; features do not compress.
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-        for row in self._rows:
-            writer.write(row)
-        writer.close()
+        path = self._claimed()
+        with files.replacing_by_path(path) as fresh:
+            # Features do not compress.
+            writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1,uncompressed")
+            for row in self._rows:
+                writer.write(row)
+            writer.close()
         listed = {"names": self._names, "seen": self._seen}
         files.write(path.with_suffix(".json"), json.dumps(listed) + "\n")
-        self._names, self._rows, self._seen, self._next = [], [], [], self._next + 1
+        self._names, self._rows, self._seen = [], [], []
+
+    def _claimed(self) -> Path:
+        """An empty file of this writer alone: else the records of one lie beside another's json."""
+        while True:
+            path = self.folder / f"{self._part}{self._next:05d}{_ENDING}"
+            self._next += 1
+            try:
+                path.open("xb").close()
+                return path
+            except FileExistsError:
+                continue
 
 
 def _packed(name: str, features: Float[np.ndarray, "h w T"], dtype: DType) -> bytes:

@@ -1,12 +1,16 @@
 """Stored features come back as they were, and those of anything else are refused."""
 
+import concurrent.futures
 import dataclasses
 import json
+import threading
+import time
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from esam_jax import files
 from esam_jax.config import CropConfig, FramedConfig
 from esam_jax.data import stored_features, views
 from esam_jax.data.pictures import Pixels
@@ -64,7 +68,10 @@ def test_int8_has_a_scale_for_each_channel(tmp_path):
     assert (np.abs(found - wide) <= 0.5001 * steps).all() and (found[..., 3] == 0).all()
     np.testing.assert_allclose(np.abs(found).max((0, 1)), np.abs(wide).max((0, 1)), rtol=1e-6)
     size = sum(path.stat().st_size for path in tmp_path.glob("*.array_record"))
-    assert len(stored_features._packed("wide", wide, "int8")) == wide.size + 4 * 5 < size
+    packed = stored_features._packed("wide", wide, "int8")
+    assert len(packed) == wide.size + 4 * 5 < size
+    numbers = np.frombuffer(packed, np.int8, offset=4 * 5).reshape(wide.shape)
+    assert np.abs(numbers.astype(int)).max((0, 1)).tolist() == [127, 127, 127, 0, 127]
 
 
 def test_parts_fill_one_folder(tmp_path):
@@ -131,6 +138,22 @@ def test_a_picture_of_the_same_name_in_other_data_is_refused(tmp_path):
         reader.features("picture/1", image(0))
 
 
+@pytest.mark.parametrize(("by", "is_other"), [(4, False), (5, True)])
+def test_one_of_sixteen_blocks_of_green_tells_pictures_apart(tmp_path, by, is_other):
+    held = np.full((12, 8, 3), 100, np.uint8)
+    writer = Writer(tmp_path, HEADER)
+    writer.add("a", held, features(0))
+    writer.close()
+    reader, seen = Reader(tmp_path), held.copy()
+    seen[..., [0, 2]] = 200
+    seen[9:12, 2:4, 1] += by  # the last row of blocks, the second of them
+    if not is_other:
+        reader.features("a", seen)
+        return
+    with pytest.raises(ConfigError, match="of another picture that is called a"):
+        reader.features("a", seen)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "another"])
 def test_damage_is_found_by_the_view(tmp_path, damage):
     reader = written(tmp_path, range(3))
@@ -151,6 +174,7 @@ def test_damage_is_found_by_the_view(tmp_path, damage):
         path.write_bytes((tmp_path / "other" / path.name).read_bytes())
     with pytest.raises(DataError, match=r"shard_000_00000.* damaged at the features of picture/2"):
         reader.features("picture/2", image(2))
+    assert path.exists() == (damage != "gone")
     if damage == "flip":
         np.testing.assert_allclose(reader.features("picture/1", image(1)), features(1), rtol=1e-3)
 
@@ -223,3 +247,112 @@ def test_crops_that_are_stored_are_those_of_every_run(tmp_path, monkeypatch):
     assert not (views.make_fixed(other, config, 0)["image"] == made[0]).all()
     with pytest.raises(ConfigError, match=r"write --data\.view\.crops N"):
         CropConfig(image_px=32, features=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": None},
+        {"shape": "abc"},
+        {"shape": [2, 3]},
+        {"shape": [2, 3, 0]},
+        {"shape": [2, 3, True]},
+        {"dtype": "int4"},
+        {"dtype": []},
+        {"teacher": 3},
+        {"view": None},
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(tmp_path, change):
+    written(tmp_path, range(1))
+    path = tmp_path / stored_features.HEADER
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataError, match=r"features\.json is damaged"):
+        Reader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": None},
+        {"names": [3, 4]},
+        {"names": ["picture/0"]},
+        {"seen": None},
+        {"seen": []},
+        {"seen": ["zz", "zz"]},
+        {"seen": [3, 4]},
+        {"seen": ["00", "00"]},
+        {"seen": ["00" * 15, "00" * 16]},
+    ],
+)
+def test_a_damaged_list_of_a_shard_is_refused_by_name(tmp_path, change):
+    written(tmp_path, range(2))
+    path = tmp_path / "shard_000_00000.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataError, match=r"shard_000_00000\.json is damaged"):
+        Reader(tmp_path)
+
+
+@pytest.mark.parametrize("weights", ["0123", "4567"])
+def test_hosts_that_begin_at_the_same_time(tmp_path, monkeypatch, weights):
+    """One writes the header while the other looks at the folder; both must be of one teacher."""
+    write, other = files.write, dataclasses.replace(HEADER, weights=weights)
+
+    def at_once(path, content):
+        unfinished = path.with_name(f".{path.name}.0123.another_host-1.new")
+        unfinished.write_text("")  # what the first host sees of the second, and the reverse
+        monkeypatch.setattr(files, "write", write)
+        Writer(tmp_path, HEADER)
+        write(path, content)
+        write(path, other.to_json())
+
+    monkeypatch.setattr(files, "write", at_once)
+    if weights == HEADER.weights:
+        Writer(tmp_path, HEADER, part=1)
+        return
+    with pytest.raises(ConfigError, match="weights '4567' instead of '0123'"):
+        Writer(tmp_path, HEADER, part=1)
+
+
+def test_two_writers_of_one_part_do_not_mix_their_records(tmp_path):
+    """The same command, started twice; each has its own names in the order of its records."""
+    first, second = (Writer(tmp_path, HEADER, shard=3) for _ in range(2))
+    for writer, numbers in ((first, (0, 1, 2)), (second, (2, 1, 0)), (first, (3,))):
+        for number in numbers:
+            writer.add(f"picture/{number}", image(number), features(number))
+    first.close()
+    names = sorted(path.stem for path in tmp_path.glob("shard_*.json"))
+    assert names == ["shard_000_00000", "shard_000_00001", "shard_000_00002"]
+    reader = Reader(tmp_path)
+    for number in range(4):
+        found = reader.features(f"picture/{number}", image(number))
+        np.testing.assert_allclose(found, features(number), rtol=1e-3)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    written(tmp_path, range(3))
+    left = tmp_path / f".shard_000_00001.array.0123.{files.HOST}-99999999.new"
+    left.write_bytes(b"half of it")
+    (tmp_path / "shard_000_00001.array_record").touch()
+    assert len(written(tmp_path, (3, 4))) == 5 and not left.exists()
+
+
+def test_threads_share_one_reader_of_a_folder(tmp_path, monkeypatch):
+    """An index of millions of views takes a minute, and a gigabyte."""
+    written(tmp_path, range(2))
+    made, together = [], threading.Barrier(4)
+
+    class Slow(Reader):
+        def __init__(self, folder):
+            made.append(folder)
+            time.sleep(0.05)
+            super().__init__(folder)
+
+    def get(_):
+        together.wait(timeout=10)
+        return stored_features.reader(str(tmp_path))
+
+    monkeypatch.setattr(stored_features, "Reader", Slow)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(get, range(4)))
+    assert len(made) == 1 and len(set(map(id, found))) == 1
