@@ -86,6 +86,8 @@ class Reading:
         return next(self._examples)
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         self._chunks.close()
         # What was made ahead frees its shared memory.

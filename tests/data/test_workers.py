@@ -27,6 +27,7 @@ from esam_jax.config import (
 )
 from esam_jax.data import loader, order, sources, workers
 from esam_jax.data.examples import Attempt, Example, Examples
+from esam_jax.data.stored_features import Header
 from esam_jax.errors import ConfigError, PeerError
 from esam_jax.typing import Batch
 
@@ -52,6 +53,14 @@ def equal(first: Batch, second: Batch) -> bool:
 
 def children() -> list:
     return multiprocessing.active_children()
+
+
+def test_a_stream_may_be_closed_twice():
+    with stream(DATA) as batches:
+        next(batches)
+        batches.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(batches)
 
 
 # ------------------------------------------------------------------------------- real processes
@@ -110,11 +119,8 @@ def test_f27_a_killed_worker_ends_the_run_and_the_next_start_may_succeed():
 @pytest.mark.slow
 def test_an_error_in_a_worker_keeps_its_kind(tmp_path: Path):
     """Not of a record: features of other pictures."""
-    header = tmp_path / "features.json"
-    header.write_text(
-        '{"format": 2, "teacher": {}, "weights": "", "view": {}, "shape": [1, 1, 2], '
-        '"dtype": "float16"}'
-    )
+    header = Header(teacher={}, weights="", view={}, shape=(1, 1, 2), dtype="float16")
+    (tmp_path / "features.json").write_text(header.to_json())
     view = FramedConfig(image_px=32, features=str(tmp_path))
     with (
         stream(DataConfig(source=SCENES, view=view, threads=2, workers=2)) as batches,
