@@ -16,7 +16,7 @@ from esam_jax.data import stored_features, views
 from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.data.stored_features import Header, Reader, Writer
-from esam_jax.data.views import framed
+from esam_jax.data.views import crop, framed
 from esam_jax.errors import ConfigError, DataError, MissingError
 
 HEADER = Header(
@@ -312,6 +312,22 @@ def test_hosts_that_begin_at_the_same_time(tmp_path, monkeypatch, weights):
         return
     with pytest.raises(ConfigError, match="weights '4567' instead of '0123'"):
         Writer(tmp_path, HEADER, part=1)
+
+
+def test_fixed_crops_are_those_that_were_stored_before(monkeypatch):
+    """Of every release: features of 257 GB are of these."""
+    boxes = []
+
+    def noted(*args):
+        boxes.append(random_box(*args))
+        return boxes[-1]
+
+    random_box = crop._random_box
+    monkeypatch.setattr(crop, "_random_box", noted)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    for number in range(3):
+        views.make_fixed(Record("picture/1", Pixels(pixels)), CropConfig(crops=3), number)
+    assert boxes == [(22, 0, 64, 49), (8, 5, 46, 36), (3, 4, 48, 44)]
 
 
 def test_two_writers_of_one_part_do_not_mix_their_records(tmp_path):

@@ -162,6 +162,16 @@ if __name__ == "__main__":
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(-9, "for lack of memory"), (-7, "/dev/shm is full"), (1, "the reason may stand above")],
+)
+def test_f27_what_the_exit_code_of_a_worker_most_often_means(code, reason):
+    said = workers._death(f"{workers._DIED} with exit code {code}. It may have crashed")
+    assert said.startswith("a worker process of the data loader died (Worker process was termin")
+    assert f"exit code {code}); " in said and reason in said
+
+
 # ------------------------------------------------------------------------------------- order
 
 

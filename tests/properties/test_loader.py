@@ -148,7 +148,11 @@ def test_the_order_of_a_large_set_is_that_of_a_small_one_and_ready_before_its_ep
     for position in range(150):
         assert large[position] == small[position]
         known.append(len(large._orders))
-        if position % 50 == 30:  # in the second half
+        if (
+            position % 50 == 24
+        ):  # in the first half: two orders are in memory, no sooner than needed
+            assert position // 50 + 1 not in large._orders
+        if position % 50 == 25:  # in the second
             assert position // 50 + 1 in large._orders
     assert made == [0, 1, 2, 3] and max(known) == 2
     assert large[10] == small[10]  # back again, as an evaluation or a rollback may go
