@@ -230,7 +230,8 @@ def replacing(
 def replacing_by_path(path: Path, *, remedy: str | None = None) -> Iterator[Path]:
     """As `replacing`, for what opens its file on its own: the path of the new file.
 
-    It is on the disk before it takes the place of `path`.
+    It is on the disk before it takes the place of `path`. A library that reports a full disk in
+    words alone counts as an OSError.
     """
     fresh = _temporary(path)
     try:
@@ -238,6 +239,11 @@ def replacing_by_path(path: Path, *, remedy: str | None = None) -> Iterator[Path
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
         fresh.replace(path)
+    except RuntimeError as fault:
+        if not is_full(fault):
+            raise
+        error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        raise _write_error(path, error, remedy) from fault
     except OSError as fault:
         raise _write_error(path, fault, remedy) from fault.__cause__ or fault
     finally:

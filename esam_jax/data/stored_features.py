@@ -35,6 +35,7 @@ _LARGEST = 127  # of int8, and its opposite
 _FORMAT = 3
 _BLOCKS, _NEAR = 4, 4  # blocks a side; levels that another decoder may differ by
 _MAX_BYTES = 1_000_000_000  # of a json: some ten bytes for each record beside its name
+_NO_ROOM = "free some space, or name another folder, and run the same command again"
 _REMEDY = "write them with `esam features`, or name another folder"
 
 
@@ -243,14 +244,14 @@ class Writer:
 
     def _flush(self) -> None:
         path = self._claimed()
-        with files.replacing_by_path(path) as fresh:
+        with files.replacing_by_path(path, remedy=_NO_ROOM) as fresh:
             # Features do not compress.
             writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1,uncompressed")
             for row in self._rows:
                 writer.write(row)
             writer.close()
         listed = {"names": self._names, "seen": self._seen}
-        files.write(path.with_suffix(".json"), json.dumps(listed) + "\n")
+        files.write(path.with_suffix(".json"), json.dumps(listed) + "\n", remedy=_NO_ROOM)
         self._names, self._rows, self._seen = [], [], []
 
     def _claimed(self) -> Path:

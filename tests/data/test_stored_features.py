@@ -372,3 +372,19 @@ def test_threads_share_one_reader_of_a_folder(tmp_path, monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         found = list(pool.map(get, range(4)))
     assert len(made) == 1 and len(set(map(id, found))) == 1
+
+
+def test_a_full_disk_is_named_and_what_is_written_is_kept(tmp_path, monkeypatch):
+    """The library reports it in words alone."""
+    written(tmp_path, range(3))
+    make = stored_features.array_record_module.ArrayRecordWriter
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            stored_features.array_record_module,
+            "ArrayRecordWriter",
+            lambda path, options: make("/dev/full", options),
+        )
+        with pytest.raises(MissingError, match=r"shard_000_00001\S+ cannot be written .*No space"):
+            written(tmp_path, (3, 4, 5))
+    assert len(Reader(tmp_path)) == 3 and not list(tmp_path.glob(".*.new"))
+    assert len(written(tmp_path, (3, 4, 5))) == 6
