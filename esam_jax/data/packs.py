@@ -92,6 +92,8 @@ def _manifest(found: dict[str, Any]) -> Manifest:
             raise ValueError(f"shard {number} is {shard.file!r:.80}")
         if not all(type(x) is int and x >= 0 for x in (shard.records, shard.bytes)):
             raise ValueError(f"{shard.file} has sizes that are none")
+        if type(shard.sha256) is not str:
+            raise ValueError(f"{shard.file} has a checksum that is no text")
     manifest = Manifest(
         source=found["source"],
         read_as=dict(found["read_as"]),
@@ -106,6 +108,10 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     )
     if manifest.records != sum(shard.records for shard in shards):
         raise ValueError(f"its shards do not hold the {manifest.records} records that it states")
+    if not all(type(each) is str for each in (manifest.source, *manifest.annotations)):
+        raise ValueError("what was packed is no text")
+    if not all(type(x.text) is str and type(x.count) is int for x in manifest.findings):
+        raise ValueError("a finding has other values than a text and a count")
     if unknown := {each.kind for each in manifest.findings} - {*KINDS}:
         raise ValueError(f"findings of the kinds {unknown} are not known")
     return manifest

@@ -446,6 +446,11 @@ MANIFESTS = {
     "categories": {"categories": {"x": "bee"}},
     "names of categories": {"categories": {"3": 4}},
     "findings": {"findings": [{"kind": "unheard_of", "text": "", "count": 1}]},
+    "a finding of numbers": {"findings": [{"kind": "animations", "text": 3, "count": 1}]},
+    "a finding of text": {"findings": [{"kind": "animations", "text": "", "count": "1"}]},
+    "a checksum of numbers": {"sha256": 3},
+    "annotations": {"annotations": [["masks"]]},
+    "a source of numbers": {"source": 3},
     "checksum of the list": {"ids_sha256": "0" * 64},
 }
 
@@ -455,7 +460,7 @@ def test_manifests_that_no_writer_makes_are_refused(case, folder):
     path, change = folder / packs.MANIFEST, MANIFESTS[case]
     content = json.loads(path.read_text())
     if isinstance(change, dict):
-        held = {"file", "records", "bytes", "code"} & change.keys()
+        held = {"file", "records", "bytes", "sha256", "code"} & change.keys()
         content["shards"][0].update(change) if held else content.update(change)
         change = json.dumps(content)
     path.write_text(change)
