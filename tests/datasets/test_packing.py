@@ -28,7 +28,7 @@ from esam_jax.config import (
     PromptedConfig,
     ScenesConfig,
 )
-from esam_jax.data import loader, packs, parts, records, sources
+from esam_jax.data import loader, packs, parts, record_files, records, sources
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.mask_sets import describe
 from esam_jax.datasets import check, packing
@@ -489,9 +489,7 @@ def test_a_folder_without_pack(tmp_path):
 
 
 def test_readers_may_be_used_by_threads_and_sent_to_processes(good, monkeypatch):
-    from esam_jax.data.sources import pack as module
-
-    monkeypatch.setattr(module, "_OPEN", 1)  # shards are closed and opened all the time
+    monkeypatch.setattr(record_files, "_OPEN", 1)  # shards are closed and opened all the time
     source = opened(good)
     expected = [source.read(i).picture.data for i in range(9)]
     again = pickle.loads(pickle.dumps(source))

@@ -1,9 +1,7 @@
 """Packs of `esam data pack`: records of any other source, read by random access."""
 
-import collections
 import hashlib
 import itertools
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +12,9 @@ from esam_jax.config import PackConfig
 from esam_jax.data import packed_records, packs
 from esam_jax.data.findings import Finding
 from esam_jax.data.packs import Shard
+from esam_jax.data.record_files import Readers
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError, MissingError
-
-_OPEN = 64  # shards at once, in one process
-_RANDOM = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def open(config: PackConfig, options: str = "") -> "Pack":
@@ -48,7 +44,7 @@ class Pack:
         self._ends = list(itertools.accumulate(counts))
         for shard in self._manifest.shards:
             self._require(shard)
-        self._readers = _Readers()
+        self._readers = Readers()
         self.categories = self._manifest.categories
         self.findings: Sequence[Finding] = self._manifest.findings
 
@@ -116,39 +112,3 @@ class Pack:
                 f"{path} has {size} bytes, but was written with {shard.bytes}: it is cut short or "
                 "another file, copy it again"
             )
-
-
-class _Readers:
-    """Open shards, the ones used last; may be called from many threads, and sent to processes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: collections.OrderedDict[Path, tuple[threading.Lock, Any]]
-        self._open = collections.OrderedDict()
-
-    def __reduce__(self) -> tuple[type["_Readers"], tuple[Any, ...]]:
-        return _Readers, ()
-
-    def read(self, path: Path, place: int, records: int) -> bytes:
-        """A record of a shard of so many; RuntimeError or DataError where it cannot be read."""
-        lock, reader = self._reader(path, records)
-        with lock:  # readers have one position
-            (data,) = reader.read([place])
-        return data
-
-    def _reader(self, path: Path, records: int) -> tuple[threading.Lock, Any]:
-        # A library that models do without; pyright does not see its compiled module.
-        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-
-        with self._lock:
-            if path in self._open:
-                self._open.move_to_end(path)
-                return self._open[path]
-            reader = array_record_module.ArrayRecordReader(str(path), _RANDOM)
-            # A file that is none opens, too, without records.
-            if not reader.ok() or reader.num_records() != records:
-                raise RuntimeError(f"it is no file of ArrayRecord with {records} records")
-            self._open[path] = threading.Lock(), reader
-            while len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-            return self._open[path]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax import files
+from esam_jax.data.record_files import Readers
 from esam_jax.data.sources import tfds_folder
 from esam_jax.errors import ConfigError, DataError, EsamError, MissingError, one_line
 
@@ -50,8 +51,9 @@ class Shards:
         try:
             if not builder.info.splits[split].num_examples:
                 raise DataError(f"{folder}: the split {split!r} holds no record: choose another")
-            # Before files are listed: it chooses the format whose files those are.
-            self._source = builder.as_data_source(
+            # Before files are listed: it chooses the format whose files those are. It is not read
+            # itself, for it would keep all of them open: ImageNet's are 1024.
+            builder.as_data_source(
                 split,
                 deserialize_method=DeserializeMethod.RAW_BYTES,
                 file_format=tfds_folder.FORMAT,
@@ -66,7 +68,7 @@ class Shards:
                 f"{', '.join(builder.info.splits)}, or a part of one, such as train[:10%]"
             ) from error
         self._ends = list(itertools.accumulate(shard.take for shard in self._shards))
-        self._folder, self._checked = folder, set()
+        self._folder, self._checked, self._readers = folder, set(), Readers()
         _require_sound(folder, split, self._shards)
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class Shards:
             if shard.path not in self._checked:
                 _check(shard, where)
                 self._checked.add(shard.path)
-            return _retried(lambda: self._source[index], where)
+            return _retried(lambda: self._readers.read(shard.path, position, shard.records), where)
         except EsamError:
             raise
         except Exception as error:  # the readers of ArrayRecord raise RuntimeError alone

@@ -23,8 +23,9 @@ from PIL import Image
 
 from esam_jax import configs, files, sharding
 from esam_jax.config import CropConfig, DataConfig, MeshConfig, PromptedConfig, TfdsConfig
-from esam_jax.data import loader, sources
+from esam_jax.data import loader, record_files, sources
 from esam_jax.data.examples import Examples, Tally
+from esam_jax.data.record_files import Readers
 from esam_jax.data.records import Record, Source, summary
 from esam_jax.errors import ConfigError, DataError, DiskError, EsamError, MissingError
 from esam_jax.train import loop
@@ -436,7 +437,7 @@ def test_a_file_that_is_missing(data_dir: Path):
         opened(data_dir)
 
 
-@pytest.mark.parametrize("method", ["__getitem__", "__len__"])
+@pytest.mark.parametrize("method", ["read", "__len__"])
 @pytest.mark.parametrize(("failures", "fails"), [(2, False), (3, True)])
 def test_a_disk_that_does_not_answer_is_tried_again(
     made: Path, monkeypatch: pytest.MonkeyPatch, method: str, failures: int, fails: bool
@@ -445,16 +446,17 @@ def test_a_disk_that_does_not_answer_is_tried_again(
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     monkeypatch.setattr(files, "_PAUSES", (0, 0))
-    read, calls = getattr(ArrayRecordDataSource, method), []
+    kind = Readers if method == "read" else ArrayRecordDataSource
+    read, calls = getattr(kind, method), []
 
     def fail(self, *key):
         calls.append(key)
         if len(calls) <= failures:
-            raise RuntimeError(f"pread() failed: {os.strerror(5)}; reading {self._paths[0]}")
+            raise RuntimeError(f"pread() failed: {os.strerror(5)}; reading a file")
         return read(self, *key)
 
     source = opened(made)
-    monkeypatch.setattr(ArrayRecordDataSource, method, fail)
+    monkeypatch.setattr(kind, method, fail)
     if not fails:
         assert source.read(0).picture.rgb().shape == (20, 30, 3) and len(calls) == failures + 1
         return
@@ -462,6 +464,18 @@ def test_a_disk_that_does_not_answer_is_tried_again(
         DiskError, match=r"^train/00000000: record 0 of .* cannot be read \(Runtime"
     ):
         source.read(0)
+
+
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ImageNet is prepared in 1024, as many as a process may open by default."""
+    monkeypatch.setattr(record_files, "_OPEN", 3)
+    tfds_sets.classes(tmp_path, count=12, shards=3)
+    expected = [pixels(opened(tmp_path), i) for i in range(12)]
+    monkeypatch.setattr(record_files, "_OPEN", 1)
+    source, before = opened(tmp_path), len(os.listdir("/proc/self/fd"))
+    for i in (0, 11, 5, *range(12)):
+        assert pixels(source, i) == expected[i]
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 @pytest.mark.parametrize("flips", [1, 40])
