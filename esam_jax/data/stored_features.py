@@ -260,7 +260,7 @@ class Writer:
             path = self.folder / f"{self._part}{self._next:05d}{_ENDING}"
             self._next += 1
             try:
-                path.open("xb").close()
+                path.touch(exist_ok=False)
                 return path
             except FileExistsError:
                 continue
