@@ -160,7 +160,8 @@ class Reader:
 def _listed(path: Path) -> list[tuple[str, bytes]]:
     """Name, and what was seen, of each record of a shard; DataError for a json that is damaged."""
     found = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
-    names, seen = found.get("names"), found.get("seen")
+    names: Any = found.get("names")
+    seen: Any = found.get("seen")
     try:
         if not all(type(name) is str for name in names):
             raise ValueError("a name is no text")
