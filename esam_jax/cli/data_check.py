@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esam_jax import files, outputs
-from esam_jax.cli import named_data
+from esam_jax.cli import arguments, named_data
 from esam_jax.cli.progress import Progress
 from esam_jax.data import sources
 from esam_jax.datasets import check
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     workers = named_data.workers(args.workers)
     if args.out is not None:
         outputs.require_file(args.out, overwrite=args.overwrite, endings=(".csv",))
+        arguments.require_writable(args.out.parent)
     source = sources.open_source(named.source)
     progress = Progress(len(source), "problem")
     text = io.StringIO()
@@ -63,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
     found = check.run(source, workers=workers, over=progress.over, note=note)
     if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
         files.write(args.out, text.getvalue().encode(errors="surrogateescape"))
     found = {"kind": named.source.kind, **found, "max_broken_share": most}
     print(json.dumps(found) if args.json else for_people(named.title, found))

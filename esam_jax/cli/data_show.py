@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esam_jax import files, outputs
-from esam_jax.cli import named_data
+from esam_jax.cli import arguments, named_data
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
             f"--first-batch is of a config, and {named.title} is a path: leave it out"
         )
     outputs.require_file(args.out, overwrite=args.overwrite, endings=(".png",))
+    arguments.require_writable(args.out.parent)
     source = sources.open_source(named.source)
 
     from esam_jax.datasets import show  # JAX, which a typing error need not wait for
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
             source, run.data, seed=seed, batch=run.batch, first_batch=args.first_batch
         )
     page, names = show.sheet(found, args.examples)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     files.write(args.out, draw.png(page))
     print(json.dumps({"names": names, "left_out": broken}) if args.json else f"{args.out}")
     return 0

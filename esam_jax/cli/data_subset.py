@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esam_jax import outputs
-from esam_jax.cli import named_data
+from esam_jax.cli import arguments, named_data
 from esam_jax.cli.progress import Progress
 from esam_jax.data import id_lists, sources
 from esam_jax.datasets import subset
@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     ids = getattr(named.source, "ids", None)
     inputs = [Path(ids)] if ids is not None else []
     outputs.require_file(args.out, overwrite=args.overwrite, inputs=inputs, endings=(".txt",))
+    arguments.require_writable(args.out.parent)
     source = sources.open_source(named.source)
     progress = Progress(round(len(source) * rules.share), "broken picture")
     found = subset.choose(source, rules, workers=workers, over=progress.over)
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
             f"no picture of {named.title} fits: {found.in_share} of {len(source)} are in the share"
             f"{broken}; widen the rules"
         )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     id_lists.write(args.out, found.names)
     counts = {
         "chosen": len(found.names),

@@ -11,6 +11,7 @@ from PIL import Image
 from esam_jax import cli
 
 CHECK = ["data", "check"]
+WRITES = [("check", "bad.csv"), ("show", "sheet.png"), ("subset", "ids.txt")]
 
 
 def run(capsys, *argv):
@@ -107,6 +108,24 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
 def test_mistakes_are_one_line(argv, text, capsys):
     code, _, err = run(capsys, *argv)
     assert code == 2 and text in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "name"), WRITES)
+def test_the_folder_of_what_is_written_is_made(command, name, folder, tmp_path, capsys):
+    out = tmp_path / "new" / "deeper" / name
+    argv = ["data", command, folder, "--out", out]
+    code, _, err = run(capsys, *argv, *(["--max-broken-share", "1"] if command == "check" else []))
+    assert code == 0, err
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(("command", "name"), WRITES)
+def test_a_folder_that_cannot_be_made_is_refused_first(command, name, folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    argv = ["data", command, folder, "--out", tmp_path / "file" / "deeper" / name]
+    code, out, err = run(capsys, *argv)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is a file; name another folder" in err
 
 
 @pytest.mark.parametrize("command", ["check", "show", "subset"])
