@@ -101,7 +101,13 @@ def _source(path: str, rest: Sequence[str]) -> SourceConfig:
     if given[-1] not in sources.kinds():
         known = ", ".join(sources.kinds())
         raise ConfigError(f"{_KIND} is {given[-1]!r}, but must be one of {known}")
-    return sources.named(given[-1], path)
+    found = sources.named(given[-1], path)
+    if not hasattr(found, "path") and path != given[-1]:
+        raise ConfigError(
+            f"{path} is named, but {_KIND} is {given[-1]!r}, and {given[-1]} are drawn, and read "
+            f"no path: write {given[-1]} in its place, or name another kind"
+        )
+    return found
 
 
 def _help(kind: type, shown: _Path | _Run, prog: str, usage: str) -> NoReturn:
