@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from esam_jax import outputs
 from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.data import tars
-from esam_jax.errors import DataError, EsamError
+from esam_jax.errors import DataError, EsamError, MissingError
 from esam_jax.words import counted
 
 
@@ -33,7 +34,10 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """DataError, after all others have been indexed, for archives that cannot be."""
+    """DataError, after all others have been indexed, for archives that cannot be.
+
+    MissingError where an index cannot be stored: then nothing is gained for a run.
+    """
     args = arguments.parse(Arguments, argv, prog="esam data index")
     if args.index is not None:
         outputs.require_folder(args.index)
@@ -42,17 +46,20 @@ def main(argv: Sequence[str]) -> int:
     if not found:
         raise DataError(f"{args.path} holds no {tars.ENDING} file at any depth")
     arguments.require_writable(args.index or found[0].parent)
-    files, built, broken = 0, 0, []
+    files, built, broken, unstored = 0, 0, [], []
     progress = Progress(len(found), "file", unit="archive")
-    for each in progress.over(tars.indexed(found, args.path, args.index)):
-        if isinstance(each, EsamError):
-            broken.append(str(each))
-            continue
-        if each.why:
-            print(f"esam: built again: {each.why}", file=sys.stderr)
-        built += each.built
-        files += len(each.index)
-        progress.found = files
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # raised below instead
+        for each in progress.over(tars.indexed(found, args.path, args.index)):
+            if isinstance(each, EsamError):
+                broken.append(str(each))
+                continue
+            if each.why:
+                print(f"esam: built again: {each.why}", file=sys.stderr)
+            if each.unstored:
+                unstored.append(each.unstored)
+            built += each.built
+            files += len(each.index)
+            progress.found = files
     if args.json:
         counts = {"archives": len(found), "files": files, "built": built, "broken": broken}
         print(json.dumps(counts))
@@ -62,4 +69,9 @@ def main(argv: Sequence[str]) -> int:
     if broken:
         of = f"{len(broken)} of {counted(len(found), 'archive')}"
         raise DataError(f"{of} cannot be used, the first: {broken[0]}")
+    if unstored:
+        raise MissingError(
+            f"{counted(len(unstored), 'index', 'indexes')} could not be stored, the first: "
+            f"{unstored[0]}; name a folder that can be written with --index"
+        )
     return 0

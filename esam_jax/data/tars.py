@@ -27,12 +27,16 @@ _AT_ONCE = 8  # archives that are indexed: their headers lie far apart, so that 
 
 @dataclasses.dataclass(frozen=True)
 class Indexed:
-    """An archive with its index, which was `built` now, or found; `why` one was built again."""
+    """An archive with its index, which was `built` now, or found.
+
+    `why` it was built again, and why it is `unstored`, are empty where that is not so.
+    """
 
     tar: Path
     index: Index
     built: bool
     why: str = ""
+    unstored: str = ""
 
 
 def find(path: Path) -> list[Path]:
@@ -94,7 +98,7 @@ def _indexed(tar: Path, file: Path, refused: list[str]) -> Indexed:
         tar_index.stamp_of(tar)  # unless it is the archive that is missing
     except DataError as error:
         why = str(error)
-    index = tar_index.build(tar)
+    index, unstored = tar_index.build(tar), ""
     try:
         with files.refusing():
             if not tar_index.may_replace(file):
@@ -102,8 +106,10 @@ def _indexed(tar: Path, file: Path, refused: list[str]) -> Indexed:
             file.parent.mkdir(parents=True, exist_ok=True)
             tar_index.write(index, file)
     except OSError as error:  # also a MissingError
-        refused.append(str(error))
-    return Indexed(tar, index, built=True, why=why)
+        known = isinstance(error, EsamError)
+        unstored = str(error) if known else f"{file} cannot be written ({error.strerror})"
+        refused.append(unstored)
+    return Indexed(tar, index, built=True, why=why, unstored=unstored)
 
 
 def _refuse(fault: OSError) -> None:

@@ -69,6 +69,17 @@ def test_a_broken_archive_stops_no_other(archives: Path, capsys):
     assert "1 of 3 archives cannot be used, the first: " in err and "sa_000000.tar: the arch" in err
 
 
+def test_an_index_that_cannot_be_stored_fails(archives: Path, capsys):
+    """The others are; a run would only warn, and index it again at each start."""
+    (archives / "sa_000001.tar.index").write_text("what another program has written")
+    assert main(["data", "index", str(archives)]) == 2
+    out, err = capsys.readouterr()
+    assert "6 files in 3 archives, 3 indexed now" in out
+    assert "1 index could not be stored, the first: " in err
+    assert "file of another program, and is not replaced; name a folder that can be" in err
+    assert len(indexes(archives)) == 3
+
+
 def test_what_is_no_archive_is_refused(tmp_path: Path, capsys):
     for path, message in (
         (tmp_path, "holds no .tar file"),
