@@ -112,7 +112,10 @@ def _death(message: str) -> str:
 
 
 def _begin(worker: int, workers: int) -> None:
-    """Sets up a worker process: it leaves signals to the run, and does not survive it."""
+    """Sets up a worker process: it leaves signals to the run, and does not survive it.
+
+    In the seconds before, while it imports, a signal to all processes ends it, and the run with 75.
+    """
     os.environ["JAX_PLATFORMS"] = "cpu"  # should anything here use JAX: devices are the run's
     for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to all processes; the run closes it
         signal.signal(ignored, signal.SIG_IGN)

@@ -94,6 +94,8 @@ def test_views_of_masks_come_through_too_and_closing_ends_the_workers():
     with stream(with_workers(DATA, 2)) as batches:
         assert equal(next(batches), expected)
         assert len(children()) == 2
+        for _ in range(8):  # until both have begun: 32 examples come from each in turn
+            next(batches)
         for worker in children():  # what a terminal or a scheduler sends to all
             os.kill(worker.pid, signal.SIGINT)
             os.kill(worker.pid, signal.SIGTERM)
