@@ -192,5 +192,5 @@ def _content(picture: Picture) -> int:
 
 
 def digest(data: bytes) -> int:
-    """64 bits by which contents are told apart."""
+    """64 bits that identify a content."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -26,7 +26,7 @@ from esam_jax.words import counted
 _LONG_PX = 512  # of a picture while it is drawn: all of its masks lie in memory then
 _CELL_PX = 320  # of each panel on the page
 _WIDE = 4  # panels beside each other
-_MOST_MASKS = 256  # of a record, the largest: more cannot be told apart
+_MOST_MASKS = 256  # of a record, the largest: more cannot be distinguished
 _MOST_CLASSES = 256
 _STROKE = 1 / 160  # of the long side
 

@@ -1,32 +1,14 @@
 """Id lists: what is written is read, short names are found, and what is not there is said."""
 
-import dataclasses
-
 import pytest
 from helpers import made_sets
+from helpers.name_source import Names
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esam_jax.config import ImageFolderConfig, Sa1bConfig
 from esam_jax.data import id_lists, records, sources
 from esam_jax.errors import ConfigError, DataError, MissingError
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """A source of names alone."""
-
-    names: tuple[str, ...]
-
-    def __len__(self):
-        return len(self.names)
-
-    def name(self, index):
-        return self.names[index]
-
-    def read(self, index):
-        raise AssertionError
-
 
 LETTERS = st.characters(blacklist_characters="\r\n\0\ufeff", blacklist_categories=("Cs",))
 NAMES = st.lists(st.text(LETTERS, min_size=1, max_size=5), min_size=1, max_size=12, unique=True)

@@ -1,9 +1,9 @@
 """Two parts of one set of pictures: nothing in both, nothing lost, the same on every machine."""
 
-import dataclasses
 import pickle
 
 import pytest
+from helpers.name_source import Names
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,17 +12,8 @@ from esam_jax.data import parts, records, sources
 from esam_jax.errors import ConfigError, DataError
 
 
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """A source of names alone."""
-
-    names: tuple[str, ...]
-
-    def __len__(self):
-        return len(self.names)
-
-    def name(self, index):
-        return self.names[index]
+class Readable(Names):
+    """A source of records without pictures."""
 
     def read(self, index):
         return records.Record(name=self.names[index], picture=None)
@@ -38,13 +29,13 @@ NAMES = st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=20, uniqu
 @given(NAMES, st.data())
 def test_the_parts_make_up_the_set(names, data):
     heldout = data.draw(st.integers(1, len(names) - 1))
-    source = Names(tuple(names))
+    source = Readable(tuple(names))
     train, held = (parts.of(source, part, heldout) for part in ("train", "heldout"))
     assert len(held) == heldout
     assert sorted(names_of(train) + names_of(held)) == sorted(names)
     for part in (train, held):  # in the order of the source
         assert [names.index(name) for name in names_of(part)] == sorted(part.indices)
-    turned = parts.of(Names(tuple(reversed(names))), "heldout", heldout)
+    turned = parts.of(Readable(tuple(reversed(names))), "heldout", heldout)
     assert set(names_of(turned)) == set(names_of(held))
 
 
@@ -52,14 +43,14 @@ def test_the_parts_make_up_the_set(names, data):
 def test_another_picture_moves_one_at_most(names, data):
     heldout = data.draw(st.integers(1, len(names) - 1))
     one_more = (*names, "a name of nine")
-    held = {*names_of(parts.of(Names(tuple(names)), "heldout", heldout))}
-    after = {*names_of(parts.of(Names(one_more), "heldout", heldout))}
+    held = {*names_of(parts.of(Readable(tuple(names)), "heldout", heldout))}
+    after = {*names_of(parts.of(Readable(one_more), "heldout", heldout))}
     assert len(held - after) <= 1
 
 
 def test_no_part_may_be_empty():
     with pytest.raises(DataError, match="heldout is 3, but there are 3 pictures"):
-        parts.of(Names(("a", "b", "c")), "train", 3)
+        parts.of(Readable(("a", "b", "c")), "train", 3)
 
 
 @pytest.mark.parametrize("values", [{"part": "train"}, {"heldout": 3}])
@@ -86,6 +77,6 @@ def test_a_source_opens_in_parts(coco_json):
 
 def test_a_part_takes_eight_bytes_a_record_when_it_is_sent():
     """Each worker process is sent it, and SA-1B has eleven million records."""
-    part = parts.of(Names(tuple(map(str, range(10_000)))), "train", 1)
+    part = parts.of(Readable(tuple(map(str, range(10_000)))), "train", 1)
     assert len(pickle.dumps(part.indices)) < 8 * 10_000 + 1000
     assert part.indices.nbytes == 8 * (10_000 - 1)

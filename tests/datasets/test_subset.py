@@ -1,10 +1,9 @@
 """Subsets: shares are nested and stable, limits mean what they say."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from helpers import made_sets
+from helpers.name_source import Names
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,21 +11,6 @@ from esam_jax.data import sources
 from esam_jax.datasets import subset
 from esam_jax.datasets.subset import Rules
 from esam_jax.errors import ConfigError
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    names: tuple[str, ...]
-
-    def __len__(self):
-        return len(self.names)
-
-    def name(self, index):
-        return self.names[index]
-
-    def read(self, index):
-        raise AssertionError("a share is chosen by names alone")
-
 
 NAMES = st.lists(st.text(max_size=4), min_size=1, max_size=30, unique=True)
 SHARES = st.floats(0.01, 1)

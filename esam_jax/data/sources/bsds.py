@@ -7,7 +7,7 @@ after the other) is the same without MATLAB.
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from jaxtyping import Bool, Integer
 from esam_jax import files
 from esam_jax.config import BsdsConfig
 from esam_jax.data import decode, matlab_file
-from esam_jax.data.findings import Finding
 from esam_jax.data.mask_sets import LayeredMasks, Object, Region
 from esam_jax.data.records import Record
 from esam_jax.data.sources import paired
@@ -46,23 +45,14 @@ def detects(path: str) -> BsdsConfig | None:
     return None if _folders(Path(path).expanduser()) is None else BsdsConfig(path=path)
 
 
-class Bsds:
+class Bsds(paired.Paired):
     """The pictures with their boundaries, and as masks the regions of all people together."""
 
     def __init__(self, config: BsdsConfig) -> None:
         root = Path(str(config.path)).expanduser()
         folders = _folders(root) or paired.Folders(root / "images", root / "groundTruth", ".mat")
-        self._config, self._pairs = config, paired.find(folders, config.split, "ground truth")
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        return self._pairs.findings
-
-    def __len__(self) -> int:
-        return len(self._pairs.names)
-
-    def name(self, index: int) -> str:
-        return self._pairs.names[index]
+        super().__init__(paired.find(folders, config.split, "ground truth"))
+        self._config = config
 
     def read(self, index: int) -> Record:
         name, noted = self.name(index), []

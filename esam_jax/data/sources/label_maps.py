@@ -1,11 +1,9 @@
 """Pictures with maps of object numbers: `images/NAME.*`, and `instances/NAME.png` for each."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from esam_jax.config import LabelMapsConfig
 from esam_jax.data import decode
-from esam_jax.data.findings import Finding
 from esam_jax.data.mask_sets import NumberedMasks
 from esam_jax.data.records import Record
 from esam_jax.data.sources import paired
@@ -25,23 +23,14 @@ def detects(path: str) -> LabelMapsConfig | None:
     return LabelMapsConfig(path=path) if is_ours else None
 
 
-class LabelMaps:
+class LabelMaps(paired.Paired):
     """The pictures below `images/`, each with the objects of its map."""
 
     def __init__(self, config: LabelMapsConfig) -> None:
         root = Path(str(config.path)).expanduser()
         folders = paired.Folders(root / _IMAGES, root / _MAPS, ".png")
-        self._config, self._pairs = config, paired.find(folders, None, "map")
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        return self._pairs.findings
-
-    def __len__(self) -> int:
-        return len(self._pairs.names)
-
-    def name(self, index: int) -> str:
-        return self._pairs.names[index]
+        super().__init__(paired.find(folders, None, "map"))
+        self._config = config
 
     def read(self, index: int) -> Record:
         name, noted = self.name(index), []

@@ -67,6 +67,23 @@ class Pairs:
         return digest([self.other(i) for i in chosen])
 
 
+class Paired:
+    """What sources of pairs share: each adds `read` and `digest`."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._pairs = pairs
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        return self._pairs.findings
+
+    def __len__(self) -> int:
+        return len(self._pairs.names)
+
+    def name(self, index: int) -> str:
+        return self._pairs.names[index]
+
+
 def digest(paths: Sequence[Path]) -> str:
     """Of how many files, and of their content; a missing one counts as such."""
     found = hashlib.sha256()

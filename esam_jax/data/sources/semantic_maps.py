@@ -13,7 +13,6 @@ import numpy as np
 from esam_jax import files
 from esam_jax.config import SemanticMapsConfig
 from esam_jax.data import decode
-from esam_jax.data.findings import Finding
 from esam_jax.data.labels import SemanticMap
 from esam_jax.data.records import Record
 from esam_jax.data.sources import paired
@@ -41,26 +40,17 @@ def detects(path: str) -> SemanticMapsConfig | None:
     return SemanticMapsConfig(path=path) if found else None
 
 
-class SemanticMaps:
+class SemanticMaps(paired.Paired):
     """The pictures below `images/`, each with the class of every pixel."""
 
     def __init__(self, config: SemanticMapsConfig) -> None:
         root = Path(str(config.path)).expanduser()
         layouts = list(_layouts(root))
         folders = next((each for each in layouts if each.hold_a_pair()), layouts[0])
-        self._config, self._pairs = config, paired.find(folders, config.split, "map")
+        super().__init__(paired.find(folders, config.split, "map"))
+        self._config = config
         self.names, self.void = _classes(root)
         self._known = np.array(sorted({*self.names, *self.void}), np.int64)
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        return self._pairs.findings
-
-    def __len__(self) -> int:
-        return len(self._pairs.names)
-
-    def name(self, index: int) -> str:
-        return self._pairs.names[index]
 
     def read(self, index: int) -> Record:
         name, noted = self.name(index), []

@@ -38,7 +38,7 @@ def empty_reason(config: ViewConfig) -> str:
 
 
 def fixed(config: ViewConfig) -> int | None:
-    """How many views each record has in all epochs and runs; None where every one is drawn anew."""
+    """How many views each record has in all epochs and runs; None where all are new."""
     module = _module(config.kind)
     return module.fixed(config) if hasattr(module, "fixed") else None
 

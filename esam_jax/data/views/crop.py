@@ -40,7 +40,7 @@ def view(record: Record, config: CropConfig, rng: np.random.Generator) -> dict[s
 
 
 def fixed(config: CropConfig) -> int | None:
-    """How many crops each record has; None where every one is drawn anew."""
+    """How many crops each record has; None where all are new."""
     return config.crops
 
 
