@@ -1,5 +1,6 @@
 """Masks of one picture, decoded only when they are chosen."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
@@ -60,6 +61,10 @@ class RunLengthMasks(MaskSet, Protocol):
         """Of a mask, checked: column by column, outside first; DataError as of `sample`."""
         ...
 
+    def text(self, index: int) -> str | bytes | None:
+        """COCO's compressed form of a mask, not checked; None where it is broken, or another."""
+        ...
+
 
 def describe(masks: MaskSet, index: int) -> Object:
     """What is known of an object: its place among the others where its source says no more."""
@@ -102,6 +107,13 @@ class CocoMasks:
         except DataError as error:
             raise type(error)(f"{self.name}: {outline.label}: {error}") from error
 
+    def text(self, index: int) -> str | bytes | None:
+        segmentation = self.outlines[index].segmentation
+        if not self._fits(segmentation):
+            return None
+        counts = segmentation.get("counts")
+        return counts if isinstance(counts, str | bytes) else None
+
     def describe(self, index: int) -> Object:
         outline = self.outlines[index]
         identity = f"number {index}" if outline.identity is None else outline.identity
@@ -111,7 +123,7 @@ class CocoMasks:
         segmentation = outline.segmentation
         if isinstance(segmentation, Mapping):
             # Compared before decoding: a wrong size may be a huge one.
-            if segmentation.get("size") != [self.height, self.width]:
+            if not self._fits(segmentation):
                 raise DataError(
                     f"its size is {str(segmentation.get('size'))[:60]}, "
                     f"but the picture is {[self.height, self.width]}"
@@ -122,6 +134,10 @@ class CocoMasks:
         if not runs[1::2].any():
             raise EmptyMaskError("it covers no pixel")
         return runs
+
+    def _fits(self, segmentation: Any) -> bool:
+        size = [self.height, self.width]
+        return isinstance(segmentation, Mapping) and segmentation.get("size") == size
 
 
 def corners(box: Any) -> tuple[float, float, float, float] | None:
@@ -159,10 +175,30 @@ class SoundMasks:
             self._record.findings.append(Finding("objects_left_out", str(error)))
             return None
 
+    def sample_all(self, indices: Sequence[int], grid: Grid) -> list[Bitmap | None]:
+        """`sample` of each of these."""
+        masks = self._masks
+        texts = [masks.text(i) for i in indices] if isinstance(masks, RunLengthMasks) else [None]
+        found = [text for text in texts if text is not None]
+        if len(found) == len(texts) > 1:
+            with contextlib.suppress(DataError):  # then one by one, to name what is broken
+                runs, lengths = regions.text_runs(found, grid.height, grid.width)
+                _require_pixels(runs, lengths)
+                return [*grid.place_all(runs, lengths)]
+        return [self.sample(index, grid) for index in indices]
+
     def require_some(self) -> None:
         """DataError when every mask has been tried and is broken."""
         if self._broken and len(self._broken) == len(self._masks):
             raise DataError(nothing_usable(self._record.name, self._broken))
+
+
+def _require_pixels(runs: Int64[np.ndarray, " L"], lengths: Int64[np.ndarray, " Q"]) -> None:
+    """EmptyMaskError where one of several masks has no run inside."""
+    begin = np.cumsum(lengths) - lengths
+    inside = (np.arange(len(runs)) - np.repeat(begin, lengths)) % 2 * runs
+    if not np.add.reduceat(inside, begin).all():
+        raise EmptyMaskError("it covers no pixel")
 
 
 def nothing_usable(name: str, reasons: Sequence[str]) -> str:

@@ -87,6 +87,9 @@ class PackedMasks:
         except DataError as error:
             raise DataError(f"{self.name}: mask {index}: {error}") from error
 
+    def text(self, index: int) -> str | None:
+        return self.masks[index].counts
+
     def describe(self, index: int) -> Object:
         return self.masks[index].object
 

@@ -67,13 +67,13 @@ def noisy_box(
     between plus and minus `share` of the side, or `max_px` where that is less (sam2_utils.py).
     """
     box = tight_box(mask)
-    sides = np.tile(box[2:] - box[:2] + 1, 2)
+    sides = box[[2, 3, 2, 3]] - box[[0, 1, 0, 1]] + 1
     if noise == "normal":
-        moved = np.clip(rng.normal(size=4) * share * sides, -max_px, max_px)
+        moved = (rng.normal(size=4) * share * sides).clip(-max_px, max_px)
     else:
         moved = rng.uniform(-1, 1, size=4) * np.minimum(share * sides, max_px)
     frame = np.array([mask.width - 1, mask.height - 1], np.float32)
-    corners = np.clip((box + moved.astype(np.float32)).reshape(2, 2), 0, frame)
+    corners = (box + moved.astype(np.float32)).reshape(2, 2).clip(0, frame)
     # Strong noise on a thin box may carry one corner past the other.
     return np.sort(corners, axis=0).reshape(4)
 

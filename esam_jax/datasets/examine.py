@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from esam_jax.data.bitmaps import Bitmap, Grid
+from esam_jax.data.bitmaps import Grid
 from esam_jax.data.findings import Finding
 from esam_jax.data.labels import Label, SemanticMap
 from esam_jax.data.mask_sets import EmptyMaskError, MaskSet, describe, nothing_usable
@@ -130,10 +130,12 @@ def masks_of(record: Record) -> Masks:
             continue
         areas.append(area)
         if covered is None or twice is None:
-            covered, twice = mask.packed.copy(), np.zeros_like(mask.packed)
+            covered = mask.rows()
+            twice = np.zeros_like(covered)
         else:
-            twice |= covered & mask.packed
-            covered |= mask.packed
+            rows = mask.rows()
+            twice |= covered & rows
+            covered |= rows
         complete += area == grid.height * grid.width
     if reasons and not areas:
         raise DataError(nothing_usable(record.name, reasons))
@@ -150,8 +152,8 @@ def masks_of(record: Record) -> Masks:
         ids_repeated=len(masks) - len(found),
         sizes=(int(sizes[0]), int(sizes[1]), int(sizes[2])),
         shares=tuple(counts.tolist()),
-        covered=0 if covered is None else Bitmap(covered, grid.width).area(),
-        twice=0 if twice is None else Bitmap(twice, grid.width).area(),
+        covered=0 if covered is None else int(np.bitwise_count(covered).sum(dtype=np.int64)),
+        twice=0 if twice is None else int(np.bitwise_count(twice).sum(dtype=np.int64)),
     )
 
 

@@ -124,8 +124,7 @@ class _Frame:
         rows, columns = (taps.matrix(config.low_res_px) for taps in (axes.rows, axes.columns))
         packed = np.zeros((_at_least(len(view.masks), _FEW), tall, wide // 8), np.uint8)
         for slot, mask in zip(packed, view.masks, strict=False):
-            line = -(-width // 8)
-            slot[:height, :line] = mask.packed[:, :line]
+            mask.put(slot)
         put = functools.partial(jax.device_put, device=device)
         return _Frame(
             rows=put(np.pad(rows, ((0, tall - height), (0, 0)))),

@@ -5,7 +5,7 @@ returns uninitialised memory for runs that fall short of the picture, so decodin
 C code only sees masks that exist and polygons that were checked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,8 @@ def rle_runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
     height, width = _size(rle)
     counts, pixels = rle.get("counts"), height * width
     if isinstance(counts, str | bytes):
-        runs = _uncompress(counts, pixels)
-    elif isinstance(counts, list | tuple):
+        return text_runs([counts], height, width)[0]
+    if isinstance(counts, list | tuple):
         if len(counts) > 2 * pixels or not all(type(run) is int for run in counts):
             raise DataError(f"run lengths must be at most {2 * pixels} integers")
         if any(not 0 <= run <= pixels for run in counts):
@@ -85,6 +85,27 @@ def rle_runs(rle: Mapping[str, Any]) -> Int64[np.ndarray, " L"]:
     if runs.sum() != pixels:
         raise DataError(f"run lengths sum to {runs.sum()}, but {height} x {width} is {pixels}")
     return runs
+
+
+def text_runs(
+    texts: Sequence[str | bytes], height: int, width: int
+) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " Q"]]:
+    """`rle_runs` of several masks in COCO's compressed form, one after the other, and how many
+    each has; all are read at once. DataError, as of the first that is wrong in some way."""
+    pixels = height * width
+    parts = [_check_text(text, pixels) for text in texts]
+    values, ends = _numbers(b"".join(parts))
+    last = np.searchsorted(ends, np.cumsum([len(part) for part in parts])) - 1
+    lengths = np.diff(last, prepend=-1)
+    runs = _summed(values, lengths)
+    if runs.min(initial=0) < 0 or runs.max(initial=0) > pixels:
+        raise DataError(f"run lengths must lie in 0 to {pixels}")
+    # Each run is at most `pixels` here, so the sum cannot overflow.
+    sums = np.add.reduceat(runs, last + 1 - lengths) if len(parts) else runs
+    if (sums != pixels).any():
+        wrong = sums[sums != pixels][0]
+        raise DataError(f"run lengths sum to {wrong}, but {height} x {width} is {pixels}")
+    return runs, lengths
 
 
 def polygon_runs(polygons: Any, height: int, width: int) -> Int64[np.ndarray, " L"]:
@@ -149,32 +170,53 @@ def _size(rle: Mapping[str, Any]) -> tuple[int, int]:
     return size[0], size[1]
 
 
-def _uncompress(counts: str | bytes, pixels: int) -> Int64[np.ndarray, " L"]:
-    """COCO's text form: base 48, five bits and a continuation bit each, differences two back."""
+def _check_text(counts: str | bytes, pixels: int) -> bytes:
+    """COCO's compressed run lengths as bytes that end with a number."""
     if len(counts) > 2 * pixels + _BYTES_PER_RUN:
         raise DataError(f"counts has {len(counts)} characters for a mask of {pixels} pixels")
     try:
         text = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError as error:
         raise DataError("counts holds a character outside ASCII") from error
-    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    if ((digits < 0) | (digits > 63)).any():
-        raise DataError("counts holds a character outside the run-length alphabet")
-    if not digits.size or digits[-1] & 0x20:
+    if not text or (text[-1] - 48) & 0x20:
         raise DataError("counts ends inside a number")
-    ends = np.flatnonzero((digits & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    if (ends - starts >= _BYTES_PER_RUN).any():
+    return text
+
+
+def _numbers(
+    text: bytes,
+) -> tuple[Int64[np.ndarray, " L"], Int64[np.ndarray, " L"]]:
+    """Numbers of COCO's base 48, five bits and a continuation bit each, and where each ends."""
+    digits = np.frombuffer(text, np.uint8) - np.uint8(48)  # what is below 48 becomes large
+    if digits.max(initial=0) > 63:
+        raise DataError("counts holds a character outside the run-length alphabet")
+    ends = np.flatnonzero(digits < 0x20)
+    before = np.diff(ends, prepend=-1) - 1  # characters of a number before its last
+    longest = int(before.max(initial=0))
+    if longest >= _BYTES_PER_RUN:
         raise DataError("counts holds a number longer than 32 bits")
-    place = 5 * (np.arange(digits.size) - np.repeat(starts, ends - starts + 1))
-    values = np.add.reduceat((digits & 0x1F) << place, starts)
-    negative = (digits[ends] & 0x10) != 0
-    values[negative] -= np.int64(1) << (5 * (ends - starts + 1)[negative])
-    # The first three are absolute, every later one is relative to the run two before it.
+    # The last character has the sign and the highest bits.
+    values = (digits[ends].astype(np.int64) ^ 0x10) - 0x10
+    for back in range(1, longest + 1):
+        longer = np.flatnonzero(before >= back)
+        values[longer] = values[longer] << 5 | digits[ends[longer] - back] & 0x1F
+    return values, ends
+
+
+def _summed(
+    values: Int64[np.ndarray, " L"], lengths: Int64[np.ndarray, " Q"]
+) -> Int64[np.ndarray, " L"]:
+    """Run lengths of differences: the first three of a mask are absolute, every later one is
+    relative to the run two before it."""
+    place = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     runs = values.copy()
-    runs[1::2], runs[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
-    if ((runs < 0) | (runs > pixels)).any():
-        raise DataError(f"run lengths must lie in 0 to {pixels}")
+    for chain, count in (
+        (np.flatnonzero(place & 1), lengths // 2),
+        (np.flatnonzero((place & 1 == 0) & (place > 0)), (lengths - 1) // 2),
+    ):
+        until = np.concatenate([[0], np.cumsum(values[chain])])
+        before = until[np.cumsum(count) - count]  # in the masks before this one
+        runs[chain] = until[1:] - np.repeat(before, count)
     return runs
 
 

@@ -73,6 +73,10 @@ def image(
     if pixels.shape[:2] != cut.resized:
         pixels = enlarge(pixels, *cut.resized)
     pixels = cut.window(pixels)
+    if flip:
+        pixels = pixels[:, ::-1]
+    if (height, width) == (px, px):
+        return np.ascontiguousarray(pixels)
     framed = np.full((px, px, 3), _MEAN_COLOUR, np.uint8)
-    framed[:height, :width] = pixels[:, ::-1] if flip else pixels
+    framed[:height, :width] = pixels
     return framed

@@ -72,9 +72,8 @@ def masks_and_prompts(
     packed = np.zeros((slots, px, px // 8), np.uint8)
     points = np.zeros((slots, 2, 2), np.float32)
     labels = np.full((slots, 2), PADDING, np.int32)
-    used = -(-len(grid.columns) // 8)
     for slot, mask in enumerate(chosen):
-        packed[slot, : mask.height, :used] = mask.packed[:, :used]
+        mask.put(packed[slot])
         points[slot], labels[slot] = prompts.first_prompt(
             rng,
             mask,
@@ -93,12 +92,13 @@ def _usable_masks(
     """Up to `config.masks` masks of a usable area, at random; no more are decoded than needed."""
     masks, chosen = SoundMasks(record), []
     largest = config.max_area * len(grid.rows) * len(grid.columns)
-    for index in rng.permutation(len(masks)).tolist():
-        if len(chosen) == config.masks:
-            break
-        mask = masks.sample(index, grid)
-        # An empty mask has nothing to prompt for, whatever the config allows.
-        if mask is not None and max(config.min_area_px, 1) <= mask.area() <= largest:
-            chosen.append(mask)
+    order = rng.permutation(len(masks)).tolist()
+    while order and len(chosen) < config.masks:
+        missing = config.masks - len(chosen)
+        for mask in masks.sample_all(order[:missing], grid):
+            # An empty mask has nothing to prompt for, whatever the config allows.
+            if mask is not None and max(config.min_area_px, 1) <= mask.area() <= largest:
+                chosen.append(mask)
+        order = order[missing:]
     masks.require_some()
     return chosen

@@ -29,13 +29,33 @@ def two_taps(
     left, right = ((3 * x[:, None] + np.arange(3)).ravel() for x in (left, right))
     across, down, flat = np.repeat(across, 3), down[:, None], image.reshape(len(image), -1)
     resized = np.empty((height, width * 3), np.uint8)
+    # Numbers in buffers that are used again and again stay in the processor's cache.
+    between, lower = np.empty((2, _ROWS_AT_ONCE, flat.shape[1]), np.float32)
+    near, far = np.empty((2, _ROWS_AT_ONCE, width * 3), np.float32)
     for first in range(0, height, _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
-        upper, lower = flat[top[rows]].astype(np.float32), flat[bottom[rows]].astype(np.float32)
-        between = upper + (lower - upper) * down[rows]
-        near, far = between.take(left, 1), between.take(right, 1)
-        resized[rows] = np.rint(near + (far - near) * across)
+        count = len(top[rows])
+        _mix(flat[top[rows]], flat[bottom[rows]], down[rows], between[:count], lower[:count])
+        # The indices are known to be good; "raise" would copy what it takes once more.
+        between[:count].take(left, 1, near[:count], "clip")
+        between[:count].take(right, 1, far[:count], "clip")
+        _mix(near[:count], far[:count], across, near[:count], far[:count])
+        resized[rows] = np.rint(near[:count], near[:count])
     return resized.reshape(height, width, 3)
+
+
+def _mix(
+    one: np.ndarray,
+    other: np.ndarray,
+    share: Float32[np.ndarray, "..."],
+    mixed: Float32[np.ndarray, "Y X"],
+    spare: Float32[np.ndarray, "Y X"],
+) -> None:
+    """`mixed` becomes one + (other - one) * share; `spare` is overwritten."""
+    mixed[:], spare[:] = one, other
+    spare -= mixed
+    spare *= share
+    mixed += spare
 
 
 def _taps(
