@@ -17,6 +17,7 @@ from typing import Any
 
 from esam_jax import files
 from esam_jax.data.findings import KINDS, Finding
+from esam_jax.data.names import Names
 from esam_jax.errors import DataError, MissingError
 
 MANIFEST, UNFINISHED, IDS, DROPPED = "pack.json", "unfinished.json", "ids.txt", "dropped.csv"
@@ -125,7 +126,7 @@ def _categories(found: Any) -> dict[int, str] | None:
     return {int(key): name for key, name in found.items()}  # keys of a json are text
 
 
-def read_names(folder: Path, manifest: Manifest) -> list[str]:
+def read_names(folder: Path, manifest: Manifest) -> Names:
     """The names of all records; DataError where the list is not the one that was written."""
     path = folder / IDS
 
@@ -141,4 +142,4 @@ def read_names(folder: Path, manifest: Manifest) -> list[str]:
         raise DataError(f"{path} is damaged, its checksum is wrong: copy it again")
     if len(names) - 1 != manifest.records:
         raise DataError(f"{path} has {len(names) - 1} names of {manifest.records} records")
-    return names[:-1]
+    return Names(names[:-1])

@@ -15,7 +15,8 @@ import dataclasses
 import functools
 import json
 import threading
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from array_record.python import (
 from jaxtyping import Float, Float32, UInt8
 
 from esam_jax import files
+from esam_jax.data.names import Places
 from esam_jax.errors import ConfigError, DataError, MissingError, one_line
 
 HEADER = "features.json"
@@ -117,17 +119,24 @@ class Reader:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.header = Path(folder), header(folder)
-        self._where: dict[str, tuple[Path, int, bytes]] = {}
-        for path in sorted(self.folder.glob("shard_*.json")):
-            records = path.with_suffix(_ENDING)
-            for row, (name, seen) in enumerate(_listed(path)):
-                self._where[name] = (records, row, seen)
+        self._shards = [path.stem for path in sorted(self.folder.glob("shard_*.json"))]
+        self._begins, seen = [0], bytearray()  # places of the first record of each shard
+        self._places = Places(self._names(seen))
+        self._seen = np.frombuffer(seen, np.uint8).reshape(-1, _BLOCKS**2)
+
+    def _names(self, seen: bytearray) -> Iterator[str]:
+        """The names of all shards; what was seen of each is added to `seen`."""
+        for stem in self._shards:
+            names, blocks = _listed(self.folder / f"{stem}.json")
+            seen.extend(blocks)
+            self._begins.append(self._begins[-1] + len(names))
+            yield from names
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._places
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._places)
 
     def features(
         self, name: str, image: UInt8[np.ndarray, "H W 3"]
@@ -136,13 +145,16 @@ class Reader:
 
         ConfigError where there are none, or those of a picture that does not look like `image`.
         """
-        if name not in self._where:
+        place = self._places.find(name)
+        if place is None:
             raise ConfigError(
                 f"{self.folder} has no features of {name}: they are of other pictures, or "
                 "`esam features` has not finished; run it again with this data"
             )
-        path, row, seen = self._where[name]
-        off = np.abs(np.frombuffer(seen, np.uint8) - _seen(image).astype(int))
+        shard = bisect_right(self._begins, place) - 1
+        path = self.folder / f"{self._shards[shard]}{_ENDING}"
+        row = place - self._begins[shard]
+        off = np.abs(self._seen[place] - _seen(image).astype(int))
         if off.max() > _NEAR:
             raise ConfigError(
                 f"{self.folder} has features of another picture that is called {name}: write those "
@@ -157,8 +169,8 @@ class Reader:
             ) from fault
 
 
-def _listed(path: Path) -> list[tuple[str, bytes]]:
-    """Name, and what was seen, of each record of a shard; DataError for a json that is damaged."""
+def _listed(path: Path) -> tuple[list[str], bytes]:
+    """The names of a shard's records and what was seen of them; DataError for a damaged json."""
     found = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
     names: Any = found.get("names")
     seen: Any = found.get("seen")
@@ -166,9 +178,9 @@ def _listed(path: Path) -> list[tuple[str, bytes]]:
         if not all(type(name) is str for name in names):
             raise ValueError("a name is no text")
         blocks = [bytes.fromhex(each) for each in seen]
-        if any(len(each) != _BLOCKS**2 for each in blocks):
+        if len(blocks) != len(names) or any(len(each) != _BLOCKS**2 for each in blocks):
             raise ValueError("a picture has not as many blocks as are compared")
-        return list(zip(names, blocks, strict=True))
+        return names, b"".join(blocks)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{path} is damaged ({one_line(error)}): delete it, and run `esam features` again"

@@ -4,6 +4,7 @@ A run whose views are fixed (`views.fixed`) may then read them.
 """
 
 import concurrent.futures
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,21 +55,23 @@ def store(
     writer = Writer(folder, header, part=part[0] - 1)
     params = frozen_weights.place(task, {name: weights}, mesh)
     frozen_weights.try_out(task, params, mesh)
-    wanted = [
-        (i, k)
-        for i in range(part[0] - 1, len(source), part[1])
-        for k in range(count)
-        if view_name(source.name(i), k) not in writer.held
-    ]
+
+    def wanted() -> Iterator[tuple[int, int]]:
+        """(record, view) of those that are not there; there may be millions."""
+        for i in range(part[0] - 1, len(source), part[1]):
+            for k in range(count):
+                if view_name(source.name(i), k) not in writer.held:
+                    yield i, k
+
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     broken: dict[str, None] = {}
     added = 0
     compute = _compiled(network, mesh, cfg.batch)
     with (
-        tqdm(total=len(wanted), desc="esam features", unit="view", disable=hidden) as bar,
+        tqdm(total=sum(1 for _ in wanted()), desc="esam features", unit="view", disable=hidden) as bar,
         out_of_memory.advice("lower --batch"),
     ):
-        for found in _read(source, cfg.data.view, wanted, cfg.batch, cfg.data.threads):
+        for found in _read(source, cfg.data.view, wanted(), cfg.batch, cfg.data.threads):
             good = {name: image for name, image, _ in found if image is not None}
             broken |= dict.fromkeys(fault for _, _, fault in found if fault)
             if good:
@@ -123,7 +126,7 @@ def _compiled(part: Frozen, mesh: Mesh, batch: int) -> Any:
 def _read(
     source: Source,
     view: ViewConfig,
-    wanted: Sequence[tuple[int, int]],
+    wanted: Iterator[tuple[int, int]],
     batch: int,
     threads: int,
 ) -> Iterator[list[tuple[str, np.ndarray | None, str]]]:
@@ -139,8 +142,10 @@ def _read(
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         ahead: list[concurrent.futures.Future[Any]] = []
-        parts = [wanted[i : i + batch] for i in range(0, len(wanted), batch)]
-        for part in [*parts, ()]:
+        while True:
+            part = itertools.islice(wanted, batch)
             ready, ahead = ahead, [pool.submit(one, *each) for each in part]
             if ready:
                 yield [each.result() for each in ready]
+            elif not ahead:
+                return
