@@ -66,9 +66,9 @@ def store(
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     broken: dict[str, None] = {}
     added = 0
-    compute = _compiled(network, mesh, cfg.batch)
+    compute, missing = _compiled(network, mesh, cfg.batch), sum(1 for _ in wanted())
     with (
-        tqdm(total=sum(1 for _ in wanted()), desc="esam features", unit="view", disable=hidden) as bar,
+        tqdm(total=missing, desc="esam features", unit="view", disable=hidden) as bar,
         out_of_memory.advice("lower --batch"),
     ):
         for found in _read(source, cfg.data.view, wanted(), cfg.batch, cfg.data.threads):
