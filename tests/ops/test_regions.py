@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from helpers import slow_regions
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from esam_jax.errors import DataError
@@ -140,3 +143,25 @@ def test_small_regions_go_as_in_segment_anything(case: dict):
     assert changed == case["changed"] and got.sum() == case["area"]
     wanted = np.unpackbits(ARRAYS[case["name"]], axis=-1, count=50).astype(bool)
     np.testing.assert_array_equal(got, wanted)
+
+
+@given(st.lists(hnp.arrays(bool, (7, 9)), max_size=5))
+def test_texts_that_are_read_together_are_those_read_alone(several: list[np.ndarray]):
+    texts = [regions.to_rle(mask)["counts"] for mask in several]
+    runs, lengths = regions.text_runs(texts, 7, 9)
+    alone = [regions.rle_runs({"size": [7, 9], "counts": text}).tolist() for text in texts]
+    found = [part.tolist() for part in np.split(runs, np.cumsum(lengths))][: len(texts)]
+    assert found == alone
+    assert alone == [regions.to_runs(mask)["counts"] for mask in several]
+
+
+TEXT = regions.to_rle(MASK)["counts"]
+
+
+@pytest.mark.parametrize("bad", ["", "o", "\x7f", "é", "oooooooo0", "O", "0" * 99, TEXT + "1"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_bad_text_is_an_error_among_others(bad: str, place: int):
+    good = [TEXT, TEXT]
+    with pytest.raises(DataError):
+        regions.text_runs([*good[:place], bad, *good[place:]], 3, 4)
+    assert regions.text_runs(good, 3, 4)[0].tolist() == 2 * COUNTS

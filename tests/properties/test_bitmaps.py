@@ -90,3 +90,31 @@ def test_prompts_are_those_of_the_mask(mask: np.ndarray, seed: int, share: float
     rng = np.random.default_rng(seed)
     fast = prompts.first_prompt(rng, Bitmap.of(mask), box_share=0.5, **noise)
     assert (slow[0] == fast[0]).all() and (slow[1] == fast[1]).all()
+
+
+@given(st.lists(either, max_size=6), st.integers(1, 90), st.integers(1, 90), st.data())
+def test_masks_that_are_placed_together_are_those_placed_alone(
+    drawn: list[np.ndarray], height: int, width: int, data: st.DataObject
+):
+    shape = drawn[0].shape if drawn else (5, 5)
+    # As large as the first one, for they are masks of one picture.
+    several = [np.resize(mask, shape) for mask in drawn]
+    columns = data.draw(st.permutations(resize.nearest(shape[1], width).tolist()))
+    grid = Grid(*shape, resize.nearest(shape[0], height), np.array(columns))
+    runs = [np.array(regions.to_runs(mask)["counts"], np.int64) for mask in several]
+    flat = np.concatenate([np.zeros(0, np.int64), *runs])
+    found = grid.place_all(flat, np.array([len(each) for each in runs], np.int64))
+    assert len(found) == len(several)
+    for each, mask in zip(found, several, strict=True):
+        assert (each.dense() == mask[grid.rows][:, grid.columns]).all()
+
+
+@given(either, st.integers(0, 9), st.integers(0, 40))
+def test_a_mask_is_put_into_the_corner_of_more_rows(mask: np.ndarray, more: int, bits: int):
+    height, width = mask.shape
+    grid = Grid.whole(height, width)
+    runs = np.array(regions.to_runs(mask)["counts"])
+    rows = np.zeros((height + more, -(-(width + bits) // 8)), np.uint8)
+    grid.place(runs).put(rows)
+    expected = np.pad(mask, ((0, more), (0, 8 * rows.shape[1] - width)))
+    assert (np.unpackbits(rows, axis=1).view(bool) == expected).all()

@@ -1,0 +1,71 @@
+"""Masks that are decoded together are those decoded one by one, and so is what is left out."""
+
+import numpy as np
+import pytest
+
+from esam_jax.data.bitmaps import Grid
+from esam_jax.data.mask_sets import CocoMasks, Object, Outline, SoundMasks
+from esam_jax.data.packed_records import PackedMask, PackedMasks
+from esam_jax.data.pictures import Pixels
+from esam_jax.data.records import Record
+from esam_jax.errors import DataError
+from esam_jax.ops import regions
+
+HEIGHT, WIDTH, COUNT = 12, 15, 5
+GRID = Grid.whole(HEIGHT, WIDTH)
+DENSE = np.random.default_rng(0).random((COUNT, HEIGHT, WIDTH)) < 0.3
+GOOD = [regions.to_rle(mask) for mask in DENSE]
+BROKEN = {
+    "none": {},
+    "another size": {2: {**GOOD[2], "size": [WIDTH, HEIGHT]}},
+    "a text cut short": {1: {**GOOD[1], "counts": GOOD[1]["counts"][:-1]}},
+    "no pixel": {3: regions.to_rle(np.zeros((HEIGHT, WIDTH), bool))},
+    "no text": {0: {**GOOD[0], "counts": None}, 4: {**GOOD[4], "counts": "~"}},
+    "plain run lengths": {2: regions.to_runs(DENSE[2])},
+    "a polygon": {4: [[1.0, 1.0, 6.0, 1.0, 6.0, 5.0]]},
+}
+
+
+def record(masks: object) -> Record:
+    return Record("x", Pixels(np.zeros((HEIGHT, WIDTH, 3), np.uint8)), {"masks": masks})
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("indices", [[], [2], [4, 0, 3, 1, 2]])
+def test_together_is_one_by_one(case: str, indices: list[int]):
+    outlines = [
+        Outline(f"mask {i}", {**dict(enumerate(GOOD)), **BROKEN[case]}[i]) for i in range(COUNT)
+    ]
+    together, alone = (record(CocoMasks("x", outlines, HEIGHT, WIDTH)) for _ in range(2))
+    found = SoundMasks(together).sample_all(indices, GRID)
+    slow = [SoundMasks(alone).sample(index, GRID) for index in indices]
+    for one, other in zip(found, slow, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (one.dense() == other.dense()).all()
+    assert together.findings == alone.findings
+    left_out = {"none", "plain run lengths", "a polygon"}
+    assert bool(together.findings) == (
+        case not in left_out and not {*indices}.isdisjoint(BROKEN[case])
+    )
+
+
+def test_packed_masks_of_which_some_are_broken():
+    rows = [PackedMask(Object(i), each["counts"]) for i, each in enumerate(GOOD)]
+    rows[1] = PackedMask(Object(1), None, "x: mask 1 was broken")
+    rows[3] = PackedMask(Object(3), GOOD[3]["counts"] + "1")
+    read = record(PackedMasks("x", rows, HEIGHT, WIDTH))
+    found = SoundMasks(read).sample_all(range(COUNT), GRID)
+    assert [mask is None for mask in found] == [False, True, False, True, False]
+    assert (found[4].dense() == DENSE[4]).all()
+    texts = [each.text for each in read.findings]
+    assert texts[0] == "x: mask 1 was broken" and "mask 3: run lengths sum to" in texts[1]
+
+
+def test_nothing_usable_is_an_error_after_all_were_tried():
+    outlines = [Outline(f"mask {i}", {**each, "counts": "o"}) for i, each in enumerate(GOOD)]
+    masks = SoundMasks(record(CocoMasks("x", outlines, HEIGHT, WIDTH)))
+    assert masks.sample_all(range(COUNT - 1), GRID) == [None] * (COUNT - 1)
+    masks.require_some()
+    masks.sample_all([COUNT - 1], GRID)
+    with pytest.raises(DataError, match="x: 5 of 5 objects cannot be used"):
+        masks.require_some()
