@@ -1,6 +1,5 @@
 """Masks of one picture, decoded only when they are chosen."""
 
-import contextlib
 import dataclasses
 import functools
 import sys
@@ -16,6 +15,9 @@ from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 from esam_jax.ops import regions
 from esam_jax.words import counted
+
+_TOGETHER_BYTES = 2**26  # of masks that are decoded at once, if each fills its picture
+_TOGETHER_CHARACTERS = 2**20  # of their texts; one takes some 50 bytes on the way
 
 
 class EmptyMaskError(DataError):
@@ -177,15 +179,8 @@ class SoundMasks:
 
     def sample_all(self, indices: Sequence[int], grid: Grid) -> list[Bitmap | None]:
         """`sample` of each of these."""
-        masks = self._masks
-        texts = [masks.text(i) for i in indices] if isinstance(masks, RunLengthMasks) else [None]
-        found = [text for text in texts if text is not None]
-        if len(found) == len(texts) > 1:
-            with contextlib.suppress(DataError):  # then one by one, to name what is broken
-                runs, lengths = regions.text_runs(found, grid.height, grid.width)
-                _require_pixels(runs, lengths)
-                return [*grid.place_all(runs, lengths)]
-        return [self.sample(index, grid) for index in indices]
+        together = sample_together(self._masks, indices, grid)
+        return [*together] if together else [self.sample(index, grid) for index in indices]
 
     def require_some(self) -> None:
         """DataError when every mask has been tried and is broken."""
@@ -193,12 +188,26 @@ class SoundMasks:
             raise DataError(nothing_usable(self._record.name, self._broken))
 
 
-def _require_pixels(runs: Int64[np.ndarray, " L"], lengths: Int64[np.ndarray, " Q"]) -> None:
-    """EmptyMaskError where one of several masks has no run inside."""
+def sample_together(masks: MaskSet, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
+    """Several masks of compressed run lengths, in a fraction of the time that they take in turn.
+
+    None where one is broken, has another form, or all take too much memory at once: then each says
+    what it is by itself.
+    """
+    size = len(indices) * len(grid.rows) * len(grid.columns) // 8
+    if not isinstance(masks, RunLengthMasks) or size > _TOGETHER_BYTES:
+        return None
+    found = [text for index in indices if (text := masks.text(index)) is not None]
+    if len(found) < len(indices) or not 0 < sum(map(len, found)) <= _TOGETHER_CHARACTERS:
+        return None
+    try:
+        runs, lengths = regions.text_runs(found, grid.height, grid.width)
+    except DataError:
+        return None
     begin = np.cumsum(lengths) - lengths
     inside = (np.arange(len(runs)) - np.repeat(begin, lengths)) % 2 * runs
-    if not np.add.reduceat(inside, begin).all():
-        raise EmptyMaskError("it covers no pixel")
+    has_pixels = np.add.reduceat(inside, begin) > 0
+    return grid.place_all(runs, lengths) if has_pixels.all() else None
 
 
 def nothing_usable(name: str, reasons: Sequence[str]) -> str:

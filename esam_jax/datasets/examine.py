@@ -10,7 +10,13 @@ import numpy as np
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.findings import Finding
 from esam_jax.data.labels import Label, SemanticMap
-from esam_jax.data.mask_sets import EmptyMaskError, MaskSet, describe, nothing_usable
+from esam_jax.data.mask_sets import (
+    EmptyMaskError,
+    MaskSet,
+    describe,
+    nothing_usable,
+    sample_together,
+)
 from esam_jax.data.pictures import Encoded, Picture
 from esam_jax.data.records import Record, Source
 from esam_jax.errors import DataError, DiskError, MissingError
@@ -117,9 +123,10 @@ def masks_of(record: Record) -> Masks:
     masks: MaskSet = record.annotation("masks")
     areas, reasons, empty, broken, complete = [], [], 0, 0, 0
     covered = twice = None
+    together = sample_together(masks, range(len(masks)), grid)
     for index in range(len(masks)):
         try:
-            mask = masks.sample(index, grid)
+            mask = together[index] if together else masks.sample(index, grid)
         except DataError as error:
             reasons.append(str(error))
             empty += isinstance(error, EmptyMaskError)

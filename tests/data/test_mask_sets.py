@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from esam_jax.data import mask_sets
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.mask_sets import CocoMasks, Object, Outline, SoundMasks
 from esam_jax.data.packed_records import PackedMask, PackedMasks
@@ -47,6 +48,19 @@ def test_together_is_one_by_one(case: str, indices: list[int]):
     assert bool(together.findings) == (
         case not in left_out and not {*indices}.isdisjoint(BROKEN[case])
     )
+
+
+@pytest.mark.parametrize("limit", ["_TOGETHER_BYTES", "_TOGETHER_CHARACTERS"])
+def test_what_takes_much_memory_is_decoded_one_by_one(limit: str, monkeypatch):
+    masks = CocoMasks("x", [Outline("a mask", each) for each in GOOD], HEIGHT, WIDTH)
+    characters = sum(len(each["counts"]) for each in GOOD)
+    most = {"_TOGETHER_BYTES": COUNT * HEIGHT * WIDTH // 8, "_TOGETHER_CHARACTERS": characters}
+    monkeypatch.setattr(mask_sets, limit, most[limit])
+    together = mask_sets.sample_together(masks, range(COUNT), GRID)
+    assert together is not None and (together[1].dense() == DENSE[1]).all()
+    monkeypatch.setattr(mask_sets, limit, most[limit] - 1)
+    assert mask_sets.sample_together(masks, range(COUNT), GRID) is None
+    assert [*map(bool, SoundMasks(record(masks)).sample_all(range(COUNT), GRID))] == [True] * COUNT
 
 
 def test_packed_masks_of_which_some_are_broken():
