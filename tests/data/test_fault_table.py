@@ -4,7 +4,6 @@ A row of `FAULTS` says how a small data set is damaged, and what `esam data chec
 it. Worker processes that die: `test_workers.py`; reads that never return: `test_hanging_reads.py`.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -292,26 +291,6 @@ ROWS = [
 ]
 
 
-@contextlib.contextmanager
-def little_memory() -> Iterator[None]:
-    """Fails where the process has grown by more than `MOST_BYTES` meanwhile, also for a moment."""
-    peak = Path("/proc/self/clear_refs")
-    try:
-        peak.write_text("5")  # the peak is what there is now (proc(5))
-    except OSError:
-        yield  # another system than Linux
-        return
-    before = _peak_bytes()
-    yield
-    assert _peak_bytes() - before < MOST_BYTES
-
-
-def _peak_bytes() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
-
-
 def checked(config: Any, capsys: pytest.CaptureFixture) -> tuple[int, dict[str, Any], str]:
     """What `esam data check` says: exit code, report, stderr."""
     capsys.readouterr()  # of what prepared it
@@ -345,7 +324,7 @@ def test_f26_a_fault_is_counted_or_refused(
 ):
     config = sets.FORMS[form](tmp_path, damage)
     before = {path for path in tmp_path.rglob("*") if path.suffix != ".index"}
-    with little_memory():
+    with memory.at_most(MOST_BYTES):
         code, report, said = checked(config, capsys)
     if isinstance(expected, Refused):
         assert (code, report) == (2, {}) and re.search(expected.said, said), said
@@ -353,7 +332,7 @@ def test_f26_a_fault_is_counted_or_refused(
             sources.open_source(config)
         assert caught.value.exit_code == 2
         return
-    with little_memory():
+    with memory.at_most(MOST_BYTES):
         values = logged(config)
     broken = expected.count if isinstance(expected, Broken) else 0
     gone = 0 if isinstance(expected, Broken) else expected.gone
