@@ -78,7 +78,8 @@ class Reading:
     """
 
     def __init__(self, chunks: Any, in_words: Callable[[int], str]) -> None:
-        self._chunks, self._in_words = chunks, in_words
+        self._chunks: Any = chunks
+        self._in_words = in_words
         self._taken = 0  # chunks
         self._closed = False
         self._examples: Iterator[Example] = itertools.chain.from_iterable(
