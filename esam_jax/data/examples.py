@@ -63,6 +63,10 @@ class Examples:
     def __getitem__(self, position: int) -> Example:
         return self.make(position)
 
+    def name(self, position: int) -> str:
+        """The record that stands at a position; another one is used where it is unusable."""
+        return self._source.name(self._order[position][1])
+
     def make(self, position: int, tried: int = 0) -> Example:
         """The example at a position, without the first `tried` records that stand for it."""
         epoch, index = self._order[position]

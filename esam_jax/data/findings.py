@@ -17,6 +17,7 @@ Kind = Literal[
     "crowds_used",
     "pictures_of_crowds_left_out",  # they have no other object
     "pictures_left_out",  # entries of an annotation file that are no picture, or have no object
+    "members_left_out",  # of archives: links, names that lead out of a folder and the like
     "ambiguous_exif",  # both readings of an EXIF orientation fit the size in the annotations
     "names_corrected",  # files found under another spelling of their name
     "narrow_16_bit",  # 16-bit pictures of a few grey levels
@@ -39,6 +40,7 @@ _ONE_AND_MANY: Mapping[Kind, tuple[str, str]] = {
     "crowds_used": ("crowd used", "crowds used"),
     "pictures_of_crowds_left_out": ("picture of crowds left out", "pictures of crowds left out"),
     "pictures_left_out": ("picture left out", "pictures left out"),
+    "members_left_out": ("archive member left out", "archive members left out"),
     "ambiguous_exif": ("ambiguous EXIF orientation", "ambiguous EXIF orientations"),
     "names_corrected": ("name corrected", "names corrected"),
     "narrow_16_bit": ("narrow 16-bit picture", "narrow 16-bit pictures"),

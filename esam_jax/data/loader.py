@@ -103,6 +103,10 @@ class Stream:
                 for key, rows in local.items()
             }
 
+    def awaited(self) -> str:
+        """What the next batch waits for, in words, should it not come."""
+        return self._examples.awaited()
+
     def close(self) -> None:
         """Stops its threads and worker processes; the stream cannot be read afterwards."""
         self._examples.close()

@@ -169,8 +169,13 @@ _PACK = {
 # ------------------------------------------------------------------------------------- reading
 
 
-def decode_record(data: bytes, sixteen_bit: decode.SixteenBit = "upper_byte") -> Record:
-    """The record of these bytes, its picture not decoded; DataError unless they are intact."""
+def decode_record(
+    data: bytes, sixteen_bit: decode.SixteenBit = "upper_byte", where: str | None = None
+) -> Record:
+    """The record of these bytes, its picture not decoded; DataError unless they are intact.
+
+    `where` is what errors of the picture begin with, by default the name of the record.
+    """
     packed = memoryview(data)[4:]
     if len(data) < 4 or zlib.crc32(packed) != int.from_bytes(data[:4], "little"):
         raise DataError("its checksum is wrong: the pack is damaged, make it again")
@@ -193,7 +198,7 @@ def decode_record(data: bytes, sixteen_bit: decode.SixteenBit = "upper_byte") ->
         found = {
             kind: _UNPACK[kind](name, content[kind], *size) for kind in _UNPACK if kind in content
         }
-    return Record(name, Encoded(name, file, header, sixteen_bit, noted), found, noted)
+    return Record(name, Encoded(where or name, file, header, sixteen_bit, noted), found, noted)
 
 
 def _of(content: Any, key: Any, kind: type) -> Any:

@@ -4,7 +4,6 @@ Each archive has an index (`tar_index.py`), beside it or in a folder of indexes.
 `pread`, so that threads share no position; a copy in another process opens the archives itself.
 """
 
-import collections
 import dataclasses
 import itertools
 import sys
@@ -66,6 +65,10 @@ class TarFiles:
         """The archive of a file."""
         return self.tars[int(self.rows[index]["tar"])]
 
+    def where(self, index: int, name: str, block: str = "block") -> str:
+        """A file, for people: its archive, the byte at which it begins there, and its name."""
+        return f"{self.tar(index)}, byte {int(self.rows[index][block]) * BLOCK}: {name}"
+
     def reader(self, index: int, block: str = "block", size: str = "size") -> Reader:
         """What reads on in a file, as the `read` of an open one; fields of a row say where it is.
 
@@ -92,23 +95,27 @@ Select = Callable[[Path, Index], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """The files of `open_all`; `left_out` counts entries that are not read, by reason.
+    """The files of `open_all`; `left_out` counts, of each archive, entries not read, by reason.
 
     Of one name in several archives the first counts; `repeated` are the others.
     """
 
     files: TarFiles
     repeated: tuple[tuple[Path, str], ...]
-    left_out: Mapping[str, int]
+    left_out: Mapping[Path, Mapping[str, int]]
 
     def findings(self) -> list[Finding]:
-        """What was left out because of its name."""
-        if not self.repeated:
-            return []
-        (tar, name), count = self.repeated[0], len(self.repeated)
-        more = f" (the first of {count})" if count > 1 else ""
-        text = f"{tar}: {name} is in an archive before it, too{more}"
-        return [Finding("pictures_left_out", text, count)]
+        """What was left out, one for each archive, and one for names that are there already."""
+        found = []
+        for tar, counts in self.left_out.items():
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in sorted(counts.items()))
+            found.append(Finding("members_left_out", f"{tar}: {reasons}", sum(counts.values())))
+        if self.repeated:
+            (tar, name), count = self.repeated[0], len(self.repeated)
+            more = f" (the first of {count})" if count > 1 else ""
+            text = f"{tar}: {name} is in an archive before it, too{more}"
+            found.append(Finding("pictures_left_out", text, count))
+        return found
 
 
 def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool = False) -> Opened:
@@ -127,7 +134,7 @@ def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool =
     strings: dict[str, int] = {}
     parts: list[np.ndarray] = []
     stamps: list[Stamp] = []
-    left_out: collections.Counter[str] = collections.Counter()
+    left_out: dict[Path, Mapping[str, int]] = {}
     for found in _followed(tars.indexed(paths, path, folder), len(paths)):
         if isinstance(found, EsamError):
             raise found
@@ -137,7 +144,8 @@ def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool =
         parent = found.tar.relative_to(path).with_suffix("").as_posix() if folders else None
         parts.append(_part(len(parts), found.index, rows, strings, parent))
         stamps.append(found.index.stamp)
-        left_out.update(found.index.left_out)
+        if found.index.left_out:
+            left_out[found.tar] = found.index.left_out
     listed = TarFiles(paths, stamps, tuple(strings), np.concatenate(parts), OpenFiles())
     parts.clear()  # as large as the rows
     return _by_name(listed, left_out)
@@ -182,7 +190,7 @@ def _part(
     return made
 
 
-def _by_name(listed: TarFiles, left_out: Mapping[str, int]) -> Opened:
+def _by_name(listed: TarFiles, left_out: Mapping[Path, Mapping[str, int]]) -> Opened:
     rows = listed.rows
     order = _order(listed)
     repeats = np.zeros(len(rows), bool)
@@ -191,7 +199,7 @@ def _by_name(listed: TarFiles, left_out: Mapping[str, int]) -> Opened:
         values = rows[field][order]
         repeats[1:] &= values[1:] == values[:-1]
     repeated = [(listed.tar(i), listed.name(i)) for i in order[repeats].tolist()]
-    return Opened(listed.take(order[~repeats]), tuple(repeated), dict(left_out))
+    return Opened(listed.take(order[~repeats]), tuple(repeated), left_out)
 
 
 def _order(listed: TarFiles) -> Integer[np.ndarray, " X"]:

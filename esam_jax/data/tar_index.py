@@ -40,6 +40,7 @@ _START_BYTES = len(_MAGIC) + _DIGEST_BYTES + 8
 _MAX_BYTES = 2**41  # of an archive: blocks are counted in 32 bits
 _MAX_SIZE = 2**32 - 1  # of a file in it
 _ROOM = 2**20  # of an index, beside its names and rows, which the archive has larger
+_UNSOUND = ValueError, KeyError, TypeError, AttributeError, OverflowError  # int(inf) is the last
 _BACKWARDS = re.compile(r"([^0-9]*)([0-9]{0,9})")
 _COMPRESSED = {
     b"\x1f\x8b": "gunzip",
@@ -293,7 +294,7 @@ def read(path: Path, stamp: Stamp) -> Index:
     content = files.read(path, attempt, "check the path")
     try:
         index = _parsed(content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (*_UNSOUND, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error})") from error
     if index.stamp != stamp:
         raise DataError(f"{path} is of another version of its archive")
@@ -301,7 +302,7 @@ def read(path: Path, stamp: Stamp) -> Index:
 
 
 def _parsed(content: bytes) -> Index:
-    """ValueError, KeyError, TypeError or AttributeError for anything that is no sound index."""
+    """Errors of `_UNSOUND` for anything that is no sound index."""
     digest = content[len(_MAGIC) : len(_MAGIC) + _DIGEST_BYTES]
     rest = memoryview(content)[len(_MAGIC) + _DIGEST_BYTES :]
     if hashlib.sha256(rest).digest() != digest:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -28,6 +28,7 @@ from esam_jax.errors import PeerError
 
 _CHUNK_BYTES = 2**20  # below it, what every chunk costs besides its bytes is what counts
 _MOST_IN_A_CHUNK = 32
+_MOST_NAMED = 3  # records of a chunk that does not come
 _DIED = "Worker process was terminated unexpectedly"  # how Grain's RuntimeError begins
 _REMEDY = {
     -signal.SIGKILL: "most often for lack of memory: set fewer --data.workers",
@@ -61,17 +62,25 @@ def read(
             flags.FLAGS.mark_as_parsed()
         spread = grain.MultiprocessingOptions(num_workers=config.workers)
         dataset = dataset.mp_prefetch(spread, _begin)
-    return Reading(iter(dataset))
+
+    def positions(chunk: int) -> list[int]:
+        starts = first + chunk * size
+        return [order.position(starts + k, rows, batch) for k in range(size)]
+
+    return Reading(iter(dataset), lambda chunk: _in_words(examples, positions(chunk)))
 
 
 class Reading:
     """An iterator of examples; `close` stops what makes them.
 
-    PeerError when a worker process has died.
+    PeerError when a worker process has died. Nothing limits how long one is waited for: `awaited`
+    says which (`processes.watchdog` ends a run in which none comes).
     """
 
-    def __init__(self, chunks: Any) -> None:
+    def __init__(self, chunks: Any, in_words: Callable[[int], str]) -> None:
         self._chunks: Any = chunks
+        self._in_words = in_words
+        self._taken = 0  # chunks
         self._closed = False
         self._examples: Iterator[Example] = itertools.chain.from_iterable(
             map(_unpack, self._alive())
@@ -84,6 +93,10 @@ class Reading:
         if self._closed:
             raise ValueError("the examples are closed")
         return next(self._examples)
+
+    def awaited(self) -> str:
+        """The examples that come next from a thread or process, in words."""
+        return self._in_words(self._taken)
 
     def close(self) -> None:
         if self._closed:
@@ -101,7 +114,15 @@ class Reading:
                 if not str(error).startswith(_DIED):
                     raise
                 raise PeerError(_death(str(error))) from error
+            self._taken += 1
             yield chunk
+
+
+def _in_words(examples: Examples, positions: Sequence[int]) -> str:
+    names = [examples.name(position) for position in positions]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    numbers = " to ".join(map(str, dict.fromkeys((positions[0], positions[-1]))))
+    return f"the data at position {numbers}, which is of {', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def _death(message: str) -> str:

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import faulthandler
 import math
+import multiprocessing
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -30,6 +31,7 @@ SLOW_SECONDS = 3600.0
 GRACE_SECONDS = 10.0  # for all hosts to find the hang and to report where they are
 _FOLDER = "esam_jax/hang"  # where hosts report to each other that they have found a hang
 _FIRST = "the first update and what comes before it"
+_Batch = TypeVar("_Batch")
 
 
 class Watchdog:
@@ -54,6 +56,7 @@ class Watchdog:
         self._alert, self._tells = alert, True
         self._file = workdir / STACKS_FOLDER / f"host_{jax.process_index():03d}.txt"
         self._phase: str | None = None
+        self._awaited: Callable[[], str] | None = None
         self._extra = slow_seconds
         self._started, self._quiet = False, 0.0
         self._begun = self._finished = 0
@@ -88,6 +91,14 @@ class Watchdog:
             return state, metrics
 
         return step
+
+    def reading(self, batches: Iterator[_Batch], awaited: Callable[[], str]) -> Iterator[_Batch]:
+        """`batches`; `awaited` says, in words, what the next one waits for, should it not come."""
+        while True:
+            self._awaited = awaited
+            batch = next(batches)
+            self._awaited = None
+            yield batch
 
     @contextlib.contextmanager
     def slow(self, phase: str, seconds: float = math.inf) -> Iterator[None]:
@@ -128,6 +139,7 @@ class Watchdog:
     def _end(self, phase: str | None) -> None:
         where = f"update {self._begun} begun, {self._finished} finished"
         where += f", in {phase}" if phase else ""
+        where += f", waiting for {awaited}" if (awaited := self._in_words()) else ""
         found = f"no update finished in {self._quiet:.0f} s on host {jax.process_index()} ({where})"
         _say(f"{found}: {self._file}. Where updates take so long, raise --guard.hang-seconds")
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
@@ -145,7 +157,24 @@ class Watchdog:
             telling.daemon = True
             telling.start()
             telling.join(2 * GRACE_SECONDS)
+        for child in multiprocessing.active_children():  # a stopped one would not end by itself
+            child.kill()
         self._leave(EXIT_HANG)
+
+    def _in_words(self) -> str:
+        """What the next batch waits for; "" where there is nothing to say, or no answer."""
+        awaited, found = self._awaited, []
+        if awaited is None:
+            return ""
+
+        def query() -> None:
+            with contextlib.suppress(Exception):  # of any source: it must not end this thread
+                found.append(awaited())
+
+        querying = threading.Thread(target=query, daemon=True)
+        querying.start()
+        querying.join(GRACE_SECONDS)
+        return found[0] if found else "data"
 
     def _others_hang(self) -> bool:
         """Whether a host has found no update finished in time, outside its slow phases."""

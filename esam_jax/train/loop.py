@@ -124,7 +124,8 @@ def _run(
             )
             work = _jobs(cfg, shared, checkpoints, ready.measure, compare)
             step_fn = watchdog.watching(_step(cfg, ready, begun), begun.first_step)
-            state = _train(cfg, begun, step_fn, batches, report, tracer, work, terminated, hook)
+            watched = watchdog.reading(batches, batches.awaited)
+            state = _train(cfg, begun, step_fn, watched, report, tracer, work, terminated, hook)
             # -------------------------------------------------- the end
             with watchdog.slow("the end of the run"):
                 work.save.wait()

@@ -5,6 +5,7 @@ what it cost.
 """
 
 import dataclasses
+import os
 import shutil
 import signal
 import time
@@ -27,6 +28,7 @@ class Fault:
     `ends`: the life in which it happens ends by itself, and the runner starts the next one.
     `alone`: its peers must notice and end by themselves; at start they would wait for it to join.
     `damages`: it spoils the newest checkpoint, so there must be two good ones.
+    `workers`: the loader must have worker processes.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Fault:
     ends: bool = True
     alone: bool = True
     damages: bool = False
+    workers: bool = False
 
 
 @dataclasses.dataclass
@@ -237,10 +240,16 @@ def _clock(scene):
 
 
 def _reader(scene):
-    """The loader's workers are threads, which no signal reaches one by one: this one raises."""
+    """No signal reaches threads one by one, so one raises, here or in a worker process."""
     victim = scene.anyone()
     _ask(scene, hooks.READER, victim, "")
     return f"a loader thread of process {victim} raised"
+
+
+def _kill_reader(scene):
+    victim = scene.anyone()
+    os.kill(scene.rng.choice(scene.supervisor.readers(victim)), signal.SIGKILL)
+    return f"SIGKILL of a worker process of process {victim}'s loader"
 
 
 def _ask(scene, kind, victim, size):
@@ -267,5 +276,6 @@ FAULTS = (
     Fault("delete_shards", _damage(delete_shards), damages=True),
     Fault("clock", _clock, ends=False),
     Fault("reader", _reader),
+    Fault("kill_reader", _kill_reader, workers=True),
 )
 NAMES = tuple(fault.name for fault in FAULTS)

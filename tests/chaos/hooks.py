@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from esam_jax.data import loader, views
+from esam_jax.data import loader, views, workers
 
 FOLDER = "CHAOS_FOLDER"  # the environment's name for where journals and requests lie
 CLOCK, READER = "clock", "reader"
@@ -30,6 +30,17 @@ def install():
     folder = Path(os.environ[FOLDER])
     _keep_journal(journal(folder, number))
     _shift_clock(request(folder, CLOCK, number))
+    _break_reader(request(folder, READER, number))
+    workers._begin = begin_worker
+
+
+_begin = workers._begin
+
+
+def begin_worker(worker, count):
+    """How a worker process of the loader begins, which imports this file for it."""
+    _begin(worker, count)
+    folder, number = Path(os.environ[FOLDER]), int(os.environ.get("JAX_PROCESS_ID", 0))
     _break_reader(request(folder, READER, number))
 
 
@@ -95,13 +106,13 @@ def _shift_clock(file):
 
 
 def _break_reader(file):
-    """The next view that a thread of the loader makes after `file` appeared raises, once."""
+    """The next view that is made after `file` appeared, in this process or a worker, raises."""
     make = views.make
 
     @functools.wraps(make)
     def broken(*args, **keys):
         if file.exists():
-            file.unlink()
+            file.unlink(missing_ok=True)  # several may see it at once
             raise RuntimeError("the chaos runner broke this thread of the loader")
         return make(*args, **keys)
 

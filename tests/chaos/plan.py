@@ -7,6 +7,7 @@ from chaos.faults import FAULTS, FULL_STEPS, Fault
 
 GAP_STEPS = (1, 9)  # from one fault to the next
 STRIKE_SECONDS = 0.4  # somewhere in an update, or in a save that goes on behind the next ones
+AHEAD_STEPS = 24  # at most, that worker processes have read for: until then, none is missed
 LAST_STEPS = 8  # after the last fault, so that it too has something to spoil
 
 
@@ -39,4 +40,6 @@ def draw(seed, count, names, every_steps):
         strikes.append(Strike(fault, step, rng.uniform(0.0, STRIKE_SECONDS)))
         if fault.name == "full_disk":
             step += FULL_STEPS[1] + 2 * every_steps
+        if fault.workers:
+            step += AHEAD_STEPS
     return strikes, step + LAST_STEPS

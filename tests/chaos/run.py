@@ -19,14 +19,14 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from chaos import disk, faults, plan, table, verdict
+from chaos import disk, faults, plan, stored, table, verdict
 from chaos.runner import Runner, ViolationError
 from chaos.supervisor import TERMINATED, Supervisor
 
 EVERY_STEPS = 4
 HEARTBEAT_SECONDS = 10
 # Both axes of the mesh wherever they fit: each process then writes parts of its own.
-MESHES = {2: (1, 2), 3: (3, 1), 4: (2, 2)}
+MESHES = {1: (1, 1), 2: (1, 2), 3: (3, 1), 4: (2, 2)}
 
 
 def main(argv=None):
@@ -38,12 +38,11 @@ def main(argv=None):
     def say(line):
         print(f"{time.monotonic() - begin:7.1f} s  {line}", file=sys.stderr, flush=True)
 
-    result = chaos(
-        folder, options.seed, options.faults, names, options.processes, 60 * options.minutes, say
-    )
+    result = chaos(folder, options, names, say)
     print(json.dumps(result) if options.json else result["table"])
     if result["violations"]:
         again = f"--seed {options.seed} --faults {options.faults} --processes {options.processes}"
+        again += f" --data {options.data} --workers {options.workers}"
         again += f" --kinds {options.kinds}" if options.kinds else ""
         for violation in result["violations"]:
             print(f"chaos: seed {options.seed}: {violation}", file=sys.stderr)
@@ -54,17 +53,23 @@ def main(argv=None):
     return 0
 
 
-def chaos(folder, seed, count, names, processes, seconds, say):
+def chaos(folder, options, names, say):
     """What happened, as plain values: `violations` is empty when every promise was kept."""
+    seed, processes, seconds = options.seed, options.processes, 60 * options.minutes
     deadline = time.monotonic() + seconds
-    say(f"seed {seed}, {count} faults, {processes} processes, in {folder}")
+    of_data = f"{options.data} and {options.workers} workers"
+    say(f"seed {seed}, {options.faults} faults, {processes} processes, {of_data}, in {folder}")
+    keys = stored.keys(options.data, folder / "data", options.workers)
+    if not options.workers:
+        names = [fault.name for fault in faults.FAULTS if fault.name in names and not fault.workers]
     with disk.small(folder / "disk") as reason:
         if reason is not None and "full_disk" in names:
             say(f"full_disk is left out: no small disk can be had ({reason})")
             names = [name for name in names if name != "full_disk"]
-        strikes, steps = plan.draw(seed, count, names, EVERY_STEPS)
+        strikes, steps = plan.draw(seed, options.faults, names, EVERY_STEPS)
         runs = [
-            _supervisor(folder, name, processes, steps) for name in ("undisturbed", "disturbed")
+            _supervisor(folder, name, processes, [*keys, "--steps", steps])
+            for name in ("undisturbed", "disturbed")
         ]
         _put_checkpoints_on(folder / "disk", runs[1].workdir)
         runners = [
@@ -79,6 +84,8 @@ def chaos(folder, seed, count, names, processes, seconds, say):
     return {
         "seed": seed,
         "processes": processes,
+        "data": options.data,
+        "workers": options.workers,
         "steps": steps,
         "injected": len(outcomes),
         "unplanned_starts": runners[1].unplanned,
@@ -110,9 +117,9 @@ def _put_checkpoints_on(small_disk, workdir):
     (workdir / "checkpoints").symlink_to(small_disk / "checkpoints")
 
 
-def _supervisor(folder, name, processes, steps):
+def _supervisor(folder, name, processes, keys):
     data, fsdp = MESHES[processes]
-    keys = ["--steps", steps, "--save.every-steps", EVERY_STEPS]
+    keys = [*keys, "--save.every-steps", EVERY_STEPS]
     keys += ["--mesh.data", data, "--mesh.fsdp", fsdp]
     keys += ["--peers.heartbeat-seconds", HEARTBEAT_SECONDS]
     place = folder / name
@@ -125,6 +132,8 @@ def _parse(argv):
     parser.add_argument("--faults", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--processes", type=int, default=2, choices=sorted(MESHES))
+    parser.add_argument("--data", default="scenes", choices=stored.KINDS)
+    parser.add_argument("--workers", type=int, default=0, help="processes of each loader")
     parser.add_argument("--kinds", help=f"some of {','.join(faults.NAMES)}; all by default")
     parser.add_argument("--folder", help="kept afterwards; a temporary one by default")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")

@@ -4,7 +4,7 @@ import dataclasses
 import time
 
 from chaos import faults
-from chaos.supervisor import DONE, MENDABLE, TERMINATED
+from chaos.supervisor import AGAIN, DONE, MENDABLE, TERMINATED
 
 PATIENCE_SECONDS = 60  # beyond the heartbeat, for peers to end by themselves
 STALL_SECONDS = 300  # without what is waited for, though no process has ended
@@ -103,6 +103,8 @@ class Runner:
             )
         if fault.name.startswith("terminate") and set(codes) != {TERMINATED}:
             raise ViolationError(f"{fault.name} ended the processes with {codes}, not {TERMINATED}")
+        if fault.workers and AGAIN not in codes:
+            raise ViolationError(f"{fault.name} ended the processes with {codes}, none by {AGAIN}")
         supervisor.start()
         self._wait(lambda: supervisor.step()[0] is not None, "the first step after a restart")
         return codes

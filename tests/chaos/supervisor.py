@@ -19,7 +19,7 @@ from helpers.processes import free_port
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 COMMAND = "import sys; from esam_jax.cli import main; sys.exit(main())"
-DONE, TERMINATED, MENDABLE = 0, 143, 2  # exit codes of `esam train`
+DONE, TERMINATED, MENDABLE, AGAIN = 0, 143, 2, 75  # exit codes of `esam train`
 
 
 class Supervisor:
@@ -80,6 +80,15 @@ class Supervisor:
         if self.processes[number].poll() is None:
             self.processes[number].send_signal(kind)
 
+    def readers(self, number):
+        """The ids of the worker processes that a process has started, in order."""
+        return sorted(
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if _parent(path) == self.processes[number].pid
+            and b"spawn_main" in _content(path.with_name("cmdline"))  # as Python starts them
+        )
+
     def end(self, patience):
         """Waits so many seconds for all to end by themselves, then kills; who had to be killed.
 
@@ -137,10 +146,23 @@ class Supervisor:
 
 
 def _is_stopped(pid):
+    return _fields(Path(f"/proc/{pid}/stat"))[0] == "T"
+
+
+def _parent(stat):
+    return int(_fields(stat)[1])
+
+
+def _fields(stat):
+    """State, parent and so on of a process; of one that is gone, none that any has."""
+    # The name of the program, in brackets, may hold anything; these follow it.
+    return _content(stat).rpartition(b")")[2].decode().split() or ["", "-1"]
+
+
+def _content(file):
     with contextlib.suppress(OSError):
-        # The name of the program, in brackets, may hold anything; the state follows it.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
+        return file.read_bytes()
+    return b""
 
 
 def read_journal(file):

@@ -8,9 +8,11 @@ from chaos import run
 
 
 @pytest.mark.nightly
-def test_six_faults_change_no_number(tmp_path, capfd):
+@pytest.mark.parametrize(("data", "workers"), [("scenes", 0), ("tars", 2), ("pack", 2)])
+def test_six_faults_change_no_number(tmp_path, capfd, data, workers):
     seed = random.SystemRandom().randrange(2**32)
     options = ["--seed", seed, "--faults", 6, "--minutes", 20, "--processes", 2, "--json"]
+    options += ["--data", data, "--workers", workers]
     code = run.main([*map(str, options), "--folder", str(tmp_path / "chaos")])
     out, err = capfd.readouterr()
     assert code == 0, err

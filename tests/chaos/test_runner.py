@@ -191,3 +191,20 @@ def test_a_violation_names_the_seed_and_the_command(tmp_path, capsys, monkeypatc
     with pytest.raises(SystemExit):
         run.main(["--kinds", "flood"])
     assert "flood" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("data", "kind", "ended"), [("tars", "kill_reader", 75), ("pack", "kill_all", -9)]
+)
+def test_processes_that_read_stored_data_change_no_number(tmp_path, capfd, data, kind, ended):
+    """One process of a run, and two that read for it."""
+    options = ["--seed", 5, "--faults", 1, "--minutes", 4, "--processes", 1, "--json"]
+    options += ["--data", data, "--workers", 2, "--kinds", kind]
+    code = run.main([*map(str, options), "--folder", str(tmp_path / "chaos")])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    (fault,) = json.loads(out)["faults"]
+    assert (fault["fault"], fault["codes"]) == (kind, [ended])
+    log = (tmp_path / "chaos" / "disturbed" / "process-0.log").read_text()
+    assert ("a worker process of the data loader died" in log) == (kind == "kill_reader")

@@ -225,6 +225,39 @@ def test_what_follows_the_end_is_no_archive(tmp_path: Path):
         assert len(built(tmp_path, PLAIN + more)) == 2
 
 
+def test_the_largest_header_that_is_read(tmp_path: Path):
+    """64 KiB of a name; every entry has one at most, so that no memory is asked for."""
+    largest = 2**16
+    for size in (largest, largest + 1):
+        name = b"x" * (size - 1) + b"\0"
+        long = packed((entry("././@LongLink", tarfile.GNUTYPE_LONGNAME), name))
+        content = long[: 512 + -(-size // 512) * 512] + PLAIN
+        if size == largest:
+            index = built(tmp_path, content)
+            assert [index.name(i) for i in range(2)] == ["x" * (largest - 1), "b.jpg"]
+        else:
+            with pytest.raises(DataError, match=f"a header of {size} bytes"):
+                built(tmp_path, content)
+
+
+@pytest.mark.parametrize(("zeros", "noticed"), [(2**17, True), (2**17 + 1, False)])
+def test_how_far_after_its_end_another_archive_is_looked_for(
+    tmp_path: Path, zeros: int, noticed: bool
+):
+    """64 MiB of zeros, which a sparse file has without any on the disk."""
+    end = PLAIN.rstrip(b"\0")
+    start = -(-len(end) // 512) * 512
+    with (tmp_path / "x.tar").open("wb") as file:
+        file.write(end)
+        file.seek(start + zeros * 512)
+        file.write(PLAIN)
+    if noticed:
+        with pytest.raises(DataError, match="another archive follows its end"):
+            tar_index.build(tmp_path / "x.tar")
+    else:
+        assert len(tar_index.build(tmp_path / "x.tar")) == 2
+
+
 def test_an_inner_archive_is_a_folder_and_one_in_it_a_file(tmp_path: Path):
     inner = packed(("./x_1.jpg", A), ("deep.tar", PLAIN))
     path = tmp_path / "x.tar"
@@ -438,10 +471,12 @@ def test_what_is_no_index_is_not_read(archive: Path, tmp_path: Path):
     other.write_bytes(b"esamtar\x02" + bytes(100))
     with pytest.raises(DataError, match="no index of this version"):
         tar_index.read(other, stamp)
-    with other.open("wb") as file:  # its size is checked before memory is taken
-        file.truncate(2**40)
-    with pytest.raises(DataError, match="larger than its archive"):
-        tar_index.read(other, stamp)
+    most = stamp.size + 2**20  # its size is checked before memory is taken
+    for size, said in ((2**40, "larger than"), (most + 1, "larger than"), (most, "is no index of")):
+        with other.open("wb") as file:
+            file.truncate(size)
+        with pytest.raises(DataError, match=said):
+            tar_index.read(other, stamp)
 
 
 def test_a_build_that_is_killed_leaves_no_index(archive: Path):
@@ -511,6 +546,21 @@ def test_a_reader_ends_with_its_file(archive: Path):
     at = [files.name(i) for i in range(20)].index("sa_7.jpg")
     reader = files.reader(at)
     assert [len(reader(600)) for _ in range(4)] == [600, 307, 0, 0]
+
+
+@pytest.mark.parametrize(("count", "said"), [(2**16 - 1, "the first"), (2**16, "at most 65535")])
+def test_no_more_archives_are_read_than_a_row_can_tell_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, said: str
+):
+    paths = [tmp_path / f"{number}.tar" for number in range(count)]
+    monkeypatch.setattr(tars, "find", lambda path: paths)
+    monkeypatch.setattr(tars, "indexed", lambda *args: iter([DataError("the first")]))
+    with pytest.raises(DataError, match=said):
+        listed(tmp_path)
+    (tmp_path / "a.tar").write_bytes(PLAIN)
+    monkeypatch.undo()
+    last = listed(tmp_path).rows["tar"].dtype.type(-1 % 2**16)
+    assert last == 2**16 - 1  # the place of the last archive is one less
 
 
 NUMBERED = st.builds("{}{}{}".format, st.just("sa_"), st.integers(0, 10**9 - 1), st.just(".jpg"))

@@ -63,6 +63,24 @@ def test_a_stream_may_be_closed_twice():
         next(batches)
 
 
+def test_what_is_waited_for_is_named_by_position_and_record():
+    """Of a batch of 8 on 4 devices of one process: all rows; one example comes after the other."""
+    source = sources.open_source(SCENES)
+    examples, rows = Examples(source, VIEW, 3), tuple(range(2, 6))  # of another process 0 and 1
+    wanted = [order.position(i, rows, 8) for i in range(12)]
+    assert wanted == [2, 3, 4, 5, 10, 11, 12, 13, 18, 19, 20, 21]
+    reading = workers.read(examples, DATA, rows=rows, batch=8, ahead=4, first=0)
+    for position in wanted:
+        name = source.name(order.Order(len(source), 3)[position][1])
+        assert reading.awaited() == f"the data at position {position}, which is of {name}"
+        assert next(reading).position == position
+    reading.close()
+    names = [examples.name(position) for position in wanted[4:8]]
+    assert workers._in_words(examples, wanted[4:8]) == (
+        f"the data at position 10 to 13, which is of {', '.join(names[:3])} and 1 more"
+    )
+
+
 # ------------------------------------------------------------------------------- real processes
 
 

@@ -117,6 +117,9 @@ class Stream:
         self._step += 1
         return jax.device_put(batch, sharding.batch(self._mesh))
 
+    def awaited(self):
+        return f"batch {self._step} of the toy"
+
     def close(self):
         self.closed = True
 

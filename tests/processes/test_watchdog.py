@@ -1,6 +1,7 @@
 """A run in which no update finishes shows where every host is, and ends."""
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -56,6 +57,48 @@ def test_an_update_that_never_finishes_ends_the_process(tmp_path, ended, capfd):
     assert "test_an_update_that_never_finishes" in text and "in _watch" in text
     errors = capfd.readouterr().err
     assert "on host 0" in errors and "test_an_update_that_never_finishes" in errors
+
+
+def wait_for_ever(seconds=100_000):
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("answer", ["record 7", "an error", "nothing"])
+def test_data_that_never_comes_is_named(tmp_path, ended, monkeypatch, capfd, answer):
+    """Whatever the source is asked for its name: it may have broken, or hang itself."""
+    monkeypatch.setattr(watchdog, "GRACE_SECONDS", TICK)
+    never = threading.Event()
+
+    def batches():
+        yield "a batch"
+        never.wait(60)
+        yield "another"
+
+    def awaited():
+        if answer == "nothing":
+            never.wait(60)
+        return {"record 7": answer}[answer]
+
+    with Watchdog(TICK, tmp_path, leave=ended.leave) as dog:
+        step, read = watched(dog), dog.reading(batches(), awaited)
+        step(next(read))
+        waiting = threading.Thread(target=next, args=(read,), daemon=True)
+        waiting.start()
+        assert ended.wait(60) and ended.code == 75
+    never.set()
+    where = "record 7" if answer == "record 7" else "data"
+    assert f"(update 1 begun, 1 finished, waiting for {where})" in capfd.readouterr().err
+    assert f", waiting for {where}\n" in (tmp_path / "stacks" / "host_000.txt").read_text()
+
+
+def test_processes_that_were_started_do_not_survive_a_hang(tmp_path, ended):
+    child = multiprocessing.get_context("spawn").Process(target=wait_for_ever)
+    child.start()
+    os.kill(child.pid, signal.SIGSTOP)  # it cannot follow the run by itself
+    with Watchdog(TICK, tmp_path, slow_seconds=TICK, leave=ended.leave):
+        assert ended.wait(60)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
 
 
 def test_a_slow_phase_and_the_first_update_have_more_time(tmp_path, ended):

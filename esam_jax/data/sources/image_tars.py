@@ -60,10 +60,11 @@ class ImageTars:
                 f"{self._deep[True]} holds folders, and {self._deep[False]} none: what is a class "
                 "cannot be known, name one of them"
             )
-        self._files, left_out = opened.files, self._other + Counter(opened.left_out)
+        self._files = opened.files
         if not len(self._files):
-            raise DataError(pictures.none_of(path, left_out))
-        pictures.warn_of(path, left_out)
+            members = sum(map(Counter, opened.left_out.values()), self._other)
+            raise DataError(pictures.none_of(path, members))
+        pictures.warn_of(path, self._other)
         self.findings: Sequence[Finding] = opened.findings()
         self._labels: Mapping[str, str] | None = None
         if config.labels is not None:
@@ -114,7 +115,7 @@ class ImageTars:
 
     def read(self, index: int) -> Record:
         name, noted = self.name(index), []
-        where = f"{self._files.tar(index)}: {name}"
+        where = self._files.where(index, name)
         with decode.named(where):
             data = decode.read_bytes(self._files.reader(index))
         picture = pictures.encoded(where, data, "upright", self._config.sixteen_bit, noted)

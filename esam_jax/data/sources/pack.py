@@ -67,7 +67,7 @@ class Pack:
             words = " ".join(str(error).split())[:200]
             raise DataError(f"{where} cannot be read ({words}): copy the shard again") from error
         try:
-            record = packed_records.decode_record(data, self._sixteen_bit)
+            record = packed_records.decode_record(data, self._sixteen_bit, where)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         if record.name != name:

@@ -91,15 +91,15 @@ class InTars:
         return self.files.name(index)
 
     def where(self, index: int) -> str:
-        return f"{self.files.tar(index)}: {self.files.name(index)}"
+        return self.files.where(index, self.name(index))
 
     def picture(self, index: int) -> bytes:
         with decode.named(self.where(index)):
             return decode.read_bytes(self.files.reader(index))
 
     def json(self, index: int) -> bytes:
-        name = PurePosixPath(self.files.name(index)).with_suffix(".json")
-        where = f"{self.files.tar(index)}: {name}"
+        name = str(PurePosixPath(self.files.name(index)).with_suffix(".json"))
+        where = self.files.where(index, name, "json_block")
         size = int(self.files.rows[index]["json_size"])
         with decode.named(where):
             return _limited("it", size, self.files.reader(index, "json_block", "json_size"))
@@ -119,7 +119,6 @@ def in_tars(path: Path, index: Path | None) -> tuple[InTars, list[Finding]]:
     """
     pairs = _Pairs()
     opened = tar_files.open_all(path, index, pairs.of)
-    pictures.warn_of(path, opened.left_out)
     return InTars(opened.files), [*pairs.findings(), *opened.findings()]
 
 

@@ -233,6 +233,6 @@ def test_a_broken_picture_costs_itself(tmp_path: Path):
     path = tmp_path / "x.tar"
     path.write_bytes(packed(("a/1.jpg", b"no picture"), ("a/2.jpg", jpeg(1))))
     source = opened(path)
-    with pytest.raises(DataError, match=r"x\.tar: a/1\.jpg: not a JPEG"):
+    with pytest.raises(DataError, match=r"x\.tar, byte 512: a/1\.jpg: not a JPEG"):
         source.read(0)
     assert source.read(1).picture.rgb().shape == (30, 40, 3)

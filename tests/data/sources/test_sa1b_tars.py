@@ -139,11 +139,15 @@ def test_names_of_any_kind_are_paired_and_sorted(sa1b_folder: Path, tmp_path: Pa
 
 
 BROKEN = {
-    "no json": (b"{", b"", r"the json of .*x\.tar: sa_1\.jpg is not valid JSON"),
+    "no json": (b"{", b"", r"the json of .*x\.tar, byte 1536: sa_1\.jpg is not valid JSON"),
     "a list": (b"[]", b"", r"holds a list"),
-    "too large": (b" " * (2**26 + 1), b"", r"x\.tar: sa_1\.json: it has 67108865 bytes"),
-    "no picture": (b'{"annotations": []}', b"text", r"x\.tar: sa_1\.jpg: not a JPEG, PNG or WebP"),
-    "empty": (b'{"annotations": []}', b"", r"x\.tar: sa_1\.jpg: the file is empty"),
+    "too large": (b" " * (2**26 + 1), b"", r"x\.tar, byte 512: sa_1\.json: it has 67108865 bytes"),
+    "no picture": (
+        b'{"annotations": []}',
+        b"text",
+        r"x\.tar, byte 1536: sa_1\.jpg: not a JPEG, PNG or WebP",
+    ),
+    "empty": (b'{"annotations": []}', b"", r"x\.tar, byte 1536: sa_1\.jpg: the file is empty"),
 }
 
 
