@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if args.out is not None:
         outputs.require_file(args.out, overwrite=args.overwrite, endings=(".csv",))
         arguments.require_writable(args.out.parent)
-    source = sources.open_source(named.source)
+    source = sources.open_source(sources.once(named.source))
     progress = Progress(len(source), "problem")
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")

@@ -34,7 +34,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """DataError, after all others have been indexed, for archives that cannot be.
+    """DataError, after all others have been indexed, for archives that cannot be, or without files.
 
     MissingError where an index cannot be stored: then nothing is gained for a run.
     """
@@ -66,6 +66,11 @@ def main(argv: Sequence[str]) -> int:
     else:
         total = f"{counted(files, 'file')} in {counted(len(found) - len(broken), 'archive')}"
         print(f"{args.path}: {total}, {built} indexed now")
+    if not files and not broken:
+        raise DataError(
+            f"{args.path} holds no file in {counted(len(found), 'archive')}: fetch them again, or "
+            "name others"
+        )
     if broken:
         of = f"{len(broken)} of {counted(len(found), 'archive')}"
         raise DataError(f"{of} cannot be used, the first: {broken[0]}")

@@ -46,8 +46,7 @@ def main(argv: Sequence[str]) -> int:
                 f"--{name.replace('_', '-')} is {value}, but must be at least {least}"
             )
     workers = named_data.workers(args.workers)
-    path = getattr(named.source, "path", None)
-    outputs.require_folder(args.out, inputs=[] if path is None else [Path(path)])
+    outputs.require_folder(args.out, inputs=[Path(path) for path in sources.paths(named.source)])
     arguments.require_writable(args.out)
     source = sources.open_source(named.source)
     planned = packing.plan(

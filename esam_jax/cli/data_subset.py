@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     inputs = [Path(ids)] if ids is not None else []
     outputs.require_file(args.out, overwrite=args.overwrite, inputs=inputs, endings=(".txt",))
     arguments.require_writable(args.out.parent)
-    source = sources.open_source(named.source)
+    source = sources.open_source(sources.once(named.source))
     progress = Progress(round(len(source) * rules.share), "broken picture")
     found = subset.choose(source, rules, workers=workers, over=progress.over)
     for reason in found.broken[:_SHOWN]:

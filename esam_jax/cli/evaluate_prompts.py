@@ -22,7 +22,8 @@ from esam_jax.predict import load
 from esam_jax.report import measured
 from esam_jax.words import counted
 
-_READ_BY = ("split", "crowds", "ambiguous_exif", "sixteen_bit", "part", "heldout")  # of a source
+# Of a source.
+_READ_BY = ("split", "crowds", "ambiguous_exif", "sixteen_bit", "ids", "part", "heldout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Prompts:
     """How a picture turned by EXIF is read where the annotations' size fits both readings."""
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
     """Grey values of 16 bits: their upper byte, or stretched from the lowest to the highest."""
+    ids: str | None = None
+    """A text file that names the pictures to read, one a line, as esam data subset writes it."""
     part: Literal["all", "train", "heldout"] = "all"
     """Pictures of each, as `esam train --data.source.part`: those held out, or the others."""
     heldout: int = 0
@@ -87,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
     configs = {name: _source(name, args) for name in args.data}
     if args.out is not None:
         read = [Path(name) for name in args.data if name != "scenes"]
+        read += [] if args.ids is None else [Path(args.ids)]
         outputs.require_folder(args.out, inputs=read)
         arguments.require_writable(args.out)
     needs = frozenset({"masks"})

@@ -10,6 +10,7 @@ from typing import Literal
 
 from esam_jax import outputs
 from esam_jax.cli import arguments, run_keys
+from esam_jax.data import sources
 from esam_jax.errors import ConfigError
 from esam_jax.machine import compile_cache
 
@@ -44,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     where, keys = arguments.parse_known(Where, rest, prog=prog)
     config = run_keys.parse(config, keys, prog=prog)
     arguments.require_writable(where.out)
-    source = getattr(config.data.source, "path", None)
-    outputs.require_folder(where.out, [] if source is None else [Path(source)])
+    outputs.require_folder(where.out, [Path(path) for path in sources.paths(config.data.source)])
     part = _part(where.part)
 
     compile_cache.enable()

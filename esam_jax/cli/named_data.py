@@ -104,8 +104,8 @@ def _source(path: str, rest: Sequence[str]) -> SourceConfig:
     found = sources.named(given[-1], path)
     if not hasattr(found, "path") and path != given[-1]:
         raise ConfigError(
-            f"{path} is named, but {_KIND} is {given[-1]!r}, and {given[-1]} are drawn, and read "
-            f"no path: write {given[-1]} in its place, or name another kind"
+            f"{path} is named, but {_KIND} is {given[-1]!r}, which reads no path of this kind: "
+            f"write {given[-1]} in its place, or name another kind"
         )
     return found
 

@@ -9,7 +9,6 @@ from esam_jax.config.data import (
     CocoConfig,
     CropConfig,
     DataConfig,
-    FilesConfig,
     FramedConfig,
     ImageFolderConfig,
     ImageTarsConfig,
@@ -37,6 +36,7 @@ from esam_jax.config.networks import (
     TinyVitConfig,
     VitConfig,
 )
+from esam_jax.config.reading import FilesConfig, MixtureConfig
 from esam_jax.config.run import (
     EvaluateConfig,
     GuardConfig,
@@ -73,6 +73,7 @@ __all__ = [
     "LabelMapsConfig",
     "MaeConfig",
     "MeshConfig",
+    "MixtureConfig",
     "ModelConfig",
     "OptimConfig",
     "PackConfig",

@@ -4,6 +4,14 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, get_args
 
+from esam_jax.config.reading import (
+    ANNOTATIONS,
+    AnnotatedConfig,
+    FilesConfig,
+    MixtureConfig,
+    SplitConfig,
+    TarsConfig,
+)
 from esam_jax.config.rules import (
     MAY_DIFFER,
     Config,
@@ -30,51 +38,7 @@ class ScenesConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FilesConfig(Config):
-    """Pictures on a disk. A mount may move; whether the same files lie there cannot be known.
-
-    Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
-    its highest: cameras of 12 bits, and 8-bit numbers in 16 bits, would be black.
-    `heldout` pictures can be kept from training: `part` says which of the two are read. `ids` is a
-    text file that names the pictures which are read, one a line, as `esam data subset` writes it.
-    """
-
-    RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
-    usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
-    path: Annotated[str | None, local(), MAY_DIFFER] = None
-    sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
-    ids: Annotated[str | None, local(), MAY_DIFFER] = None
-    part: Literal["all", "train", "heldout"] = "all"
-    heldout: Annotated[int, at_least(0)] = 0
-
-    def across(self) -> Iterator[tuple[str, str]]:
-        if (self.part == "all") != (self.heldout == 0):
-            yield "heldout", f"is for a part of the pictures, and part is {self.part!r}: set both"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _AnnotatedConfig(FilesConfig):
-    """Pictures with objects in json.
-
-    `crowds` are objects with `iscrowd`: groups in COCO, but brush strokes in what some tools write.
-    A picture with an EXIF orientation is read as the size in its annotations says. Where both
-    readings have that size (a square, a turn by 180 degrees), `ambiguous_exif` decides.
-    """
-
-    crowds: Literal["leave_out", "use"] = "leave_out"
-    ambiguous_exif: Literal["upright", "stored"] = "upright"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _SplitConfig(FilesConfig):
-    """Pictures of a data set that comes in splits: all of them, or the one of this name."""
-
-    RETIRED: ClassVar[tuple[str, ...]] = ("scenes", "scene_px")
-    split: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsConfig(_AnnotatedConfig):
+class TfdsConfig(AnnotatedConfig):
     """A data set that tensorflow-datasets has prepared as ArrayRecord.
 
     `path` is its `data_dir` and `name` "imagenet2012", "coco/2017" or "coco/2017:1.1.0"; without a
@@ -112,7 +76,7 @@ class ImageFolderConfig(FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CocoConfig(_AnnotatedConfig):
+class CocoConfig(AnnotatedConfig):
     """A COCO instance json, or the image folder beside it."""
 
     kind: ClassVar[Literal["coco"]] = "coco"
@@ -121,17 +85,7 @@ class CocoConfig(_AnnotatedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _TarsConfig(Config):
-    """Files that may lie in tar archives, which are not unpacked.
-
-    Each archive gets an index beside it, or in the folder `index`, where it may not be written.
-    """
-
-    index: Annotated[str | None, local(), MAY_DIFFER] = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sa1bConfig(_AnnotatedConfig, _TarsConfig):
+class Sa1bConfig(AnnotatedConfig, TarsConfig):
     """`sa_*.jpg` with `sa_*.json` beside each, in a folder, a tar archive or a folder of these."""
 
     kind: ClassVar[Literal["sa1b"]] = "sa1b"
@@ -152,7 +106,7 @@ class LabelMapsConfig(FilesConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageTarsConfig(FilesConfig, _TarsConfig):
+class ImageTarsConfig(FilesConfig, TarsConfig):
     """Every picture of a tar archive, of the archives in it, or of a folder of archives.
 
     The class of a picture is the folder, or inner archive, that it lies in; `labels` is a text file
@@ -167,7 +121,7 @@ class ImageTarsConfig(FilesConfig, _TarsConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PanopticConfig(_AnnotatedConfig):
+class PanopticConfig(AnnotatedConfig):
     """A COCO panoptic json with the folder of its PNGs, or the folder that both lie in.
 
     A mask is a segment, of a thing or of stuff.
@@ -179,7 +133,7 @@ class PanopticConfig(_AnnotatedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SemanticMapsConfig(_SplitConfig):
+class SemanticMapsConfig(SplitConfig):
     """A folder with pictures in `images/` and a map of class numbers for each.
 
     Maps lie in `annotations/` (ADE20K), `labels/` or `semantic/`, under the picture's name with the
@@ -192,7 +146,7 @@ class SemanticMapsConfig(_SplitConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BsdsConfig(_SplitConfig):
+class BsdsConfig(SplitConfig):
     """BSDS500: pictures with the boundaries and regions that several people drew.
 
     `split` is "train", "val" or "test".
@@ -204,7 +158,7 @@ class BsdsConfig(_SplitConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VideoConfig(_SplitConfig):
+class VideoConfig(SplitConfig):
     """Frames of videos with masks of their objects: DAVIS, YouTube-VOS, SA-V.
 
     `split` is a list of videos that the data set has, such as "2017/val" of DAVIS. `masklets` are
@@ -227,9 +181,7 @@ class PackConfig(FilesConfig):
     kind: ClassVar[Literal["pack"]] = "pack"
     usual: ClassVar[tuple[int, int, int]] = (480, 640, 7)
     # Of what was packed; a record without says so.
-    annotations: ClassVar[frozenset[str]] = frozenset(
-        {"masks", "label", "semantic", "boundaries", "federated"}
-    )
+    annotations: ClassVar[frozenset[str]] = ANNOTATIONS
 
 
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
@@ -248,6 +200,7 @@ SourceConfig = (
     | CocoConfig
     | ImageTarsConfig
     | ImageFolderConfig
+    | MixtureConfig
 )
 
 

@@ -21,7 +21,7 @@ from esam_jax.data.names import Names
 from esam_jax.errors import DataError, MissingError
 
 MANIFEST, UNFINISHED, IDS, DROPPED = "pack.json", "unfinished.json", "ids.txt", "dropped.csv"
-FORMAT = 1
+FORMAT, ENDING = 1, ".array_record"
 OPTIONS = "group_size:1,uncompressed"  # pictures are compressed, and masks are short
 _MAX_BYTES = 2**30
 _REMEDY = "name a folder that `esam data pack` has made"
@@ -61,7 +61,7 @@ class Manifest:
 
 def shard_name(number: int, of: int) -> str:
     """The file of a shard."""
-    return f"shard-{number:05d}-of-{of:05d}.array_record"
+    return f"shard-{number:05d}-of-{of:05d}{ENDING}"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -16,6 +16,8 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Record, Source
 from esam_jax.errors import DataError
 
+_BITS = 64  # of the hash that chooses a share
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -71,3 +73,14 @@ def of(source: Source, part: Literal["train", "heldout"], heldout: int) -> Part:
 def _rank(name: str) -> bytes:
     # A file's name may hold bytes that are not UTF-8.
     return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def in_share(name: str, share: float, purpose: bytes, seed: int = 0) -> bool:
+    """Whether a record is in a share, by a hash of its name, the seed and what the share is for.
+
+    A smaller share lies in a larger one; those of another purpose or seed are independent.
+    """
+    salt = seed.to_bytes(8, "little")
+    data = name.encode(errors="surrogatepass")
+    found = hashlib.blake2b(data, digest_size=_BITS // 8, salt=salt, person=purpose).digest()
+    return int.from_bytes(found, "big") < share * 2**_BITS

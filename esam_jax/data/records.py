@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from esam_jax.data.findings import Finding
 from esam_jax.data.pictures import Picture
 from esam_jax.errors import ConfigError
+from esam_jax.words import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,16 @@ class PartlyAnnotatedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class SectionedSource(Source, Protocol):
+    """A source of several data sets, one after the other."""
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """How many records there are up to the end of each."""
+        ...
+
+
 SAMPLED = 1000  # records of a source that its summary reads, spread evenly
 
 
@@ -116,4 +127,4 @@ def summary(source: Source) -> str:
     # A name may hold bytes that are not UTF-8.
     digest = hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest()[:12]
     about = f", {source.digest()}" if isinstance(source, AnnotatedSource) else ""
-    return f"{len(source)} records, names {digest}{about}"
+    return f"{counted(len(source), 'record')}, names {digest}{about}"

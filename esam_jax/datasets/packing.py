@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,6 +156,28 @@ def _sidecar(folder: Path, number: int, planned: Plan) -> Path:
     return (folder / packs.shard_name(number, planned.shards)).with_suffix(".json")
 
 
+def _read_sidecar(path: Path) -> tuple[Shard, list[str], list[list[str]], list[str]]:
+    """A shard, the names in it, those dropped with their reasons, and the kinds of annotations.
+
+    DataError for a file that `_write_shard` has not written.
+    """
+    found = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
+    try:
+        shard = Shard(**found["shard"])
+        names, dropped, kinds = found["names"], found["dropped"], found["annotations"]
+        if shard.file != path.with_suffix(packs.ENDING).name or shard.records != len(names):
+            raise ValueError(f"it is of {shard.file} with {shard.records} records")
+        if not all(type(text) is str for text in (*names, *itertools.chain(*dropped), *kinds)):
+            raise ValueError("a name or reason is no text")
+        if not all(len(each) == 2 for each in dropped):
+            raise ValueError("what was dropped has no reason")
+        return shard, names, dropped, kinds
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}): delete it, and run the same command again"
+        ) from error
+
+
 def _write_shard(folder: Path, planned: Plan, source: Source, number: int) -> None:
     """Writes a shard, then the json that says so."""
     # A library that models do without; pyright does not see its compiled module.
@@ -205,14 +228,12 @@ def _packed(source: Source, index: int, max_side: int | None) -> tuple[bytes, Re
 
 def _finish(source: Source, folder: Path, planned: Plan) -> Manifest:
     """Writes the lists and, last of all, the manifest."""
-    shards, names, dropped, kinds = [], [], [], set()
+    shards, names, dropped, kinds = [], [], [], []
     for number in range(planned.shards):
-        path = _sidecar(folder, number, planned)
-        found = files.read_json(path, max_bytes=_MAX_BYTES, error=DataError)
-        shards.append(Shard(**found["shard"]))
-        names += found["names"]
-        dropped += found["dropped"]
-        kinds |= {*found["annotations"]}
+        shard, *lists = _read_sidecar(_sidecar(folder, number, planned))
+        shards.append(shard)
+        for all_of_them, its in zip((names, dropped, kinds), lists, strict=True):
+            all_of_them += its
     ids = id_lists.content(names)
     files.write(folder / packs.IDS, ids, remedy=_REMEDY)
     table = io.StringIO()
@@ -226,7 +247,7 @@ def _finish(source: Source, folder: Path, planned: Plan) -> Manifest:
         max_side=planned.max_side,
         records=len(names),
         dropped=len(dropped),
-        annotations=tuple(sorted(kinds)),
+        annotations=tuple(sorted({*kinds})),
         categories=_categories(source),
         findings=tuple(_findings(source, dropped)),
         ids_sha256=hashlib.sha256(ids).hexdigest(),

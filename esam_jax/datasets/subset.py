@@ -2,17 +2,15 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+from esam_jax.data import parts
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.mask_sets import SoundMasks
 from esam_jax.data.records import Source
 from esam_jax.datasets import parallel
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
-
-_BITS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,11 +53,7 @@ class Rules:
 
     def by_name(self, name: str) -> bool:
         """Whether a record is in the share."""
-        salt = self.seed.to_bytes(8, "little")
-        # A file's name may hold bytes that are not UTF-8.
-        data = name.encode(errors="surrogatepass")
-        found = hashlib.blake2b(data, digest_size=_BITS // 8, salt=salt, person=b"subset").digest()
-        return int.from_bytes(found, "big") < self.share * 2**_BITS
+        return parts.in_share(name, self.share, b"subset", self.seed)
 
     def fits(self, areas: Iterable[int]) -> bool:
         """Whether a record with masks of these areas is chosen."""

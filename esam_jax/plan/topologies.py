@@ -4,6 +4,7 @@ TPU devices come from libtpu, NVIDIA devices from JAX's CUDA plug-in and a descr
 neither touches hardware. CPU devices are pretend devices of this machine.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -131,21 +132,32 @@ def _tpu(topology: Topology) -> list[Any]:
 
 
 def other_compiler(topology: Topology) -> str | None:
-    """In words that TPU's compiler is of another version than jax takes; None where it is not.
+    """In words that TPU's compiler is of another version than jax takes; None where it is not, or
+    where its version is not known.
 
     Of what one wrote, the other may be unable to read.
     """
     if topology.platform != "tpu":
         return None
-    installed, taken = metadata.version("libtpu"), None
+    if (found := _libtpu()) is None:
+        return None
+    (name, installed), taken = found, None
     for requirement in metadata.requires("jax") or ():  # 'libtpu==0.0.42.*; extra == "tpu"'
         taken = taken or _TAKEN.match(requirement)
     if taken is None or f"{installed}.".startswith(taken[1]):
         return None
     return (
-        f"libtpu {installed} and jaxlib {metadata.version('jaxlib')} are installed, but jax "
+        f"{name} {installed} and jaxlib {metadata.version('jaxlib')} are installed, but jax "
         f"{jax.__version__} takes libtpu {taken[1]}*: pip install 'jax[tpu]=={jax.__version__}'"
     )
+
+
+def _libtpu() -> tuple[str, str] | None:
+    """The package that TPU's compiler was installed from, and its version."""
+    for name in ("libtpu", "libtpu-nightly"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return name, metadata.version(name)
+    return None
 
 
 def _cuda(topology: Topology) -> list[Any]:

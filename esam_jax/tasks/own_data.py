@@ -18,6 +18,7 @@ import numpy as np
 from esam_jax import configs
 from esam_jax.config import (
     EvaluateConfig,
+    MixtureConfig,
     PromptedConfig,
     RunConfig,
     SamConfig,
@@ -110,19 +111,19 @@ def _sources(config: RunConfig, given: Collection[str]) -> dict[str, SourceConfi
     given."""
     train = _opened_as(config.data.source, config, given, "data.source")
     measured = _evaluate(config).source
-    if "evaluate.source.path" in given:
+    if {"evaluate.source.path", "evaluate.source.paths"} & {*given}:
         measured = _opened_as(measured, config, given, "evaluate.source")
         if overlap := _overlap(train, measured):
             warnings.warn(overlap, UserWarning, stacklevel=2)
         return _both(train, measured)
     if isinstance(train, ScenesConfig):
         return _both(train, dataclasses.replace(train, split="heldout"))
-    pictures = len(sources.open_source(train, needs=_NEEDS))
+    pictures = len(sources.open_source(sources.once(train), needs=_NEEDS))
     if pictures < 2:
         raise DataError(
-            f"{train.path} holds {counted(pictures, 'picture')}, but some are trained on and "
-            "others measured: give 20 or more, or name others to measure on with "
-            "--evaluate.source.path"
+            f"{' and '.join(sources.paths(train))} holds {counted(pictures, 'picture')}, but some "
+            "are trained on and others measured: give 20 or more, or name others to measure on "
+            "with --evaluate.source.path"
         )
     heldout = held_out(pictures)
     wanted = getattr(config.data.source, "heldout", 0)
@@ -184,7 +185,7 @@ def _opened_as(
     source: SourceConfig, config: RunConfig, given: Collection[str], path: str
 ) -> SourceConfig:
     """The kind of data that the path holds, unless its kind is given, with the given values."""
-    if isinstance(source, ScenesConfig):
+    if isinstance(source, ScenesConfig | MixtureConfig):
         return source
     if source.path is None:
         raise ConfigError(f"{path}.path is not given: name your pictures with --{path}.path")

@@ -96,7 +96,7 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
         ([*CHECK, "scenes", "--data.source.scens", "3"], "did you mean --data.source.scenes?"),
         ([*CHECK, "scenes", "--data.source.kind", "cocoa"], "must be one of scenes, "),
         ([*CHECK, "scenes", "--out", "a.txt"], "must end in .csv"),
-        ([*CHECK, "tests", "--data.source.kind", "scenes"], "scenes are drawn, and read no path"),
+        ([*CHECK, "tests", "--data.source.kind", "scenes"], "'scenes', which reads no path"),
         ([*CHECK, "nowhere"], "nowhere cannot be read as any of"),
         (["data", "show", "scenes"], "missing: --out PATH"),
         (["data", "show", "scenes", "--out", "a.jpg"], "must end in .png"),

@@ -90,3 +90,13 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, capsys):
     (tmp_path / "x.tar").write_bytes(FILES)
     assert main(["data", "index", str(tmp_path), "--index", str(tmp_path / "x.tar")]) == 2
     assert "is a file, but a folder is needed" in capsys.readouterr().err
+
+
+def test_archives_without_files_are_nothing_to_index(archives: Path, tmp_path: Path, capsys):
+    (tmp_path / "empty.tar").write_bytes(packed())
+    assert main(["data", "index", str(tmp_path / "empty.tar")]) == 2
+    _, err = capsys.readouterr()
+    assert "empty.tar holds no file in 1 archive: fetch them again" in err and err.count("\n") == 1
+    (archives / "sa_9.tar").write_bytes(packed())  # one of several is no reason
+    assert main(["data", "index", str(archives)]) == 0
+    assert "6 files in 4 archives, 4 indexed now" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import drawn_sets, nano
+from helpers import drawn_sets, made_sets, nano
 from PIL import Image
 
 from esam_jax import cli
@@ -232,3 +232,34 @@ def test_a_split_of_a_data_set_is_an_option(model, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["images"] == 2
     assert cli.main([*argv, "--split", "test"]) == 2
     assert "has no such folder: its splits are train, val" in capsys.readouterr().err
+
+
+def test_a_list_of_pictures_is_an_option(model, tmp_path, capsys):
+    data, ids = made_sets.coco(tmp_path / "coco", 4), tmp_path / "ids.txt"
+    argv = ["evaluate", "prompts", "--model", str(model), "--data", str(data), "--json"]
+    argv += ["--ids", str(ids), "--min-area-px", "1"]
+    ids.write_text("3\n000000000001.png\n")
+    assert cli.main(argv) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["images"] == 2 and "listed ids" in result["data"][0]["hash"]
+    ids.write_text("77\n")
+    assert cli.main(argv) == 2
+    assert "names a picture of this data" in capsys.readouterr().err
+    assert cli.main([*argv, "--out", str(ids)]) == 2
+    assert str(ids) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (drawn_sets.semantic_maps, "semantic_maps"),
+        (lambda folder: made_sets.image_folder(folder, 1), "image_folder"),
+    ],
+)
+def test_data_without_masks_is_refused_before_it_is_read(make, kind, model, tmp_path, capsys):
+    data = make(tmp_path / "data")
+    for picture in tmp_path.rglob("*.png"):
+        picture.write_bytes(b"")
+    assert cli.main(["evaluate", "prompts", "--model", str(model), "--data", str(data)]) == 2
+    said = f"esam: {data} is {kind} data, but this needs masks: read scenes, tfds, sa1b, "
+    assert capsys.readouterr().err.startswith(said)

@@ -123,7 +123,7 @@ def test_a_file_of_ones_own(runs, tmp_path, capsys):
         (
             ["segment_ti", "--workdir", "w", "--data.source.kind", "scene"],
             "--data.source.kind is 'scene', but must be one of scenes, tfds, sa1b, label_maps, "
-            "pack, panoptic, bsds, semantic_maps, video, coco, image_tars, image_folder",
+            "pack, panoptic, bsds, semantic_maps, video, coco, image_tars, image_folder, mixture",
         ),
         (["segment_ti", "--workdir", "w", "--data.source.kind"], "--data.source.kind needs a"),
         (["segment_ti", "--workdir", "w", "--data.sauce.kind=coco"], "--data.source.kind?"),

@@ -183,6 +183,40 @@ def test_what_is_missing_is_made_and_what_is_there_is_kept(tmp_path):
     assert contents(folder) == contents(tmp_path / "whole")
 
 
+def test_a_json_beside_a_shard_that_is_damaged_is_named(tmp_path, monkeypatch):
+    """It is written when the shard is complete, and read when all are."""
+    config = ScenesConfig(scenes=4, scene_px=32)
+    source = sources.open_source(config)
+    planned = packing.plan(source, config, shards=2)
+    with monkeypatch.context() as patched, pytest.raises(TypeError):
+        patched.setattr(packing, "_finish", None)  # stopped after the last shard
+        packing.write(source, tmp_path / "pack", planned)
+    sidecar = (tmp_path / "pack" / packs.shard_name(1, 2)).with_suffix(".json")
+    good = json.loads(sidecar.read_text())
+    shard = good["shard"]
+    for change, reason in (
+        ({"shard": None}, "NoneType"),
+        ({"shard": {**shard, "more": 1}}, "more"),
+        ({"shard": {**shard, "file": "other"}}, "it is of other with 2 records"),
+        ({"names": ["one"]}, "it is of shard-00001-of-00002.array_record with 2 records"),
+        ({"names": [1, 2]}, "a name or reason is no text"),
+        ({"annotations": [["masks"]]}, "a name or reason is no text"),
+        ({"dropped": [["name"]]}, "what was dropped has no reason"),
+        ({"dropped": 3}, "iterable"),
+    ):
+        sidecar.write_text(json.dumps({**good, **change}))
+        with pytest.raises(DataError, match=rf"{sidecar} is damaged \(.*{reason}.*\): delete it"):
+            packing.write(source, tmp_path / "pack", planned)
+    for missing in good:
+        sidecar.write_text(json.dumps({key: good[key] for key in good if key != missing}))
+        with pytest.raises(DataError, match=rf"is damaged \('{missing}'\)"):
+            packing.write(source, tmp_path / "pack", planned)
+    sidecar.unlink()
+    packing.write(source, tmp_path / "pack", planned)
+    packing.write(source, tmp_path / "other", planned)
+    assert contents(tmp_path / "pack").items() >= contents(tmp_path / "other").items()
+
+
 @pytest.mark.parametrize("change", ["options", "data", "shards", "max_side"])
 def test_a_folder_holds_one_pack(change, tmp_path):
     config = sa1b(tmp_path / "data")

@@ -107,6 +107,23 @@ def test_a_compiler_of_another_version_is_named(monkeypatch, installed, required
     assert f"pip install 'jax[tpu]=={jax.__version__}'" in said
 
 
+def test_a_nightly_compiler_is_of_another_version_and_one_without_a_package_of_none(monkeypatch):
+    versions = {"libtpu-nightly": "0.1.dev7", "jaxlib": "0.1"}
+
+    def version(name):
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", {"jax": ["libtpu==0.0.42.*"]}.__getitem__)
+    pod = topologies.parse("v5p:4x4x4")
+    said = topologies.other_compiler(pod)
+    assert said is not None and said.startswith("libtpu-nightly 0.1.dev7 and jaxlib 0.1 are")
+    del versions["libtpu-nightly"]
+    assert topologies.other_compiler(pod) is None
+
+
 def test_what_the_installed_jax_requires_is_found():
     assert any(map(topologies._TAKEN.match, metadata.requires("jax") or ()))
 

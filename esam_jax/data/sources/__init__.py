@@ -21,12 +21,17 @@ Python. A new kind of annotation also needs a view that reads it (`data/views/`)
 """
 
 import dataclasses
+import functools
 import importlib
+import os
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
+from esam_jax import files
 from esam_jax.config import SourceConfig
-from esam_jax.data import id_lists, parts
+from esam_jax.config.data import lacking
+from esam_jax.data import copies, id_lists, parts
 from esam_jax.data.records import PartlyAnnotatedSource, Source
 from esam_jax.errors import ConfigError, MissingError
 
@@ -45,6 +50,9 @@ def open_source(
             f"source.path is None, but the source {config.kind!r} reads one: give "
             f"--{options}path PATH"
         )
+    for _, words in lacking(config, needs, "this needs"):
+        where = " and ".join(paths(config)) or config.kind
+        raise ConfigError(f"{where} is {config.kind} data, but {words}")
     source: Source = _module(config.kind).open(config, options)
     lacks = source.lacks if isinstance(source, PartlyAnnotatedSource) else {}
     for kind in sorted(needs & lacks.keys()):
@@ -53,11 +61,19 @@ def open_source(
     if ids is not None:
         source = id_lists.select(source, ids)
     part: Any = getattr(config, "part", "all")  # of sources that can be read in parts
-    return source if part == "all" else parts.of(source, part, getattr(config, "heldout", 0))
+    if part != "all":
+        source = parts.of(source, part, getattr(config, "heldout", 0))
+    times: Any = getattr(config, "times", ())  # of several data sets
+    return copies.of(source, times) if times and part != "heldout" else source
 
 
 def detect(path: str) -> SourceConfig:
-    """The source a user means by a path, or by the word "scenes" (the held-out ones)."""
+    """The source a user means by a path, or by the word "scenes" (the held-out ones).
+
+    MissingError for what is none, or may not be read.
+    """
+    place = Path(path).expanduser()
+    files.read(path, functools.partial(_look, place), "make it readable, or name another")
     for kind in kinds():
         config = _module(kind).detects(path)
         if config is not None:
@@ -73,6 +89,26 @@ def named(kind: str, path: str | None = None) -> SourceConfig:
     config = next(each for each in get_args(SourceConfig) if each.kind == kind)
     reads = any(field.name == "path" for field in dataclasses.fields(config))
     return config(path=path) if reads else config()
+
+
+def _look(place: Path) -> None:
+    """An OSError for a folder that may not be listed, or whose files may not be opened."""
+    if place.is_dir():
+        with os.scandir(place):
+            os.stat(os.path.join(place, "."))  # a Path would leave the dot out
+
+
+def once(config: SourceConfig) -> SourceConfig:
+    """The source with every record once, where training reads them more or less often."""
+    changes: dict[str, Any] = {"times": ()} if hasattr(config, "times") else {}
+    return dataclasses.replace(config, **changes)
+
+
+def paths(config: SourceConfig) -> tuple[str, ...]:
+    """What a source reads, as far as it is named."""
+    several: Any = getattr(config, "parts", ())  # of a mixture: each path with its keys
+    path: str | None = getattr(config, "path", None)
+    return tuple(each for each, _ in several) if path is None else (path,)
 
 
 def kinds() -> tuple[str, ...]:

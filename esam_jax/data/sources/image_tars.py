@@ -21,6 +21,8 @@ from esam_jax.data.sources import class_lists
 from esam_jax.data.tar_index import Index
 from esam_jax.errors import DataError
 
+_ENDINGS = (tars.ENDING, ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 def open(config: ImageTarsConfig, options: str = "") -> "ImageTars":
     """Every picture of the archives at the path; a UserWarning counts other files."""
@@ -39,8 +41,8 @@ def detects(path: str) -> ImageTarsConfig | None:
 
 
 def _is_archive(path: Path) -> bool:
-    """DataError for one that is compressed, which has this name."""
-    return bool(tar_index.first_names(path, 1)) or path.suffix == tars.ENDING
+    """Also one that cannot be read, if its name says so: opening it gives the reason."""
+    return path.name.endswith(_ENDINGS) or bool(tar_index.first_names(path, 1))
 
 
 class ImageTars:

@@ -14,7 +14,7 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.packs import Shard
 from esam_jax.data.record_files import Readers
 from esam_jax.data.records import Record
-from esam_jax.errors import DataError, MissingError
+from esam_jax.errors import ConfigError, DataError, MissingError
 
 
 def open(config: PackConfig, options: str = "") -> "Pack":
@@ -23,8 +23,13 @@ def open(config: PackConfig, options: str = "") -> "Pack":
 
 
 def detects(path: str) -> PackConfig | None:
-    """A folder with a pack.json, or with that of a pack that is not finished."""
+    """A folder with a pack.json, or with that of a pack that is not finished.
+
+    ConfigError for that json itself, which another source would read.
+    """
     place = Path(path).expanduser()
+    if place.name == packs.MANIFEST and place.with_name(packs.IDS).is_file():
+        raise ConfigError(f"{path} belongs to a pack: name its folder, {place.parent}")
     is_ours = any((place / name).is_file() for name in (packs.MANIFEST, packs.UNFINISHED))
     return PackConfig(path=path) if is_ours else None
 

@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -16,6 +17,7 @@ from esam_jax.config import (
     BsdsConfig,
     CocoConfig,
     ImageFolderConfig,
+    MixtureConfig,
     Sa1bConfig,
     ScenesConfig,
     SemanticMapsConfig,
@@ -25,7 +27,7 @@ from esam_jax.config import (
 )
 from esam_jax.config.data import lacking
 from esam_jax.data import packed_records, pictures, sources
-from esam_jax.data.records import AnnotatedSource, PartlyAnnotatedSource
+from esam_jax.data.records import AnnotatedSource, PartlyAnnotatedSource, summary
 from esam_jax.data.sources import scene_painter
 from esam_jax.datasets import packing
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
@@ -155,6 +157,12 @@ def test_classes_of_an_image_folder_are_those_of_tensorflow_datasets(
         same = next(each for each in records if each.name == name)
         assert record.annotation("label") == labels[name]
         assert (record.picture.rgb() == same.picture.rgb()).all()
+
+
+def test_one_record_is_said_as_one(tmp_path: Path, write_picture: Callable):
+    write_picture(tmp_path / "a.png", 7, 9)
+    config = ImageFolderConfig(path=str(tmp_path))
+    assert summary(sources.open_source(config)).startswith("1 record, names ")
 
 
 def test_nothing_to_read_is_said_at_once(tmp_path: Path):
@@ -404,10 +412,52 @@ def test_detect_tells_layouts_apart(
         sources.detect(str(tmp_path / "absent"))
 
 
+def test_what_is_not_meant_says_what_to_name(tmp_path: Path, coco_json: Path):
+    config = CocoConfig(path=str(coco_json))
+    source = sources.open_source(config)
+    packing.write(source, tmp_path / "pack", packing.plan(source, config))
+    with pytest.raises(
+        ConfigError, match=r"pack\.json belongs to a pack: name its folder, .*pack$"
+    ):
+        sources.detect(str(tmp_path / "pack" / "pack.json"))
+    (tmp_path / "pack.json").write_bytes(coco_json.read_bytes())  # no pack lies here
+    assert sources.detect(str(tmp_path / "pack.json")).kind == "coco"
+    archive = tmp_path / "x.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(coco_json, "a.json")
+    for name in ("x.tar.gz", "x.tgz"):
+        archive = archive.rename(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name} is compressed, .*: gunzip it"):
+            sources.open_source(sources.detect(str(archive)))
+
+
+@pytest.mark.parametrize("refuses", ["scandir", "stat"])
+def test_a_folder_that_may_not_be_read_is_named(refuses, sa1b_folder, monkeypatch):
+    """Not a file that one of the kinds of data looks for in it."""
+    call, inside = getattr(os, refuses), refuses == "stat"
+
+    def refused(path, *args, **options):
+        text = os.fspath(path) if not isinstance(path, int) else ""
+        if text.startswith(f"{sa1b_folder}/") if inside else text == str(sa1b_folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return call(path, *args, **options)
+
+    monkeypatch.setattr(os, refuses, refused)
+    with pytest.raises(MissingError) as caught:
+        sources.detect(str(sa1b_folder))
+    assert str(caught.value) == (
+        f"{sa1b_folder} cannot be read (Permission denied): make it readable, or name another"
+    )
+
+
 # ----------------------------------------------------------------------------- each by its kind
 
 
-@pytest.fixture(params=get_args(SourceConfig), ids=lambda config: config.kind)
+# A mixture has tests of its own.
+ONE_PATH = [config for config in get_args(SourceConfig) if config is not MixtureConfig]
+
+
+@pytest.fixture(params=ONE_PATH, ids=lambda config: config.kind)
 def place(
     request, tmp_path: Path, sa1b_folder: Path, coco_json: Path, write_picture: Callable
 ) -> tuple[type, str]:
@@ -474,7 +524,8 @@ def test_a_source_without_what_a_view_needs_is_named_with_those_that_would_do():
         assert list(lacking(config, masks, "a view needs")) == []
     folder = ImageFolderConfig(path="x")
     wanted = (
-        "a view needs masks: read scenes, tfds, sa1b, label_maps, pack, panoptic, bsds, video, coco"
+        "a view needs masks: read scenes, tfds, sa1b, label_maps, pack, panoptic, bsds, video, "
+        "coco, mixture"
     )
     assert list(lacking(folder, masks, "a view needs")) == [("source.kind", wanted)]
     assert list(lacking(folder, frozenset(), "a view needs")) == []
