@@ -6,6 +6,7 @@ its weights; run configs say what to do with it. Keys end in their unit.
 
 from esam_jax.config.data import (
     BsdsConfig,
+    ClassifiedConfig,
     CocoConfig,
     CropConfig,
     DataConfig,
@@ -17,6 +18,7 @@ from esam_jax.config.data import (
     PackConfig,
     PanopticConfig,
     PromptedConfig,
+    RandAugmentConfig,
     Sa1bConfig,
     ScenesConfig,
     SemanticMapsConfig,
@@ -26,6 +28,7 @@ from esam_jax.config.data import (
     ViewConfig,
 )
 from esam_jax.config.networks import (
+    ClassifierConfig,
     ComputeConfig,
     DecoderConfig,
     EncoderConfig,
@@ -48,6 +51,7 @@ from esam_jax.config.run import (
     SaveConfig,
 )
 from esam_jax.config.tasks import (
+    ClassifyConfig,
     DistillConfig,
     SamiConfig,
     SegmentConfig,
@@ -57,6 +61,9 @@ from esam_jax.config.tasks import (
 
 __all__ = [
     "BsdsConfig",
+    "ClassifiedConfig",
+    "ClassifierConfig",
+    "ClassifyConfig",
     "CocoConfig",
     "ComputeConfig",
     "CropConfig",
@@ -81,6 +88,7 @@ __all__ = [
     "PretrainDecoderConfig",
     "ProfileConfig",
     "PromptedConfig",
+    "RandAugmentConfig",
     "RunConfig",
     "Sa1bConfig",
     "SamConfig",

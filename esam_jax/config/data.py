@@ -266,7 +266,16 @@ def lacking(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CropConfig(Config):
+class _CroppedConfig(Config):
+    """A random resized crop, which may be mirrored."""
+
+    image_px: Annotated[int, at_least(1)] = 224
+    min_scale: Annotated[float, above(0), at_most(1)] = 0.2  # share of the area; MAE's value
+    flip: Literal["none", "horizontal"] = "horizontal"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CropConfig(_CroppedConfig):
     """Views for SAMI: random resized crop and horizontal flip, nothing else (section 4.1).
 
     With `crops`, a picture has so many, the same in every run, of which one is drawn each time:
@@ -275,15 +284,41 @@ class CropConfig(Config):
 
     kind: ClassVar[Literal["crop"]] = "crop"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
-    image_px: Annotated[int, at_least(1)] = 224
-    min_scale: Annotated[float, above(0), at_most(1)] = 0.2  # share of the area; MAE's value
-    flip: Literal["none", "horizontal"] = "horizontal"
     crops: Annotated[int | None, at_least(1)] = None
     features: Annotated[str | None, local(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.features is not None and self.crops is None:
             yield "crops", "must be as many as features were stored of: write --data.view.crops N"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandAugmentConfig(Config):
+    """How many operations are drawn of fifteen, and how strong they are, from 0 to 10.
+
+    The defaults are timm's "rand-m9-mstd0.5-inc1".
+    """
+
+    operations: Annotated[int, at_least(1)] = 2  # each is applied with an even chance
+    magnitude: Annotated[float, at_least(0), at_most(10)] = 9.0  # the mean
+    deviation: Annotated[float, at_least(0)] = 0.5  # the standard deviation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifiedConfig(_CroppedConfig):
+    """Views for classification: random resized crop, flip, RandAugment, random erasing; a class.
+
+    A picture that is measured is resized and cut to the central seven eighths of its short side.
+    """
+
+    kind: ClassVar[Literal["classified"]] = "classified"
+    needs: ClassVar[frozenset[str]] = frozenset({"label"})  # annotations
+    # As many as the model tells apart; a record of another class is broken.
+    classes: Annotated[int, at_least(2)] = 1000
+    min_scale: Annotated[float, above(0), at_most(1)] = 0.08
+    rand_augment: RandAugmentConfig | None = RandAugmentConfig()
+    # Chance that noise hides a rectangle.
+    erasing: Annotated[float, at_least(0), at_most(1)] = 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -338,7 +373,7 @@ class FramedConfig(_FittedConfig):
             yield "flip", "stored features are those of pictures as they are: write none"
 
 
-ViewConfig = CropConfig | PromptedConfig | FramedConfig
+ViewConfig = CropConfig | PromptedConfig | FramedConfig | ClassifiedConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
