@@ -1,4 +1,4 @@
-"""Classification of ImageNet-1K from SAMI (arXiv:2312.00863, table 1), and a small one for a CPU."""
+"""Classification: ImageNet-1K from SAMI (arXiv:2312.00863, table 1), and a small one for a CPU."""
 
 import dataclasses
 
@@ -14,7 +14,8 @@ from esam_jax.config import (
     RunConfig,
     SaveConfig,
 )
-from esam_jax.configs.sami_ti import IMAGES
+
+from .sami_ti import IMAGES
 
 _BATCH = 1024
 _HELD_OUT = 50_000

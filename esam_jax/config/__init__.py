@@ -6,26 +6,20 @@ its weights; run configs say what to do with it. Keys end in their unit.
 
 from esam_jax.config.data import (
     BsdsConfig,
-    ClassifiedConfig,
     CocoConfig,
-    CropConfig,
     DataConfig,
     FilesConfig,
-    FramedConfig,
     ImageFolderConfig,
     ImageTarsConfig,
     LabelMapsConfig,
     PackConfig,
     PanopticConfig,
-    PromptedConfig,
-    RandAugmentConfig,
     Sa1bConfig,
     ScenesConfig,
     SemanticMapsConfig,
     SourceConfig,
     TfdsConfig,
     VideoConfig,
-    ViewConfig,
 )
 from esam_jax.config.networks import (
     ClassifierConfig,
@@ -57,6 +51,14 @@ from esam_jax.config.tasks import (
     SegmentConfig,
     TaskConfig,
     TeacherConfig,
+)
+from esam_jax.config.views import (
+    ClassifiedConfig,
+    CropConfig,
+    FramedConfig,
+    PromptedConfig,
+    RandAugmentConfig,
+    ViewConfig,
 )
 
 __all__ = [

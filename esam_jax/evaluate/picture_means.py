@@ -54,22 +54,11 @@ def over(
     batches = [places[first : first + rows] for first in range(0, len(places), rows)]
     blank = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
-    def total(params: Params, frozen: Params, batch: Batch, weight: Array) -> dict[str, Array]:
-        with sharding.activations(mesh):
-            values = compute(params, frozen, batch)
-        return {name: jnp.where(weight > 0, x, 0).sum() for name, x in values.items()} | {
-            "weight": weight.sum()
-        }
+    jitted = _sums(compute, mesh)
 
-    jitted = jax.jit(
-        total,
-        out_shardings=sharding.replicated(mesh),
-        compiler_options=compiler_options.once(mesh.devices.flat[0].platform),
-    )
-
-    def attempt(batch: Sequence[int], row: int) -> View | str:
+    def attempt(batch: Sequence[int], row: int) -> View | str | None:
         if row >= len(batch):
-            return ""
+            return None
         try:
             return read(batch[row])
         except (DataError, MissingError) as error:
@@ -84,11 +73,11 @@ def over(
             for batch in [*batches[1:], ()]:
                 made = [future.result() for future in ahead]
                 ahead = [pool.submit(attempt, batch, row) for row in mine]
-                broken += [each for each in made if isinstance(each, str) and each]
-                views = [blank if isinstance(each, str) else each for each in made]
-                known = [np.float32(not isinstance(each, str)) for each in made]
+                broken += [each for each in made if isinstance(each, str)]
+                known = np.array([isinstance(each, Mapping) for each in made], np.float32)
+                views = [each if isinstance(each, Mapping) else blank for each in made]
                 given = {name: np.stack([view[name] for view in views]) for name in blank}
-                part = jitted(params, frozen, *_placed((given, np.stack(known)), place, rows))
+                part = jitted(params, frozen, *_placed((given, known), place, rows))
                 for name, value in jax.device_get(part).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         pictures = sums.pop("weight")
@@ -96,6 +85,22 @@ def over(
         return Means(values, int(pictures), broken)
 
     return run
+
+
+def _sums(compute: Compute, mesh: Mesh) -> Callable[..., dict[str, Array]]:
+    """(parameters, those of frozen networks, batch, weights of 0 or 1) -> sums, and of weights."""
+
+    def total(params: Params, frozen: Params, batch: Batch, weight: Array) -> dict[str, Array]:
+        with sharding.activations(mesh):
+            values = compute(params, frozen, batch)
+        sums = {name: jnp.where(weight > 0, x, 0).sum() for name, x in values.items()}
+        return {**sums, "weight": weight.sum()}
+
+    return jax.jit(
+        total,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler_options.once(mesh.devices.flat[0].platform),
+    )
 
 
 def _placed(local: Any, place: NamedSharding, rows: int) -> Any:

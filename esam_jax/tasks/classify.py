@@ -4,7 +4,6 @@ ImageNet fine-tuning of EfficientSAM (arXiv:2312.00863, section 4.1), whose reci
 (arXiv:2111.06377, appendix A.1; upstream main_finetune.py).
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -39,7 +38,7 @@ _DROP_PATH = 1  # number of its key, beside that of the mixture: 0
 
 
 def build(config: RunConfig) -> Task:
-    """The classification task; ConfigError for an encoder that is no plain ViT of the view's size."""
+    """The classification task; ConfigError unless its encoder is a plain ViT of the view's size."""
     task, view = config.task, config.data.view
     assert isinstance(task, ClassifyConfig) and isinstance(view, ClassifiedConfig)
     network = _network(task, view)
@@ -108,9 +107,7 @@ def _draw(task: ClassifyConfig, network: ClassifierConfig, key: Array, images: i
     drawn: dict[str, Any] = {}
     if task.mixup or task.cutmix:
         mixture = _mixture(task, network.encoder.pretrain_px, jax.random.fold_in(key, 0))
-        drawn = {
-            name: jnp.broadcast_to(x, (images, *x.shape)) for name, x in mixture.items()
-        }
+        drawn = {name: jnp.broadcast_to(x, (images, *x.shape)) for name, x in mixture.items()}
     if task.drop_path:
         shape = (images, network.encoder.depth, 2)
         drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)

@@ -17,6 +17,7 @@ _AREAS = (0.02, 1 / 3)
 _RATIO = 0.3
 _TRIES = 10
 _CENTRE = 224 / 256  # of the short side, which is seen when a picture is measured
+_LONGEST = 16  # short sides; a narrower picture would take any amount of memory once enlarged
 
 
 def shapes(config: ClassifiedConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -64,8 +65,11 @@ def index(record: Record, config: ClassifiedConfig) -> int:
 def centred(record: Record, px: int) -> UInt8[np.ndarray, "{px} {px} 3"]:
     """The centre of a picture whose short side is `px` * 256 / 224, bicubic (torchvision's Resize
     and CenterCrop, in MAE's datasets.py)."""
-    picture = Image.fromarray(record.picture.rgb())
-    short, side = min(picture.size), int(px / _CENTRE)
+    pixels = record.picture.rgb()
+    short, side = min(pixels.shape[:2]), int(px / _CENTRE)
+    first = [max(0, (each - _LONGEST * short) // 2) for each in pixels.shape[:2]]
+    rows, columns = (slice(each, each + _LONGEST * short) for each in first)
+    picture = Image.fromarray(pixels[rows, columns])
     size = picture.width * side // short, picture.height * side // short
     resized = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
     top, left = (round((each - px) / 2) for each in resized.shape[:2])

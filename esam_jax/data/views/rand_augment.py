@@ -19,8 +19,6 @@ _STRONGEST = 10.0
 _CHANCE = 0.5  # of an operation that was drawn
 _DARKER = 128  # what SolarizeAdd brightens
 
-_AFFINE = (Image.Transform.AFFINE, Image.Resampling.BICUBIC)
-
 
 def augmented(
     rng: np.random.Generator, picture: Image.Image, config: RandAugmentConfig
@@ -38,29 +36,29 @@ def augmented(
 # ------------------------------------------- (share of the strongest, sign) -> arguments
 
 
-def _nothing(share: float, sign: int) -> tuple[()]:
+def _nothing(share: float, sign: int) -> tuple[float, ...]:
     return ()
 
 
-def _signed(most: float, share: float, sign: int) -> tuple[float]:
+def _signed(most: float, share: float, sign: int) -> tuple[float, ...]:
     return (sign * most * share,)
 
 
-def _factor(share: float, sign: int) -> tuple[float]:
+def _factor(share: float, sign: int) -> tuple[float, ...]:
     """1 leaves a picture as it is."""
     return (max(0.1, 1 + sign * 0.9 * share),)
 
 
-def _bits(share: float, sign: int) -> tuple[int]:
+def _bits(share: float, sign: int) -> tuple[int, ...]:
     """That are kept of eight."""
     return (4 - int(4 * share),)
 
 
-def _threshold(share: float, sign: int) -> tuple[int]:
+def _threshold(share: float, sign: int) -> tuple[int, ...]:
     return (256 - int(256 * share),)
 
 
-def _added(share: float, sign: int) -> tuple[int]:
+def _added(share: float, sign: int) -> tuple[int, ...]:
     return (int(110 * share),)
 
 
@@ -85,30 +83,32 @@ def _moved(
 ) -> Image.Image:
     """Where each pixel of the result lies in the picture."""
     matrix = (1, shear[0], by[0] * picture.width, shear[1], 1, by[1] * picture.height)
-    method, resample = _AFFINE
-    return picture.transform(picture.size, method, matrix, resample, fillcolor=FILL)
+    affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    return picture.transform(picture.size, affine, matrix, bicubic, fillcolor=FILL)
 
 
 def _sheared_across(picture: Image.Image, share: float) -> Image.Image:
-    return _moved(picture, shear=(share, 0), by=(0, 0))
+    return _moved(picture, shear=(share, 0.0), by=(0.0, 0.0))
 
 
 def _sheared_down(picture: Image.Image, share: float) -> Image.Image:
-    return _moved(picture, shear=(0, share), by=(0, 0))
+    return _moved(picture, shear=(0.0, share), by=(0.0, 0.0))
 
 
 def _shifted_across(picture: Image.Image, share: float) -> Image.Image:
-    return _moved(picture, shear=(0, 0), by=(share, 0))
+    return _moved(picture, shear=(0.0, 0.0), by=(share, 0.0))
 
 
 def _shifted_down(picture: Image.Image, share: float) -> Image.Image:
-    return _moved(picture, shear=(0, 0), by=(0, share))
+    return _moved(picture, shear=(0.0, 0.0), by=(0.0, share))
 
 
 _ROTATION, _SHEAR, _SHIFT = (functools.partial(_signed, most) for most in (30.0, 0.3, 0.45))
 
 # By timm's names, in timm's order.
-OPERATIONS: Mapping[str, tuple[Callable[..., Image.Image], Callable[[float, int], tuple]]] = {
+OPERATIONS: Mapping[
+    str, tuple[Callable[..., Image.Image], Callable[[float, int], tuple[float, ...]]]
+] = {
     "AutoContrast": (ImageOps.autocontrast, _nothing),
     "Equalize": (ImageOps.equalize, _nothing),
     "Invert": (ImageOps.invert, _nothing),
