@@ -65,8 +65,7 @@ class ClassifiedConfig(_CroppedConfig):
 
     kind: ClassVar[Literal["classified"]] = "classified"
     needs: ClassVar[frozenset[str]] = frozenset({"label"})  # annotations
-    # As many as the model tells apart; a record of another class is broken.
-    classes: Annotated[int, at_least(2)] = 1000
+    classes: Annotated[int, at_least(2)] = 1000  # a record of another one is broken
     min_scale: Annotated[float, above(0), at_most(1)] = 0.08
     rand_augment: RandAugmentConfig | None = RandAugmentConfig()
     # Chance that noise hides a rectangle.
