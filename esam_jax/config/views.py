@@ -51,7 +51,7 @@ class RandAugmentConfig(Config):
     The defaults are timm's "rand-m9-mstd0.5-inc1".
     """
 
-    operations: Annotated[int, at_least(1)] = 2  # each is applied with an even chance
+    operations: Annotated[int, at_least(0)] = 2  # each is applied with an even chance
     magnitude: Annotated[float, at_least(0), at_most(10)] = 9.0  # the mean
     deviation: Annotated[float, at_least(0)] = 0.5  # the standard deviation
 
@@ -67,7 +67,7 @@ class ClassifiedConfig(_CroppedConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"label"})  # annotations
     classes: Annotated[int, at_least(2)] = 1000  # a record of another one is broken
     min_scale: Annotated[float, above(0), at_most(1)] = 0.08
-    rand_augment: RandAugmentConfig | None = RandAugmentConfig()
+    rand_augment: RandAugmentConfig = RandAugmentConfig()
     # Chance that noise hides a rectangle.
     erasing: Annotated[float, at_least(0), at_most(1)] = 0.25
 

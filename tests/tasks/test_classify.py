@@ -10,7 +10,15 @@ import pytest
 from helpers import nano, tiny
 
 from esam_jax import configs, tasks
-from esam_jax.config import ClassifierConfig, MaeConfig
+from esam_jax.config import (
+    ClassifierConfig,
+    ImageFolderConfig,
+    ImageTarsConfig,
+    MaeConfig,
+    PackConfig,
+    ScenesConfig,
+    TfdsConfig,
+)
 from esam_jax.convert import load, model_folder
 from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
@@ -265,6 +273,23 @@ def test_a_classifier_answers_no_prompts(tmp_path):
     _write(tmp_path / "model", network())
     with pytest.raises(CheckpointError, match="holds a classifier, which answers no prompts"):
         esam_jax.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("source", [ImageFolderConfig, ImageTarsConfig, TfdsConfig, PackConfig])
+def test_every_source_of_classes_can_be_read(source):
+    run = config()
+    data = dataclasses.replace(run.data, source=source())
+    evaluate = dataclasses.replace(run.evaluate, source=source())
+    tasks.build(dataclasses.replace(run, data=data, evaluate=evaluate))
+
+
+def test_a_source_of_masks_alone_is_refused():
+    with pytest.raises(ConfigError, match="classified views need label: read tfds, pack"):
+        dataclasses.replace(config().data, source=ScenesConfig())
+    run = config()
+    evaluate = dataclasses.replace(run.evaluate, source=ScenesConfig())
+    with pytest.raises(ConfigError, match="a measurement needs label: read tfds, pack"):
+        dataclasses.replace(run, evaluate=evaluate)
 
 
 @pytest.mark.parametrize(

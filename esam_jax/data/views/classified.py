@@ -41,10 +41,8 @@ def view(
     the `classes`.
     """
     label = index(record, config)
-    image = crop.image(record, config, rng)
-    if config.rand_augment is not None:
-        picture = Image.fromarray(image)
-        image = np.asarray(rand_augment.augmented(rng, picture, config.rand_augment))
+    picture = Image.fromarray(crop.image(record, config, rng))
+    image = np.asarray(rand_augment.augmented(rng, picture, config.rand_augment))
     hides = rng.random() < config.erasing
     box = draw_rectangle(rng, config.image_px) if hides else np.zeros(4, np.int32)
     seed = rng.integers(2**32, size=2, dtype=np.uint32)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from esam_jax.config import ClassifiedConfig, CropConfig
+from esam_jax.config import ClassifiedConfig, CropConfig, RandAugmentConfig
 from esam_jax.data import views
 from esam_jax.data.labels import Label
 from esam_jax.data.pictures import Pixels
@@ -20,7 +20,7 @@ from esam_jax.errors import ConfigError, DataError
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "golden" / "classification_a.npz")
 CONFIG = ClassifiedConfig(image_px=32, classes=5)
-PLAIN = dataclasses.replace(CONFIG, rand_augment=None, erasing=0.0)
+PLAIN = dataclasses.replace(CONFIG, rand_augment=RandAugmentConfig(operations=0), erasing=0.0)
 
 
 def record(height=40, width=52, label=3):
