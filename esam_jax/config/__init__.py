@@ -7,24 +7,21 @@ its weights; run configs say what to do with it. Keys end in their unit.
 from esam_jax.config.data import (
     BsdsConfig,
     CocoConfig,
-    CropConfig,
     DataConfig,
-    FramedConfig,
     ImageFolderConfig,
     ImageTarsConfig,
     LabelMapsConfig,
     PackConfig,
     PanopticConfig,
-    PromptedConfig,
     Sa1bConfig,
     ScenesConfig,
     SemanticMapsConfig,
     SourceConfig,
     TfdsConfig,
     VideoConfig,
-    ViewConfig,
 )
 from esam_jax.config.networks import (
+    ClassifierConfig,
     ComputeConfig,
     DecoderConfig,
     EncoderConfig,
@@ -48,15 +45,27 @@ from esam_jax.config.run import (
     SaveConfig,
 )
 from esam_jax.config.tasks import (
+    ClassifyConfig,
     DistillConfig,
     SamiConfig,
     SegmentConfig,
     TaskConfig,
     TeacherConfig,
 )
+from esam_jax.config.views import (
+    ClassifiedConfig,
+    CropConfig,
+    FramedConfig,
+    PromptedConfig,
+    RandAugmentConfig,
+    ViewConfig,
+)
 
 __all__ = [
     "BsdsConfig",
+    "ClassifiedConfig",
+    "ClassifierConfig",
+    "ClassifyConfig",
     "CocoConfig",
     "ComputeConfig",
     "CropConfig",
@@ -82,6 +91,7 @@ __all__ = [
     "PretrainDecoderConfig",
     "ProfileConfig",
     "PromptedConfig",
+    "RandAugmentConfig",
     "RunConfig",
     "Sa1bConfig",
     "SamConfig",

@@ -301,7 +301,32 @@ class MaeConfig(Config):
         return self.encoder.depth + (0 if self.decoder is None else self.decoder.depth)
 
 
-ModelConfig = SamConfig | MaeConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(Config):
+    """A ViT with class token, last norm and a linear head; the encoder's neck is not part of it.
+
+    The norm and the head read the mean of the patches, or the class token.
+    """
+
+    kind: ClassVar[Literal["classifier"]] = "classifier"
+    encoder: VitConfig
+    classes: Size
+    pool: Literal["mean", "class_token"]
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        yield from _too_large(self)
+
+    @property
+    def least_weights(self) -> int:
+        return self.encoder.least_weights + self.classes * self.encoder.width
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return self.encoder.depth
+
+
+ModelConfig = SamConfig | MaeConfig | ClassifierConfig
 
 
 def _too_large(config: ModelConfig) -> Iterator[tuple[str, str]]:

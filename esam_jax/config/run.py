@@ -67,7 +67,7 @@ class MeshConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Config):
-    """Box and one-point mIoU on other pictures during and after promptable training."""
+    """What a task measures (`measures` of its config), on other pictures, in and after the run."""
 
     source: SourceConfig
     images: Annotated[int, at_least(1)] = 100

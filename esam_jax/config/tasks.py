@@ -130,4 +130,25 @@ class DistillConfig(_TrainedConfig):
     batch_norm: Literal["batch", "stored"] = "batch"  # the statistics of a TinyViT's norms
 
 
-TaskConfig = SamiConfig | SegmentConfig | DistillConfig
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(_TrainedConfig):
+    """Classification by a plain ViT: cross-entropy with labels that are smoothed and mixed.
+
+    Of mixup and cutmix one is drawn for each batch where both are on, with even chances.
+    `init_from` holds the encoder: a run or model of SAMI, MAE or classification.
+    """
+
+    kind: ClassVar[Literal["classify"]] = "classify"
+    reads: ClassVar[tuple[str, ...]] = ("classified",)
+    measures: ClassVar[tuple[str, ...]] = ("top1", "top5")
+    measured_on: ClassVar[frozenset[str]] = frozenset({"label"})
+    model: str = "efficientsam_ti"  # of models/named.py: its encoder
+    pool: Literal["mean", "class_token"] = "mean"  # what the head reads
+    smoothing: Annotated[float, at_least(0), below(1)] = 0.1  # the mass spread over all classes
+    mixup: Annotated[float, at_least(0)] = 0.8  # both parameters of the Beta distribution; 0: none
+    cutmix: Annotated[float, at_least(0)] = 1.0  # as mixup's
+    # Chance that a branch of the last block is left out; it rises evenly from block to block.
+    drop_path: Annotated[float, at_least(0), below(1)] = 0.0
+
+
+TaskConfig = SamiConfig | SegmentConfig | DistillConfig | ClassifyConfig

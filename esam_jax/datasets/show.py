@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
@@ -18,6 +19,7 @@ from esam_jax.data.order import Order
 from esam_jax.data.records import Record, Source
 from esam_jax.data.views import View, resize
 from esam_jax.errors import DataError, DiskError, MissingError
+from esam_jax.ops import images, rectangles
 from esam_jax.predict import draw, overlays
 from esam_jax.predict.prompt import Prompt
 from esam_jax.typing import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
@@ -62,6 +64,8 @@ def examples(
 def of_view(name: str, view: View) -> Shown:
     """What a view holds, unpacked: nothing is drawn that the run is not given."""
     image = view["image"]
+    if "label" in view:
+        return Shown(name, _with_noise(view), about=f"class {view['label']}")
     if "masks" not in view:
         return Shown(name, image)
     used = view["valid"] > 0
@@ -69,6 +73,14 @@ def of_view(name: str, view: View) -> Shown:
     queries = zip(view["points"][used], view["labels"][used], strict=True)
     prompts = [_prompt(points, labels) for points, labels in queries]
     return Shown(name, image, masks, prompts, about=counted(len(masks), "mask"))
+
+
+def _with_noise(view: View) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture of a view for classification, with the noise that hides a part of it."""
+    rows = (np.asarray(view[name])[None] for name in ("image", "erased", "noise"))
+    image, box, seed = map(jnp.asarray, rows)
+    pixels = rectangles.erased(images.normalise(image), box, seed)
+    return np.asarray(images.as_picture(pixels)[0])
 
 
 def _prompt(points: np.ndarray, labels: np.ndarray) -> Prompt:

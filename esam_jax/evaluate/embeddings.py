@@ -1,26 +1,16 @@
-"""How far a student's embedding is from its teacher's, on pictures that are not trained on.
-
-Over a mesh: every device computes its own pictures, and the sums are those of all.
-"""
+"""How far a student's embedding is from its teacher's, on pictures that are not trained on."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from esam_jax import sharding
 from esam_jax.config import EvaluateConfig, FramedConfig
-from esam_jax.data import order, sources, views
-from esam_jax.data.records import Source
-from esam_jax.data.views import draws
-from esam_jax.errors import DataError, MissingError
-from esam_jax.evaluate import prompts
-from esam_jax.machine import compiler_options
-from esam_jax.typing import Params
+from esam_jax.data import sources, views
+from esam_jax.data.views import View, draws
+from esam_jax.evaluate import picture_means, prompts
+from esam_jax.typing import Batch, Params
 
 # (the student's parameters, those of frozen networks, uint8 pictures) -> error of each picture
 Compare = Callable[[Params, Params, Array], Array]
@@ -31,52 +21,25 @@ def measurement(
 ) -> Callable[[Params, Params], dict[str, Any]]:
     """Parameters, placed on the mesh -> {"embedding_mse": mean over the pictures}, if any.
 
-    The pictures are those of `prompts.measurement`, as `view` shows them; broken ones are left out.
-    Opens the data now; every process must call the result, and all find the same.
+    The pictures are those of `prompts.measurement`, which counts and names broken ones, as `view`
+    shows them. Opens the data now; every process must call the result, and all find the same.
     """
     source = sources.open_source(config.source, "evaluate.source.")
-    numbers = prompts.chosen(source, config.images, config.seed)
-    rows, place = mesh.shape["data"] * mesh.shape["fsdp"], sharding.batch(mesh)
+    places = prompts.chosen(source, config.images, config.seed)
 
-    def total(params: Params, frozen: Params, image: Array, weight: Array) -> tuple[Array, Array]:
-        with sharding.activations(mesh):
-            error = compare(params, frozen, image)
-        return jnp.where(weight > 0, error, 0).sum(), weight.sum()
+    def read(place: int) -> View:
+        record = source.read(place)
+        made = views.make(record, view, draws.generator(0, 0, record.name))
+        assert made is not None  # of a view that shows every picture
+        return made
 
-    jitted = jax.jit(
-        total,
-        out_shardings=sharding.replicated(mesh),
-        compiler_options=compiler_options.once(mesh.devices.flat[0].platform),
-    )
+    def compute(params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
+        return {"embedding_mse": compare(params, frozen, batch["image"])}
+
+    over = picture_means.over(compute, read, {"image": views.shapes(view)["image"]}, places, mesh)
 
     def run(params: Params, frozen: Params) -> dict[str, Any]:
-        error = weight = 0.0
-        for first in range(0, len(numbers), rows):
-            batch = numbers[first : first + rows]
-            mine = [_seen(source, batch, row, view) for row in order.local_rows(place, rows)]
-            image, known = (np.stack(each) for each in zip(*mine, strict=True))
-            given = (
-                jax.make_array_from_process_local_data(place, each, (rows, *each.shape[1:]))
-                for each in (image, known)
-            )
-            part = jax.device_get(jitted(params, frozen, *given))
-            error, weight = error + float(part[0]), weight + float(part[1])
-        return {"embedding_mse": round(error / weight, 6)} if weight else {}
+        found = over(params, frozen).values
+        return {name: round(value, 6) for name, value in found.items()}
 
     return run
-
-
-def _seen(
-    source: Source, batch: list[int], row: int, view: FramedConfig
-) -> tuple[np.ndarray, np.float32]:
-    """The picture of a row, and 1; zeros and 0 where there is none."""
-    if row < len(batch):
-        try:
-            record = source.read(batch[row])
-            made = views.make(record, view, draws.generator(0, 0, record.name))
-        except (DataError, MissingError):  # `prompts` counts and names them
-            made = None
-        if made is not None:
-            return made["image"], np.float32(1)
-    shape, dtype = views.shapes(view)["image"]
-    return np.zeros(shape, dtype), np.float32(0)

@@ -14,7 +14,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from esam_jax.config import MaeConfig, ModelConfig, SamConfig
+from esam_jax.config import ClassifierConfig, MaeConfig, ModelConfig, SamConfig
+from esam_jax.models.heads import classifier
 from esam_jax.models.pretrain import mae
 from esam_jax.models.sam import network
 
@@ -31,6 +32,7 @@ class Kind:
 _KINDS: Mapping[type, Kind] = {
     SamConfig: Kind("sam", "a promptable model", network),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
+    ClassifierConfig: Kind("classifier", "a classifier", classifier),
 }
 
 

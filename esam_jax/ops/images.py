@@ -20,6 +20,11 @@ def normalise(
     return (image - MEAN) / STD
 
 
+def as_picture(pixels: Float[Array, "*X H W 3"]) -> UInt8[Array, "*X H W 3"]:
+    """What `normalise` was given, rounded; values that no picture has are cut."""
+    return jnp.clip(jnp.rint((pixels * STD + MEAN) * 255), 0, 255).astype(jnp.uint8)
+
+
 def stretch(image_BHWC: UInt8[Array, "B H W C"], px: int) -> Float[Array, "B {px} {px} C"]:
     """The picture as a px x px square in [0, 1]: EfficientSAM's input, aspect ratio not kept.
 

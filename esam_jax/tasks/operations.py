@@ -50,7 +50,8 @@ def parts(
         name: jax.ShapeDtypeStruct((1, *shape), dtype)
         for name, (shape, dtype) in task.example.items()
     }
-    rest = flops.count(task.loss, params, frozen, {**given, **draws})
+    batch = jax.eval_shape(task.prepare, {**given, **draws})
+    rest = flops.count(task.loss, params, frozen, batch)
     found = []
     for name, part in task.frozen.items():
         counted = flops.count(part.features, frozen[name], given["image"])

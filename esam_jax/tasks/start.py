@@ -129,15 +129,23 @@ def _never_trained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     return tuple(part for part, left in parts.items() if left)
 
 
-def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
+def model_file(init_from: str, model: str) -> ModelFile:
     """The model of a run or folder to start from; of a run with several, the one of this name.
+
+    MissingError or CheckpointError where it cannot be read.
+    """
+    inside = Path(init_from, "model", model)
+    return load.model_file(inside if model_folder.is_model_folder(inside) else init_from)
+
+
+def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
+    """`model_file`, where it fits the `config`.
 
     Of a pretrained ViT only the trunk is there, and the rest is named as untrained; so is what
     `config` extends the model by (background points, mask prompts), which is drawn as zeros where
     the wiring says so.
     """
-    inside = Path(init_from, "model", model)
-    file = load.model_file(inside if model_folder.is_model_folder(inside) else init_from)
+    file = model_file(init_from, model)
     found, wanted = file.config, config
     if isinstance(found, MaeConfig) and isinstance(config.encoder, SamVitConfig):
         return _sam_from_mae(init_from, file, model, config)

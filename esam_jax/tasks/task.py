@@ -85,6 +85,8 @@ class Task:
     models: (parameters, start) -> what is written to the run's `model/`, by name.
     draw: (key, images) -> every random choice of one update, one a row, which `loss` finds in its
         batch: made before the batch is cut, so that micro-batches see what one batch would.
+    prepare: (batch, with what was drawn) -> what `loss` is given in its place, of as many rows:
+        made of the complete batch, whose pictures may be mixed, before it is cut. Pure, traceable.
     frozen: the networks that the loss reads and nothing changes, by name.
     initial: -> the start of a fresh run. Reads its files: MissingError or CheckpointError.
     resumed: -> the start of a run that resumes; its first files may be gone, and no parameter is
@@ -104,6 +106,7 @@ class Task:
     example: Shapes
     models: Callable[[Params, Start], Mapping[str, TrainedModel]]
     draw: Callable[[Array, int], Batch] = lambda key, images: {}
+    prepare: Callable[[Batch], Batch] = lambda batch: batch
     frozen: Mapping[str, Frozen] = dataclasses.field(default_factory=dict)
     initial: Callable[[], Start] = Start
     resumed: Callable[[], Start] = Start

@@ -130,8 +130,8 @@ def mean_gradient(
     ConfigError for statistics of a batch that is cut.
     """
     images = len(jax.tree.leaves(batch)[0])
-    drawn = jax.lax.with_sharding_constraint(task.draw(rng, images), place)
-    batch = {**batch, **drawn}
+    prepared = task.prepare({**batch, **task.draw(rng, images)})
+    batch = jax.lax.with_sharding_constraint(prepared, place)
 
     def weighted_sums(trained: Params, part: Batch) -> tuple[Array, tuple[Metrics, Moments]]:
         with sharding.activations(place.mesh):

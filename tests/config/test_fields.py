@@ -13,7 +13,7 @@ import pytest
 
 from esam_jax.config.rules import Config
 
-MOST = {"networks": 34, "reading": 11, "data": 41, "tasks": 35, "run": 54}
+MOST = {"networks": 37, "reading": 11, "data": 16, "views": 25, "tasks": 41, "run": 54}
 
 
 def declared(concern: str) -> list[str]:
@@ -39,9 +39,9 @@ def test_fields_of_a_concern_are_few(concern):
     assert 10 < len(found) <= MOST[concern], sorted(found)
 
 
-def test_all_fields_are_under_175():
+def test_all_fields_are_under_185():
     found = [field for concern in MOST for field in declared(concern)]
-    assert len(found) == len(set(found)) < 175
+    assert len(found) == len(set(found)) < 185
 
 
 @pytest.mark.parametrize("concern", MOST)

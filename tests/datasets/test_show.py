@@ -25,12 +25,36 @@ from esam_jax.data.pictures import Pixels
 from esam_jax.data.records import Record
 from esam_jax.datasets import show
 from esam_jax.errors import TrainingError
-from esam_jax.ops import images
+from esam_jax.ops import images, rectangles
 from esam_jax.predict import draw
 from esam_jax.typing import BOTTOM_RIGHT, FOREGROUND, PADDING, TOP_LEFT
 
 BATCH = 4
 PROMPTED = PromptedConfig(image_px=48, masks=3, min_area_px=4, flip="horizontal")
+
+
+def test_a_classified_view_is_shown_with_its_noise():
+    rng = np.random.default_rng(0)
+    view = {
+        "image": rng.integers(0, 256, (20, 24, 3), np.uint8),
+        "label": np.int32(3),
+        "erased": np.array([2, 5, 9, 11], np.int32),
+        "noise": np.array([1, 2], np.uint32),
+    }
+    shown = show.of_view("x", view)
+    assert shown.about == "class 3" and shown.masks is None
+    changed = (shown.picture != view["image"]).any(-1)
+    outside = changed.copy()
+    outside[2:9, 5:11] = False
+    assert not outside.any() and changed[2:9, 5:11].mean() > 0.9
+    noise = images.normalise(jnp.asarray(shown.picture))[2:9, 5:11]
+    wanted = rectangles.erased(
+        images.normalise(jnp.asarray(view["image"]))[None],
+        jnp.asarray(view["erased"])[None],
+        jnp.asarray(view["noise"])[None],
+    )[0, 2:9, 5:11]
+    shown_as_is = np.abs(wanted) < 1.5  # the rest is cut where black and white end
+    np.testing.assert_allclose(noise[shown_as_is], wanted[shown_as_is], atol=0.01)
 
 
 def data(view, source):

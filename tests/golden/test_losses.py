@@ -10,6 +10,7 @@ import pathlib
 import typing
 
 import pytest
+from helpers import made_sets
 
 from esam_jax import configs
 from esam_jax.config import GuardConfig, MeshConfig, SaveConfig, TaskConfig
@@ -27,6 +28,16 @@ KEYS = ("loss", "grad_norm", "param_norm", "update_ratio", "learning_rate")
 
 class EnoughError(Exception):
     """Ends a run whose schedule is longer."""
+
+
+def _labelled(cfg, folder):
+    """The run, on drawn pictures of two classes where it reads those of its user."""
+    source = cfg.data.source
+    if getattr(source, "path", "") is not None:
+        return cfg
+    pictures = made_sets.image_folder(folder, 12)
+    source = dataclasses.replace(source, path=str(pictures))
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, source=source))
 
 
 def _config(name, **task):
@@ -52,6 +63,7 @@ CASES = {
     "segment_image": lambda: _config("quickstart_scratch", loss_at="image"),
     "quickstart_teacher": lambda: _config("quickstart_teacher"),
     "quickstart_distill": lambda: _config("quickstart_distill"),
+    "classify_nano": lambda: _config("classify_nano", drop_path=0.2),
 }
 
 
@@ -95,7 +107,8 @@ NIGHTLY = ("sami_cosine", "segment_low_res")
     [pytest.param(x, marks=[pytest.mark.nightly] if x in NIGHTLY else []) for x in CASES],
 )
 def test_the_first_updates(name, tmp_path, monkeypatch, request):
-    found = _first_updates(CASES[name](), tmp_path, monkeypatch)
+    cfg = _labelled(CASES[name](), tmp_path / "pictures")
+    found = _first_updates(cfg, tmp_path / "run", monkeypatch)
     known = json.loads(FILE.read_text()) if FILE.exists() else {}
     if request.config.getoption("--rewrite-golden"):
         FILE.write_text(json.dumps(known | {name: found}, indent=2) + "\n")

@@ -42,3 +42,10 @@ def test_unpack_bits_undoes_packbits():
     found = images.unpack_bits(jnp.asarray(np.packbits(mask, axis=-1)))
     assert found.dtype == bool
     np.testing.assert_array_equal(found, mask)
+
+
+def test_as_picture_undoes_normalising():
+    picture = jnp.asarray(np.arange(768, dtype=np.uint16).reshape(16, 16, 3) % 256, jnp.uint8)
+    assert np.array_equal(images.as_picture(images.normalise(picture)), picture)
+    assert images.as_picture(jnp.full((1, 1, 3), 9.0)).tolist() == [[[255] * 3]]
+    assert images.as_picture(jnp.full((1, 1, 3), -9.0)).tolist() == [[[0] * 3]]

@@ -8,7 +8,7 @@ import layouts
 import matrix
 import numpy as np
 import pytest
-from helpers import quick, toy
+from helpers import made_sets, quick, toy
 from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
@@ -170,6 +170,35 @@ def test_rounds_in_micro_batches_have_the_clicks_of_one_batch():
     assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
     largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
     assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+
+
+def classify(folder):
+    config = configs.load("classify_nano")
+    source = dataclasses.replace(config.data.source, path=str(made_sets.image_folder(folder, 30)))
+    view = dataclasses.replace(config.data.view, erasing=0.7)
+    task = dataclasses.replace(config.task, drop_path=0.4)
+    data = dataclasses.replace(config.data, source=source, view=view)
+    return dataclasses.replace(config, task=task, data=data, batch=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh, accumulate",
+    [(MeshConfig(data=8), 1), (MeshConfig(data=2, fsdp=2, tensor=2), 1), (MeshConfig(data=4), 2)],
+)
+def test_pictures_are_mixed_alike_on_a_mesh(tmp_path, mesh, accumulate):
+    """With pictures that other devices hold, and those of other micro-batches."""
+    cfg = classify(tmp_path)
+    grads, metrics, program = loss_and_gradient(cfg, mesh, accumulate)
+    alone_grads, alone_metrics, _ = loss_and_gradient(cfg, ONE)
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+    # Pictures go to the device that holds their opposites; none is sent to all.
+    sent = {each.kind: each.bytes for each in collectives.parse(program.as_text())}
+    own = 4 * 3 * 64 * 64 * cfg.batch // (mesh.data * mesh.fsdp)
+    assert 0 < sent["collective-permute"] < 1.2 * own
+    assert sent.get("all-gather", 0) < 2 * sum(x.nbytes for x in jax.tree.leaves(alone_grads))
 
 
 alone = functools.cache(layouts.train)

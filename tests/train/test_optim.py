@@ -1,7 +1,9 @@
 """The optimiser against hand-computed values, the papers' formulas and PyTorch."""
 
 import functools
+import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ import pytest
 from esam_jax.config import OptimConfig
 from esam_jax.errors import ConfigError
 from esam_jax.train import optim
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+LAYER_DECAY = json.loads((GOLDEN / "layer_decay.json").read_text())["tables"]
 
 
 def tree(depth=3):
@@ -101,6 +106,39 @@ def test_layer_decay_counts_encoder_blocks_from_the_top():
     assert {factor(x) for x in behind} == {1.0}
     # The depth is each model's own.
     assert factor(scaled["b"]["encoder"]["block_00"]["mlp"]["hidden"]["bias"]) == 0.5**2
+
+
+@pytest.mark.parametrize("name", [name for name in LAYER_DECAY if "scales" in LAYER_DECAY[name]])
+def test_layer_decay_is_that_of_mae(name):
+    """Patches, positions and class token; each block; the last norm and the head."""
+    scales, decay = LAYER_DECAY[name]["scales"], float(name.rsplit("decay", 1)[1])
+    depth = len(scales) - 2
+    model = tree(depth)
+    model = {each: model[each] for each in ("encoder", "class_token", "norm")}
+    scaled = optim.scale_layers({"a": {**model, "head": linear()}}, decay)["a"]
+    blocks = [scaled["encoder"].pop(f"block_{i:02d}") for i in range(depth)]
+    first = scaled["class_token"], scaled["encoder"]["patch_embed"], scaled["encoder"]["positions"]
+    last = scaled["norm"], scaled["head"]
+    for found, wanted in zip((first, *blocks, last), scales, strict=True):
+        for leaf in jax.tree.leaves(found):
+            np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "warm_up", "last"),
+    [
+        ("mae_finetune_lr2e-3_warm5_100_min1e-6", 2e-3, 5, 1e-6),
+        ("es_finetune_lr1e-3_warm5_100_min0", 1e-3, 5, 0.0),
+        ("es_detection_lr2e-4_warm10_100_min0", 2e-4, 10, 0.0),
+    ],
+)
+def test_rates_of_fine_tuning_are_those_of_mae(name, peak, warm_up, last):
+    golden = np.load(GOLDEN / "classification_a.npz")
+    epoch = 1250  # updates, of ImageNet at batch 1024
+    config = OptimConfig(peak_lr=peak, warmup_steps=warm_up * epoch, final_lr=last)
+    epochs, wanted = golden["schedule/epochs"], golden[f"schedule/{name}"]
+    found = [rate(config, 100 * epoch, each * epoch) for each in epochs]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * peak)
 
 
 def test_layer_decay_is_refused_where_blocks_lie_in_stages():

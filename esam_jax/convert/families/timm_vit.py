@@ -30,6 +30,14 @@ def kept(sami: Params) -> dict[str, np.ndarray]:
     }
 
 
+def beside(unused: Mapping[str, np.ndarray]) -> Params:
+    """{class_token, norm} of what `kept` gave; nothing where that is not complete."""
+    if not {*NAMES} <= unused.keys():
+        return {}
+    norm = {"scale": unused[NORM_WEIGHT], "bias": unused[NORM_BIAS]}
+    return {"class_token": np.asarray(unused[CLASS_TOKEN]).reshape(-1), "norm": norm}
+
+
 def backbone(
     config: SamConfig, params: Params, unused: Mapping[str, np.ndarray]
 ) -> tuple[MaeConfig, Params]:
@@ -49,11 +57,8 @@ def backbone(
             f"this model cannot be written as {FAMILY.name}: it lacks {', '.join(absent)}, which "
             "only SAMI trains; give the model folder that a SAMI run wrote"
         )
-    ours = {
-        "encoder": {name: part for name, part in params["encoder"].items() if name != "neck"},
-        "class_token": np.asarray(unused[CLASS_TOKEN]).reshape(-1),
-        "norm": {"scale": unused[NORM_WEIGHT], "bias": unused[NORM_BIAS]},
-    }
+    trunk = {name: part for name, part in params["encoder"].items() if name != "neck"}
+    ours = {"encoder": trunk, **beside(unused)}
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(ours, sep="/")
     shapes = {path: np.shape(x) for path, x in flat.items()}
     expected_shapes.check(shapes, vit, "trunk, class token and last norm")

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from esam_jax.config import CropConfig
+from esam_jax.config import ClassifiedConfig, CropConfig
 from esam_jax.data import stored_features
 from esam_jax.data.records import Record
 from esam_jax.data.views import draws
@@ -29,7 +29,7 @@ def view(record: Record, config: CropConfig, rng: np.random.Generator) -> dict[s
     With stored features also {"target": float32 [h, w, T]}; ConfigError for a record without.
     """
     if config.crops is None:
-        return {"image": _image(record, config, rng)}
+        return {"image": image(record, config, rng)}
     number = int(rng.integers(config.crops))
     made = fixed_view(record, config, number)
     if config.features is not None:
@@ -46,18 +46,19 @@ def fixed(config: CropConfig) -> int | None:
 
 def fixed_view(record: Record, config: CropConfig, number: int) -> dict[str, np.ndarray]:
     """{"image": uint8 [p, p, 3]}: one of the crops of a record, whose seed is its name."""
-    return {"image": _image(record, config, draws.generator(0, number, record.name, _CROPS))}
+    return {"image": image(record, config, draws.generator(0, number, record.name, _CROPS))}
 
 
-def _image(
-    record: Record, config: CropConfig, rng: np.random.Generator
+def image(
+    record: Record, config: CropConfig | ClassifiedConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "{config.image_px} {config.image_px} 3"]:
+    """A random resized crop, bicubic, then mirrored or not."""
     picture = record.picture
     box = _random_box(rng, picture.height, picture.width, config.min_scale)
     size = (config.image_px, config.image_px)
     # Decoded in full: a smaller inverse DCT gives other pixels, and published recipes resize these.
-    image = Image.fromarray(picture.rgb())
-    crop = np.asarray(image.resize(size, Image.Resampling.BICUBIC, box))
+    pixels = Image.fromarray(picture.rgb())
+    crop = np.asarray(pixels.resize(size, Image.Resampling.BICUBIC, box))
     if draws.flips(rng, config.flip):
         crop = crop[:, ::-1]
     return np.ascontiguousarray(crop)

@@ -1,0 +1,85 @@
+"""How often the class of a picture is the likeliest, or among the five likeliest.
+
+ImageNet's protocol as MAE has it: the centre of the picture, of the size that the model takes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Integer
+
+from esam_jax.config import ClassifiedConfig, EvaluateConfig
+from esam_jax.data import sources
+from esam_jax.data.findings import Findings
+from esam_jax.data.views import View, classified
+from esam_jax.evaluate import picture_means, prompts
+from esam_jax.evaluate.picture_means import Compute
+from esam_jax.typing import Batch, Params
+
+_PER_DEVICE = 32
+_OPTIONS = "evaluate.source."
+
+
+def among(
+    logits_BX: Float[Array, "B X"], labels_B: Integer[Array, " B"], most: int
+) -> Bool[Array, " B"]:
+    """Whether fewer than `most` classes are likelier than that of the label, or as likely and
+    before it."""
+    own_B1 = jnp.take_along_axis(logits_BX, labels_B[:, None], axis=1)
+    before = jnp.arange(logits_BX.shape[1]) < labels_B[:, None]
+    return ((logits_BX > own_B1) | ((logits_BX == own_B1) & before)).sum(1) < most
+
+
+def measurement(
+    logits: Callable[[Params, Array], Array],
+    view: ClassifiedConfig,
+    config: EvaluateConfig,
+    mesh: Mesh,
+) -> Callable[[Params, Params], dict[str, Any]]:
+    """Parameters, placed on the mesh -> top1, top5 (from 0 to 1), images, skipped, reasons.
+
+    `logits` are those of uint8 pictures. What is broken, or of a class that the model does not
+    know, is left out and counted; a UserWarning says so. Opens the data now; every process must
+    call the result, and all find the same.
+    """
+    source = sources.open_source(config.source, _OPTIONS, frozenset({"label"}))
+    places = prompts.chosen(source, config.images, config.seed)
+    shapes = {name: classified.shapes(view)[name] for name in ("image", "label")}
+
+    def read(place: int) -> View:
+        record = source.read(place)
+        label = np.asarray(classified.index(record, view), np.int32)
+        return {"image": classified.centred(record, view.image_px), "label": label}
+
+    def compute(params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
+        del frozen
+        found, labels = logits(params, batch["image"]), batch["label"]
+        return {f"top{most}": among(found, labels, most) for most in (1, 5)}
+
+    return _reported(compute, read, shapes, places, mesh, prompts.of_source(source))
+
+
+def _reported(
+    compute: Compute,
+    read: Callable[[int], View],
+    shapes: Any,
+    places: list[int],
+    mesh: Mesh,
+    known: Findings,
+) -> Callable[[Params, Params], dict[str, Any]]:
+    over = picture_means.over(compute, read, shapes, places, mesh, per_device=_PER_DEVICE)
+
+    def run(params: Params, frozen: Params) -> dict[str, Any]:
+        found = over(params, frozen)
+        reasons = prompts.warn(known, found.broken, _OPTIONS)
+        return {
+            **{name: round(value, 6) for name, value in found.values.items()},
+            "images": found.pictures,
+            "skipped": len(places) - found.pictures,
+            **({"reasons": reasons} if reasons else {}),
+        }
+
+    return run

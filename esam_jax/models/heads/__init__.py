@@ -1,0 +1,1 @@
+"""Heads on an image encoder that answers no prompts."""

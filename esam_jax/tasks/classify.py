@@ -1,0 +1,187 @@
+"""Classification: a plain ViT learns the classes of pictures, from scratch or from pretraining.
+
+ImageNet fine-tuning of EfficientSAM (arXiv:2312.00863, section 4.1), whose recipe is MAE's
+(arXiv:2111.06377, appendix A.1; upstream main_finetune.py).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from esam_jax.config import (
+    ClassifiedConfig,
+    ClassifierConfig,
+    ClassifyConfig,
+    EvaluateConfig,
+    RunConfig,
+    VitConfig,
+)
+from esam_jax.convert import load
+from esam_jax.convert.families import timm_vit
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.data import views
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.evaluate import accuracy
+from esam_jax.models import named
+from esam_jax.models.heads import classifier
+from esam_jax.models.heads.classifier import Classifier
+from esam_jax.ops import drop_path, images, rectangles, soft_labels
+from esam_jax.tasks import start
+from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
+from esam_jax.typing import Batch, Params, PerExample
+
+_DROP_PATH = 1  # number of its key, beside that of the mixture: 0
+
+
+def build(config: RunConfig) -> Task:
+    """The classification task; ConfigError unless its encoder is a plain ViT of the view's size."""
+    task, view = config.task, config.data.view
+    assert isinstance(task, ClassifyConfig) and isinstance(view, ClassifiedConfig)
+    network = _network(task, view)
+    model = Classifier(network, config.compute)
+
+    def logits(params: Params, pixels: Array, scales: Array | None = None) -> Array:
+        found = model.apply({"params": params[task.model]}, pixels, scales)
+        assert isinstance(found, jax.Array)
+        return found
+
+    def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
+        del frozen  # nothing is
+        scales = None
+        if task.drop_path:
+            scales = drop_path.scales(batch["drop_path"], task.drop_path)
+        found = logits(params, batch["pixels"], scales)
+        each_B = soft_labels.cross_entropy(found, batch["target"])
+        return PerExample(each_B, jnp.ones_like(each_B), {})
+
+    def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
+        def of_pictures(params: Params, image: Array) -> Array:
+            return logits(params, images.normalise(image))
+
+        return accuracy.measurement(of_pictures, view, evaluate, mesh)
+
+    def models(params: Params, _: Start) -> dict[str, TrainedModel]:
+        return {task.model: TrainedModel(network, params[task.model])}
+
+    return Task(
+        init=lambda key: {task.model: classifier.init(network, key)},
+        loss=loss,
+        example=views.shapes(view),
+        models=models,
+        draw=functools.partial(_draw, task, network),
+        prepare=functools.partial(_prepared, task, view),
+        initial=lambda: _initial(task, network),
+        measurement=measurement,
+    )
+
+
+def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
+    encoder = named.model(task.model).encoder
+    if not isinstance(encoder, VitConfig):
+        raise ConfigError(
+            f"task.model is {task.model!r}, which has no plain ViT encoder: choose an "
+            "efficientsam_* or mae_* model"
+        )
+    if encoder.pretrain_px != view.image_px:
+        raise ConfigError(
+            f"data.view.image_px is {view.image_px}, but the position table of {task.model!r} was "
+            f"made for {encoder.pretrain_px}: write --data.view.image-px {encoder.pretrain_px}"
+        )
+    vit = timm_vit.pretrained(encoder)
+    return ClassifierConfig(encoder=vit, classes=view.classes, pool=task.pool)
+
+
+# ------------------------------------------------------------------ what is drawn and prepared
+
+
+def _draw(task: ClassifyConfig, network: ClassifierConfig, key: Array, images: int) -> Batch:
+    """`Task.draw`: one mixture for all rows, and the numbers by which blocks lose their branches.
+
+    {"box": int32 [B, 4], "kept", "share": float32 [B]}: inside of `box` a picture keeps `kept` of
+    its own, and its label keeps `share`.
+    """
+    drawn: dict[str, Any] = {}
+    if task.mixup or task.cutmix:
+        mixture = _mixture(task, network.encoder.pretrain_px, jax.random.fold_in(key, 0))
+        drawn = {name: jnp.broadcast_to(x, (images, *x.shape)) for name, x in mixture.items()}
+    if task.drop_path:
+        shape = (images, network.encoder.depth, 2)
+        drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)
+    return drawn
+
+
+def _mixture(task: ClassifyConfig, px: int, key: Array) -> dict[str, Array]:
+    """Mixup or CutMix, and how much of it."""
+    which, amount, place = jax.random.split(key, 3)
+    cuts = jax.random.uniform(which) < _share_of_cutmix(task)
+    found = []
+    if task.mixup:
+        share = jax.random.beta(amount, task.mixup, task.mixup)
+        found.append((jnp.asarray(rectangles.EVERYTHING), share, share))
+    if task.cutmix:
+        share = jax.random.beta(amount, task.cutmix, task.cutmix)
+        y, x = jax.random.randint(place, (2,), 0, px)
+        box, left = soft_labels.cut(share, y, x, px, px)
+        found.append((box, jnp.zeros_like(left), left))
+    chosen = jax.tree.map(lambda mixup, cutmix: jnp.where(cuts, cutmix, mixup), found[0], found[-1])
+    return dict(zip(("box", "kept", "share"), chosen, strict=True))
+
+
+def _share_of_cutmix(task: ClassifyConfig) -> float:
+    return 0.5 if task.mixup and task.cutmix else float(task.cutmix > 0)
+
+
+def _prepared(task: ClassifyConfig, view: ClassifiedConfig, batch: Batch) -> Batch:
+    """`Task.prepare`: {"pixels": normalised, erased, mixed; "target": smoothed, mixed}."""
+    pixels = images.normalise(batch["image"])
+    if view.erasing:
+        pixels = rectangles.erased(pixels, batch["erased"], batch["noise"])
+    target = soft_labels.smoothed(batch["label"], view.classes, task.smoothing)
+    if task.mixup or task.cutmix:
+        pixels = soft_labels.mixed_inside(pixels, batch["kept"], batch["box"])
+        target = soft_labels.mixed(target, batch["share"])
+    prepared = {"pixels": pixels, "target": target}
+    return prepared | ({"drop_path": batch["drop_path"]} if task.drop_path else {})
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+def _initial(task: ClassifyConfig, network: ClassifierConfig) -> Start:
+    """What `init_from` holds of the network; the rest is drawn.
+
+    MissingError for a file that is not there, CheckpointError for one that does not fit.
+    """
+    if task.init_from is None:
+        return Start()
+    file = start.model_file(task.init_from, task.model)
+    found, wanted = file.config.encoder, network.encoder
+    if not isinstance(found, VitConfig) or timm_vit.pretrained(found) != wanted:
+        known = timm_vit.pretrained(found) if isinstance(found, VitConfig) else found
+        raise CheckpointError(
+            f"task.init_from {task.init_from} holds another encoder than {task.model!r}: "
+            f"{load.differences(known, wanted)}; name the model that it holds, or other weights "
+            "to start from"
+        )
+    return Start({task.model: _taken(file, network)})
+
+
+def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
+    """Encoder and class token; the norm, where it is one of the same tokens; all of a classifier of
+    the same classes."""
+    if file.config == network:
+        return file.params
+    encoder = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
+    taken: dict[str, Any] = {"encoder": encoder}
+    beside = {**timm_vit.beside(file.unused), **file.params}  # a SAMI run keeps them so
+    if "class_token" in beside:
+        taken["class_token"] = beside["class_token"]
+    known = file.config
+    pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
+    if "norm" in beside and pooled == network.pool:
+        taken["norm"] = beside["norm"]
+    return taken

@@ -1,0 +1,102 @@
+"""The classifier: whom its head reads, its first values, drop path, its precision."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import tiny
+
+from esam_jax.config import ClassifierConfig, ComputeConfig, MaeConfig, VitConfig
+from esam_jax.models.heads import classifier
+from esam_jax.models.heads.classifier import Classifier
+from esam_jax.models.pretrain.mae import Mae
+
+MEAN = ClassifierConfig(
+    encoder=VitConfig(width=12, heads=3, depth=2, patch_px=4, image_px=16, pretrain_px=16),
+    classes=7,
+    pool="mean",
+)
+TOKEN = dataclasses.replace(MEAN, pool="class_token")
+PARAMS = tiny.params(MEAN)
+PIXELS = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
+
+
+def apply(config, *inputs, **compute):
+    model = Classifier(config, ComputeConfig(**compute))
+    return tiny.jit(model.apply)({"params": PARAMS}, *inputs)
+
+
+def _head(x_BD):
+    head = PARAMS["head"]
+    return x_BD @ head["kernel"] + head["bias"]
+
+
+def _normalised(x_BD):
+    x_BD = (x_BD - x_BD.mean(-1, keepdims=True)) / np.sqrt(x_BD.var(-1, keepdims=True) + 1e-6)
+    return x_BD * PARAMS["norm"]["scale"] + PARAMS["norm"]["bias"]
+
+
+@functools.cache
+def tokens():
+    """Of the pretrained ViT with the same parameters, before and after its last norm."""
+    config = MaeConfig(encoder=MEAN.encoder)
+    pretrained = {name: PARAMS[name] for name in ("encoder", "class_token", "norm")}
+    found = {}
+    for norm in (PARAMS["norm"], None):
+        # A norm that divides by nothing does not exist: what comes before it is that of the trunk.
+        model = Mae(config)
+        if norm is None:
+            encode = functools.partial(
+                model.apply, method=lambda m, x: m.encoder.trunk(x, None, m.class_token)
+            )
+        else:
+            encode = functools.partial(model.apply, method="encode")
+        found[norm is not None] = np.asarray(tiny.jit(encode)({"params": pretrained}, PIXELS))
+    return found
+
+
+def test_the_class_token_is_read_after_the_norm_of_pretraining():
+    np.testing.assert_allclose(apply(TOKEN, PIXELS), _head(tokens()[True][:, 0]), atol=2e-5)
+
+
+def test_the_mean_of_the_patches_is_normalised_after_pooling():
+    pooled = tokens()[False][:, 1:].mean(1)
+    np.testing.assert_allclose(apply(MEAN, PIXELS), _head(_normalised(pooled)), atol=2e-5)
+    early = _head(tokens()[True][:, 1:].mean(1))
+    assert np.abs(early - np.asarray(apply(MEAN, PIXELS))).max() > 0.01
+
+
+def test_names_and_first_values():
+    params = jax.jit(functools.partial(classifier.init, MEAN))(jax.random.key(0))
+    assert sorted(params) == ["class_token", "encoder", "head", "norm"]
+    assert sorted(params["encoder"]) == ["block_00", "block_01", "patch_embed", "positions"]
+    kernel = np.asarray(params["head"]["kernel"])
+    assert kernel.shape == (12, 7) and not np.asarray(params["head"]["bias"]).any()
+    # So small that every class is as likely, whatever the picture.
+    assert 1e-5 < kernel.std() < 4e-5
+    assert 0.01 < np.asarray(params["class_token"]).std() < 0.03
+
+
+@pytest.mark.parametrize("pool", ["mean", "class_token"])
+def test_logits_are_float32_whatever_is_computed_in(pool):
+    config = dataclasses.replace(MEAN, pool=pool)
+    exact, rounded = apply(config, PIXELS), apply(config, PIXELS, dtype="bfloat16")
+    assert exact.dtype == rounded.dtype == jnp.float32 and exact.shape == (2, 7)
+    assert 0 < np.abs(exact - rounded).max() < 0.2 * np.abs(exact).max()
+
+
+def test_a_block_that_is_left_out_adds_nothing():
+    kept, none = jnp.ones((2, 2, 2)), jnp.zeros((2, 2, 2))
+    assert np.array_equal(apply(MEAN, PIXELS, kept), apply(MEAN, PIXELS))
+    left_out = kept.at[:, 1].set(0)  # both blocks, of the second picture
+    found = apply(MEAN, PIXELS, left_out)
+    assert np.array_equal(found[0], apply(MEAN, PIXELS, kept)[0])
+    np.testing.assert_allclose(found[1], apply(MEAN, PIXELS, none)[1], atol=1e-6)
+
+
+def test_it_takes_other_sizes_than_that_of_its_table():
+    larger = jnp.asarray(np.random.default_rng(1).normal(size=(1, 24, 24, 3)), jnp.float32)
+    assert apply(MEAN, larger).shape == (1, 7)
