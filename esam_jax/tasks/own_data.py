@@ -185,14 +185,17 @@ def _opened_as(
     source: SourceConfig, config: RunConfig, given: Collection[str], path: str
 ) -> SourceConfig:
     """The kind of data that the path holds, unless its kind is given, with the given values."""
-    if isinstance(source, ScenesConfig | MixtureConfig):
+    if isinstance(source, ScenesConfig):
         return source
-    if source.path is None:
+    every = dataclasses.replace(source, part="all", heldout=0)  # the shipped config has a number
+    if isinstance(every, MixtureConfig):
+        return every
+    if every.path is None:
         raise ConfigError(f"{path}.path is not given: name your pictures with --{path}.path")
-    found = source if f"{path}.kind" in given else sources.detect(source.path)
+    found = every if f"{path}.kind" in given else sources.detect(every.path)
     if not found.annotations >= _NEEDS:
         raise DataError(
-            f"{source.path} holds pictures without masks, and nothing can be learned from them: "
+            f"{every.path} holds pictures without masks, and nothing can be learned from them: "
             "name a COCO json, a folder of sa_*.json or of label maps"
         )
     return _with(found, config, given, path)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from esam_jax import configs
 from esam_jax.cli import run_keys
-from esam_jax.config import CocoConfig, RunConfig, ScenesConfig
+from esam_jax.config import CocoConfig, MixtureConfig, RunConfig, ScenesConfig
 from esam_jax.convert import model_folder
 from esam_jax.data import sources
 from esam_jax.errors import CheckpointError, ConfigError, DataError
@@ -247,3 +247,27 @@ def test_what_is_missing(given, error, words, pictures, tmp_path):
     (bare / "p.png").write_bytes(b"")
     with pytest.raises(error, match=words):
         fitted(tmp_path / "run", *(each.format(pictures) for each in given))
+
+
+def test_a_kind_that_is_named_holds_out_as_many_as_one_that_is_found(pictures, tmp_path):
+    found = fitted(tmp_path / "run", *keys(pictures, "--data.source.kind", "coco"))
+    assert found.data.source == CocoConfig(path=pictures, part="train", heldout=6)
+
+
+def test_a_mixture_is_followed_and_its_distinct_pictures_are_held_out(pictures, tmp_path):
+    """Ten pictures three times and twenty once are thirty pictures, of which six are held out."""
+    more = coco(tmp_path / "more", 10, seed=1)
+    paths = ("--data.source.paths", pictures, more, "--data.source.times", "1", "3")
+    more = ("--data.source.kind", "mixture", *paths, "--task.init-from", TEACHER)
+    found = fitted(tmp_path / "run", *more)
+    train, held = found.data.source, found.evaluate.source
+    assert isinstance(train, MixtureConfig) and train.times == held.times == (1, 3)
+    assert (train.part, held.part, train.heldout, held.heldout) == ("train", "heldout", 6, 6)
+    opened = sources.open_source(train), sources.open_source(held)
+    trained, measured = ({each.name(i) for i in range(len(each))} for each in opened)
+    assert len(opened[1]) == len(measured) == 6
+    assert not {name.split("/", 1)[1] for name in trained if name.startswith("copy")} & measured
+    assert not trained & measured and len(trained) == len(opened[0])
+    few = ("--data.source.paths", coco(tmp_path / "one", 1), "--data.source.times", "9")
+    with pytest.raises(DataError, match=r"one/instances\.json holds 1 picture, but some are"):
+        fitted(tmp_path / "run", "--data.source.kind", "mixture", *few, *more[-2:])
