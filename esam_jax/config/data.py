@@ -10,9 +10,10 @@ from esam_jax.config.rules import (
     above,
     at_least,
     at_most,
-    local,
+    local_records,
     matching,
     multiple_of,
+    readable,
 )
 
 
@@ -31,7 +32,9 @@ class ScenesConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FilesConfig(Config):
-    """Pictures on a disk. A mount may move; whether the same files lie there cannot be known.
+    """Pictures on a disk, or in an object store ("gs://bucket/folder", "s3://bucket/folder").
+
+    A mount may move; whether the same files lie there cannot be known.
 
     Grey values of 16 bits keep their upper byte, or are stretched from the lowest of a picture to
     its highest: cameras of 12 bits, and 8-bit numbers in 16 bits, would be black.
@@ -41,9 +44,9 @@ class FilesConfig(Config):
 
     RETIRED: ClassVar[tuple[str, ...]] = ("split", "scenes", "scene_px")
     usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
-    path: Annotated[str | None, local(), MAY_DIFFER] = None
+    path: Annotated[str | None, readable(), MAY_DIFFER] = None
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
-    ids: Annotated[str | None, local(), MAY_DIFFER] = None
+    ids: Annotated[str | None, readable(), MAY_DIFFER] = None
     part: Literal["all", "train", "heldout"] = "all"
     heldout: Annotated[int, at_least(0)] = 0
 
@@ -88,6 +91,7 @@ class TfdsConfig(_AnnotatedConfig):
     usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
     annotations: ClassVar[frozenset[str]] = frozenset({"label", "masks", "semantic"})
     RETIRED: ClassVar[tuple[str, ...]] = ()
+    path: Annotated[str | None, local_records(), MAY_DIFFER] = None
     name: Annotated[
         str | None,
         matching(
@@ -127,7 +131,7 @@ class _TarsConfig(Config):
     Each archive gets an index beside it, or in the folder `index`, where it may not be written.
     """
 
-    index: Annotated[str | None, local(), MAY_DIFFER] = None
+    index: Annotated[str | None, readable(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +167,7 @@ class ImageTarsConfig(FilesConfig, _TarsConfig):
     kind: ClassVar[Literal["image_tars"]] = "image_tars"
     usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
     annotations: ClassVar[frozenset[str]] = frozenset({"label"})
-    labels: Annotated[str | None, local(), MAY_DIFFER] = None
+    labels: Annotated[str | None, readable(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +234,7 @@ class PackConfig(FilesConfig):
     annotations: ClassVar[frozenset[str]] = frozenset(
         {"masks", "label", "semantic", "boundaries", "federated"}
     )
+    path: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
 
 _LARGEST_SCALE = 4.0  # of a view: pictures are resized before they are cut
@@ -279,7 +284,7 @@ class CropConfig(Config):
     min_scale: Annotated[float, above(0), at_most(1)] = 0.2  # share of the area; MAE's value
     flip: Literal["none", "horizontal"] = "horizontal"
     crops: Annotated[int | None, at_least(1)] = None
-    features: Annotated[str | None, local(), MAY_DIFFER] = None
+    features: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.features is not None and self.crops is None:
@@ -331,7 +336,7 @@ class FramedConfig(_FittedConfig):
 
     kind: ClassVar[Literal["framed"]] = "framed"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
-    features: Annotated[str | None, local(), MAY_DIFFER] = None
+    features: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.features is not None and self.flip != "none":

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -23,8 +22,10 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.tar_index import BLOCK, NO_NUMBER, Index, Stamp
 from esam_jax.data.tars import OpenFiles
 from esam_jax.errors import DataError, EsamError
+from esam_jax.places import Place, StorePath
 
 _MOST_TARS = 2**16 - 1  # their places take two bytes of a row
+_AHEAD = 2**22  # bytes of a file in a store that are read at first: most are one call
 _EVERY_SECONDS = 10.0  # a line of progress
 _T = TypeVar("_T")
 
@@ -41,7 +42,7 @@ class TarFiles:
 
     def __init__(
         self,
-        tars: Sequence[Path],
+        tars: Sequence[Place],
         stamps: Sequence[Stamp],
         strings: tuple[str, ...],
         rows: np.ndarray,
@@ -62,7 +63,7 @@ class TarFiles:
         row, strings = self.rows[index], self.strings
         return tar_index.joined(strings[row["head"]], int(row["number"]), strings[row["tail"]])
 
-    def tar(self, index: int) -> Path:
+    def tar(self, index: int) -> Place:
         """The archive of a file."""
         return self.tars[int(self.rows[index]["tar"])]
 
@@ -74,20 +75,22 @@ class TarFiles:
         """
         row = self.rows[index]
         place, offset, left = int(row["tar"]), int(row[block]) * BLOCK, int(row[size])
+        ahead = _AHEAD if isinstance(self.tars[place], StorePath) else 0
+        held = b""
 
         def read(most: int) -> bytes:
-            nonlocal offset, left
-            count = min(most, left)
-            if not count:
-                return b""
-            found = self._files.read(self.tars[place], self.stamps[place], offset, count)
-            offset, left = offset + count, left - count
+            nonlocal offset, left, held
+            count = min(max(most - len(held), ahead), left) if most > len(held) else 0
+            if count:
+                held += self._files.read(self.tars[place], self.stamps[place], offset, count)
+                offset, left = offset + count, left - count
+            found, held = held[:most], held[most:]
             return found
 
         return read
 
 
-Select = Callable[[Path, Index], np.ndarray]
+Select = Callable[[Place, Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Opened:
     """
 
     files: TarFiles
-    repeated: tuple[tuple[Path, str], ...]
+    repeated: tuple[tuple[Place, str], ...]
     left_out: Mapping[str, int]
 
     def findings(self) -> list[Finding]:
@@ -111,7 +114,7 @@ class Opened:
         return [Finding("pictures_left_out", text, count)]
 
 
-def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool = False) -> Opened:
+def open_all(path: Place, folder: Place | None, select: Select, *, folders: bool = False) -> Opened:
     """What `select` takes of the archive `path`, or of all archives below it.
 
     It gets an archive and its index, and gives rows of it, perhaps with more fields. With `folders`
