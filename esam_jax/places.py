@@ -14,10 +14,12 @@ import errno
 import fnmatch
 import hashlib
 import io
+import logging
 import os
 import re
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
@@ -34,6 +36,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 _AT_ONCE = 16  # folders that are listed: each waits for the network
 _AHEAD = 2**13  # bytes of the first read of a file, and after a seek: headers of a tar lie apart
 _MOST_AHEAD = 2**23  # of later ones, which are twice as large each time
+_PATIENCE_SECONDS = 10.0  # a client that took longer has tried again by itself
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3"}  # ours, by scheme
 _VERSION = ("generation", "ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified")
 _VERSION += ("last_modified", "updated", "created")  # what stores call what changes with an object
@@ -210,10 +213,15 @@ class StorePath(epath.Path):
         key = store._strip_protocol(str(self))
 
         def attempt() -> _T:
+            started = time.monotonic()
             try:
                 return do(store, key)
             except Exception as fault:  # of any client
-                raise _translated(self, fault, what) from fault
+                found = _translated(self, fault, what)
+                waited = time.monotonic() - started > _PATIENCE_SECONDS
+                if waited and isinstance(found, TimeoutError):
+                    found = files.read_error(str(self), found, "")
+                raise found from fault
 
         return files.read(str(self), attempt, "check the path")
 
@@ -339,6 +347,8 @@ def _store(scheme: str) -> Any:
                 raise ConfigError(f"{text}: {remedy}") from fault
             except Exception as fault:  # some clients look for credentials at once
                 raise _translated(StorePath("/", scheme), fault) from fault
+            # Some log what they raise, with its traceback.
+            logging.getLogger(type(made).__module__.split(".")[0]).setLevel(logging.CRITICAL)
             _stores[key] = made
         return _stores[key]
 
