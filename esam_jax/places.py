@@ -361,8 +361,10 @@ def _version(info: Any) -> int:
 
 def _translated(path: StorePath, fault: Exception, what: str = "read") -> Exception:
     """The same as an error that `files.read` knows, with the errno of a disk, or one of ours."""
-    if isinstance(fault, EsamError | FileNotFoundError):
+    if isinstance(fault, EsamError):
         return fault
+    if isinstance(fault, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "no such object, folder or bucket", str(path))
     names = {each.__name__ for each in type(fault).__mro__}
     stated = str(getattr(fault, "code", None) or getattr(fault, "status", None))
     code = int(stated) if stated.isdecimal() else 0
