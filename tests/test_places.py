@@ -1,4 +1,4 @@
-"""Paths of a config: local ones, and those of object stores; what stores answer, and how they fail."""
+"""Paths of a config: local ones, and those of object stores; their content and their faults."""
 
 import io
 import os

@@ -106,8 +106,9 @@ def _require_local(command: str, arguments: list[str]) -> None:
         for name, held in ((before, argument), (option, value)):
             if name == "--workdir":
                 files.require_local(held, name, rule=files.LOCAL_RUN)
-            of_data = command == "data" and (name == "--index" or (place == 1 and held is argument))
-            if not (_OF_SOURCE.fullmatch(name) or (of_data and files.is_store(held))):
+            named = name == "--index" or (place == 1 and name == before and before[:1] != "-")
+            of_data = command == "data" and named and files.is_store(held)
+            if not (of_data or _OF_SOURCE.fullmatch(name)):
                 files.require_local(held)
 
 

@@ -124,7 +124,7 @@ def test_a_splits_list_and_ids_and_labels_lie_in_a_store(store: Path):
     (bucket / "davis" / "ImageSets" / "some.txt").write_text(names[0].split("/")[0])
     split = opened(VideoConfig(path=address(davis), split="some"))
     assert split.name(0) == names[0]
-    with pytest.raises(DataError, match="no list of it: its lists are .*some"):
+    with pytest.raises(DataError, match=r"no list of it: its lists are .*some"):
         opened(VideoConfig(path=address(davis), split="none"))
     (bucket / "ids.txt").write_text(names[1])
     listed = opened(VideoConfig(path=address(davis), ids=address(bucket / "ids.txt")))
@@ -238,7 +238,7 @@ def test_a_record_of_sa1b_is_read_by_two_calls(store: Path):
 @pytest.mark.parametrize("config", [PackConfig, TfdsConfig])
 @pytest.mark.parametrize("scheme", ["gs", "s3", "fake"])
 def test_files_of_array_record_are_local(config: type, scheme: str, store: Path):
-    with pytest.raises(ConfigError, match=r"read from a disk: copy .*gcloud storage cp -r.*gcsfuse"):
+    with pytest.raises(ConfigError, match=r"from a disk: copy .*gcloud storage cp -r.*gcsfuse"):
         config(path=f"{scheme}://bucket/pack")
 
 
