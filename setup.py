@@ -32,6 +32,8 @@ setuptools.setup(
         "flax>=0.12.8",
         "optax>=0.2.8",
         "array-record>=0.8.6",
+        "etils>=1.9",  # the interface of paths in object stores, whose file systems are fsspec's
+        "fsspec>=2025.2",
         "grain>=0.2.18",
         "huggingface-hub>=0.30",
         "ml_dtypes>=0.5",
@@ -55,6 +57,8 @@ setuptools.setup(
         "wandb": ["wandb>=0.19"],
         "train": ["tensorboardX>=2.6.2", "wandb>=0.19"],
         "convert": ["torch>=2.10"],
+        "gcs": ["gcsfs>=2025.2"],  # data in gs://
+        "s3": ["s3fs>=2025.2"],  # data in s3://
         "video": ["av>=14"],  # frames of SA-V's training videos
         "eval": ["hotcoco>=1.3"],  # AP by the rules of LVIS, and a second opinion on COCO's
         "dev": [

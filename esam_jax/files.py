@@ -16,12 +16,22 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from esam_jax.errors import ConfigError, DiskError, EsamError, MissingError
 
 Content = TypeVar("Content")
+
+
+@runtime_checkable  # for the shape checks in the tests
+class Readable(Protocol):
+    """A file that is read: a `pathlib.Path`, or one in a store (`places.py`)."""
+
+    def stat(self) -> Any: ...
+
+    def open(self, mode: Literal["rb"]) -> Any: ...
+
 
 HOST = re.sub(r"\W", "_", platform.node())
 
@@ -50,11 +60,12 @@ _OF_THE_USER = {  # faults that only the user can fix, and how
 }
 # A scheme of two letters or more, as RFC 3986 spells it: a path keeps one of its two slashes.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_NO_STORES = ("http", "https", "ftp", "file", "local")  # without folders, or no store
 _NAME_CHARACTERS = 40  # of the target in a temporary name, which may have 255 bytes in all
 _ABANDONED_SECONDS = 86_400  # age at which a temporary file of another host counts as left behind
 
 
-def is_address(name: str | Path) -> bool:
+def is_address(name: str | PurePath) -> bool:
     """Whether it names a bucket or a URL: "gs://b/run", also as a path, which is "gs:/b/run"."""
     return _ADDRESS.match(str(name)) is not None
 
@@ -70,10 +81,29 @@ def require_local(name: str | Path, what: str = "", *, rule: str | None = None) 
         raise ConfigError(f"{held}, but {rule or LOCAL_ONLY}")
 
 
+def is_store(name: str) -> bool:
+    """Whether it names a place in an object store, whose client may still be missing."""
+    scheme = name.partition(":")[0].lower()
+    if not is_address(name) or scheme in _NO_STORES:
+        return False
+    import fsspec  # which nobody needs whose files are local
+
+    return scheme in {*fsspec.available_protocols(), *fsspec.registry}
+
+
 LOCAL_ONLY = (
-    "files and folders must be on this machine, and no bucket or URL is opened: mount the bucket "
-    "(gcsfuse for gs://, mount-s3 for s3://), or copy to a local folder and back (gcloud storage "
-    "rsync, aws s3 sync, curl)"
+    "files and folders must be on this machine, and only data sets are read from buckets: mount "
+    "the bucket (gcsfuse for gs://, mount-s3 for s3://), or copy to a local folder and back "
+    "(gcloud storage rsync, aws s3 sync, curl)"
+)
+# Of data sets, except those whose format is read by a library that opens local files alone.
+READABLE = (
+    "data is read from this machine or an object store that fsspec knows (gs://, s3://, az://): "
+    "copy it to one of them (curl)"
+)
+LOCAL_RECORDS = (
+    "files of ArrayRecord are read from a disk: copy them to a local folder (gcloud storage cp -r, "
+    "aws s3 sync), or mount the bucket (gcsfuse for gs://, mount-s3 for s3://)"
 )
 # Of a run: its checkpoints are renamed and its log is appended to, which mounted buckets may lack.
 LOCAL_RUN = (
@@ -96,7 +126,7 @@ def user_cache() -> Path:
 # ------------------------------------------------------------------------------------- reading
 
 
-def read(path: str | Path, attempt: Callable[[], Content], remedy: str) -> Content:
+def read(path: str | PurePath, attempt: Callable[[], Content], remedy: str) -> Content:
     """The result of `attempt`, which opens the file at `path`; a transient error is retried.
 
     MissingError with the remedy for a file that does not exist or may not be read; DiskError when
@@ -115,7 +145,7 @@ def read(path: str | Path, attempt: Callable[[], Content], remedy: str) -> Conte
 
 
 def read_json(
-    path: Path, *, max_bytes: int, error: type[EsamError], finite: bool = True
+    path: Readable, *, max_bytes: int, error: type[EsamError], finite: bool = True
 ) -> dict[str, Any]:
     """The object in a JSON file from outside; `error` for anything else, or too many bytes.
 
@@ -129,7 +159,7 @@ def read_json(
         with path.open("rb") as file:
             return file.read(size)
 
-    content = read(path, attempt, "check the path")
+    content = read(str(path), attempt, "check the path")
     return json_object(content, str(path), error=error, finite=finite)
 
 
@@ -164,7 +194,7 @@ def is_full(fault: BaseException | str) -> bool:
     return any(os.strerror(code) in str(fault) for code in _FULL)
 
 
-def read_error(path: str | Path, fault: BaseException, remedy: str) -> DiskError | MissingError:
+def read_error(path: str | PurePath, fault: BaseException, remedy: str) -> DiskError | MissingError:
     """The package's error for one of the operating system."""
     text = f"{path} cannot be read ({getattr(fault, 'strerror', None) or fault})"
     if is_transient(fault):

@@ -11,7 +11,7 @@ import pytest
 
 import esam_jax
 from esam_jax import configs, files, outputs
-from esam_jax.config import CocoConfig, SegmentConfig, TeacherConfig
+from esam_jax.config import SegmentConfig, TeacherConfig
 from esam_jax.data import decode
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 from esam_jax.train import loop
@@ -251,7 +251,6 @@ ADDRESSES = (
         esam_jax.load,
         esam_jax.Embedding.load,
         save_embedding,
-        lambda address: CocoConfig(path=address),
         lambda address: SegmentConfig(init_from=address),
         lambda address: SegmentConfig(decoder_from=address),
         lambda address: TeacherConfig(weights=address),

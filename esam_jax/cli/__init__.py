@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import select
 import signal
 import sys
@@ -20,6 +21,7 @@ from esam_jax import files
 from esam_jax.errors import ConfigError, EsamError
 from esam_jax.machine import compile_cache
 
+_OF_SOURCE = re.compile(r"--(data|evaluate)\.source\.(path|ids|index|labels)")
 _EXIT_PIPE = 128 + signal.SIGPIPE  # what a shell reports for `cat FILE | head -1`
 
 COMMANDS = {
@@ -88,20 +90,26 @@ def _dispatch(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         raise ConfigError(f"esam has no command {name!r}: {hint}")
-    _require_local(rest)
+    _require_local(name, rest)
     compile_cache.check()
     # Imported here, so that `esam --help` does not wait for JAX.
     return importlib.import_module(f"esam_jax.cli.{name}").main(rest)
 
 
-def _require_local(arguments: list[str]) -> None:
-    """ConfigError where any value is a bucket or a URL: no command opens one."""
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+def _require_local(command: str, arguments: list[str]) -> None:
+    """ConfigError where any value is a bucket or a URL that is not the place of data.
+
+    Those are the keys of sources, which have rules of their own, and what `esam data` is about.
+    """
+    for place, (before, argument) in enumerate(zip(["", *arguments], arguments, strict=False)):
         option, _, value = argument.partition("=")
         for name, held in ((before, argument), (option, value)):
             if name == "--workdir":
                 files.require_local(held, name, rule=files.LOCAL_RUN)
-            files.require_local(held)
+            named = name == "--index" or (place == 1 and name == before and before[:1] != "-")
+            of_data = command == "data" and named and files.is_store(held)
+            if not (of_data or _OF_SOURCE.fullmatch(name)):
+                files.require_local(held)
 
 
 def _help() -> str:

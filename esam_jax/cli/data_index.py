@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from esam_jax import outputs
+from esam_jax import outputs, places
 from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.data import tars
@@ -25,9 +25,9 @@ class Arguments:
     `image_tars`. An index that fits its archive is kept, so that the same command resumes.
     """
 
-    path: tyro.conf.Positional[Path]
+    path: tyro.conf.Positional[str]
     """A tar archive, or a folder with archives at any depth."""
-    index: Path | None = None
+    index: str | None = None
     """A folder for the indexes, where that of the archives may not be written."""
     json: bool = False
     """Print the counts as JSON."""
@@ -39,17 +39,20 @@ def main(argv: Sequence[str]) -> int:
     MissingError where an index cannot be stored: then nothing is gained for a run.
     """
     args = arguments.parse(Arguments, argv, prog="esam data index")
-    if args.index is not None:
-        outputs.require_folder(args.index)
-        arguments.require_writable(args.index)
-    found = tars.find(args.path)
+    path = places.place(args.path)
+    folder = None if args.index is None else places.place(args.index)
+    if isinstance(folder, Path):
+        outputs.require_folder(folder)
+        arguments.require_writable(folder)
+    found = tars.find(path)
     if not found:
         raise DataError(f"{args.path} holds no {tars.ENDING} file at any depth")
-    arguments.require_writable(args.index or found[0].parent)
+    if isinstance(beside := folder or found[0].parent, Path):
+        arguments.require_writable(beside)
     files, built, broken, unstored = 0, 0, [], []
     progress = Progress(len(found), "file", unit="archive")
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # raised below instead
-        for each in progress.over(tars.indexed(found, args.path, args.index)):
+        for each in progress.over(tars.indexed(found, path, folder)):
             if isinstance(each, EsamError):
                 broken.append(str(each))
                 continue

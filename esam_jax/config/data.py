@@ -17,8 +17,9 @@ from esam_jax.config.rules import (
     Config,
     at_least,
     at_most,
-    local,
+    local_records,
     matching,
+    readable,
 )
 from esam_jax.config.views import ViewConfig
 
@@ -51,6 +52,7 @@ class TfdsConfig(AnnotatedConfig):
     usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
     annotations: ClassVar[frozenset[str]] = frozenset({"label", "masks", "semantic"})
     RETIRED: ClassVar[tuple[str, ...]] = ()
+    path: Annotated[str | None, local_records(), MAY_DIFFER] = None
     name: Annotated[
         str | None,
         matching(
@@ -116,7 +118,7 @@ class ImageTarsConfig(FilesConfig, TarsConfig):
     kind: ClassVar[Literal["image_tars"]] = "image_tars"
     usual: ClassVar[tuple[int, int, int]] = (375, 500, 0)  # ImageNet
     annotations: ClassVar[frozenset[str]] = frozenset({"label"})
-    labels: Annotated[str | None, local(), MAY_DIFFER] = None
+    labels: Annotated[str | None, readable(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +183,7 @@ class PackConfig(FilesConfig):
     usual: ClassVar[tuple[int, int, int]] = (480, 640, 7)
     # Of what was packed; a record without says so.
     annotations: ClassVar[frozenset[str]] = ANNOTATIONS
+    path: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
 
 # A path is taken for the first of these that reads it: the more particular come first.

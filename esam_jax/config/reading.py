@@ -13,7 +13,7 @@ from esam_jax.config.rules import (
     at_most,
     distinct,
     each,
-    local,
+    readable,
 )
 
 # Every kind that the records of a source may have.
@@ -23,9 +23,12 @@ _KEY = re.compile(r",(?=[a-z_]+=)")  # behind a path of a mixture
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _PathConfig(Config):
-    """A mount may move; whether the same files lie there cannot be known."""
+    """A path on a disk, or in an object store ("gs://bucket/folder", "s3://bucket/folder").
 
-    path: Annotated[str | None, local(), MAY_DIFFER] = None
+    A mount may move; whether the same files lie there cannot be known.
+    """
+
+    path: Annotated[str | None, readable(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class _PicturesConfig(Config):
 
     usual: ClassVar[tuple[int, int, int]]  # height, width and masks of a picture, for `esam plan`
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
-    ids: Annotated[str | None, local(), MAY_DIFFER] = None
+    ids: Annotated[str | None, readable(), MAY_DIFFER] = None
     part: Literal["all", "train", "heldout"] = "all"
     heldout: Annotated[int, at_least(0)] = 0
 
@@ -89,7 +92,7 @@ class TarsConfig(Config):
     Each archive gets an index beside it, or in the folder `index`, where it may not be written.
     """
 
-    index: Annotated[str | None, local(), MAY_DIFFER] = None
+    index: Annotated[str | None, readable(), MAY_DIFFER] = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ class MixtureConfig(_ObjectsConfig, _PicturesConfig):
     annotations: ClassVar[frozenset[str]] = ANNOTATIONS  # a mixture has what all its data sets have
     RETIRED: ClassVar[tuple[str, ...]] = ()
     paths: Annotated[
-        tuple[str, ...], each(local()), distinct("raise its times instead"), MAY_DIFFER
+        tuple[str, ...], each(readable()), distinct("raise its times instead"), MAY_DIFFER
     ] = ()
     times: Annotated[tuple[float, ...], each(above(0)), each(at_most(1_000_000))] = ()
 

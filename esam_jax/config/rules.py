@@ -101,6 +101,16 @@ def local() -> Rule:
     return Rule(lambda value: not files.is_address(value), files.LOCAL_ONLY)
 
 
+def readable() -> Rule:
+    """For the name of data: a local one, or one in an object store."""
+    return Rule(lambda value: not files.is_address(value) or files.is_store(value), files.READABLE)
+
+
+def local_records() -> Rule:
+    """For the name of data in files of ArrayRecord."""
+    return Rule(lambda value: not files.is_address(value), files.LOCAL_RECORDS)
+
+
 def some(why: str = "") -> Rule:
     return _rule(lambda values: len(values) > 0, "must not be empty", why)
 

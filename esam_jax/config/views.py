@@ -10,7 +10,7 @@ from esam_jax.config.rules import (
     above,
     at_least,
     at_most,
-    local,
+    local_records,
     multiple_of,
 )
 
@@ -37,7 +37,7 @@ class CropConfig(_CroppedConfig):
     kind: ClassVar[Literal["crop"]] = "crop"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
     crops: Annotated[int | None, at_least(1)] = None
-    features: Annotated[str | None, local(), MAY_DIFFER] = None
+    features: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.features is not None and self.crops is None:
@@ -117,7 +117,7 @@ class FramedConfig(_FittedConfig):
 
     kind: ClassVar[Literal["framed"]] = "framed"
     needs: ClassVar[frozenset[str]] = frozenset()  # annotations
-    features: Annotated[str | None, local(), MAY_DIFFER] = None
+    features: Annotated[str | None, local_records(), MAY_DIFFER] = None
 
     def across(self) -> Iterator[tuple[str, str]]:
         if self.features is not None and self.flip != "none":

@@ -7,7 +7,6 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from esam_jax import files
 from esam_jax.data.findings import Kind, choice
 from esam_jax.errors import DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
+from esam_jax.places import Place, StorePath
 
 Format = Literal["JPEG", "PNG", "WEBP"]
 Orientation = Literal["upright", "stored"]
@@ -29,6 +29,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp")
 
 _MAX_BYTES = 2**29
 _HEAD_BYTES = 2**16
+_AHEAD = 2**20  # of a picture in a store: most are read by one call
 _EXIF_ORIENTATION = 0x0112
 # Pillow spreads grey values of 2 and 4 bits over 0 to 255; a PNG's depth is its 25th byte.
 _SPREAD = {2: 85, 4: 17}
@@ -57,7 +58,7 @@ class Header:
 
 
 def read_rgb(
-    path: str | Path, sixteen_bit: SixteenBit = "upper_byte"
+    path: str | Place, sixteen_bit: SixteenBit = "upper_byte"
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture as RGB, turned upright by its EXIF tag.
 
@@ -77,7 +78,7 @@ def read_rgb(
         return decode_rgb(read_file(path), sixteen_bit=sixteen_bit, notice=warn)
 
 
-def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
+def read_mask(path: str | Place) -> Bool[np.ndarray, "H W"]:
     """Where a picture, upright, is not black; otherwise as `read_rgb`.
 
     16-bit pictures hold numbers of objects, most of which would be black as a colour.
@@ -86,7 +87,7 @@ def read_mask(path: str | Path) -> Bool[np.ndarray, "H W"]:
         return decode_mask(read_file(path))
 
 
-def read_numbers(path: str | Path) -> Integer[np.ndarray, "H W"]:
+def read_numbers(path: str | Place) -> Integer[np.ndarray, "H W"]:
     """The values of a grey or palette picture as they are stored, turned upright.
 
     As of a map of objects, by their numbers. Errors as of `read_rgb`; DataError for colours, and
@@ -112,7 +113,7 @@ def numbers(data: bytes, head: Header) -> Integer[np.ndarray, "H W"]:
     return _upright(values.astype(np.uint8) if values.dtype == bool else values, head.turn)
 
 
-def read_coloured_numbers(path: str | Path) -> Int32[np.ndarray, "H W"]:
+def read_coloured_numbers(path: str | Place) -> Int32[np.ndarray, "H W"]:
     """R + 256 G + 65536 B of an RGB picture, turned upright: COCO's panoptic segments.
 
     Errors as of `read_numbers`; DataError for what has no colours.
@@ -193,8 +194,11 @@ def pixels(
     return _upright(rgb, head.turn)
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | Place) -> bytes:
     """A picture file, complete and not decoded; errors as those of `read_rgb`, without the path."""
+
+    if isinstance(path, StorePath):
+        return read_bytes(path.open("rb", ahead=_AHEAD).read)
 
     def attempt() -> bytes:
         mode = os.stat(path).st_mode
@@ -221,7 +225,7 @@ def read_bytes(read: Callable[[int], bytes]) -> bytes:
 
 
 @contextlib.contextmanager
-def named(name: str | Path) -> Iterator[None]:
+def named(name: str | Place) -> Iterator[None]:
     """While it lasts, every DataError starts with `name`."""
     try:
         yield

@@ -11,11 +11,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.data.findings import Finding
 from esam_jax.data.parts import Part
 from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, DataError
+from esam_jax.places import Place
 
 _MAX_BYTES = 2**31
 _BREAK = re.compile(r"[\r\n]")
@@ -40,9 +41,9 @@ def content(names: Iterable[str]) -> bytes:
     return "".join(lines).encode(errors="surrogateescape")
 
 
-def read(path: str | Path) -> tuple[str, ...]:
+def read(path: str | Place) -> tuple[str, ...]:
     """The lines of a list, each once; DataError for a file that is none, or has no line."""
-    file = Path(path).expanduser()
+    file = places.place(path)
 
     def attempt() -> bytes:
         size = file.stat().st_size
@@ -61,7 +62,7 @@ def read(path: str | Path) -> tuple[str, ...]:
     return lines
 
 
-def select(source: Source, path: str | Path) -> Part:
+def select(source: Source, path: str | Place) -> Part:
     """The records of a source that a list names, in the order of the source.
 
     What no record has is a finding; DataError where that is every line, ConfigError for a line that
@@ -89,7 +90,7 @@ def select(source: Source, path: str | Path) -> Part:
     return Part(source, found, f"{len(found)} listed ids {digest}", noted)
 
 
-def _by_short_names(source: Source, path: str | Path, chosen: dict[str, int]) -> None:
+def _by_short_names(source: Source, path: str | Place, chosen: dict[str, int]) -> None:
     """Fills in the lines that are no complete name."""
     wanted: dict[str, list[str]] = {}
     for line, index in chosen.items():

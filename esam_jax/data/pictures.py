@@ -4,22 +4,22 @@ Sources and albums share this: both list the picture files of a folder and read 
 """
 
 import dataclasses
-import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import CocoConfig, PanopticConfig, Sa1bConfig
 from esam_jax.data import decode
 from esam_jax.data.findings import Finding, Kind
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 
 _ENDING = re.compile(r"\.[a-z0-9]{1,8}")
 _MOST_ENDINGS = 8  # in one line
@@ -92,7 +92,7 @@ class Encoded:
 
 
 def read(
-    path: str | Path,
+    path: str | Place,
     orientation: decode.Orientation = "upright",
     sixteen_bit: decode.SixteenBit = "upper_byte",
     noted: list[Finding] | None = None,
@@ -117,7 +117,7 @@ def encoded(
 
 
 def read_as_annotated(
-    path: str | Path,
+    path: str | Place,
     name: str,
     size: tuple[int, int] | None,
     config: CocoConfig | PanopticConfig | Sa1bConfig,
@@ -184,7 +184,7 @@ class Listed:
     left_out: Mapping[str, int]
 
 
-def list_pictures(root: Path) -> Listed:
+def list_pictures(root: Place) -> Listed:
     """Relative paths with "/" of all pictures below root, sorted.
 
     Hidden files and folders are neither read nor counted. MissingError for a folder that may not be
@@ -198,10 +198,10 @@ def list_pictures(root: Path) -> Listed:
         raise MissingError(f"{root} is not a folder")
     found: list[str] = []
     left_out: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(root, onerror=_refuse):
+    for folder, subfolders, names in places.walk(root, _refuse):
         # The root of a file system has a folder that only its owner may list.
         subfolders[:] = [x for x in subfolders if not x.startswith(".") and x != "lost+found"]
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        below = PurePosixPath(folder.relative_to(root).as_posix())
         for name in (below / name for name in names if not name.startswith(".")):
             ending = other_ending(name)
             if ending is None:
@@ -221,7 +221,7 @@ def other_ending(name: PurePosixPath) -> str | None:
     return ending if _ENDING.fullmatch(ending) else "no ending" if not ending else "others"
 
 
-def warn_of(root: Path, left_out: Mapping[str, int]) -> None:
+def warn_of(root: Place, left_out: Mapping[str, int]) -> None:
     """A UserWarning, in one line, where something was left out."""
     if left_out:
         warnings.warn(
@@ -231,7 +231,7 @@ def warn_of(root: Path, left_out: Mapping[str, int]) -> None:
         )
 
 
-def none_of(where: Path | str, left_out: Mapping[str, int]) -> str:
+def none_of(where: Place | str, left_out: Mapping[str, int]) -> str:
     """That there is no picture, and what there is."""
     holds = f"; it holds {_counts(left_out)}: convert what are pictures" if left_out else ""
     return f"{where} holds no {', '.join(decode.SUFFIXES)} file at any depth{holds}"

@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,8 +21,10 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.tar_index import BLOCK, NO_NUMBER, Index, Stamp
 from esam_jax.data.tars import OpenFiles
 from esam_jax.errors import DataError, EsamError
+from esam_jax.places import Place, StorePath
 
 _MOST_TARS = 2**16 - 1  # their places take two bytes of a row
+_AHEAD = 2**22  # bytes of a file in a store that are read at first: most are one call
 _EVERY_SECONDS = 10.0  # a line of progress
 _T = TypeVar("_T")
 
@@ -40,7 +41,7 @@ class TarFiles:
 
     def __init__(
         self,
-        tars: Sequence[Path],
+        tars: Sequence[Place],
         stamps: Sequence[Stamp],
         strings: tuple[str, ...],
         rows: np.ndarray,
@@ -61,7 +62,7 @@ class TarFiles:
         row, strings = self.rows[index], self.strings
         return tar_index.joined(strings[row["head"]], int(row["number"]), strings[row["tail"]])
 
-    def tar(self, index: int) -> Path:
+    def tar(self, index: int) -> Place:
         """The archive of a file."""
         return self.tars[int(self.rows[index]["tar"])]
 
@@ -77,20 +78,22 @@ class TarFiles:
         """
         row = self.rows[index]
         place, offset, left = int(row["tar"]), int(row[block]) * BLOCK, int(row[size])
+        ahead = _AHEAD if isinstance(self.tars[place], StorePath) else 0
+        held = b""
 
         def read(most: int) -> bytes:
-            nonlocal offset, left
-            count = min(most, left)
-            if not count:
-                return b""
-            found = self._files.read(self.tars[place], self.stamps[place], offset, count)
-            offset, left = offset + count, left - count
+            nonlocal offset, left, held
+            count = min(max(most - len(held), ahead), left) if most > len(held) else 0
+            if count:
+                held += self._files.read(self.tars[place], self.stamps[place], offset, count)
+                offset, left = offset + count, left - count
+            found, held = held[:most], held[most:]
             return found
 
         return read
 
 
-Select = Callable[[Path, Index], np.ndarray]
+Select = Callable[[Place, Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +104,8 @@ class Opened:
     """
 
     files: TarFiles
-    repeated: tuple[tuple[Path, str], ...]
-    left_out: Mapping[Path, Mapping[str, int]]
+    repeated: tuple[tuple[Place, str], ...]
+    left_out: Mapping[Place, Mapping[str, int]]
 
     def findings(self) -> list[Finding]:
         """What was left out, one for each archive, and one for names that are there already."""
@@ -118,7 +121,7 @@ class Opened:
         return found
 
 
-def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool = False) -> Opened:
+def open_all(path: Place, folder: Place | None, select: Select, *, folders: bool = False) -> Opened:
     """What `select` takes of the archive `path`, or of all archives below it.
 
     It gets an archive and its index, and gives rows of it, perhaps with more fields. With `folders`
@@ -134,7 +137,7 @@ def open_all(path: Path, folder: Path | None, select: Select, *, folders: bool =
     strings: dict[str, int] = {}
     parts: list[np.ndarray] = []
     stamps: list[Stamp] = []
-    left_out: dict[Path, Mapping[str, int]] = {}
+    left_out: dict[Place, Mapping[str, int]] = {}
     for found in _followed(tars.indexed(paths, path, folder), len(paths)):
         if isinstance(found, EsamError):
             raise found
@@ -190,7 +193,7 @@ def _part(
     return made
 
 
-def _by_name(listed: TarFiles, left_out: Mapping[Path, Mapping[str, int]]) -> Opened:
+def _by_name(listed: TarFiles, left_out: Mapping[Place, Mapping[str, int]]) -> Opened:
     rows = listed.rows
     order = _order(listed)
     repeats = np.zeros(len(rows), bool)

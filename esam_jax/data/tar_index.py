@@ -16,15 +16,16 @@ import stat
 import struct
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.data import tar_members
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 
 SUFFIX = ".index"
 BLOCK = tarfile.BLOCKSIZE
@@ -117,7 +118,7 @@ def joined(head: str, number: int, tail: str) -> str:
 # ---------------------------------------------------------------------------------------- building
 
 
-def stamp_of(path: Path) -> Stamp:
+def stamp_of(path: Place) -> Stamp:
     """MissingError where there is no such file; DataError for what is none."""
     try:
         found = files.read(path, path.stat, "check the path")
@@ -128,7 +129,7 @@ def stamp_of(path: Path) -> Stamp:
     return Stamp(found.st_size, found.st_mtime_ns)
 
 
-def build(path: Path) -> Index:
+def build(path: Place) -> Index:
     """The index of an archive, by one pass over its headers.
 
     A member NAME.tar that is an archive itself counts as the folder NAME with what it holds. No
@@ -157,7 +158,7 @@ def build(path: Path) -> Index:
     return files.read(path, attempt, "check the path")
 
 
-def first_names(path: Path, most: int) -> tuple[str, ...]:
+def first_names(path: Place, most: int) -> tuple[str, ...]:
     """The names of the first files of an archive, to recognise it by; () for what is no archive."""
     found: list[str] = []
     with contextlib.suppress(Exception), path.open("rb") as file, _opened(file) as archive:
@@ -173,7 +174,7 @@ def _opened(file: Any) -> tarfile.TarFile:
     return tarfile.open(fileobj=file, mode="r:", tarinfo=tar_members.Member)
 
 
-def _require_plain(where: Path | str, file: Any) -> None:
+def _require_plain(where: Place | str, file: Any) -> None:
     """DataError for a compressed archive: there is no reading from its middle."""
     head = file.read(BLOCK)
     file.seek(0)
@@ -253,7 +254,7 @@ def _last_of_each(rows: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------ as a file
 
 
-def write(index: Index, path: Path) -> None:
+def write(index: Index, path: Place) -> None:
     """Stores an index atomically; MissingError where it cannot be written."""
     about = {
         "size": index.stamp.size,
@@ -265,10 +266,10 @@ def write(index: Index, path: Path) -> None:
     text = json.dumps(about, ensure_ascii=False).encode()
     rest = len(text).to_bytes(8, "little") + text + index.rows.tobytes()
     content = _MAGIC + hashlib.sha256(rest).digest() + rest
-    files.write(path, content, remedy="name another folder for it")
+    places.write(path, content, remedy="name another folder for it")
 
 
-def may_replace(path: Path) -> bool:
+def may_replace(path: Place) -> bool:
     """Whether nothing is lost where an index is written: no file is there, an empty one, or one."""
     if not path.is_file():
         return not path.exists()
@@ -276,7 +277,7 @@ def may_replace(path: Path) -> bool:
         return file.read(len(_MAGIC) - 1) in (b"", _MAGIC[:-1])
 
 
-def read(path: Path, stamp: Stamp) -> Index:
+def read(path: Place, stamp: Stamp) -> Index:
     """The index in a file; DataError unless it is complete, as written, and of that archive."""
 
     def attempt() -> bytes:

@@ -3,10 +3,11 @@
 import tarfile
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from esam_jax.errors import DataError
+from esam_jax.places import Place
 
 _MAX_HEADER_BYTES = 2**16  # of a name with what belongs to it; the longest path has 2**12
 _MAX_PADDING_BLOCKS = 2**17  # of zeros after the end; `tar` itself fills up to 20
@@ -68,7 +69,7 @@ def can_be_shown(name: str) -> bool:
     return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
 
 
-def unusable(where: Path | str, error: Exception) -> DataError:
+def unusable(where: Place | str, error: Exception) -> DataError:
     """The error of an archive: `where` it is, and what is wrong with it."""
     if isinstance(error, DataError):
         return DataError(f"{where}: {error}")

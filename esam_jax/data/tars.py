@@ -3,22 +3,26 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.data import tar_index
 from esam_jax.data.tar_index import Index, Stamp
 from esam_jax.errors import DataError, EsamError, MissingError
+from esam_jax.places import Place, StorePath
 from esam_jax.words import counted
 
 ENDING = ".tar"
 
 _OPEN_FILES = 64  # of a process, which may have a few hundred in all
+_CHECKED_SECONDS = 60.0
 _AT_ONCE = 8  # archives that are indexed: their headers lie far apart, so that disks are waited for
 
 
@@ -32,14 +36,14 @@ class Indexed:
     `why` it was built again, and why it is `unstored`, are empty where that is not so.
     """
 
-    tar: Path
+    tar: Place
     index: Index
     built: bool
     why: str = ""
     unstored: str = ""
 
 
-def find(path: Path) -> list[Path]:
+def find(path: Place) -> list[Place]:
     """The archive that `path` is, or all *.tar at any depth below it, sorted; hidden ones aside.
 
     MissingError where there is no such file or folder.
@@ -48,13 +52,13 @@ def find(path: Path) -> list[Path]:
         tar_index.stamp_of(path)
         return [path]
     found = []
-    for folder, subfolders, names in os.walk(path, onerror=_refuse):
+    for folder, subfolders, names in places.walk(path, _refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(folder, x) for x in names if x.endswith(ENDING) and not x.startswith(".")]
+        found += [folder / x for x in names if x.endswith(ENDING) and not x.startswith(".")]
     return sorted(found, key=lambda tar: tar.relative_to(path).as_posix())
 
 
-def index_file(tar: Path, root: Path, folder: Path | None) -> Path:
+def index_file(tar: Place, root: Place, folder: Place | None) -> Place:
     """Where the index of an archive below `root` is: beside it, or at its place in `folder`."""
     if folder is None:
         return tar.with_name(tar.name + tar_index.SUFFIX)
@@ -62,7 +66,9 @@ def index_file(tar: Path, root: Path, folder: Path | None) -> Path:
     return folder / below.with_name(tar.name + tar_index.SUFFIX)
 
 
-def indexed(tars: Sequence[Path], root: Path, folder: Path | None) -> Iterator[Indexed | EsamError]:
+def indexed(
+    tars: Sequence[Place], root: Place, folder: Place | None
+) -> Iterator[Indexed | EsamError]:
     """Each archive with its index, in order; a missing one is built and stored, several at once.
 
     So is one that is stale or damaged. An error stands for an archive that cannot be indexed. A
@@ -71,9 +77,10 @@ def indexed(tars: Sequence[Path], root: Path, folder: Path | None) -> Iterator[I
     refused: list[str] = []
     for parent in {index_file(tar, root, folder).parent for tar in tars}:
         with contextlib.suppress(OSError):  # where nothing may be written
-            files.remove_unfinished(parent)  # before a thread of this process writes there
+            if isinstance(parent, Path):  # objects are never half there
+                files.remove_unfinished(parent)  # before a thread of this process writes there
 
-    def one(tar: Path) -> Indexed | EsamError:
+    def one(tar: Place) -> Indexed | EsamError:
         try:
             return _indexed(tar, index_file(tar, root, folder), refused)
         except EsamError as error:
@@ -90,7 +97,7 @@ def indexed(tars: Sequence[Path], root: Path, folder: Path | None) -> Iterator[I
         )
 
 
-def _indexed(tar: Path, file: Path, refused: list[str]) -> Indexed:
+def _indexed(tar: Place, file: Place, refused: list[str]) -> Indexed:
     why = ""
     try:
         return Indexed(tar, tar_index.read(file, tar_index.stamp_of(tar)), built=False)
@@ -135,7 +142,8 @@ class OpenFiles:
     def __init__(self, most: int = _OPEN_FILES) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._open: collections.OrderedDict[Path, _Handle] = collections.OrderedDict()
+        self._open: collections.OrderedDict[Place, _Handle] = collections.OrderedDict()
+        self._checked: dict[StorePath, float] = {}  # when an object had its stamp
 
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[int]]:
         return OpenFiles, (self._most,)
@@ -145,20 +153,35 @@ class OpenFiles:
             with contextlib.suppress(OSError):
                 os.close(handle.number)
 
-    def read(self, path: Path, stamp: Stamp, offset: int, size: int) -> bytes:
-        """That many bytes; DataError for fewer, or unless the file still has this stamp."""
+    def read(self, path: Place, stamp: Stamp, offset: int, size: int) -> bytes:
+        """That many bytes; DataError for fewer, or unless the file still has this stamp.
+
+        That of an object is looked up once a minute: it would cost as much as the bytes.
+        """
+        if isinstance(path, StorePath):
+            return self._fetched(path, stamp, offset, size)
 
         def attempt() -> bytes:
             with self._handle(path) as handle:
                 found = os.fstat(handle)
                 if Stamp(found.st_size, found.st_mtime_ns) != stamp:
-                    raise DataError(f"{path} was changed while it is read: start again")
+                    raise _changed(path)
                 return _all_of(path, handle, offset, size)
 
         return files.read(path, attempt, "check the path")
 
+    def _fetched(self, path: StorePath, stamp: Stamp, offset: int, size: int) -> bytes:
+        if time.monotonic() - self._checked.get(path, -math.inf) > _CHECKED_SECONDS:
+            if tar_index.stamp_of(path) != stamp:
+                raise _changed(path)
+            self._checked[path] = time.monotonic()
+        found = path.fetch(offset, size)
+        if len(found) < size:
+            raise _cut(path, offset + len(found))
+        return found
+
     @contextlib.contextmanager
-    def _handle(self, path: Path) -> Iterator[int]:
+    def _handle(self, path: Place) -> Iterator[int]:
         with self._lock:
             handle = self._open.get(path)
             if handle is None:
@@ -187,12 +210,20 @@ class OpenFiles:
                 os.close(handle.number)
 
 
-def _all_of(path: Path, handle: int, offset: int, size: int) -> bytes:
+def _changed(path: Place) -> DataError:
+    return DataError(f"{path} was changed while it is read: start again")
+
+
+def _cut(path: Place, end: int) -> DataError:
+    return DataError(f"{path} ends at byte {end}: fetch it again")
+
+
+def _all_of(path: Place, handle: int, offset: int, size: int) -> bytes:
     parts, left = [], size
     while left:
         part = os.pread(handle, left, offset + size - left)
         if not part:
-            raise DataError(f"{path} ends at byte {offset + size - left}: fetch it again")
+            raise _cut(path, offset + size - left)
         parts.append(part)
         left -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)

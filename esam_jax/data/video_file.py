@@ -9,10 +9,8 @@ import bisect
 import dataclasses
 import functools
 import io
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from jaxtyping import UInt8
 from esam_jax import files
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.ops.regions import MAX_PIXELS, MAX_SIDE
+from esam_jax.places import Place
 
 _MAX_BYTES = 2**30
 _MAX_FRAMES = 10**6
@@ -32,7 +31,7 @@ _KEPT = 4  # videos whose times are known
 class _Place:
     """Where a thread is in a video: the time of the frame that it decoded last."""
 
-    file: tuple[Path, int, int]
+    file: tuple[Place, int, int]
     container: Any
     frames: Iterator[Any]
     time: int
@@ -41,14 +40,14 @@ class _Place:
 _of_thread = threading.local()  # `place`: frames are often read one after the other
 
 
-def frame(path: Path, number: int) -> UInt8[np.ndarray, "H W 3"]:
+def frame(path: Place, number: int) -> UInt8[np.ndarray, "H W 3"]:
     """The frame as RGB, turned as players show it.
 
     ConfigError without PyAV; MissingError, DiskError and DataError as for pictures, DataError also
     for a frame that the video does not have. All frames since the key frame before are decoded, or
     since the last frame that this thread has read; many videos have one key frame, the first.
     """
-    found = files.read(path, lambda: os.stat(path), "check the path")
+    found = files.read(path, path.stat, "check the path")
     file = (path, found.st_size, found.st_mtime_ns)
     times, keys = _times(*file)
     if number >= len(times):
@@ -80,7 +79,7 @@ def frame(path: Path, number: int) -> UInt8[np.ndarray, "H W 3"]:
     raise DataError(f"{path}: its frame {number} cannot be decoded: fetch it again")
 
 
-def _sought(file: tuple[Path, int, int], time: int) -> _Place:
+def _sought(file: tuple[Place, int, int], time: int) -> _Place:
     """The video from the key frame on that is decoded at this time."""
     container = _opened(file[0])
     stream = _stream(container)
@@ -89,7 +88,7 @@ def _sought(file: tuple[Path, int, int], time: int) -> _Place:
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _times(path: Path, size: int, changed: int) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
+def _times(path: Place, size: int, changed: int) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
     """When each frame is shown; and of key frames, when each is shown and when it is decoded.
 
     In ticks of the stream, sorted. The file is read, and nothing is decoded.
@@ -113,7 +112,7 @@ def _times(path: Path, size: int, changed: int) -> tuple[Sequence[int], Sequence
     return sorted(found), sorted(keys)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Place) -> Any:
     """A container of PyAV, which closes at the end of a `with`."""
     try:
         import av  # here, since only videos need it

@@ -8,7 +8,6 @@ one that occurs twice for one object, and an object of the id 0 for none.
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from esam_jax import files
@@ -18,6 +17,7 @@ from esam_jax.data.sources import coco_files
 from esam_jax.data.sources.annotations import field, is_crowd
 from esam_jax.errors import DataError
 from esam_jax.ops import regions
+from esam_jax.places import Place
 
 _MAX_JSON_BYTES = 2**31
 _LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -41,8 +41,8 @@ class Listed:
 class Truth:
     """The pictures of a json by their ids, and its objects in COCO's form."""
 
-    file: Path
-    root: Path
+    file: Place
+    root: Place
     pictures: Mapping[Id, Listed]
     dataset: Mapping[str, list[dict[str, Any]]]
     findings: list[Finding]
@@ -56,7 +56,7 @@ class Truth:
         return {**self.dataset, "images": images, "annotations": objects}
 
 
-def read(path: Path, *, lvis: bool = False) -> Truth:
+def read(path: Place, *, lvis: bool = False) -> Truth:
     """The json at a path, or the one beside or in a folder; DataError for what is none.
 
     With `lvis`, pictures need the lists of LVIS and categories their frequency.
@@ -105,7 +105,7 @@ def read(path: Path, *, lvis: bool = False) -> Truth:
 
 
 def _categories(
-    content: Mapping[str, Any], file: Path, lvis: bool, findings: list[Finding]
+    content: Mapping[str, Any], file: Place, lvis: bool, findings: list[Finding]
 ) -> Iterator[dict[str, Any]]:
     seen = set()
     for number, entry in enumerate(field(content, "categories", list, str(file))):
@@ -126,7 +126,7 @@ def _categories(
 
 
 def _images(
-    content: Mapping[str, Any], file: Path, lvis: bool, findings: list[Finding]
+    content: Mapping[str, Any], file: Place, lvis: bool, findings: list[Finding]
 ) -> tuple[list[dict[str, Any]], dict[Id, Listed]]:
     listed: dict[Id, Listed] = {}
     images: list[dict[str, Any]] = []

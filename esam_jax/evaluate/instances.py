@@ -32,6 +32,7 @@ from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import Takes
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import regions
+from esam_jax.places import Place
 from esam_jax.predict import devices
 from esam_jax.predict.everything import album
 from esam_jax.predict.masks import Masks
@@ -192,12 +193,12 @@ def _of_picture(
     }
 
 
-def _file(truth: Truth, listed: ground_truth.Listed) -> Path:
+def _file(truth: Truth, listed: ground_truth.Listed) -> Place:
     return coco_files.locate(truth.root, listed.name) or truth.root / listed.name
 
 
 def _read(
-    path: Path,
+    path: Place,
     listed: ground_truth.Listed,
     sixteen_bit: Literal["upper_byte", "stretch"],
     noted: list[Finding],

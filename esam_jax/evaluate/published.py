@@ -14,6 +14,7 @@ from esam_jax.data.records import Source
 from esam_jax.data.sources.coco import CocoInstances
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import named
+from esam_jax.places import Place
 from esam_jax.words import counted
 
 PAPER = "arXiv:2312.00863"
@@ -106,7 +107,7 @@ def prompts(
 def instances(
     config: SamConfig,
     model: str,
-    truth: Path,
+    truth: Place,
     *,
     choice: str,
     refine: bool,
@@ -159,7 +160,7 @@ def _other_model(model: str, table: Mapping[str, Any]) -> str:
     return f"{model or 'this model'} is none of the released {known}"
 
 
-def _known(file: Path, pictures: int, broken: int, name: str) -> tuple[str, list[str]]:
+def _known(file: Place, pictures: int, broken: int, name: str) -> tuple[str, list[str]]:
     """Which data the papers measured this is, or "", and what else it is."""
     if file.name not in _DATA:
         return "", [f"{name} is not {' or '.join(_DATA)}"]

@@ -12,6 +12,7 @@ WRITES = {
     "card/recovery.py": "what a run prints, as it prints it",
     "cli/__init__.py": "to os.devnull, in place of a closed pipe",
     "convert/model_folder.py": "a file of a new folder, which is renamed when it is complete",
+    "places.py": "an object of a store, of which nobody sees a part",
     "processes/watchdog.py": "the stacks of a process, as they are dumped",
     "runs/metrics_file.py": "appends a line",
     "train/checkpoint/manager.py": "a probe for room and permission, which is deleted",

@@ -5,12 +5,12 @@ An object that cannot be used is left out and noted; its picture keeps the other
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from esam_jax.data.findings import Finding
 from esam_jax.data.mask_sets import Outline, nothing_usable
 from esam_jax.errors import DataError
+from esam_jax.places import Place
 
 MOST_CATEGORY = 2**31 - 1  # the largest id
 _MAX_MASKS = 10_000  # of one picture
@@ -76,7 +76,7 @@ def category_of(
 
 
 def listed_categories(
-    content: Mapping[str, Any], json: Path, noted: list[Finding]
+    content: Mapping[str, Any], json: Place, noted: list[Finding]
 ) -> dict[int, str] | None:
     """The name of each category by its id, as it is: there may be gaps; None without a list.
 

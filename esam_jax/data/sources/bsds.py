@@ -8,19 +8,19 @@ after the other) is the same without MATLAB.
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import BsdsConfig
 from esam_jax.data import decode, matlab_file
 from esam_jax.data.mask_sets import LayeredMasks, Object, Region
 from esam_jax.data.records import Record
 from esam_jax.data.sources import paired
 from esam_jax.errors import DataError
+from esam_jax.places import Place
 
 _MAX_FILE_BYTES = 2**26  # genuine files stay below a megabyte
 _MAX_UNPACKED_BYTES = 2**26
@@ -42,14 +42,14 @@ def open(config: BsdsConfig, options: str = "") -> "Bsds":
 
 def detects(path: str) -> BsdsConfig | None:
     """The folder of either layout, or one above the original's `data/`."""
-    return None if _folders(Path(path).expanduser()) is None else BsdsConfig(path=path)
+    return None if _folders(places.place(path)) is None else BsdsConfig(path=path)
 
 
 class Bsds(paired.Paired):
     """The pictures with their boundaries, and as masks the regions of all people together."""
 
     def __init__(self, config: BsdsConfig) -> None:
-        root = Path(str(config.path)).expanduser()
+        root = places.place(str(config.path))
         folders = _folders(root) or paired.Folders(root / "images", root / "groundTruth", ".mat")
         super().__init__(paired.find(folders, config.split, "ground truth"))
         self._config = config
@@ -70,7 +70,7 @@ class Bsds(paired.Paired):
         return f"ground truth {self._pairs.digest()}"
 
 
-def _folders(root: Path) -> paired.Folders | None:
+def _folders(root: Place) -> paired.Folders | None:
     """Where pictures and ground truth lie below a path."""
     for part in (".", "data", "BSDS500/data", "BSR/BSDS500/data"):
         for others, suffix in (("groundTruth", ".mat"), ("gt", ".npz")):
@@ -80,7 +80,7 @@ def _folders(root: Path) -> paired.Folders | None:
     return None
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Place) -> bytes:
     def attempt() -> bytes:
         with path.open("rb") as file:
             return file.read(_MAX_FILE_BYTES + 1)

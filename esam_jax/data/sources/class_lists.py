@@ -3,7 +3,7 @@
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import scipy.io
@@ -11,13 +11,14 @@ import scipy.io
 from esam_jax import files
 from esam_jax.data import tar_members
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 
 _MAX_BYTES = 2**28
 _MAX_MAT_BYTES = 2**20  # ImageNet's is smaller; what is compressed in it grows a thousandfold
 _META = "meta.mat"
 
 
-def read(file: Path, names: Sequence[str]) -> Mapping[str, str]:
+def read(file: Place, names: Sequence[str]) -> Mapping[str, str]:
     """The class of each picture that the file names; `names` are all of them, sorted.
 
     A line has a picture's name (with its folder, or without where it is not repeated) and its
@@ -54,7 +55,7 @@ def read(file: Path, names: Sequence[str]) -> Mapping[str, str]:
     return found
 
 
-def _text(file: Path) -> str:
+def _text(file: Place) -> str:
     def attempt() -> bytes:
         return _limited(file, _MAX_BYTES)
 
@@ -68,7 +69,7 @@ def _text(file: Path) -> str:
     return text
 
 
-def _limited(file: Path, most: int) -> bytes:
+def _limited(file: Place, most: int) -> bytes:
     with file.open("rb") as opened:
         content = opened.read(most + 1)
     if len(content) > most:
@@ -76,7 +77,7 @@ def _limited(file: Path, most: int) -> bytes:
     return content
 
 
-def _classes(file: Path, classes: Sequence[str]) -> Sequence[str]:
+def _classes(file: Place, classes: Sequence[str]) -> Sequence[str]:
     """Names of classes; numbers become those of `meta.mat`."""
     for number, name in enumerate(classes, 1):
         if not tar_members.can_be_shown(name):
@@ -97,7 +98,7 @@ def _classes(file: Path, classes: Sequence[str]) -> Sequence[str]:
     return [known[int(name)] for name in classes]
 
 
-def _synsets(meta: Path) -> dict[int, str]:
+def _synsets(meta: Place) -> dict[int, str]:
     """ILSVRC2012_ID -> WNID, as the development kit's readme describes `synsets`."""
     content = files.read(meta, lambda: _limited(meta, _MAX_MAT_BYTES), "check the path")
     try:

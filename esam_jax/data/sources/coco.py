@@ -6,10 +6,9 @@ LVIS has the same form, and says of each picture of which categories it knows mo
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import CocoConfig
 from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
@@ -25,6 +24,7 @@ from esam_jax.data.sources.annotations import (
     outlines,
 )
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 
 _MAX_JSON_BYTES = 2**31
 
@@ -40,7 +40,7 @@ def open(config: CocoConfig, options: str = "") -> "CocoInstances":
 
 def detects(path: str) -> CocoConfig | None:
     """A json, or a folder of pictures with an instance json beside or in it."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     if place.is_file() and place.suffix == ".json":
         return CocoConfig(path=path)
     if not place.is_dir():
@@ -60,7 +60,7 @@ class CocoInstances:
 
     def __init__(self, config: CocoConfig, options: str = "") -> None:
         self._config = config
-        self._json = coco_files.find_json(Path(str(config.path)).expanduser())
+        self._json = coco_files.find_json(places.place(str(config.path)))
         content = files.read_json(
             self._json, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False
         )
@@ -78,7 +78,7 @@ class CocoInstances:
         self._root = coco_files.picture_folder(self._json, [name for name, _ in self._images])
 
     @property
-    def file(self) -> Path:
+    def file(self) -> Place:
         """The json."""
         return self._json
 

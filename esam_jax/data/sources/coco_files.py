@@ -1,15 +1,14 @@
 """Where the json and the pictures of a COCO data set lie, as the common tools lay them out."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.data.sources.annotations import field
 from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.places import Place
 
 ROBOFLOW = "_annotations.coco.json"
 _HEAD_BYTES = 4096
@@ -20,7 +19,7 @@ _COCO_HEAD = re.compile(
 _TRIED = 20  # names that are looked for, spread evenly: some may be missing
 
 
-def find_json(path: Path) -> Path:
+def find_json(path: Place) -> Place:
     """The instance json that `path` is, or that lies beside or in the folder `path`.
 
     MissingError where there is none, ConfigError where several would do.
@@ -50,31 +49,32 @@ def find_json(path: Path) -> Path:
     return found[0]
 
 
-def picture_folder(json: Path, names: Sequence[str]) -> Path:
+def picture_folder(json: Place, names: Sequence[str]) -> Place:
     """Where the pictures of a json are; COCO itself has annotations/ and, beside it, val2017/."""
     split = json.stem.removeprefix("instances_").removeprefix("panoptic_")
     parent, above = json.parent, json.resolve().parent.parent
     folders = [folder / part for part in (split, f"images/{split}") for folder in (parent, above)]
     folders += [parent / "images", above / "images", parent, above]
     some = names[:: max(1, len(names) // _TRIED)]
-    counts = [sum(locate(folder, name) is not None for name in some) for folder in folders]
+    there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    counts = [sum(locate(folder, name) is not None for name in some) for folder in there]
     if not any(counts):
         near = next((text for each in folders if (text := hint(each, some[0]))), "")
         places = ", ".join(map(str, dict.fromkeys(folders)))
         raise MissingError(f"{some[0]!r} of {json} is in none of {places}{near}")
-    return folders[counts.index(max(counts))]
+    return there[counts.index(max(counts))]
 
 
-def locate(folder: Path, name: str) -> Path | None:
+def locate(folder: Place, name: str) -> Place | None:
     """The file of this name; also one whose name has other separators, or composes its accents
     differently (NFC, NFD)."""
     for spelling in _spellings(name):
-        if os.path.isfile(folder / spelling):  # False for a name that no file can have
+        if places.is_there(folder / spelling):
             return folder / spelling
     return None
 
 
-def how_spelled(name: str, found: Path) -> str:
+def how_spelled(name: str, found: Place) -> str:
     """The cause, in words, for which a file was not found by its own name."""
     if "\\" in name:
         return "file_name has backslashes, as Windows writes them"
@@ -95,7 +95,7 @@ def name_of(image: Any, where: str) -> str:
     return name
 
 
-def read_head(path: Path) -> bytes:
+def read_head(path: Place) -> bytes:
     """The first bytes of a file."""
 
     def attempt() -> bytes:
@@ -105,7 +105,7 @@ def read_head(path: Path) -> bytes:
     return files.read(path, attempt, "check the path")
 
 
-def _looks_like_coco(path: Path) -> bool:
+def _looks_like_coco(path: Place) -> bool:
     return path.is_file() and _COCO_HEAD.match(read_head(path)) is not None
 
 
@@ -123,12 +123,12 @@ def is_below(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in name.split("/")
 
 
-def hint(folder: Path, name: str) -> str:
+def hint(folder: Place, name: str) -> str:
     """A likely cause for which a picture is not there, to end a sentence with; or nothing."""
     slashed = name.replace("\\", "/")
     place = (folder / slashed).parent
     try:
-        others = os.listdir(place) if place.is_dir() else []
+        others = [each.name for each in place.iterdir()] if place.is_dir() else []
     except (OSError, ValueError):
         others = []
     wanted = slashed.rsplit("/", 1)[-1]

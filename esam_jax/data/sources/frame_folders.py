@@ -9,7 +9,7 @@ since objects may overlap.
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 from jaxtyping import Integer
@@ -22,6 +22,7 @@ from esam_jax.data.mask_sets import LayeredMasks, MaskSet, NumberedMasks, Object
 from esam_jax.data.records import Record, sampled
 from esam_jax.data.sources import paired
 from esam_jax.errors import ConfigError, DataError
+from esam_jax.places import Place, StorePath
 
 _FOLDERS = (("JPEGImages", "Annotations"), ("JPEGImages_24fps", "Annotations_6fps"))
 _VOID = 255  # of a map in palette colours: no object, in the scorers of DAVIS 2017
@@ -33,9 +34,9 @@ _MAX_LAYER_BYTES = 2**29  # of the maps of one frame together
 class Layout:
     """Where frames and maps of a data set lie: both hold a folder for each video."""
 
-    root: Path
-    frames: Path
-    maps: Path
+    root: Place
+    frames: Place
+    maps: Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class _Frame:
     maps: tuple[tuple[str, str], ...]
 
 
-def find(place: Path) -> Layout | None:
+def find(place: Place) -> Layout | None:
     """The layout at a path: its root, or the frames in it (`JPEGImages/480p`).
 
     ConfigError where there are several resolutions.
@@ -69,7 +70,7 @@ def find(place: Path) -> Layout | None:
     return None
 
 
-def _resolutions(root: Path, frames: Path, maps: Path) -> Iterator[Layout]:
+def _resolutions(root: Place, frames: Place, maps: Place) -> Iterator[Layout]:
     """The folders of videos with maps: these two themselves, or those in them."""
     shared = [name for name in _folders(frames) if (maps / name).is_dir()]
     if any(_files(frames / name) for name in shared):
@@ -179,7 +180,7 @@ class FrameFolders:
             self.findings.append(Finding("pictures_left_out", text, len(names)))
 
 
-def _values(path: Path, name: str, picture: pictures.Picture) -> Integer[np.ndarray, "H W"]:
+def _values(path: Place, name: str, picture: pictures.Picture) -> Integer[np.ndarray, "H W"]:
     """The numbers of a map; what is void in it is no object. Its size is checked first."""
     data = decode.read_file(path)
     head = decode.header(data)
@@ -193,20 +194,25 @@ def _values(path: Path, name: str, picture: pictures.Picture) -> Integer[np.ndar
     return np.where(values == _VOID, 0, values) if head.mode == "P" else values
 
 
-def _folders(folder: Path) -> list[str]:
+def _folders(folder: Place) -> list[str]:
     """The names of the folders in a folder, sorted; hidden ones are not read."""
-    return sorted(each.name for each in _entries(folder) if each.is_dir())
+    return sorted(name for name in _entries(folder)[0] if not name.startswith("."))
 
 
-def _files(folder: Path) -> list[str]:
+def _files(folder: Place) -> list[str]:
     """The names of the pictures in a folder, sorted."""
-    names = (each.name for each in _entries(folder) if each.is_file())
+    names = (name for name in _entries(folder)[1] if not name.startswith("."))
     return sorted(x for x in names if pictures.other_ending(PurePosixPath(x)) is None)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    def attempt() -> list[os.DirEntry[str]]:
+def _entries(folder: Place) -> tuple[list[str], list[str]]:
+    """The names of the folders and of the files in a folder."""
+    if isinstance(folder, StorePath):
+        return folder.listed()
+
+    def attempt() -> tuple[list[str], list[str]]:
         with os.scandir(folder) as found:
-            return [each for each in found if not each.name.startswith(".")]
+            there = list(found)
+        return [x.name for x in there if x.is_dir()], [x.name for x in there if x.is_file()]
 
     return files.read(folder, attempt, "check the path")

@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
+from esam_jax import places
 from esam_jax.config import ImageFolderConfig
 from esam_jax.data import pictures
 from esam_jax.data.labels import Label
@@ -18,7 +18,7 @@ def open(config: ImageFolderConfig, options: str = "") -> "ImageFolder":
 
 def detects(path: str) -> ImageFolderConfig | None:
     """Any folder that no other source reads; a UserWarning where it holds json all the same."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     if not place.is_dir():
         return None
     json = next(place.rglob("*.json"), None)
@@ -40,7 +40,7 @@ class ImageFolder:
     """
 
     def __init__(self, config: ImageFolderConfig) -> None:
-        self._config, self._root = config, Path(str(config.path)).expanduser()
+        self._config, self._root = config, places.place(str(config.path))
         found = pictures.list_pictures(self._root)
         if not found.names:
             raise DataError(pictures.none_of(self._root, found.left_out))

@@ -8,10 +8,11 @@ a folder of several: "n01440764/n01440764_10026.JPEG".
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
+from esam_jax import places
 from esam_jax.config import ImageTarsConfig
 from esam_jax.data import decode, pictures, tar_files, tar_index, tars
 from esam_jax.data.findings import Finding
@@ -20,6 +21,7 @@ from esam_jax.data.records import Record
 from esam_jax.data.sources import class_lists
 from esam_jax.data.tar_index import Index
 from esam_jax.errors import DataError
+from esam_jax.places import Place
 
 _ENDINGS = (tars.ENDING, ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -31,7 +33,7 @@ def open(config: ImageTarsConfig, options: str = "") -> "ImageTars":
 
 def detects(path: str) -> ImageTarsConfig | None:
     """A tar archive, or a folder with some and without unpacked pictures."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     if place.is_file():
         return ImageTarsConfig(path=path) if _is_archive(place) else None
     listed = pictures.list_pictures(place) if place.is_dir() else pictures.Listed((), {})
@@ -40,7 +42,7 @@ def detects(path: str) -> ImageTarsConfig | None:
     )
 
 
-def _is_archive(path: Path) -> bool:
+def _is_archive(path: Place) -> bool:
     """Also one that cannot be read, if its name says so: opening it gives the reason."""
     return path.name.endswith(_ENDINGS) or bool(tar_index.first_names(path, 1))
 
@@ -52,10 +54,10 @@ class ImageTars:
     """
 
     def __init__(self, config: ImageTarsConfig) -> None:
-        self._config, path = config, Path(str(config.path)).expanduser()
+        self._config, path = config, places.place(str(config.path))
         self._other: Counter[str] = Counter()
-        self._deep: dict[bool, Path] = {}  # an archive with folders, and one without
-        index = None if config.index is None else Path(config.index).expanduser()
+        self._deep: dict[bool, Place] = {}  # an archive with folders, and one without
+        index = None if config.index is None else places.place(config.index)
         opened = tar_files.open_all(path, index, self._pictures, folders=path.is_dir())
         if path.is_dir() and len(self._deep) == 2:
             raise DataError(
@@ -70,11 +72,11 @@ class ImageTars:
         self.findings: Sequence[Finding] = opened.findings()
         self._labels: Mapping[str, str] | None = None
         if config.labels is not None:
-            self._read_labels(Path(config.labels).expanduser())
+            self._read_labels(places.place(config.labels))
         classes = self._folders() if self._labels is None else set(self._labels.values())
         self._classes = {name: number for number, name in enumerate(sorted(classes))}
 
-    def _pictures(self, tar: Path, index: Index) -> np.ndarray:
+    def _pictures(self, tar: Place, index: Index) -> np.ndarray:
         endings, known = index.endings()
         ours = np.array([each.lower() in decode.SUFFIXES for each in known], bool)
         for number, ending in enumerate(known):
@@ -96,7 +98,7 @@ class ImageTars:
         found = {_folder(f"{name}1" if name.endswith("/") else name) for name in (*shared, *own)}
         return found - {""}
 
-    def _read_labels(self, file: Path) -> None:
+    def _read_labels(self, file: Place) -> None:
         names = [self.name(i) for i in range(len(self))]
         labels = class_lists.read(file, names)
         without = [i for i, name in enumerate(names) if name not in labels]

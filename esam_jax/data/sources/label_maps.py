@@ -1,7 +1,6 @@
 """Pictures with maps of object numbers: `images/NAME.*`, and `instances/NAME.png` for each."""
 
-from pathlib import Path
-
+from esam_jax import places
 from esam_jax.config import LabelMapsConfig
 from esam_jax.data import decode
 from esam_jax.data.mask_sets import NumberedMasks
@@ -18,7 +17,7 @@ def open(config: LabelMapsConfig, options: str = "") -> "LabelMaps":
 
 def detects(path: str) -> LabelMapsConfig | None:
     """A folder with `images/` and `instances/` in it."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     is_ours = (place / _IMAGES).is_dir() and (place / _MAPS).is_dir()
     return LabelMapsConfig(path=path) if is_ours else None
 
@@ -27,7 +26,7 @@ class LabelMaps(paired.Paired):
     """The pictures below `images/`, each with the objects of its map."""
 
     def __init__(self, config: LabelMapsConfig) -> None:
-        root = Path(str(config.path)).expanduser()
+        root = places.place(str(config.path))
         folders = paired.Folders(root / _IMAGES, root / _MAPS, ".png")
         super().__init__(paired.find(folders, None, "map"))
         self._config = config

@@ -9,7 +9,6 @@ import bisect
 import dataclasses
 import functools
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from esam_jax.data.sources.annotations import declared_size, field
 from esam_jax.data.sources.coco_files import read_head
 from esam_jax.errors import DataError, MissingError
 from esam_jax.ops import regions
+from esam_jax.places import Place
 
 EVERY = 4  # frames of a video, of which one is annotated
 KINDS = ("manual", "auto")
@@ -42,7 +42,7 @@ _COUNT = re.compile(rb'"video_frame_count"\s*:\s*(\d{1,7})(?:\.0*)?\s*[,}]')
 _SHORT = 12  # characters of run lengths, which an empty mask has at most
 
 
-def are_in(place: Path) -> bool:
+def are_in(place: Place) -> bool:
     """Whether a video of SA-V lies somewhere in a folder."""
     return place.is_dir() and any(_kinds_of(path) for path in place.rglob("*.mp4"))
 
@@ -51,7 +51,7 @@ def are_in(place: Path) -> bool:
 class Frame:
     """A frame of a video as a picture, decoded on demand."""
 
-    path: Path
+    path: Place
     number: int
     height: int
     width: int
@@ -68,7 +68,7 @@ class Masklets:
     """The annotated frames of the videos at any depth below a folder."""
 
     def __init__(
-        self, root: Path, config: VideoConfig, listed: Sequence[str] | None = None
+        self, root: Place, config: VideoConfig, listed: Sequence[str] | None = None
     ) -> None:
         self._root = root
         self._kinds = KINDS if config.masklets == "both" else (config.masklets,)
@@ -155,29 +155,29 @@ class Masklets:
             self.findings.append(Finding("pictures_left_out", f"{texts[0]}{more}", len(texts)))
 
 
-def _json(video: Path, kind: str) -> Path:
+def _json(video: Place, kind: str) -> Place:
     return video.with_name(f"{video.stem}_{kind}.json")
 
 
-def _kinds_of(video: Path) -> list[str]:
+def _kinds_of(video: Place) -> list[str]:
     return [kind for kind in KINDS if _json(video, kind).is_file()]
 
 
-def _read(json: Path) -> Mapping[str, Any]:
-    found = files.read(json, lambda: os.stat(json), "check the path")
+def _read(json: Place) -> Mapping[str, Any]:
+    found = files.read(json, json.stat, "check the path")
     return _parsed(json, found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _parsed(json: Path, size: int, changed: int) -> Mapping[str, Any]:
+def _parsed(json: Place, size: int, changed: int) -> Mapping[str, Any]:
     return files.read_json(json, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False)
 
 
-def _masklets(content: Mapping[str, Any], json: Path) -> Sequence[Any]:
+def _masklets(content: Mapping[str, Any], json: Place) -> Sequence[Any]:
     return field(content, "masklet", list, str(json))
 
 
-def _outlines(content: Mapping[str, Any], kind: str, place: int, json: Path) -> Iterator[Outline]:
+def _outlines(content: Mapping[str, Any], kind: str, place: int, json: Place) -> Iterator[Outline]:
     """The masklets that are visible at a place; DataError where the json has no such place."""
     frames = _masklets(content, json)
     if place >= len(frames):

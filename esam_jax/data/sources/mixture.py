@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from esam_jax import places
 from esam_jax.config import MixtureConfig, SourceConfig, rules
 from esam_jax.config import json as config_json
 from esam_jax.data import records, sources
@@ -155,7 +156,7 @@ def _value(text: str, hint: object) -> int | str:
 def _place(config: SourceConfig) -> SourceConfig:
     """The config with its path in one spelling."""
     path = getattr(config, "path", None)
-    return config if path is None else replace(config, path=str(Path(path).expanduser().resolve()))
+    return config if path is None else replace(config, path=str(places.place(path).resolve()))
 
 
 def _choices(config: SourceConfig) -> str:

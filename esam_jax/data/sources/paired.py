@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 from esam_jax import files
 from esam_jax.config import FilesConfig
@@ -13,6 +13,7 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.records import SAMPLED
 from esam_jax.data.sources.coco_files import is_below
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place, StorePath
 
 _LOOKED_AT = 1000  # pictures of a folder, for one with a file of annotations
 
@@ -21,13 +22,24 @@ _LOOKED_AT = 1000  # pictures of a folder, for one with a file of annotations
 class Folders:
     """`images/a/b.jpg` has its annotations in `others/a/b` with the `suffix`."""
 
-    images: Path
-    others: Path
+    images: Place
+    others: Place
     suffix: str
 
-    def other(self, name: str) -> Path:
+    def other(self, name: str) -> Place:
         """The file of annotations of the picture of this name below `images`."""
         return self.others / PurePosixPath(name).with_suffix(self.suffix)
+
+    def having(self, names: Sequence[str], split: str | None) -> Iterator[str]:
+        """Those of the pictures that have their file."""
+        if not isinstance(self.others, StorePath):
+            yield from (name for name in names if self.other(name).is_file())
+            return
+        # Millions of questions for one file each would take hours.
+        root = self.others / (split or "")
+        walked = root.walk() if root.is_dir() else ()
+        there = {folder / name for folder, _, found in walked for name in found}
+        yield from (name for name in names if self.other(name) in there)
 
     def hold_a_pair(self) -> bool:
         """Whether one of the first pictures has its file, so that a layout can be recognised."""
@@ -58,7 +70,7 @@ class Pairs:
         path = self.folders.images / self.names[index]
         return pictures.read(path, "upright", config.sixteen_bit, noted)
 
-    def other(self, index: int) -> Path:
+    def other(self, index: int) -> Place:
         return self.folders.other(self.names[index])
 
     def digest(self) -> str:
@@ -84,7 +96,7 @@ class Paired:
         return self._pairs.names[index]
 
 
-def digest(paths: Sequence[Path]) -> str:
+def digest(paths: Sequence[Place]) -> str:
     """Of how many files, and of their content; a missing one counts as such."""
     found = hashlib.sha256()
     for path in paths:
@@ -95,7 +107,7 @@ def digest(paths: Sequence[Path]) -> str:
     return f"of {len(paths)} {found.hexdigest()[:12]}"
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Place) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -108,8 +120,9 @@ def find(folders: Folders, split: str | None, what: str) -> Pairs:
     images, others = (f"{folder.name}/" for folder in (folders.images, folders.others))
     root = folders.images.parent
     listed = _listed(folders.images, split)
-    names = tuple(name for name in listed if folders.other(name).is_file())
-    without = [name for name in listed if not folders.other(name).is_file()]
+    with_file = set(folders.having(listed, split))
+    names = tuple(name for name in listed if name in with_file)
+    without = [name for name in listed if name not in with_file]
     if not names:
         raise DataError(
             f"{root} has no picture in {images} with a {what} in {others}: give each "
@@ -124,7 +137,7 @@ def find(folders: Folders, split: str | None, what: str) -> Pairs:
     return Pairs(folders, names, found)
 
 
-def _listed(images: Path, split: str | None) -> Sequence[str]:
+def _listed(images: Place, split: str | None) -> Sequence[str]:
     """Names below `images`, of one folder there with a split."""
     if split is None:
         return pictures.list_pictures(images).names

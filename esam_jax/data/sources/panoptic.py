@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Integer
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import PanopticConfig
 from esam_jax.data import decode, pictures
 from esam_jax.data.findings import Finding
@@ -24,6 +23,7 @@ from esam_jax.data.sources.annotations import (
     listed_categories,
 )
 from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.places import Place
 
 _MAX_JSON_BYTES = 2**31
 _MAX_SEGMENTS = 10_000  # of one picture
@@ -42,7 +42,7 @@ def detects(path: str) -> PanopticConfig | None:
 
     COCO's own folder has both, and is read as instances: name the json.
     """
-    place = Path(path).expanduser()
+    place = places.place(path)
     if place.is_file():
         ours = place.suffix == ".json" and place.name.startswith("panoptic")
     else:
@@ -65,7 +65,7 @@ class Panoptic:
 
     def __init__(self, config: PanopticConfig) -> None:
         self._config = config
-        self._json = _find_json(Path(str(config.path)).expanduser())
+        self._json = _find_json(places.place(str(config.path)))
         content = files.read_json(
             self._json, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False
         )
@@ -244,14 +244,14 @@ def _runs(
     return present, (which, np.diff(starts, append=flat.size))
 
 
-def _jsons(folder: Path, prefix: str) -> list[Path]:
+def _jsons(folder: Place, prefix: str) -> list[Place]:
     if not folder.is_dir():
         return []
     found = [*folder.glob(f"{prefix}*.json"), *folder.glob(f"annotations/{prefix}*.json")]
     return sorted(each for each in found if each.is_file())
 
 
-def _find_json(path: Path) -> Path:
+def _find_json(path: Place) -> Place:
     """The panoptic json that `path` is, or the one in that folder."""
     if path.is_file():
         return path
@@ -266,7 +266,7 @@ def _find_json(path: Path) -> Path:
     return found[0]
 
 
-def _map_folder(json: Path, names: Sequence[str]) -> Path:
+def _map_folder(json: Place, names: Sequence[str]) -> Place:
     """Where the PNGs are: COCO has panoptic_val2017/ beside panoptic_val2017.json."""
     parent, above = json.parent, json.resolve().parent.parent
     folders = [folder / part for part in (json.stem, "panoptic") for folder in (parent, above)]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import Sa1bConfig
 from esam_jax.data import pictures, tar_index, tars
 from esam_jax.data.findings import Finding
@@ -20,6 +20,7 @@ from esam_jax.data.records import Record, sampled
 from esam_jax.data.sources import sa1b_files
 from esam_jax.data.sources.annotations import declared_size, field, outlines
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 from esam_jax.words import counted
 
 _READERS = 16  # of the jsons that a digest is made of
@@ -33,7 +34,7 @@ def open(config: Sa1bConfig, options: str = "") -> "Sa1b":
 
 def detects(path: str) -> Sa1bConfig | None:
     """A folder with SA-1B's jsons, flat or in folders, or with its archives; one archive of it."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     if place.is_file():
         return Sa1bConfig(path=path) if _is_archive(place) else None
     if not place.is_dir():
@@ -45,14 +46,14 @@ def detects(path: str) -> Sa1bConfig | None:
     return Sa1bConfig(path=path) if any(map(_is_archive, archives)) else None
 
 
-def _is_archive(path: Path) -> bool:
+def _is_archive(path: Place) -> bool:
     names = tar_index.first_names(path, _FIRST)
     return any(Path(name).match("sa_*.json") for name in names)
 
 
 def _found(config: Sa1bConfig) -> tuple[sa1b_files.Files, list[Finding]]:
     """Unpacked pictures where there are any, else those of archives; DataError for none."""
-    path = Path(str(config.path)).expanduser()
+    path = places.place(str(config.path))
     if path.is_dir():
         unpacked, archives = sa1b_files.in_folder(path)
         if len(unpacked):
@@ -66,7 +67,7 @@ def _found(config: Sa1bConfig) -> tuple[sa1b_files.Files, list[Finding]]:
             return unpacked, []
         if not archives:
             raise DataError(f"{path} holds no sa_*.jpg at any depth, nor a tar archive")
-    index = None if config.index is None else Path(config.index).expanduser()
+    index = None if config.index is None else places.place(config.index)
     found, findings = sa1b_files.in_tars(path, index)
     if not len(found):
         raise DataError(f"{path} holds no sa_*.jpg with its json")

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,7 @@ from esam_jax.data import decode, pictures, tar_files, tars
 from esam_jax.data.findings import Finding
 from esam_jax.data.tar_index import NO_NUMBER, ROW, Index
 from esam_jax.errors import DataError
+from esam_jax.places import Place, StorePath
 
 _MAX_JSON_BYTES = 2**26  # genuine files stay below a megabyte
 _JSON_FIELDS = (("json_block", "<u4"), ("json_size", "<u4"))
@@ -52,7 +53,7 @@ def is_picture(name: str) -> bool:
 class InFolder:
     """Every `sa_*.jpg` at any depth below `root`; its json lies beside it."""
 
-    root: Path
+    root: Place
     names: Sequence[str]
 
     def __len__(self) -> int:
@@ -73,6 +74,8 @@ class InFolder:
 
         def attempt() -> bytes:
             with path.open("rb") as file:
+                if isinstance(path, StorePath):  # whose size would be another call
+                    return _at_most(path, file.read(_MAX_JSON_BYTES + 1))
                 return _limited(str(path), os.fstat(file.fileno()).st_size, file.read)
 
         return files.read(path, attempt, "check the path")
@@ -105,14 +108,14 @@ class InTars:
             return _limited("it", size, self.files.reader(index, "json_block", "json_size"))
 
 
-def in_folder(root: Path) -> tuple[InFolder, int]:
+def in_folder(root: Place) -> tuple[InFolder, int]:
     """The pictures of a folder, of which there may be none, and how many archives it holds."""
     listed = pictures.list_pictures(root)
     names = [name for name in listed.names if is_picture(name)]
     return InFolder(root, names), listed.left_out.get(tars.ENDING, 0)
 
 
-def in_tars(path: Path, index: Path | None) -> tuple[InTars, list[Finding]]:
+def in_tars(path: Place, index: Place | None) -> tuple[InTars, list[Finding]]:
     """The pairs of the archive `path`, or of all below it, and what was left out of them.
 
     A name that occurs in several archives is read from the first.
@@ -129,7 +132,7 @@ class _Pairs:
         self._lone: Counter[str] = Counter()
         self._first: dict[str, str] = {}
 
-    def of(self, tar: Path, index: Index) -> np.ndarray:
+    def of(self, tar: Place, index: Index) -> np.ndarray:
         endings, known = index.endings()
         places = dict(zip(known, range(len(known)), strict=True))
         jpg = np.flatnonzero(endings == places.get(".jpg", -1))
@@ -166,7 +169,7 @@ class _Pairs:
         sure[rest] = True
         return rows[sure]
 
-    def _note(self, tar: Path, index: Index, rows: Integer[np.ndarray, " X"], lacks: str) -> None:
+    def _note(self, tar: Place, index: Index, rows: Integer[np.ndarray, " X"], lacks: str) -> None:
         if len(rows):
             first = min(map(index.name, rows.tolist()))
             self._lone[lacks] += len(rows)
@@ -199,6 +202,12 @@ def _limited(what: str, size: int, read: Callable[[int], bytes]) -> bytes:
     if size > _MAX_JSON_BYTES:
         raise DataError(f"{what} has {size} bytes, but at most {_MAX_JSON_BYTES} are read")
     return read(size)
+
+
+def _at_most(path: Place, content: bytes) -> bytes:
+    if len(content) > _MAX_JSON_BYTES:
+        raise DataError(f"{path} has more than the {_MAX_JSON_BYTES} bytes that are read")
+    return content
 
 
 def _more(count: int) -> str:

@@ -5,18 +5,18 @@ ADE20K has in files of their own, are not read.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import SemanticMapsConfig
 from esam_jax.data import decode
 from esam_jax.data.labels import SemanticMap
 from esam_jax.data.records import Record
 from esam_jax.data.sources import paired
 from esam_jax.errors import DataError
+from esam_jax.places import Place
 
 _IMAGES = "images"
 _MAPS = ("annotations", "labels", "semantic")
@@ -36,7 +36,7 @@ def open(config: SemanticMapsConfig, options: str = "") -> "SemanticMaps":
 
 def detects(path: str) -> SemanticMapsConfig | None:
     """A folder with `images/` and, in one of three folders beside it, a PNG of the same name."""
-    found = any(each.hold_a_pair() for each in _layouts(Path(path).expanduser()))
+    found = any(each.hold_a_pair() for each in _layouts(places.place(path)))
     return SemanticMapsConfig(path=path) if found else None
 
 
@@ -44,7 +44,7 @@ class SemanticMaps(paired.Paired):
     """The pictures below `images/`, each with the class of every pixel."""
 
     def __init__(self, config: SemanticMapsConfig) -> None:
-        root = Path(str(config.path)).expanduser()
+        root = places.place(str(config.path))
         layouts = list(_layouts(root))
         folders = next((each for each in layouts if each.hold_a_pair()), layouts[0])
         super().__init__(paired.find(folders, config.split, "map"))
@@ -73,11 +73,11 @@ class SemanticMaps(paired.Paired):
         return f"maps {self._pairs.digest()}"
 
 
-def _layouts(root: Path) -> Sequence[paired.Folders]:
+def _layouts(root: Place) -> Sequence[paired.Folders]:
     return [paired.Folders(root / _IMAGES, root / maps, ".png") for maps in _MAPS]
 
 
-def _classes(root: Path) -> _Classes:
+def _classes(root: Place) -> _Classes:
     """What the values mean, by `classes.json` or ADE20K's own list; DataError for a bad file."""
     if (root / _CLASSES).is_file():
         path = root / _CLASSES
@@ -88,7 +88,7 @@ def _classes(root: Path) -> _Classes:
     return {}, frozenset({_USUAL_VOID})
 
 
-def _listed(path: Path, content: Mapping[str, Any]) -> _Classes:
+def _listed(path: Place, content: Mapping[str, Any]) -> _Classes:
     """{"classes": [name of 0, name of 1, ...], "ignore_index": value}"""
     classes, void = content["classes"], content.get("ignore_index")
     if not isinstance(classes, list) or not all(isinstance(each, str) for each in classes):
@@ -99,7 +99,7 @@ def _listed(path: Path, content: Mapping[str, Any]) -> _Classes:
     return names, frozenset() if void is None else frozenset({void})
 
 
-def _numbered(path: Path, content: Mapping[str, Any]) -> _Classes:
+def _numbered(path: Place, content: Mapping[str, Any]) -> _Classes:
     """{"0": name, "1": name, ...}, of which names such as "unlabeled" are void."""
     names: dict[int, str] = {}
     for key, name in content.items():
@@ -114,7 +114,7 @@ def _numbered(path: Path, content: Mapping[str, Any]) -> _Classes:
     return {number: name for number, name in names.items() if number not in void}, void
 
 
-def _of_ade(path: Path) -> Mapping[int, str]:
+def _of_ade(path: Place) -> Mapping[int, str]:
     """Lines of "number, share, pictures, pictures, stuff, name", after a head, between tabs."""
 
     def attempt() -> bytes:

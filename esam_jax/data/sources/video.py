@@ -8,19 +8,20 @@ annotations.
 from collections.abc import Sequence
 from pathlib import Path
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import VideoConfig
 from esam_jax.data.records import AnnotatedSource
 from esam_jax.data.sources import frame_folders, masklets
 from esam_jax.data.sources.coco_files import is_below
 from esam_jax.errors import DataError, MissingError
+from esam_jax.places import Place
 
 _MAX_LIST_BYTES = 2**24
 
 
 def open(config: VideoConfig, options: str = "") -> AnnotatedSource:
     """The annotated frames of a split, or of all videos."""
-    place = Path(str(config.path)).expanduser()
+    place = places.place(str(config.path))
     layout = frame_folders.find(place)
     listed = None if config.split is None else _listed(layout.root if layout else place, config)
     if layout is not None:
@@ -30,12 +31,12 @@ def open(config: VideoConfig, options: str = "") -> AnnotatedSource:
 
 def detects(path: str) -> VideoConfig | None:
     """A folder of one of the layouts, or one of frames with maps in the folder beside it."""
-    place = Path(path).expanduser()
+    place = places.place(path)
     found = frame_folders.find(place) is not None or masklets.are_in(place)
     return VideoConfig(path=path) if found else None
 
 
-def _listed(root: Path, config: VideoConfig) -> Sequence[str]:
+def _listed(root: Place, config: VideoConfig) -> Sequence[str]:
     """The names of the videos of a split; DataError where there is no such list.
 
     Lines are names, or, in DAVIS 2016, the files of one frame each.
