@@ -8,9 +8,10 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from esam_jax import files, places
 from esam_jax.data import tar_index
@@ -148,10 +149,13 @@ class OpenFiles:
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[int]]:
         return OpenFiles, (self._most,)
 
-    def __del__(self) -> None:
+    # Functions as arguments, since a program that ends empties its modules first.
+    def __del__(
+        self, close: Callable[[int], None] = os.close, suppress: Any = contextlib.suppress
+    ) -> None:
         for handle in self._open.values():
-            with contextlib.suppress(OSError):
-                os.close(handle.number)
+            with suppress(OSError):
+                close(handle.number)
 
     def read(self, path: Place, stamp: Stamp, offset: int, size: int) -> bytes:
         """That many bytes; DataError for fewer, or unless the file still has this stamp.

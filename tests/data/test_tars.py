@@ -625,3 +625,13 @@ def test_archives_are_found_at_any_depth(tmp_path: Path):
     with pytest.raises(DataError, match=r"holds no \.tar file"):
         (tmp_path / "empty").mkdir()
         listed(tmp_path / "empty")
+
+
+def test_a_program_may_end_with_files_open(archive: Path):
+    code = (
+        "import pathlib, sys; from esam_jax.data import tar_index, tars\n"
+        "path = pathlib.Path(sys.argv[1]); held = tars.OpenFiles()\n"
+        "held.read(path, tar_index.stamp_of(path), 0, 8)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(archive)], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
