@@ -22,7 +22,7 @@ import msgpack
 import pytest
 from chaos import supervisor, task
 from helpers import damaged_sets as sets
-from helpers import tar_files
+from helpers import memory, tar_files
 from helpers.damaged_sets import annotation, file, flipped
 
 from esam_jax import cli, sharding
