@@ -449,6 +449,10 @@ FORGED = {
     "an endless number": (lambda c: c.update(size=float("inf")), None),
     "rows without a string": (lambda c: c.update(files=1), BAD_ROW.tobytes()),
     "rows after the end": (lambda c: c.update(files=1), FAR_ROW.tobytes()),
+    "a row just after the end": (
+        lambda c: c.update(files=1),
+        np.array([(0, 9, 0, 80, 1)], tar_index.ROW).tobytes(),
+    ),
     "half a row": (lambda c: c.update(files=1), FAR_ROW.tobytes()[:-1]),
 }
 
