@@ -50,6 +50,7 @@ FORMAT = 1
 _TYPES = ("uint8", "uint16", "int16", "int32", "uint32", "int64")
 _MOST_BITS = 2**30  # of all boundaries of a picture
 _FIELDS = tuple(field.name for field in dataclasses.fields(Object))
+_KINDS = {"identity": int | str, "category": int | None}  # of these but the box
 _TEXT = "surrogatepass"  # a file's name may hold bytes that are not UTF-8
 
 
@@ -255,7 +256,7 @@ def _object(about: dict[Any, Any]) -> Object:
             raise DataError("an object has a box that is not four numbers")
         values["box"] = tuple(map(float, box))
     for field, value in values.items():
-        if field != "box" and not (isinstance(value, int | str) or value is None):
+        if field != "box" and not isinstance(value, _KINDS[field]):
             raise DataError(f"an object has a {field!r} of type {type(value).__name__}")
     return Object(**values)
 

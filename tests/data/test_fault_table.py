@@ -22,7 +22,7 @@ import msgpack
 import pytest
 from chaos import supervisor, task
 from helpers import damaged_sets as sets
-from helpers import tar_files
+from helpers import memory, tar_files
 from helpers.damaged_sets import annotation, file, flipped
 
 from esam_jax import cli, sharding
@@ -271,20 +271,19 @@ FAULTS: dict[str, list[Row]] = {
             "pack itself",
             repacked(
                 lambda content: content.update(
-                    semantic=["uint8", zlib.compress(bytes(2**28)), [], []]
+                    semantic=["uint8", zlib.compress(bytes(2**26)), [], []]
                 )
             ),
             Broken(rf"{IN_SHARD}: .*an annotation has not the \d+ bytes"),
         ),
     ],
 }
-# Forms whose rows differ from those of another one by their container; one fault shows that.
-MORE = ("tar", "pack", "coco pack", "image folder", "image tar")
+# In the fast tier the first row of a fault, and those of files that have several records.
 ROWS = [
     pytest.param(
         *row,
         id=f"{fault}, {row[0]} {number}",
-        marks=[pytest.mark.slow] if row[0] in MORE and fault != next(iter(FAULTS)) else [],
+        marks=[pytest.mark.slow] if number and "itself" not in row[0] else [],
     )
     for fault, rows in FAULTS.items()
     for number, row in enumerate(rows)

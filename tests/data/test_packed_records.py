@@ -222,6 +222,8 @@ HOSTILE = {
     "box of text": {"masks": [[{"identity": 1, "box": ["a"] * 4}, "0"]]},
     "endless box": {"masks": [[{"identity": 1, "box": [0, 0, float("inf"), 1]}, "0"]]},
     "identity": {"masks": [[{"identity": [1]}, "0"]]},
+    "identity of nothing": {"masks": [[{"identity": None}, "0"]]},
+    "category of text": {"masks": [[{"identity": 1, "category": "bee"}, "0"]]},
     "label": {"label": ["bee", 3]},
     "semantic of objects": {"semantic": ["object", b"", [], []]},
     "semantic bomb": {"semantic": ["uint8", zlib.compress(bytes(10**7)), [], []]},

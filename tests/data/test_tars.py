@@ -446,8 +446,13 @@ FORGED = {
     "a count that is none": (lambda c: c.update(size="x"), None),
     "no object": (lambda c: c.update(left_out=[1]), None),
     "words for a count": (lambda c: c.update(left_out={"links": "many"}), None),
+    "an endless number": (lambda c: c.update(size=float("inf")), None),
     "rows without a string": (lambda c: c.update(files=1), BAD_ROW.tobytes()),
     "rows after the end": (lambda c: c.update(files=1), FAR_ROW.tobytes()),
+    "a row just after the end": (
+        lambda c: c.update(files=1),
+        np.array([(0, 9, 0, 80, 1)], tar_index.ROW).tobytes(),
+    ),
     "half a row": (lambda c: c.update(files=1), FAR_ROW.tobytes()[:-1]),
 }
 
@@ -460,6 +465,21 @@ def test_a_forged_index_is_refused(archive: Path, kind: str):
     with pytest.raises(DataError, match="damaged"):
         tar_index.read(file, truth.stamp)
     same(opened(archive).index, truth)
+
+
+def test_what_was_left_out_is_kept_in_an_index(tmp_path: Path):
+    made = built(tmp_path, packed(*LEFT_OUT["links"][0], *LEFT_OUT["sparse"][0], form=2))
+    assert dict(made.left_out) == {"links": 2, "special files": 1}
+    tar_index.write(made, tmp_path / "x.tar.index")
+    same(tar_index.read(tmp_path / "x.tar.index", made.stamp), made)
+
+
+def test_an_archive_is_recognised_by_its_plain_files_that_are_not_hidden(tmp_path: Path):
+    members = (entry("d", tarfile.DIRTYPE), b""), ("._sa_1.jpg", A), ("./d/b.jpg", A), ("c.jpg", A)
+    (tmp_path / "x.tar").write_bytes(packed(*members))
+    for most, names in ((1, ("d/b.jpg",)), (9, ("d/b.jpg", "c.jpg"))):
+        assert tar_index.first_names(tmp_path / "x.tar", most) == names
+    assert tar_index.first_names(tmp_path / "absent.tar", 1) == ()
 
 
 def test_what_is_no_index_is_not_read(archive: Path, tmp_path: Path):
