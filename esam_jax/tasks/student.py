@@ -80,8 +80,8 @@ class Student:
         view, task, model = self.run.data.view, self.task, self.model
         if not isinstance(view, FramedConfig | PromptedConfig):
             raise ConfigError(
-                f"data.view.kind is {view.kind!r}, but task.coupling {task.coupling!r} makes a promptable "
-                "model, which sees entire pictures: write --data.view.kind framed, or "
+                f"data.view.kind is {view.kind!r}, but task.coupling {task.coupling!r} makes a "
+                "promptable model, which sees entire pictures: write --data.view.kind framed, or "
                 "--task.coupling features"
             )
         segment.check_view(view, task.student, model)
