@@ -8,6 +8,7 @@ from esam_jax.errors import ConfigError
 TASKS = {
     "prompts": "mIoU of masks from boxes and clicks",
     "instances": "AP of masks from the boxes of a detector",
+    "classify": "top-1 and top-5 of classes",
 }
 _USAGE = f"esam evaluate {'|'.join(TASKS)} --model M --data D"
 

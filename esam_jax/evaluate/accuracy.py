@@ -13,14 +13,11 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from esam_jax.config import ClassifiedConfig, EvaluateConfig
 from esam_jax.data import sources
-from esam_jax.data.findings import Findings
 from esam_jax.data.views import View, classified
 from esam_jax.evaluate import picture_means, prompts
-from esam_jax.evaluate.picture_means import Compute
 from esam_jax.typing import Batch, Params
 
 _PER_DEVICE = 32
-_OPTIONS = "evaluate.source."
 
 
 def among(
@@ -38,14 +35,17 @@ def measurement(
     view: ClassifiedConfig,
     config: EvaluateConfig,
     mesh: Mesh,
+    *,
+    options: str = "evaluate.source.",
 ) -> Callable[[Params, Params], dict[str, Any]]:
     """Parameters, placed on the mesh -> top1, top5 (from 0 to 1), images, skipped, reasons.
 
-    `logits` are those of uint8 pictures. What is broken, or of a class that the model does not
-    know, is left out and counted; a UserWarning says so. Opens the data now; every process must
-    call the result, and all find the same.
+    `logits` are those of uint8 pictures; `options` as for `sources.open_source`.
+    What is broken, or of a class that the model does not know, is left out and counted; a
+    UserWarning says so. Opens the data now; every process must call the result, and all find the
+    same.
     """
-    source = sources.open_source(config.source, _OPTIONS, frozenset({"label"}))
+    source = sources.open_source(config.source, options, frozenset({"label"}))
     places = prompts.chosen(source, config.images, config.seed)
     shapes = {name: classified.shapes(view)[name] for name in ("image", "label")}
 
@@ -59,22 +59,12 @@ def measurement(
         found, labels = logits(params, batch["image"]), batch["label"]
         return {f"top{most}": among(found, labels, most) for most in (1, 5)}
 
-    return _reported(compute, read, shapes, places, mesh, prompts.of_source(source))
-
-
-def _reported(
-    compute: Compute,
-    read: Callable[[int], View],
-    shapes: Any,
-    places: list[int],
-    mesh: Mesh,
-    known: Findings,
-) -> Callable[[Params, Params], dict[str, Any]]:
+    known = prompts.of_source(source)
     over = picture_means.over(compute, read, shapes, places, mesh, per_device=_PER_DEVICE)
 
     def run(params: Params, frozen: Params) -> dict[str, Any]:
         found = over(params, frozen)
-        reasons = prompts.warn(known, found.broken, _OPTIONS)
+        reasons = prompts.warn(known, found.broken, options)
         return {
             **{name: round(value, 6) for name, value in found.values.items()},
             "images": found.pictures,

@@ -12,6 +12,7 @@ from PIL import Image
 from esam_jax.config import DataConfig, ScenesConfig
 from esam_jax.data import decode, sources, views
 from esam_jax.data.examples import Examples
+from esam_jax.data.labels import Label
 from esam_jax.data.mask_sets import CocoMasks, Outline
 from esam_jax.data.pictures import Encoded
 from esam_jax.data.records import Record
@@ -97,4 +98,5 @@ def _draw(height: int, width: int, masks: int) -> Record:
         outlines.append(Outline(str(i), regions.to_rle(np.hypot(rows, columns) < 1)))
     header = decode.header(file.getvalue())
     picture = Encoded("drawn", file.getvalue(), header)
-    return Record("drawn", picture, {"masks": CocoMasks("drawn", outlines, height, width)})
+    found = CocoMasks("drawn", outlines, height, width)
+    return Record("drawn", picture, {"masks": found, "label": Label(0, "drawn")})

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from esam_jax.config import (
-    CropConfig,
     DistillConfig,
+    FramedConfig,
     PromptedConfig,
     RunConfig,
     SamConfig,
@@ -78,10 +78,10 @@ class Student:
 
     def _check_promptable(self) -> None:
         view, task, model = self.run.data.view, self.task, self.model
-        if isinstance(view, CropConfig):
+        if not isinstance(view, FramedConfig | PromptedConfig):
             raise ConfigError(
-                f"data.view.kind is 'crop', but task.coupling {task.coupling!r} makes a promptable "
-                "model, which sees entire pictures: write --data.view.kind framed, or "
+                f"data.view.kind is {view.kind!r}, but task.coupling {task.coupling!r} makes a "
+                "promptable model, which sees entire pictures: write --data.view.kind framed, or "
                 "--task.coupling features"
             )
         segment.check_view(view, task.student, model)

@@ -7,6 +7,7 @@ import pytest
 
 from esam_jax import configs
 from esam_jax.config import (
+    ClassifiedConfig,
     CocoConfig,
     CropConfig,
     DataConfig,
@@ -43,6 +44,12 @@ def test_cores_follow_from_the_rate_and_the_time_of_an_example(busy):
     assert load.examples_per_second == 250
     assert load.cores == pytest.approx(250 * load.seconds)
     assert data_load.measure(data, 4, None).cores is None
+
+
+def test_drawn_pictures_have_a_class():
+    data = DataConfig(source=ImageFolderConfig(), view=ClassifiedConfig(image_px=32))
+    load = data_load.measure(data, 1, 10.0)
+    assert load.timed.startswith("drawn pictures of 500 x 375") and load.seconds > 0
 
 
 @pytest.mark.parametrize("source", [ImageFolderConfig, CocoConfig, Sa1bConfig])

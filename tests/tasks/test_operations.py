@@ -44,6 +44,12 @@ def rounds(model: str, number: int, first: int) -> int:
     return encoder + number * (first - encoder)
 
 
+def classifier(width: int) -> int:
+    """Patches, twelve blocks and a head of 1000 classes, three times; with a class token."""
+    blocks = 12 * (24 * 197 * width**2 + 4 * 197**2 * width)
+    return 3 * (2 * 196 * 768 * width + blocks + 2 * 1000 * width)
+
+
 # By formula: one example of a step.
 STEPS = {
     "quickstart_sami": 122464512,
@@ -51,6 +57,9 @@ STEPS = {
     "sami_s": 285766279168,
     "sami_b": 305159323648,
     "sami_all": 363545448448,
+    "classify_ti": classifier(192),
+    "classify_s": classifier(384),
+    "classify_b": classifier(768),
     "segment_ti": rounds("efficientsam_ti", 6, 1173618425856),
     "segment_s": rounds("efficientsam_s", 6, 2033685626880),
 }

@@ -1,0 +1,129 @@
+"""`esam evaluate classify` measures a classifier, and anybody's predictions."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from helpers import made_sets, nano
+
+from esam_jax import cli
+from esam_jax.config import ClassifierConfig, ImageFolderConfig
+from esam_jax.convert import model_folder
+from esam_jax.convert.families import timm_vit
+from esam_jax.data import sources
+from esam_jax.models import named
+
+NETWORK = ClassifierConfig(
+    encoder=timm_vit.pretrained(
+        dataclasses.replace(named.sam("efficientsam_nano").encoder, depth=1)
+    ),
+    classes=2,
+    pool="mean",
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return made_sets.image_folder(tmp_path_factory.mktemp("pictures"), 9)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Of the first class whatever it sees."""
+    params = nano.params(NETWORK)
+    params["head"]["kernel"] *= 0
+    params["head"]["bias"][:] = [1, 0]
+    folder = tmp_path_factory.mktemp("model")
+    model_folder.write(folder, NETWORK, params, source="a test")
+    return folder
+
+
+def run(capsys, *argv):
+    assert cli.main(["evaluate", "classify", *map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *argv):
+    assert cli.main(["evaluate", "classify", *map(str, argv)]) == 2
+    return capsys.readouterr().err
+
+
+def truth(pictures):
+    source = sources.open_source(ImageFolderConfig(path=str(pictures)))
+    return {source.name(i): source.read(i).annotation("label").name for i in range(len(source))}
+
+
+def test_a_model_is_measured_with_its_protocol(model, pictures, capsys):
+    found = run(capsys, "--model", model, "--data", pictures)
+    assert (found["top1"], found["top5"], found["images"]) == (pytest.approx(5 / 9, abs=1e-6), 1, 9)
+    assert found["protocol"].startswith("9 of 9 pictures; the centre of each picture")
+    assert found["data"].startswith("9 records") and found["of"] == str(model)
+    argv = ["--model", str(model), "--data", str(pictures), "--images", "4"]
+    assert cli.main(["evaluate", "classify", *argv]) == 0
+    out = capsys.readouterr().out
+    assert "top-5  1.0000\n4 pictures. 4 of 9 pictures;" in out
+
+
+def test_predictions_count_by_their_order(pictures, tmp_path, capsys):
+    """By names and numbers, alone and in lists; what is not there is wrong."""
+    names = truth(pictures)
+    number = {"a": 0, "b": 1}
+    other = {"a": "b", "b": "a"}
+    first, second, third, fourth, _, *rest = names
+    predictions = {
+        first: names[first],
+        second: number[names[second]],
+        third: [other[names[third]], names[third]],
+        fourth: ["x", "y", "z", 7, 8, names[fourth]],
+        **{name: [number[names[name]]] for name in rest},
+        "nowhere.png": "a",
+    }
+    file = tmp_path / "predictions.json"
+    file.write_text(json.dumps(predictions))
+    found = run(capsys, "--predictions", file, "--data", pictures)
+    assert found["top1"] == pytest.approx(6 / 9, abs=1e-6)
+    assert found["top5"] == pytest.approx(7 / 9, abs=1e-6)
+    assert found["unanswered"] == 1 and found["images"] == 9
+    assert (
+        cli.main(["evaluate", "classify", "--predictions", str(file), "--data", str(pictures)]) == 0
+    )
+    assert "(1 picture without a prediction: wrong)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"x.png": "a"}', "no prediction for any of 9 records, such as"),
+        ('{"NAME": []}', "must be the name or number of a class, or a list"),
+        ('{"NAME": [1.5]}', "must be the name or number of a class, or a list"),
+        ('{"NAME": true}', "must be the name or number of a class, or a list"),
+        ("[1]", "predictions.json"),
+        ("{", "predictions.json"),
+    ],
+)
+def test_predictions_of_another_form_are_refused(pictures, tmp_path, capsys, content, words):
+    file = tmp_path / "predictions.json"
+    file.write_text(content.replace("NAME", next(iter(truth(pictures)))))
+    assert words in refused(capsys, "--predictions", file, "--data", pictures)
+
+
+def test_what_cannot_be_measured_is_refused(model, pictures, tmp_path, capsys):
+    both = ["--model", model, "--predictions", "x.json", "--data", pictures]
+    assert "write one of them" in refused(capsys, *both)
+    assert "write one of them" in refused(capsys, "--data", pictures)
+    some = ["--model", model, "--data", pictures]
+    assert "--images is 0" in refused(capsys, *some, "--images", "0")
+    assert "--split is 'val', but image_folder" in refused(capsys, *some, "--split", "val")
+    params = nano.params(named.sam("efficientsam_nano"))
+    model_folder.write(tmp_path / "sam", named.sam("efficientsam_nano"), params, source="a test")
+    text = refused(capsys, "--model", tmp_path / "sam", "--data", pictures)
+    assert "has no head for classes: name a run of the task classify" in text
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_data_set_of_broken_pictures_is_refused(model, tmp_path, capsys):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"nothing")
+    text = refused(capsys, "--model", model, "--data", tmp_path)
+    assert "1 broken picture left out" in text and "none of 1 pictures can be used" in text
