@@ -18,12 +18,13 @@ from esam_jax.config import DataConfig, MeshConfig
 from esam_jax.data import loader
 from esam_jax.data.bitmaps import Bitmap, Grid
 from esam_jax.data.examples import Examples, Tally
-from esam_jax.data.mask_sets import MaskSet
+from esam_jax.data.mask_sets import MaskSet, sample_together
 from esam_jax.data.pictures import Encoded, Picture
 from esam_jax.data.records import Record, Source
 from esam_jax.errors import ConfigError
 
 STAGES = ("read", "decode", "masks", "view", "batch", "to device")
+_BATCH = 8  # examples that the stage of that name puts together
 BARE = ("simplejpeg", "pillow")  # decoders alone, of the same files in full
 
 
@@ -77,10 +78,12 @@ def stages(source: Source, data: DataConfig, *, examples: int, seed: int = 0) ->
         with clock.within("view"):
             example = made[position]
         rows.append(tally.view_of(example))
-    with clock.within("batch"):
-        batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    with clock.within("to device"):
-        jax.block_until_ready(jax.device_put(batch))
+    for first in range(0, examples, _BATCH):
+        some = rows[first : first + _BATCH]
+        with clock.within("batch"):
+            batch = {key: np.stack([row[key] for row in some]) for key in some[0]}
+        with clock.within("to device"):
+            jax.block_until_ready(jax.device_put(batch))
     found = {name: clock.mean(name, examples) for name in STAGES}
     sizes = [len(each.data) for each in timed.encoded]
     return Stages(examples, float(np.mean(sizes or [0])), found, _bare(timed.encoded))
@@ -241,6 +244,10 @@ class _TimedMasks:
     def sample(self, index: int, grid: Grid) -> Bitmap:
         with self.clock.within("masks"):
             return self.masks.sample(index, grid)
+
+    def sample_together(self, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
+        with self.clock.within("masks"):
+            return sample_together(self.masks, indices, grid)
 
 
 def require(examples: int, seconds: float, workers: Sequence[int]) -> None:

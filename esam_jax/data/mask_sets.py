@@ -63,8 +63,13 @@ class RunLengthMasks(MaskSet, Protocol):
         """Of a mask, checked: column by column, outside first; DataError as of `sample`."""
         ...
 
-    def text(self, index: int) -> str | bytes | None:
-        """COCO's compressed form of a mask, not checked; None where it is broken, or another."""
+
+@runtime_checkable
+class TogetherMasks(MaskSet, Protocol):
+    """Masks of which several take less time together than in turn."""
+
+    def sample_together(self, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
+        """`sample` of each; None where that fails for one of them, or takes too much memory."""
         ...
 
 
@@ -109,7 +114,10 @@ class CocoMasks:
         except DataError as error:
             raise type(error)(f"{self.name}: {outline.label}: {error}") from error
 
-    def text(self, index: int) -> str | bytes | None:
+    def sample_together(self, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
+        return of_texts([self._text(index) for index in indices], grid)
+
+    def _text(self, index: int) -> str | bytes | None:
         segmentation = self.outlines[index].segmentation
         if not self._fits(segmentation):
             return None
@@ -189,16 +197,21 @@ class SoundMasks:
 
 
 def sample_together(masks: MaskSet, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
-    """Several masks of compressed run lengths, in a fraction of the time that they take in turn.
+    """`TogetherMasks.sample_together`; None for other masks."""
+    return masks.sample_together(indices, grid) if isinstance(masks, TogetherMasks) else None
 
-    None where one is broken, has another form, or all take too much memory at once: then each says
-    what it is by itself.
+
+def of_texts(texts: Sequence[str | bytes | None], grid: Grid) -> list[Bitmap] | None:
+    """The masks of COCO's compressed run lengths, which are not checked yet.
+
+    None where one is broken or empty, or no text, or all take too much memory at once.
     """
-    size = len(indices) * len(grid.rows) * len(grid.columns) // 8
-    if not isinstance(masks, RunLengthMasks) or size > _TOGETHER_BYTES:
+    size = len(texts) * len(grid.rows) * len(grid.columns) // 8
+    found = [text for text in texts if text is not None]
+    characters = sum(map(len, found))
+    if len(found) < len(texts) or size > _TOGETHER_BYTES:
         return None
-    found = [text for index in indices if (text := masks.text(index)) is not None]
-    if len(found) < len(indices) or not 0 < sum(map(len, found)) <= _TOGETHER_CHARACTERS:
+    if not 0 < characters <= _TOGETHER_CHARACTERS:
         return None
     try:
         runs, lengths = regions.text_runs(found, grid.height, grid.width)

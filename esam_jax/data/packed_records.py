@@ -40,6 +40,7 @@ from esam_jax.data.mask_sets import (
     RunLengthMasks,
     describe,
     is_number,
+    of_texts,
 )
 from esam_jax.data.pictures import Encoded, Picture
 from esam_jax.data.records import Record
@@ -88,8 +89,8 @@ class PackedMasks:
         except DataError as error:
             raise DataError(f"{self.name}: mask {index}: {error}") from error
 
-    def text(self, index: int) -> str | None:
-        return self.masks[index].counts
+    def sample_together(self, indices: Sequence[int], grid: Grid) -> list[Bitmap] | None:
+        return of_texts([self.masks[index].counts for index in indices], grid)
 
     def describe(self, index: int) -> Object:
         return self.masks[index].object
