@@ -250,6 +250,17 @@ def test_records_that_no_writer_makes_are_refused(case):
     assert packed_records.decode_record(altered(content)).name == "a/b.png"
 
 
+@pytest.mark.parametrize(("more", "said"), [(0, "has not the"), (1, "annotators, more than are")])
+def test_the_most_boundaries_of_a_picture(more, said):
+    """2**30 bits: how many there must be is known before any is decompressed."""
+    content = msgpack.unpackb(packed_records.encode(made())[4:])
+    height, width = content["size"]
+    annotators = 2**30 // (height * width) + more
+    few = zlib.compress(b"abc")
+    with pytest.raises(DataError, match=said):
+        packed_records.decode_record(altered(content, boundaries=[annotators, few]))
+
+
 def test_run_lengths_of_another_picture_are_an_error_of_their_mask():
     content = msgpack.unpackb(packed_records.encode(made())[4:])
     found = packed_records.decode_record(altered(content, masks=[[ABOUT, "0"], [ABOUT, "!"]]))

@@ -164,6 +164,8 @@ def test_a_broken_record_names_archive_and_file(tmp_path: Path, kind: str):
     ("content", "reason"),
     [
         ({"x.tar": packed(("a.jpg", b""))}, "holds no sa_.*jpg with its json"),
+        ({"x.tar": packed(("sa_1.json", b"{}"))}, "holds no sa_.*jpg with its json"),
+        ({"x.tar": packed(("sa_1.jpg", b""))}, "holds no sa_.*jpg with its json"),
         ({"x.tar": packed(("sa_1.jpg", b""))[:600]}, r"x\.tar: the archive is cut short"),
         ({"x.tar": b"\x1f\x8b"}, "gunzip it"),
         ({"notes.txt": b""}, "holds no sa_.*jpg at any depth, nor a tar archive"),
