@@ -97,9 +97,11 @@ def classify_nano() -> RunConfig:
 
     Command   esam train classify_nano --workdir runs/classes --data.source.path DATA/train \\
                   --evaluate.source.path DATA/val --data.view.classes 2
-    Hardware  one CPU core for minutes.
-    Expected  TODO
+    Hardware  one CPU core for a quarter of an hour, most of it pictures of 500 pixels decoded.
+    Expected  of ants and bees (60 pictures to train on, 30 to measure) 0.73 top-1 from scratch
+              after 240 updates (measured; one seed, so give or take 0.08).
 
+    The augmentation is weaker than ImageNet's: larger crops, half the strength of RandAugment.
     """
     return RunConfig(
         name="classify_nano",

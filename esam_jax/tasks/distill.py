@@ -20,6 +20,7 @@ from esam_jax.config import (
     EvaluateConfig,
     FramedConfig,
     RunConfig,
+    SamConfig,
 )
 from esam_jax.convert import load, provenance
 from esam_jax.errors import CheckpointError, EsamError
@@ -129,19 +130,18 @@ def _decoder(student: Student) -> Params:
     if weights is None:
         raise student.teacher.unnamed()
     file = load.model_file(weights)
+    if not isinstance(file.config, SamConfig) or set(DECODER) & set(file.untrained):
+        raise CheckpointError(
+            f"task.teacher.weights {weights} holds no trained mask decoder: name a SAM, or write "
+            "--task.coupling features"
+        )
     found = file.config.decoder
-    assert found is not None  # of a model whose encoder is SAM's
     if found != student.model.decoder:
         raise CheckpointError(
             f"{weights} holds another mask decoder than task.teacher.model "
             f"{student.task.teacher.model!r}: "
             f"{load.differences(found, student.model.decoder)}; name the model that "
             "the file holds"
-        )
-    if set(DECODER) & set(file.untrained):
-        raise CheckpointError(
-            f"task.teacher.weights {weights} holds no trained mask decoder: name a SAM, or write "
-            "--task.coupling features"
         )
     return {part: file.params[part] for part in DECODER}
 

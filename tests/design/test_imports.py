@@ -29,6 +29,12 @@ FOREIGN = {
     },
     "av": {"data/video_file.py"},  # decodes frames
     "hotcoco": {"evaluate/average_precision.py"},
+    "fsspec": {
+        "files.py",  # knows the schemes of its stores
+        "places.py",  # reads them
+    },
+    "gcsfs": set(),  # fsspec imports it
+    "s3fs": set(),
     "tensorflow": set(),
     "tensorflow_datasets": {
         "data/sources/tfds.py",  # opens a data set

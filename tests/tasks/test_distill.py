@@ -15,6 +15,7 @@ from esam_jax.config import (
     DistillConfig,
     EvaluateConfig,
     FramedConfig,
+    MaeConfig,
     MeshConfig,
     PromptedConfig,
     ScenesConfig,
@@ -22,6 +23,7 @@ from esam_jax.config import (
     TeacherConfig,
 )
 from esam_jax.convert import load, model_folder
+from esam_jax.convert.families import timm_vit
 from esam_jax.data import sources
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.evaluate import prompts
@@ -321,6 +323,11 @@ def test_a_teacher_must_be_named_and_have_a_trained_decoder(tmp_path):
     half = TeacherConfig(model="sam_nano", weights=str(tmp_path / "m"))
     with pytest.raises(CheckpointError, match="no trained mask decoder"):
         tasks.build(run_of(teacher=half)).initial()
+    vit = MaeConfig(encoder=timm_vit.pretrained(named.sam("efficientsam_nano").encoder))
+    model_folder.write(tmp_path / "vit", vit, nano.params(vit), source="test")
+    without = TeacherConfig(model="sam_nano", weights=str(tmp_path / "vit"))
+    with pytest.raises(CheckpointError, match="no trained mask decoder"):
+        tasks.build(run_of(teacher=without)).initial()
     random = dataclasses.replace(TEACHER, weights="random")
     assert tasks.build(run_of(teacher=random)).initial() == Start()
 
