@@ -7,6 +7,7 @@ from esam_jax import places
 from esam_jax.config import ImageFolderConfig
 from esam_jax.data import pictures
 from esam_jax.data.labels import Label
+from esam_jax.data.names import Names
 from esam_jax.data.records import Record
 from esam_jax.errors import DataError
 
@@ -45,12 +46,12 @@ class ImageFolder:
         if not found.names:
             raise DataError(pictures.none_of(self._root, found.left_out))
         pictures.warn_of(self._root, found.left_out)
-        self._names = found.names
+        self._names = Names(found.names)
         self.lacks: Mapping[str, str] = {}
         self._classes: dict[str, Label] = {}
-        outside = next((name for name in self._names if "/" not in name), None)
+        outside = next((name for name in found.names if "/" not in name), None)
         if outside is None:
-            classes = sorted({_first(name) for name in self._names})
+            classes = sorted({_first(name) for name in found.names})
             self._classes = {name: Label(index, name) for index, name in enumerate(classes)}
         else:
             remedy = "give each class a folder of its own, with all of its pictures"
