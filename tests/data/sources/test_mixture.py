@@ -245,7 +245,7 @@ def test_a_damaged_file_of_a_pack_is_found_in_a_mixture(places, tmp_path):
         ({"paths": ("a",), "times": (-1.0,)}, "each must be above 0"),
         ({"paths": ("a",), "times": (float("nan"),)}, "each must be above 0"),
         ({"paths": ("a",), "times": (float("inf"),)}, "each must be at most 1000000"),
-        ({"paths": ("gs://a/b",)}, "is ('gs://a/b',), but"),
+        ({"paths": ("http://a/b",)}, "is ('http://a/b',), but"),
         ({"paths": ("a",), "heldout": 3}, "set both"),
     ],
 )
