@@ -92,6 +92,10 @@ class Grid:
     def whole(cls, height: int, width: int) -> "Grid":
         return cls(height, width, np.arange(height), np.arange(width))
 
+    def repeats(self) -> int:
+        """How often a column of the picture comes at most; 1 for no columns."""
+        return int(np.bincount(self.columns).max(initial=1))
+
     def place(self, runs: Int64[np.ndarray, " L"]) -> Bitmap:
         """The mask of checked run lengths (column by column, outside first) on this grid."""
         (mask,) = self.place_all(runs, np.array([len(runs)]))
