@@ -10,6 +10,7 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
+_MOST_TURNS = 2**20  # with those of columns that come again; one takes some 60 bytes on the way
 _WORD = 64  # bits; rows are whole words, so that they can be combined by the word
 
 
@@ -98,6 +99,11 @@ class Grid:
 
     def place(self, runs: Int64[np.ndarray, " L"]) -> Bitmap:
         """The mask of checked run lengths (column by column, outside first) on this grid."""
+        repeats = self.repeats()
+        if repeats > 1 and len(runs) * repeats > _MOST_TURNS:
+            columns, back = np.unique(self.columns, return_inverse=True)
+            narrow = dataclasses.replace(self, columns=columns).place(runs)
+            return Bitmap.of(narrow.dense()[:, back])
         (mask,) = self.place_all(runs, np.array([len(runs)]))
         return mask
 
