@@ -10,6 +10,7 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt8
 
+_MOST_TURNS = 2**20  # with those of columns that come again; one takes some 60 bytes on the way
 _WORD = 64  # bits; rows are whole words, so that they can be combined by the word
 
 
@@ -92,8 +93,17 @@ class Grid:
     def whole(cls, height: int, width: int) -> "Grid":
         return cls(height, width, np.arange(height), np.arange(width))
 
+    def repeats(self) -> int:
+        """How often a column of the picture comes at most; 1 for no columns."""
+        return int(np.bincount(self.columns).max(initial=1))
+
     def place(self, runs: Int64[np.ndarray, " L"]) -> Bitmap:
         """The mask of checked run lengths (column by column, outside first) on this grid."""
+        repeats = self.repeats()
+        if repeats > 1 and len(runs) * repeats > _MOST_TURNS:
+            columns, back = np.unique(self.columns, return_inverse=True)
+            narrow = dataclasses.replace(self, columns=columns).place(runs)
+            return Bitmap.of(narrow.dense()[:, back])
         (mask,) = self.place_all(runs, np.array([len(runs)]))
         return mask
 

@@ -18,6 +18,7 @@ from esam_jax.words import counted
 
 _TOGETHER_BYTES = 2**26  # of masks that are decoded at once, if each fills its picture
 _TOGETHER_CHARACTERS = 2**20  # of their texts; one takes some 50 bytes on the way
+_LEAST_ROWS = 512  # a column of a mask takes 64 bytes on the way, however few rows it has
 
 
 class EmptyMaskError(DataError):
@@ -206,9 +207,10 @@ def of_texts(texts: Sequence[str | bytes | None], grid: Grid) -> list[Bitmap] | 
 
     None where one is broken or empty, or no text, or all take too much memory at once.
     """
-    size = len(texts) * len(grid.rows) * len(grid.columns) // 8
+    size = len(texts) * max(len(grid.rows), _LEAST_ROWS) * len(grid.columns) // 8
     found = [text for text in texts if text is not None]
-    characters = sum(map(len, found))
+    # All turns of a column are repeated with it: a picture may be narrower than its grid.
+    characters = sum(map(len, found)) * grid.repeats()
     if len(found) < len(texts) or size > _TOGETHER_BYTES:
         return None
     if not 0 < characters <= _TOGETHER_CHARACTERS:

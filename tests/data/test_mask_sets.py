@@ -1,5 +1,7 @@
 """Masks that are decoded together are those decoded one by one, and so is what is left out."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -54,13 +56,34 @@ def test_together_is_one_by_one(case: str, indices: list[int]):
 def test_what_takes_much_memory_is_decoded_one_by_one(limit: str, monkeypatch):
     masks = CocoMasks("x", [Outline("a mask", each) for each in GOOD], HEIGHT, WIDTH)
     characters = sum(len(each["counts"]) for each in GOOD)
-    most = {"_TOGETHER_BYTES": COUNT * HEIGHT * WIDTH // 8, "_TOGETHER_CHARACTERS": characters}
+    most = {"_TOGETHER_BYTES": COUNT * 512 * WIDTH // 8, "_TOGETHER_CHARACTERS": characters}
     monkeypatch.setattr(mask_sets, limit, most[limit])
     together = mask_sets.sample_together(masks, range(COUNT), GRID)
     assert together is not None and (together[1].dense() == DENSE[1]).all()
     monkeypatch.setattr(mask_sets, limit, most[limit] - 1)
     assert mask_sets.sample_together(masks, range(COUNT), GRID) is None
     assert [*map(bool, SoundMasks(record(masks)).sample_all(range(COUNT), GRID))] == [True] * COUNT
+
+
+def _held(masks: CocoMasks, grid: Grid) -> tuple[bool, int]:
+    """Whether they are decoded together, and the most memory that took."""
+    tracemalloc.start()
+    together = mask_sets.sample_together(masks, range(len(masks)), grid)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return together is not None, most
+
+
+@pytest.mark.parametrize(("height", "width", "count"), [(1, 16_384, 100), (16_384, 1, 2)])
+def test_pictures_of_one_row_or_column_take_no_more_memory(height: int, width: int, count: int):
+    """Their masks have few bytes, but many columns, or turns that a wide grid repeats."""
+    mask = np.ones((height, width), bool)
+    mask[1::2] = False
+    columns = np.arange(width).repeat(-(-64 // width))
+    grid = Grid(height, width, np.arange(height)[:1024], columns)
+    masks = CocoMasks("x", [Outline("a mask", regions.to_rle(mask))] * count, height, width)
+    together, most = _held(masks, grid)
+    assert not together and most < 2**22
 
 
 def test_packed_masks_of_which_some_are_broken():

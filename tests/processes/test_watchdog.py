@@ -1,11 +1,13 @@
 """A run in which no update finishes shows where every host is, and ends."""
 
+import itertools
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import types
 
 import pytest
 from helpers import processes, toy_run
@@ -89,6 +91,26 @@ def test_data_that_never_comes_is_named(tmp_path, ended, monkeypatch, capfd, ans
     where = "record 7" if answer == "record 7" else "data"
     assert f"(update 1 begun, 1 finished, waiting for {where})" in capfd.readouterr().err
     assert f", waiting for {where}\n" in (tmp_path / "stacks" / "host_000.txt").read_text()
+
+
+def test_an_update_that_hangs_is_not_said_to_wait_for_data(tmp_path, ended, capfd):
+    results = [Result(True), Result(False)]
+    with Watchdog(TICK, tmp_path, leave=ended.leave) as dog:
+        step = dog.watching(lambda batch: ("state", {"loss": results.pop(0)}), 0)
+        read = dog.reading(itertools.repeat("a batch"), lambda: "record 7")
+        step(next(read))
+        step(next(read))
+        assert ended.wait(60)
+    assert "(update 2 begun, 1 finished)" in capfd.readouterr().err
+
+
+def test_time_in_which_the_process_does_not_run_does_not_count(tmp_path, ended, monkeypatch):
+    asleep = [0.0]
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + asleep[0])
+    monkeypatch.setattr(watchdog, "time", clock)
+    with Watchdog(10.0, tmp_path, slow_seconds=0.0, leave=ended.leave):
+        asleep[0] = 1000.0
+        assert not ended.wait(2.5)  # it looks once a second
 
 
 def test_processes_that_were_started_do_not_survive_a_hang(tmp_path, ended):

@@ -1,5 +1,7 @@
 """Masks of bits are the masks of booleans, on any grid, and so is what is drawn from them."""
 
+import tracemalloc
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 from helpers import slow_masks
@@ -69,6 +71,19 @@ def test_runs_on_any_grid_are_the_mask_there(mask: np.ndarray, data: st.DataObje
     grid = Grid(height, width, np.array(rows), np.array(columns))
     runs = np.array(regions.to_runs(mask)["counts"])
     assert (grid.place(runs).dense() == mask[rows][:, columns]).all()
+
+
+def test_turns_of_a_column_that_comes_very_often_take_little_memory():
+    """A picture that is one pixel wide, stretched: all its turns are in every column."""
+    mask = np.random.default_rng(0).random((16_384, 1)) < 0.5
+    grid = Grid(16_384, 1, resize.nearest(16_384, 640), resize.nearest(1, 160))
+    runs = np.array(regions.to_runs(mask)["counts"])
+    tracemalloc.start()
+    found = grid.place(runs)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.dense() == mask[grid.rows][:, grid.columns]).all()
+    assert most < 2**22
 
 
 @given(masks, st.lists(st.tuples(st.integers(0, 99), st.integers(1, 2)), max_size=6))

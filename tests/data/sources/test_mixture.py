@@ -148,6 +148,14 @@ def test_choices_hold_for_all_data_sets_but_for_one_that_says_otherwise(coco_jso
     assert len(opened(f"{coco_json},crowds=leave_out", crowds="use")) == 2
 
 
+def test_sixteen_bits_and_doubtful_exif_are_read_as_the_mixture_says(places):
+    coco, sa1b, _ = places
+    of_all = {"sixteen_bit": "stretch", "ambiguous_exif": "stored"}
+    first, second = opened(f"{coco},ambiguous_exif=upright", sa1b, **of_all).configs
+    assert (first.sixteen_bit, first.ambiguous_exif) == ("stretch", "upright")
+    assert (second.sixteen_bit, second.ambiguous_exif) == ("stretch", "stored")
+
+
 # -------------------------------------------------------------------------------- what is known
 
 
@@ -245,7 +253,7 @@ def test_a_damaged_file_of_a_pack_is_found_in_a_mixture(places, tmp_path):
         ({"paths": ("a",), "times": (-1.0,)}, "each must be above 0"),
         ({"paths": ("a",), "times": (float("nan"),)}, "each must be above 0"),
         ({"paths": ("a",), "times": (float("inf"),)}, "each must be at most 1000000"),
-        ({"paths": ("gs://a/b",)}, "is ('gs://a/b',), but"),
+        ({"paths": ("http://a/b",)}, "is ('http://a/b',), but"),
         ({"paths": ("a",), "heldout": 3}, "set both"),
     ],
 )
