@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     if args.json is not None:
         outputs.require_file(args.json, overwrite=args.overwrite, endings=(".json",))
         arguments.require_writable(args.json.parent)
-    source = sources.open_source(config.data.source)
+    source = sources.open_source(config.data.source, needs=config.data.view.needs)
     about: dict[str, Any] = {
         "command": "esam bench data",
         "config": name,

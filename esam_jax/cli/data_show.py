@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
         )
     outputs.require_file(args.out, overwrite=args.overwrite, endings=(".png",))
     arguments.require_writable(args.out.parent)
-    source = sources.open_source(named.source)
+    needs = frozenset() if named.run is None else named.run.data.view.needs
+    source = sources.open_source(named.source, needs=needs)
 
     from esam_jax.datasets import show  # JAX, which a typing error need not wait for
     from esam_jax.predict import draw

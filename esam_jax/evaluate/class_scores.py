@@ -1,6 +1,7 @@
 """`esam evaluate classify`: top-1 and top-5 of a classifier, or of anybody's predictions."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from esam_jax.ops import images
 from esam_jax.typing import Params
 
 _MOST_BYTES = 2**30  # of predictions: ImageNet's 50,000 pictures with five names take 10 MB
+_UNRANKED = 10**9  # behind all that was predicted
 _NEEDS = frozenset({"label"})
 _CENTRE = "the centre of each picture, short side resized to 256/224 of the input, bicubic"
 
@@ -80,10 +82,12 @@ def of_predictions(path: Path, config: SourceConfig, count: int) -> dict[str, An
     if unanswered == len(answered):
         raise DataError(
             f"{path} has no prediction for any of {len(places)} records, such as "
-            f"{source.name(places[0])}: name records as `esam data check` does"
+            f"{source.name(places[0])}: name records as `esam data show` does"
         )
     reasons = prompts.warn(prompts.of_source(source), broken, "")
     ranks = [_rank(label, classes or ()) for label, classes in answered]
+    if min(ranks) == _UNRANKED:
+        _warn_of_none_right(path, answered)
     found = {
         **{f"top{most}": round(sum(x < most for x in ranks) / len(ranks), 6) for most in (1, 5)},
         "images": len(ranks),
@@ -107,7 +111,20 @@ def _classes(value: Any, name: str, path: Path) -> Sequence[str | int]:
 def _rank(label: Label, classes: Sequence[str | int]) -> int:
     """Place of the right class among those that were predicted, from 0; else behind all."""
     wanted = (label.index, label.name)
-    return next((i for i, each in enumerate(classes) if each in wanted), 10**9)
+    return next((i for i, each in enumerate(classes) if each in wanted), _UNRANKED)
+
+
+def _warn_of_none_right(
+    path: Path, answered: Sequence[tuple[Label, Sequence[str | int] | None]]
+) -> None:
+    """Other names for the same classes look like a classifier that is always wrong."""
+    label, classes = next((each, found) for each, found in answered if found is not None)
+    warnings.warn(
+        f"evaluation: {path} has the class of no record right: it says {list(classes)[:3]} for one "
+        f"of class {label.name!r}, number {label.index}; name classes as the data does",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _reported(

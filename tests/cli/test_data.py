@@ -163,6 +163,15 @@ def test_show_takes_configs(folder, tmp_path, capsys):
     assert not np.array_equal(pixels[0], pixels[1]) and not np.array_equal(pixels[0], pixels[2])
 
 
+def test_show_of_a_config_refuses_data_that_its_updates_cannot_use(tmp_path, capsys):
+    """In the words of the run, and not in those of the first record."""
+    Image.new("RGB", (9, 7)).save(tmp_path / "a.png")
+    argv = ["data", "show", "classify_nano", "--data.source.path", tmp_path]
+    code, _, err = run(capsys, *argv, "--out", tmp_path / "page" / "a.png")
+    assert code == 2 and "a.png lies in no folder below" in err
+    assert "give each class a folder of its own" in err
+
+
 def test_nothing_to_show_is_said(folder, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("sa_3.jpg\n")
     argv = ["data", "show", folder, "--data.source.ids", tmp_path / "ids.txt"]

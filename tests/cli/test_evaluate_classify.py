@@ -108,6 +108,18 @@ def test_predictions_of_another_form_are_refused(pictures, tmp_path, capsys, con
     assert words in refused(capsys, "--predictions", file, "--data", pictures)
 
 
+@pytest.mark.parametrize("wrong", ["wasp", "0", 7, ["x", "y"]])
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_predictions_by_names_of_other_classes_are_warned_of(pictures, tmp_path, capsys, wrong):
+    file = tmp_path / "predictions.json"
+    file.write_text(json.dumps(dict.fromkeys(truth(pictures), wrong)))
+    argv = ["evaluate", "classify", "--predictions", str(file), "--data", str(pictures)]
+    assert cli.main(argv) == 0
+    said = wrong if isinstance(wrong, list) else [wrong]
+    words = f"the class of no record right: it says {said} for one of class 'a', number 0"
+    assert words in capsys.readouterr().err
+
+
 def test_what_cannot_be_measured_is_refused(model, pictures, tmp_path, capsys):
     both = ["--model", model, "--predictions", "x.json", "--data", pictures]
     assert "write one of them" in refused(capsys, *both)

@@ -45,9 +45,10 @@ def open_source(
     Raises MissingError or DataError when there is nothing there to read, before any picture is, and
     ConfigError when it lacks what is needed.
     """
-    if getattr(config, "path", "") is None:
+    path: str | None = getattr(config, "path", config.kind)
+    if not path:
         raise ConfigError(
-            f"source.path is None, but the source {config.kind!r} reads one: give "
+            f"source.path is {path!r}, but the source {config.kind!r} reads one: give "
             f"--{options}path PATH"
         )
     for _, words in lacking(config, needs, "this needs"):
@@ -72,6 +73,8 @@ def detect(path: str) -> SourceConfig:
 
     MissingError for what is none, or may not be read.
     """
+    if not path:
+        raise MissingError("a path to data is empty: name a folder or file (. is this folder)")
     place = Path(path).expanduser()
     files.read(path, functools.partial(_look, place), "make it readable, or name another")
     for kind in kinds():

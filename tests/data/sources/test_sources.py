@@ -102,6 +102,14 @@ def test_what_a_disk_keeps_for_itself_is_left_out(tmp_path: Path, monkeypatch: p
     assert pictures.list_pictures(tmp_path).names == ("x.png",)
 
 
+def test_an_empty_path_is_not_this_folder():
+    """As a shell makes it of a variable that is not set."""
+    with pytest.raises(MissingError, match=r"a path to data is empty: name a folder or file"):
+        sources.detect("")
+    with pytest.raises(ConfigError, match=r"source\.path is '', but the source 'coco' reads one"):
+        sources.open_source(CocoConfig(path=""))
+
+
 def test_image_folder_finds_pictures_at_any_depth(tmp_path: Path, write_picture: Callable):
     for name in ("images/n02/b.JPEG", "images/n01/a.png", "top.webp", ".hidden/c.png"):
         write_picture(tmp_path / name, 7, 9)
