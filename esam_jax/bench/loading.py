@@ -21,6 +21,7 @@ from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.mask_sets import MaskSet, sample_together
 from esam_jax.data.pictures import Encoded, Picture
 from esam_jax.data.records import Record, Source
+from esam_jax.data.views import View
 from esam_jax.errors import ConfigError
 
 STAGES = ("read", "decode", "masks", "view", "batch", "to device")
@@ -73,17 +74,17 @@ def stages(source: Source, data: DataConfig, *, examples: int, seed: int = 0) ->
     tally.view_of(made[0])  # the first opens files, and imports
     clock.clear()
     timed.encoded.clear()
-    rows = []
+    rows: list[View] = []
     for position in range(1, 1 + examples):
         with clock.within("view"):
             example = made[position]
         rows.append(tally.view_of(example))
-    for first in range(0, examples, _BATCH):
-        some = rows[first : first + _BATCH]
-        with clock.within("batch"):
-            batch = {key: np.stack([row[key] for row in some]) for key in some[0]}
-        with clock.within("to device"):
-            jax.block_until_ready(jax.device_put(batch))
+        if len(rows) == _BATCH or position == examples:  # a run keeps no more of them either
+            with clock.within("batch"):
+                batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            rows.clear()
+            with clock.within("to device"):
+                jax.block_until_ready(jax.device_put(batch))
     found = {name: clock.mean(name, examples) for name in STAGES}
     sizes = [len(each.data) for each in timed.encoded]
     return Stages(examples, float(np.mean(sizes or [0])), found, _bare(timed.encoded))
