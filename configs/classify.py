@@ -32,8 +32,8 @@ def classify_ti() -> RunConfig:
               table 1).
 
     Published (section 4.1): AdamW and its betas, decay, rate, batch, epochs, warm-up, cosine,
-    RandAugment, smoothing, mixup. Assumed, with MAE's values: cutmix, erasing, drop path, the
-    strength of RandAugment, the mean of patches, and that the rate is not scaled by the batch.
+    RandAugment, smoothing, mixup. Assumed, with MAE's values for ViT-B: cutmix, erasing, drop path,
+    the strength of RandAugment, the mean of patches, and that the rate is not scaled by the batch.
     """
     epoch = IMAGES // _BATCH
     return RunConfig(

@@ -99,7 +99,7 @@ LOCAL_ONLY = (
 # Of data sets, except those whose format is read by a library that opens local files alone.
 READABLE = (
     "data is read from this machine or an object store that fsspec knows (gs://, s3://, az://): "
-    "copy it to one of them (curl)"
+    "copy it to one of them (curl), or leave file:// out"
 )
 LOCAL_RECORDS = (
     "files of ArrayRecord are read from a disk: copy them to a local folder (gcloud storage cp -r, "

@@ -97,7 +97,7 @@ def test_an_empty_folder_is_refused(tmp_path, capsys):
         ([*CHECK, "scenes", "--data.source.kind", "cocoa"], "must be one of scenes, "),
         ([*CHECK, "scenes", "--out", "a.txt"], "must end in .csv"),
         ([*CHECK, "tests", "--data.source.kind", "scenes"], "'scenes', which reads no path"),
-        ([*CHECK, "nowhere"], "nowhere cannot be read as any of"),
+        ([*CHECK, "nowhere"], "nowhere does not exist: check the path"),
         (["data", "show", "scenes"], "missing: --out PATH"),
         (["data", "show", "scenes", "--out", "a.jpg"], "must end in .png"),
         (["data", "show", "scenes", "--out", "a.png", "--examples", "0"], "from 1 to 400"),

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import SourceConfig
 from esam_jax.config.data import lacking
 from esam_jax.data import copies, id_lists, parts
@@ -81,6 +81,8 @@ def detect(path: str) -> SourceConfig:
         config = _module(kind).detects(path)
         if config is not None:
             return config
+    if not places.place(path).exists():
+        raise MissingError(f"{path} does not exist: check the path, or write the word scenes")
     raise MissingError(
         f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a tar archive, a "
         "COCO json or the word scenes"

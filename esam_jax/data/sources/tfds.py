@@ -13,7 +13,7 @@ from esam_jax.data.findings import Finding
 from esam_jax.data.records import Record
 from esam_jax.data.sources import tfds_example, tfds_features, tfds_folder
 from esam_jax.data.sources.tfds_shards import Shards
-from esam_jax.errors import DataError, EsamError, one_line
+from esam_jax.errors import DataError, EsamError, MissingError, one_line
 
 
 def open(config: TfdsConfig, options: str = "") -> "Tfds":
@@ -22,9 +22,17 @@ def open(config: TfdsConfig, options: str = "") -> "Tfds":
 
 
 def detects(path: str) -> TfdsConfig | None:
-    """The folder of one prepared version; its train split, or its first where it has none."""
+    """The folder of one prepared version; its train split, or its first where it has none.
+
+    MissingError for a folder in which there are some.
+    """
     folder = Path(path).expanduser()
     if not tfds_folder.is_prepared(folder):
+        if version := tfds_folder.below(folder):
+            raise MissingError(
+                f"{path} holds data of tensorflow-datasets: name the folder of a version, such as "
+                f"{version}, or its data_dir with the kind tfds and a name"
+            )
         return None
     splits = tfds_folder.splits(tfds_folder.check(folder))
     return TfdsConfig(

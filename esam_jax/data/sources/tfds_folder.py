@@ -4,6 +4,9 @@ What lies there is read from its own files, and no code of the data set is loade
 tensorflow-datasets' own, which looks in a bucket for what is missing, nor that of others.
 """
 
+import contextlib
+import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +25,22 @@ _CLASSES = "tensorflow_datasets."  # where the classes of features are
 _BY_TENSORFLOW = (".Audio", ".Video")  # which import it as soon as they are made
 _OTHERS = ("downloads", ".config")  # folders of tensorflow-datasets that are no data set
 _SHOWN = 8  # names in a message
+_LOOKED = 64  # entries of a folder: one of pictures has thousands
 
 
 def is_prepared(folder: Path) -> bool:
     """Whether it is the folder of one version of a data set."""
     return (folder / INFO).is_file() and (folder / FEATURES).is_file()
+
+
+def below(folder: Path, depth: int = 3) -> Path | None:
+    """A prepared version below a folder, if one of the first entries of each level leads to it."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        some = [Path(x) for x in itertools.islice(entries, _LOOKED) if x.is_dir()]
+        found = [each for each in some if _VERSION.fullmatch(each.name) and is_prepared(each)]
+        deeper = (below(each, depth - 1) for each in some if depth > 1)
+        return next(iter(found), None) or next(filter(None, deeper), None)
+    return None
 
 
 def find(config: TfdsConfig, options: str) -> Path:

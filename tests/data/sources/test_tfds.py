@@ -1,5 +1,6 @@
 """Data sets of tensorflow-datasets: which records there are, and what may be wrong with them."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -27,6 +28,7 @@ from esam_jax.data import loader, record_files, sources
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.record_files import Readers
 from esam_jax.data.records import Record, Source, summary
+from esam_jax.data.sources import tfds_folder
 from esam_jax.errors import ConfigError, DataError, DiskError, EsamError, MissingError
 from esam_jax.train import loop
 
@@ -241,6 +243,30 @@ def test_the_folder_of_a_version_is_detected(data_dir: Path):
     found = sources.detect(str(folder))
     assert found == TfdsConfig(path=str(folder), split="validation")
     assert len(sources.open_source(found)) == 3
+
+
+@pytest.mark.parametrize("place", ["outer/tiny", "outer", "."])
+def test_a_folder_in_which_there_are_some_is_named_with_one_of_them(data_dir: Path, place: str):
+    (data_dir / "outer").mkdir()
+    (data_dir / "tiny").rename(data_dir / "outer/tiny")
+    with pytest.raises(MissingError, match=r"tensorflow-datasets: .* such as .*/tiny/1\.0\.0, or"):
+        sources.detect(str(data_dir / place))
+
+
+def test_folders_of_pictures_are_not_searched_to_the_last_file(tmp_path: Path, monkeypatch):
+    made, seen = tmp_path / "n01440764", []
+    made.mkdir()
+    for number in range(500):
+        (made / f"{number}.JPEG").touch()
+    entries = os.scandir
+
+    def counted(path):
+        with entries(path) as found:
+            return contextlib.nullcontext(seen.append(x) or x for x in [*found])
+
+    monkeypatch.setattr(tfds_folder.os, "scandir", counted)
+    assert tfds_folder.below(tmp_path) is None
+    assert len(seen) <= 1 + tfds_folder._LOOKED
 
 
 @pytest.mark.parametrize(
