@@ -55,6 +55,21 @@ def children() -> list:
     return multiprocessing.active_children()
 
 
+@pytest.mark.parametrize(("count", "each"), [(0, 8), (1, 8), (3, 3), (8, 1)])
+def test_workers_share_the_threads(count: int, each: int, monkeypatch):
+    asked, options = [], workers.grain.ReadOptions
+
+    def remembered(**keys):
+        asked.append(keys["num_threads"])
+        return options(**keys)
+
+    monkeypatch.setattr(workers.grain, "ReadOptions", remembered)
+    data = with_workers(dataclasses.replace(DATA, threads=8), count)
+    examples = Examples(sources.open_source(SCENES), VIEW, 0)
+    workers.read(examples, data, rows=[0], batch=1, ahead=1, first=0).close()
+    assert asked == [each]
+
+
 def test_a_stream_may_be_closed_twice():
     with stream(DATA) as batches:
         next(batches)

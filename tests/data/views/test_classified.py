@@ -144,3 +144,10 @@ def test_a_record_without_a_class_is_refused():
     bare = dataclasses.replace(record(), annotations={})
     with pytest.raises(ConfigError, match="from a source without label"):
         views.make(bare, CONFIG, draws.generator(0, 0, "x"))
+
+
+def test_a_rectangle_is_never_as_long_as_a_side():
+    """timm's rule, which leaves some out in a picture of 8 pixels."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([classified.draw_rectangle(rng, 8) for _ in range(500)])
+    assert (boxes[:, 2:] - boxes[:, :2]).max() == 7
