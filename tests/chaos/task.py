@@ -1,6 +1,7 @@
 """What the chaos runner trains: SAMI on drawn scenes, real but small enough to restart in seconds.
 
-`esam train` executes this file in each training process, which is how the hooks get in there.
+`esam train` executes this file in each training process, which is how the hooks get in there. No
+test imports it: what it adds to the process would stay there.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ from helpers import toy
 
 from esam_jax import sharding
 from esam_jax.config import MeshConfig
-from esam_jax.data import loader, sources, views
+from esam_jax.data import loader, sources, views, workers
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path, monkeypatch):
     """Hooks of process 1 that are taken out afterwards."""
     for module, name in (
         (time, "time"), (time, "time_ns"), (views, "make"),
-        (loader, "stream"), (loader.Stream, "__next__"),
+        (loader, "stream"), (loader.Stream, "__next__"), (workers, "_begin"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.setenv(hooks.FOLDER, str(tmp_path))

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from chaos import supervisor, task
+from chaos import supervisor
 from helpers import damaged_sets as sets
 from helpers import memory, tar_files
 from helpers.damaged_sets import annotation, file, flipped
@@ -364,7 +364,7 @@ def require_findings(expected: LeftOut, report: dict[str, Any], values: dict[str
 def test_f26_metrics_of_a_run_count_what_its_worker_processes_could_not_read(tmp_path: Path):
     config = sets.FORMS["tar"](tmp_path, file(f"sa_{sets.PICTURE}.jpg", sets.half))
     argv = [
-        task.__file__,
+        supervisor.HERE / "task.py",
         "--workdir",
         tmp_path / "run",
         "--steps",
