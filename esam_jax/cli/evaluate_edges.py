@@ -8,8 +8,7 @@ from typing import Any
 
 from esam_jax.cli import arguments
 from esam_jax.config import BsdsConfig
-from esam_jax.data import sources
-from esam_jax.datasets import parallel
+from esam_jax.data import parallel, sources
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import edge_scores
 

@@ -16,9 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from esam_jax.config import BsdsConfig
-from esam_jax.data import decode, records, sources
+from esam_jax.data import decode, parallel, records, sources
 from esam_jax.data.records import Source
-from esam_jax.datasets import parallel
 from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import boundaries
 from esam_jax.evaluate.thinning import thin
