@@ -6,7 +6,7 @@ fulfil G1, G2 and G3, in the second half where they fulfil G1, G2 and G3'.
 """
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 # The eight neighbours (rows, columns) from the east on against the clock; bit k of a number.
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
@@ -39,14 +39,19 @@ def _tables() -> tuple[Bool[np.ndarray, " 256"], Bool[np.ndarray, " 256"]]:
     # x[0] is no neighbour, so that x[1] to x[8] are named as in the paper; x[9] is x[1] again.
     x = [np.zeros(256, bool)] + [(np.arange(256) >> bit & 1).astype(bool) for bit in range(8)]
     x.append(x[1])
-    crossings = sum((~x[2 * i - 1] & (x[2 * i] | x[2 * i + 1])).astype(int) for i in range(1, 5))
-    pairs = [sum((x[2 * k - 1] | x[2 * k]).astype(int) for k in range(1, 5))]
-    pairs.append(sum((x[2 * k] | x[2 * k + 1]).astype(int) for k in range(1, 5)))
-    fewest = np.minimum(*pairs)
+    corners = range(1, 5)
+    crossings = _sum([~x[2 * i - 1] & (x[2 * i] | x[2 * i + 1]) for i in corners])
+    before = _sum([x[2 * i - 1] | x[2 * i] for i in corners])
+    after = _sum([x[2 * i] | x[2 * i + 1] for i in corners])
+    fewest = np.minimum(before, after)
     both = (crossings == 1) & (fewest >= 2) & (fewest <= 3)
     first = both & ~((x[2] | x[3] | ~x[8]) & x[1])
     second = both & ~((x[6] | x[7] | ~x[4]) & x[5])
     return first, second
+
+
+def _sum(rows: list[Bool[np.ndarray, " 256"]]) -> Int64[np.ndarray, " 256"]:
+    return np.sum(rows, axis=0, dtype=np.int64)
 
 
 _GOES = _tables()
