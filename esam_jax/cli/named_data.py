@@ -12,8 +12,7 @@ from esam_jax import configs
 from esam_jax.cli import arguments, run_keys
 from esam_jax.config import DataConfig, RunConfig, SourceConfig
 from esam_jax.config.rules import Config
-from esam_jax.data import sources
-from esam_jax.datasets import parallel
+from esam_jax.data import parallel, sources
 from esam_jax.errors import ConfigError
 
 Args = TypeVar("Args")

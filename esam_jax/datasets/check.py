@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from esam_jax.data import parallel
 from esam_jax.data.findings import Findings
 from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Source, summary
-from esam_jax.datasets import parallel
 from esam_jax.datasets.examine import Examined, digest, examine
 from esam_jax.datasets.totals import Totals
 from esam_jax.errors import DiskError

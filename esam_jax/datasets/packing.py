@@ -20,12 +20,12 @@ from typing import Any
 from esam_jax import files
 from esam_jax.config import SourceConfig
 from esam_jax.config import json as config_json
-from esam_jax.data import id_lists, packed_records, packs
+from esam_jax.data import id_lists, packed_records, packs, parallel
 from esam_jax.data.findings import Finding
 from esam_jax.data.packs import Manifest, Shard
 from esam_jax.data.parts import Part
 from esam_jax.data.records import AnnotatedSource, Record, Source, summary
-from esam_jax.datasets import parallel, smaller
+from esam_jax.datasets import smaller
 from esam_jax.errors import DataError, ExistsError, MissingError
 
 _SAMPLED = 64  # records whose sizes say how many shards there are

@@ -5,11 +5,10 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from esam_jax.data import parts
+from esam_jax.data import parallel, parts
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.mask_sets import SoundMasks
 from esam_jax.data.records import Source
-from esam_jax.datasets import parallel
 from esam_jax.errors import ConfigError, DataError, DiskError, MissingError
 
 

@@ -10,8 +10,7 @@ import time
 import pytest
 
 from esam_jax.config import ScenesConfig
-from esam_jax.data import sources
-from esam_jax.datasets import parallel
+from esam_jax.data import parallel, sources
 from esam_jax.errors import DataError, PeerError
 
 SOURCE = sources.open_source(ScenesConfig(scenes=50))
@@ -66,7 +65,7 @@ CHILD = """
 import functools, sys, time
 from esam_jax.config import ScenesConfig
 from esam_jax.data import sources
-from esam_jax.datasets import parallel
+from esam_jax.data import parallel
 
 def main():
     source = sources.open_source(ScenesConfig(scenes=50))
