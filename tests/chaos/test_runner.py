@@ -195,7 +195,11 @@ def test_a_violation_names_the_seed_and_the_command(tmp_path, capsys, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("data", "kind", "ended"), [("tars", "kill_reader", 75), ("pack", "kill_all", -9)]
+    ("data", "kind", "ended"),
+    [
+        ("tars", "kill_reader", 75),
+        pytest.param("pack", "kill_all", -9, marks=pytest.mark.nightly),
+    ],
 )
 def test_processes_that_read_stored_data_change_no_number(tmp_path, capfd, data, kind, ended):
     """One process of a run, and two that read for it."""

@@ -29,7 +29,7 @@ from esam_jax.data.records import Record
 from esam_jax.errors import EsamError
 from esam_jax.ops import regions
 
-FEW, MANY = 60, 1000
+FEW, MANY = 60, 300
 MOST_BYTES = 2**27  # at the peak, of readers of some kilobytes
 MOST_SECONDS = 20
 
