@@ -51,7 +51,7 @@ def _tables() -> tuple[Bool[np.ndarray, " 256"], Bool[np.ndarray, " 256"]]:
 
 
 def _sum(rows: list[Bool[np.ndarray, " 256"]]) -> Int64[np.ndarray, " 256"]:
-    return np.sum(rows, axis=0, dtype=np.int64)
+    return np.asarray(np.sum(rows, axis=0, dtype=np.int64))
 
 
 _GOES = _tables()
