@@ -283,7 +283,7 @@ def test_what_cannot_be_opened_is_refused_by_name(places, tmp_path):
     assert "paths[0].heldout is 'x', but must be an integer" in refused(f"{coco},heldout=x")
     assert "set both" in refused(f"{coco},heldout=2")
     absent = refused(coco, tmp_path / "absent", error=MissingError)
-    assert f"{tmp_path / 'absent'} cannot be read" in absent
+    assert f"{tmp_path / 'absent'} does not exist" in absent
     assert "times is 1e-06 for path 2, which leaves none of its 3 records" in refused(
         coco, sa1b, times=(1, 0.000001), error=DataError
     )
