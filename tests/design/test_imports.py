@@ -2,12 +2,12 @@
 
 import ast
 import builtins
-import dis
+import functools
 import graphlib
 import re
 import subprocess
+import symtable
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,12 +90,13 @@ def test_a_foreign_package_is_used_in_the_files_named_for_it(package: str):
     assert found == FOREIGN[package]
 
 
-def _used(path: Path) -> Iterator[str]:
+@functools.cache
+def _used(path: Path) -> frozenset[str]:
     """What a file imports, and private names that it reaches as attributes, with their parents."""
     attributes = (source.dotted(node) for node in ast.walk(source.tree(path)))
-    for name in [*source.imports(path), *(each for each in attributes if "._src" in each)]:
-        parts = name.split(".")
-        yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+    names = [*source.imports(path), *(each for each in attributes if "._src" in each)]
+    parts = [name.split(".") for name in names]
+    return frozenset(".".join(each[: i + 1]) for each in parts for i in range(len(each)))
 
 
 def test_import_is_light():
@@ -113,8 +114,8 @@ def test_import_is_light():
 def test_every_name_is_defined(folder: str):
     """Linters cannot tell a name that is missing from an axis letter in an annotation."""
     for path in source.files(source.REPOSITORY / folder):
-        code = compile(path.read_text(), str(path), "exec")
-        missing = set(_loaded(code)) - _stored(code) - vars(builtins).keys() - MODULE_NAMES
+        scopes = list(_scopes(symtable.symtable(path.read_text(), str(path), "exec")))
+        missing = _loaded(scopes) - _stored(scopes) - vars(builtins).keys() - MODULE_NAMES
         assert not missing, f"{path}: {', '.join(sorted(missing))}"
 
 
@@ -123,24 +124,29 @@ MODULE_NAMES = {"__name__", "__file__", "__doc__", "__path__", "__module__", "__
 }
 
 
-def _stored(code: types.CodeType) -> set[str]:
+def _stored(scopes: list[symtable.SymbolTable]) -> set[str]:
+    """Names that the module or, by `global`, one of its functions assigns or imports."""
     return {
-        step.argval
-        for each in _codes(code)
-        for step in dis.get_instructions(each)
-        if step.opname in ("STORE_NAME", "STORE_GLOBAL")
+        symbol.get_name()
+        for scope in scopes
+        for symbol in scope.get_symbols()
+        if (scope is scopes[0] or symbol.is_declared_global())
+        and (symbol.is_assigned() or symbol.is_imported())
     }
 
 
-def _loaded(code: types.CodeType) -> Iterator[str]:
-    for each in _codes(code):
-        for step in dis.get_instructions(each):
-            if step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
-                yield step.argval
+def _loaded(scopes: list[symtable.SymbolTable]) -> set[str]:
+    """Names that are looked up in the module."""
+    return {
+        symbol.get_name()
+        for scope in scopes
+        for symbol in scope.get_symbols()
+        if symbol.is_referenced() and (scope is scopes[0] or symbol.is_global())
+    }
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    """The module's, then those within it."""
+    yield table
+    for inner in table.get_children():
+        yield from _scopes(inner)
