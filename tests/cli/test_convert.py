@@ -80,6 +80,7 @@ def test_verify_says_what_it_did_not_compare(release, tmp_path, capsys, monkeypa
     assert found["compared"] == "code" and "transformers" in found["install"]
 
 
+@pytest.mark.slow
 def test_verify_reads_a_small_model_back_that_its_tensors_do_not_name(tmp_path, capsys):
     config = named.sam("mobile_sam_nano")  # whose tensors could be of 1024 pixels
     model_folder.write(tmp_path / "m", config, nano.params(config), source="a test")

@@ -70,6 +70,7 @@ def test_files_and_a_second_call(model, tmp_path, capsys):
     assert "made with other settings (protocol was" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always::UserWarning")
 def test_the_pictures_that_a_training_held_out(model, odd_data, capsys):
     argv = ["evaluate", "prompts", "--model", str(model), "--data", str(odd_data), "--json"]

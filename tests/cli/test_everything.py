@@ -55,6 +55,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.iterdir()) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_sa1b_is_what_training_reads(album: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     assert call(album, out, "--json") == 0

@@ -37,8 +37,9 @@ CUT_SHORT = {
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }
+LONG = {"evaluation.md", "inference.md", "training.md", "zero_shot.md"}
 PAGES = [
-    pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name == "inference.md"))
+    pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG))
     for page in documents.PAGES
     if any(block.runs for block in documents.blocks(page))
 ]

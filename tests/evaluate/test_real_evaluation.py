@@ -175,6 +175,7 @@ def test_ap_on_coco_is_that_of_the_masks_that_were_written(model, tmp_path, caps
     assert result["ap"] == by_pycocotools(truth, tmp_path / "out" / "masks.json")
 
 
+@pytest.mark.slow
 def test_ap_on_scenes_is_that_of_the_masks_that_were_written(tmp_path, capsys):
     """With a model that finds them; the truth of scenes written as COCO's json."""
     source = sources.open_source(ScenesConfig(split="heldout"))

@@ -132,6 +132,7 @@ print(*found, of(lambda x: jnp.tan(x) * 4))
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     """But for what was compiled for a machine that is not there."""
 

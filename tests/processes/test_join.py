@@ -250,6 +250,7 @@ def test_f02_a_lost_host_ends_the_others_and_the_run_resumes(whole, cache, tmp_p
     assert_same_end(whole[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_f16_a_host_with_another_config_is_named_by_all(cache, tmp_path):
     other = {"host": 1, "rate": 0.5}
     outputs = processes.finish(run(3, cache, workdir=str(tmp_path), lr=other), codes=[2, 2, 2])

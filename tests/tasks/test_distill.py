@@ -102,6 +102,7 @@ def decoupled():
     return learned(run_of(), {STUDENT: student()}, PICTURES)
 
 
+@pytest.mark.slow
 def test_the_embedding_is_compared_with_the_teachers():
     _, metrics, moments = decoupled()
     pixels = images.normalise(jnp.asarray(PICTURES["image"]))

@@ -99,6 +99,7 @@ def test_those_of_another_teacher_size_or_view_are_refused(stored, tmp_path):
             start()
 
 
+@pytest.mark.slow
 def test_a_record_that_is_missing_stops_the_run_by_its_name(stored, tmp_path):
     config = run_of(stored)
     source = dataclasses.replace(SCENES, scenes=40)

@@ -678,6 +678,7 @@ def bombs() -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 @linux
 def test_bombs_are_refused_within_little_memory(tmp_path, torch):
     names = [put(tmp_path / name, data).name for name, data in bombs().items()]

@@ -60,6 +60,7 @@ with Checkpoints(SaveConfig(keep=2), pathlib.Path(sys.argv[2])) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_f03_killed_at_random_points_of_a_save(tmp_path):
     tests, draw, reached = pathlib.Path(toy.__file__).parents[1], random.Random(3), 0
     for _ in range(3):
