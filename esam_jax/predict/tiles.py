@@ -110,7 +110,7 @@ def measured(
 
     def measure(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
         some = low_res[lax.dynamic_slice_in_dim(places, i * group, group)]
-        measures = _over_tiles(some, cover, side, -offset, nothing, add)
+        measures = over_tiles(some, cover, side, -offset, nothing, add)
         return tuple(
             lax.dynamic_update_slice_in_dim(all_, each, i * group, 0)
             for all_, each in zip(found, measures, strict=True)
@@ -141,10 +141,10 @@ def turned(
         return lax.dynamic_update_slice_in_dim(turns, new, x * down + y, 1)
 
     turns = jnp.zeros((len(low_res), tiles, side, bits.bytes_of(side)), jnp.uint8)
-    return _over_tiles(low_res, cover, side, 0.0, turns, add)
+    return over_tiles(low_res, cover, side, 0.0, turns, add)
 
 
-def _over_tiles(
+def over_tiles(
     low_res: Float[Array, "X h w"],
     cover: Cover,
     side: int,
@@ -169,7 +169,7 @@ def _over_tiles(
                 return on_picture(left, wide, places, weights)
 
             def added() -> _T:
-                return add(so_far, Tile(corner, _stored(made)))
+                return add(so_far, Tile(corner, stored(made)))
 
             high, low = highest[places].max(), lowest[places].min()
             rounding = 1e-5 * (abs(high) + abs(low))
@@ -186,7 +186,7 @@ def _cut(taps: Any, tile: Array, side: int) -> Any:
     return tuple(lax.dynamic_slice_in_dim(each, tile * side, side) for each in taps)
 
 
-def _stored(make: Callable[[], Array]) -> Array:
+def stored(make: Callable[[], Array]) -> Array:
     """What `make` gives, added up once on a CPU however many read it.
 
     XLA fuses it with each of its users there, at twenty times the cost: not through a condition,
