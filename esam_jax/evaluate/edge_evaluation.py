@@ -58,8 +58,7 @@ def of_model(
 ) -> dict[str, Any]:
     """The numbers of `of_folder` of a model's maps, with `model`, `model_hash` and its protocol.
 
-    Maps are in OUT/maps. A picture that cannot be read is left out and counted (`skipped`), and a
-    UserWarning says so. `progress` forces the bars on stderr on or off.
+    Maps are in OUT/maps. `progress` forces the bars on stderr on or off.
     """
     settings = settings or Settings()
     about = {"model": model, "model_hash": album.digest(sam)}
@@ -87,8 +86,8 @@ def of_folder(
     """ODS, OIS, AP and R50 of anybody's maps, and what else `edge_scores.of_maps` gives.
 
     `published` numbers stand beside them where data and protocol match. With `out`: result.json,
-    the best and the worst pictures, and the counts of each picture. Errors and warnings as of
-    `of_maps` and `of_model`.
+    the best and the worst pictures, and the counts of each picture. What cannot be read is left out
+    and counted (`skipped`), and a UserWarning says so; errors as of `of_maps`.
     """
     scoring = scoring or Scoring()
     if out is not None:
@@ -140,15 +139,7 @@ def _mapped(
 
     done = devices.share(waiting, sam, on, count=len(waiting), ahead=3)
     about = {"total": len(waiting), "desc": "edge maps", "unit": "picture"}
-    faults = {index: fault for index, fault in tqdm(done, **about, disable=not shown) if fault}
-    if faults:
-        first = next(iter(faults.values()))
-        warnings.warn(
-            f"evaluation: {counted(len(faults), 'broken picture')} left out, the first: {first}",
-            UserWarning,
-            stacklevel=3,
-        )
-    return faults
+    return {index: fault for index, fault in tqdm(done, **about, disable=not shown) if fault}
 
 
 # ---------------------------------------------------------------------------------- the numbers
@@ -173,6 +164,11 @@ def _scored(
         broken=broken,
         progress=shown,
     )
+    if result["skipped"]:
+        picture, first = counted(result["skipped"], "broken picture"), result["reasons"][0]
+        warnings.warn(
+            f"evaluation: {picture} left out, the first: {first}", UserWarning, stacklevel=3
+        )
     result["published"] = published_edges.edges(
         split=truth.split,
         pictures=result["images"] + result["skipped"],
