@@ -73,20 +73,26 @@ def main(argv: Sequence[str]) -> int:
         inputs = [Path(args.truth), *([] if args.edges is None else [args.edges])]
         outputs.require_folder(args.out, inputs=inputs)
         arguments.require_writable(args.out)
-    how = {
-        "scoring": Scoring(thresholds=args.thresholds, max_distance=args.max_distance),
-        "workers": args.workers or parallel.available(),
-    }
+    scoring = Scoring(thresholds=args.thresholds, max_distance=args.max_distance)
+    workers = args.workers or parallel.available()
     if args.model is None:
         assert args.edges is not None
-        result = edge_evaluation.of_folder(args.edges, truth, out=args.out, **how)
+        result = edge_evaluation.of_folder(
+            args.edges, truth, scoring=scoring, workers=workers, out=args.out
+        )
     else:
         assert args.out is not None
         models.locate(args.model)
         sources.open_source(truth, "")
         compile_cache.enable()
         result = edge_evaluation.of_model(
-            load(args.model), truth, args.out, settings=settings, model=args.model, **how
+            load(args.model),
+            truth,
+            args.out,
+            settings=settings,
+            scoring=scoring,
+            workers=workers,
+            model=args.model,
         )
     if args.out is not None and (chart := _chart(result)):
         files.write(args.out / edge_evaluation.CURVE_FILE, chart)

@@ -34,7 +34,7 @@ RESULT_FILE, BEST_FILE, WORST_FILE, MAPS_FOLDER = "result.json", "best.png", "wo
 CURVE_FILE = "curve.svg"  # which the command draws
 _FILES = (RESULT_FILE, BEST_FILE, WORST_FILE, CURVE_FILE, f"{MAPS_FOLDER}/**/*.png")
 _ON_SHEET = 5  # pictures of either sheet
-_SHEET_PX = 1200  # width of a sheet
+_SHEET_PX = (480, 1200)  # width of a sheet: room for its captions, and at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,8 @@ def _mapped(
         return None
 
     done = devices.share(waiting, sam, on, count=len(waiting), ahead=3)
-    about = {"total": len(waiting), "desc": "edge maps", "unit": "picture"}
-    return {index: fault for index, fault in tqdm(done, **about, disable=not shown) if fault}
+    bar = tqdm(done, total=len(waiting), desc="edge maps", unit="picture", disable=not shown)
+    return {index: fault for index, fault in bar if fault}
 
 
 # ---------------------------------------------------------------------------------- the numbers
@@ -217,4 +217,6 @@ def _sheet(
         )
     if not rows:
         rows, captions = [np.full((8, 8, 3), 255, np.uint8)], ["no picture could be read"]
-    return draw.png(draw.gallery(rows, captions, columns=1, cell_px=_SHEET_PX))
+    least, most = _SHEET_PX
+    width = min(most, max(least, *(row.shape[1] for row in rows)))
+    return draw.png(draw.gallery(rows, captions, columns=1, cell_px=width))

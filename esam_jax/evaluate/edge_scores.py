@@ -114,25 +114,23 @@ def of_maps(
     waiting = [index for index in maps if kept.get(index, {}).get("map") != digests[index]]
     work = functools.partial(_of_record, maps, steps, max_distance)
     rows = parallel.over(source, waiting, work, workers, at_once=1)
-    about = {"total": len(waiting), "desc": "evaluate edges", "unit": "picture"}
-    for index, found in zip(waiting, tqdm(rows, **about, disable=not progress), strict=True):
+    bar = tqdm(
+        rows, total=len(waiting), desc="evaluate edges", unit="picture", disable=not progress
+    )
+    for index, found in zip(waiting, bar, strict=True):
         if isinstance(found, str):
             broken[index] = found  # not kept: it is read again by the next call
         else:
             kept.put(index, {"map": digests[index], "counts": found.tolist()})
-    used = [index for index in maps if index not in broken]
+    used = {
+        source.name(index): np.array(kept.get(index, {})["counts"], np.int64)
+        for index in maps
+        if index not in broken
+    }
     if not used:
         raise DataError(f"no picture could be read: {next(iter(broken.values()), truth.path)}")
-    found = np.array([kept.get(index, {})["counts"] for index in used], np.int64)
-    pictures = {
-        source.name(index): dict(zip(("threshold", "recall", "precision", "F"), each, strict=True))
-        for index, row in zip(used, found, strict=True)
-        for each in [_best(steps, *_shares(row))]
-    }
     return {
-        **summary(found, steps),
-        "curve": _curve(found, steps),
-        "pictures": pictures,
+        **_numbers(used, steps),
         "images": len(used),
         "skipped": len(broken),
         **({"reasons": [broken[i] for i in sorted(broken)][:_REASONS]} if broken else {}),
@@ -142,6 +140,19 @@ def of_maps(
         "seconds": round(time.monotonic() - begin, 1),
         "resumed": len(maps) - len(waiting),
     }
+
+
+def _numbers(
+    found: Mapping[str, Int64[np.ndarray, "T 4"]], steps: Float64[np.ndarray, " T"]
+) -> dict[str, Any]:
+    """The numbers of all pictures, by the names of these; and the best of each."""
+    rows = np.stack(list(found.values()))
+    names = ("threshold", "recall", "precision", "F")
+    pictures = {
+        name: dict(zip(names, _best(steps, *_shares(row)), strict=True))
+        for name, row in found.items()
+    }
+    return {**summary(rows, steps), "curve": _curve(rows, steps), "pictures": pictures}
 
 
 def _curve(

@@ -10,7 +10,6 @@ import errno
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -26,7 +25,7 @@ from esam_jax.predict.sam import Sam
 from esam_jax.predict.zero_shot import edges
 
 SETTINGS_FILE = "edges.json"
-RESULTS = ("**/*.png",)  # of this command alone; others in the folder are not touched
+RESULTS = ("**/*.png",)  # a folder where another program wrote any is refused
 _MOST = 2**16 - 1
 _LONG_PX = 1024  # of an overlay
 _GAP = 8  # between the picture and its map
@@ -152,7 +151,7 @@ def png(found: Float[np.ndarray, "H W"]) -> bytes:
 
 
 def beside(
-    picture: UInt8[np.ndarray, "H W 3"], *maps: Float[np.ndarray, "H W"] | Any
+    picture: UInt8[np.ndarray, "H W 3"], *maps: Float[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The picture and maps of it, dark lines on white, at most 1024 pixels on the long side each.
 
@@ -170,9 +169,9 @@ def beside(
     return np.concatenate(parts, axis=1)
 
 
-def _reduced(found: Any, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+def _reduced(found: Float[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "_ _"]:
     """A map from 0 to 1 at this width and height, which are at most its own."""
-    levels = np.rint(255 * np.asarray(found, np.float32)).astype(np.uint8)
+    levels = np.rint(255 * found).astype(np.uint8)
     for axis, new in ((0, size[1]), (1, size[0])):
         first = np.arange(new) * levels.shape[axis] // new
         levels = np.maximum.reduceat(levels, first, axis=axis)
