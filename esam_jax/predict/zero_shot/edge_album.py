@@ -68,9 +68,9 @@ def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str
     What a killed call left unfinished beside them is removed.
     """
     index, count = part
-    names = [name for name in album.names[index::count] if not _exists(file(out, name))]
+    names = [name for name in album.names[index::count] if not is_there(file(out, name))]
     for folder in {file(out, name).parent for name in names}:
-        if _exists(folder):
+        if is_there(folder):
             files.remove_unfinished(folder)
     return names
 
@@ -178,7 +178,8 @@ def _reduced(found: Float[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
     return levels
 
 
-def _exists(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether it exists; False where no file can have such a long name."""
     try:
         return path.exists()
     except OSError as error:
