@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.config import BsdsConfig
 from esam_jax.data import records, sources
 from esam_jax.data.records import Source
@@ -117,7 +117,7 @@ def _mapped(
     """Writes the maps that are not there yet; what is wrong with the pictures that have none."""
     edge_album.require_distinct([source.name(index) for index in range(len(source))])
     where = {index: edge_album.file(folder, source.name(index)) for index in range(len(source))}
-    waiting = [index for index, file in where.items() if not edge_album.is_there(file)]
+    waiting = [index for index, file in where.items() if not places.is_there(file)]
     for parent in {where[index].parent for index in waiting}:
         files.remove_unfinished(parent)
 

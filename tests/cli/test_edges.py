@@ -160,6 +160,18 @@ def test_an_archive_is_read_and_two_pictures_never_share_a_map(album, tmp_path, 
     assert "overlays/a.png would lie among the overlays" in capsys.readouterr().err
 
 
+def test_a_name_too_long_for_a_map_costs_its_picture_alone(album, tmp_path, capsys):
+    archive, long = tmp_path / "album.tar", f"{'b' * 300}.png"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(album / "a.png", "a.png")
+        tar.add(album / "b.png", long)
+        tar.add(album / "b.png", f"{'d' * 300}/c.png")
+    assert call(archive, tmp_path / "out", "--overlays", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pictures"] == 1 and set(report["broken"]) == {long, f"{'d' * 300}/c.png"}
+    assert report["broken"][long] == "its name is too long for NAME.png: rename the picture"
+
+
 def test_overlays_show_the_picture_beside_its_map(album: Path, tmp_path: Path):
     one, many = tmp_path / "one", tmp_path / "many"
     assert call(album / "a.png", one) == 0  # a single picture always has it

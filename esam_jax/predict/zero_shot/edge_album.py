@@ -8,6 +8,7 @@ across one of the benchmark's 99 thresholds. The devices of one host take the ne
 import dataclasses
 import errno
 import io
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from esam_jax import files
+from esam_jax import files, places
 from esam_jax.data import decode
 from esam_jax.data.archives import Album
 from esam_jax.data.findings import Finding
@@ -68,9 +69,9 @@ def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str
     What a killed call left unfinished beside them is removed.
     """
     index, count = part
-    names = [name for name in album.names[index::count] if not is_there(file(out, name))]
+    names = [name for name in album.names[index::count] if not places.is_there(file(out, name))]
     for folder in {file(out, name).parent for name in names}:
-        if is_there(folder):
+        if os.path.isdir(folder):  # not a name too long
             files.remove_unfinished(folder)
     return names
 
@@ -176,13 +177,3 @@ def _reduced(found: Float[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np
         first = np.arange(new) * levels.shape[axis] // new
         levels = np.maximum.reduceat(levels, first, axis=axis)
     return levels
-
-
-def is_there(path: Path) -> bool:
-    """Whether it exists; False where no file can have such a long name."""
-    try:
-        return path.exists()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise MissingError(f"{path} cannot be read ({error}): make it readable") from error
