@@ -153,6 +153,29 @@ def over_tiles(
     add: "Callable[[_T, Tile], _T]",
 ) -> _T:
     """`add` over all tiles that may have a logit above or at `least`."""
+
+    def visit(so_far: _T, corner: Array, nothing: Array, made: Callable[[], Array]) -> _T:
+        def added() -> _T:
+            return add(so_far, Tile(corner, stored(made)))
+
+        return lax.cond(nothing, lambda: so_far, added)
+
+    return each_tile(low_res, cover, side, least, start, visit)
+
+
+def each_tile(
+    low_res: Float[Array, "X h w"],
+    cover: Cover,
+    side: int,
+    least: float,
+    start: _T,
+    visit: "Callable[[_T, Array, Array, Callable[[], Array]], _T]",
+) -> _T:
+    """`visit` over all tiles: what there is so far, the (x, y) of the corner, whether no logit can
+    reach `least`, and what makes the logits.
+
+    What goes through a condition is copied: who has much so far makes one of a part of it.
+    """
     low_res = low_res.astype(jnp.float32)
     down, across = ((size + side - 1) // side for size in cover.size)
 
@@ -163,18 +186,14 @@ def over_tiles(
         def tile(y: Array, so_far: _T) -> _T:
             places, weights = _cut(cover.rows, y, side)
             left = cover.size - jnp.stack([y, x]) * side
-            corner = jnp.stack([x, y]) * side
 
             def made() -> Array:
                 return on_picture(left, wide, places, weights)
 
-            def added() -> _T:
-                return add(so_far, Tile(corner, stored(made)))
-
             high, low = highest[places].max(), lowest[places].min()
             rounding = 1e-5 * (abs(high) + abs(low))
             nothing = high + cover.dip * (high - low) + rounding < least  # of NaN: false
-            return lax.cond(nothing, lambda: so_far, added)
+            return visit(so_far, jnp.stack([x, y]) * side, nothing, made)
 
         return lax.fori_loop(0, down, tile, so_far)
 

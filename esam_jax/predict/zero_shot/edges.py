@@ -14,6 +14,7 @@ Gradients are found tile by tile on the device, some masks at a time, with a run
 grows with the picture alone, and pictures of all sizes share a few compiled programs (`tiles.py`).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from esam_jax.predict.everything.candidates import Candidates
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.full_size import Axes
 from esam_jax.predict.sam import Sam
-from esam_jax.predict.tiles import Cover, Tile
+from esam_jax.predict.tiles import Cover
 
 POINTS_PER_SIDE = 16
 BOX_NMS_THRESH = 0.7  # not published: segment-anything's default
@@ -202,25 +203,31 @@ def _strongest(
     """`best` with the first `count` masks; those beyond are copies of the last."""
     down = cover.size[0] // side
 
-    def add(best: _Gradient, tile: Tile) -> _Gradient:
-        found = _on_boundaries(tile.logits)
-        x, y = tile.corner // side
+    def visit(
+        best: _Gradient, corner: Array, nothing: Array, made: Callable[[], Array]
+    ) -> _Gradient:
+        x, y = corner // side
         place = x * down + y
         before = _Gradient(*(lax.dynamic_index_in_dim(each, place, 0, False) for each in best))
-        # Of equal ones the earlier mask's.
-        longer = found.length > before.length
-        new = _Gradient(*(jnp.where(longer, a, b) for a, b in zip(found, before, strict=True)))
+
+        def longest() -> _Gradient:
+            found = _on_boundaries(tiles.stored(made))
+            # Of equal ones the earlier mask's.
+            longer = found.length > before.length
+            return _Gradient(*(jnp.where(longer, a, b) for a, b in zip(found, before, strict=True)))
+
+        after = lax.cond(nothing, lambda: before, longest)
         return _Gradient(
             *(
                 lax.dynamic_update_index_in_dim(a, b, place, 0)
-                for a, b in zip(best, new, strict=True)
+                for a, b in zip(best, after, strict=True)
             )
         )
 
     def of_group(i: Array, best: _Gradient) -> _Gradient:
         some = lax.dynamic_slice_in_dim(logits, i * group, group)
         # Tiles without a pixel of any mask, margins included, have no boundary.
-        return tiles.over_tiles(some, cover, side, tiles.THRESHOLD, best, add)
+        return tiles.each_tile(some, cover, side, tiles.THRESHOLD, best, visit)
 
     with jax.named_scope("outlines"):
         return lax.fori_loop(0, (count + group - 1) // group, of_group, best)
