@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Sam
+    from esam_jax.predict.zero_shot.edges import edges
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ _HOMES = {
     "Prompt": "esam_jax.predict.prompt",
     "Sam": "esam_jax.predict.sam",
     "Shapes": "esam_jax.predict.ahead_of_time",
+    "edges": "esam_jax.predict.zero_shot.edges",
     "load": "esam_jax.predict",
 }
 
@@ -112,6 +114,7 @@ __all__ = [
     "TinyVitConfig",
     "TrainingError",
     "VitConfig",
+    "edges",
     "load",
 ]
 

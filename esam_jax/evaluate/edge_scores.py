@@ -7,19 +7,22 @@ toolbox.
 """
 
 import functools
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
+from tqdm import tqdm
 
 from esam_jax.config import BsdsConfig
 from esam_jax.data import decode, parallel, records, sources
 from esam_jax.data.records import Source
 from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import boundaries
+from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.thinning import thin
 from esam_jax.words import counted
 
@@ -27,6 +30,7 @@ MAX_DISTANCE = 0.0075  # of the diagonal of a picture
 _STEPS = 100  # between two thresholds, at which the best F is looked for
 _RECALLS = np.arange(101) / 100
 _PRECISION = 0.5  # of R50
+_REASONS = 20  # at most, in a result
 _NEEDS = frozenset({"boundaries"})
 
 
@@ -85,38 +89,84 @@ def of_maps(
     levels: int = 99,
     max_distance: float = MAX_DISTANCE,
     workers: int = 1,
+    kept: Kept | None = None,
+    broken: Mapping[int, str] | None = None,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """`summary` of a folder with a grey picture for each record of the truth, by its name.
 
-    The same with any number of processes. MissingError for a map that is not there, DataError for
-    one of another size.
+    The same with any number of processes. `curve` has recall and precision at each threshold,
+    `pictures` the best F of each picture. The counts of each are `kept`, with a digest of its map:
+    what is there already is not counted again. Records that are `broken`, or that turn out to be,
+    are left out and counted (`skipped`, `reasons`). `progress` shows a bar on stderr. MissingError
+    for a map that is not there, DataError for one of another size, or where nothing can be counted.
     """
     begin = time.monotonic()
     source = sources.open_source(truth, "", _NEEDS)
-    maps = [_map_of(folder, source.name(index)) for index in range(len(source))]
-    steps = thresholds(levels)
-    work = functools.partial(_of_record, maps, steps, max_distance)
-    rows = list(parallel.over(source, range(len(source)), work, workers, at_once=1))
-    found = np.stack(rows)
-    pictures = {
-        source.name(index): dict(zip(("threshold", "recall", "precision", "F"), each, strict=True))
-        for index, row in enumerate(found)
-        for each in [_best(steps, *_shares(row))]
+    broken, kept = dict(broken or {}), Kept(None, "0") if kept is None else kept
+    maps = {
+        index: map_of(folder, source.name(index))
+        for index in range(len(source))
+        if index not in broken
     }
+    steps = thresholds(levels)
+    digests = {index: _digest(path) for index, path in maps.items()}
+    waiting = [index for index in maps if kept.get(index, {}).get("map") != digests[index]]
+    work = functools.partial(_of_record, maps, steps, max_distance)
+    rows = parallel.over(source, waiting, work, workers, at_once=1)
+    bar = tqdm(
+        rows, total=len(waiting), desc="evaluate edges", unit="picture", disable=not progress
+    )
+    for index, found in zip(waiting, bar, strict=True):
+        if isinstance(found, str):
+            broken[index] = found  # not kept: it is read again by the next call
+        else:
+            kept.put(index, {"map": digests[index], "counts": found.tolist()})
+    used = {
+        source.name(index): np.array(kept.get(index, {})["counts"], np.int64)
+        for index in maps
+        if index not in broken
+    }
+    if not used:
+        raise DataError(f"no picture could be read: {next(iter(broken.values()), truth.path)}")
     return {
-        **summary(found, steps),
-        "pictures": pictures,
+        **_numbers(used, steps),
+        "images": len(used),
+        "skipped": len(broken),
+        **({"reasons": [broken[i] for i in sorted(broken)][:_REASONS]} if broken else {}),
         "protocol": f"{counted(levels, 'threshold')}, thinned, one to one within {max_distance:g} "
         "of the diagonal, every person's boundaries",
         "data": records.summary(source),
         "seconds": round(time.monotonic() - begin, 1),
+        "resumed": len(maps) - len(waiting),
     }
+
+
+def _numbers(
+    found: Mapping[str, Int64[np.ndarray, "T 4"]], steps: Float64[np.ndarray, " T"]
+) -> dict[str, Any]:
+    """The numbers of all pictures, by the names of these; and the best of each."""
+    rows = np.stack(list(found.values()))
+    names = ("threshold", "recall", "precision", "F")
+    pictures = {
+        name: dict(zip(names, _best(steps, *_shares(row)), strict=True))
+        for name, row in found.items()
+    }
+    return {**summary(rows, steps), "curve": _curve(rows, steps), "pictures": pictures}
+
+
+def _curve(
+    found: Int64[np.ndarray, "B T 4"], steps: Float64[np.ndarray, " T"]
+) -> list[dict[str, float]]:
+    """Recall and precision of all pictures together, at each threshold."""
+    rows = np.stack([steps, *_shares(found.sum(0))], axis=1).tolist()
+    return [dict(zip(("threshold", "recall", "precision"), row, strict=True)) for row in rows]
 
 
 # ------------------------------------------------------------------------------------- the maps
 
 
-def _map_of(folder: Path, name: str) -> Path:
+def map_of(folder: Path, name: str) -> Path:
     """The map of a record, with or without the folders of its name."""
     stem = Path(name).with_suffix(".png")
     for place in (folder / stem, folder / stem.name):
@@ -139,15 +189,24 @@ def read_map(path: Path) -> Float64[np.ndarray, "H W"]:
         return decode.pixels(data, head)[..., 0] / (2**8 - 1)
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(decode.read_file(path)).hexdigest()[:32]
+
+
 def _of_record(
-    maps: Sequence[Path],
+    maps: Mapping[int, Path],
     levels: Float64[np.ndarray, " T"],
     max_distance: float,
     source: Source,
     index: int,
-) -> Int64[np.ndarray, "T 4"]:
-    record, path = source.read(index), maps[index]
-    people = np.asarray(record.annotation("boundaries"), bool)
+) -> Int64[np.ndarray, "T 4"] | str:
+    """The counts of a picture, or what is wrong with it; DataError for what is with its map."""
+    try:
+        record = source.read(index)
+        people = np.asarray(record.annotation("boundaries"), bool)
+    except (DataError, MissingError) as error:
+        return str(error)
+    path = maps[index]
     edges = read_map(path)
     if edges.shape != people.shape[1:]:
         sizes = (" x ".join(map(str, shape)) for shape in (edges.shape, people.shape[1:]))

@@ -32,6 +32,10 @@ class Kept:
     def __contains__(self, place: int) -> bool:
         return place in self._memory
 
+    def get(self, place: int, default: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The content of a place, or the default where nothing is kept."""
+        return self._memory.get(place, default)
+
     @property
     def places(self) -> list[int]:
         """Of the pictures that are kept."""

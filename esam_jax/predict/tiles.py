@@ -110,7 +110,7 @@ def measured(
 
     def measure(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
         some = low_res[lax.dynamic_slice_in_dim(places, i * group, group)]
-        measures = _over_tiles(some, cover, side, -offset, nothing, add)
+        measures = over_tiles(some, cover, side, -offset, nothing, add)
         return tuple(
             lax.dynamic_update_slice_in_dim(all_, each, i * group, 0)
             for all_, each in zip(found, measures, strict=True)
@@ -141,10 +141,10 @@ def turned(
         return lax.dynamic_update_slice_in_dim(turns, new, x * down + y, 1)
 
     turns = jnp.zeros((len(low_res), tiles, side, bits.bytes_of(side)), jnp.uint8)
-    return _over_tiles(low_res, cover, side, 0.0, turns, add)
+    return over_tiles(low_res, cover, side, 0.0, turns, add)
 
 
-def _over_tiles(
+def over_tiles(
     low_res: Float[Array, "X h w"],
     cover: Cover,
     side: int,
@@ -153,6 +153,29 @@ def _over_tiles(
     add: "Callable[[_T, Tile], _T]",
 ) -> _T:
     """`add` over all tiles that may have a logit above or at `least`."""
+
+    def visit(so_far: _T, corner: Array, nothing: Array, made: Callable[[], Array]) -> _T:
+        def added() -> _T:
+            return add(so_far, Tile(corner, stored(made)))
+
+        return lax.cond(nothing, lambda: so_far, added)
+
+    return each_tile(low_res, cover, side, least, start, visit)
+
+
+def each_tile(
+    low_res: Float[Array, "X h w"],
+    cover: Cover,
+    side: int,
+    least: float,
+    start: _T,
+    visit: "Callable[[_T, Array, Array, Callable[[], Array]], _T]",
+) -> _T:
+    """`visit` over all tiles: what there is so far, the (x, y) of the corner, whether no logit can
+    reach `least`, and what makes the logits.
+
+    What goes through a condition is copied: who has much so far makes one of a part of it.
+    """
     low_res = low_res.astype(jnp.float32)
     down, across = ((size + side - 1) // side for size in cover.size)
 
@@ -163,18 +186,14 @@ def _over_tiles(
         def tile(y: Array, so_far: _T) -> _T:
             places, weights = _cut(cover.rows, y, side)
             left = cover.size - jnp.stack([y, x]) * side
-            corner = jnp.stack([x, y]) * side
 
             def made() -> Array:
                 return on_picture(left, wide, places, weights)
 
-            def added() -> _T:
-                return add(so_far, Tile(corner, _stored(made)))
-
             high, low = highest[places].max(), lowest[places].min()
             rounding = 1e-5 * (abs(high) + abs(low))
             nothing = high + cover.dip * (high - low) + rounding < least  # of NaN: false
-            return lax.cond(nothing, lambda: so_far, added)
+            return visit(so_far, jnp.stack([x, y]) * side, nothing, made)
 
         return lax.fori_loop(0, down, tile, so_far)
 
@@ -186,7 +205,7 @@ def _cut(taps: Any, tile: Array, side: int) -> Any:
     return tuple(lax.dynamic_slice_in_dim(each, tile * side, side) for each in taps)
 
 
-def _stored(make: Callable[[], Array]) -> Array:
+def stored(make: Callable[[], Array]) -> Array:
     """What `make` gives, added up once on a CPU however many read it.
 
     XLA fuses it with each of its users there, at twenty times the cost: not through a condition,

@@ -34,6 +34,7 @@ STANDS_FOR = {
 }
 CUT_SHORT = {
     "everything": ["--points-per-side", "4"],
+    "edges": ["--points-per-side", "4"],
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }

@@ -95,7 +95,7 @@ def test_tiles_that_no_mask_reaches_are_left_out(size: tuple[int, int], name: st
 
     def seen(low_res: np.ndarray, least: float) -> int:
         some = jnp.asarray(low_res)
-        count = tiles._over_tiles(some, axes.cover, 256, least, jnp.int32(0), lambda n, _: n + 1)
+        count = tiles.over_tiles(some, axes.cover, 256, least, jnp.int32(0), lambda n, _: n + 1)
         return int(count)
 
     assert seen(low_res, 0.0) == seen(low_res, -1.0) == 0

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from esam_jax.ops import selection, small_regions
 from esam_jax.predict import tiles
+from esam_jax.predict.full_size import Axes
 
 _LOW_RES_AT_ONCE = 64
 
@@ -56,6 +57,19 @@ class Candidates:
 
 _BY_MASK = ("rows", "scores", "points", "stability", "boxes")
 take = jax.jit(lambda logits, rows: logits[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Survivors:
+    """Candidates of one crop that passed every test, in its frame, as often as the device is full.
+
+    `axes` enlarge their logits to the size of the crop; `size` is the picture's height and width.
+    """
+
+    parts: list[Candidates]
+    crop: Int[np.ndarray, " 4"]
+    axes: Axes
+    size: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ from esam_jax.machine import out_of_memory
 from esam_jax.ops import grids, regions
 from esam_jax.predict import frames, full_size, picture_array
 from esam_jax.predict.everything import arguments, candidates, clicks, search
-from esam_jax.predict.everything.candidates import Candidates, Mask
+from esam_jax.predict.everything.candidates import Candidates, Mask, Survivors
 from esam_jax.predict.everything.presets import RULES, preset
 from esam_jax.predict.everything.tally import Tally
 from esam_jax.predict.full_size import Axes
@@ -145,14 +145,12 @@ class AutomaticMaskGenerator:
         """
         image = picture_array.of(image, "image")
         height, width = image.shape[:2]
-        self.tally = Tally()
-        boxes, layer_of = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
         found = [
             mask
-            for crop, layer in zip(boxes, layer_of, strict=True)
-            for mask in self._of_crop(image, crop, layer)
+            for crop, layer in self._crops(image)
+            for mask in self._masks(self._of_crop(image, crop, layer))
         ]
-        if len(boxes) > 1 and found:
+        if self.crop_n_layers and found:
             # The smaller the crop, the sharper the mask.
             crops = np.array([mask.crop for mask in found], np.float32)
             sizes = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1])
@@ -167,10 +165,29 @@ class AutomaticMaskGenerator:
             self.tally.dropped["box_nms_thresh"] += before - len(found)
         return [self._record(mask, (height, width)) for mask in found]
 
+    def survivors(self, image: Any) -> Iterator[Survivors]:
+        """What `generate` makes its masks of, one crop after the other: logits on the device.
+
+        Duplicates that several crops give are still among them; small regions are as they are.
+        DataError as of `generate`.
+        """
+        image = picture_array.of(image, "image")
+        for crop, layer in self._crops(image):
+            yield self._of_crop(image, crop, layer)
+
+    def _crops(
+        self, image: UInt8[np.ndarray, "H W 3"]
+    ) -> Iterator[tuple[Int[np.ndarray, " 4"], int]]:
+        """The boxes that are searched, each with its layer."""
+        self.tally = Tally()
+        height, width = image.shape[:2]
+        found = grids.crops(height, width, self.crop_n_layers, self.crop_overlap_ratio)
+        yield from zip(*found, strict=True)
+
     def _of_crop(
         self, image: UInt8[np.ndarray, "H W 3"], crop: Int[np.ndarray, " 4"], layer: int
-    ) -> list[Mask]:
-        """What one crop gives, less duplicates, in the frame of the picture."""
+    ) -> Survivors:
+        """What one crop gives, less duplicates."""
         height, width = image.shape[:2]
         x0, y0, x1, y1 = crop.tolist()
         embedding = self.model.encode(np.ascontiguousarray(image[y0:y1, x0:x1]))
@@ -180,23 +197,26 @@ class AutomaticMaskGenerator:
             self._selected(passing, points, crop, axes, (height, width))
             for passing in self._passing(embedding, points)
         ]
-        kept = [np.arange(len(part)) for part in parts]
         if self._rules.suppress == "before_cleaning":
             kept = self._best(parts)
-        masks: list[Mask] = []
-        for part, places in zip(parts, kept, strict=True):
-            found = part.only(places)
-            masks += [
-                Mask(
-                    runs=runs,
-                    box=found.boxes[i] + np.array([x0, y0, x0, y0]),
-                    score=float(found.scores[i]),
-                    stability=float(found.stability[i]),
-                    point=found.points[i] + np.array([x0, y0]),
-                    crop=crop,
-                )
-                for i, runs in enumerate(self._runs(found, crop, axes, (height, width)))
-            ]
+            parts = [part.only(places) for part, places in zip(parts, kept, strict=True)]
+        return Survivors(parts, crop, axes, (height, width))
+
+    def _masks(self, survivors: Survivors) -> list[Mask]:
+        """Those of one crop, in the frame of the picture."""
+        crop, corner = survivors.crop, survivors.crop[:2]
+        masks = [
+            Mask(
+                runs=runs,
+                box=found.boxes[i] + np.tile(corner, 2),
+                score=float(found.scores[i]),
+                stability=float(found.stability[i]),
+                point=found.points[i] + corner,
+                crop=crop,
+            )
+            for found in survivors.parts
+            for i, runs in enumerate(self._runs(found, crop, survivors.axes, survivors.size))
+        ]
         if self._rules.suppress == "before_cleaning":
             # Best first, as suppression has them: equal ones are in the order of their clicks.
             masks.sort(key=lambda mask: -mask.score)

@@ -87,6 +87,20 @@ def test_records_are_those_of_the_original(case: dict):
             assert got[key] == wanted[key], key
 
 
+def test_survivors_are_the_masks_before_they_are_run_lengths():
+    case = next(each for each in CASES["generator"] if not each["options"].get("crop_n_layers"))
+    generator = OnStandIn(StandIn(), **case["options"])
+    image = np.zeros((*case["image_size"], 3), np.uint8)
+    masks = [record["segmentation"] for record in generator.generate(image)]
+    before = generator.tally
+    [found] = generator.survivors(image)
+    logits = [np.asarray(part.logits)[part.rows] for part in found.parts]
+    scores = np.concatenate([part.scores for part in found.parts])
+    inside = np.concatenate(logits)[np.argsort(-scores, kind="stable")] > 0
+    assert len(masks) > 1 and (inside == masks).all()
+    assert generator.tally == before and found.size == found.axes.size == image.shape[:2]
+
+
 PICTURES = [(64, 64), (48, 80), (90, 50)]
 # So loose that hundreds of masks are ranked and compared, good ones and bad ones.
 LOOSE = {"points_per_side": 8, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
