@@ -36,6 +36,7 @@ from esam_jax.config import (
     TeacherConfig,
     TfdsConfig,
     TinyVitConfig,
+    U2NetConfig,
     VitConfig,
 )
 from esam_jax.errors import (
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Sam
+    from esam_jax.predict.zero_shot.saliency_network import load_saliency
+    from esam_jax.predict.zero_shot.salient import salient
 
 __version__ = "0.1.0"
 
@@ -70,6 +73,8 @@ _HOMES = {
     "Sam": "esam_jax.predict.sam",
     "Shapes": "esam_jax.predict.ahead_of_time",
     "load": "esam_jax.predict",
+    "load_saliency": "esam_jax.predict.zero_shot.saliency_network",
+    "salient": "esam_jax.predict.zero_shot.salient",
 }
 
 __all__ = [
@@ -111,8 +116,11 @@ __all__ = [
     "TfdsConfig",
     "TinyVitConfig",
     "TrainingError",
+    "U2NetConfig",
     "VitConfig",
     "load",
+    "load_saliency",
+    "salient",
 ]
 
 

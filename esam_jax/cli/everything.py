@@ -78,14 +78,14 @@ _SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_ru
 def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Everything, argv, prog="esam everything")
-    part = _part(args.part)
+    mine = part(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
     own = models.thresholds(models.locate(args.model))
     album.require_distinct(pictures)
     generator = _settled(args, own)
-    names = album.waiting(pictures, args.out, part)
+    names = album.waiting(pictures, args.out, mine)
     tally, masks, broken, hint, noted = Tally(), 0, {}, None, []
     if names:
         single = args.path.is_file() and len(pictures.names) == 1
@@ -123,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
         report["listed"] = album.merge(pictures, args.out)
     if args.overlays:
         album.sheet(pictures, args.out)
-    already = len(pictures.names[part[0] :: part[1]]) - len(names)
+    already = len(pictures.names[mine[0] :: mine[1]]) - len(names)
     print(json.dumps(report) if args.json else _text(report, already, len(pictures.names)))
     return 0
 
@@ -177,7 +177,8 @@ def _reading(args: Everything) -> dict[str, str]:
     return {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
 
 
-def _part(text: str) -> tuple[int, int]:
+def part(text: str) -> tuple[int, int]:
+    """Host and how many hosts of "I/N"; ConfigError for anything else."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not match or not int(match[1]) < int(match[2]):
         raise ConfigError(f"--part is {text!r}, but must be I/N with I from 0 to below N")

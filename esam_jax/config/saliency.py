@@ -26,6 +26,7 @@ class U2NetConfig(Config):
 
     image_px: ClassVar[int] = 320  # of the square that the released weights were measured on
     heights: ClassVar[tuple[int, ...]] = (7, 6, 5, 4)  # of stages 1 to 4; 5 and 6 only dilate
+    widest_layer: ClassVar[int] = 0  # nothing grows with the size of pictures, which is fixed
 
     def across(self) -> Iterator[tuple[str, str]]:
         for name, count in (("widths", _STAGES), ("inner", 2 * _STAGES - 1)):
@@ -52,9 +53,3 @@ class U2NetConfig(Config):
     def encoder(self) -> "U2NetConfig":
         """What a picture goes into: all of it."""
         return self
-
-    @property
-    def widest_layer(self) -> int:
-        """Numbers of the widest layer for a picture of `image_px`: stage i sees a 2^-i of it."""
-        sides = [self.image_px >> i for i in range(_STAGES)]
-        return max(side**2 * width for side, width in zip(sides, self.widths))

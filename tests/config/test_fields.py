@@ -13,7 +13,15 @@ import pytest
 
 from esam_jax.config.rules import Config
 
-MOST = {"networks": 37, "saliency": 2, "reading": 11, "data": 16, "views": 25, "tasks": 41, "run": 54}
+MOST = {
+    "networks": 37,
+    "saliency": 2,
+    "reading": 11,
+    "data": 16,
+    "views": 25,
+    "tasks": 41,
+    "run": 54,
+}
 
 
 def declared(concern: str) -> list[str]:

@@ -1,8 +1,8 @@
 """U-2-Net: U-Nets within a U-Net tell what is salient (arXiv:2005.09007; upstream model/u2net.py).
 
-A residual U-block (RSU) of height L is a U-Net of L layers that halves its map L - 2 times; "RSU-4F"
-keeps the size and dilates instead. Six of them make an encoder, five a decoder, and each size gives
-a map of its own; one more is made of these six.
+A residual U-block (RSU) of height L is a U-Net of L layers that halves its map L - 2 times;
+"RSU-4F" keeps the size and dilates instead. Six of them make an encoder, five a decoder, and each
+size gives a map of its own; one more is made of these six.
 """
 
 from typing import Any
@@ -120,7 +120,9 @@ def halved(x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]:
     return nn.max_pool(x_BHWC, (2, 2), (2, 2), rest)
 
 
-def like(x_BhwC: Float[Array, "B h w C"], other: Float[Array, "B H W _"]) -> Float[Array, "B H W C"]:
+def like(
+    x_BhwC: Float[Array, "B h w C"], other: Float[Array, "B H W _"]
+) -> Float[Array, "B H W C"]:
     """The map brought to the size of another one, bilinear."""
     return positions.bilinear_resize(x_BhwC, *other.shape[1:3])
 

@@ -55,9 +55,9 @@ def test_pooling_keeps_a_last_row_without_partner():
 
 
 def test_a_size_must_have_its_stages():
-    with pytest.raises(ConfigError, match="inner is .*, but must have 11 values"):
+    with pytest.raises(ConfigError, match=r"inner is .*, but must have 11 values"):
         U2NetConfig(widths=(4,) * 6, inner=(2,) * 10)
-    with pytest.raises(ConfigError, match="widths is .*, but must have 6 values"):
+    with pytest.raises(ConfigError, match=r"widths is .*, but must have 6 values"):
         U2NetConfig(widths=(), inner=(2,) * 11)
 
 
