@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import small_u2net, tiny
 
 from esam_jax.config import U2NetConfig
 from esam_jax.convert import state_dict
@@ -13,8 +13,7 @@ from esam_jax.errors import ConfigError
 from esam_jax.models import named
 from esam_jax.models.saliency import u2net
 
-# Every width another one, so that no axis can stand in for another.
-SMALL = U2NetConfig(widths=(4, 5, 6, 7, 8, 9), inner=(3, 2, 4, 3, 2, 3, 4, 2, 3, 2, 3))
+SMALL = small_u2net.CONFIG
 _LIMIT = 1e-4  # of the spread of a map: rounding of float32 alone remains
 
 
