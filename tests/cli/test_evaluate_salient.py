@@ -54,7 +54,8 @@ def test_clicks_in_maps_are_answered_by_a_model(data, capsys):
     assert found["miou"] == pytest.approx(iou / 2, abs=1e-6)
     lines = (data / "out/pictures.csv").read_text().splitlines()
     assert lines[1].startswith('"b.png",') and lines[2].startswith('"a.png",0.000000,1.000000,')
-    assert Image.open(data / "out/worst.png").size[0] == 12 + 4 * (288 + 12)
+    with Image.open(data / "out/worst.png") as sheet:
+        assert sheet.size[0] == 12 + 4 * (288 + 12)
     assert json.loads((data / "out/result.json").read_text()) == found
     assert run(data, *argv) == 0
     text = capsys.readouterr().out
@@ -96,6 +97,7 @@ def test_truth_of_annotated_data_is_its_objects(data, capsys, objects):
     assert f"the truth is {'all' if objects == 'all' else 'the largest'}" in found["protocol"]
 
 
+@pytest.mark.filterwarnings("always::UserWarning")
 def test_what_is_broken_or_empty_is_left_out_and_counted(data, capsys):
     Image.fromarray(np.zeros((40, 48), np.uint8)).save(data / "truth/c.png")
     for folder in ("truth", "maps"):
@@ -124,7 +126,10 @@ def test_what_is_broken_or_empty_is_left_out_and_counted(data, capsys):
         (["--data", "scenes", "--maps", "MAPS"], "maps has no "),
         (["--data", "PICTURES", "--truth", "PICTURES", "--saliency", "centre"], "has colours"),
         (["--data", "PICTURES", "--truth", "TRUTH", "--split", "val"], "--split is 'val', but is"),
-        (["--data", "scenes", "--saliency", "centre", "--split", "x"], "scenes has no such choice"),
+        (
+            ["--data", "scenes", "--saliency", "centre", "--sixteen-bit", "stretch"],
+            "no such choice",
+        ),
         (["--data", "scenes", "--saliency", "centre", "--images", "0"], "--images is 0"),
         (["--maps", "MAPS", "--truth", "MAPS", "--saliency", "centre"], "leave it out"),
         (["--data", "scenes", "--model", "x"], "no model at 'x'"),

@@ -8,7 +8,7 @@ every connected part of the map that is large enough is a query of its own.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def salient(
     rules.require(sam)
     image = picture_array.of(picture, "picture")
     given = Contrast(sam) if saliency is None else saliency
-    found = given(image) if isinstance(given, Callable) else given
+    found = given(image) if callable(given) else given
     return of_map(sam, image, checked_map(found, *image.shape[:2]), rules)
 
 
