@@ -72,5 +72,6 @@ FAMILY = Family(
     links=_links,
     refuses=_refuses,
     unused=_unused,
+    golden=lambda config: "u2netp_a",
     licence="Apache-2.0",
 )
