@@ -46,19 +46,34 @@ def test_fitted_keeps_a_map_of_that_size_and_the_range():
     np.testing.assert_allclose(fitted(np.full((4, 4), 0.25), 9, 3), 0.25, atol=1e-6)
 
 
-def test_map_is_the_first_of_the_network_in_the_size_of_the_picture(monkeypatch):
+def test_map_is_that_of_the_square_in_the_size_of_the_picture(monkeypatch):
     monkeypatch.setattr(U2NetConfig, "image_px", 32)
-    params, picture = small_u2net.params(), nano.picture(21, 45)
-    network = Saliency(U2Net(SMALL), params)
-    found = network(picture)
-    logits = tiny.jit(U2Net(SMALL).apply)({"params": params}, to_square(picture, 32)[None])
-    wanted = fitted(scaled(np.asarray(jax.nn.sigmoid(logits[0, ..., 0]))), 21, 45)
-    assert wanted.std() > 1e-2  # else anything would agree
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    picture, given = nano.picture(21, 45), []
+    answer = np.random.default_rng(0).uniform(0.2, 0.4, (32, 32)).astype(np.float32)
+
+    def first_map(model, params, square):
+        given.append(square)
+        return answer
+
+    monkeypatch.setattr(saliency_network, "_first_map", first_map)
+    network = Saliency(U2Net(SMALL), small_u2net.params())
+    np.testing.assert_array_equal(network(picture), fitted(scaled(answer), 21, 45))
+    np.testing.assert_array_equal(given, [to_square(picture, 32)])
     moved = jax.tree.leaves(network.on(jax.devices()[1]).params)
     assert all(leaf.devices() == {jax.devices()[1]} for leaf in moved)
     with pytest.raises(DataError, match="picture has shape"):
         network(picture[..., 0])
+
+
+@pytest.mark.slow
+def test_map_is_the_first_of_the_network(monkeypatch):
+    monkeypatch.setattr(U2NetConfig, "image_px", 32)
+    params, picture = small_u2net.params(), nano.picture(21, 45)
+    found = Saliency(U2Net(SMALL), params)(picture)
+    logits = tiny.jit(U2Net(SMALL).apply)({"params": params}, to_square(picture, 32)[None])
+    wanted = fitted(scaled(np.asarray(jax.nn.sigmoid(logits[0, ..., 0]))), 21, 45)
+    assert wanted.std() > 1e-2  # else anything would agree
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_loads_saliency_networks_alone(tmp_path):
