@@ -36,7 +36,6 @@ from esam_jax.config import (
     TeacherConfig,
     TfdsConfig,
     TinyVitConfig,
-    U2NetConfig,
     VitConfig,
 )
 from esam_jax.errors import (
@@ -116,7 +115,6 @@ __all__ = [
     "TfdsConfig",
     "TinyVitConfig",
     "TrainingError",
-    "U2NetConfig",
     "VitConfig",
     "load",
     "load_saliency",

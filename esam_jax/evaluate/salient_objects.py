@@ -20,7 +20,7 @@ from esam_jax.data.findings import Finding, Findings
 from esam_jax.errors import DataError, DiskError, MissingError, PromptError
 from esam_jax.evaluate import kept, salient_scores
 from esam_jax.evaluate.kept import Kept
-from esam_jax.evaluate.salient_truth import Cases
+from esam_jax.evaluate.salient_truth import Case, Cases
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import regions
 from esam_jax.predict import devices, draw, overlays
@@ -113,7 +113,7 @@ def _of_picture(finder: Finder, cases: Cases, place: int) -> dict[str, Any]:
     return content
 
 
-def _found(finder: Finder, name: str, case: Any) -> Salient:
+def _found(finder: Finder, name: str, case: Case) -> Salient:
     """Where there are no pictures, the map is read as it is, in the size of the truth."""
     picture = case.picture
     if picture is None:

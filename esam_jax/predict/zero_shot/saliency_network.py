@@ -101,9 +101,12 @@ def fitted(
 
 def _along(pixels: np.ndarray, taps: positions.Taps, axis: int) -> np.ndarray:
     """One axis resampled, without a copy of the others at full size."""
-    weights = taps.weights.reshape(*taps.weights.shape, *(1,) * (2 - axis))
-    parts = [pixels.take(each, axis) for each in taps.places.T]
-    return sum(weight * part for weight, part in zip(np.moveaxis(weights, 1, 0), parts))
+    shape = (-1, *(1,) * (2 - axis))
+    left, right = (
+        weights.reshape(shape) * pixels.take(places, axis)
+        for weights, places in zip(taps.weights.T, taps.places.T, strict=True)
+    )
+    return left + right
 
 
 @functools.partial(jax.jit, static_argnums=0)
