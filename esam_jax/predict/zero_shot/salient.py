@@ -8,7 +8,7 @@ every connected part of the map that is large enough is a query of its own.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,26 +148,29 @@ def clicks(
     rng = np.random.default_rng(int.from_bytes(key.digest()[:16], "big"))
     prompts = []
     for part in parts(found, rules):
-        rows, columns = np.nonzero(part)
-        chosen = rng.choice(len(rows), rules.points, replace=len(rows) < rules.points)
-        prompts.append(Prompt(points=np.stack([columns, rows], axis=1)[chosen]))
+        pixels = np.flatnonzero(part)
+        chosen = rng.choice(pixels, rules.points, replace=len(pixels) < rules.points)
+        rows, columns = np.divmod(chosen, found.shape[1])
+        prompts.append(Prompt(points=np.stack([columns, rows], axis=1)))
     return prompts
 
 
-def parts(found: Float32[np.ndarray, "H W"], rules: Rules) -> list[Bool[np.ndarray, "H W"]]:
+def parts(found: Float32[np.ndarray, "H W"], rules: Rules) -> Iterator[Bool[np.ndarray, "H W"]]:
     """What is inside the map, together or in parts that do not touch, the largest first."""
     inside = found >= rules.threshold
     if not inside.any():
-        return []
+        return
     if not rules.instances:
-        return [inside]
+        yield inside
+        return
     from scipy import ndimage  # here, since few need it and it is slow to import
 
     labels, count = ndimage.label(inside, np.ones((3, 3), int))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    order = np.argsort(-sizes, kind="stable")[:_MOST_PARTS]
+    order = np.argsort(-sizes, kind="stable")[:_MOST_PARTS].tolist()
     large = [i for i in order if sizes[i] >= rules.min_region * found.size]
-    return [labels == i + 1 for i in large or order[:1]]
+    for i in large or order[:1]:
+        yield labels == i + 1
 
 
 def checked_map(value: Any, height: int, width: int) -> Float32[np.ndarray, "{height} {width}"]:

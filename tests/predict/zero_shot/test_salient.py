@@ -59,7 +59,7 @@ def test_clicks_depend_on_pixels_and_seed_alone():
 def test_parts_that_touch_at_a_corner_are_one_and_the_largest_comes_first():
     together = parts(two_blobs(), Rules())
     assert [int(part.sum()) for part in together] == [73]
-    found = parts(two_blobs(), Rules(instances=True))
+    found = list(parts(two_blobs(), Rules(instances=True)))
     assert [int(part.sum()) for part in found] == [61, 12]
     assert found[0][16, 30] and found[1][2, 3]
 
@@ -109,7 +109,7 @@ def test_at_most_so_many_parts_are_queries(monkeypatch):
     monkeypatch.setattr(module, "_MOST_PARTS", 3)
     found = np.zeros((9, 9), np.float32)
     found[::2, ::2] = 1
-    assert len(parts(found, Rules(instances=True, min_region=0.0))) == 3
+    assert len(list(parts(found, Rules(instances=True, min_region=0.0)))) == 3
 
 
 @pytest.mark.parametrize(
