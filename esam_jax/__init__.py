@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Sam
     from esam_jax.predict.zero_shot.edges import edges
+    from esam_jax.predict.zero_shot.saliency_network import load_saliency
+    from esam_jax.predict.zero_shot.salient import salient
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,8 @@ _HOMES = {
     "Shapes": "esam_jax.predict.ahead_of_time",
     "edges": "esam_jax.predict.zero_shot.edges",
     "load": "esam_jax.predict",
+    "load_saliency": "esam_jax.predict.zero_shot.saliency_network",
+    "salient": "esam_jax.predict.zero_shot.salient",
 }
 
 __all__ = [
@@ -116,6 +120,8 @@ __all__ = [
     "VitConfig",
     "edges",
     "load",
+    "load_saliency",
+    "salient",
 ]
 
 

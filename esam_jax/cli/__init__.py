@@ -31,6 +31,7 @@ COMMANDS = {
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
     "edges": "edge maps of a picture, a folder or a tar, from the masks of everything",
+    "salient": "salient objects of pictures, without a person's prompts",
     "report": "an HTML page about a run: curves, where its time went, faults",
     "data": "index a data set before it is trained on",
     "evaluate": "measure a model on data with masks",

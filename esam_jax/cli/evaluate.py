@@ -9,6 +9,7 @@ TASKS = {
     "prompts": "mIoU of masks from boxes and clicks",
     "instances": "AP of masks from the boxes of a detector",
     "classify": "top-1 and top-5 of classes",
+    "salient": "MAE, F and S-measure of saliency maps, mIoU of masks for them",
     "edges": "ODS, OIS, AP and R50 of edge maps",
 }
 _USAGE = f"esam evaluate {'|'.join(TASKS)} --model M --data D"

@@ -8,9 +8,8 @@ from typing import Any
 
 from esam_jax import files
 from esam_jax.cli import arguments
-from esam_jax.config import SamConfig
 from esam_jax.convert import load, model_folder, releases
-from esam_jax.models import expected_shapes, named
+from esam_jax.models import expected_shapes, kinds, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ def _row(name: str) -> dict[str, Any]:
     config = model_folder.read(load.SHIPPED[name]).config if shipped else named.model(name)
     return {
         "name": name,
-        "answers": "prompts" if isinstance(config, SamConfig) else "nothing: an encoder",
+        "answers": kinds.of(config).answers,
         "parameters": sum(math.prod(shape) for shape in expected_shapes.of(config).values()),
         "image_px": config.encoder.image_px,
         "weights": "shipped" if shipped else "download" if release else None,
@@ -57,7 +56,7 @@ def _row(name: str) -> dict[str, Any]:
 def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
     lines = [f"{'name':<20}{'parameters':>12}{'image':>8}  {'answers':<21}weights"]
     for row in found:
-        weights = row["weights"] or "none: train it, or random:NAME for esam bench"
+        weights = row["weights"] or _without_weights(row["answers"])
         if row["weights"] == "download":
             weights = f"download ({row['licence']})" + (", is there" if row["there"] else "")
         lines.append(
@@ -65,6 +64,13 @@ def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
             f"  {row['answers']:<21}{weights}"
         )
     return lines
+
+
+def _without_weights(answers: str) -> str:
+    """How to come by some of a network that has none here."""
+    if answers == "prompts":
+        return "none: train it, or random:NAME for esam bench"
+    return "none: name the file of its authors"
 
 
 def millions(count: int) -> str:

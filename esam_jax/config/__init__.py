@@ -44,6 +44,7 @@ from esam_jax.config.run import (
     RunConfig,
     SaveConfig,
 )
+from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
     ClassifyConfig,
     DistillConfig,
@@ -106,6 +107,7 @@ __all__ = [
     "TeacherConfig",
     "TfdsConfig",
     "TinyVitConfig",
+    "U2NetConfig",
     "VideoConfig",
     "ViewConfig",
     "VitConfig",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from esam_jax.config.rules import MAY_DIFFER, Config, each, few, multiple_of, some, within
+from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
 # No size, no number of cells on a side and no number of weights may exceed its bound, so that a
@@ -326,7 +327,7 @@ class ClassifierConfig(Config):
         return self.encoder.depth
 
 
-ModelConfig = SamConfig | MaeConfig | ClassifierConfig
+ModelConfig = SamConfig | MaeConfig | ClassifierConfig | U2NetConfig
 
 
 def _too_large(config: ModelConfig) -> Iterator[tuple[str, str]]:

@@ -56,9 +56,14 @@ class Found:
 
 def chosen(source: Source, images: int | None, seed: int) -> list[int]:
     """Places of the pictures of a protocol in its source; anybody who draws them gets the same."""
-    if images is None or images >= len(source):
-        return list(range(len(source)))
-    return np.random.default_rng(seed).permutation(len(source))[:images].tolist()
+    return drawn(len(source), images, seed)
+
+
+def drawn(count: int, images: int | None, seed: int) -> list[int]:
+    """`images` of so many places, or all of them; the same for everybody who draws them."""
+    if images is None or images >= count:
+        return list(range(count))
+    return np.random.default_rng(seed).permutation(count)[:images].tolist()
 
 
 def measure(

@@ -20,7 +20,7 @@ from esam_jax.models import kinds
 _MOST_NUMBERS = 8
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)  # all that have a name, and more
 def of(config: ModelConfig) -> Mapping[str, tuple[int, ...]]:
     """Parameter path -> shape of a complete model, by tracing alone.
 

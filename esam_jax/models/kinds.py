@@ -14,25 +14,38 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from esam_jax.config import ClassifierConfig, MaeConfig, ModelConfig, SamConfig
+from esam_jax.config import ClassifierConfig, MaeConfig, ModelConfig, SamConfig, U2NetConfig
 from esam_jax.models.heads import classifier
 from esam_jax.models.pretrain import mae
+from esam_jax.models.saliency import u2net
 from esam_jax.models.sam import network
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`about` completes "this file holds ..."."""
+    """`about` completes "this file holds ...", `answers` "it answers ...".
+
+    `use` is what else can be done with such a file than to prompt it.
+    """
 
     name: str
     about: str
     network: Any  # the module
+    answers: str = "nothing: an encoder"
+    use: str = "fine-tune it with esam train segment_ti --task.init-from"
 
 
 _KINDS: Mapping[type, Kind] = {
-    SamConfig: Kind("sam", "a promptable model", network),
+    SamConfig: Kind("sam", "a promptable model", network, answers="prompts"),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
     ClassifierConfig: Kind("classifier", "a classifier", classifier),
+    U2NetConfig: Kind(
+        "u2net",
+        "a saliency network",
+        u2net,
+        answers="a saliency map",
+        use="give it to esam salient --saliency",
+    ),
 }
 
 

@@ -1,8 +1,9 @@
 """Named models: one table from a name to its config.
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
-arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289. The `nano` models are this project's own:
-64-pixel models for demonstrations and tests that have to train in minutes on a laptop.
+arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289, the `u2net*` sizes those of
+arXiv:2005.09007. The `nano` models are this project's own: 64-pixel models for demonstrations and
+tests that have to train in minutes on a laptop.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from esam_jax.config import (
     SamConfig,
     SamVitConfig,
     TinyVitConfig,
+    U2NetConfig,
     VitConfig,
 )
 from esam_jax.errors import ConfigError
@@ -142,6 +144,17 @@ def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> Callable[[],
     )
 
 
+def _u2net() -> U2NetConfig:
+    return U2NetConfig(
+        widths=(64, 128, 256, 512, 512, 512),
+        inner=(32, 32, 64, 128, 256, 256, 256, 128, 64, 32, 16),
+    )
+
+
+def _u2netp() -> U2NetConfig:
+    return U2NetConfig(widths=(64,) * 6, inner=(16,) * 11)
+
+
 _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "efficientsam_nano": _efficientsam_nano,
     "efficientsam_ti": _efficientsam(width=192, heads=3),
@@ -160,4 +173,6 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "mae_b": _mae(width=768, heads=12, depth=12),
     "mae_l": _mae(width=1024, heads=16, depth=24),
     "mae_h": _mae(width=1280, heads=16, depth=32, patch_px=14),
+    "u2net": _u2net,
+    "u2netp": _u2netp,
 }

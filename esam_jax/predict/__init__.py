@@ -41,8 +41,8 @@ def load(source: str | Path, *, dtype: Any = None, weights: Weights | None = Non
     kind = kinds.of(file.config)
     if importlib.util.find_spec(f"{__name__}.{kind.name}") is None:
         raise CheckpointError(
-            f"{source} holds {kind.about}, which answers no prompts: fine-tune it with "
-            "esam train segment_ti --task.init-from, or name a promptable model"
+            f"{source} holds {kind.about}, which answers no prompts: {kind.use}, or name a "
+            "promptable model"
         )
     predictor: Any = importlib.import_module(f"{__name__}.{kind.name}")
     return predictor.from_file(file, source, compute)

@@ -13,6 +13,7 @@ SAME_NAME = {
     "sam": "the converter of the family, and the class of the public API",
     "sami": "the network, and the task that trains it",
     "start": "before the first update of a run, and the weights that a task starts from",
+    "u2net": "the network, and the converter of its family",
     "prompts": "drawn from masks, and the protocol `esam evaluate prompts`",
 }
 

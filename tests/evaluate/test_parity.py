@@ -41,6 +41,13 @@ def test_golden_case_of_mae():
     assert report.stages[0].error > 1e-8
 
 
+@pytest.mark.slow
+def test_golden_case_of_u2net():
+    report = parity.against_golden(named.model("u2net"))
+    assert report.holds and "u2netp_a (another size of this kind" in report.against
+    assert len(report.stages) == 7 and all(stage.error > 1e-8 for stage in report.stages)
+
+
 def test_a_wrong_network_is_noticed(monkeypatch):
     """The weights of the case are changed by a thousandth behind its back."""
     whole = golden.state_dict
@@ -62,6 +69,7 @@ def test_each_kind_has_its_case():
         "sam_h": "sam_small_test",
         "mobile_sam": "mobile_sam_a",
         "mae_l": "mae_vit_b_a",
+        "u2net": "u2netp_a",
     }
     for name, case in cases.items():
         assert parity.case_for(named.model(name)) == case

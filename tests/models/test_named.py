@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esam_jax.config import MaeConfig, SamConfig
+from esam_jax.config import MaeConfig, SamConfig, U2NetConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 
@@ -16,6 +16,8 @@ PUBLISHED = {
     "sam_l": 312_342_832,
     "sam_h": 641_090_608,
     "mobile_sam": 10_130_092,
+    "u2net": 44_009_869,
+    "u2netp": 1_131_181,
 }
 # MobileSAM's number counts the classifier of its pretraining, which no mask depends on and which
 # is none of our parameters: a norm of 320 and a linear map to 1000. The statistics of its norms are
@@ -26,8 +28,8 @@ STATISTICS = ("/mean", "/variance")
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
 def test_parameter_counts_are_the_published_ones(name, count):
-    shapes = dict(expected_shapes.of(named.sam(name)))
-    shapes.pop("prompt/fourier")
+    shapes = dict(expected_shapes.of(named.model(name)))
+    shapes.pop("prompt/fourier", None)
     sizes = [math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS)]
     assert sum(sizes) + CLASSIFIER.get(name, 0) == count
 
@@ -59,4 +61,6 @@ def test_an_encoder_alone_is_no_promptable_model():
     with pytest.raises(ConfigError, match=r"'mae_b' answers no prompts: .*sam_b"):
         named.sam("mae_b")
     assert named.names(MaeConfig) == ("mae_b", "mae_l", "mae_h")
-    assert {*named.names()} == {*named.names(SamConfig), *named.names(MaeConfig)}
+    assert named.names(U2NetConfig) == ("u2net", "u2netp")
+    kinds = (SamConfig, MaeConfig, U2NetConfig)
+    assert {*named.names()} == {name for kind in kinds for name in named.names(kind)}

@@ -48,7 +48,7 @@ def number(name: str) -> int:
     return int.from_bytes(digest[:6], "big")
 
 
-def digest(sam: Sam) -> str:
+def digest(sam: Any) -> str:
     """Of the network and its weights, wherever they were read from."""
     found = hashlib.sha256(repr(sam.config).encode())
     for path, array in sorted(flax.traverse_util.flatten_dict(sam.params, sep="/").items()):

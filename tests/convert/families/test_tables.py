@@ -23,6 +23,8 @@ LISTINGS = (
     "sam_vit_h",
     "mobile_sam_vit_t",
     "mae_vit_b_pretrain",
+    "u2net",
+    "u2netp",
 )
 
 

@@ -1,0 +1,1 @@
+"""Networks that tell what of a picture catches the eye."""
