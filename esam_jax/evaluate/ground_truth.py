@@ -115,13 +115,13 @@ def _categories(
             raise DataError(f"{where} has the id {identity} of another one: correct it")
         seen.add(identity)
         found = {"id": identity, "name": str(entry.get("name", identity))}
-        if lvis:
-            if entry.get("frequency") not in _FREQUENCIES:
-                raise DataError(
-                    f"{where} (id {identity}) has no frequency of r, c or f, as LVIS has it: name "
-                    "a json of LVIS, or leave --annotations lvis out"
-                )
+        if entry.get("frequency") in _FREQUENCIES:
             found["frequency"] = entry["frequency"]
+        elif lvis:
+            raise DataError(
+                f"{where} (id {identity}) has no frequency of r, c or f, as LVIS has it: name "
+                "a json of LVIS, or leave --annotations lvis out"
+            )
         yield found
 
 

@@ -1,0 +1,1 @@
+"""Zero-shot transfer: what a promptable model does beyond the prompts of a person."""
