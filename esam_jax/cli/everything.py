@@ -78,7 +78,7 @@ _SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_ru
 def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Everything, argv, prog="esam everything")
-    part = _part(args.part)
+    part = part_of(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
@@ -177,7 +177,8 @@ def _reading(args: Everything) -> dict[str, str]:
     return {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
+    """The number of a host, and of all of them; ConfigError for another text."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if not match or not int(match[1]) < int(match[2]):
         raise ConfigError(f"--part is {text!r}, but must be I/N with I from 0 to below N")

@@ -56,10 +56,11 @@ class Truth:
         return {**self.dataset, "images": images, "annotations": objects}
 
 
-def read(path: Place, *, lvis: bool = False) -> Truth:
+def read(path: Place, *, lvis: bool = False, files_of_pictures: bool = True) -> Truth:
     """The json at a path, or the one beside or in a folder; DataError for what is none.
 
-    With `lvis`, pictures need the lists of LVIS and categories their frequency.
+    With `lvis`, pictures need the lists of LVIS and categories their frequency. Where results are
+    scored no picture is read, and `files_of_pictures` is false: none need be there.
     """
     file = coco_files.find_json(path.expanduser())
     content = files.read_json(file, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False)
@@ -93,9 +94,10 @@ def read(path: Place, *, lvis: bool = False) -> Truth:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
 
+    names = [each.name for each in pictures.values()]
     return Truth(
         file,
-        coco_files.picture_folder(file, [each.name for each in pictures.values()]),
+        coco_files.picture_folder(file, names) if files_of_pictures else file.parent,
         pictures,
         {"images": images, "annotations": objects, "categories": categories},
         findings,

@@ -27,7 +27,7 @@ def of_results(truth: Truth, found: Results) -> dict[str, Any]:
     UserWarning says what was left out.
     """
     begin = time.monotonic()
-    kinds = KINDS if found.masks or not found.entries else ("bbox",)
+    kinds: tuple[Kind, ...] = KINDS if found.masks else ("bbox",)
     objects = results.by_picture(truth.dataset["annotations"])
     entries = results.by_picture(found.entries)
     frequency_of = frequencies(truth)

@@ -26,7 +26,7 @@ _FORM = "give a list of {image_id, category_id, segmentation or bbox, score}, as
 class Results:
     """Usable entries in COCO's form, under the numbers of their pictures, in the file's order.
 
-    Each has image_id, category_id, score and bbox; where there are `masks`, each has its
+    Each has image_id, category_id, score and bbox; where they are of `masks`, each has its
     segmentation, too, as compressed run lengths.
     """
 
@@ -61,7 +61,8 @@ def read(path: Path, truth: Truth, *, any_category: bool = False) -> Results:
     can be used: results of other pictures, for example.
     """
     entries, digest = listed(path, _FORM)
-    of_masks = any(isinstance(each, Mapping) and "segmentation" in each for each in entries)
+    having = (isinstance(each, Mapping) and "segmentation" in each for each in entries)
+    of_masks = not entries or any(having)
     categories = None if any_category else {each["id"] for each in truth.dataset["categories"]}
     found: list[dict[str, Any]] = []
     findings: list[Finding] = []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esam_jax.evaluate import average_recall, ground_truth, proposal_scores, results
+from esam_jax.evaluate import average_recall, results
 from esam_jax.evaluate.average_recall import Kind
 from esam_jax.ops import regions
 
@@ -106,7 +106,9 @@ def by_pycocotools(truth: dict, found: list[dict], kind: Kind) -> dict[str, floa
         reference = COCO()
         reference.dataset = json.loads(json.dumps(truth))
         reference.createIndex()
-        plain = [{key: x for key, x in each.items() if key not in (other, "area")} for each in found]
+        plain = [
+            {key: x for key, x in each.items() if key not in (other, "area")} for each in found
+        ]
         evaluation: Any = COCOeval(reference, reference.loadRes(plain), kind)
         evaluation.params.useCats, evaluation.params.maxDets = 0, [1, 3, 5]
         evaluation.evaluate()
@@ -114,9 +116,7 @@ def by_pycocotools(truth: dict, found: list[dict], kind: Kind) -> dict[str, floa
     recalls = evaluation.eval["recall"]  # thresholds, categories, areas, limits
     means = {f"AR@{limit}": recalls[:, 0, 0, i] for i, limit in enumerate((1, 3, 5))}
     means |= {f"AR{name}": recalls[:, 0, i, 2] for i, name in enumerate("sml", 1)}
-    return {
-        name: float(x[x > -1].mean()) if (x > -1).any() else -1.0 for name, x in means.items()
-    }
+    return {name: float(x[x > -1].mean()) if (x > -1).any() else -1.0 for name, x in means.items()}
 
 
 @settings(max_examples=60, deadline=None)
