@@ -1,6 +1,8 @@
 """Anybody's results are scored without a model, and what is wrong with them is named."""
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
