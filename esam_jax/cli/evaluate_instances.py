@@ -82,9 +82,7 @@ def _of_results(args: Arguments, file: Path) -> dict[str, Any]:
         raise ConfigError(f"--max-detections is {args.max_detections}, but must be 1 to {most}")
     if args.annotations == "lvis":
         average_precision.require_lvis()
-    truth = ground_truth.read(
-        args.data, lvis=args.annotations == "lvis", files_of_pictures=False
-    )
+    truth = ground_truth.read(args.data, lvis=args.annotations == "lvis", files_of_pictures=False)
     found = results.read(file, truth)
     return instance_scores.of_results(truth, found, args.annotations, args.max_detections)
 

@@ -26,9 +26,11 @@ def of_numbers(rows: Mapping[str, Mapping[str, float] | None]) -> list[str]:
 
 
 def noted(result: Mapping[str, Any]) -> str:
-    """What was left out, in brackets; "" for nothing."""
+    """What was left out or is missing, in brackets; "" for nothing."""
     broken = result.get("skipped", 0)
     counts = [f"{counted(broken, 'broken picture')} left out"] if broken else []
+    if none := result.get("unanswered", 0):
+        counts.append(f"{counted(none, 'picture')} without a result")
     counts += [findings.in_words(kind, result[kind]) for kind in KINDS if result.get(kind)]
     return f" ({', '.join(counts)})" if counts else ""
 

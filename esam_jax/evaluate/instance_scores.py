@@ -17,14 +17,15 @@ def of_results(
 ) -> dict[str, Any]:
     """What `scored` gives for results of anybody's, with what it is of.
 
-    That is `images`, `masks` (entries that are used), what was left out by the names of `KINDS`
+    That is `images`, of them `unanswered` ones, `masks` (entries that are used), what was left out by the names of `KINDS`
     with `reasons`, `data` and `results` (digests), `protocol` and `seconds`. A UserWarning says
     what was left out.
     """
     begin = time.monotonic()
     result: dict[str, Any] = {"task": "instances", "data": truth.digest, "results": results.digest}
     result |= scored(truth.dataset, results.entries, rules, masks=results.masks, limit=limit)
-    result |= {"images": len(truth.pictures), "masks": len(results.entries)}
+    result |= {"images": len(truth.pictures), "unanswered": results.unanswered(truth)}
+    result["masks"] = len(results.entries)
     result |= truth_pictures.left_out(Findings((*truth.findings, *results.findings)), ())
     what = "mask" if results.masks else "box"
     result["protocol"] = f"anybody's results, scored: {words(what, rules, limit)}."

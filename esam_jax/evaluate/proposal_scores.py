@@ -22,7 +22,7 @@ WORDS = (
 def of_results(truth: Truth, found: Results) -> dict[str, Any]:
     """What `scored` gives for results of anybody's, with what it is of.
 
-    That is `images`, `proposals` (entries that are used), what was left out by the names of `KINDS`
+    That is `images`, of them `unanswered` ones, `proposals` (entries that are used), what was left out by the names of `KINDS`
     with `reasons`, `data` and `results` (digests), `published` numbers, `protocol` and `seconds`. A
     UserWarning says what was left out.
     """
@@ -40,7 +40,8 @@ def of_results(truth: Truth, found: Results) -> dict[str, Any]:
     }
     result: dict[str, Any] = {"task": "proposals", "data": truth.digest, "results": found.digest}
     result |= scored(truth, counted)
-    result |= {"images": len(truth.pictures), "proposals": len(found.entries), "skipped": 0}
+    result |= {"images": len(truth.pictures), "unanswered": found.unanswered(truth)}
+    result |= {"proposals": len(found.entries), "skipped": 0}
     result |= truth_pictures.left_out(Findings((*truth.findings, *found.findings)), ())
     result["protocol"] = f"anybody's results; {WORDS}."
     result["published"] = published.proposals(truth.file, len(truth.pictures), 0)

@@ -35,6 +35,10 @@ class Results:
     findings: list[Finding]
     digest: str
 
+    def unanswered(self, truth: Truth) -> int:
+        """How many pictures have none: perhaps nobody looked at them."""
+        return len(truth.pictures) - len({each["image_id"] for each in self.entries})
+
 
 def listed(path: Path, form: str) -> tuple[list[Any], str]:
     """The list in a json file and its digest; DataError, which says the `form`, for another."""

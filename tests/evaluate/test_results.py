@@ -98,7 +98,8 @@ def test_proposals_for_people(tmp_path, capsys):
     assert head.split() == ["AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "ARr", "ARc", "ARf"]
     assert f"{expected['segm_class_agnostic']['AR1000_rare']:.4f}" in masks
     assert f"{expected['bbox_class_agnostic']['AR1000_rare']:.4f}" in boxes
-    assert "78 proposals for 38 objects in 10 pictures. anybody's results; " in shown and said == ""
+    assert "78 proposals for 38 objects in 10 pictures" in shown and said == ""
+    assert "anybody's results; class-agnostic average recall" in shown
 
 
 # ------------------------------------------------------------------------------- a small data set
@@ -150,6 +151,7 @@ def test_right_results_are_perfect_and_none_are_zero(task: str, tmp_path, capsys
         write(tmp_path, found)
         result = scored([task, *named(tmp_path)], capsys)
         assert result[key] == pytest.approx(value) and result["iou_type"] == "segm"
+        assert result["unanswered"] == (1 if found else 2)
     # Of the other two sizes there is no object.
     names = ("APm", "APl") if task == "instances" else ("ARm", "ARl")
     assert {result[name] for name in names} == {-1}
@@ -209,7 +211,7 @@ def test_a_bad_result_is_named_and_changes_no_number(case: str, tmp_path, capsys
     wanted = scored(["proposals", *named(tmp_path)], capsys)
     found.insert(1, {**found[0], "score": 0.95, **changes})
     write(tmp_path, found)
-    said = f"1 detection left out, the first: .*entry 1: {message}"
+    said = f"1 detection left out, the first: .*entry 1: .*{message}"
     result = scored(["proposals", *named(tmp_path)], capsys, said)
     same = ("ar", "box_ar", "objects", "proposals")
     assert {key: result[key] for key in same} == {key: wanted[key] for key in same}
