@@ -46,7 +46,7 @@ class Proposals:
     ids: Path | None = None
     """A COCO json that lists the pictures: its ids are theirs. Without it, a name's own number."""
     overlays: bool = False
-    """Draw the best 100 on each picture done now, and a sheet of the first 60 pictures."""
+    """Draw the best 20 on each picture done now, and a sheet of the first 60 pictures."""
     part: str = "0/1"
     """I/N: of N hosts that share the work, this is host I, from 0."""
     output: Output = "three"

@@ -17,9 +17,9 @@ def of_results(
 ) -> dict[str, Any]:
     """What `scored` gives for results of anybody's, with what it is of.
 
-    That is `images`, of them `unanswered` ones, `masks` (entries that are used), what was left out by the names of `KINDS`
-    with `reasons`, `data` and `results` (digests), `protocol` and `seconds`. A UserWarning says
-    what was left out.
+    That is `images`, of them `unanswered` ones, `masks` (entries that are used), what was left out
+    by the names of `KINDS` with `reasons`, `data` and `results` (digests), `protocol` and
+    `seconds`. A UserWarning says what was left out.
     """
     begin = time.monotonic()
     result: dict[str, Any] = {"task": "instances", "data": truth.digest, "results": results.digest}

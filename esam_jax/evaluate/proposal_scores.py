@@ -22,9 +22,9 @@ WORDS = (
 def of_results(truth: Truth, found: Results) -> dict[str, Any]:
     """What `scored` gives for results of anybody's, with what it is of.
 
-    That is `images`, of them `unanswered` ones, `proposals` (entries that are used), what was left out by the names of `KINDS`
-    with `reasons`, `data` and `results` (digests), `published` numbers, `protocol` and `seconds`. A
-    UserWarning says what was left out.
+    That is `images`, of them `unanswered` ones, `proposals` (entries that are used), what was left
+    out by the names of `KINDS` with `reasons`, `data` and `results` (digests), `published` numbers,
+    `protocol` and `seconds`. A UserWarning says what was left out.
     """
     begin = time.monotonic()
     kinds: tuple[Kind, ...] = KINDS if found.masks else ("bbox",)

@@ -195,7 +195,7 @@ BAD = {
         {"segmentation": {"size": [9, 9], "counts": [40, 41]}},
         r"its segmentation has the size \[9, 9\], but the picture is \[30, 40\]",
     ),
-    "damaged runs": ({"segmentation": {"size": [30, 40], "counts": "?"}}, "counts"),
+    "damaged runs": ({"segmentation": {"size": [30, 40], "counts": "?"}}, "run"),
     "a segmentation of no kind": ({"segmentation": 7}, "a polygon annotation must be a list"),
     "no segmentation": ({"segmentation": None}, "it has no segmentation, as other entries have"),
     "a box of negative width": ({"bbox": [1, 1, -2, 3]}, "is -2 wide and 3 high"),

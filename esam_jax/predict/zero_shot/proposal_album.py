@@ -26,7 +26,7 @@ from esam_jax.predict.zero_shot.proposals import Settings
 SETTINGS_FILE, RESULTS_FILE, MASKS_FOLDER = "proposals.json", "results.json", "masks"
 RESULTS = (RESULTS_FILE, f"{MASKS_FOLDER}/[!.]*", overlays.RESULTS)
 
-_DRAWN = 100  # proposals of an overlay: more cannot be told apart
+_DRAWN = 20  # proposals of an overlay: more cannot be told apart
 
 Ids = Mapping[str, int]  # of each picture of an album, by its name
 
