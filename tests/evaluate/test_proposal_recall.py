@@ -28,15 +28,16 @@ def truth(tmp_path: Path) -> Path:
     """Three scenes with their objects, rare ones and common ones, and an empty one."""
     images, objects = [], []
     for i, identity in enumerate((*IDS, 9)):
-        pixels, masks = scene_painter.draw(i, 64, split="heldout")[:2]
+        pixels, labels = scene_painter.draw(i, 64, split="heldout")
         name = f"{identity}.png"
         Image.fromarray(pixels).save(tmp_path / name)
         images.append({"id": identity, "file_name": name, "height": 64, "width": 64})
-        for mask in masks if identity != 9 else ():
+        for label in range(1, 1 + int(labels.max()) * (identity != 9)):
+            mask = labels == label
             number = len(objects) + 10
             about = {"id": number, "image_id": identity, "category_id": 1 + number % 2}
-            shape = {"segmentation": regions.to_rle(np.asarray(mask)), "area": int(mask.sum())}
-            box = list(regions.mask_box(np.asarray(mask)))
+            shape = {"segmentation": regions.to_rle(mask), "area": int(mask.sum())}
+            box = list(regions.mask_box(mask))
             objects.append({**about, **shape, "bbox": box, "iscrowd": int(number == 11)})
     categories = [{"id": i, "name": f"{i}", "frequency": "rc"[i - 1]} for i in (1, 2)]
     content = {"images": images, "annotations": objects, "categories": categories}
