@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from esam_jax.predict.predictor import Predictor
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Sam
+    from esam_jax.predict.zero_shot.proposals import ProposalSettings, proposals
 
 __version__ = "0.1.0"
 
@@ -67,9 +68,11 @@ _HOMES = {
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",
+    "ProposalSettings": "esam_jax.predict.zero_shot.proposals",
     "Sam": "esam_jax.predict.sam",
     "Shapes": "esam_jax.predict.ahead_of_time",
     "load": "esam_jax.predict",
+    "proposals": "esam_jax.predict.zero_shot.proposals",
 }
 
 __all__ = [
@@ -98,6 +101,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "PromptedConfig",
+    "ProposalSettings",
     "RunConfig",
     "Sa1bConfig",
     "Sam",
@@ -113,6 +117,7 @@ __all__ = [
     "TrainingError",
     "VitConfig",
     "load",
+    "proposals",
 ]
 
 

@@ -25,7 +25,7 @@ from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.predict.everything import album as albums
 from esam_jax.predict.zero_shot import proposal_album
-from esam_jax.predict.zero_shot.proposals import PAPER, Output, Ranking, Settings
+from esam_jax.predict.zero_shot.proposals import PAPER, Output, ProposalSettings, Ranking
 from esam_jax.words import counted
 
 
@@ -67,7 +67,7 @@ class Proposals:
     """Print what was done as JSON."""
 
 
-def settings(args: Any) -> Settings:
+def settings(args: Any) -> ProposalSettings:
     """The paper's settings for the output, with those that are given."""
     names = ("points_per_side", "box_nms_thresh", "most", "ranking")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -42,7 +42,7 @@ from esam_jax.predict import devices
 from esam_jax.predict.everything import album
 from esam_jax.predict.sam import Sam
 from esam_jax.predict.zero_shot import proposal_album, proposals
-from esam_jax.predict.zero_shot.proposals import Settings
+from esam_jax.predict.zero_shot.proposals import ProposalSettings
 from esam_jax.words import counted
 
 RESULT_FILE, PROPOSALS_FILE = "result.json", "proposals.json"
@@ -56,7 +56,7 @@ _FOUND = 0.5  # the IoU from which an object of the sheet was not missed
 def evaluate(
     sam: Sam,
     truth: Truth,
-    settings: Settings,
+    settings: ProposalSettings,
     *,
     out: Path | None = None,
     model: str = "",
@@ -120,7 +120,7 @@ def _chosen(truth: Truth, images: int | None) -> list[Id]:
     return [found[i] for i in np.sort(drawn)]
 
 
-def _words(settings: Settings, images: int | None) -> str:
+def _words(settings: ProposalSettings, images: int | None) -> str:
     which = "all pictures" if images is None else f"{counted(images, 'picture')} drawn with seed 0"
     return (
         f"{which} that have an object; {settings.words()}; {proposal_scores.WORDS}. Broken "
@@ -136,7 +136,7 @@ class _Work:
     """Proposes masks for one picture and counts them; may be called from any thread."""
 
     truth: Truth
-    settings: Settings
+    settings: ProposalSettings
     out: Path | None
     points_per_batch: int
     sixteen_bit: Literal["upper_byte", "stretch"]

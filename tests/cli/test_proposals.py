@@ -13,7 +13,7 @@ from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
 from esam_jax.predict import load
 from esam_jax.predict.zero_shot import proposals
-from esam_jax.predict.zero_shot.proposals import Settings
+from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
 SMALL = ["--points-per-side", "4", "--most", "12"]
 
@@ -61,7 +61,7 @@ def test_results_are_those_of_the_function(album, tmp_path, capsys):
     sam, seen = load("quickstart_clicks"), set()
     for name in ("000000000017", "sa_4", "dog"):
         picture = decode.read_rgb(album / f"{name}.png")
-        records = proposals.proposals(sam, picture, Settings(points_per_side=4, most=12))
+        records = proposals.proposals(sam, picture, ProposalSettings(points_per_side=4, most=12))
         known = {"000000000017": 17, "sa_4": 4}.get(name)
         ids = {each["image_id"] for each in found}
         identity = known or next(iter(ids - {17, 4}))
@@ -178,7 +178,7 @@ def test_the_ablation(album, tmp_path, capsys):
     settings = json.loads((tmp_path / "out/proposals.json").read_text())
     assert (settings["ranking"], settings["box_nms_thresh"]) == ("random", 0.95)
     picture = decode.read_rgb(album / "dog.png")
-    how = Settings(
+    how = ProposalSettings(
         output="single", points_per_side=4, most=12, box_nms_thresh=0.95, ranking="random"
     )
     wanted = proposals.proposals(load("quickstart_clicks"), picture, how, name="dog.png")

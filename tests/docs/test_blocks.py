@@ -34,6 +34,8 @@ STANDS_FOR = {
 }
 CUT_SHORT = {
     "everything": ["--points-per-side", "4"],
+    "proposals": ["--points-per-side", "4"],
+    "evaluate proposals": ["--points-per-side", "4"],
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }

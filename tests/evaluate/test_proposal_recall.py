@@ -17,9 +17,9 @@ from esam_jax.evaluate import ground_truth, proposal_recall, proposal_scores, re
 from esam_jax.ops import regions
 from esam_jax.predict import load
 from esam_jax.predict.zero_shot import proposals
-from esam_jax.predict.zero_shot.proposals import Settings
+from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
-SMALL = Settings(points_per_side=5, most=40)
+SMALL = ProposalSettings(points_per_side=5, most=40)
 IDS = (3, "b", 7)  # of pictures, and one more without an object
 
 
@@ -45,7 +45,7 @@ def truth(tmp_path: Path) -> Path:
     return tmp_path / "truth.json"
 
 
-def measured(truth: Path, settings: Settings = SMALL, **more: Any) -> dict[str, Any]:
+def measured(truth: Path, settings: ProposalSettings = SMALL, **more: Any) -> dict[str, Any]:
     sam = load("quickstart_clicks")
     return proposal_recall.evaluate(sam, ground_truth.read(truth), settings, **more)
 
@@ -121,7 +121,7 @@ def test_a_killed_one_resumes_and_devices_do_not_matter(truth, tmp_path, monkeyp
     assert (found["resumed"], wanted["resumed"]) == (2, 0)
     assert without_times(found) == without_times(wanted)
     with pytest.raises(ConfigError, match=r"made with other settings \(most was 40, is 39"):
-        measured(truth, Settings(points_per_side=5, most=39), out=tmp_path / "out")
+        measured(truth, ProposalSettings(points_per_side=5, most=39), out=tmp_path / "out")
 
 
 def test_a_broken_picture_is_left_out_with_its_objects(truth):
@@ -163,7 +163,7 @@ def test_data_without_an_object(truth):
 def test_the_single_mask_needs_to_be_trained(truth):
     sam = load("quickstart_teacher")
     with pytest.raises(PromptError, match="never learned the single mask"):
-        proposal_recall.evaluate(sam, ground_truth.read(truth), Settings(output="single"))
+        proposal_recall.evaluate(sam, ground_truth.read(truth), ProposalSettings(output="single"))
 
 
 def test_the_command(truth, tmp_path, capsys):

@@ -21,7 +21,7 @@ from esam_jax.predict import devices, overlays
 from esam_jax.predict.everything import album as albums
 from esam_jax.predict.sam import Sam
 from esam_jax.predict.zero_shot import proposals
-from esam_jax.predict.zero_shot.proposals import Settings
+from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
 SETTINGS_FILE, RESULTS_FILE, MASKS_FOLDER = "proposals.json", "results.json", "masks"
 RESULTS = (RESULTS_FILE, f"{MASKS_FOLDER}/[!.]*", overlays.RESULTS)
@@ -83,7 +83,7 @@ def run(
     ids: Ids,
     names: list[str],
     out: Path,
-    settings: Settings,
+    settings: ProposalSettings,
     *,
     points_per_batch: int = 64,
     with_overlays: bool = False,
@@ -107,7 +107,7 @@ class _Work:
     album: Album
     ids: Ids
     out: Path
-    settings: Settings
+    settings: ProposalSettings
     points_per_batch: int
     with_overlays: bool
     sixteen_bit: decode.SixteenBit

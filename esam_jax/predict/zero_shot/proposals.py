@@ -30,7 +30,7 @@ _RULES: Mapping[Output, str] = MappingProxyType(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class ProposalSettings:
     """How masks are proposed; as the paper does it without arguments, its ablation is SINGLE.
 
     output: the masks of a click, three candidates or the single mask. points_per_side: of the grid.
@@ -87,14 +87,18 @@ class Settings:
         )
 
 
-SINGLE = Settings(output="single", points_per_side=128, box_nms_thresh=0.95, ranking="random")
-PAPER: Mapping[Output, Settings] = MappingProxyType({"three": Settings(), "single": SINGLE})
+SINGLE = ProposalSettings(
+    output="single", points_per_side=128, box_nms_thresh=0.95, ranking="random"
+)
+PAPER: Mapping[Output, ProposalSettings] = MappingProxyType(
+    {"three": ProposalSettings(), "single": SINGLE}
+)
 
 
 def proposals(
     sam: Sam,
     picture: Any,
-    settings: Settings = PAPER["three"],
+    settings: ProposalSettings = PAPER["three"],
     *,
     name: str = "",
     points_per_batch: int = 64,
@@ -113,7 +117,7 @@ def proposals(
     return ranked(generator.generate(picture), settings, name)
 
 
-def ranked(records: Sequence[Record], settings: Settings, name: str) -> list[Record]:
+def ranked(records: Sequence[Record], settings: ProposalSettings, name: str) -> list[Record]:
     """The records that have a pixel with their scores, best first, `settings.most` at most."""
     found = [record for record in records if record["area"]]
     if settings.ranking == "random":

@@ -16,9 +16,9 @@ from esam_jax.predict import load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
 from esam_jax.predict.zero_shot import proposals
-from esam_jax.predict.zero_shot.proposals import SINGLE, Settings
+from esam_jax.predict.zero_shot.proposals import SINGLE, ProposalSettings
 
-SMALL = Settings(points_per_side=6)
+SMALL = ProposalSettings(points_per_side=6)
 SIZE = (48, 80)
 
 
@@ -34,11 +34,11 @@ def picture(seed: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(SIZE[::-1]))
 
 
-def of(settings: Settings, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
+def of(settings: ProposalSettings, seed: int = 0, **options: Any) -> list[dict[str, Any]]:
     return proposals.proposals(model(), picture(seed), settings, **options)
 
 
-def slow(settings: Settings, seed: int) -> list[tuple[float, float, np.ndarray]]:
+def slow(settings: ProposalSettings, seed: int) -> list[tuple[float, float, np.ndarray]]:
     """Every mask of every click at full size, then suppression, as the paper words it."""
     height, width = SIZE
     embedding, found = model().encode(picture(seed)), []
@@ -74,7 +74,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     ids=["three", "single"],
 )
 @pytest.mark.parametrize("seed", [0, 1])
-def test_proposals_are_those_of_the_plain_algorithm(seed: int, settings: Settings):
+def test_proposals_are_those_of_the_plain_algorithm(seed: int, settings: ProposalSettings):
     """In another order: by the mean of predicted IoU and stability."""
     wanted = slow(settings, seed)
     wanted.sort(key=lambda item: -(item[0] + item[1]))
@@ -116,14 +116,18 @@ def test_random_ranking_depends_on_the_name_alone():
 
 
 def test_settings_of_the_paper():
-    assert proposals.PAPER["three"] == Settings() and proposals.PAPER["single"] == SINGLE
-    assert (Settings().points_per_side, Settings().box_nms_thresh, Settings().most) == (
+    assert proposals.PAPER["three"] == ProposalSettings() and proposals.PAPER["single"] == SINGLE
+    assert (
+        ProposalSettings().points_per_side,
+        ProposalSettings().box_nms_thresh,
+        ProposalSettings().most,
+    ) == (
         64,
         0.9,
         1000,
     )
     assert (SINGLE.points_per_side, SINGLE.box_nms_thresh, SINGLE.ranking) == (128, 0.95, "random")
-    assert "64 x 64" in Settings().words() and "at 0.9;" in Settings().words()
+    assert "64 x 64" in ProposalSettings().words() and "at 0.9;" in ProposalSettings().words()
     assert "the single mask" in SINGLE.words() and "drawn by the name" in SINGLE.words()
 
 
@@ -140,16 +144,19 @@ def test_results_are_of_coco():
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90)])
 def test_a_picture_of_few_pixels(size: tuple[int, int]):
-    found = proposals.proposals(model(), nano.picture(*size), Settings(points_per_side=2))
+    found = proposals.proposals(model(), nano.picture(*size), ProposalSettings(points_per_side=2))
     for record in found:
         assert 1 <= record["area"] <= size[0] * size[1]
 
 
 def test_what_is_wrong_is_refused_by_name():
     for settings, message in (
-        (Settings(most=0), "most is 0, but must be an integer from 1"),
-        (Settings(points_per_side=0), "points_per_side is 0, but must be an integer from 1"),
-        (Settings(box_nms_thresh=1.5), "box_nms_thresh is 1.5, but must be from 0 to 1"),
+        (ProposalSettings(most=0), "most is 0, but must be an integer from 1"),
+        (
+            ProposalSettings(points_per_side=0),
+            "points_per_side is 0, but must be an integer from 1",
+        ),
+        (ProposalSettings(box_nms_thresh=1.5), "box_nms_thresh is 1.5, but must be from 0 to 1"),
         (_changed("output", "four"), "output is 'four', but must be one of"),
         (_changed("ranking", "best"), "ranking is 'best', but must be one of"),
     ):
@@ -161,8 +168,8 @@ def test_what_is_wrong_is_refused_by_name():
         proposals.proposals(model(), np.zeros((4, 4)), SMALL)
 
 
-def _changed(name: str, value: Any) -> Settings:
+def _changed(name: str, value: Any) -> ProposalSettings:
     """As where no types are checked."""
-    changed = Settings()
+    changed = ProposalSettings()
     object.__setattr__(changed, name, value)
     return changed
