@@ -39,6 +39,7 @@ from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import size_of
 from esam_jax.machine import out_of_memory
 from esam_jax.predict import devices
+from esam_jax.predict.draw import Row
 from esam_jax.predict.everything import album
 from esam_jax.predict.sam import Sam
 from esam_jax.predict.zero_shot import proposal_album, proposals
@@ -83,7 +84,7 @@ def evaluate(
         files.remove_unfinished(out / MASKS_FOLDER)
     order, store = _chosen(truth, images), Kept(out, "0")
     work = _Work(truth, settings, out, points_per_batch, sixteen_bit)
-    waiting = [each for each in order if truth.pictures[each].number not in store]
+    waiting = [each for each in order if not work.is_done(store, truth.pictures[each].number)]
     shared = devices.share(waiting, sam, work.on, count=len(waiting), ahead=3)
     for identity, content in truth_pictures.shown(shared, len(waiting), "proposals", progress):
         store.put(truth.pictures[identity].number, content)
@@ -103,7 +104,7 @@ def evaluate(
     result["published"] = published.proposals(truth.file, complete, len(broken))
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
     if out is not None:
-        _write(out, truth, good, sixteen_bit)
+        _write(work, out, good)
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
 
@@ -141,6 +142,18 @@ class _Work:
     points_per_batch: int
     sixteen_bit: Literal["upper_byte", "stretch"]
 
+    def file(self, number: int) -> Path:
+        """Of the proposals of a picture, where there is a folder."""
+        assert self.out is not None
+        return self.out / MASKS_FOLDER / f"{number:08d}.json"
+
+    def is_done(self, store: Kept, number: int) -> bool:
+        """Whether a picture is counted, and its proposals are where they were written."""
+        if number not in store:
+            return False
+        [content] = store.of([number])
+        return self.out is None or bool(content["broken"]) or self.file(number).exists()
+
     @functools.cached_property
     def objects(self) -> dict[int, list[dict[str, Any]]]:
         return results.by_picture(self.truth.dataset["annotations"])
@@ -162,8 +175,7 @@ class _Work:
         )
         found = proposals.as_results(records, identity)
         if self.out is not None:
-            file = self.out / MASKS_FOLDER / f"{listed.number:08d}.json"
-            proposal_album.write(file, json.dumps(found))
+            proposal_album.write(self.file(listed.number), json.dumps(found))
         objects = self.objects[listed.number]
         return {
             "broken": None,
@@ -200,16 +212,10 @@ def _closest(
 # ----------------------------------------------------------------------------------------- files
 
 
-def _write(
-    out: Path,
-    truth: Truth,
-    contents: Mapping[Id, Mapping[str, Any]],
-    sixteen_bit: Literal["upper_byte", "stretch"],
-) -> None:
+def _write(work: _Work, out: Path, contents: Mapping[Id, Mapping[str, Any]]) -> None:
     """All files but the result."""
-    masks = {
-        each: out / MASKS_FOLDER / f"{truth.pictures[each].number:08d}.json" for each in contents
-    }
+    truth = work.truth
+    masks = {each: work.file(truth.pictures[each].number) for each in contents}
     proposal_album.merge(masks.values(), out / PROPOSALS_FILE)
     objects = {each["id"]: each for each in truth.dataset["annotations"]}
     rows = [
@@ -227,23 +233,35 @@ def _write(
     ]
     files.write(out / OBJECTS_FILE, matches.as_csv(rows))
     by_name = {truth.pictures[each].name: each for each in contents}
-    drawn = []
-    for name, mean in matches.worst(rows):
-        identity = by_name[name]
-        image = truth_pictures.read(truth, truth.pictures[identity], sixteen_bit, [])
-        closest = contents[identity]["closest"]
-        missed = [each for each in closest if each["iou"] < _FOUND]
-        shown, found = json.loads(masks[identity].read_text()), {each["place"] for each in closest}
-        sets = [
-            [objects[each["object"]]["segmentation"] for each in closest],
-            [shown[place]["segmentation"] for place in sorted(found - {None})],
-            [objects[each["object"]]["segmentation"] for each in missed],
-        ]
-        captions = [
-            counted(len(closest), "object"),
-            f"mean IoU {mean:.3f}",
-            f"{len(missed)} of {len(closest)}",
-        ]
-        drawn.append(matches.row(name, image, [], sets, captions))
+    drawn = [
+        _row(work, by_name[name], mean, contents[by_name[name]]["closest"], objects)
+        for name, mean in matches.worst(rows)
+    ]
     titles = ("picture", "objects", "closest proposals", f"missed: IoU < {_FOUND:g}")
     files.write(out / WORST_FILE, matches.sheet(drawn, titles))
+
+
+def _row(
+    work: _Work,
+    identity: Id,
+    mean: float,
+    closest: Sequence[Mapping[str, Any]],
+    objects: Mapping[int, Mapping[str, Any]],
+) -> Row:
+    """A picture of the sheet, whose objects were found with this mean IoU."""
+    listed = work.truth.pictures[identity]
+    image = truth_pictures.read(work.truth, listed, work.sixteen_bit, [])
+    found = json.loads(work.file(listed.number).read_text())
+    places = sorted({each["place"] for each in closest} - {None})
+    missed = [each for each in closest if each["iou"] < _FOUND]
+    sets = [
+        [objects[each["object"]]["segmentation"] for each in closest],
+        [found[place]["segmentation"] for place in places],
+        [objects[each["object"]]["segmentation"] for each in missed],
+    ]
+    captions = [
+        counted(len(closest), "object"),
+        f"mean IoU {mean:.3f}",
+        f"{len(missed)} of {len(closest)}",
+    ]
+    return matches.row(listed.name, image, [], sets, captions)

@@ -120,6 +120,10 @@ def test_a_killed_one_resumes_and_devices_do_not_matter(truth, tmp_path, monkeyp
     found = measured(truth, out=tmp_path / "out")
     assert (found["resumed"], wanted["resumed"]) == (2, 0)
     assert without_times(found) == without_times(wanted)
+    (tmp_path / "out/masks/00000002.json").unlink()
+    again = measured(truth, out=tmp_path / "out")
+    assert again["resumed"] == 2 and without_times(again) == without_times(wanted)
+    assert (tmp_path / "out/masks/00000002.json").exists()
     with pytest.raises(ConfigError, match=r"made with other settings \(most was 40, is 39"):
         measured(truth, ProposalSettings(points_per_side=5, most=39), out=tmp_path / "out")
 

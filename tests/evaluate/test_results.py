@@ -1,6 +1,7 @@
 """Anybody's results are scored without a model, and what is wrong with them is named."""
 
 import json
+import os
 import re
 import warnings
 from pathlib import Path
@@ -283,3 +284,44 @@ def test_crowds_and_objects_without_a_mask_are_no_objects(tmp_path, capsys):
 def test_what_does_not_fit_together_is_refused(argv: list[str], message: str, tmp_path, capsys):
     assert cli.main(["evaluate", *argv, "--data", str(tmp_path / "truth.json")]) == 2
     assert message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------- real data
+
+DATA = Path(os.environ.get("ESAM_TEST_DATA", "absent"))
+LVIS = DATA / "lvis_mini" / "lvis_v0.5_val_mini.json"
+real = pytest.mark.skipif(
+    not DATA.is_dir(), reason="ESAM_TEST_DATA names no folder with test pictures"
+)
+
+
+@real
+def test_the_objects_of_lvis_themselves_are_perfect(tmp_path, capsys):
+    """Polygons of 1230 categories, and one object that nobody found."""
+    pytest.importorskip("hotcoco")
+    objects = json.loads(LVIS.read_text())["annotations"]
+    keys = ("image_id", "category_id", "segmentation", "bbox")
+    found = [{**{key: each[key] for key in keys}, "score": 0.5} for each in objects]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    argv = ["--results", str(tmp_path / "found.json"), "--data", str(LVIS)]
+    result = scored(["instances", *argv, "--annotations", "lvis"], capsys)
+    assert [result["AP"], result["AR@300"], result["APr"]] == pytest.approx([1, 1, -1])
+    result = scored(["proposals", *argv], capsys)
+    found_ones = [result["AR@10"], result["ARf"], result["box_ar"]["ARc"]]
+    assert found_ones == pytest.approx([1, 1, 1])
+    (tmp_path / "found.json").write_text(json.dumps(found[1:]))
+    result = scored(["proposals", *argv], capsys)
+    assert result["AR@1000"] == pytest.approx(1 - 1 / len(objects))
+
+
+@real
+@pytest.mark.slow
+def test_proposals_of_a_model_on_lvis(tmp_path, capsys):
+    """What a model's evaluation prints is what its results file is scored with."""
+    data, out = ["--data", str(LVIS)], tmp_path / "out"
+    argv = ["proposals", "--model", "quickstart_clicks", *data, "--out", str(out)]
+    result = scored([*argv, "--points-per-side", "8"], capsys)
+    again = scored(["proposals", "--results", str(out / "proposals.json"), *data], capsys)
+    for name in ("ar", "box_ar", "objects", "proposals", "images"):
+        assert again[name] == result[name]
+    assert result["box_ar"]["AR@1000"] > 0 and result["objects"]["r"] == 0
