@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,12 @@ from esam_jax.predict.zero_shot import proposals
 from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
 SMALL = ["--points-per-side", "4", "--most", "12"]
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each device compiles its own programs."""
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: jax.devices()[:1])
 
 
 @pytest.fixture
@@ -170,6 +177,7 @@ def test_what_is_wrong_is_refused_before_anything_is_written(album, tmp_path, ca
     assert (out / "results.json").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_ablation(album, tmp_path, capsys):
     """Single masks of the finer grid, ranked by the picture's name."""
     argv = ["--output", "single", "--json"]

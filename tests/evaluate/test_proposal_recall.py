@@ -23,6 +23,12 @@ SMALL = ProposalSettings(points_per_side=5, most=40)
 IDS = (3, "b", 7)  # of pictures, and one more without an object
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each device compiles its own programs."""
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: jax.devices()[:1])
+
+
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
     """Three scenes with their objects, rare ones and common ones, and an empty one."""
@@ -101,7 +107,15 @@ def test_files_are_those_of_the_public_function(truth, tmp_path):
         assert sheet.height > 3 * 64
 
 
-def test_a_killed_one_resumes_and_devices_do_not_matter(truth, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_devices_do_not_matter(truth, monkeypatch):
+    """Each compiles its own programs."""
+    wanted = measured(truth)
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: jax.devices()[:2])
+    assert without_times(measured(truth)) == without_times(wanted)
+
+
+def test_a_killed_one_resumes(truth, tmp_path, monkeypatch):
     wanted = measured(truth)
     counts, put = [], proposal_recall.Kept.put
 
@@ -115,8 +129,6 @@ def test_a_killed_one_resumes_and_devices_do_not_matter(truth, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         measured(truth, out=tmp_path / "out")
     monkeypatch.setattr(proposal_recall.Kept, "put", put)
-    local = jax.local_devices()
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: local[:1])
     found = measured(truth, out=tmp_path / "out")
     assert (found["resumed"], wanted["resumed"]) == (2, 0)
     assert without_times(found) == without_times(wanted)
