@@ -19,6 +19,7 @@ from esam_jax.evaluate import (
     results,
 )
 from esam_jax.evaluate.average_precision import Rules
+from esam_jax.evaluate.ground_truth import Truth
 from esam_jax.evaluate.instances import Choice, Instances
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
@@ -47,8 +48,8 @@ class Arguments:
     """Of the candidates: the most confident one, or the one whose IoU with the box is highest."""
     refine: bool = False
     """A second pass with the box and the logits of the mask that was chosen."""
-    annotations: Rules = "coco"
-    """Whose rules count: COCO's, or LVIS's (the extra `eval`)."""
+    annotations: Rules | None = None
+    """Whose rules count: COCO's, or LVIS's (the extra `eval`); without it those of the data."""
     max_detections: int | None = None
     """Of --results by the rules of LVIS: the best so many of each picture count, 300 at most."""
     sixteen_bit: Literal["upper_byte", "stretch"] = "upper_byte"
@@ -76,15 +77,25 @@ def _of_results(args: Arguments, file: Path) -> dict[str, Any]:
     """The scores of anybody's results."""
     arguments.require_defaults(args, _OF_MODEL, "--results scores what is there, and takes no")
     most = average_precision.LVIS_LIMIT
-    if args.max_detections is not None and args.annotations != "lvis":
-        raise ConfigError("--max-detections counts by the rules of LVIS: add --annotations lvis")
     if args.max_detections is not None and not 1 <= args.max_detections <= most:
         raise ConfigError(f"--max-detections is {args.max_detections}, but must be 1 to {most}")
+    truth, rules = _truth(args, files_of_pictures=False)
+    if args.max_detections is not None and rules != "lvis":
+        raise ConfigError("--max-detections counts by the rules of LVIS: add --annotations lvis")
+    found = results.read(file, truth)
+    return instance_scores.of_results(truth, found, rules, args.max_detections)
+
+
+def _truth(args: Arguments, *, files_of_pictures: bool) -> tuple[Truth, Rules]:
+    """The data, and whose rules count: those that are named, else those of the data."""
     if args.annotations == "lvis":
         average_precision.require_lvis()
-    truth = ground_truth.read(args.data, lvis=args.annotations == "lvis", files_of_pictures=False)
-    found = results.read(file, truth)
-    return instance_scores.of_results(truth, found, args.annotations, args.max_detections)
+    lvis = None if args.annotations is None else args.annotations == "lvis"
+    truth = ground_truth.read(args.data, lvis=lvis, files_of_pictures=files_of_pictures)
+    rules: Rules = args.annotations or ("lvis" if truth.is_lvis else "coco")
+    if rules == "lvis":
+        average_precision.require_lvis()
+    return truth, rules
 
 
 _OF_MODEL = ("model", "boxes", "choose", "refine", "sixteen_bit", "out")
@@ -93,16 +104,14 @@ _OF_MODEL = ("model", "boxes", "choose", "refine", "sixteen_bit", "out")
 def _of_model(args: Arguments, model: str, boxes: Path) -> dict[str, Any]:
     """The scores of the masks that a model finds."""
     arguments.require_defaults(args, ("max_detections",), "without --results there is no")
-    if args.annotations == "lvis":
-        average_precision.require_lvis()
     if args.out is not None:
         outputs.require_folder(args.out, inputs=(args.data, boxes))
         arguments.require_writable(args.out)
     models.locate(model)
-    truth = ground_truth.read(args.data, lvis=args.annotations == "lvis")
+    truth, rules = _truth(args, files_of_pictures=True)
     found = detections.read(boxes, truth)
     compile_cache.enable()
-    how = Instances(choose=args.choose, refine=args.refine, annotations=args.annotations)
+    how = Instances(choose=args.choose, refine=args.refine, annotations=rules)
     result = instances.evaluate(
         load(model),
         truth,

@@ -106,7 +106,7 @@ def require_lvis() -> None:
     if not _has_hotcoco():
         raise MissingError(
             "AP of LVIS needs the package hotcoco, which is not installed: pip install "
-            "'esam_jax[eval]', or leave --annotations lvis out for the rules of COCO"
+            "'esam_jax[eval]', or add --annotations coco for the rules of COCO"
         )
 
 

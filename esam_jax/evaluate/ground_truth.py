@@ -48,6 +48,12 @@ class Truth:
     findings: list[Finding]
     digest: str
 
+    @property
+    def is_lvis(self) -> bool:
+        """Whether every picture has the lists of LVIS, and every category its frequency."""
+        lists = all(_LVIS_LISTS[0] in each for each in self.dataset["images"])
+        return lists and all("frequency" in each for each in self.dataset["categories"])
+
     def of_pictures(self, ids: set[Id]) -> dict[str, list[dict[str, Any]]]:
         """The data set of these pictures alone, under their numbers."""
         numbers = {self.pictures[each].number for each in ids}
@@ -56,16 +62,17 @@ class Truth:
         return {**self.dataset, "images": images, "annotations": objects}
 
 
-def read(path: Place, *, lvis: bool = False, files_of_pictures: bool = True) -> Truth:
+def read(path: Place, *, lvis: bool | None = False, files_of_pictures: bool = True) -> Truth:
     """The json at a path, or the one beside or in a folder; DataError for what is none.
 
-    With `lvis`, pictures need the lists of LVIS and categories their frequency. Where results are
-    scored no picture is read, and `files_of_pictures` is false: none need be there.
+    With `lvis`, pictures need the lists of LVIS and categories their frequency; with None they may
+    have them. Where results are scored no picture is read, and `files_of_pictures` is false: none
+    need be there.
     """
     file = coco_files.find_json(path.expanduser())
     content = files.read_json(file, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False)
     findings: list[Finding] = []
-    categories = list(_categories(content, file, lvis, findings))
+    categories = list(_categories(content, file, bool(lvis), findings))
     images, pictures = _images(content, file, lvis, findings)
     if not pictures or not categories:
         raise DataError(f"{file} has no picture, or no category, that can be used: see COCO's form")
@@ -128,7 +135,7 @@ def _categories(
 
 
 def _images(
-    content: Mapping[str, Any], file: Place, lvis: bool, findings: list[Finding]
+    content: Mapping[str, Any], file: Place, lvis: bool | None, findings: list[Finding]
 ) -> tuple[list[dict[str, Any]], dict[Id, Listed]]:
     listed: dict[Id, Listed] = {}
     images: list[dict[str, Any]] = []
@@ -148,7 +155,7 @@ def _images(
             continue
         listed[identity] = Listed(len(listed) + 1, name, height, width)
         image = {"id": len(listed), "file_name": name, "height": height, "width": width}
-        if lvis:
+        if lvis or (lvis is None and all(key in entry for key in _LVIS_LISTS)):
             image |= {key: _numbers(entry, key, f"{file}: {where}") for key in _LVIS_LISTS}
         images.append(image)
     return images, listed

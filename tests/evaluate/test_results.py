@@ -62,7 +62,7 @@ def test_instances_by_the_rules_of_lvis(case: str, limit: int | None, tmp_path, 
     pytest.importorskip("hotcoco")
     argv, expected = golden(case, tmp_path)
     most = [] if limit is None else ["--max-detections", str(limit)]
-    result = scored(["instances", *argv, "--annotations", "lvis", *most], capsys)
+    result = scored(["instances", *argv, *most], capsys)  # the data are of LVIS
     for kind, held in (("segm", "ap"), ("bbox", "box_ap")):
         wanted = expected[kind if limit is None else f"{kind}_max_dets_{limit}"]
         assert set(result[held]) == set(wanted)
@@ -70,6 +70,13 @@ def test_instances_by_the_rules_of_lvis(case: str, limit: int | None, tmp_path, 
             assert result[held][name] == pytest.approx(value, abs=1e-9), name
     assert result["APr"] == result["ap"]["APr"] and f"AR@{limit or 300}" in result
     assert f"{limit or 300} detections a picture" in result["protocol"]
+
+
+def test_the_rules_of_coco_can_be_named_for_lvis(tmp_path, capsys):
+    argv, expected = golden("lvis_a", tmp_path)
+    result = scored(["instances", *argv, "--annotations", "coco"], capsys)
+    assert "APr" not in result and result["by"].startswith("pycocotools")
+    assert result["AP"] != pytest.approx(expected["segm"]["AP"], abs=1e-3)
 
 
 @pytest.mark.parametrize("case", ["coco_ap_a", "lvis_b"])
@@ -269,7 +276,6 @@ def test_crowds_and_objects_without_a_mask_are_no_objects(tmp_path, capsys):
         (["instances", "--model", "m"], "give --model and --boxes, or --results alone"),
         (["instances", "--results", "r", "--model", "m"], "takes no --model: leave it out"),
         (["proposals", "--results", "r", "--out", "o"], "takes no --out: leave it out"),
-        (["instances", "--results", "r", "--max-detections", "4"], "add --annotations lvis"),
         (
             ["instances", "--results", "r", "--annotations", "lvis", "--max-detections", "301"],
             "--max-detections is 301, but must be 1 to 300",
@@ -325,3 +331,10 @@ def test_proposals_of_a_model_on_lvis(tmp_path, capsys):
     for name in ("ar", "box_ar", "objects", "proposals", "images"):
         assert again[name] == result[name]
     assert result["box_ar"]["AR@1000"] > 0 and result["objects"]["r"] == 0
+
+
+def test_a_limit_is_of_lvis(tmp_path, capsys):
+    write(tmp_path, truth(tmp_path))
+    argv = ["evaluate", "instances", *named(tmp_path), "--max-detections", "4"]
+    assert cli.main(argv) == 2
+    assert "counts by the rules of LVIS: add --annotations lvis" in capsys.readouterr().err
