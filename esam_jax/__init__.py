@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from esam_jax.predict.zero_shot.edges import edges
     from esam_jax.predict.zero_shot.saliency_network import load_saliency
     from esam_jax.predict.zero_shot.salient import salient
+    from esam_jax.predict.zero_shot.proposals import ProposalSettings, proposals
 
 __version__ = "0.1.0"
 
@@ -70,12 +71,14 @@ _HOMES = {
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",
     "Prompt": "esam_jax.predict.prompt",
+    "ProposalSettings": "esam_jax.predict.zero_shot.proposals",
     "Sam": "esam_jax.predict.sam",
     "Shapes": "esam_jax.predict.ahead_of_time",
     "edges": "esam_jax.predict.zero_shot.edges",
     "load": "esam_jax.predict",
     "load_saliency": "esam_jax.predict.zero_shot.saliency_network",
     "salient": "esam_jax.predict.zero_shot.salient",
+    "proposals": "esam_jax.predict.zero_shot.proposals",
 }
 
 __all__ = [
@@ -104,6 +107,7 @@ __all__ = [
     "Prompt",
     "PromptError",
     "PromptedConfig",
+    "ProposalSettings",
     "RunConfig",
     "Sa1bConfig",
     "Sam",
@@ -122,6 +126,7 @@ __all__ = [
     "load",
     "load_saliency",
     "salient",
+    "proposals",
 ]
 
 

@@ -89,6 +89,14 @@ def require_writable(folder: Path) -> None:
         raise MissingError(f"{folder} cannot be written: no permission in {nearest}; name another")
 
 
+def require_defaults(args: Any, names: Sequence[str], rule: str) -> None:
+    """ConfigError, which begins with the rule, where an option of these names was given."""
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    for name in names:
+        if getattr(args, name) != defaults[name]:
+            raise ConfigError(f"{rule} --{name.replace('_', '-')}: leave it out")
+
+
 def _call(kind: Any, argv: Sequence[str], prog: str, **options: Any) -> Any:
     """tyro's parser, whose errors become ConfigErrors; --help prints and exits."""
 

@@ -22,6 +22,7 @@ from esam_jax import files
 from esam_jax.errors import MissingError
 
 Kind = Literal["segm", "bbox"]
+Rules = Literal["coco", "lvis"]
 
 COCO_NAMES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"
@@ -30,6 +31,7 @@ LVIS_NAMES = (
     "AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf",
     "AR@300", "ARs@300", "ARm@300", "ARl@300",
 )  # fmt: skip
+LVIS_LIMIT = 300  # detections of a picture
 _SAME = 1e-6  # difference up to which the two packages agree
 
 
@@ -73,15 +75,30 @@ def coco(
 
 
 def lvis(
-    truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], kind: Kind
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    kind: Kind,
+    limit: int = LVIS_LIMIT,
 ) -> Precision:
-    """LVIS's thirteen numbers (300 detections a picture), as `coco`; MissingError without hotcoco.
+    """LVIS's thirteen numbers, as `coco`; MissingError without hotcoco.
 
     Pictures have `neg_category_ids` and `not_exhaustive_category_ids`, categories a `frequency`.
+    Of each picture the best `limit` detections of all categories count, 300 at most; recalls are
+    named for it, as "AR@300".
     """
     require_lvis()
-    found = _by_hotcoco(truth, _only(detections, kind), kind, lvis=True)
-    return Precision({name: found[name] for name in LVIS_NAMES}, _version("hotcoco"))
+    best = _best(_only(detections, kind), limit)
+    found = _by_hotcoco(truth, best, kind, lvis=True)
+    shown = {name: name.replace(f"@{LVIS_LIMIT}", f"@{limit}") for name in LVIS_NAMES}
+    return Precision({shown[name]: found[name] for name in LVIS_NAMES}, _version("hotcoco"))
+
+
+def _best(detections: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The best of each picture, of equals the first."""
+    pictures: dict[int, list[dict[str, Any]]] = {}
+    for each in sorted(detections, key=lambda each: -each["score"]):
+        pictures.setdefault(each["image_id"], []).append(each)
+    return [each for found in pictures.values() for each in found[:limit]]
 
 
 def require_lvis() -> None:
@@ -89,7 +106,7 @@ def require_lvis() -> None:
     if not _has_hotcoco():
         raise MissingError(
             "AP of LVIS needs the package hotcoco, which is not installed: pip install "
-            "'esam_jax[eval]', or leave --annotations lvis out for the rules of COCO"
+            "'esam_jax[eval]', or add --annotations coco for the rules of COCO"
         )
 
 

@@ -5,19 +5,14 @@ lists, is left out and noted with its place in the file.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from esam_jax import files
 from esam_jax.data.findings import Finding
-from esam_jax.data.mask_sets import is_number
 from esam_jax.errors import DataError
+from esam_jax.evaluate import results
 from esam_jax.evaluate.ground_truth import Id, Truth
-
-_MAX_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +40,8 @@ class Detections:
 
 def read(path: Path, truth: Truth) -> Detections:
     """The results for pictures of `truth`; DataError where there is none at all."""
-
-    def attempt() -> bytes:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path} has more than {_MAX_BYTES} bytes: split it")
-        return path.read_bytes()
-
-    data = files.read(path, attempt, "name a results file of COCO")
     form = "give a list of {image_id, category_id, bbox, score}, as COCO has results"
-    try:
-        entries = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}): {form}") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path} holds a {type(entries).__name__}: {form}")
+    entries, digest = results.listed(path, form)
     categories = {each["id"] for each in truth.dataset["categories"]}
     found: dict[Id, list[Detection]] = {}
     findings: list[Finding] = []
@@ -71,25 +54,14 @@ def read(path: Path, truth: Truth) -> Detections:
     if not found:
         first = f"; {findings[0].text}" if findings else ""
         raise DataError(f"{path} has no box for a picture of {truth.file}: {form}{first}")
-    return Detections(found, findings, f"sha256:{hashlib.sha256(data).hexdigest()[:32]}")
+    return Detections(found, findings, digest)
 
 
 def _detection(entry: Any, place: int, truth: Truth, categories: set[int]) -> tuple[Id, Detection]:
-    if not isinstance(entry, Mapping):
-        raise DataError(f"it is {entry!r:.40}, but must be an object")
-    owner, category = entry.get("image_id"), entry.get("category_id")
-    if isinstance(owner, bool) or not isinstance(owner, int | str) or owner not in truth.pictures:
-        raise DataError(f"its image_id is {owner!r:.40}, which {truth.file.name} does not list")
-    if type(category) is not int or category not in categories:
-        raise DataError(f"its category_id is {category!r:.40}, which is not listed")
-    score = _number(entry.get("score"), "score")
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        raise DataError(f"its bbox is {box!r:.80}, but must be [x, y, width, height]")
-    x, y, width, height = (_number(side, "bbox") for side in box)
-    if width <= 0 or height <= 0:
+    about, picture = results.owner(entry, truth, categories)
+    x, y, width, height = results.box(entry)
+    if width == 0 or height == 0:
         raise DataError(f"its bbox is {width:g} wide and {height:g} high: it has no inside")
-    picture = truth.pictures[owner]
     right, below = min(x + width, 1.0 * picture.width), min(y + height, 1.0 * picture.height)
     corners = (max(x, 0.0), max(y, 0.0), right, below)
     if corners[2] <= corners[0] or corners[3] <= corners[1]:
@@ -97,10 +69,7 @@ def _detection(entry: Any, place: int, truth: Truth, categories: set[int]) -> tu
             f"its bbox is {[x, y, width, height]}, outside the picture of {picture.width} x "
             f"{picture.height}"
         )
-    return owner, Detection(place, int(category), score, (x, y, width, height), corners)
-
-
-def _number(value: Any, name: str) -> float:
-    if not is_number(value):
-        raise DataError(f"its {name} has {value!r:.40}, but must be of finite numbers")
-    return float(value)
+    detection = Detection(
+        place, about["category_id"], about["score"], (x, y, width, height), corners
+    )
+    return entry["image_id"], detection

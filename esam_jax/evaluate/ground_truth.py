@@ -48,6 +48,12 @@ class Truth:
     findings: list[Finding]
     digest: str
 
+    @property
+    def is_lvis(self) -> bool:
+        """Whether every picture has the lists of LVIS, and every category its frequency."""
+        lists = all(_LVIS_LISTS[0] in each for each in self.dataset["images"])
+        return lists and all("frequency" in each for each in self.dataset["categories"])
+
     def of_pictures(self, ids: set[Id]) -> dict[str, list[dict[str, Any]]]:
         """The data set of these pictures alone, under their numbers."""
         numbers = {self.pictures[each].number for each in ids}
@@ -56,15 +62,17 @@ class Truth:
         return {**self.dataset, "images": images, "annotations": objects}
 
 
-def read(path: Place, *, lvis: bool = False) -> Truth:
+def read(path: Place, *, lvis: bool | None = False, files_of_pictures: bool = True) -> Truth:
     """The json at a path, or the one beside or in a folder; DataError for what is none.
 
-    With `lvis`, pictures need the lists of LVIS and categories their frequency.
+    With `lvis`, pictures need the lists of LVIS and categories their frequency; with None they may
+    have them. Where results are scored no picture is read, and `files_of_pictures` is false: none
+    need be there.
     """
     file = coco_files.find_json(path.expanduser())
     content = files.read_json(file, max_bytes=_MAX_JSON_BYTES, error=DataError, finite=False)
     findings: list[Finding] = []
-    categories = list(_categories(content, file, lvis, findings))
+    categories = list(_categories(content, file, bool(lvis), findings))
     images, pictures = _images(content, file, lvis, findings)
     if not pictures or not categories:
         raise DataError(f"{file} has no picture, or no category, that can be used: see COCO's form")
@@ -93,9 +101,10 @@ def read(path: Place, *, lvis: bool = False) -> Truth:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
 
+    names = [each.name for each in pictures.values()]
     return Truth(
         file,
-        coco_files.picture_folder(file, [each.name for each in pictures.values()]),
+        coco_files.picture_folder(file, names) if files_of_pictures else file.parent,
         pictures,
         {"images": images, "annotations": objects, "categories": categories},
         findings,
@@ -115,18 +124,18 @@ def _categories(
             raise DataError(f"{where} has the id {identity} of another one: correct it")
         seen.add(identity)
         found = {"id": identity, "name": str(entry.get("name", identity))}
-        if lvis:
-            if entry.get("frequency") not in _FREQUENCIES:
-                raise DataError(
-                    f"{where} (id {identity}) has no frequency of r, c or f, as LVIS has it: name "
-                    "a json of LVIS, or leave --annotations lvis out"
-                )
+        if entry.get("frequency") in _FREQUENCIES:
             found["frequency"] = entry["frequency"]
+        elif lvis:
+            raise DataError(
+                f"{where} (id {identity}) has no frequency of r, c or f, as LVIS has it: name "
+                "a json of LVIS, or leave --annotations lvis out"
+            )
         yield found
 
 
 def _images(
-    content: Mapping[str, Any], file: Place, lvis: bool, findings: list[Finding]
+    content: Mapping[str, Any], file: Place, lvis: bool | None, findings: list[Finding]
 ) -> tuple[list[dict[str, Any]], dict[Id, Listed]]:
     listed: dict[Id, Listed] = {}
     images: list[dict[str, Any]] = []
@@ -146,7 +155,7 @@ def _images(
             continue
         listed[identity] = Listed(len(listed) + 1, name, height, width)
         image = {"id": len(listed), "file_name": name, "height": height, "width": width}
-        if lvis:
+        if lvis or (lvis is None and all(key in entry for key in _LVIS_LISTS)):
             image |= {key: _numbers(entry, key, f"{file}: {where}") for key in _LVIS_LISTS}
         images.append(image)
     return images, listed

@@ -8,31 +8,33 @@ that no mask depends on other pictures, their order or the number of devices.
 
 import dataclasses
 import json
-import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from tqdm import tqdm
+from jaxtyping import Bool, Float, Int
 
 from esam_jax import files
 from esam_jax.convert import provenance
-from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
-from esam_jax.data.sources import coco_files
 from esam_jax.errors import ConfigError, DataError, MissingError
-from esam_jax.evaluate import average_precision, ground_truth, kept, matches, published, runner
+from esam_jax.evaluate import (
+    instance_scores,
+    kept,
+    matches,
+    published,
+    runner,
+    truth_pictures,
+)
+from esam_jax.evaluate.average_precision import Rules
 from esam_jax.evaluate.detections import Detection, Detections
 from esam_jax.evaluate.ground_truth import Id, Truth
 from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import Takes
 from esam_jax.machine import out_of_memory
 from esam_jax.ops import regions
-from esam_jax.places import Place
 from esam_jax.predict import devices
 from esam_jax.predict.everything import album
 from esam_jax.predict.masks import Masks
@@ -41,14 +43,11 @@ from esam_jax.predict.sam import Sam
 from esam_jax.words import counted
 
 Choice = Literal["confident", "box_iou"]
-Rules = Literal["coco", "lvis"]
 
 RESULT_FILE, MASKS_FILE = "result.json", "masks.json"
 OBJECTS_FILE, WORST_FILE = "objects.csv", "worst.png"
 _FILES = (RESULT_FILE, MASKS_FILE, OBJECTS_FILE, WORST_FILE, runner.PLOTS)
-_T = TypeVar("_T")
 _BOXES = 32  # of a picture, whose masks are at full size at a time
-_REASONS = 20  # at most, in a result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,11 +86,8 @@ class Instances:
             parts.append(f"a second pass with the box and the logits of that mask, {second}")
         parts.append(f"logits {'>=' if takes.zero_is_inside else '>'} 0 at the picture's own size")
         parts.append("scores and categories of the detector")
-        scorer = {
-            "coco": "mask AP by the rules of COCO, 100 detections a picture, crowds ignored",
-            "lvis": "mask AP by the rules of LVIS, 300 detections a picture",
-        }[self.annotations]
-        parts.append(f"{scorer}; -1 where there is no object. Broken pictures are left out")
+        scorer = instance_scores.words("mask", self.annotations)
+        parts.append(f"{scorer}. Broken pictures are left out")
         return f"{'; '.join(parts)}."
 
 
@@ -109,10 +105,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Mask AP of the boxes `found`, and the AP of the boxes themselves.
 
-    Result: `ap` and `box_ap` (by the names of `average_precision`; -1 where there is no object),
-    `by` (the package), `difference` (between pycocotools and hotcoco), `images`, `masks`,
-    `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes` and
-    `model_hash` (digests), `published` numbers, `protocol`, `seconds`, `resumed`. With `out`:
+    Result: what `instance_scores.scored` gives (AP, AP50, ..., `ap` and `box_ap`), `images`,
+    `masks`, `skipped`, what was left out by the names of `KINDS` with `reasons`, `data`, `boxes`
+    and `model_hash` (digests), `published`, `protocol`, `seconds`, `resumed`. With `out`:
     masks.json (COCO results), objects.csv, worst.png, result.json, and a killed evaluation resumes.
     `progress` forces the bar on stderr on or off. ConfigError where the model takes no mask prompts
     for `refine`.
@@ -131,16 +126,18 @@ def evaluate(
         return _of_picture(model, truth, identity, found.of[identity], how, sixteen_bit)
 
     shared = devices.share(waiting, sam, on, count=len(waiting), ahead=3)
-    for identity, content in _shown(shared, len(waiting), progress):
+    for identity, content in truth_pictures.shown(shared, len(waiting), "instances", progress):
         store.put(truth.pictures[identity].number, content)
     contents = dict(zip(order, store.of([truth.pictures[each].number for each in order])))
     broken = {identity: x["broken"] for identity, x in contents.items() if x["broken"]}
     dataset = truth.of_pictures(set(truth.pictures) - set(broken))
     results = list(_results(truth, found, contents, by_id=False))
     result: dict[str, Any] = {"task": "instances", "model": model, **about}
-    result |= _scored(dataset, results, how)
+    result |= instance_scores.scored(dataset, results, how.annotations)
     result |= {"images": len(dataset["images"]), "masks": len(results), "skipped": len(broken)}
-    result |= _left_out(truth, found, contents, list(broken.values()))
+    findings = Findings((*truth.findings, *found.findings))
+    findings.add(Finding(*each) for x in contents.values() for each in x["findings"])
+    result |= truth_pictures.left_out(findings, list(broken.values()))
     result["protocol"] = how.words(sam)
     result["published"] = _published(sam, model, truth, found, how, len(broken))
     result |= {"seconds": round(time.monotonic() - begin, 1), "resumed": len(order) - len(waiting)}
@@ -151,14 +148,6 @@ def evaluate(
         files.write(out / MASKS_FILE, json.dumps(_exported(truth, found, contents)))
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _shown(pictures: Iterator[_T], count: int, progress: bool | None) -> Iterator[_T]:
-    """With a bar on a terminal, or where it is forced."""
-    hidden = not (sys.stderr.isatty() if progress is None else progress)
-    yield from tqdm(
-        pictures, total=count, desc="evaluate instances", unit="picture", disable=hidden
-    )
 
 
 # ------------------------------------------------------------------------------------- masks
@@ -175,7 +164,7 @@ def _of_picture(
     """What is kept of a picture: a mask for each box, or what is wrong with it."""
     listed, noted = truth.pictures[identity], []
     try:
-        image = _read(_file(truth, listed), listed, sixteen_bit, noted)
+        image = truth_pictures.read(truth, listed, sixteen_bit, noted)
     except (DataError, MissingError) as error:
         return {"broken": str(error), "masks": [], "findings": []}
     embedding = sam.encode(image)
@@ -191,26 +180,6 @@ def _of_picture(
         ],
         "findings": [[each.kind, each.text, each.count] for each in noted],
     }
-
-
-def _file(truth: Truth, listed: ground_truth.Listed) -> Place:
-    return coco_files.locate(truth.root, listed.name) or truth.root / listed.name
-
-
-def _read(
-    path: Place,
-    listed: ground_truth.Listed,
-    sixteen_bit: Literal["upper_byte", "stretch"],
-    noted: list[Finding],
-) -> UInt8[np.ndarray, "H W 3"]:
-    """In the frame of the annotations."""
-    upright = pictures.read(path, "upright", sixteen_bit, noted)
-    size = (listed.height, listed.width)
-    try:
-        header = pictures.frame(upright.header, size, listed.name, "upright", noted)
-    except DataError as error:
-        raise DataError(f"{listed.name} {error}, but its annotations say {size}") from error
-    return dataclasses.replace(upright, header=header).rgb()
 
 
 def _found(
@@ -298,40 +267,6 @@ def _published(
     )
 
 
-def _scored(
-    dataset: Mapping[str, Any], results: Sequence[Mapping[str, Any]], how: Instances
-) -> dict[str, Any]:
-    """AP of masks and of boxes."""
-    score = average_precision.lvis if how.annotations == "lvis" else average_precision.coco
-    segm, bbox = (score(dataset, results, kind) for kind in ("segm", "bbox"))
-    differences = [x.difference for x in (segm, bbox) if x.difference is not None]
-    return {
-        "ap": dict(segm.numbers),
-        "box_ap": dict(bbox.numbers),
-        "by": segm.by,
-        **({"difference": max(differences)} if differences else {}),
-    }
-
-
-def _left_out(
-    truth: Truth,
-    found: Detections,
-    contents: Mapping[Id, Mapping[str, Any]],
-    broken: Sequence[str],
-) -> dict[str, Any]:
-    """Counts and reasons; a UserWarning where there is something."""
-    findings = Findings((*truth.findings, *found.findings))
-    findings.add(Finding(*each) for x in contents.values() for each in x["findings"])
-    words = findings.in_words()
-    if broken:
-        picture = counted(len(broken), "broken picture")
-        words.insert(0, f"{picture} left out, the first: {broken[0]}")
-    if words:
-        warnings.warn(f"evaluation: {'; '.join(words)}", UserWarning, stacklevel=3)
-    reasons = [*broken, *(each.text for each in findings.all)][:_REASONS]
-    return {**findings.counts(), **({"reasons": reasons} if reasons else {})}
-
-
 def _worst(
     truth: Truth,
     found: Detections,
@@ -347,7 +282,7 @@ def _worst(
         identity = by_name[name]
         listed = truth.pictures[identity]
         try:
-            image = _read(_file(truth, listed), listed, sixteen_bit, [])
+            image = truth_pictures.read(truth, listed, sixteen_bit, [])
         except (DataError, MissingError):
             continue  # it has no box either, so that nobody has read it before
         boxes = {box.place: box for box in found.of.get(identity, ())}
@@ -360,5 +295,6 @@ def _worst(
         ]
         prompts = [Prompt(box=boxes[each["place"]].corners) for each in masks]
         runs = [each["segmentation"] for each in masks]
-        drawn.append(matches.row(name, value, image, objects, prompts, runs))
-    return matches.sheet(drawn)
+        captions = [counted(len(objects), "object"), f"mean IoU {value:.3f}"]
+        drawn.append(matches.row(name, image, prompts, [objects, runs], captions))
+    return matches.sheet(drawn, ("boxes", "truth", "masks"))

@@ -15,7 +15,6 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw, overlays
 from esam_jax.predict.draw import Row
 from esam_jax.predict.prompt import Prompt
-from esam_jax.words import counted
 
 _PICTURES = 12
 _OBJECTS = 40  # of a picture
@@ -79,28 +78,28 @@ def worst(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
 
 def row(
     name: str,
-    value: float,
     image: UInt8[np.ndarray, "H W 3"],
-    truth: Sequence[Mapping[str, Any]],
     boxes: Sequence[Prompt],
-    masks: Sequence[Mapping[str, Any]],
+    masks: Sequence[Sequence[Mapping[str, Any]]],
+    captions: Sequence[str],
 ) -> Row:
-    """A picture with forty at most of its boxes, of its objects and of its masks (run lengths)."""
+    """A picture with forty at most of its boxes, and of each of several sets of masks (run lengths)
+    with its caption."""
     scale = min(1.0, _LONG_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     share = size[0] / image.shape[1], size[1] / image.shape[0]
     return Row(
         picture=np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)),
         prompts=[overlays.scaled(box, *share) for box in boxes[:_OBJECTS]],
-        masks=[_small(truth[:_OBJECTS], size), _small(masks[:_OBJECTS], size)],
-        captions=[counted(len(truth), "object"), f"mean IoU {value:.3f}"],
+        masks=[_small(some[:_OBJECTS], size) for some in masks],
+        captions=captions,
         name=name,
     )
 
 
-def sheet(rows: Sequence[Row]) -> bytes:
-    """A PNG of pictures with their boxes, truth and masks."""
-    return draw.png(draw.contact_sheet(rows, ("boxes", "truth", "masks")))
+def sheet(rows: Sequence[Row], titles: Sequence[str]) -> bytes:
+    """A PNG of pictures under the titles: of the picture with its boxes, and of each set."""
+    return draw.png(draw.contact_sheet(rows, titles))
 
 
 def _small(runs: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> Bool[np.ndarray, "Q H W"]:

@@ -35,6 +35,8 @@ STANDS_FOR = {
 CUT_SHORT = {
     "everything": ["--points-per-side", "4"],
     "edges": ["--points-per-side", "4"],
+    "proposals": ["--points-per-side", "4"],
+    "evaluate proposals --model": ["--points-per-side", "4"],
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }
@@ -114,7 +116,8 @@ def run(block: Block, names: dict) -> None:
     for words in documents.commands(block):
         program, *argv = (STANDS_FOR.get(word, word) for word in words)
         assert program == "esam", f"{block}: only esam runs here, mark what runs {program}"
-        cut = CUT_SHORT.get(argv[0], CUT_SHORT.get(" ".join(argv[:2]), []))
+        begins = (" ".join(argv[:count]) for count in (1, 2, 3))
+        cut = next((CUT_SHORT[each] for each in begins if each in CUT_SHORT), [])
         assert cli.main([*argv, *cut]) == 0, f"{block}: {words}"
 
 

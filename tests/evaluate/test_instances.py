@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -23,6 +22,7 @@ from esam_jax.predict.masks import Masks
 from esam_jax.predict.prompt import Prompt
 
 HAS_HOTCOCO = importlib.util.find_spec("hotcoco") is not None
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAME = "efficientsam_nano"
 
 
@@ -82,10 +82,7 @@ def evaluated(truth: Path, found: list, sam=None, out: Path | None = None, **how
 
 
 def golden(name: str) -> dict:
-    data = Path(os.environ.get("ESAM_TEST_DATA", "absent")).parent / "golden" / f"{name}.json"
-    if not data.is_file():
-        pytest.skip("ESAM_TEST_DATA names no folder beside the golden cases")
-    return json.loads(data.read_text())
+    return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])

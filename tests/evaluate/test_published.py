@@ -176,3 +176,37 @@ def ap(name: str, data: str, **changes: Any) -> dict[str, Any]:
     given = {"rules": data.lower(), "pictures": pictures, "boxed": pictures, "broken": 0}
     given = {"truth": Path(file), **given, **changes}
     return published.instances(named.sam(name), name, **given)
+
+
+# As printed: all, small, medium, large, frequent, common, rare.
+TABLE_OF_PROPOSALS = """
+ViTDet-H           63.0 51.7 80.8 87.0 63.1 63.3 58.3
+SAM, single output 54.9 42.8 76.7 74.4 54.7 59.8 62.0
+SAM                59.3 45.5 81.6 86.9 59.1 63.9 65.8
+"""
+
+
+def test_proposals_of_lvis_alone_have_published_numbers():
+    found = published.proposals(Path("data/lvis_v1_val.json"), 19809, 0)
+    assert found["left_out"] == []
+    lines = TABLE_OF_PROPOSALS.strip().splitlines()
+    for row, line in zip(found["rows"], lines, strict=True):
+        name, *values = line.rsplit(maxsplit=7)
+        names = ("AR@1000", "ARs", "ARm", "ARl", "ARf", "ARc", "ARr")
+        assert row["model"] == name.strip() and row["label"] == "published"
+        assert [row[each] for each in names] == [round(float(x) / 100, 3) for x in values]
+        assert "FastSAM" in row["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pictures", "broken", "why"),
+    [
+        ("instances_val2017.json", 5000, 0, "instances_val2017.json is not lvis_v1_val.json"),
+        ("mine.json", 19809, 0, "mine.json is not lvis_v1_val.json"),
+        ("lvis_v1_val.json", 100, 0, "lists 100 pictures instead of 19809"),
+        ("lvis_v1_val.json", 19809, 2, "2 pictures of lvis_v1_val.json could not be read"),
+    ],
+)
+def test_other_proposals_have_none(name: str, pictures: int, broken: int, why: str):
+    found = published.proposals(Path(name), pictures, broken)
+    assert found["rows"] == [] and why in found["left_out"][0]

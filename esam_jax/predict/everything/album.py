@@ -80,6 +80,8 @@ def require_same(
             for key in sorted({*stored, *settings} - ({"model"} - settings.keys()))
             if stored.get(key) != settings.get(key)
         ]
+    except ExistsError:  # which is an OSError, too
+        raise
     except OSError as error:
         raise MissingError(f"{file} cannot be read ({error}); name another folder") from error
     except (ValueError, TypeError, AttributeError) as error:

@@ -251,7 +251,7 @@ class AutomaticMaskGenerator:
         return search.passing(
             *(self.model, embedding.features, *queries),
             at_once=self.points_per_batch,
-            best=self._rules.candidates == "best",
+            candidates=self._rules.candidates,
             threshold=self.pred_iou_thresh if self.pred_iou_thresh > 0 else None,
         )
 

@@ -15,6 +15,8 @@ from jaxtyping import Float
 
 from esam_jax.ops import grids
 
+Choice = Literal["all", "best", "single"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -24,8 +26,9 @@ class Rules:
     grid: Callable[[int], Float[np.ndarray, "X 2"]]
     # Where in its pixel a click lies: as the grid has it, or at the centre.
     click: Literal["exact", "pixel_centre"]
-    # The candidates of a click that are looked at: all, or the one with the highest predicted IoU.
-    candidates: Literal["all", "best"]
+    # The candidates of a click that are looked at: all, the one with the highest predicted IoU, or
+    # the single mask, which is none of the three.
+    candidates: Choice
     # A mask passes with a stability at the threshold, or only above it.
     stability: Literal["at_least", "above"]
     # Whether a logit of exactly 0 belongs to the mask.
@@ -39,19 +42,23 @@ class Rules:
     min_mask_region_area: int
 
 
+_SAM = Rules(
+    grid=grids.points,
+    click="exact",
+    candidates="all",
+    stability="at_least",
+    zero_is_inside=False,
+    suppress="before_cleaning",
+    pred_iou_thresh=0.88,
+    stability_score_thresh=0.95,
+    min_mask_region_area=0,
+)
+
 RULES: Mapping[str, Rules] = MappingProxyType(
     {
-        "segment_anything": Rules(
-            grid=grids.points,
-            click="exact",
-            candidates="all",
-            stability="at_least",
-            zero_is_inside=False,
-            suppress="before_cleaning",
-            pred_iou_thresh=0.88,
-            stability_score_thresh=0.95,
-            min_mask_region_area=0,
-        ),
+        "segment_anything": _SAM,
+        # The ablation of arXiv:2304.02643, section 7.3: one mask a click, and no ambiguity.
+        "segment_anything_single": dataclasses.replace(_SAM, candidates="single"),
         "efficientsam": Rules(
             grid=grids.corners,
             click="pixel_centre",

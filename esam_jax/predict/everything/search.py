@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from esam_jax.models.parts import stack
 from esam_jax.models.sam import network
+from esam_jax.predict.everything.presets import Choice
 from esam_jax.predict.sam import Sam
 from esam_jax.typing import Params
 
@@ -31,7 +32,7 @@ class Passing(NamedTuple):
     """Masks whose predicted IoU passes, and the scores of all candidates they were chosen from."""
 
     logits: Float[Array, "X l l"]  # on the device; what is beyond `which` has no meaning
-    which: Int[np.ndarray, " _"]  # candidate `i % M` of click `i // M`
+    which: Int[np.ndarray, " _"]  # candidate `i % M` of click `i // M`; of single masks M is 1
     scores: Float[np.ndarray, "_ M"]  # of the clicks from `first`
     first: int
 
@@ -43,17 +44,18 @@ def passing(
     labels: Int[np.ndarray, "X P"],
     *,
     at_once: int,
-    best: bool,
+    candidates: Choice,
     threshold: float | None,
 ) -> Iterator[Passing]:
     """What passes of the candidates of all queries, in their order, as often as the device is full.
 
-    at_once: the most clicks that are decoded together. best: of each click only the candidate with
-    the highest predicted IoU, the first of equals. threshold: None lets every candidate pass.
+    at_once: the most clicks that are decoded together. candidates: `presets.Rules.candidates`; of
+    equals the first is the best. threshold: None lets every candidate pass.
     """
-    chunk, drawn, capacity = sizes(sam.model, at_once, on_cpu=jax.default_backend() == "cpu")
+    single, on_cpu = candidates == "single", jax.default_backend() == "cpu"
+    chunk, drawn, capacity = sizes(sam.model, at_once, on_cpu=on_cpu, single=single)
     limit = np.float32(-np.inf if threshold is None else threshold)
-    rule = Rule(np.bool_(best), np.bool_(threshold is None), limit)
+    rule = Rule(np.bool_(candidates == "best"), np.bool_(threshold is None), limit)
     for first in range(0, len(points), _CLICKS):
         queries = [_cut(part[first : first + _CLICKS], chunk) for part in (points, labels)]
         queries = jax.device_put(queries)
@@ -64,6 +66,7 @@ def passing(
                 *(np.int32(clicks), np.int32(done // chunk)),
                 drawn=drawn,
                 capacity=capacity,
+                single=single,
             )
             numbers = jax.device_get(found._replace(logits=None))
             begin, done = done, min(int(numbers.chunk) * chunk, clicks)
@@ -72,12 +75,14 @@ def passing(
             yield Passing(found.logits, which, scores, first + begin)
 
 
-def sizes(model: network.Sam, at_once: int, *, on_cpu: bool) -> tuple[int, int, int]:
+def sizes(
+    model: network.Sam, at_once: int, *, on_cpu: bool, single: bool = False
+) -> tuple[int, int, int]:
     """Clicks decoded together, clicks drawn together, and masks that an array holds."""
     sizes_of_cpu = (_AT_ONCE, _DRAWN_AT_ONCE, _PASSING)
     most, drawn, capacity = sizes_of_cpu if on_cpu else _ON_ACCELERATOR
     chunk = min(at_once, most)
-    masks = model.config.decoder.mask_tokens - 1
+    masks = 1 if single else model.config.decoder.mask_tokens - 1
     return chunk, min(drawn, chunk), max(capacity, chunk * masks)
 
 
@@ -111,7 +116,7 @@ class _State(NamedTuple):
     scores: Any
 
 
-@functools.partial(jax.jit, static_argnames=("model", "drawn", "capacity"))
+@functools.partial(jax.jit, static_argnames=("model", "drawn", "capacity", "single"))
 def search(
     model: network.Sam,
     params: Params,
@@ -124,14 +129,17 @@ def search(
     *,
     drawn: int,
     capacity: int,
+    single: bool = False,
 ) -> _State:
     """Decodes chunks from `first` on, until `clicks` are done or the masks of one may not fit.
 
-    Logits of the masks that pass, the number of each candidate, the scores of all candidates, how
-    many passed, and the chunk to continue with.
+    With `single` the single mask of each click, mask token 0, is its only candidate. Logits of the
+    masks that pass, the number of each candidate, the scores of all candidates, how many passed,
+    and the chunk to continue with.
     """
     chunks, Q = points.shape[:2]
-    M, side = model.config.decoder.mask_tokens - 1, model.config.low_res_px
+    side, tokens_of = model.config.low_res_px, slice(0, 1) if single else slice(1, None)
+    M = 1 if single else model.config.decoder.mask_tokens - 1
 
     def apply(*arrays: Array, method: str) -> Any:
         with stack.forward_only():
@@ -143,11 +151,12 @@ def search(
     def decode(state: _State) -> _State:
         chunk, count = state.chunk, state.count
         tokens, image = apply(features, points[chunk][None], labels[chunk][None], method="look")
-        scores_QM = apply(tokens, method="iou")[0, :, 1:]
+        scores_QM = apply(tokens, method="iou")[0, :, tokens_of]
         kept_QM = rule(scores_QM) & (chunk * Q + jnp.arange(Q) < clicks)[:, None]
         # Beyond the end, where nothing is written, lie those that are not kept.
         place_QM = jnp.where(kept_QM, count + jnp.cumsum(kept_QM).reshape(Q, M) - 1, capacity)
-        logits = _drawn(apply, tokens, image, place_QM, state.logits, drawn)
+        draw = functools.partial(apply, method="draw")
+        logits = _drawn(draw, tokens, image, place_QM, state.logits, drawn, tokens_of)
         numbers = chunk * Q * M + jnp.arange(Q * M).reshape(Q, M)
         which = state.which.at[place_QM].set(numbers, mode="drop")
         scores = state.scores.at[chunk].set(scores_QM)
@@ -160,21 +169,25 @@ def search(
 
 
 def _drawn(
-    apply: Callable[..., Any],
+    draw_all: Callable[..., Array],
     tokens: Float[Array, "1 Q Z C"],
     image: Float[Array, "1 Q N C"],
     place_QM: Int[Array, "Q M"],
     logits: Float[Array, "X l l"],
     at_once: int,
+    tokens_of: slice,
 ) -> Float[Array, "X l l"]:
-    """The logits with those of all candidates that have a place; no other click is drawn."""
+    """The logits with those of all candidates that have a place; no other click is drawn.
+
+    `tokens_of` says which of the mask tokens are candidates.
+    """
     some = (place_QM < len(logits)).any(1)
     order = jnp.argsort(~some, stable=True)
     order = jnp.pad(order, (0, -len(order) % at_once), mode="edge")
 
     def draw(i: Array, logits: Array) -> Array:
         rows = lax.dynamic_slice_in_dim(order, i * at_once, at_once)
-        found = apply(tokens[:, rows], image[:, rows], method="draw")[0, :, 1:]
+        found = draw_all(tokens[:, rows], image[:, rows])[0, :, tokens_of]
         return logits.at[place_QM[rows]].set(found.astype(logits.dtype), mode="drop")
 
     with jax.named_scope("drawn"):

@@ -47,15 +47,15 @@ def found(case: Any, **options: Any) -> list[search.Passing]:
     return list(search.passing(sam, features, *queries, at_once=8, **options))
 
 
-@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("candidates", ["all", "best"])
 @pytest.mark.parametrize("share", [None, 0.5, 1.0])
-def test_what_passes_is_found_in_its_order(case: Any, share: float | None, best: bool):
+def test_what_passes_is_found_in_its_order(case: Any, share: float | None, candidates: str):
     *_, logits, scores = case
     threshold = None if share is None else float(np.quantile(scores, share)) + 1e-4
     wanted = np.full(scores.shape, True) if threshold is None else scores > threshold
-    if best:
+    if candidates == "best":
         wanted &= scores.argmax(1)[:, None] == np.arange(scores.shape[1])
-    [part] = found(case, best=best, threshold=threshold)
+    [part] = found(case, candidates=candidates, threshold=threshold)
     np.testing.assert_allclose(part.scores, scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(part.which, np.flatnonzero(wanted))
     flat = logits.reshape(-1, *logits.shape[2:])[part.which]
@@ -63,11 +63,32 @@ def test_what_passes_is_found_in_its_order(case: Any, share: float | None, best:
     assert (share == 1.0) == (len(flat) == 0)
 
 
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_single_masks_are_those_of_mask_token_0(
+    case: Any, share: float | None, monkeypatch: pytest.MonkeyPatch
+):
+    """One click after another through `decode`; the array on the device holds few at a time."""
+    sam, features, (points, labels), *_ = case
+    apply = jax.jit(lambda *x: sam.model.apply({"params": sam.params}, *x, method="decode"))
+    each = [apply(features, points[None, [i]], labels[None, [i]]) for i in range(len(points))]
+    logits, scores = (np.stack([np.asarray(x[k])[0, 0, 0] for x in each]) for k in (0, 1))
+    threshold = None if share is None else float(np.quantile(scores, share)) + 1e-4
+    wanted = np.arange(20) if threshold is None else np.flatnonzero(scores > threshold)
+    monkeypatch.setattr(search, "_PASSING", 10)
+    parts = found(case, candidates="single", threshold=threshold)
+    assert sum(len(part.scores) for part in parts) == 20 and len(parts) > 1
+    np.testing.assert_array_equal(np.concatenate([part.which for part in parts]), wanted)
+    got = np.concatenate([part.scores for part in parts])
+    np.testing.assert_allclose(got, scores[:, None], rtol=1e-5, atol=1e-6)
+    drawn = np.concatenate([part.logits[: len(part.which)] for part in parts])
+    np.testing.assert_allclose(drawn, logits[wanted], rtol=1e-5, atol=1e-5)
+
+
 def test_more_masks_than_fit_are_found_by_more_calls(case: Any, monkeypatch: pytest.MonkeyPatch):
-    [together] = found(case, best=False, threshold=None)
+    [together] = found(case, candidates="all", threshold=None)
     monkeypatch.setattr(search, "_PASSING", 30)  # 24 of 8 clicks, and then no more
     monkeypatch.setattr(search, "_CLICKS", 16)
-    parts = found(case, best=False, threshold=None)
+    parts = found(case, candidates="all", threshold=None)
     assert [(part.first, len(part.which)) for part in parts] == [(0, 24), (8, 24), (16, 12)]
     assert all(part.logits.shape[0] == 30 for part in parts)
     np.testing.assert_array_equal(np.concatenate([part.which for part in parts]), together.which)
@@ -93,7 +114,7 @@ def test_clicks_without_a_mask_that_passes_are_not_drawn(
     try:
         for share in (0.4, 1.0):
             threshold = float(np.quantile(scores.max(1), share)) + 1e-4
-            found(case, best=False, threshold=threshold)
+            found(case, candidates="all", threshold=threshold)
             jax.effects_barrier()
             assert drawn == [1] * int((scores > threshold).any(1).sum())
             assert (len(drawn) == 0) == (share == 1.0) and len(drawn) < len(scores)
