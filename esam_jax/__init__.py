@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from esam_jax.predict.prompt import Prompt
     from esam_jax.predict.sam import Sam
     from esam_jax.predict.zero_shot.edges import edges
+    from esam_jax.predict.zero_shot.proposals import ProposalSettings, proposals
     from esam_jax.predict.zero_shot.saliency_network import load_saliency
     from esam_jax.predict.zero_shot.salient import salient
-    from esam_jax.predict.zero_shot.proposals import ProposalSettings, proposals
 
 __version__ = "0.1.0"
 
@@ -125,8 +125,8 @@ __all__ = [
     "edges",
     "load",
     "load_saliency",
-    "salient",
     "proposals",
+    "salient",
 ]
 
 

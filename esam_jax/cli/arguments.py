@@ -68,6 +68,14 @@ def config_first(
         raise ConfigError(f"{name} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """Host I of N; ConfigError for what is no "I/N"."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise ConfigError(f"--part is {text!r}, but must be I/N with I from 0 to below N")
+    return int(match[1]), int(match[2])
+
+
 def _configs() -> str:
     """The name of each shipped config with what it is, a line each."""
     return "\n".join(f"- {name}: {configs.about(name)}" for name in configs.names())

@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from esam_jax import outputs
-from esam_jax.cli import arguments, everything
+from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
@@ -64,7 +64,7 @@ class Edges:
 def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Edges, argv, prog="esam edges")
-    part = everything.part_of(args.part)
+    part = arguments.part_of(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)

@@ -6,7 +6,6 @@ The same command resumes where it was stopped. `esam train segment_ti --data.sou
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
 from esam_jax.data.findings import Findings
-from esam_jax.errors import ConfigError, DataError
+from esam_jax.errors import DataError
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.predict.everything import album, presets
@@ -78,7 +77,7 @@ _SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_ru
 def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Everything, argv, prog="esam everything")
-    part = part_of(args.part)
+    part = arguments.part_of(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
     arguments.require_writable(args.out)
@@ -175,11 +174,3 @@ def _settings(args: Everything, own: Mapping[str, float]) -> dict[str, Any]:
 def _reading(args: Everything) -> dict[str, str]:
     """How pictures are read, unless as ever: it decides about the masks, too."""
     return {} if args.sixteen_bit == "upper_byte" else {"sixteen_bit": args.sixteen_bit}
-
-
-def part_of(text: str) -> tuple[int, int]:
-    """Host I of N; ConfigError for what is no "I/N"."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise ConfigError(f"--part is {text!r}, but must be I/N with I from 0 to below N")
-    return int(match[1]), int(match[2])

@@ -14,7 +14,6 @@ import tyro
 
 from esam_jax import outputs
 from esam_jax.cli import arguments
-from esam_jax.cli.everything import part_of
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
@@ -77,7 +76,7 @@ def settings(args: Any) -> ProposalSettings:
 def main(argv: Sequence[str]) -> int:
     """Album, model and folder are checked before weights are read."""
     args = arguments.parse(Proposals, argv, prog="esam proposals")
-    part = part_of(args.part)
+    part = arguments.part_of(args.part)
     pictures = archives.open_album(args.path)
     inputs = (args.path,) if args.ids is None else (args.path, args.ids)
     outputs.require_folder(args.out, inputs=inputs)

@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from esam_jax import outputs
-from esam_jax.cli import arguments, everything
+from esam_jax.cli import arguments
 from esam_jax.cli.progress import Progress
 from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
@@ -72,7 +72,7 @@ class Salient:
 def main(argv: Sequence[str]) -> int:
     """Album, maps, model and folder are checked before weights are read."""
     args = arguments.parse(Salient, argv, prog="esam salient")
-    mine = everything.part_of(args.part)
+    mine = arguments.part_of(args.part)
     rules = rules_of(args)
     pictures = archives.open_album(args.path)
     given = () if args.map is None else (args.map,)
