@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from esam_jax.config import (
+    ClipConfig,
     CocoConfig,
     ComputeConfig,
     CropConfig,
@@ -34,6 +35,7 @@ from esam_jax.config import (
     ScenesConfig,
     SegmentConfig,
     TeacherConfig,
+    TextConfig,
     TfdsConfig,
     TinyVitConfig,
     VitConfig,
@@ -50,8 +52,9 @@ from esam_jax.errors import (
 )
 
 if TYPE_CHECKING:
-    from esam_jax.predict import load
+    from esam_jax.predict import load, load_clip
     from esam_jax.predict.ahead_of_time import Shapes
+    from esam_jax.predict.clip import Clip
     from esam_jax.predict.embedding import Embedding
     from esam_jax.predict.everything.generator import AutomaticMaskGenerator
     from esam_jax.predict.masks import Masks
@@ -63,6 +66,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AutomaticMaskGenerator": "esam_jax.predict.everything.generator",
+    "Clip": "esam_jax.predict.clip",
     "Embedding": "esam_jax.predict.embedding",
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",
@@ -70,11 +74,14 @@ _HOMES = {
     "Sam": "esam_jax.predict.sam",
     "Shapes": "esam_jax.predict.ahead_of_time",
     "load": "esam_jax.predict",
+    "load_clip": "esam_jax.predict",
 }
 
 __all__ = [
     "AutomaticMaskGenerator",
     "CheckpointError",
+    "Clip",
+    "ClipConfig",
     "CocoConfig",
     "ComputeConfig",
     "ConfigError",
@@ -108,11 +115,13 @@ __all__ = [
     "SegmentConfig",
     "Shapes",
     "TeacherConfig",
+    "TextConfig",
     "TfdsConfig",
     "TinyVitConfig",
     "TrainingError",
     "VitConfig",
     "load",
+    "load_clip",
 ]
 
 

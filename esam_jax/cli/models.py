@@ -8,9 +8,11 @@ from typing import Any
 
 from esam_jax import files
 from esam_jax.cli import arguments
-from esam_jax.config import SamConfig
 from esam_jax.convert import load, model_folder, releases
-from esam_jax.models import expected_shapes, named
+from esam_jax.models import expected_shapes, kinds, named
+
+# What a model of a kind can be asked for.
+_ANSWERS = {"sam": "prompts", "clip": "texts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def _row(name: str) -> dict[str, Any]:
     config = model_folder.read(load.SHIPPED[name]).config if shipped else named.model(name)
     return {
         "name": name,
-        "answers": "prompts" if isinstance(config, SamConfig) else "nothing: an encoder",
+        "answers": _ANSWERS.get(kinds.of(config).name, "nothing: an encoder"),
         "parameters": sum(math.prod(shape) for shape in expected_shapes.of(config).values()),
         "image_px": config.encoder.image_px,
         "weights": "shipped" if shipped else "download" if release else None,

@@ -37,6 +37,7 @@ def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params
     links = list(family.links(config))
     unused = family.unused(config)
     state, torn = _without_aliases(state, family.aliases)
+    state = {name: x for name, x in state.items() if name not in family.repeated}
     _check(state, _shapes(links, config), unused, torn)
     flat: dict[str, np.ndarray] = {}
     for link in links:
@@ -51,6 +52,9 @@ def remarks(state: State, family: Family, config: ModelConfig) -> tuple[str, ...
     double = [name for name, x in state.items() if x.dtype.name == "float64"]
     if double:
         said.append(f"rounded from float64 to float32: {bounds.listed(double)}")
+    repeated = [name for name in family.repeated if name in state]
+    if repeated:
+        said.append(f"left out, for the shapes say the same: {bounds.listed(repeated)}")
     absent = family.unused(config).keys() - state.keys()
     if absent:
         said.append(f"absent, and of no use to masks: {bounds.listed(absent)}")

@@ -6,7 +6,7 @@ Whoever adds a kind adds a row. Its module has
     thin(config)        the config with few blocks, and for each numbered run of blocks (its path)
                         the block of the thin model that has the shapes of block i
 
-and its name is that of `predict/NAME.py`, where such a model can be queried, and of
+and its name is that of `predict/NAME.py`, where such a model has a `loader` to be queried, and of
 `evaluate/parity_NAME.py`, where it can be compared with its original.
 """
 
@@ -14,7 +14,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from esam_jax.config import ClassifierConfig, MaeConfig, ModelConfig, SamConfig
+from esam_jax.config import ClassifierConfig, ClipConfig, MaeConfig, ModelConfig, SamConfig
+from esam_jax.models.clip import towers
 from esam_jax.models.heads import classifier
 from esam_jax.models.pretrain import mae
 from esam_jax.models.sam import network
@@ -22,17 +23,20 @@ from esam_jax.models.sam import network
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`about` completes "this file holds ..."."""
+    """`about` completes "this file holds ..."; `loader` is the function of `esam_jax` that loads
+    one, where it answers anything."""
 
     name: str
     about: str
     network: Any  # the module
+    loader: str | None = None
 
 
 _KINDS: Mapping[type, Kind] = {
-    SamConfig: Kind("sam", "a promptable model", network),
+    SamConfig: Kind("sam", "a promptable model", network, "load"),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
     ClassifierConfig: Kind("classifier", "a classifier", classifier),
+    ClipConfig: Kind("clip", "CLIP", towers, "load_clip"),
 }
 
 

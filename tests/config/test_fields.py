@@ -13,7 +13,15 @@ import pytest
 
 from esam_jax.config.rules import Config
 
-MOST = {"networks": 37, "reading": 11, "data": 16, "views": 25, "tasks": 41, "run": 54}
+MOST = {
+    "encoders": 13,
+    "networks": 30,
+    "reading": 11,
+    "data": 16,
+    "views": 25,
+    "tasks": 41,
+    "run": 54,
+}
 
 
 def declared(concern: str) -> list[str]:
@@ -39,9 +47,9 @@ def test_fields_of_a_concern_are_few(concern):
     assert 10 < len(found) <= MOST[concern], sorted(found)
 
 
-def test_all_fields_are_under_185():
+def test_all_fields_are_under_191():
     found = [field for concern in MOST for field in declared(concern)]
-    assert len(found) == len(set(found)) < 185
+    assert len(found) == len(set(found)) < 191
 
 
 @pytest.mark.parametrize("concern", MOST)

@@ -1,0 +1,25 @@
+"""The centre of a picture as CLIP takes it, to the bit (openai/CLIP, clip.py: _transform)."""
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+# A strip so much longer than wide is resized at its centre alone: its ends would fill the memory.
+_LONG = 16
+
+
+def square(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> UInt8[np.ndarray, "{px} {px} 3"]:
+    """The shorter side resized to `px` by Pillow's bicubic, and as much of the longer one.
+
+    The longer side is rounded down, and the place of the crop to even halves, as torchvision does.
+    """
+    height, width = image_HW3.shape[:2]
+    short, picture = min(height, width), Image.fromarray(image_HW3)
+    size = int(px * width / short), int(px * height / short)
+    left, top = (round((side - px) / 2) for side in size)
+    if max(size) > _LONG * px:
+        across, down = width / size[0], height / size[1]
+        box = (left * across, top * down, (left + px) * across, (top + px) * down)
+        return np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box))
+    resized = picture.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + px, top + px)))
