@@ -18,8 +18,11 @@ def square(image_HW3: UInt8[np.ndarray, "H W 3"], px: int) -> UInt8[np.ndarray, 
     size = int(px * width / short), int(px * height / short)
     left, top = (round((side - px) / 2) for side in size)
     if max(size) > _LONG * px:
+        # Columns first, as Pillow goes about a complete picture: it rounds in between.
         across, down = width / size[0], height / size[1]
-        box = (left * across, top * down, (left + px) * across, (top + px) * down)
-        return np.asarray(picture.resize((px, px), Image.Resampling.BICUBIC, box))
+        columns = (left * across, 0, (left + px) * across, height)
+        rows = (0, top * down, px, (top + px) * down)
+        narrow = picture.resize((px, height), Image.Resampling.BICUBIC, columns)
+        return np.asarray(narrow.resize((px, px), Image.Resampling.BICUBIC, rows))
     resized = picture.resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + px, top + px)))

@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Clip:
         return copied
 
     @staticmethod
-    def tokenize(texts: str | Sequence[str], *, truncate: bool = False) -> Int32[np.ndarray, "X L"]:
+    def tokenize(texts: Any, *, truncate: bool = False) -> Int32[np.ndarray, "X L"]:
         """One row of 77 tokens for each text (`predict/tokenizer.py`).
 
         PromptError for a text that is too long, unless `truncate` leaves the rest of it out.
@@ -80,9 +80,7 @@ class Clip:
         return tokenizer.tokenize(texts, truncate=truncate)
 
     @out_of_memory.advice()
-    def encode_text(
-        self, texts: str | Sequence[str], *, truncate: bool = False
-    ) -> Float[np.ndarray, "X C"]:
+    def encode_text(self, texts: Any, *, truncate: bool = False) -> Float[np.ndarray, "X C"]:
         """The features of one text or of several, one row each; errors as for `tokenize`."""
         tokens_XL = self.tokenize(texts, truncate=truncate)
         if not len(tokens_XL):

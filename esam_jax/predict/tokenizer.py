@@ -11,7 +11,8 @@ import pathlib
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -34,13 +35,17 @@ _FIXED = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)", 
 _SPACE = re.compile(clean_text.SPACE)
 
 
-def tokenize(texts: str | Sequence[str], *, truncate: bool = False) -> Int32[np.ndarray, "X L"]:
-    """One row for each text: the start, its tokens, the end, and zeros up to 77.
+def tokenize(texts: Any, *, truncate: bool = False) -> Int32[np.ndarray, "X L"]:
+    """One row for each text, or for the only one: the start, its tokens, the end, zeros up to 77.
 
     An empty text has start and end alone. PromptError for what is no text, and for a text of more
     than 77 tokens; with `truncate` it loses those beyond, and its last one is the end.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str):
+        texts = [texts]
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise PromptError.of("texts", f"is {texts!r:.80}, but must be a text or a list of texts")
+    texts = list(texts)
     rows = np.zeros((len(texts), CONTEXT), np.int32)
     for i, text in enumerate(texts):
         if not isinstance(text, str):

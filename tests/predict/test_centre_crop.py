@@ -12,7 +12,8 @@ def picture(height, width):
 
 
 @pytest.mark.parametrize(
-    ("height", "width"), [(40, 40), (31, 50), (77, 32), (32, 33), (32, 35), (500, 9), (1, 1)]
+    ("height", "width"),
+    [(40, 40), (31, 50), (77, 32), (32, 33), (32, 35), (500, 9), (9, 500), (1, 1)],
 )
 def test_the_square_of_torchvisions_steps(height, width):
     """Written out: resize(32, bicubic) to the shorter side, then the centre."""
@@ -22,7 +23,7 @@ def test_the_square_of_torchvisions_steps(height, width):
     else:
         size = (int(px * width / height), px)
     resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-    top, left = (int(round((side - px) / 2.0)) for side in resized.shape[:2])
+    top, left = (round((side - px) / 2.0) for side in resized.shape[:2])
     wanted = resized[top : top + px, left : left + px]
     found = centre_crop.square(picture(height, width), px)
     assert found.shape == (px, px, 3)

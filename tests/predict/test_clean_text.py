@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001
 """Without ftfy, text that was decoded rightly is repaired as it does."""
 
 import pytest
@@ -10,7 +11,7 @@ from esam_jax.predict import clean_text
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("don’t “quote” ‚me‛…", "don't \"quote\" ‚me'…"),
+        ("don’t “quote” ‚me‛…", "don't \"quote\" 'me'…"),
         ("ﬁsh ﬂour ﬀ ﬅ ĳ Ǆ", "fish flour ff ſt ij DŽ"),
         ("Ｆｕｌｌ　width！ ﾊﾟ", "Full width! パ"),
         ("cafe\u0301", "café"),
