@@ -19,7 +19,7 @@ _ANSWERS = {"sam": "prompts", "clip": "texts"}
 class Models:
     """Lists the models that have a name: what `--model`, `esam convert` and configs take.
 
-    A name with released weights downloads them when it is first used. A network of any name with
+    A name with released weights downloads them when it is first used. A promptable network with
     random weights is random:NAME, which `esam bench` takes.
     """
 
@@ -59,7 +59,9 @@ def _row(name: str) -> dict[str, Any]:
 def _lines(found: Sequence[dict[str, Any]]) -> list[str]:
     lines = [f"{'name':<20}{'parameters':>12}{'image':>8}  {'answers':<21}weights"]
     for row in found:
-        weights = row["weights"] or "none: train it, or random:NAME for esam bench"
+        weights = row["weights"] or "none"
+        if row["weights"] is None and row["answers"] == _ANSWERS["sam"]:
+            weights = "none: train it, or random:NAME for esam bench"
         if row["weights"] == "download":
             weights = f"download ({row['licence']})" + (", is there" if row["there"] else "")
         lines.append(

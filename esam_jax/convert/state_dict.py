@@ -52,9 +52,6 @@ def remarks(state: State, family: Family, config: ModelConfig) -> tuple[str, ...
     double = [name for name, x in state.items() if x.dtype.name == "float64"]
     if double:
         said.append(f"rounded from float64 to float32: {bounds.listed(double)}")
-    repeated = [name for name in family.repeated if name in state]
-    if repeated:
-        said.append(f"left out, for the shapes say the same: {bounds.listed(repeated)}")
     absent = family.unused(config).keys() - state.keys()
     if absent:
         said.append(f"absent, and of no use to masks: {bounds.listed(absent)}")

@@ -96,7 +96,7 @@ class Clip:
         pictures: uint8 RGB [H, W, 3] of any size (NumPy, JAX or Pillow), a list of such or a batch
         [B, H, W, 3]. DataError names the first that is something else.
         """
-        given, single = picture_array.listed(pictures)
+        given, single = picture_array.listed(pictures, "pictures")
         names = ("pictures" if single else f"pictures[{i}]" for i in range(len(given)))
         arrays = [picture_array.of(*each) for each in zip(given, names, strict=True)]
         return self._features(_image_features, arrays, self._square)

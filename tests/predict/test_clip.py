@@ -109,10 +109,10 @@ def test_pictures_as_people_have_them():
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
-        ([], "images is empty"),
+        ([], "pictures is empty"),
         ([PICTURES[0], np.zeros((3, 4, 3))], r"pictures\[1\] has float64"),
         (np.zeros((0, 3, 3), np.uint8), "at least one pixel"),
-        ("a.jpg", "must be pixels"),
+        ("a.jpg", "pictures is 'a.jpg', but must be pixels: read the file with Pillow$"),
     ],
 )
 def test_what_is_no_picture_is_named(pictures, message):

@@ -10,6 +10,7 @@ from helpers import small_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esam_jax import cli
 from esam_jax.config import ClipConfig, TextConfig, VitConfig
 from esam_jax.convert import load, save, state_dict
 from esam_jax.convert.families import clip_transformers_config as their_config
@@ -162,7 +163,7 @@ def test_query_key_and_value_are_cut_as_transformers_cuts_them():
 # --------------------------------------------------------------------------- what files hold
 
 
-def test_what_the_shapes_say_too_is_left_out_and_told():
+def test_what_the_shapes_say_too_is_left_out(tmp_path, capsys):
     config, params = small_clip.weights()
     for family, extra in (
         (OPENAI, {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}),
@@ -174,9 +175,13 @@ def test_what_the_shapes_say_too_is_left_out_and_told():
         found, unused = state_dict.to_params(state, family, config)
         jax.tree.map(np.testing.assert_array_equal, found, params)
         assert unused == {}
-        (said,) = state_dict.remarks(state, family, config)
-        assert all(name in said for name in extra)
+        assert state_dict.remarks(state, family, config) == ()  # nothing is lost
         assert state_dict.to_state_dict(found, family, config).keys() == plain.keys()
+        tensor_files.write_safetensors(tmp_path / f"{family.name}.safetensors", state)
+        assert cli.main(["inspect", str(tmp_path / f"{family.name}.safetensors"), "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert (told["unknown"], told["missing"], told["model"]) == ([], [], "clip_nano")
+        assert told["notes"] == [f"not kept, for the shapes say the same: {', '.join(extra)}"]
 
 
 def test_half_precision_is_read_exactly(tmp_path):
