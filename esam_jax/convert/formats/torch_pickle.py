@@ -69,6 +69,7 @@ _BESIDE = (
 # Of TorchScript (torch/csrc/jit/serialization): what it calls on lists, and where classes stand.
 _LISTS = "torch.jit._pickle "
 _MODULES = ("__torch__ ", "__torch__.")
+_LONGEST_NAME = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,8 @@ def follow(
 def tensors(module: Any, where: str) -> dict[str, View]:
     """Every tensor of a TorchScript module, as its state dict names it: "layer.0.weight".
 
-    CheckpointError for what is no module, and for a module that stands in two places.
+    CheckpointError for what is no module, for one that stands in two places and for a name that no
+    network has: a file of a megabyte can say one of a megabyte for each of its tensors.
     """
     if not isinstance(module, Module):
         raise CheckpointError(f"{where} is a TorchScript program without a module; copy it again")
@@ -141,6 +143,11 @@ def tensors(module: Any, where: str) -> dict[str, View]:
     while waiting:
         prefix, at = waiting.pop()
         for name, value in at.items():
+            if "." in name or len(prefix) + len(name) > _LONGEST_NAME:
+                raise CheckpointError(
+                    f"{where} has an attribute {bounds.shown(name)}, but names have no dot, and at "
+                    f"most {_LONGEST_NAME} characters with those of the modules around them"
+                )
             if isinstance(value, View):
                 found[prefix + name] = value
             elif isinstance(value, Module):

@@ -1,13 +1,15 @@
 """TorchScript archives, as OpenAI released CLIP: tensors by name, and no code."""
 
 import pickle
+import random
 
 import numpy as np
 import pytest
+from helpers import fuzzing
 from helpers import weight_files as made
 
 from esam_jax.convert.formats import tensor_files
-from esam_jax.errors import CheckpointError
+from esam_jax.errors import CheckpointError, EsamError
 
 
 def module(kind="Net", **attributes):
@@ -69,11 +71,26 @@ LOOP = b"c__torch__\nNet\n)\x81q\x01}" + made.plain("self") + b"h\x01sb"
         (module(x=b"c__torch__\nNet\n" + made.plain(()) + b"R"), "an unexpected call"),
         (module(w=made.tensor(made.storage(values=7))), "another size than the 28 bytes"),
         (pickle.dumps(3, 2)[2:-1], "without a module"),
+        (module(**{"a.b": made.tensor()}), "names have no dot"),
+        (module(**{"x" * 600: module(**{"y" * 600: made.tensor()})}), "at most 1000 characters"),
     ],
 )
 def test_hostile_programs_are_refused(tmp_path, pickled, message):
     with pytest.raises(CheckpointError, match=message):
         tensor_files.read(put(tmp_path, archive(pickled)))
+
+
+def test_damaged_programs_are_refused_or_read(tmp_path):
+    """Whatever the pickle says, nothing but an error of the package comes out."""
+    rng, refused = random.Random(0), 0
+    pickled = module("Net", block=module("Block", a=made.tensor(), b=made.plain([1, "x"])))
+    for _ in range(300):
+        path = put(tmp_path, archive(fuzzing.altered(pickled, rng)))
+        try:
+            tensor_files.read(path)
+        except EsamError:
+            refused += 1
+    assert 100 < refused < 300
 
 
 def test_a_module_is_read_of_a_program_alone(tmp_path):
