@@ -229,17 +229,7 @@ class _Machine:
                 raise self._refusal("a module that is made of something")
             stack[-1] = Module()
         elif opcode == "BUILD":
-            state = stack.pop()
-            if isinstance(self.stack[-1], Opaque):
-                return
-            if type(self.stack[-1]) is Module and type(state) is dict:
-                self.stack[-1].update({name: x for name, x in state.items() if type(name) is str})
-                return
-            self._top(collections.OrderedDict)
-            # Torch would set any attribute, "items" among them.
-            if type(state) is not dict or state.keys() - {"_metadata"}:
-                raise self._refusal("attributes of an OrderedDict")
-            vars(self.stack[-1]).update(state)
+            self._build(stack.pop())
         elif opcode == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif opcode == "PROTO":
@@ -247,6 +237,20 @@ class _Machine:
                 raise self._refusal(f"pickle protocol {argument} instead of 2 to 5")
         elif opcode not in ("FRAME", "STOP"):
             raise self._refusal(f"the pickle instruction {opcode}")
+
+    def _build(self, state: Any) -> None:
+        """Sets attributes of what lies on top."""
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            return
+        if type(target) is Module and type(state) is dict:
+            target.update({name: x for name, x in state.items() if type(name) is str})
+            return
+        self._top(collections.OrderedDict)
+        # Torch would set any attribute, "items" among them.
+        if type(state) is not dict or state.keys() - {"_metadata"}:
+            raise self._refusal("attributes of an OrderedDict")
+        vars(target).update(state)
 
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
