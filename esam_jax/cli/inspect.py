@@ -89,9 +89,14 @@ def _file(found: Location) -> dict[str, Any]:
         "licence": found.licence or read.metadata.get(provenance.LICENCE, family.licence),
     }
     wanted, unused = registry.names(family, config), family.unused(config)
+    known = {*unused, *family.aliases, *family.repeated}
+    repeated = [name for name in family.repeated if name in tensors]
+    if repeated:
+        listed = ", ".join(repeated)
+        result["notes"].append(f"not kept, for the shapes say the same: {listed}")
     result["notes"] += state_dict.remarks(tensors, family, config)
     result |= {
-        "unknown": sorted(tensors.keys() - wanted - unused.keys() - family.aliases.keys()),
+        "unknown": sorted(tensors.keys() - wanted - known),
         "missing": sorted(wanted - tensors.keys()),
         "parameters": None,
         "sha256": None,

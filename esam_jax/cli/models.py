@@ -16,7 +16,7 @@ from esam_jax.models import expected_shapes, kinds, named
 class Models:
     """Lists the models that have a name: what `--model`, `esam convert` and configs take.
 
-    A name with released weights downloads them when it is first used. A network of any name with
+    A name with released weights downloads them when it is first used. A promptable network with
     random weights is random:NAME, which `esam bench` takes.
     """
 
@@ -70,7 +70,7 @@ def _without_weights(answers: str) -> str:
     """How to come by some of a network that has none here."""
     if answers == "prompts":
         return "none: train it, or random:NAME for esam bench"
-    return "none: name the file of its authors"
+    return "none: name the file of its authors" if answers == "a saliency map" else "none"
 
 
 def millions(count: int) -> str:

@@ -1,6 +1,6 @@
 """Every configuration dataclass, its defaults and its checks.
 
-Model configs (`SamConfig`, `MaeConfig` and what they hold) say what a network is and travel with
+Model configs (`SamConfig`, `ClipConfig` and what they hold) say what a network is and travel with
 its weights; run configs say what to do with it. Keys end in their unit.
 """
 
@@ -20,18 +20,17 @@ from esam_jax.config.data import (
     TfdsConfig,
     VideoConfig,
 )
+from esam_jax.config.encoders import EncoderConfig, SamVitConfig, TinyVitConfig, VitConfig
 from esam_jax.config.networks import (
     ClassifierConfig,
+    ClipConfig,
     ComputeConfig,
     DecoderConfig,
-    EncoderConfig,
     MaeConfig,
     ModelConfig,
     PretrainDecoderConfig,
     SamConfig,
-    SamVitConfig,
-    TinyVitConfig,
-    VitConfig,
+    TextConfig,
 )
 from esam_jax.config.reading import FilesConfig, MixtureConfig
 from esam_jax.config.run import (
@@ -67,6 +66,7 @@ __all__ = [
     "ClassifiedConfig",
     "ClassifierConfig",
     "ClassifyConfig",
+    "ClipConfig",
     "CocoConfig",
     "ComputeConfig",
     "CropConfig",
@@ -105,6 +105,7 @@ __all__ = [
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
+    "TextConfig",
     "TfdsConfig",
     "TinyVitConfig",
     "U2NetConfig",

@@ -29,8 +29,9 @@ SUFFIXES = (*tensor_files.TORCH_SUFFIXES, ".safetensors", ".zip", ".json")
 
 _ACCEPTED = (
     "a model is a model folder (config.json, model.safetensors), a run folder of `esam train` or "
-    "RUN@STEP, a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel, "
-    f"a hub id (organisation/name), or a preset: {', '.join((*SHIPPED, *releases.RELEASES))}"
+    "RUN@STEP, a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel "
+    "or CLIPModel, a hub id (organisation/name), or a preset: "
+    f"{', '.join((*SHIPPED, *releases.RELEASES))}"
 )
 
 

@@ -40,7 +40,14 @@ class Release:
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
 _EFFICIENTSAM = "https://github.com/yformer/EfficientSAM/raw/main/weights"
+_CLIP = "https://openaipublic.azureedge.net/clip/models"
 _MAE = "https://dl.fbaipublicfiles.com/mae/pretrain"
+
+
+def _clip(file: str, sha256: str) -> Release:
+    """The address of a file of OpenAI's has its checksum in it."""
+    return Release(f"{_CLIP}/{sha256}/{file}", sha256, "MIT")
+
 
 RELEASES = {
     "efficientsam_ti": Release(f"{_EFFICIENTSAM}/efficient_sam_vitt.pt", None, "Apache-2.0"),
@@ -68,6 +75,18 @@ RELEASES = {
     "mae_b": Release(f"{_MAE}/mae_pretrain_vit_base.pth", None, "CC-BY-NC-4.0"),
     "mae_l": Release(f"{_MAE}/mae_pretrain_vit_large.pth", None, "CC-BY-NC-4.0"),
     "mae_h": Release(f"{_MAE}/mae_pretrain_vit_huge.pth", None, "CC-BY-NC-4.0"),
+    "clip_b_32": _clip(
+        "ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
+    ),
+    "clip_b_16": _clip(
+        "ViT-B-16.pt", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
+    ),
+    "clip_l_14": _clip(
+        "ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
+    ),
+    "clip_l_14_336": _clip(
+        "ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"
+    ),
 }
 
 

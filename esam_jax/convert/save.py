@@ -99,10 +99,10 @@ def write(
     """Puts the model in place atomically, as a single file or a folder.
 
     layout: `folder` is a model folder of this package; `original` the state dict that its authors'
-    code loads with strict=True; `transformers` the names and config.json of SamModel; `timm` the
-    image encoder alone. CheckpointError when the layout cannot express the model: `drop_extras`
-    leaves out what it lacks (the answer names it). Other errors as for `require_target`;
-    MissingError when the target cannot be written.
+    code loads with strict=True; `transformers` the names and config.json of SamModel or CLIPModel;
+    `timm` the image encoder alone. CheckpointError when the layout cannot express the model:
+    `drop_extras` leaves out what it lacks (the answer names it). Other errors as for
+    `require_target`; MissingError when the target cannot be written.
     """
     target = Path(target)
     layout = require_target(target, layout=layout, overwrite=overwrite)

@@ -37,6 +37,7 @@ def to_params(state: State, family: Family, config: ModelConfig) -> tuple[Params
     links = list(family.links(config))
     unused = family.unused(config)
     state, torn = _without_aliases(state, family.aliases)
+    state = {name: x for name, x in state.items() if name not in family.repeated}
     _check(state, _shapes(links, config), unused, torn)
     flat: dict[str, np.ndarray] = {}
     for link in links:

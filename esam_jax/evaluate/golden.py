@@ -23,16 +23,20 @@ _RULES = (
     (r"running_mean$", 0.0, 0.1),
     (r"running_var$", 1.0, 0.2),
     (r"positional_encoding_gaussian_matrix$", 0.0, 1.0),
-    (r"pos_embed$", 0.0, 0.3),
-    (r"(cls_token|mask_token)$", 0.0, 0.5),
+    (r"(pos_embed|^positional_embedding|visual\.positional_embedding)$", 0.0, 0.3),
+    (r"(cls_token|mask_token|visual\.class_embedding)$", 0.0, 0.5),
     (r"rel_pos_[hw]$", 0.0, 0.1),
     (r"attention_biases$", 0.0, 0.5),
+    (r"logit_scale$", 2.5, 0.1),
     (r"bias$", 0.0, 0.1),
 )
 _TOKENS = (
     r"\b(iou_token|mask_tokens|point_embeddings|not_a_point_embed|no_mask_embed|invalid_points"
-    r"|bbox_top_left_embeddings|bbox_bottom_right_embeddings)\b"
+    r"|bbox_top_left_embeddings|bbox_bottom_right_embeddings"
+    r"|token_embedding)\b"
 )
+
+_BARE = r"(visual\.proj|^text_projection)$"  # matrices that multiply from the right
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +123,10 @@ def _offset_and_scale(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
         return 1.0, 0.1
     if re.search(_TOKENS, name):
         return 0.0, 0.7
-    if len(shape) == 4 and "upscaling" in name:
+    if (len(shape) == 4 and "upscaling" in name) or re.search(_BARE, name):
         fan_in = shape[0]
     else:
         fan_in = int(np.prod(shape[1:]))
     # Sharper queries and keys keep attention far from uniform.
-    gain = 1.5 if re.search(r"\b(qkv|q_proj|k_proj)\b", name) else 1.0
+    gain = 1.5 if re.search(r"\b(qkv|q_proj|k_proj|in_proj_weight)\b", name) else 1.0
     return 0.0, gain / np.sqrt(fan_in)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from esam_jax.config import (
+    ClipConfig,
     DecoderConfig,
     MaeConfig,
     ModelConfig,
@@ -23,7 +24,11 @@ from esam_jax.config import (
     TinyVitConfig,
     VitConfig,
 )
-from esam_jax.convert.families import registry, sam_transformers_config
+from esam_jax.convert.families import (
+    clip_transformers_config,
+    registry,
+    sam_transformers_config,
+)
 from esam_jax.convert.families.family import State
 from esam_jax.errors import CheckpointError
 
@@ -34,12 +39,14 @@ class Original:
 
     `encode` takes normalised pixels [1, H, W, 3]. `decode` takes its features, points [1, Q, P, 2]
     in pixels of the input with labels [1, Q, P], or boxes [1, Q, 4], and gives the candidates'
-    logits [1, Q, M, l, l] and scores [1, Q, M].
+    logits [1, Q, M, l, l] and scores [1, Q, M]. CLIP's `encode` gives one row of features, and its
+    `read` those of texts, from their tokens.
     """
 
     about: str
     encode: Callable[[np.ndarray], np.ndarray]
     decode: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None
+    read: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def of(family: str, config: ModelConfig, state: State) -> Original | None:
@@ -75,7 +82,7 @@ class _NotReleasedError(Exception):
 def _load(model: Any, tensors: Mapping[str, Any], family: str, config: Any, package: str) -> None:
     """load_state_dict, strict but for what the masks do not depend on."""
     rules = registry.get(family)
-    complete = {**tensors}
+    complete = {name: x for name, x in tensors.items() if name not in rules.repeated}
     for second, first in rules.aliases.items():
         complete.setdefault(second, tensors[first]) if first in tensors else None
     try:
@@ -142,6 +149,26 @@ def _transformers(config: SamConfig, state: State) -> tuple[Any, Original]:
         return answer.pred_masks.numpy(), answer.iou_scores.numpy()
 
     return model, Original("", _encoder(model.get_image_embeddings), decode)
+
+
+def _clip(config: ClipConfig, state: State) -> tuple[Any, Original]:
+    import transformers
+
+    settings = transformers.CLIPConfig.from_dict(clip_transformers_config.config_json(config))
+    model = transformers.CLIPModel(settings)
+
+    def encode(pixels: Any) -> Any:
+        return model.visual_projection(model.vision_model(pixels).pooler_output)
+
+    def read(tokens: Any) -> Any:
+        return model.text_projection(model.text_model(tokens.long()).pooler_output)
+
+    original = Original(
+        "",
+        lambda pixels: _call(encode, pixels.transpose(0, 3, 1, 2)),
+        read=lambda tokens: _call(read, tokens),
+    )
+    return model, original
 
 
 # ------------------------------------------- segment-anything, and MobileSAM, which is built on it
@@ -291,6 +318,7 @@ def _timm(config: MaeConfig, state: State) -> tuple[Any, Original]:
 # Family -> what pip or a person calls the package, and what makes the network.
 _BUILDERS: Mapping[str, tuple[str, Callable[[Any, State], tuple[Any, Original]]]] = {
     "sam_transformers": ("transformers", _transformers),
+    "clip_transformers": ("transformers", _clip),
     "sam": ("segment_anything", _segment_anything),
     "mobile_sam": ("mobile_sam", _mobile_sam),
     "efficientsam": ("efficient_sam", _efficientsam),

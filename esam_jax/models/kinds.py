@@ -6,7 +6,7 @@ Whoever adds a kind adds a row. Its module has
     thin(config)        the config with few blocks, and for each numbered run of blocks (its path)
                         the block of the thin model that has the shapes of block i
 
-and its name is that of `predict/NAME.py`, where such a model can be queried, and of
+and its name is that of `predict/NAME.py`, where such a model has a `loader` to be queried, and of
 `evaluate/parity_NAME.py`, where it can be compared with its original.
 """
 
@@ -14,7 +14,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from esam_jax.config import ClassifierConfig, MaeConfig, ModelConfig, SamConfig, U2NetConfig
+from esam_jax.config import (
+    ClassifierConfig,
+    ClipConfig,
+    MaeConfig,
+    ModelConfig,
+    SamConfig,
+    U2NetConfig,
+)
+from esam_jax.models.clip import towers
 from esam_jax.models.heads import classifier
 from esam_jax.models.pretrain import mae
 from esam_jax.models.saliency import u2net
@@ -23,29 +31,22 @@ from esam_jax.models.sam import network
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`about` completes "this file holds ...", `answers` "it answers ...".
-
-    `use` is what else can be done with such a file than to prompt it.
-    """
+    """`about` completes "this file holds ...", `answers` "it answers ...". `loader` is the function
+    of `esam_jax` that loads one, where it answers anything."""
 
     name: str
     about: str
     network: Any  # the module
+    loader: str | None = None
     answers: str = "nothing: an encoder"
-    use: str = "fine-tune it with esam train segment_ti --task.init-from"
 
 
 _KINDS: Mapping[type, Kind] = {
-    SamConfig: Kind("sam", "a promptable model", network, answers="prompts"),
+    SamConfig: Kind("sam", "a promptable model", network, "load", "prompts"),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
     ClassifierConfig: Kind("classifier", "a classifier", classifier),
-    U2NetConfig: Kind(
-        "u2net",
-        "a saliency network",
-        u2net,
-        answers="a saliency map",
-        use="give it to esam salient --saliency",
-    ),
+    ClipConfig: Kind("clip", "CLIP", towers, "load_clip", "texts"),
+    U2NetConfig: Kind("u2net", "a saliency network", u2net, "load_saliency", "a saliency map"),
 }
 
 

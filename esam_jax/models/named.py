@@ -1,9 +1,10 @@
 """Named models: one table from a name to its config.
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
-arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289, the `u2net*` sizes those of
-arXiv:2005.09007. The `nano` models are this project's own: 64-pixel models for demonstrations and
-tests that have to train in minutes on a laptop.
+arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289, the `clip_*` sizes those of CLIP
+(arXiv:2103.00020), the `u2net*` sizes those of arXiv:2005.09007. The `nano` models are this
+project's own: 64-pixel models for demonstrations and tests that have to train in minutes on a
+laptop.
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ from collections.abc import Callable, Collection
 from types import UnionType
 
 from esam_jax.config import (
+    ClipConfig,
     DecoderConfig,
     MaeConfig,
     ModelConfig,
     SamConfig,
     SamVitConfig,
+    TextConfig,
     TinyVitConfig,
     U2NetConfig,
     VitConfig,
@@ -155,6 +158,31 @@ def _u2netp() -> U2NetConfig:
     return U2NetConfig(widths=(64,) * 6, inner=(16,) * 11)
 
 
+def _clip(
+    width: int,
+    depth: int,
+    patch_px: int,
+    image_px: int = 224,
+    *,
+    text: tuple[int, int] = (512, 12),
+    embed_width: int = 512,
+) -> Callable[[], ClipConfig]:
+    """`text` is width and depth of that encoder; every head is 64 wide."""
+    text_width, text_depth = text
+    return lambda: ClipConfig(
+        encoder=VitConfig(
+            width=width,
+            heads=width // 64,
+            depth=depth,
+            patch_px=patch_px,
+            image_px=image_px,
+            pretrain_px=image_px,
+        ),
+        text=TextConfig(width=text_width, heads=text_width // 64, depth=text_depth),
+        embed_width=embed_width,
+    )
+
+
 _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "efficientsam_nano": _efficientsam_nano,
     "efficientsam_ti": _efficientsam(width=192, heads=3),
@@ -175,4 +203,9 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "mae_h": _mae(width=1280, heads=16, depth=32, patch_px=14),
     "u2net": _u2net,
     "u2netp": _u2netp,
+    "clip_nano": _clip(128, 2, 16, 64, text=(128, 2), embed_width=64),
+    "clip_b_32": _clip(768, 12, 32),
+    "clip_b_16": _clip(768, 12, 16),
+    "clip_l_14": _clip(1024, 24, 14, text=(768, 12), embed_width=768),
+    "clip_l_14_336": _clip(1024, 24, 14, 336, text=(768, 12), embed_width=768),
 }

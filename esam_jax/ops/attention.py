@@ -112,6 +112,7 @@ def attend(
     *,
     bias: Float[Array, "A N J"] | None = None,
     seen: Bool[Array, "... J"] | None = None,
+    causal: bool = False,
     scale: float | None = None,
     impl: str = "auto",
     precision: lax.PrecisionLike = None,
@@ -120,12 +121,13 @@ def attend(
     """Softmax(q k^T * scale + bias) v per head; leading axes broadcast. `scale` None is K ** -0.5.
 
     Scores and softmax are float32 whatever the dtype; the result has the dtype of `v`. `seen` says
-    which keys count, at least one of each row. A `bias` and `seen` are for few tokens: only `xla`
-    takes them, which `auto` then is, and any other choice raises ConfigError. `split` names the
-    axes of the surrounding mesh that cut the first axis, and the heads: a kernel needs it
-    that the compiler cannot cut.
+    which keys count, at least one of each row; with `causal`, query i sees the keys up to i alone.
+    These three are for few tokens: only `xla` takes them, which `auto` then is, and any other
+    choice raises ConfigError. `split` names the axes of the surrounding mesh that cut the first
+    axis, and the heads: a kernel needs it that the compiler cannot cut.
     """
-    if impl == "auto" and (bias is not None or seen is not None):
+    masked = causal or bias is not None or seen is not None
+    if impl == "auto" and masked:
         impl = "xla"
     head_dim = q.shape[-1]
     factor = head_dim**-0.5 if scale is None else scale
@@ -138,7 +140,7 @@ def attend(
         dtype=q.dtype,
         max_head_dim=machine.max_head_dim,
     )
-    if (bias is not None or seen is not None) and chosen != "xla":
+    if masked and chosen != "xla":
         raise ConfigError(f"attention {chosen!r} takes no bias or mask of the scores: use 'xla'")
     if chosen == "cudnn":
         return checkpoint_name(_cudnn(q, k, v, factor), _RESULT)
@@ -155,7 +157,7 @@ def attend(
         )  # a loop over heads cannot be split
         out = (_by_head if alone else _chunked)(q, k, v, precision)
     else:
-        out = _plain(q, k, v, precision, bias, seen)
+        out = _plain(q, k, v, precision, bias, seen, causal=causal)
     return checkpoint_name(jnp.swapaxes(out, -2, -3), _RESULT)
 
 
@@ -176,12 +178,15 @@ def _plain(
     bias: Float[Array, "A N J"] | None = None,
     seen: Bool[Array, "... J"] | None = None,
     *,
+    causal: bool = False,
     stored: bool = False,
 ) -> Float[Array, "... N C"]:
     scores = products.einsum("...nk,...kj->...nj", q, k, precision)
     scores = scores if bias is None else scores + bias
     if seen is not None:
         scores = jnp.where(seen[..., None, None, :], scores, -jnp.inf)
+    if causal:
+        scores = jnp.where(jnp.tri(*scores.shape[-2:], dtype=bool), scores, -jnp.inf)
     if stored:
         top = _shift(*(lax.stop_gradient(x) for x in (q, k, scores)))
     else:

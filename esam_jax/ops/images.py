@@ -10,14 +10,21 @@ from esam_jax.ops import positions
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 
+# CLIP's, in [0, 1] (openai/CLIP, clip.py: _transform).
+CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
+CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
+
 
 def normalise(
     image: UInt8[Array, "*X H W 3"] | Float[Array, "*X H W 3"],
+    mean: Float[np.ndarray, " 3"] = MEAN,
+    std: Float[np.ndarray, " 3"] = STD,
 ) -> Float[Array, "*X H W 3"]:
-    """RGB, uint8 or float32 in [0, 1], to float32 normalised by ImageNet's mean and deviation."""
+    """RGB, uint8 or float32 in [0, 1], to float32 normalised by ImageNet's mean and deviation, or
+    others."""
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255
-    return (image - MEAN) / STD
+    return (image - mean.astype(np.float32)) / std.astype(np.float32)
 
 
 def as_picture(pixels: Float[Array, "*X H W 3"]) -> UInt8[Array, "*X H W 3"]:

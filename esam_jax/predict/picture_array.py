@@ -14,27 +14,27 @@ from esam_jax.errors import DataError
 _WIDE_MODES = ("I", "F")  # Pillow's, of more than 8 bits
 
 
-def listed(images: Any) -> tuple[list[Any], bool]:
+def listed(images: Any, name: str = "images") -> tuple[list[Any], bool]:
     """The pictures of a list or a batch, not looked at yet; or the only one, and True.
 
-    DataError where there is none.
+    DataError, which calls them `name`, where there is none.
     """
     if isinstance(images, Image.Image):
         return [images], True
     if hasattr(images, "__array__"):
-        images = _as_numpy(images, "images")
+        images = _as_numpy(images, name)
         # A batch has four axes: whatever has fewer is one picture, or a list of such as NumPy has.
         if images.ndim <= 3 and images.dtype != object:
             return [images], True
     if isinstance(images, str | PurePath):
         raise DataError(
-            f"images is {str(images)!r:.80}, but must be pixels: read the file with Pillow, or "
-            "name it to segment_many"
+            f"{name} is {str(images)!r:.80}, but must be pixels: read the file with Pillow"
+            f"{', or name it to segment_many' if name == 'images' else ''}"
         )
     if isinstance(images, bytes) or not isinstance(images, np.ndarray | Sequence):
-        raise DataError(f"images is {images!r:.80}, but must be a numpy array or a list of them")
+        raise DataError(f"{name} is {images!r:.80}, but must be a numpy array or a list of them")
     if not len(images):
-        raise DataError("images is empty, but at least one picture is needed")
+        raise DataError(f"{name} is empty, but at least one picture is needed")
     return list(images), False
 
 

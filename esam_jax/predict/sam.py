@@ -59,7 +59,7 @@ class Sam:
     ) -> None:
         self.model, self.untrained = model, tuple(untrained)
         self.thresholds = dict(thresholds or {})
-        self._params, self._ready = weights.kept(model, params)
+        self._params, self._ready = weights.kept(model, params, weights.dtypes)
         self._encoder, self._room = encoder, Room()
 
     @property
@@ -69,7 +69,7 @@ class Sam:
 
     @params.setter
     def params(self, params: Params) -> None:
-        self._params, self._ready = weights.kept(self.model, params)
+        self._params, self._ready = weights.kept(self.model, params, weights.dtypes)
         self._encoder = None
 
     @property

@@ -1,10 +1,11 @@
-"""Where the weights of a promptable model are kept, and in which types.
+"""Where the weights of a model are kept that answers prompts or texts, and in which types.
 
 Programs read most weights in the type of the computation. In float32 that is how they come. In 16
 bits they are rounded once, for the device, and the float32 ones stay on the host: rounding them in
 every call takes longer than some networks, and both on the device would take three times the room.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,16 +19,19 @@ from esam_jax.typing import Params
 _POINTS = 2
 
 
-def kept(model: network.Sam, params: Params) -> tuple[Params, Params]:
+def kept(
+    model: Any, params: Params, types: Callable[[Any, Params], Params]
+) -> tuple[Params, Params]:
     """`params` for people, and what programs read instead, which is on the device.
 
-    NumPy arrays are copied: those of a file are views of it.
+    `types(model, params)` gives those in which programs read them. NumPy arrays are copied:
+    those of a file are views of it.
     """
     if model.compute.dtype == "float32":
         placed = jax.tree.map(_on_device, params)
         return placed, placed
     host = jax.tree.map(_on_host, params)
-    return host, jax.tree.map(_on_device, rounding.rounded(host, dtypes(model, host)))
+    return host, jax.tree.map(_on_device, rounding.rounded(host, types(model, host)))
 
 
 def dtypes(model: network.Sam, params: Params) -> Params:

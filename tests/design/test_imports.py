@@ -33,6 +33,7 @@ FOREIGN = {
         "files.py",  # knows the schemes of its stores
         "places.py",  # reads them
     },
+    "ftfy": {"predict/clean_text.py"},  # repairs texts where it is installed
     "gcsfs": set(),  # fsspec imports it
     "s3fs": set(),
     "tensorflow": set(),

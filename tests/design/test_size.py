@@ -9,6 +9,7 @@ MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 
 # The names that a file shares with another one, because the layout gives it to both.
 SAME_NAME = {
+    "clip": "the converter of the family, and the class of the public API",
     "mae": "the network, and the converter of its family",
     "sam": "the converter of the family, and the class of the public API",
     "sami": "the network, and the task that trains it",

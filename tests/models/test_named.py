@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esam_jax.config import MaeConfig, SamConfig, U2NetConfig
+from esam_jax.config import ClipConfig, MaeConfig, SamConfig, U2NetConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 
@@ -32,6 +32,20 @@ def test_parameter_counts_are_the_published_ones(name, count):
     shapes.pop("prompt/fourier", None)
     sizes = [math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS)]
     assert sum(sizes) + CLASSIFIER.get(name, 0) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("clip_b_32", 151_277_313),
+        ("clip_b_16", 149_620_737),
+        ("clip_l_14", 427_616_513),
+        ("clip_l_14_336", 427_944_193),
+    ],
+)
+def test_sizes_of_clip_are_those_of_openai(name, count):
+    shapes = expected_shapes.of(named.model(name))
+    assert sum(math.prod(shape) for shape in shapes.values()) == count
 
 
 @pytest.mark.parametrize("name", named.names(SamConfig))
@@ -62,5 +76,5 @@ def test_an_encoder_alone_is_no_promptable_model():
         named.sam("mae_b")
     assert named.names(MaeConfig) == ("mae_b", "mae_l", "mae_h")
     assert named.names(U2NetConfig) == ("u2net", "u2netp")
-    kinds = (SamConfig, MaeConfig, U2NetConfig)
+    kinds = (SamConfig, MaeConfig, ClipConfig, U2NetConfig)
     assert {*named.names()} == {name for kind in kinds for name in named.names(kind)}

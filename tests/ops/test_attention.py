@@ -84,6 +84,16 @@ def test_keys_that_are_not_seen_might_as_well_not_be_there():
         attention.attend(q, k, v, seen=jnp.asarray(seen), impl="chunked")
 
 
+def test_a_causal_query_sees_the_keys_up_to_its_own():
+    q, k, v = normal(0, 2, 5, 3, 4), normal(1, 2, 5, 3, 4), normal(2, 2, 5, 3, 6)
+    found = attention.attend(q, k, v, causal=True)
+    for i in range(5):
+        alone = slow_attention(q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1], 0.5)
+        np.testing.assert_allclose(found[:, i : i + 1], alone, atol=2e-6)
+    with pytest.raises(ConfigError, match="'chunked' takes no bias or mask"):
+        attention.attend(q, k, v, causal=True, impl="chunked")
+
+
 def test_distance_biases_go_by_rows_and_columns_apart():
     table = np.arange(2 * 9, dtype=np.float32).reshape(2, 9)
     biases = np.asarray(attention.distance_biases(jnp.asarray(table), 3))

@@ -42,7 +42,8 @@ class Family:
     its shapes), `links` the table for a config, `unused` the tensors that the layout has and our
     networks do not: they are carried along, so that a file comes back as it was. `aliases` gives
     the second name of a tensor that the original holds under two: both are written, either is
-    enough to read.
+    enough to read. `repeated` names tensors of files that say nothing which the shapes do not say:
+    they are left out.
 
     Writing: `refuses` says why a config cannot be written in this layout, or None. `nearest` is the
     config that the layout can express in place of another, and `reduce` its parameters, with the
@@ -61,6 +62,7 @@ class Family:
     refuses: Callable[[ModelConfig], str | None]
     unused: Callable[[Any], Unused] = lambda config: {}
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # second name -> first
+    repeated: tuple[str, ...] = ()
     nearest: Callable[[ModelConfig], ModelConfig] = lambda config: config
     reduce: Callable[[Any, Params, State], Reduced] = lambda config, params, unused: (params, ())
     layout: Layout = "original"

@@ -4,10 +4,11 @@ What its config can say and our networks do not compute is refused by name.
 """
 
 import math
-from typing import Any, NoReturn
+from typing import Any
 
 from esam_jax.config import DecoderConfig, ModelConfig, SamConfig, SamVitConfig
 from esam_jax.convert.families import sam
+from esam_jax.convert.families.library_section import LARGEST, Section
 from esam_jax.errors import CheckpointError, ConfigError
 
 NAMES = _CONFIG_FILE, _PROCESSOR_FILE = ("config.json", "preprocessor_config.json")
@@ -15,11 +16,8 @@ NAMES = _CONFIG_FILE, _PROCESSOR_FILE = ("config.json", "preprocessor_config.jso
 _VISION = "vision_config"
 _PROMPT = "prompt_encoder_config"
 _DECODER = "mask_decoder_config"
-_LARGEST = 16_384  # as in model folders: a size beyond it is refused before anything is made
 
-# Section -> key -> the values that name what our networks compute. The first is transformers'
-# own default, which stands for a key that is not there. The values may be compared as they are:
-# no list or object of a hostile file equals one.
+# Section -> key -> the values that name what our networks compute (`Section`).
 _FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     _VISION: {
         "hidden_act": ("gelu",),
@@ -133,7 +131,7 @@ def from_config_json(value: Any) -> SamConfig:
     """
     if not isinstance(value, dict) or value.get("model_type") != "sam":
         raise CheckpointError("this config.json is not of transformers' SamModel (model_type sam)")
-    sections = {name: _Section(value, name) for name in _FIXED}
+    sections = {name: Section(value, name, _FIXED) for name in _FIXED}
     for section in sections.values():
         section.check_fixed()
     encoder, decoder = _encoder(sections[_VISION]), sections[_DECODER]
@@ -167,11 +165,11 @@ def from_config_json(value: Any) -> SamConfig:
         raise CheckpointError(f"config.json is invalid: {error}") from error
 
 
-def _encoder(vision: "_Section") -> dict[str, Any]:
+def _encoder(vision: Section) -> dict[str, Any]:
     width = vision.whole("hidden_size", 768)
     ratio = vision.get("mlp_ratio", 4.0)
-    if type(ratio) not in (int, float) or not 0 < ratio <= _LARGEST:
-        vision.refuse("mlp_ratio", ratio, f"a number up to {_LARGEST}")
+    if type(ratio) not in (int, float) or not 0 < ratio <= LARGEST:
+        vision.refuse("mlp_ratio", ratio, f"a number up to {LARGEST}")
     mlp_width = vision.whole("mlp_dim", math.floor(width * ratio))
     wanted = SamVitConfig.mlp_ratio * width
     if mlp_width != wanted:
@@ -189,41 +187,3 @@ def _encoder(vision: "_Section") -> dict[str, Any]:
         "window": vision.whole("window_size", 14),
         "global_blocks": tuple(sorted(set(blocks))),
     }
-
-
-class _Section:
-    """One object of config.json, read with suspicion."""
-
-    def __init__(self, config: dict[str, Any], name: str) -> None:
-        self.name = name
-        self.values = {} if config.get(name) is None else config[name]
-        if not isinstance(self.values, dict):
-            raise CheckpointError(
-                f"{name} of config.json is {_shown(self.values)}, but must be a JSON object"
-            )
-
-    def get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
-    def whole(self, key: str, default: int) -> int:
-        value = self.get(key, default)
-        if type(value) is not int or not 0 < value <= _LARGEST:
-            self.refuse(key, value, f"an integer from 1 to {_LARGEST}")
-        return value
-
-    def check_fixed(self) -> None:
-        for key, accepted in _FIXED[self.name].items():
-            value = self.get(key, accepted[0])
-            if value not in accepted:
-                self.refuse(key, value, " or ".join(str(x) for x in accepted))
-
-    def refuse(self, key: str, value: Any, rule: str) -> NoReturn:
-        raise CheckpointError(
-            f"{self.name}.{key} of config.json is {_shown(value)}, but must be {rule}"
-        )
-
-
-def _shown(value: Any) -> str:
-    """A value short enough for a message; lists and objects may nest without end."""
-    return f"{value!r:.80}" if isinstance(value, str | int | float) else type(value).__name__

@@ -1,5 +1,7 @@
 """PyTorch files: followed and checked completely, then mapped; nothing in them is ever built.
 
+Of a TorchScript program, as OpenAI released CLIP, the tensors are read and nothing else.
+
 `torch_pickle` says what a file may hold, and where its tensors lie; they are views of the mapped
 file. PyTorch itself is needed for writing alone. Only this module imports torch.
 """
@@ -122,11 +124,10 @@ def _follow_zip(file: BinaryIO, where: str) -> tuple[Any, Places]:
     with zip_file.opened(file, where) as archive:
         members = {info.filename: info for info in archive.infolist()}
         root = next(iter(members), "").split("/")[0]
-        if f"{root}/constants.pkl" in members:
-            raise CheckpointError(
-                f"{where} is a TorchScript program, which may run code: in an environment you "
-                "trust, load it with torch.jit.load and save its state_dict()"
-            )
+        program = f"{root}/constants.pkl" in members  # of TorchScript, whose code is left alone
+        if program:
+            saved = (f"{root}/data.pkl", f"{root}/data/", f"{root}/byteorder")
+            members = {name: x for name, x in members.items() if name.startswith(saved)}
         pickled = members.get(f"{root}/data.pkl")
         if pickled is None or not all(name.startswith(f"{root}/") for name in members):
             raise CheckpointError(
@@ -145,7 +146,10 @@ def _follow_zip(file: BinaryIO, where: str) -> tuple[Any, Places]:
             raise CheckpointError(
                 f"{where} is not little-endian; save it again on a common machine"
             )
-        held, storages = torch_pickle.follow(io.BytesIO(archive.read(pickled)), where)
+        stream = io.BytesIO(archive.read(pickled))
+        held, storages = torch_pickle.follow(stream, where, program=program)
+        if program:
+            held = torch_pickle.tensors(held, where)
         for storage in storages.values():
             member = members.get(f"{root}/data/{storage.key}")
             if member is None or member.file_size != _bytes(storage):

@@ -12,6 +12,8 @@ and for the training state that scripts save beside them:
 - `torch._utils._rebuild_tensor_v2` and `_rebuild_parameter` on a storage of a type in `STORAGES`,
   for a view that lies inside its storage and claims no more values than it has, without hooks;
 - the attribute `_metadata` of an OrderedDict, and the dtypes in `STORAGES` as plain values;
+- in a TorchScript program, the modules that it saves, each as its attributes alone, whatever its
+  class is called, and lists of numbers as an `Opaque`: nobody looks at the code;
 - objects of the classes in `_BESIDE`, such as argparse.Namespace, which scripts like to save as
   "args": each becomes an `Opaque`, and whatever the file would do to it is passed over.
 
@@ -64,6 +66,12 @@ _BESIDE = (
 )  # fmt: skip
 
 
+# Of TorchScript (torch/csrc/jit/serialization): what it calls on lists, and where classes stand.
+_LISTS = "torch.jit._pickle "
+_MODULES = ("__torch__ ", "__torch__.")
+_LONGEST_NAME = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
     """One block of `values` numbers; `key` is its name in the file."""
@@ -96,13 +104,20 @@ class _Global:
     name: str
 
 
-def follow(stream: io.BytesIO, where: str, more_in_key: int = 0) -> tuple[Any, dict[str, Storage]]:
+class Module(dict[str, Any]):
+    """The attributes of one module of a TorchScript program."""
+
+
+def follow(
+    stream: io.BytesIO, where: str, more_in_key: int = 0, *, program: bool = False
+) -> tuple[Any, dict[str, Storage]]:
     """The object of one pickle, tensors as `View`, and its storages by key.
 
     A storage is named by a tuple of five entries in zip files and `more_in_key` more in older
-    ones. CheckpointError for whatever is not allowed; the stream stands behind the pickle then.
+    ones. The object of a TorchScript `program` may be a `Module`. CheckpointError for whatever is
+    not allowed; the stream stands behind the pickle then.
     """
-    machine = _Machine(where, more_in_key)
+    machine = _Machine(where, more_in_key, program)
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             machine.step(opcode.name, argument)
@@ -113,6 +128,38 @@ def follow(stream: io.BytesIO, where: str, more_in_key: int = 0) -> tuple[Any, d
         raise CheckpointError(
             f"{where} holds a damaged pickle ({bounds.reason(error)}); copy it again"
         ) from error
+
+
+def tensors(module: Any, where: str) -> dict[str, View]:
+    """Every tensor of a TorchScript module, as its state dict names it: "layer.0.weight".
+
+    CheckpointError for what is no module, for one that stands in two places and for a name that no
+    network has: a file of a megabyte can say one of a megabyte for each of its tensors.
+    """
+    if not isinstance(module, Module):
+        raise CheckpointError(f"{where} is a TorchScript program without a module; copy it again")
+    found: dict[str, View] = {}
+    seen, waiting = {id(module)}, [("", module)]
+    while waiting:
+        prefix, at = waiting.pop()
+        for name, value in at.items():
+            if "." in name or len(prefix) + len(name) > _LONGEST_NAME:
+                raise CheckpointError(
+                    f"{where} has an attribute {bounds.shown(name)}, but names have no dot, and at "
+                    f"most {_LONGEST_NAME} characters with those of the modules around them"
+                )
+            if isinstance(value, View):
+                found[prefix + name] = value
+            elif isinstance(value, Module):
+                if id(value) in seen:
+                    raise CheckpointError(
+                        f"{where} has the module {bounds.shown(prefix + name)} in several places: "
+                        "in an environment you trust, load it with torch.jit.load and save its "
+                        "state_dict()"
+                    )
+                seen.add(id(value))
+                waiting.append((f"{prefix}{name}.", value))
+    return found
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -130,8 +177,8 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class _Machine:
     """The pickle machine as torch/_weights_only_unpickler.py has it: a stack of stacks, a memo."""
 
-    def __init__(self, where: str, more_in_key: int) -> None:
-        self.where, self.key_length = where, 5 + more_in_key
+    def __init__(self, where: str, more_in_key: int, program: bool) -> None:
+        self.where, self.key_length, self.program = where, 5 + more_in_key, program
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -177,15 +224,12 @@ class _Machine:
         elif opcode == "REDUCE" or (opcode == "NEWOBJ" and isinstance(stack[-2], Opaque)):
             arguments = stack.pop()
             stack[-1] = self._reduce(stack[-1], arguments)
+        elif opcode == "NEWOBJ" and self._is_module(stack[-2]):
+            if stack.pop() != ():
+                raise self._refusal("a module that is made of something")
+            stack[-1] = Module()
         elif opcode == "BUILD":
-            state = stack.pop()
-            if isinstance(self.stack[-1], Opaque):
-                return
-            self._top(collections.OrderedDict)
-            # Torch would set any attribute, "items" among them.
-            if type(state) is not dict or state.keys() - {"_metadata"}:
-                raise self._refusal("attributes of an OrderedDict")
-            vars(self.stack[-1]).update(state)
+            self._build(stack.pop())
         elif opcode == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif opcode == "PROTO":
@@ -193,6 +237,20 @@ class _Machine:
                 raise self._refusal(f"pickle protocol {argument} instead of 2 to 5")
         elif opcode not in ("FRAME", "STOP"):
             raise self._refusal(f"the pickle instruction {opcode}")
+
+    def _build(self, state: Any) -> None:
+        """Sets attributes of what lies on top."""
+        target = self.stack[-1]
+        if isinstance(target, Opaque):
+            return
+        if type(target) is Module and type(state) is dict:
+            target.update({name: x for name, x in state.items() if type(name) is str})
+            return
+        self._top(collections.OrderedDict)
+        # Torch would set any attribute, "items" among them.
+        if type(state) is not dict or state.keys() - {"_metadata"}:
+            raise self._refusal("attributes of an OrderedDict")
+        vars(target).update(state)
 
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
@@ -225,7 +283,14 @@ class _Machine:
                 )
             target[key] = value
 
+    def _is_module(self, found: Any) -> bool:
+        return isinstance(found, _Global) and found.name.startswith(_MODULES)
+
     def _global(self, name: str) -> "_Global | Opaque":
+        if self.program and name.startswith(_MODULES):
+            return _Global(name)
+        if self.program and name.startswith(_LISTS):
+            return Opaque(name.replace(" ", "."))
         if name in _BESIDE or any(name.startswith(x) for x in _BESIDE if x.endswith(".")):
             return Opaque(name.replace(" ", "."))
         if name not in _GLOBALS:

@@ -95,10 +95,12 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with biases everywhere: {query, key, value, out}.
 
-    The heads together are as wide as the queries. Keys and values default to the queries.
+    The heads together are as wide as the queries. Keys and values default to the queries. Where it
+    is `causal`, no query sees the keys behind its own place.
     """
 
     heads: int
+    causal: bool = False
     compute: ComputeConfig = ComputeConfig()
 
     @nn.compact
@@ -117,6 +119,7 @@ class Attention(nn.Module):
             linear(per_head, compute, "key")(key),
             linear(per_head, compute, "value")(value),
             compute,
+            causal=self.causal,
         )
         return linear(width, compute, "out", axes=2)(by_heads(mixed))
 
@@ -142,6 +145,8 @@ def attend(
     v: Float[Array, "*X J A C"],
     compute: ComputeConfig,
     scale: float | None = None,
+    *,
+    causal: bool = False,
 ) -> Float[Array, "*X N A C"]:
     """`attention.attend`, with images and heads on the devices that hold theirs."""
     return attention.attend(
@@ -149,6 +154,7 @@ def attend(
         by_heads(k),
         by_heads(v),
         scale=scale,
+        causal=causal,
         impl=compute.attention,
         precision=precision(compute),
         split=(LOGICAL["batch"], LOGICAL["heads"]),
@@ -174,19 +180,22 @@ class Block(nn.Module):
     """Pre-norm transformer block: {attn_norm, attn, mlp_norm, mlp}.
 
     `attention` makes the attention module, given its name; the block takes whatever shape it takes.
+    `activation` is that of the `Mlp`.
     `scales` multiplies what attention and MLP add to each image (`ops.drop_path`).
     """
 
     attention: Callable[..., nn.Module]
     mlp_width: int
     compute: ComputeConfig = ComputeConfig()
+    eps: float = 1e-6
+    activation: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*X C"], scales_B2: Float[Array, "B 2"] | None = None
     ) -> Float[Array, "*X C"]:
         def norm(name: str) -> LayerNorm:
-            return LayerNorm(1e-6, self.compute, name=name)
+            return LayerNorm(self.eps, self.compute, name=name)
 
         def scaled(added: Array, branch: int) -> Array:
             if scales_B2 is None:
@@ -196,7 +205,7 @@ class Block(nn.Module):
         x = constrain(x, "batch", ...)
         mixed = self.attention(name="attn")(norm("attn_norm")(x))
         x = constrain(x + scaled(mixed, 0), "batch", ...)
-        mlp = Mlp(self.mlp_width, compute=self.compute, name="mlp")
+        mlp = Mlp(self.mlp_width, self.activation, self.compute, name="mlp")
         return constrain(x + scaled(mlp(norm("mlp_norm")(x)), 1), "batch", ...)
 
 

@@ -44,7 +44,7 @@ def test_a_saliency_network_answers_no_prompts(tmp_path):
     params, _ = state_dict.to_params(golden.state_dict("u2netp"), family, config)
     file = load.ModelFile(config=config, params=params, source="test")
     save.write(file, tmp_path / "folder")
-    with pytest.raises(CheckpointError, match="no prompts: give it to esam salient --saliency"):
+    with pytest.raises(CheckpointError, match=r"no prompts: load it with esam_jax\.load_saliency"):
         load_promptable(tmp_path / "folder")
 
 

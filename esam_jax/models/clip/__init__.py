@@ -1,0 +1,1 @@
+"""CLIP: the image encoder and the text encoder."""
