@@ -16,7 +16,7 @@ from esam_jax.config.rules import Config
 from esam_jax.models import named
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "configs"
-CONCERNS = ("networks", "reading", "data", "tasks", "run")
+CONCERNS = ("encoders", "networks", "saliency", "reading", "data", "tasks", "run")
 
 
 def constants():
