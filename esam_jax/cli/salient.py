@@ -105,7 +105,8 @@ def by_options() -> Iterator[None]:
     try:
         yield
     except PromptError as error:
-        if error.argument not in (each.name for each in dataclasses.fields(Rules)):
+        names = [each.name for each in dataclasses.fields(Rules)]
+        if error.argument is None or error.argument not in names:
             raise
         raise PromptError(f"--{error.argument.replace('_', '-')} {error.problem}") from None
 
@@ -130,7 +131,7 @@ def _maps(args: Salient, pictures: Album) -> dict[str, Path]:
                 f"--map is {args.map}, but there are {len(pictures.names)} pictures: name a folder "
                 "with a map for each"
             )
-        return {pictures.names[0]: args.map}
+        return dict.fromkeys(pictures.names, args.map)
     return map_files.of(args.map, pictures.names)
 
 

@@ -82,10 +82,12 @@ def overlaps(
     if not detections or not objects:
         return np.zeros((len(detections), len(objects)))
     if kind == "bbox":
-        boxes = [np.array([each["bbox"] for each in some], float) for some in (detections, objects)]
-        return np.asarray(coco_mask.iou(*boxes, [0] * len(objects)), float)
-    runs: Any = [[each["segmentation"] for each in some] for some in (detections, objects)]
-    return np.asarray(coco_mask.iou(*runs, [0] * len(objects)), float)
+        found, true = (
+            np.array([each["bbox"] for each in some], float) for some in (detections, objects)
+        )
+    else:
+        found, true = ([each["segmentation"] for each in some] for some in (detections, objects))
+    return np.asarray(coco_mask.iou(found, true, [0] * len(objects)), float)
 
 
 def counts(

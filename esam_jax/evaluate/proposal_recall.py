@@ -33,7 +33,7 @@ from esam_jax.evaluate import (
     results,
     truth_pictures,
 )
-from esam_jax.evaluate.average_recall import KINDS
+from esam_jax.evaluate.average_recall import KINDS, Counts, Kind
 from esam_jax.evaluate.ground_truth import Id, Truth
 from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import size_of
@@ -92,7 +92,9 @@ def evaluate(
     good = {each: content for each, content in contents.items() if not content["broken"]}
     broken = [content["broken"] for content in contents.values() if content["broken"]]
     result: dict[str, Any] = {"task": "proposals", "model": model, **about}
-    counts = {kind: [content["counts"][kind] for content in good.values()] for kind in KINDS}
+    counts: dict[Kind, list[Counts]] = {
+        kind: [content["counts"][kind] for content in good.values()] for kind in KINDS
+    }
     result |= proposal_scores.scored(truth, counts)
     result |= {"images": len(good), "skipped": len(broken)}
     result["proposals"] = sum(content["proposals"] for content in good.values())

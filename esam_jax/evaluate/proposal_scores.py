@@ -31,7 +31,7 @@ def of_results(truth: Truth, found: Results) -> dict[str, Any]:
     objects = results.by_picture(truth.dataset["annotations"])
     entries = results.by_picture(found.entries)
     frequency_of = frequencies(truth)
-    counted = {
+    counted: dict[Kind, list[Counts]] = {
         kind: [
             average_recall.of_picture(some, entries.get(picture, []), kind, frequency_of)
             for picture, some in objects.items()

@@ -116,7 +116,7 @@ def convolution(
 
 def halved(x_BHWC: Float[Array, "B H W C"]) -> Float[Array, "B _ _ C"]:
     """The largest of every 2 x 2; a last row or column without a partner stays alone."""
-    rest = [(0, side % 2) for side in x_BHWC.shape[1:3]]
+    rest: Any = [(0, side % 2) for side in x_BHWC.shape[1:3]]
     return nn.max_pool(x_BHWC, (2, 2), (2, 2), rest)
 
 

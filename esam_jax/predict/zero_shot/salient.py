@@ -165,7 +165,8 @@ def parts(found: Float32[np.ndarray, "H W"], rules: Rules) -> Iterator[Bool[np.n
         return
     from scipy import ndimage  # here, since few need it and it is slow to import
 
-    labels, count = ndimage.label(inside, np.ones((3, 3), int))
+    found_parts: Any = ndimage.label(inside, np.ones((3, 3), int))
+    labels, count = found_parts
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-sizes, kind="stable")[:_MOST_PARTS].tolist()
     large = [i for i in order if sizes[i] >= rules.min_region * found.size]
