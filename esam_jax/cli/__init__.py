@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "what a run needs on a machine that need not exist yet: memory, time, money",
     "segment": "masks of a picture for points, boxes and masks",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
+    "engine": "annotations by a model and a person in turn, and what rounds of it gain",
     "report": "an HTML page about a run: curves, where its time went, faults",
     "data": "index a data set before it is trained on",
     "evaluate": "measure a model on data with masks",
