@@ -76,8 +76,18 @@ _SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_ru
 
 
 def main(argv: Sequence[str]) -> int:
-    """Album, model and folder are checked before weights are read."""
+    """Makes the masks, and prints what was done."""
     args = arguments.parse(Everything, argv, prog="esam everything")
+    report, text = run(args)
+    print(json.dumps(report) if args.json else text)
+    return 0
+
+
+def run(args: Everything) -> tuple[dict[str, Any], str]:
+    """Makes the masks: what was done, for programs and for people.
+
+    Album, model and folder are checked before weights are read.
+    """
     part = _part(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
@@ -124,8 +134,7 @@ def main(argv: Sequence[str]) -> int:
     if args.overlays:
         album.sheet(pictures, args.out)
     already = len(pictures.names[part[0] :: part[1]]) - len(names)
-    print(json.dumps(report) if args.json else _text(report, already, len(pictures.names)))
-    return 0
+    return report, _text(report, already, len(pictures.names))
 
 
 def _settled(args: Everything, own: Mapping[str, float]) -> AutomaticMaskGenerator:

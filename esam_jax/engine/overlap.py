@@ -51,3 +51,13 @@ def pairs(iou: Float[np.ndarray, "X X2"], least: float) -> list[tuple[int, int]]
             found.append((row, column))
             free_rows[row] = free_columns[column] = False
     return found
+
+
+def union(masks: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One mask of all, which have one size; None of none."""
+    from pycocotools import mask as coco_mask  # here, since inference can do without it
+
+    if not masks:
+        return None
+    joined: Any = coco_mask.merge([*masks])  # type: ignore[arg-type]  the stub wants its own type
+    return {"size": [int(side) for side in joined["size"]], "counts": joined["counts"].decode()}
