@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Literal
 
 from esam_jax.cli import arguments, everything
 
@@ -12,7 +11,7 @@ from esam_jax.cli import arguments, everything
 class Auto(everything.Everything):
     """Every mask of pictures by the settings of SA-1B: those of `esam everything --preset sa1b`."""
 
-    preset: Literal["sa1b"] | None = "sa1b"
+    preset: everything.Preset | None = "sa1b"
     """Whose thresholds and algorithm: those of SA-1B."""
 
 
