@@ -29,20 +29,22 @@ class Loop:
     """Pictures with masks, in any form that `esam data check` reads: procedural scenes without."""
     rounds: int = 3
     """Of annotating and training, after the labelled pictures alone."""
-    labelled: int = 30
+    labelled: int = 24
     """Pictures that have masks from the start."""
-    unlabelled: int = 300
+    unlabelled: int = 240
     """Pictures that are annotated in each round, at most."""
-    heldout: int = 100
+    heldout: int = 150
     """Pictures that quality is measured on."""
     draw: int = 0
     """Which pictures these are, and the seed of training."""
     points_per_side: int = 8
     """Clicks along each side of the grid that finds masks."""
-    pred_iou_thresh: float = 0.75
-    """Masks are annotated whose predicted IoU is above this."""
-    stability_score_thresh: float = 0.85
-    """Masks are annotated that are at least so stable."""
+    masks_per_picture: float = 3.0
+    """Masks that are annotated, on average: those with the highest predicted IoU,"""
+    pred_iou_thresh: float = 0.5
+    """if it is above this,"""
+    stability_score_thresh: float = 0.75
+    """and if they are at least so stable."""
     json: bool = False
     """Print the result as JSON."""
 
