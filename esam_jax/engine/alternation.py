@@ -119,10 +119,11 @@ def run(
         )
     settings = {"plan": dataclasses.asdict(plan), "data": data or "scenes"}
     settings["config"] = config_json.to_json(config)
+    parts = None if (workdir / _DATA).is_dir() else _parts(config, plan, data)
     album.settle(workdir, json.loads(json.dumps(settings)), SETTINGS_FILE, _RESULTS)
-    if not (workdir / _DATA).is_dir():
+    if parts is not None:
         log.say("writing the pictures", progress)
-        pool.write(workdir / _DATA, _parts(config, plan, data), plan.unlabelled)
+        pool.write(workdir / _DATA, parts, plan.unlabelled)
     work = _Loop(config, workdir, plan, frozenset(given), progress)
     rounds: list[dict[str, Any]] = []
     for number in range(plan.rounds + 1):

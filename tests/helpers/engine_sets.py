@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers import made_sets
 from PIL import Image
 
 from esam_jax.engine import asking, exchange
 from esam_jax.ops import regions
+from helpers import made_sets
 
 HEIGHT, WIDTH = 40, 60
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1, less the last column and row
