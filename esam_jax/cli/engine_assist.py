@@ -40,6 +40,9 @@ class Proposals:
     """Of two masks whose boxes overlap more, the better one stays."""
     min_mask_region_area: int | None = None
     """Fill smaller holes and drop smaller islands, in pixels."""
+    segmentation: exchange.Form = "rle"
+    """Form of the masks in proposed.json: polygons for tools that read no run lengths. Masks with
+    holes, and those that polygons do not give exactly, stay run lengths."""
     json: bool = False
     """Print what was done as JSON."""
 
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     report = found(args, {"stage": "assist"})
     content = asking.assisted(args.out)
     report["masks"] = len(content["annotations"])
-    finish(args.out, content, report)
+    finish(args, content, report)
     if args.json:
         print(json.dumps(report))
         return 0
@@ -88,12 +91,13 @@ def found(args: Proposals, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"out": str(args.out), **{key: report[key] for key in ("pictures", "masks", "broken")}}
 
 
-def finish(out: Path, content: Mapping[str, Any], report: dict[str, Any]) -> None:
+def finish(args: Proposals, content: Mapping[str, Any], report: dict[str, Any]) -> None:
     """Writes the proposals, and says where a person's own json was left alone."""
+    out = args.out
     (out / exchange.KEPT).mkdir(exist_ok=True)
     files.remove_unfinished(out / exchange.KEPT)
     report["waiting"] = len(exchange.waiting(content)["images"])
-    report["written"] = exchange.write_proposed(out, content)
+    report["written"] = exchange.write_proposed(out, content, args.segmentation)
     if not report["written"]:
         file = out / exchange.PROPOSED_FILE
         print(

@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     report |= counts
     for text in [*report["broken_annotations"], *report["unknown"]]:
         print(f"esam: warning: {where}: {text}", file=sys.stderr)
-    engine_assist.finish(args.out, proposals, report)
+    engine_assist.finish(args, proposals, report)
     if args.json:
         print(json.dumps(report))
         return 0

@@ -182,7 +182,8 @@ def _of_picture(
             continue
         sound.append({**entry})
         masks.append(mask)
-    iou = overlap.ious(masks, [each["segmentation"] for each in proposals])
+    # What was given to begin with may be polygons.
+    iou = overlap.ious(masks, [mask_of(each, "a proposal", image) for each in proposals])
     belongs = dict(overlap.pairs(iou, SAME_OBJECT))
     objects = []
     for row, (entry, mask) in enumerate(zip(sound, masks, strict=True)):

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from esam_jax import files
+from esam_jax.engine import outlines
 from esam_jax.errors import DataError, ExistsError, MissingError
 from esam_jax.ops import regions
 
@@ -37,6 +38,7 @@ OPEN_STATES = ("proposed", "asked")  # of objects that wait for a person
 MAX_JSON_BYTES = 2**31
 _ROOM = "make room, then run the same command"
 
+Form = Literal["rle", "polygons"]
 State = Literal["proposed", "given", "automatic", "asked", "accepted", "changed", "added"]
 
 
@@ -90,8 +92,8 @@ def waiting(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "images": images, "annotations": annotations}
 
 
-def write_proposed(out: Path, content: Mapping[str, Any]) -> bool:
-    """Writes proposed.json, of what waits, and the copy of all of it.
+def write_proposed(out: Path, content: Mapping[str, Any], form: Form = "rle") -> bool:
+    """Writes proposed.json, of what waits, and the copy of all of it, in run lengths.
 
     False where the former was edited, and is left alone.
     """
@@ -99,8 +101,20 @@ def write_proposed(out: Path, content: Mapping[str, Any]) -> bool:
     ours = not file.exists() or is_own(file)
     files.write(out / KEPT / PROPOSED_FILE, _signed(content), remedy=_ROOM)
     if ours:
-        files.write(file, _signed(waiting(content)), remedy=_ROOM)
+        files.write(file, _signed(_in_form(waiting(content), form)), remedy=_ROOM)
     return ours
+
+
+def _in_form(content: Mapping[str, Any], form: Form) -> Mapping[str, Any]:
+    if form == "rle":
+        return content
+    shown = [
+        {**each, "segmentation": outlines.segmentation(each["segmentation"])}
+        if isinstance(each["segmentation"], Mapping)
+        else each
+        for each in content["annotations"]
+    ]
+    return {**content, "annotations": shown}
 
 
 def write_instances(folder: Path, content: Mapping[str, Any]) -> None:

@@ -112,6 +112,15 @@ def test_only_an_answer_makes_a_question_an_object(tmp_path, answer: str):
     assert "question" not in names.values()
 
 
+def test_what_was_given_as_polygons_comes_back_as_given(tmp_path):
+    polygons = existing(segmentation=[[2, 2, 20, 2, 20, 30, 2, 30]])
+    content, _ = semi(tmp_path, [[made.record(RIGHT)]], polygons)
+    found = corrections.compare(content, exchange.waiting(content), "back.json")
+    assert found.counts["accepted"] == 2 and not found.counts["removed"]
+    own = corrections.instances(content, [exchange.waiting(content)])["annotations"]
+    assert [each["state"] for each in own] == ["given", "accepted"]
+
+
 def test_annotations_of_other_pictures_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"existing\.json has no picture of this folder"):
         semi(tmp_path, [[made.record(LEFT)]], existing(number=8))

@@ -106,6 +106,14 @@ def test_a_tool_may_number_order_and_drop_as_it_likes(folder: Path, seed: int):
     assert counts(report) == {"accepted": 4} and not report["broken"]
 
 
+def test_polygons_of_a_tool_are_the_proposals_again(folder: Path):
+    exchange.write_proposed(folder, exchange.proposed(folder), "polygons")
+    content = proposed(folder)
+    assert content["annotations"][0]["segmentation"] == [[2, 2, 20, 2, 20, 30, 2, 30]]
+    assert counts(give(folder, content)) == {"accepted": 4}
+    assert isinstance(data(folder)["annotations"][0]["segmentation"], list)
+
+
 def test_pictures_come_back_in_parts_and_the_last_word_counts(folder: Path):
     content = proposed(folder)
     one = {**content, "images": content["images"][:1], "annotations": of(content, 0)}
