@@ -35,11 +35,15 @@ def main(argv: Sequence[str]) -> int:
     args = arguments.parse(Merge, argv, prog="esam engine merge")
     arguments.require_writable(args.folder)
     report = corrections.merge(args.folder, args.corrected)
-    texts = [*report["broken"], *(f"{name} is no picture here" for name in report["unknown"])]
+    texts = list(report["broken"])
+    if unknown := report["unknown"]:
+        others = f"{counted(len(unknown), 'picture')} not in {args.folder}"
+        texts.insert(0, f"{others}, the first {unknown[0]!r}")
     for text in texts[:_SHOWN]:
         print(f"esam: warning: {args.corrected}: {text}; left out", file=sys.stderr)
     if len(texts) > _SHOWN:
-        print(f"esam: warning: {len(texts) - _SHOWN} more were left out", file=sys.stderr)
+        more = f"{len(texts) - _SHOWN} more were left out (--json names them)"
+        print(f"esam: warning: {more}", file=sys.stderr)
     if args.json:
         print(json.dumps(report))
         return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from esam_jax import files, outputs
 from esam_jax.cli import arguments, engine_assist
-from esam_jax.engine import asking, exchange
+from esam_jax.engine import asking, corrections, exchange
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.words import counted
 
@@ -80,15 +80,24 @@ def main(argv: Sequence[str]) -> int:
     where = None if args.annotations is None else str(args.annotations)
     proposals, counts = asking.semi_automatic(args.out, existing, where, confidence)
     report |= counts
-    for text in [*report["broken_annotations"], *report["unknown"]]:
+    texts = list(report["broken_annotations"])
+    if unknown := report["unknown"]:
+        others = f"{counted(len(unknown), 'picture')} not in {args.path}"
+        texts.append(f"{others}, the first {unknown[0]!r}: not used")
+    for text in texts:
         print(f"esam: warning: {where}: {text}", file=sys.stderr)
     engine_assist.finish(args, proposals, report)
+    data = corrections.write(args.out, proposals)  # of pictures without a question
+    report["data_pictures"] = len(data["images"])
     if args.json:
         print(json.dumps(report))
         return 0
     given = f"{report['given']} given, {report['automatic']} automatic"
     asked = f"{report['low_confidence']} of low confidence, {report['uncovered']} parts uncovered"
     print(f"{given}; asked: {asked}, in {counted(report['waiting'], 'picture')}")
-    print(f"answer {args.out / exchange.PROPOSED_FILE}, then")
-    print(f"esam engine merge {args.out} CORRECTED.json")
+    settled = counted(report["data_pictures"], "picture")
+    print(f"{settled} without a question in {args.out / exchange.INSTANCES_FILE}")
+    if report["waiting"]:
+        print(f"answer {args.out / exchange.PROPOSED_FILE}, then")
+        print(f"esam engine merge {args.out} CORRECTED.json")
     return 0

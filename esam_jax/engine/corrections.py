@@ -52,9 +52,7 @@ def merge(folder: Path, corrected: Path) -> dict[str, Any]:
     found = compare(proposals, _parsed(content, corrected), str(corrected))
     exchange.require_own(folder)
     kept, new = exchange.keep(folder, content)
-    given = [_parsed(file.read_bytes(), file) for file in exchange.corrections(folder)]
-    data = instances(proposals, given)
-    exchange.write_instances(folder, data)
+    data = write(folder, proposals)
     return {
         "pictures": len(found.objects),
         **{name: found.counts[name] for name in COUNTS},
@@ -68,6 +66,15 @@ def merge(folder: Path, corrected: Path) -> dict[str, Any]:
         "data_masks": len(data["annotations"]),
         "waiting": len(proposals["images"]) - len(data["images"]),
     }
+
+
+def write(folder: Path, proposals: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes instances.json of the proposals and all that came back, and returns its content."""
+    exchange.require_own(folder)
+    given = [_parsed(file.read_bytes(), file) for file in exchange.corrections(folder)]
+    data = instances(proposals, given)
+    exchange.write_instances(folder, data)
+    return data
 
 
 def instances(proposals: Mapping[str, Any], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ STANDS_FOR = {
 }
 CUT_SHORT = {
     "everything": ["--points-per-side", "4"],
+    **{f"engine {stage}": ["--points-per-side", "4"] for stage in ("assist", "semi", "auto")},
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }
