@@ -112,7 +112,7 @@ def run(
     last round is better than round 0 in both mIoU; `plan`, `data`.
     ConfigError for a config of another task, DataError for too few pictures.
     """
-    if config.task.kind != "segment":
+    if not {"box_miou", "point_miou"} <= {*config.task.measures}:
         raise ConfigError(
             f"{config.name} is a config of the task {config.task.kind!r}, but masks are annotated "
             "by a model that segments: name another, such as quickstart_scratch"

@@ -16,14 +16,14 @@ def packed(runs: Int64[np.ndarray, " L"], height: int, width: int) -> dict[str, 
 
 def ious(
     some: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> Float[np.ndarray, "X X2"]:
+) -> Float[np.ndarray, "X _"]:
     """IoU of each with each other; both in compressed run lengths of our own, of one size."""
     return _compared(some, others, crowd=False)
 
 
 def shares(
     some: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> Float[np.ndarray, "X X2"]:
+) -> Float[np.ndarray, "X _"]:
     """Of the pixels of each, the share that lies in each other."""
     return _compared(some, others, crowd=True)
 
@@ -38,7 +38,7 @@ def _compared(some: Sequence[Any], others: Sequence[Any], *, crowd: bool) -> Any
     return np.asarray(found, np.float64).reshape(len(some), len(others))
 
 
-def pairs(iou: Float[np.ndarray, "X X2"], least: float) -> list[tuple[int, int]]:
+def pairs(iou: Float[np.ndarray, "X _"], least: float) -> list[tuple[int, int]]:
     """Rows with columns whose IoU is `least` or more: the best pairs first, each of both once."""
     order = np.argsort(-iou, axis=None, kind="stable")
     rows, columns = np.unravel_index(order, iou.shape)

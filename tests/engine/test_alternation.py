@@ -14,13 +14,12 @@ from esam_jax import configs
 from esam_jax.config import MeshConfig, SaveConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.engine import alternation, automatic_masks, pool
-from esam_jax.evaluate import runner
 from esam_jax.ops import regions
 from esam_jax.predict.everything import album
 from esam_jax.train import loop
 
 PLAN = alternation.Plan(
-    rounds=2,
+    rounds=1,
     labelled=2,
     unlabelled=3,
     heldout=2,
@@ -79,10 +78,8 @@ album_run = album.run
 DEATHS = [
     (pool, "write", dying(pool.write, after=False)),
     (loop, "run", dying(loop.run, after=True)),
-    (runner, "evaluate", dying(runner.evaluate, after=False)),
     (album, "run", one_picture),
     (automatic_masks, "joined", dying(automatic_masks.joined, after=False)),
-    (alternation, "_keep", dying(alternation._keep, after=True)),
     (automatic_masks, "sheet", dying(automatic_masks.sheet, after=False)),
 ]
 
@@ -91,10 +88,10 @@ DEATHS = [
 @pytest.mark.usefixtures("quick_programs")
 def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_is_not(tmp_path, monkeypatch):
     undisturbed = alternate(tmp_path / "a")
-    assert [each["round"] for each in undisturbed["rounds"]] == [0, 1, 2]
+    assert [each["round"] for each in undisturbed["rounds"]] == [0, 1]
     for each in undisturbed["rounds"]:
         assert all(0 <= each[name] <= 1 for name in alternation.CURVES)
-    first, second, _ = undisturbed["rounds"]
+    first, second = undisturbed["rounds"]
     assert first["pictures"] == 2 and first["annotated"] is None
     assert second["annotated"]["masks"] == second["masks"] - first["masks"] == 3
     for module, name, death in DEATHS:
@@ -106,7 +103,7 @@ def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_is_not(tmp_path, 
     assert json.loads((tmp_path / "b" / "result.json").read_text()) == json.loads(
         json.dumps(result)
     )
-    for name in ("sheet.png", "quality.svg", "data/round_2.json"):
+    for name in ("sheet.png", "quality.svg", "data/round_1.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert np.asarray(Image.open(tmp_path / "a" / "sheet.png")).std() > 10
     # A finished loop is read, and no run of it is opened.
