@@ -39,10 +39,10 @@ class Loop:
     """Which pictures these are, and the seed of training."""
     points_per_side: int = 8
     """Clicks along each side of the grid that finds masks."""
-    masks_per_picture: float = 3.0
-    """Masks that are annotated, on average: those with the highest predicted IoU,"""
+    masks_per_picture: float = 2.0
+    """Masks that are annotated, on average: the most stable ones,"""
     pred_iou_thresh: float = 0.5
-    """if it is above this,"""
+    """if their predicted IoU is above this,"""
     stability_score_thresh: float = 0.75
     """and if they are at least so stable."""
     json: bool = False

@@ -1,7 +1,7 @@
 """Annotating and training in turn: does a model that annotates for itself get better?
 
 Round 0 trains on the few labelled pictures alone. In each further round the model of the round
-before annotates all unlabelled pictures with the masks it is confident of, and a model is trained
+before annotates all unlabelled pictures with its most stable masks, and a model is trained
 from the same start, for as many updates, on the labelled pictures and these. So rounds differ by
 their data alone, and what quality rises by is what the annotations are worth.
 
@@ -58,9 +58,9 @@ class Plan:
 
     `labelled`, `heldout`: pictures with masks to begin with, and to measure on; at most
     `unlabelled` others are annotated. Of all masks that pass the thresholds of the mask generator,
-    those with the highest predicted IoU are annotations: `masks_per_picture` on average. A
-    threshold alone would not do: a model that was trained on few pictures is sure of too much, and
-    a better one would annotate less.
+    the most stable ones are annotations: `masks_per_picture` on average. A threshold of predicted
+    IoU would not do: of a model that was trained on few pictures it says nothing about others
+    (docs/zero_shot.md has figures), and a better model would annotate less.
     """
 
     rounds: int = 3
@@ -68,7 +68,7 @@ class Plan:
     unlabelled: int = 240
     heldout: int = 150
     seed: int = 0
-    masks_per_picture: float = 3.0
+    masks_per_picture: float = 2.0
     points_per_side: int = 8
     pred_iou_thresh: float = 0.5
     stability_score_thresh: float = 0.75
@@ -237,7 +237,7 @@ class _Loop:
         }
 
     def sheet(self) -> np.ndarray:
-        """Held-out pictures with the most confident masks of the first and the last model."""
+        """Held-out pictures with the most stable masks of the first and the last model."""
         heldout = self.workdir / _DATA / "heldout.json"
         rounds = (0, self.plan.rounds)
         models = [load(self.workdir / f"round_{number}" / "run") for number in rounds]

@@ -52,11 +52,11 @@ def joined(data: Path, folder: Path, per_picture: float) -> dict[str, Any]:
 
 
 def best(records: Mapping[int, Sequence[Any]], per_picture: float) -> dict[int, list[Any]]:
-    """Those with the highest predicted IoU, so many of a picture on average, in their order."""
-    scores = sorted((x["predicted_iou"] for own in records.values() for x in own), reverse=True)
+    """The most stable ones, so many of a picture on average, in their order."""
+    ranks = sorted((x["stability_score"] for own in records.values() for x in own), reverse=True)
     count = round(per_picture * len(records))
-    least = scores[count - 1] if 0 < count <= len(scores) else (-np.inf if count else np.inf)
-    return {key: [x for x in own if x["predicted_iou"] >= least] for key, own in records.items()}
+    least = ranks[count - 1] if 0 < count <= len(ranks) else (-np.inf if count else np.inf)
+    return {key: [x for x in own if x["stability_score"] >= least] for key, own in records.items()}
 
 
 def _records(folder: Path, images: Sequence[Mapping[str, Any]]) -> dict[int, list[Any]]:

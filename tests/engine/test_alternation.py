@@ -111,9 +111,9 @@ def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_is_not(tmp_path, 
     assert alternate(tmp_path / "b") == result
 
 
-def test_the_most_confident_masks_are_annotated():
-    def record(iou: float) -> dict[str, float]:
-        return {"predicted_iou": iou}
+def test_the_most_stable_masks_are_annotated():
+    def record(stability: float) -> dict[str, float]:
+        return {"stability_score": stability, "predicted_iou": 1 - stability}
 
     records = {1: [record(0.9), record(0.2)], 2: [record(0.8), record(0.7)], 3: []}
     found = automatic_masks.best(records, per_picture=1.0)
