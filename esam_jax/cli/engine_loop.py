@@ -12,7 +12,7 @@ from esam_jax import outputs
 from esam_jax.cli import arguments, run_keys
 from esam_jax.machine import compile_cache
 
-_USAGE = "esam engine loop CONFIG --workdir DIR [--data PATH] [--field.name value ...]"
+_USAGE = "esam engine loop CONFIG --workdir DIR [--pictures PATH] [--field.name value ...]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from esam_jax.config import CocoConfig, RunConfig, ScenesConfig
 from esam_jax.config import json as config_json
 from esam_jax.data import archives, sources
 from esam_jax.engine import automatic_masks, pool
-from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.errors import ConfigError, DataError
 from esam_jax.evaluate import numbers, runner
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.predict import draw, load
@@ -49,6 +49,7 @@ CHART_FILE, SHEET_FILE = "quality.svg", "sheet.png"
 _MEASURED, _DATA = "measured.json", "data"
 _RESULTS = (RESULT_FILE, CHART_FILE, SHEET_FILE, f"{_DATA}/*", "round_*")
 _SHOWN = 5  # pictures of the sheet
+_ROOM = "make room, then run the same command"
 CURVES = {"box_miou": "box", "point_miou": "one point", "AR@10": "AR@10"}
 
 
@@ -132,7 +133,7 @@ def run(
         _keep(workdir, result)
         log.say(table(result).splitlines()[-1], progress)
     if not (workdir / SHEET_FILE).exists():
-        files.write(workdir / SHEET_FILE, draw.png(work.sheet()))
+        files.write(workdir / SHEET_FILE, draw.png(work.sheet()), remedy=_ROOM)
     return result
 
 
@@ -183,7 +184,7 @@ class _Loop:
             **self._measured(folder),
         }
         found["seconds"] = round(time.monotonic() - begin, 1)
-        files.write(measured, json.dumps(found, indent=1) + "\n")
+        files.write(measured, json.dumps(found, indent=1) + "\n", remedy=_ROOM)
         return found
 
     def _config(self, listed: Path, run: Path) -> RunConfig:
@@ -216,9 +217,8 @@ class _Loop:
         for name, outcome in album.run(generator, pictures, names, folder):
             if isinstance(outcome, str):
                 raise DataError(f"{data / 'unlabelled' / name}: {outcome}; delete {data}")
-        files.write(
-            listed, json.dumps(automatic_masks.joined(data, folder, self.plan.masks_per_picture))
-        )
+        content = automatic_masks.joined(data, folder, self.plan.masks_per_picture)
+        files.write(listed, json.dumps(content), remedy=_ROOM)
         return listed
 
     def _measured(self, folder: Path) -> dict[str, Any]:
@@ -283,10 +283,5 @@ def _keep(workdir: Path, result: dict[str, Any]) -> None:
         for name, label in CURVES.items()
     ]
     drawn = charts.document("quality on held-out pictures", curves, below="round")
-    try:
-        files.write(workdir / RESULT_FILE, json.dumps(result, indent=1) + "\n")
-        files.write(workdir / CHART_FILE, drawn)
-    except OSError as error:
-        raise MissingError(
-            f"{workdir} cannot be written ({error}): make room, then run the same command"
-        ) from error
+    files.write(workdir / RESULT_FILE, json.dumps(result, indent=1) + "\n", remedy=_ROOM)
+    files.write(workdir / CHART_FILE, drawn, remedy=_ROOM)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import made_sets
 from PIL import Image
 
 from esam_jax import configs
@@ -120,6 +121,20 @@ def test_the_most_stable_masks_are_annotated():
     assert found == {1: [record(0.9)], 2: [record(0.8), record(0.7)], 3: []}
     assert automatic_masks.best(records, per_picture=5.0) == records
     assert automatic_masks.best({1: []}, per_picture=1.0) == {1: []}
+
+
+def test_a_config_for_ones_own_data_follows_its_rules(tmp_path):
+    """Those of fine-tuning, for the pictures that the loop writes; keys that are given stay."""
+    listed = made_sets.coco(tmp_path / "data", 20)
+    run = configs.load("finetune")
+    run = dataclasses.replace(
+        run, steps=30, task=dataclasses.replace(run.task, init_from="quickstart_clicks")
+    )
+    work = alternation._Loop(run, tmp_path, PLAN, frozenset({"steps"}), False)
+    found = work._config(listed, tmp_path / "run")
+    assert found.data.source.path == str(listed) and found.data.source.part == "train"
+    assert (found.steps, found.data.view.image_px, found.seed) == (30, 64, PLAN.seed)
+    assert found.evaluate is not None and found.evaluate.source.part == "heldout"
 
 
 def mask(*box: int) -> dict[str, Any]:
