@@ -40,11 +40,13 @@ class Loop:
     points_per_side: int = 8
     """Clicks along each side of the grid that finds masks."""
     masks_per_picture: float = 2.0
-    """Masks that are annotated, on average: the most stable ones,"""
+    """Masks that are annotated in the first round, on average: the most stable ones;"""
+    more_masks: float = 1.0
+    """so many more in each further round;"""
     pred_iou_thresh: float = 0.5
-    """if their predicted IoU is above this,"""
+    """only those whose predicted IoU is above this,"""
     stability_score_thresh: float = 0.75
-    """and if they are at least so stable."""
+    """and that are at least so stable."""
     json: bool = False
     """Print the result as JSON."""
 

@@ -59,9 +59,9 @@ class Plan:
 
     `labelled`, `heldout`: pictures with masks to begin with, and to measure on; at most
     `unlabelled` others are annotated. Of all masks that pass the thresholds of the mask generator,
-    the most stable ones are annotations: `masks_per_picture` on average. A threshold of predicted
-    IoU would not do: of a model that was trained on few pictures it says nothing about others
-    (docs/zero_shot.md has figures), and a better model would annotate less.
+    the most stable ones are annotations: `masks_per_picture` on average, and `more_masks` in each
+    further round, whose model knows more. A threshold of predicted IoU would not do: of a model
+    that was trained on few pictures it says nothing about others (docs/zero_shot.md has figures).
     """
 
     rounds: int = 3
@@ -70,6 +70,7 @@ class Plan:
     heldout: int = 150
     seed: int = 0
     masks_per_picture: float = 2.0
+    more_masks: float = 1.0
     points_per_side: int = 8
     pred_iou_thresh: float = 0.5
     stability_score_thresh: float = 0.75
@@ -80,8 +81,14 @@ class Plan:
         for name in ("rounds", "labelled", "unlabelled", "heldout", "points_per_side"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if not self.more_masks >= 0:
+            raise ConfigError(f"more_masks is {self.more_masks}, but must be 0 or more")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, but must be 0 or more")
+
+    def budget(self, number: int) -> float:
+        """Annotations of a picture in that round, from 1, on average."""
+        return self.masks_per_picture + self.more_masks * (number - 1)
 
     def generator(self, sam: Sam) -> AutomaticMaskGenerator:
         """Of the masks that may become annotations."""
@@ -217,7 +224,7 @@ class _Loop:
         for name, outcome in album.run(generator, pictures, names, folder):
             if isinstance(outcome, str):
                 raise DataError(f"{data / 'unlabelled' / name}: {outcome}; delete {data}")
-        content = automatic_masks.joined(data, folder, self.plan.masks_per_picture)
+        content = automatic_masks.joined(data, folder, self.plan.budget(number))
         files.write(listed, json.dumps(content), remedy=_ROOM)
         return listed
 

@@ -15,6 +15,7 @@ from esam_jax import configs
 from esam_jax.config import MeshConfig, SaveConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.engine import alternation, automatic_masks, pool
+from esam_jax.errors import ConfigError
 from esam_jax.ops import regions
 from esam_jax.predict.everything import album
 from esam_jax.train import loop
@@ -135,6 +136,13 @@ def test_a_config_for_ones_own_data_follows_its_rules(tmp_path):
     assert found.data.source.path == str(listed) and found.data.source.part == "train"
     assert (found.steps, found.data.view.image_px, found.seed) == (30, 64, PLAN.seed)
     assert found.evaluate is not None and found.evaluate.source.part == "heldout"
+
+
+def test_later_rounds_annotate_more():
+    plan = alternation.Plan(masks_per_picture=2.0, more_masks=0.5)
+    assert [plan.budget(number) for number in (1, 2, 3)] == [2.0, 2.5, 3.0]
+    with pytest.raises(ConfigError, match=r"more_masks is -1\.0, but must be 0 or more"):
+        alternation.Plan(more_masks=-1.0)
 
 
 def mask(*box: int) -> dict[str, Any]:
