@@ -60,7 +60,7 @@ class Plan:
     `labelled`, `heldout`: pictures with masks to begin with, and to measure on; at most
     `unlabelled` others are annotated. Of all masks that pass the thresholds of the mask generator,
     the most stable ones are annotations: `masks_per_picture` on average, and `more_masks` in each
-    further round, whose model knows more. A threshold of predicted IoU would not do: of a model
+    further round. A threshold of predicted IoU would not do: of a model
     that was trained on few pictures it says nothing about others (docs/zero_shot.md has figures).
     """
 
