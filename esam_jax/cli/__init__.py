@@ -33,6 +33,7 @@ COMMANDS = {
     "edges": "edge maps of a picture, a folder or a tar, from the masks of everything",
     "salient": "salient objects of pictures, without a person's prompts",
     "proposals": "masks of a picture, a folder or a tar that may be objects, ranked",
+    "engine": "annotations by a model and a person in turn, and what rounds of it gain",
     "report": "an HTML page about a run: curves, where its time went, faults",
     "data": "index a data set before it is trained on",
     "evaluate": "measure a model on data with masks",

@@ -26,6 +26,8 @@ from esam_jax.predict.everything.generator import AutomaticMaskGenerator
 from esam_jax.predict.everything.tally import Tally
 from esam_jax.words import counted
 
+Preset = Literal["segment_anything", "efficientsam", "sa1b"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Everything:
@@ -43,9 +45,10 @@ class Everything:
     """Draw the masks of each picture done now, and a sheet of the first 60; one alone always is."""
     part: str = "0/1"
     """I/N: of N hosts that share the work, this is host I, from 0."""
-    preset: Literal["segment_anything", "efficientsam"] | None = None
-    """Whose thresholds and algorithm: SAM's, or those of EfficientSAM's notebook. SAM's algorithm,
-    with the model's own thresholds where it has some, when none is named."""
+    preset: Preset | None = None
+    """Whose thresholds and algorithm: SAM's, those of EfficientSAM's notebook, or those by which
+    SA-1B was made (20 crops, nothing of 95 % of the picture or more). SAM's algorithm, with the
+    model's own thresholds where it has some, when none is named."""
     points_per_side: int = 32
     """Clicks along each side of the grid."""
     points_per_batch: int = 64
@@ -58,10 +61,12 @@ class Everything:
     preset."""
     box_nms_thresh: float = 0.7
     """Of two masks whose boxes overlap more, the better one stays."""
-    crop_n_layers: int = 0
-    """Look at 4, then 16, ... enlarged crops, too."""
+    crop_n_layers: int | None = None
+    """Look at 4, then 16, ... enlarged crops, too: 0; 2 by the preset of SA-1B, which has a half of
+    the clicks a side in each further layer."""
     min_mask_region_area: int | None = None
-    """Fill smaller holes and drop smaller islands, in pixels: 0; 100 by EfficientSAM's preset."""
+    """Fill smaller holes and drop smaller islands, in pixels: 0; 100 by the presets of EfficientSAM
+    and SA-1B."""
     stability_rule: Literal["full_size", "low_res"] = "full_size"
     """Count stability at the picture's size, as SAM does, or on the decoder's logits."""
     sixteen_bit: decode.SixteenBit = "upper_byte"
@@ -71,12 +76,22 @@ class Everything:
 
 
 # What decides about the masks, with the preset's: other values need another folder.
-_SETTINGS = ("points_per_side", "box_nms_thresh", "crop_n_layers", "stability_rule")
+_SETTINGS = ("points_per_side", "box_nms_thresh", "stability_rule")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Album, model and folder are checked before weights are read."""
+    """Makes the masks, and prints what was done."""
     args = arguments.parse(Everything, argv, prog="esam everything")
+    report, text = run(args)
+    print(json.dumps(report) if args.json else text)
+    return 0
+
+
+def run(args: Everything) -> tuple[dict[str, Any], str]:
+    """Makes the masks: what was done, for programs and for people.
+
+    Album, model and folder are checked before weights are read.
+    """
     part = arguments.part_of(args.part)
     pictures = archives.open_album(args.path)
     outputs.require_folder(args.out, inputs=(args.path,))
@@ -123,8 +138,7 @@ def main(argv: Sequence[str]) -> int:
     if args.overlays:
         album.sheet(pictures, args.out)
     already = len(pictures.names[part[0] :: part[1]]) - len(names)
-    print(json.dumps(report) if args.json else _text(report, already, len(pictures.names)))
-    return 0
+    return report, _text(report, already, len(pictures.names))
 
 
 def _settled(args: Everything, own: Mapping[str, float]) -> AutomaticMaskGenerator:
@@ -165,7 +179,8 @@ def _text(report: dict[str, Any], already: int, pictures: int) -> str:
 def _settings(args: Everything, own: Mapping[str, float]) -> dict[str, Any]:
     """Arguments of the generator: those given, else the preset's, else the model's own or SAM's."""
     named = args.preset is not None
-    preset = presets.preset(args.preset or "segment_anything") | ({} if named else dict(own))
+    preset = {"crop_n_layers": 0} | presets.preset(args.preset or "segment_anything")
+    preset |= {} if named else dict(own)
     given = {name: getattr(args, name) for name in preset if hasattr(args, name)}
     given = {name: value for name, value in given.items() if value is not None}
     return {**{name: getattr(args, name) for name in _SETTINGS}, **preset, **given}

@@ -37,6 +37,7 @@ CUT_SHORT = {
     "edges": ["--points-per-side", "4"],
     "proposals": ["--points-per-side", "4"],
     "evaluate proposals --model": ["--points-per-side", "4"],
+    **{f"engine {stage}": ["--points-per-side", "4"] for stage in ("assist", "semi", "auto")},
     "bench everything": ["--points-per-side", "4", "--runs", "1"],
     "bench predict": ["--parts", "encoder", "--runs", "1"],
 }

@@ -97,7 +97,7 @@ class AutomaticMaskGenerator:
         self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
         self.stability_rule = stability_rule
-        self.rules = rules
+        self.rules, self.largest_share = rules, self._rules.largest_share
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -285,7 +285,24 @@ class AutomaticMaskGenerator:
             found = self._stable(dataclasses.replace(found, stability=stability, boxes=boxes))
         cut = grids.cut_by_crop(found.boxes, crop, *size)
         self.tally.dropped["crop_n_layers"] += int(cut.sum())
-        return found.only(~cut).alone()
+        return self._without_all(found.only(~cut), crop, axes, size).alone()
+
+    def _without_all(
+        self, found: Candidates, crop: Int[np.ndarray, " 4"], axes: Axes, size: tuple[int, int]
+    ) -> Candidates:
+        """Those that cover less of the picture than the rules allow, in pixels of their masks."""
+        if self.largest_share is None:
+            return found
+        least = self.largest_share * size[0] * size[1]
+        sides = found.boxes[:, 2:] - found.boxes[:, :2] + 1
+        wide = np.flatnonzero(sides.prod(1) >= least)  # no other mask can have so many
+        if not len(wide):
+            return found
+        areas = [runs[1::2].sum() for runs in self._runs(found.only(wide), crop, axes, size)]
+        kept = np.ones(len(found), bool)
+        kept[wide] = np.array(areas) < least
+        self.tally.dropped["largest_share"] += len(kept) - int(kept.sum())
+        return found.only(kept)
 
     def _stable(self, found: Candidates) -> Candidates:
         # NaN, of a mask that is empty at both thresholds, is not stable.

@@ -2,7 +2,8 @@
 
 Sources: `automatic_mask_generator.py` of segment-anything; the notebook
 `EfficientSAM_segment_everything_example.ipynb` of EfficientSAM, which differs in more than
-thresholds.
+thresholds; and for SA-1B, whose program was never released, Segment Anything (arXiv:2304.02643),
+appendix B.
 """
 
 import dataclasses
@@ -40,6 +41,10 @@ class Rules:
     pred_iou_thresh: float
     stability_score_thresh: float
     min_mask_region_area: int
+    crop_n_layers: int = 0
+    crop_n_points_downscale_factor: int = 1
+    # Masks of that share of the picture, or more, are left out before any suppression.
+    largest_share: float | None = None
 
 
 _SAM = Rules(
@@ -52,6 +57,16 @@ _SAM = Rules(
     pred_iou_thresh=0.88,
     stability_score_thresh=0.95,
     min_mask_region_area=0,
+)
+
+# With which SA-1B was made: 32 x 32 clicks on the picture, 16 x 16 on each of 2 x 2 crops, and 8 x 8
+# on each of 4 x 4.
+_SA1B = dataclasses.replace(
+    _SAM,
+    min_mask_region_area=100,
+    crop_n_layers=2,
+    crop_n_points_downscale_factor=2,
+    largest_share=0.95,
 )
 
 RULES: Mapping[str, Rules] = MappingProxyType(
@@ -70,12 +85,15 @@ RULES: Mapping[str, Rules] = MappingProxyType(
             stability_score_thresh=0.9,
             min_mask_region_area=100,
         ),
+        "sa1b": _SA1B,
     }
 )
 
 _SETTINGS = ("pred_iou_thresh", "stability_score_thresh", "min_mask_region_area")
+_OF_CROPS = ("crop_n_layers", "crop_n_points_downscale_factor")
 
 
 def preset(name: str) -> dict[str, Any]:
     """Arguments of the generator with which it does what the original of that name does."""
-    return {setting: getattr(RULES[name], setting) for setting in _SETTINGS} | {"rules": name}
+    settings = _SETTINGS + (_OF_CROPS if RULES[name].crop_n_layers else ())
+    return {setting: getattr(RULES[name], setting) for setting in settings} | {"rules": name}

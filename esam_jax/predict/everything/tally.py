@@ -13,6 +13,7 @@ from esam_jax.words import counted
 _WHAT = {
     "pred_iou_thresh": "had a predicted IoU of {value:g} or less",
     "stability_score_thresh": "had a stability below {value:g}",
+    "largest_share": "covered {value:.0%} of the picture or more",
     "crop_n_layers": "were cut by the edge of a crop",
     "box_nms_thresh": "overlapped a better mask",
     "crop_nms_thresh": "were found in another crop, too",
@@ -45,7 +46,7 @@ class Tally:
     def why(self, settings: Any) -> str:
         """What became of the candidates, by the arguments of the generator."""
         parts = [
-            f"{count} {_WHAT[name].format(value=getattr(settings, name, 0))}"
+            f"{count} {_WHAT[name].format(value=getattr(settings, name, 0) or 0)}"
             for name, count in self.dropped.items()
             if count
         ]
