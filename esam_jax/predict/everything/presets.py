@@ -59,8 +59,8 @@ _SAM = Rules(
     min_mask_region_area=0,
 )
 
-# With which SA-1B was made: 32 x 32 clicks on the picture, 16 x 16 on each of 2 x 2 crops, and 8 x 8
-# on each of 4 x 4.
+# With which SA-1B was made: 32 x 32 clicks on the picture, 16 x 16 on each of 2 x 2 crops, 8 x 8 on
+# each of 4 x 4.
 _SA1B = dataclasses.replace(
     _SAM,
     min_mask_region_area=100,
