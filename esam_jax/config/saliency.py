@@ -45,9 +45,14 @@ class U2NetConfig(Config):
 
     @property
     def least_weights(self) -> int:
-        """Of two convolutions in each stage: fewer, and it is no such network."""
+        """Of the convolutions of 3 x 3 in all stages, but for the first of each."""
+        heights = (*self.heights, self.heights[-1], self.heights[-1])
+        heights += heights[-2::-1]
         outer = (*self.widths, *self.up_widths)
-        return sum(9 * inner * (inner + width) for inner, width in zip(self.inner, outer))
+        return sum(
+            9 * inner * (3 * width + (3 * height - 5) * inner)
+            for inner, width, height in zip(self.inner, outer, heights, strict=True)
+        )
 
     @property
     def encoder(self) -> "U2NetConfig":
