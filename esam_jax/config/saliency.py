@@ -1,6 +1,7 @@
 """What a saliency network is; travels with its weights."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -45,11 +46,12 @@ class U2NetConfig(Config):
 
     @property
     def least_weights(self) -> int:
-        """Of the convolutions of 3 x 3 in all stages, but for the first of each."""
+        """Of the convolutions of 3 x 3, but for those that stages of the decoder begin with."""
         heights = (*self.heights, self.heights[-1], self.heights[-1])
         heights += heights[-2::-1]
         outer = (*self.widths, *self.up_widths)
-        return sum(
+        first = sum(9 * above * width for above, width in itertools.pairwise(self.widths))
+        return first + sum(
             9 * inner * (3 * width + (3 * height - 5) * inner)
             for inner, width, height in zip(self.inner, outer, heights, strict=True)
         )
