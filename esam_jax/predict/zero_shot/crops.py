@@ -55,9 +55,9 @@ def require(style: Any, enlarge: Any, background: Any) -> None:
 def of_mask(
     picture: UInt8[np.ndarray, "H W 3"],
     mask: Bool[np.ndarray, "H W"],
-    style: Style,
+    style: str,
     enlarge: float | None = None,
-    background: Background | None = None,
+    background: str | None = None,
 ) -> UInt8[np.ndarray, "_ _ 3"]:
     """The crop of a mask that has a pixel.
 

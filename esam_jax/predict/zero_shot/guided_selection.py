@@ -38,7 +38,7 @@ def by_points(
     points: Any,
     labels: Any = None,
     *,
-    rules: Rules = "paper",
+    rules: str = "paper",
     size: tuple[int, int] | None = None,
 ) -> Bool[np.ndarray, "_ _"]:
     """One mask, of those that the points choose; empty where they choose none.
@@ -69,7 +69,7 @@ def by_boxes(
     masks: given_masks.Masks,
     boxes: Any,
     *,
-    rules: Rules = "paper",
+    rules: str = "paper",
     size: tuple[int, int] | None = None,
 ) -> list[int | None]:
     """For each box (x0, y0, x1, y1) the place of its mask; None where there is no mask.
@@ -105,9 +105,9 @@ def by_text(
     masks: given_masks.Masks,
     picture: Any,
     words: str,
-    clip: text.Clip | text.Scorer,
+    clip: Any,
     *,
-    rules: Rules = "paper",
+    rules: str = "paper",
 ) -> int | None:
     """The place of the mask whose picture in FastSAM's white frame fits the words best.
 

@@ -94,15 +94,15 @@ def masks_for(
 def ranked(
     picture: Any,
     masks: given_masks.Masks,
-    texts: str | Sequence[str],
+    texts: Any,
     *,
-    clip: Clip | Scorer,
-    crop_style: crops.Style = "white_frame",
-    enlarge: float | None = None,
-    background: crops.Background | None = None,
-    templates: str | Sequence[str] = PLAIN,
-    min_area: int = MIN_AREA_PX,
-    scale: float | None = None,
+    clip: Any,
+    crop_style: str = "white_frame",
+    enlarge: Any = None,
+    background: Any = None,
+    templates: Any = PLAIN,
+    min_area: Any = MIN_AREA_PX,
+    scale: Any = None,
 ) -> TextMasks:
     """Masks of a picture, compared with one text or several.
 
@@ -119,6 +119,7 @@ def ranked(
         clip, texts, crop_style, enlarge, background, templates, min_area, scale
     )
     picture = picture_array.of(picture, "picture")
+    enlarge = None if enlarge is None else float(enlarge)
     size = given_masks.size(masks)
     if size is not None and size != picture.shape[:2]:
         raise DataError(
@@ -139,9 +140,13 @@ def ranked(
     if len(scored):
         similarities = score(clip, crop, scored, _filled(texts, templates))
     if scale is None:
-        scale = float(np.exp(clip.logit_scale)) if isinstance(clip, Clip) else 1.0
+        scale = np.exp(clip.logit_scale) if isinstance(clip, Clip) else 1.0
     return TextMasks(
-        texts=tuple(texts), masks=masks, scored=scored, similarities=similarities, scale=scale
+        texts=tuple(texts),
+        masks=masks,
+        scored=scored,
+        similarities=similarities,
+        scale=float(scale),
     )
 
 
@@ -241,7 +246,9 @@ def _by_clip(
     of_masks = _normalised(clip.encode_image(squares))
     flat = [text for texts in filled for text in texts]
     of_texts = _normalised(clip.encode_text(flat)).reshape(len(filled), -1, of_masks.shape[1])
-    return _normalised(of_texts.mean(0)) @ of_masks.T
+    of_texts = _normalised(of_texts.mean(0))
+    # Not a product of matrices, which rounds equal columns differently: equal crops are equal.
+    return np.einsum("qc,xc->qx", of_texts, of_masks, dtype=np.float64).astype(np.float32)
 
 
 def _by_scorer(
