@@ -105,13 +105,13 @@ def _by_selection(args: Segment) -> dict[str, Any]:
     picture = decode.read_rgb(args.image, args.sixteen_bit)
     size = picture.shape[:2]
     xy, labels = [point[:2] for point in points], segment_arguments.labels(points)
-    prompts = [Prompt(points=xy, labels=labels)] if points else [Prompt(box=box) for box in boxes]
     options: Mapping[str, Any] = {"rules": args.select, "size": size}
     with _options():  # of no masks: what is wrong is known before any are found
         if points:
             guided_selection.by_points([], xy, labels, **options)
         else:
             guided_selection.by_boxes([], boxes, **options)
+    prompts = [Prompt(points=xy, labels=labels)] if points else [Prompt(box=box) for box in boxes]
     segment_arguments.require_free(args, len(prompts))
     models.locate(args.model)
     compile_cache.enable()

@@ -158,7 +158,7 @@ def points_and_boxes(args: Segment) -> tuple[list[list[float]], list[list[float]
 
 def labels(points: Sequence[Sequence[float]]) -> list[float]:
     """Those given, and foreground otherwise."""
-    return [point[2] if len(point) == 3 else 1 for point in points]
+    return [point[2] if len(point) == 3 else 1.0 for point in points]
 
 
 def _floats(option: str, text: str, counts: tuple[int, ...]) -> list[float]:
