@@ -1,6 +1,7 @@
 """`esam segment IMAGE --text T --clip C` and `--select RULES`: masks of everything, chosen among.
 
-`--text` ranks them with CLIP and writes the best for each text. `--select` takes those that points
+`--text` ranks them with CLIP and writes the best for each text; with `--text-mode prompt` it is a
+prompt itself, for models that were trained so. `--select` takes those that points
 or boxes choose, as FastSAM does, whatever the model. The masks are those of `esam everything`.
 """
 
@@ -20,6 +21,7 @@ from esam_jax.data import decode
 from esam_jax.errors import PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load, load_clip
+from esam_jax.predict.clip import Clip
 from esam_jax.predict.everything import arguments as rules
 from esam_jax.predict.everything.generator import AutomaticMaskGenerator, Record
 from esam_jax.predict.prompt import Prompt
@@ -31,7 +33,10 @@ _EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
 
 def run(args: Segment) -> int:
     """Writes the masks; all arguments are checked before weights are read."""
-    report = _by_text(args) if args.text else _by_selection(args)
+    if args.text:
+        report = _by_prompt(args) if args.text_mode == "prompt" else _by_text(args)
+    else:
+        report = _by_selection(args)
     found = counted(len(report["masks"]), "mask")
     print(json.dumps(report) if args.json else f"{found} in {args.out}")
     return 0
@@ -42,17 +47,7 @@ def _by_text(args: Segment) -> dict[str, Any]:
         rules.require_whole(1, {"top": args.top})
         rules.require_whole(0, {"min_area": args.min_area})
         crops.require(args.crop_style, args.enlarge, args.background)
-        texts, templates = text.checked_texts(args.text, args.template or text.PLAIN)
-    if args.clip is None:
-        raise PromptError(
-            "--text is given without --clip, the model that compares texts with pictures: name "
-            "one, such as ViT-B/32 or a file of its weights"
-        )
-    picture = decode.read_rgb(args.image, args.sixteen_bit)
-    segment_arguments.require_free(args, len(texts) * args.top)
-    models.locate(args.model)
-    compile_cache.enable()
-    clip = load_clip(args.clip)
+    picture, texts, templates, clip = _asked(args)
     records, why = _everything(args, picture)
     found = text.ranked(
         picture,
@@ -93,6 +88,36 @@ def _by_text(args: Segment) -> dict[str, Any]:
         "scored": len(found.scored),
     }
     return _written(args, picture, masks, about, captions, more=more, why=why)
+
+
+def _asked(args: Segment) -> tuple[UInt8[np.ndarray, "H W 3"], list[str], list[str], Clip]:
+    """The picture, the texts, their templates and the CLIP, once all is checked but the model."""
+    with _options():
+        texts, templates = text.checked_texts(args.text, args.template or text.PLAIN)
+    if args.clip is None:
+        raise PromptError(
+            "--text is given without --clip, the model that compares texts with pictures: name "
+            "one, such as ViT-B/32 or a file of its weights"
+        )
+    picture = decode.read_rgb(args.image, args.sixteen_bit)
+    segment_arguments.require_free(args, len(texts) * args.top)
+    models.locate(args.model)
+    compile_cache.enable()
+    return picture, texts, templates, load_clip(args.clip)
+
+
+def _by_prompt(args: Segment) -> dict[str, Any]:
+    picture, texts, templates, clip = _asked(args)
+    with _options():
+        found = load(args.model).text_prompt(picture, texts, clip=clip, templates=templates)
+    indices, masks = found.best()
+    about = [
+        {"text": words, "score": float(found.scores[i, index]), "candidate": int(index)}
+        for i, (words, index) in enumerate(zip(texts, indices, strict=True))
+    ]
+    captions = [f"{each['text']}  {each['score']:.2f}" for each in about]
+    more = {"clip": args.clip, "templates": templates}
+    return _written(args, picture, list(masks), about, captions, more=more)
 
 
 def _by_selection(args: Segment) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -54,6 +54,9 @@ class Segment:
     more. In place of points, boxes and masks."""
     clip: str | None = None
     """With --text: the CLIP that compares, a file, a folder, ViT-B/32 or another name."""
+    text_mode: Literal["rank", "prompt"] = "rank"
+    """With --text: rank the masks of everything; or ask a model that was trained with texts as
+    prompts, one query each."""
     crop_style: crops.Style = "white_frame"
     """With --text: what CLIP sees of a mask: the picture, white outside the mask's box; the box
     enlarged to a square; or the mask cut out in that square."""
@@ -92,7 +95,8 @@ class Segment:
     """Print the contents of masks.json, or what was done."""
 
 
-_OF_TEXT = ("clip", "crop_style", "enlarge", "background", "template", "top", "min_area")
+_OF_RANKING = ("crop_style", "enlarge", "background", "top", "min_area")
+_OF_TEXT = ("clip", "text_mode", "template", *_OF_RANKING)
 _OF_EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
 _OWNERS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("crowds", "ambiguous_exif"), ("prompts",)),
@@ -127,6 +131,13 @@ def require_one_way(args: Segment) -> None:
             raise PromptError(
                 f"--{name.replace('_', '-')} {said} is given without {owners}, which it is for: "
                 "leave it out"
+            )
+
+    if args.text_mode == "prompt":
+        for name, value in chosen(args, (*_OF_RANKING, *_OF_EVERYTHING)).items():
+            raise PromptError(
+                f"--{name.replace('_', '-')} {value} is given with --text-mode prompt, which ranks "
+                "no masks of everything: leave it out"
             )
 
 

@@ -50,6 +50,7 @@ from esam_jax.config.tasks import (
     SegmentConfig,
     TaskConfig,
     TeacherConfig,
+    TextPromptConfig,
 )
 from esam_jax.config.views import (
     ClassifiedConfig,
@@ -105,6 +106,7 @@ __all__ = [
     "TaskConfig",
     "TeacherConfig",
     "TextConfig",
+    "TextPromptConfig",
     "TfdsConfig",
     "TinyVitConfig",
     "VideoConfig",

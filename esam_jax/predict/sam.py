@@ -199,6 +199,15 @@ class Sam:
         masks_for = importlib.import_module(module).masks_for
         return masks_for(self, picture, texts, clip=clip, **options)
 
+    def text_prompt(self, image: Any, texts: Any, *, clip: Any, **options: Any) -> Masks:
+        """Masks for texts, by a model that was trained with such prompts (`segment_text`).
+
+        image: a picture or its embedding. clip: the one of the training. options: templates.
+        PromptError as of `predict/zero_shot/prompted_by_text.py`.
+        """
+        module = importlib.import_module("esam_jax.predict.zero_shot.prompted_by_text")
+        return module.masks_for(self, image, texts, clip=clip, **options)
+
     @out_of_memory.advice()
     def compile(self, shapes: Shapes) -> list[Compiled]:
         """Compiles all that requests within `shapes` need, which then compile nothing; what it was.

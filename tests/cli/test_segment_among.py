@@ -150,6 +150,11 @@ TEXT = ["--text", "a dog"]
         (["--text", "a dog", "--text", " "], "--text is ' ', which has no words"),
         (["--text", "cat " * 76], "which has 78 tokens, start and end included, but may have 77"),
         ([*TEXT, "--template", "a photo"], "--template is 'a photo', but must have one {}"),
+        (
+            [*TEXT, "--text-mode", "prompt", "--top", "2"],
+            "--top 2 is given with --text-mode prompt",
+        ),
+        (["--point", "3,4", "--text-mode", "prompt"], "--text-mode prompt is given without --text"),
         ([*TEXT, "--top", "0"], "--top is 0, but must be an integer from 1"),
         ([*TEXT, "--min-area", "-1"], "--min-area is -1, but must be an integer from 0"),
         ([*TEXT, "--crop-style", "tight", "--enlarge", "3"], "--enlarge is 3.0, but must be from"),
@@ -196,6 +201,8 @@ def test_a_folder_a_sam_for_clip_and_a_missing_tokenizer_are_refused(
     argv[1] = str(picture)
     assert cli.main([*argv, "--clip", MODEL]) == 2
     assert "holds a promptable model, which answers no texts" in capsys.readouterr().err
+    assert cli.main([*argv, *clip(models), "--text-mode", "prompt"]) == 2
+    assert "--text cannot be prompts of this model, which never" in capsys.readouterr().err
     monkeypatch.setattr(tokenizer, "MERGES", tmp_path / "absent.gz")
     for each in (tokenizer._ranks, tokenizer._vocabulary, tokenizer._parts):
         each.cache_clear()

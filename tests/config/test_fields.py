@@ -15,11 +15,11 @@ from esam_jax.config.rules import Config
 
 MOST = {
     "encoders": 13,
-    "networks": 30,
+    "networks": 31,
     "reading": 11,
     "data": 16,
     "views": 25,
-    "tasks": 41,
+    "tasks": 44,
     "run": 54,
 }
 
@@ -47,9 +47,9 @@ def test_fields_of_a_concern_are_few(concern):
     assert 10 < len(found) <= MOST[concern], sorted(found)
 
 
-def test_all_fields_are_under_191():
+def test_all_fields_are_under_195():
     found = [field for concern in MOST for field in declared(concern)]
-    assert len(found) == len(set(found)) < 191
+    assert len(found) == len(set(found)) < 195
 
 
 @pytest.mark.parametrize("concern", MOST)

@@ -243,12 +243,22 @@ def _by_clip(
 
     with ThreadPool(min(len(scored), os.cpu_count() or 1)) as pool:
         squares = list(pool.map(seen, scored.tolist()))
-    of_masks = _normalised(clip.encode_image(squares))
-    flat = [text for texts in filled for text in texts]
-    of_texts = _normalised(clip.encode_text(flat)).reshape(len(filled), -1, of_masks.shape[1])
-    of_texts = _normalised(of_texts.mean(0))
+    of_masks, of_texts = _normalised(clip.encode_image(squares)), _of_texts(clip, filled)
     # Not a product of matrices, which rounds equal columns differently: equal crops are equal.
     return np.einsum("qc,xc->qx", of_texts, of_masks, dtype=np.float64).astype(np.float32)
+
+
+def features(
+    clip: Clip, texts: Sequence[str], templates: Sequence[str]
+) -> Float[np.ndarray, "Q C"]:
+    """Of length 1, of each text in the mean of its templates."""
+    return _of_texts(clip, _filled(texts, templates))
+
+
+def _of_texts(clip: Clip, filled: list[list[str]]) -> Float[np.ndarray, "Q C"]:
+    flat = [text for texts in filled for text in texts]
+    each = _normalised(clip.encode_text(flat))
+    return _normalised(each.reshape(len(filled), -1, each.shape[1]).mean(0))
 
 
 def _by_scorer(
