@@ -46,15 +46,9 @@ _PAIRS_STREAM = 1  # apart from the key that the network is drawn from
 
 def build(config: RunConfig) -> Task:
     """The segmentation task; ConfigError for a view that does not fit the model."""
-    task = config.task
-    assert isinstance(task, SegmentConfig)
-    sam_config = named.sam(task.model)
-    assert isinstance(config.data.view, PromptedConfig)
-    view = config.data.view
-    text = None
-    if task.text is not None:
-        text = TextPrompt(task.text, config.compute, sam_config.image_px)
-        sam_config = text.extended(sam_config)
+    task, view = config.task, config.data.view
+    assert isinstance(task, SegmentConfig) and isinstance(view, PromptedConfig)
+    text, sam_config = text_prompt.of(task.text, config.compute, named.sam(task.model))
     check_view(view, task.model, sam_config)
     _check_choices(task, sam_config, config.accumulate)
     model = Sam(sam_config, config.compute)
@@ -77,11 +71,7 @@ def build(config: RunConfig) -> Task:
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
 
-        told = None
-        if text is not None:
-            shown = images.unpack_bits(masks)
-            told = text.prompts(frozen[text_prompt.NAME], batch["image"], shown, batch["text"])
-            batch = {**batch, **_without_points(sam_config, batch)}
+        told, batch = _first(text, sam_config, frozen, batch)
 
         def decode(points: Array, labels: Array, mask: Array | None) -> tuple[Array, Array]:
             prompt = points, labels, mask, told
@@ -103,15 +93,14 @@ def build(config: RunConfig) -> Task:
     return Task(
         init=functools.partial(_init, task, sam_config),
         loss=loss,
-        example=views.shapes(config.data.view),
+        example=views.shapes(view),
         models=models,
         draw=functools.partial(_draw, task, text, sam_config, view.masks),
         initial=lambda: start.read(task, sam_config),
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
-        frozen={} if text is None else {text_prompt.NAME: text.frozen(view.masks)},
-        miscounted=flops.miscounted(sam_config.encoder)
-        + (0 if text is None else text.miscounted(view.masks)),
+        frozen=text_prompt.frozen(text, view.masks),
+        miscounted=flops.miscounted(sam_config.encoder) + text_prompt.miscounted(text, view.masks),
         trains=lambda path: start.trains(task, path) and not batch_norm.is_statistic(path),
         passes=_passes(task, sam_config),
     )
@@ -136,12 +125,18 @@ def _draw(
     return drawn
 
 
-def _without_points(sam_config: SamConfig, batch: Batch) -> Batch:
-    """Free slots in place of the first points and boxes."""
-    return {
-        "points": jnp.full_like(batch["points"], PADDING_XY),
-        "labels": jnp.full_like(batch["labels"], rounds.free_label(sam_config)),
-    }
+def _first(
+    text: TextPrompt | None, sam_config: SamConfig, frozen: Params, batch: Batch
+) -> tuple[Float[Array, "B Q T"] | None, Batch]:
+    """The first prompts where they are objects as CLIP sees them, and the batch with free slots in
+    place of its points and boxes."""
+    if text is None:
+        return None, batch
+    shown = images.unpack_bits(batch["masks"])
+    told = text.prompts(frozen[text_prompt.NAME], batch["image"], shown, batch["text"])
+    points = jnp.full_like(batch["points"], PADDING_XY)
+    labels = jnp.full_like(batch["labels"], rounds.free_label(sam_config))
+    return told, {**batch, "points": points, "labels": labels}
 
 
 def with_mean(measured: dict[str, Any]) -> dict[str, Any]:

@@ -101,15 +101,11 @@ class TextPrompt:
             placement="replicated",
             features=self._quarters,
             drawn=self.config.weights == DRAWN,
-            operations=queries * self._operations,
+            operations=queries * self.operations,
         )
 
-    def miscounted(self, queries: int) -> int:
-        """`Task.miscounted`: the loss sees each object, and `Frozen.features` four quarters."""
-        return (4 - queries) * self._operations
-
     @functools.cached_property
-    def _operations(self) -> int:
+    def operations(self) -> int:
         """Of one object, its crop included."""
         plain = dataclasses.replace(self, compute=flops.PLAIN)
         shapes = ((1, self.image_px, self.image_px, 3), (1, 4), (1,))
@@ -172,3 +168,23 @@ class TextPrompt:
                 f"{load.differences(file.config, self.clip)}; name the model that the file holds"
             )
         return file.params["encoder"]
+
+
+def of(
+    config: TextPromptConfig | None, compute: ComputeConfig, sam_config: SamConfig
+) -> tuple[TextPrompt | None, SamConfig]:
+    """What a config names, and the promptable model with a place for it."""
+    if config is None:
+        return None, sam_config
+    text = TextPrompt(config, compute, sam_config.image_px)
+    return text, text.extended(sam_config)
+
+
+def frozen(text: TextPrompt | None, queries: int) -> dict[str, Frozen]:
+    """`Task.frozen`."""
+    return {} if text is None else {NAME: text.frozen(queries)}
+
+
+def miscounted(text: TextPrompt | None, queries: int) -> int:
+    """`Task.miscounted`: the loss sees each object, and `Frozen.features` four quarters."""
+    return 0 if text is None else (4 - queries) * text.operations
