@@ -8,12 +8,13 @@ from esam_jax.config.rules import Config, each, few, some, within
 
 # No size and no number of cells on a side may exceed its bound, so that a hostile config is refused
 # before anything is made or traced. SAM ViT-H has 64 cells on a side.
-LARGEST_SIZE = 16_384
+_LARGEST = 16_384
 _MOST_CELLS = 1024
 _MOST_WINDOW = 64  # or the whole grid: a smaller grid is padded to one window
 _MOST_STAGES = 8
-Size = Annotated[int, within(1, LARGEST_SIZE)]
-Sizes = Annotated[tuple[int, ...], some(), few(_MOST_STAGES), each(within(1, LARGEST_SIZE))]
+Size = Annotated[int, within(1, _LARGEST)]
+MaybeSize = Annotated[int | None, within(1, _LARGEST)]  # None: there is no such part
+Sizes = Annotated[tuple[int, ...], some(), few(_MOST_STAGES), each(within(1, _LARGEST))]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class SamVitConfig(_PlainEncoderConfig):
     """SAM's windowed ViT image encoder (arXiv:2304.02643; upstream image_encoder.py)."""
 
     kind: ClassVar[Literal["sam_vit"]] = "sam_vit"
-    global_blocks: Annotated[tuple[int, ...], each(within(0, LARGEST_SIZE))]
+    global_blocks: Annotated[tuple[int, ...], each(within(0, _LARGEST))]
     window: Size = 14  # cells
 
     def across(self) -> Iterator[tuple[str, str]]:

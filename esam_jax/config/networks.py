@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.encoders import LARGEST_SIZE, EncoderConfig, Size, VitConfig
-from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of, within
+from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, VitConfig
+from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
 # Nor may the number of weights exceed its bound (`encoders.py` has those of sizes): SAM ViT-H has
@@ -33,7 +33,7 @@ class DecoderConfig(Config):
     mask_tokens: Size = 4  # the first is the single-mask output, the others the candidates
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
-    text_width: Annotated[int | None, within(1, LARGEST_SIZE)] = None
+    text_width: MaybeSize = None
 
     # In every release: the points that efficientsam pads a prompt to (sam has no limit), and the
     # channels of the convolutions of mask prompts.

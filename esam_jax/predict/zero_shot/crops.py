@@ -11,6 +11,7 @@ inside, and where the picture is too narrow for it, the rest has the colour of t
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -26,9 +27,10 @@ Background = Literal["mean", "white", "black"]
 STYLES: tuple[Style, ...] = ("white_frame", "tight", "cut_out")
 ENLARGED = 1.5  # in the middle of SAM's 1 to 2
 
-_COLOURS: dict[str, tuple[int, int, int]] = {
-    # CLIP's mean, which is 0 once it is normalised, as nearly as a byte can say it.
-    "mean": tuple(round(255 * each) for each in images.CLIP_MEAN.tolist()),  # type: ignore
+_RED, _GREEN, _BLUE = (round(255 * each) for each in images.CLIP_MEAN.tolist())
+_COLOURS: Mapping[str, tuple[int, int, int]] = {
+    # 0 once it is normalised, as nearly as bytes can say it.
+    "mean": (_RED, _GREEN, _BLUE),
     "white": (255, 255, 255),
     "black": (0, 0, 0),
 }

@@ -16,8 +16,12 @@ Masks = Sequence[Any] | Bool[np.ndarray, "_ _ _"]
 def size(masks: Masks) -> tuple[int, int] | None:
     """Height and width, as the first mask has them; None of an empty list."""
     if isinstance(masks, np.ndarray) and masks.ndim == 3:
-        return masks.shape[1:]
-    return of(masks[0], "masks[0]").shape if len(masks) else None
+        _, height, width = masks.shape
+    elif len(masks):
+        height, width = of(masks[0], "masks[0]").shape
+    else:
+        return None
+    return height, width
 
 
 def each(masks: Masks) -> Iterator[Bool[np.ndarray, "H W"]]:

@@ -256,9 +256,9 @@ def _sizes(
     masks: given_masks.Masks, size: tuple[int, int] | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the masks, and of the picture that prompts are in."""
-    shape = given_masks.size(masks)
-    if shape is None and size is None:
+    shape = given_masks.size(masks) or size
+    if shape is None:
         raise PromptError.of(
             "size", "is None, but there is no mask that has one: give the picture's"
         )
-    return shape or size, size or shape  # type: ignore
+    return shape, size or shape
