@@ -200,7 +200,7 @@ class Sam:
         return masks_for(self, picture, texts, clip=clip, **options)
 
     def text_prompt(self, image: Any, texts: Any, *, clip: Any, **options: Any) -> Masks:
-        """Masks for texts, by a model that was trained with such prompts (`segment_text`).
+        """Masks for texts, by a model that was trained with such prompts (`segment_sam_text`).
 
         image: a picture or its embedding. clip: the one of the training. options: templates.
         PromptError as of `predict/zero_shot/prompted_by_text.py`.

@@ -53,7 +53,7 @@ def require(sam: Sam, clip: Any) -> None:
         raise PromptError.of(
             "texts",
             "cannot be prompts of this model, which never learned them: train one with "
-            "`esam train segment_text`, or rank the masks of everything with Sam.text",
+            "`esam train segment_sam_text`, or rank the masks of everything instead (Sam.text)",
         )
     if clip.config.embed_width != width:
         raise PromptError.of(
