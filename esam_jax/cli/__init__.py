@@ -28,7 +28,7 @@ COMMANDS = {
     "train": "train models from a config; resumes automatically",
     "features": "store what a teacher makes of each picture, for distillation",
     "plan": "what a run needs on a machine that need not exist yet: memory, time, money",
-    "segment": "masks of a picture for points, boxes and masks",
+    "segment": "masks of a picture for points, boxes and masks, or for a text",
     "everything": "every mask of a picture, a folder or a tar, as data that can be trained on",
     "edges": "edge maps of a picture, a folder or a tar, from the masks of everything",
     "salient": "salient objects of pictures, without a person's prompts",

@@ -51,6 +51,7 @@ from esam_jax.config.tasks import (
     SegmentConfig,
     TaskConfig,
     TeacherConfig,
+    TextPromptConfig,
 )
 from esam_jax.config.views import (
     ClassifiedConfig,
@@ -106,6 +107,7 @@ __all__ = [
     "TaskConfig",
     "TeacherConfig",
     "TextConfig",
+    "TextPromptConfig",
     "TfdsConfig",
     "TinyVitConfig",
     "U2NetConfig",

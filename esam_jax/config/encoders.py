@@ -13,6 +13,7 @@ _MOST_CELLS = 1024
 _MOST_WINDOW = 64  # or the whole grid: a smaller grid is padded to one window
 _MOST_STAGES = 8
 Size = Annotated[int, within(1, _LARGEST)]
+MaybeSize = Annotated[int | None, within(1, _LARGEST)]  # None: there is no such part
 Sizes = Annotated[tuple[int, ...], some(), few(_MOST_STAGES), each(within(1, _LARGEST))]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.encoders import EncoderConfig, Size, VitConfig
+from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, VitConfig
 from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
@@ -21,7 +21,8 @@ class DecoderConfig(Config):
 
     `sam` always takes background points and mask prompts. `efficientsam` as released takes neither:
     `background="learned"` and `mask_prompts="learned"` add them, starting at zero, so that a
-    released checkpoint keeps its outputs to the bit until it is trained further.
+    released checkpoint keeps its outputs to the bit until it is trained further. `text_width` adds
+    a prompt of CLIP's, a feature vector of so many numbers, to either; no release has it.
     """
 
     wiring: Literal["efficientsam", "sam"]
@@ -33,6 +34,7 @@ class DecoderConfig(Config):
     mask_tokens: Size = 4  # the first is the single-mask output, the others the candidates
     background: Literal["none", "learned"] = "none"
     mask_prompts: Literal["none", "learned"] = "none"
+    text_width: MaybeSize = None
 
     # In every release: the points that efficientsam pads a prompt to (sam has no limit), and the
     # channels of the convolutions of mask prompts.
@@ -49,7 +51,8 @@ class DecoderConfig(Config):
     @property
     def least_weights(self) -> int:
         layer = 4 * self.width**2 + 2 * self.width * self.mlp_width
-        heads = self.mask_tokens * 2 * self.width**2 + self.width * self.iou_width
+        text = (self.text_width or 0) * self.width
+        heads = text + self.mask_tokens * 2 * self.width**2 + self.width * self.iou_width
         return self.depth * layer + heads
 
     @property

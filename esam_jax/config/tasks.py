@@ -67,6 +67,19 @@ class SamiConfig(_TrainedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TextPromptConfig(Config):
+    """The frozen CLIP whose features of an object are its first prompt in training, and whose
+    features of a text are a prompt afterwards.
+
+    `weights` is anything `esam_jax.load_clip` takes, or the word "random" for a dry run; None is an
+    error.
+    """
+
+    model: str = "clip_l_14_336"  # of models/named.py
+    weights: Annotated[str | None, local(), MAY_DIFFER] = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentConfig(_TrainedConfig):
     """Promptable segmentation: three masks a prompt, the loss of the best one (SAM, section A).
 
@@ -84,6 +97,7 @@ class SegmentConfig(_TrainedConfig):
     measures: ClassVar[tuple[str, ...]] = ("box_miou", "point_miou", "miou")
     measured_on: ClassVar[frozenset[str]] = frozenset({"masks"})
     model: str = "efficientsam_ti"  # a name in models/named.py
+    text: TextPromptConfig | None = None  # the first prompts, in place of points and boxes
     # A SAM, whose decoder is taken over.
     decoder_from: Annotated[str | None, local(), MAY_DIFFER] = None
     focal_weight: Annotated[float, at_least(0)] = 20.0  # of the focal loss

@@ -1,6 +1,7 @@
 """A loaded promptable model: encode a picture once, then decode any number of prompts."""
 
 import copy
+import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,6 +186,27 @@ class Sam:
             multimask=multimask,
         )
         return stream.raised(found) if errors == "raise" else found
+
+    @out_of_memory.advice()
+    def text(self, picture: Any, texts: Any, *, clip: Any, **options: Any) -> Any:
+        """The masks of everything mode, ranked for a text or each of several: a `TextMasks`.
+
+        clip: what `esam_jax.load_clip` returns. options: crop_style, enlarge, background,
+        templates, min_area, scale and masks, for which `predict/zero_shot/text.py` has the rules
+        and the errors; all others are arguments of `AutomaticMaskGenerator`.
+        """
+        module = "esam_jax.predict.zero_shot.text"  # by its name, since it builds on this class
+        masks_for = importlib.import_module(module).masks_for
+        return masks_for(self, picture, texts, clip=clip, **options)
+
+    def text_prompt(self, image: Any, texts: Any, *, clip: Any, **options: Any) -> Masks:
+        """Masks for texts, by a model that was trained with such prompts (`segment_sam_text`).
+
+        image: a picture or its embedding. clip: the one of the training. options: templates.
+        PromptError as of `predict/zero_shot/prompted_by_text.py`.
+        """
+        module = importlib.import_module("esam_jax.predict.zero_shot.prompted_by_text")
+        return module.masks_for(self, image, texts, clip=clip, **options)
 
     @out_of_memory.advice()
     def compile(self, shapes: Shapes) -> list[Compiled]:

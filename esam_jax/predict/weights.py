@@ -38,6 +38,7 @@ def dtypes(model: network.Sam, params: Params) -> Params:
     """The types in which `encode` and `decode` of `model` read `params`, which may be abstract."""
     config = model.config
     px, grid, side = config.image_px, config.encoder.grid, config.low_res_px
+    width = config.decoder.text_width
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
     def programs(
@@ -52,6 +53,9 @@ def dtypes(model: network.Sam, params: Params) -> Params:
         ]
         if config.decoder.mask_prompts == "learned":
             answers.append(apply(embedding, points, labels, masks, method="decode"))
+        if width is not None:
+            text = jnp.zeros((1, 1, width))
+            answers.append(apply(embedding, points, labels, None, text, method="decode"))
         return answers
 
     return rounding.dtypes(

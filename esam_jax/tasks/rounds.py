@@ -114,7 +114,7 @@ def with_slots(
     pad = ((0, 0), (0, 0), (0, total - given))
     return (
         jnp.pad(points_BQP2, (*pad, (0, 0)), constant_values=legend.PADDING_XY),
-        jnp.pad(labels_BQP, pad, constant_values=_free(config)),
+        jnp.pad(labels_BQP, pad, constant_values=free_label(config)),
     )
 
 
@@ -149,7 +149,7 @@ def with_click(
     cell_px = config.image_px / side
     at_px = (xy_BQ2 + 0.5) * cell_px - 0.5  # whole numbers are the centres of pixels
 
-    free_BQP = labels_BQP == _free(config)
+    free_BQP = labels_BQP == free_label(config)
     adds_BQ = adds_B[:, None] & some_BQ & free_BQP.any(-1)
     slot_BQ1 = jnp.argmax(free_BQP, -1, keepdims=True)
     here_BQP = (jnp.arange(labels_BQP.shape[2]) == slot_BQ1) & adds_BQ[..., None]
@@ -171,6 +171,6 @@ def chosen(
     return jax.lax.stop_gradient(shown)
 
 
-def _free(config: SamConfig) -> int:
+def free_label(config: SamConfig) -> int:
     """The label of a slot for a click that is not made yet."""
     return legend.PADDING if config.decoder.traits.fixed_slots else legend.NOTHING

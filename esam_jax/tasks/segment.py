@@ -34,9 +34,10 @@ from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.models.sam import network
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import drop_path, images, losses, positions
-from esam_jax.tasks import rounds, start
+from esam_jax.tasks import rounds, start, text_prompt
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
-from esam_jax.typing import Batch, Params, PerExample
+from esam_jax.tasks.text_prompt import TextPrompt
+from esam_jax.typing import PADDING_XY, Batch, Params, PerExample
 
 # Number of the key of drop path, beside the two that `rounds.draw` splits off: those are 0 and 1.
 _DROP_PATH = 2
@@ -45,11 +46,9 @@ _PAIRS_STREAM = 1  # apart from the key that the network is drawn from
 
 def build(config: RunConfig) -> Task:
     """The segmentation task; ConfigError for a view that does not fit the model."""
-    task = config.task
-    assert isinstance(task, SegmentConfig)
-    sam_config = named.sam(task.model)
-    assert isinstance(config.data.view, PromptedConfig)
-    view = config.data.view
+    task, view = config.task, config.data.view
+    assert isinstance(task, SegmentConfig) and isinstance(view, PromptedConfig)
+    text, sam_config = text_prompt.of(task.text, config.compute, named.sam(task.model))
     check_view(view, task.model, sam_config)
     _check_choices(task, sam_config, config.accumulate)
     model = Sam(sam_config, config.compute)
@@ -65,7 +64,6 @@ def build(config: RunConfig) -> Task:
         return lora.merge(params[task.model], task.lora_alpha / task.lora_rank)
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
-        del frozen  # nothing is, and the first prompts come with the batch
         masks, valid = batch["masks"], batch["valid"]
         variables = {"params": complete(params)}
         embedding, moments = _embed(task, model, variables, batch)
@@ -73,8 +71,10 @@ def build(config: RunConfig) -> Task:
         def target() -> Array:
             return _target(task, images.unpack_bits(masks), sam_config.low_res_px) > 0.5
 
+        told, batch = _first(text, sam_config, frozen, batch)
+
         def decode(points: Array, labels: Array, mask: Array | None) -> tuple[Array, Array]:
-            prompt = points, labels, mask
+            prompt = points, labels, mask, told
             logits, scores = model.apply(variables, embedding, *prompt, method=Sam.decode)
             assert isinstance(logits, jax.Array) and isinstance(scores, jax.Array)
             return logits, scores
@@ -93,27 +93,50 @@ def build(config: RunConfig) -> Task:
     return Task(
         init=functools.partial(_init, task, sam_config),
         loss=loss,
-        example=views.shapes(config.data.view),
+        example=views.shapes(view),
         models=models,
-        draw=functools.partial(_draw, task, sam_config, view.masks),
+        draw=functools.partial(_draw, task, text, sam_config, view.masks),
         initial=lambda: start.read(task, sam_config),
         resumed=lambda: Start(untrained=start.untrained(task, sam_config)),
         measurement=measurement,
-        miscounted=flops.miscounted(sam_config.encoder),
+        frozen=text_prompt.frozen(text, view.masks),
+        miscounted=flops.miscounted(sam_config.encoder) + text_prompt.miscounted(text, view.masks),
         trains=lambda path: start.trains(task, path) and not batch_norm.is_statistic(path),
         passes=_passes(task, sam_config),
     )
 
 
 def _draw(
-    task: SegmentConfig, sam_config: SamConfig, queries: int, key: Array, images: int
+    task: SegmentConfig,
+    text: TextPrompt | None,
+    sam_config: SamConfig,
+    queries: int,
+    key: Array,
+    images: int,
 ) -> Batch:
-    """What `rounds.draw` gives, and the uniform numbers by which blocks lose their branches."""
+    """What `rounds.draw` gives, and the uniform numbers by which blocks lose their branches and
+    objects are shown to CLIP."""
     drawn = dict(rounds.draw(task, queries, key, images))
+    if text is not None:
+        drawn |= text.draw(queries, key, images)
     if task.drop_path:
         shape = (images, sam_config.encoder.depth, 2)
         drawn["drop_path"] = jax.random.uniform(jax.random.fold_in(key, _DROP_PATH), shape)
     return drawn
+
+
+def _first(
+    text: TextPrompt | None, sam_config: SamConfig, frozen: Params, batch: Batch
+) -> tuple[Float[Array, "B Q T"] | None, Batch]:
+    """The first prompts where they are objects as CLIP sees them, and the batch with free slots in
+    place of its points and boxes."""
+    if text is None:
+        return None, batch
+    shown = images.unpack_bits(batch["masks"])
+    told = text.prompts(frozen[text_prompt.NAME], batch["image"], shown, batch["text"])
+    points = jnp.full_like(batch["points"], PADDING_XY)
+    labels = jnp.full_like(batch["labels"], rounds.free_label(sam_config))
+    return told, {**batch, "points": points, "labels": labels}
 
 
 def with_mean(measured: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +264,11 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig, accumulate: int) 
         raise ConfigError(
             f"task.clicks is {task.clicks} of both labels, but {task.model!r} takes no background "
             "points: write --task.click-labels foreground"
+        )
+    if task.text is not None and task.train == "lora":
+        raise ConfigError(
+            "task.text is given, but task.train is 'lora', which leaves the prompt encoder as it "
+            "is: write --task.train all or decoder"
         )
     if task.batch_norm == "batch" and not encoders.has_batch_norm(sam_config.encoder):
         raise ConfigError(

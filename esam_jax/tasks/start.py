@@ -33,7 +33,12 @@ from esam_jax.typing import Params
 
 _DECODER = ("prompt", "decoder")
 # What not every decoder has: the field of its config, and the branches of the prompt encoder.
-_OPTIONAL = {"background": ("background",), "mask_prompts": ("no_mask", "mask")}
+_OPTIONAL = {
+    "background": ("background",),
+    "mask_prompts": ("no_mask", "mask"),
+    "text_width": ("text",),
+}
+_NONE = ("none", None)  # values of these fields for what is not there
 
 
 def read(task: SegmentConfig, config: SamConfig) -> Start:
@@ -124,6 +129,7 @@ def _never_trained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     parts = {
         "prompt/background": config.decoder.background == "learned" and not backgrounds,
         "prompt/mask": config.decoder.mask_prompts == "learned" and not later,
+        "prompt/text": config.decoder.text_width is not None and not (decoder and task.text),
         provenance.SINGLE_MASK: not (later and task.answers == "single"),
     }
     return tuple(part for part, left in parts.items() if left)
@@ -204,7 +210,7 @@ def _decoder(decoder_from: str, model: str, config: SamConfig) -> ModelFile:
         )
     prompt, absent = dict(file.params["prompt"]), _absent(file.config.decoder, wanted)
     for field, branches in _OPTIONAL.items():
-        if getattr(wanted, field) == "none":
+        if getattr(wanted, field) in _NONE:
             for branch in branches:
                 prompt.pop(branch, None)
     kernel = np.zeros((3, 3, wanted.width, wanted.width), np.float32)
@@ -223,7 +229,7 @@ def _absent(found: DecoderConfig, wanted: DecoderConfig) -> list[str]:
     return [
         f"prompt/{branch}"
         for field, branches in _OPTIONAL.items()
-        if getattr(wanted, field) == "learned" and getattr(found, field) == "none"
+        if getattr(wanted, field) not in _NONE and getattr(found, field) in _NONE
         for branch in branches
     ]
 

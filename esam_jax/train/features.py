@@ -95,7 +95,7 @@ def _network(cfg: RunConfig, task: Task) -> tuple[str, Frozen, int]:
         )
     if stored.folder(cfg) is not None:
         raise ConfigError("data.view.features is what would be written: leave it out")
-    if len(task.frozen) != 1:
+    if task.frozen.keys() != {"teacher"}:
         raise ConfigError(f"the task {cfg.task.kind!r} has no teacher in this run: name another")
     return *next(iter(task.frozen.items())), count
 

@@ -15,12 +15,12 @@ from esam_jax.config.rules import Config
 
 MOST = {
     "encoders": 13,
-    "networks": 30,
+    "networks": 31,
     "saliency": 2,
     "reading": 11,
     "data": 16,
     "views": 25,
-    "tasks": 41,
+    "tasks": 44,
     "run": 54,
 }
 
@@ -48,9 +48,9 @@ def test_fields_of_a_concern_are_few(concern):
     assert min(10, MOST[concern] - 1) < len(found) <= MOST[concern], sorted(found)
 
 
-def test_all_fields_are_under_193():
+def test_all_fields_are_under_197():
     found = [field for concern in MOST for field in declared(concern)]
-    assert len(found) == len(set(found)) < 193
+    assert len(found) == len(set(found)) < 197
 
 
 @pytest.mark.parametrize("concern", MOST)

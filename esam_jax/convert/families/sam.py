@@ -192,6 +192,8 @@ def unlike(config: ModelConfig, wiring: str, encoder: type, about: str) -> str |
     """Why a config is not of one wiring and one class of encoder, or None."""
     if not isinstance(config, SamConfig) or config.decoder.wiring != wiring:
         return f"it has only models in the {wiring} wiring"
+    if config.decoder.text_width is not None:
+        return "it has no text prompts"
     return None if isinstance(config.encoder, encoder) else f"its image encoder is {about}"
 
 

@@ -60,14 +60,16 @@ class Sam(nn.Module):
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+        text_BQT: Float[Array, "B Q T"] | None = None,
     ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
         """Low-resolution logits and predicted IoU of all mask tokens: the single mask, candidates.
 
-        Points, labels and mask prompts as `PromptEncoder` takes them. SAM's wiring attends to every
-        slot that is given, padding included, except those labelled NOTHING; EfficientSAM's to its
-        `point_slots` slots.
+        Points, labels, mask and text prompts as `PromptEncoder` takes them. SAM's wiring attends to
+        every slot that is given, padding included, except those labelled NOTHING; EfficientSAM's to
+        its `point_slots` slots; both to a text.
         """
-        tokens, image = self.look(embedding_BhwC, points_BQP2, labels_BQP, mask_logits_BQll)
+        prompt = points_BQP2, labels_BQP, mask_logits_BQll, text_BQT
+        tokens, image = self.look(embedding_BhwC, *prompt)
         return self.draw(tokens, image), self.iou(tokens)
 
     def look(
@@ -76,14 +78,17 @@ class Sam(nn.Module):
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
+        text_BQT: Float[Array, "B Q T"] | None = None,
     ) -> tuple[Float[Array, "B Q Z C"], Float[Array, "B Q N C"]]:
         """The first part of `decode`: tokens and image cells, from which `iou` and `draw` read.
 
         Who needs the logits of a few queries alone draws those, by their predicted IoU.
         """
-        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll)
+        sparse, dense = self.prompt(points_BQP2, labels_BQP, mask_logits_BQll, text_BQT)
         # Slots that are always filled with padding are all attended to.
         seen = None if self.config.decoder.traits.fixed_slots else labels_BQP != NOTHING
+        if seen is not None and text_BQT is not None:
+            seen = jnp.pad(seen, ((0, 0), (0, 0), (1, 0)), constant_values=True)
         return self.decoder.look(embedding_BhwC, self.prompt.dense_position(), sparse, dense, seen)
 
     def iou(self, tokens_BQZC: Float[Array, "B Q Z C"]) -> Float[Array, "B Q M"]:
@@ -104,12 +109,15 @@ class Sam(nn.Module):
         mask_logits_BQll: Float[Array, "B Q l l"] | None = None,
     ) -> tuple[Float[Array, "B Q M l l"], Float[Array, "B Q M"]]:
         """Both at once."""
-        cfg = self.config
+        cfg, text_BQT = self.config, None
         if self.is_initializing() and cfg.decoder.mask_prompts == "learned":
             # Every parameter is made, whether or not the example prompt has a mask.
             side = cfg.low_res_px
             mask_logits_BQll = jnp.zeros((*labels_BQP.shape[:2], side, side))
-        return self.decode(self.encode(pixels_BHWC), points_BQP2, labels_BQP, mask_logits_BQll)
+        if self.is_initializing() and cfg.decoder.text_width is not None:
+            text_BQT = jnp.zeros((*labels_BQP.shape[:2], cfg.decoder.text_width))
+        prompt = points_BQP2, labels_BQP, mask_logits_BQll, text_BQT
+        return self.decode(self.encode(pixels_BHWC), *prompt)
 
 
 def init(config: SamConfig, rng: Key[Array, ""]) -> Params:

@@ -21,7 +21,8 @@ class PromptEncoder(nn.Module):
 
     Points are (x, y) in pixels of the square model input; labels are those of `typing.py`. A slot
     labelled as padding is meant to lie at (-1, -1): EfficientSAM's wiring reads its position. The
-    dense map is None where the model has no mask prompts at all.
+    dense map is None where the model has no mask prompts at all. A text prompt is a feature vector
+    of CLIP's of length 1, of an object or of a text.
     """
 
     config: SamConfig
@@ -41,18 +42,23 @@ class PromptEncoder(nn.Module):
         if cfg.mask_prompts == "learned":
             self.no_mask = self.param("no_mask", extra, shape)
             self.mask = MaskStem(self.config, self.compute)
+        if cfg.text_width is not None:
+            self.text = layers.Linear((cfg.width,), 1, True, self.compute, layers.XAVIER)
 
     def __call__(
         self,
         points_BQP2: Float[Array, "B Q P 2"],
         labels_BQP: Int[Array, "B Q P"],
         mask_logits_BQll: Float[Array, "B Q _ _"] | None = None,
+        text_BQT: Float[Array, "B Q T"] | None = None,
     ) -> tuple[Float[Array, "B Q _ C"], Float[Array, "B _ h w C"] | None]:
         if self.config.decoder.traits.fixed_slots:
             points_BQP2, labels_BQP = _fill(
                 points_BQP2, labels_BQP, self.config.decoder.point_slots
             )
         sparse = self._points(points_BQP2, labels_BQP)
+        if text_BQT is not None:
+            sparse = jnp.concatenate([self._text(text_BQT)[:, :, None], sparse], axis=2)
         return sparse, self._dense(points_BQP2.shape[0], mask_logits_BQll)
 
     def dense_position(self) -> Float[Array, "h w C"]:
@@ -81,6 +87,20 @@ class PromptEncoder(nn.Module):
         for number, row in rows.items():
             code_BQPC += jnp.where(label == number, row, 0.0)
         return code_BQPC
+
+    def _text(self, text_BQT: Float[Array, "B Q T"]) -> Float[Array, "B Q C"]:
+        """One token more, in front of the others (SAM, section D.5)."""
+        width = self.config.decoder.text_width
+        if width is None:
+            raise PromptError(
+                "a text prompt was given, but this model takes none: build it with text_width"
+            )
+        if text_BQT.shape[2] != width:
+            raise PromptError(
+                f"a text prompt has {text_BQT.shape[2]} numbers, but this model takes {width}: "
+                "give the features of the CLIP that it was trained with"
+            )
+        return self.text(text_BQT)
 
     def _dense(
         self, batch: int, mask_logits_BQll: Float[Array, "B Q _ _"] | None
