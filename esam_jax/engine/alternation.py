@@ -134,6 +134,7 @@ def run(
         pool.write(workdir / _DATA, parts, plan.unlabelled)
     work = _Loop(config, workdir, plan, frozenset(given), progress)
     rounds: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for number in range(plan.rounds + 1):
         rounds.append(work.round(number))
         result = {"rounds": rounds, "rises": rises(rounds), **settings}

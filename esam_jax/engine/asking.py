@@ -155,7 +155,8 @@ def _uncovered(
     covered = overlap.union(masks)
     size = (image["height"], image["width"])
     free = np.ones(size, bool) if covered is None else ~regions.from_rle(covered)
-    labels, count = ndimage.label(free)
+    found: Any = ndimage.label(free)
+    labels, count = found
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     large = np.flatnonzero(areas >= max(1.0, least * free.size)) + 1
     return [regions.to_rle(labels == label) for label in large.tolist()]

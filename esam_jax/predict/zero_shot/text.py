@@ -135,10 +135,13 @@ def ranked(
     def crop(i: int) -> UInt8[np.ndarray, "_ _ 3"]:
         return cut(given_masks.of(masks[i], f"masks[{i}]"))
 
-    score = _by_clip if isinstance(clip, Clip) else _by_scorer
     similarities = np.zeros((len(texts), 0), np.float32)
     if len(scored):
-        similarities = score(clip, crop, scored, _filled(texts, templates))
+        filled = _filled(texts, templates)
+        if isinstance(clip, Clip):
+            similarities = _by_clip(clip, crop, scored, filled)
+        else:
+            similarities = _by_scorer(clip, crop, scored, filled)
     if scale is None:
         scale = np.exp(clip.logit_scale) if isinstance(clip, Clip) else 1.0
     return TextMasks(
