@@ -42,6 +42,17 @@ def test_maps_beside_masks_need_neither_pictures_nor_a_model(data, capsys):
     assert found["saliency"].startswith("files ") and found["data"].startswith("2 masks, ")
 
 
+@pytest.mark.filterwarnings("always")
+def test_a_mask_picture_is_white_from_half_on(data, capsys):
+    Image.fromarray(np.full((40, 48), 127, np.uint8)).save(data / "truth" / "a.png")
+    Image.fromarray(np.full((40, 48), 128, np.uint8)).save(data / "truth" / "b.png")
+    assert run(data, "--maps", "MAPS", "--truth", "TRUTH", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "1 picture without a salient object left out" in err
+    found = json.loads(out)
+    assert (found["images"], found["without_truth"], found["mae"]) == (1, 1, 1)
+
+
 def test_clicks_in_maps_are_answered_by_a_model(data, capsys):
     argv = ["--data", "PICTURES", "--truth", "TRUTH", "--maps", "MAPS"]
     argv += ["--model", "quickstart_clicks", "--out", str(data / "out")]

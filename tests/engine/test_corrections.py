@@ -315,3 +315,11 @@ def test_what_came_back_stays_in_order_however_often(folder: Path):
     content["annotations"] = content["annotations"][1:]
     assert Path(give(folder, content)["kept"]).name == "10001.json"
     assert len(data(folder)["annotations"]) == 2
+
+
+@pytest.mark.parametrize(("bottom", "expected"), [(16, "changed"), (15, "added")])
+def test_from_half_of_its_pixels_on_a_mask_is_the_proposal(folder: Path, bottom, expected):
+    content = proposed(folder)
+    content["annotations"][0]["segmentation"] = made.rectangle((2, 2, 20, bottom))
+    wanted = {"accepted": 3, expected: 1} | ({"removed": 1} if expected == "added" else {})
+    assert counts(give(folder, content)) == wanted
