@@ -149,7 +149,7 @@ def _owners(
             twice.add(identity)
             found.broken.append(f"{label} ({name}) has the id {identity!r} of another picture")
         elif not _same_size(image, known[key]):
-            size = f"{image['height']} x {image['width']}"
+            size = " x ".join(f"{image.get(side)!r:.20}" for side in ("height", "width"))
             ours = f"{known[key]['height']} x {known[key]['width']}"
             found.broken.append(f"{label} ({name}) is {size} there, but {ours}: it was resized")
         elif image.get(_REVIEWED) is False:
@@ -185,7 +185,8 @@ def _of_picture(
                 raise DataError(f"{label} repeats an earlier one of {image['file_name']}")
         except DataError as error:
             found.broken.append(str(error))
-            lost.add(entry.get("id"))
+            if isinstance(entry.get("id"), int | str):
+                lost.add(entry["id"])
             continue
         sound.append({**entry})
         masks.append(mask)
@@ -219,7 +220,7 @@ def _state(
     if not same:
         return "changed"
     if before["state"] == "asked":
-        category = names.get(entry.get("category_id", -1), exchange.QUESTION)
+        category = _category(entry, names) or exchange.QUESTION
         answered = entry.get("state") == "accepted" or category != exchange.QUESTION
         return "accepted" if answered else "unanswered"
     return "given" if before["state"] == "given" else "accepted"
@@ -228,7 +229,10 @@ def _state(
 def mask_of(entry: Any, label: str, image: Mapping[str, Any]) -> dict[str, Any]:
     """The mask of an object in compressed run lengths; DataError names what is wrong with it."""
     segmentation = field(entry, "segmentation", (list, Mapping), label)
-    is_crowd(entry)
+    try:
+        is_crowd(entry)
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
     name, height, width = image["file_name"], image["height"], image["width"]
     masks = CocoMasks(name, [Outline(label, segmentation)], height, width)
     return overlap.packed(masks.runs(0), height, width)
@@ -243,7 +247,7 @@ class _Categories:
 
     def of(self, entry: Mapping[str, Any], names: Mapping[int, str]) -> int:
         """The id of an object's category; what has none, or was a question, is an object."""
-        name = names.get(entry.get("category_id", -1), "object")
+        name = _category(entry, names) or "object"
         name = "object" if name == exchange.QUESTION else name
         if name not in self._ids:
             wanted, taken = entry["category_id"], set(self._ids.values())
@@ -271,6 +275,12 @@ def _names(content: Mapping[str, Any]) -> dict[int, str]:
         for each in (entries if isinstance(entries, list) else [])
         if isinstance(each, Mapping) and type(each.get("id")) is int
     }
+
+
+def _category(entry: Mapping[str, Any], names: Mapping[int, str]) -> str | None:
+    """The name of an object's category; None of one that is not listed, or is no number."""
+    identity = entry.get("category_id")
+    return names.get(identity) if type(identity) is int else None
 
 
 def _ids(content: Mapping[str, Any]) -> set[Any]:

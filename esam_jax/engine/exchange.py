@@ -175,7 +175,8 @@ def file_key(name: str) -> str:
 
 def corrections(folder: Path) -> list[Path]:
     """What came back, in its order."""
-    return sorted(file for file in (folder / KEPT).glob("*.json") if file.stem.isdigit())
+    found = (file for file in (folder / KEPT).glob("*.json") if file.stem.isdecimal())
+    return sorted(found, key=lambda file: int(file.stem))  # 10000 comes behind 9999
 
 
 def keep(folder: Path, content: bytes) -> tuple[Path, bool]:

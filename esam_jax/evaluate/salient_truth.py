@@ -1,7 +1,6 @@
 """Pictures whose salient objects are known: annotated data, or a folder of masks of anybody's."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -88,8 +87,7 @@ def of_masks(folder: Path, pictures: Album | None, sixteen_bit: decode.SixteenBi
         size = None if picture is None else (picture.shape[0], picture.shape[1])
         return Case(picture, map_files.read(masks[name], size) >= _INSIDE)
 
-    listed = repr(sorted((name, file.stat().st_size) for name, file in masks.items()))
-    digest = f"{len(names)} masks, {hashlib.sha256(listed.encode()).hexdigest()[:12]}"
+    digest = f"{len(names)} masks, {map_files.digest(masks)}"
     return Cases(names, read, digest, "the truth is a mask picture for each, from half of white on")
 
 

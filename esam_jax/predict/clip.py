@@ -85,7 +85,8 @@ class Clip:
         tokens_XL = self.tokenize(texts, truncate=truncate)
         if not len(tokens_XL):
             raise PromptError.of("texts", "is empty, but at least one text is needed")
-        used = int((tokens_XL != 0).sum(1).max())
+        # Up to the first end, the largest number; 0, which fills rows up, is also "!" in a word.
+        used = int(tokens_XL.argmax(1).max()) + 1
         length = min(length for length in _LENGTHS if length >= used)
         return self._features(_text_features, list(tokens_XL[:, :length]))
 

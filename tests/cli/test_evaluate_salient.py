@@ -42,6 +42,31 @@ def test_maps_beside_masks_need_neither_pictures_nor_a_model(data, capsys):
     assert found["saliency"].startswith("files ") and found["data"].startswith("2 masks, ")
 
 
+@pytest.mark.parametrize("folder", ["maps", "truth"])
+def test_what_was_changed_is_not_taken_for_measured(data, capsys, folder):
+    argv = ["--maps", "MAPS", "--truth", "TRUTH", "--out", str(data / "out")]
+    flat = [np.full((40, 48), value, np.uint8) for value in (128, 255)]
+    file = data / folder / "b.png"
+    Image.fromarray(flat[0]).save(file)
+    size = file.stat().st_size
+    assert run(data, *argv) == 0
+    Image.fromarray(flat[1]).save(file)
+    assert file.stat().st_size == size
+    assert run(data, *argv) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_mask_picture_is_white_from_half_on(data, capsys):
+    Image.fromarray(np.full((40, 48), 127, np.uint8)).save(data / "truth" / "a.png")
+    Image.fromarray(np.full((40, 48), 128, np.uint8)).save(data / "truth" / "b.png")
+    assert run(data, "--maps", "MAPS", "--truth", "TRUTH", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "1 picture without a salient object left out" in err
+    found = json.loads(out)
+    assert (found["images"], found["without_truth"], found["mae"]) == (1, 1, 1)
+
+
 def test_clicks_in_maps_are_answered_by_a_model(data, capsys):
     argv = ["--data", "PICTURES", "--truth", "TRUTH", "--maps", "MAPS"]
     argv += ["--model", "quickstart_clicks", "--out", str(data / "out")]

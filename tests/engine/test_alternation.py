@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import made_sets
+from helpers import made_sets, nano
 from PIL import Image
 
 from esam_jax import configs
@@ -161,6 +161,33 @@ def test_quality_counts_masks_that_match_an_object():
     found = automatic_masks.quality(masks, truth)
     assert found == {"masks": 4, "mean_iou": (1 + 0.5) / 4, "right": 0.25}
     assert automatic_masks.quality({1: [], 2: []}, truth)["right"] is None
+
+
+@pytest.mark.parametrize(("pixels", "right"), [(15, 1.0), (14, 0.0)])
+def test_a_mask_is_right_from_three_quarters_on(pixels: int, right: float):
+    truth = pool.coco([{"id": 1}], [pool.annotation(1, row(20))])
+    found = automatic_masks.quality({1: [row(pixels)]}, truth)
+    assert found == {"masks": 1, "mean_iou": pixels / 20, "right": right}
+
+
+def row(pixels: int) -> dict[str, Any]:
+    return regions.to_rle(np.arange(40)[None] < pixels)
+
+
+@pytest.mark.parametrize(("pixels", "wanted"), [(9, 0.0), (10, 0.1), (14, 0.5), (19, 1.0)])
+def test_recall_is_averaged_over_the_thresholds_of_coco(
+    tmp_path, monkeypatch, pixels: int, wanted: float
+):
+    """IoU 0.5 to 0.95 of the masks with the highest predicted IoU."""
+    Image.fromarray(np.zeros((1, 40, 3), np.uint8)).save(tmp_path / "1.png")
+    truth = pool.coco([{"id": 1, "file_name": "1.png"}], [pool.annotation(1, row(20))])
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    masks = ((row(pixels), 0.9), (row(3), 0.8), (row(20), 0.1))
+    records = [{"segmentation": each, "predicted_iou": iou} for each, iou in masks[::-1]]
+    generator = PLAN.generator(nano.sam("sam_nano"))
+    monkeypatch.setattr(generator, "generate", lambda picture: records)
+    assert automatic_masks.recall(generator, tmp_path / "truth.json", 2) == wanted
+    assert automatic_masks.recall(generator, tmp_path / "truth.json", 3) == 1
 
 
 def test_parts_are_apart_and_follow_the_seed():

@@ -1,9 +1,13 @@
 """What a person is asked: all that a model found, or only what it is not sure of."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import engine_sets as made
 
+from esam_jax.cli import engine_semi
 from esam_jax.engine import asking, corrections, exchange, overlap
 from esam_jax.engine.asking import Confidence
 from esam_jax.errors import ConfigError, DataError
@@ -119,6 +123,29 @@ def test_what_was_given_as_polygons_comes_back_as_given(tmp_path):
     assert found.counts["accepted"] == 2 and not found.counts["removed"]
     own = corrections.instances(content, [exchange.waiting(content)])["annotations"]
     assert [each["state"] for each in own] == ["given", "accepted"]
+
+
+def test_defaults_are_those_of_the_page():
+    """docs/zero_shot.md, and the command's are the library's."""
+    rules = dataclasses.asdict(Confidence())
+    assert [*rules.values()] == [0.88, 0.95, 0.1, 0.01]
+    command = engine_semi.Semi(path=Path(), model="", out=Path())
+    assert {name: getattr(command, name) for name in rules} == rules
+    assert (command.asked_iou_thresh, command.asked_stability_thresh) == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(("column", "state"), [(39, "automatic"), (38, None)])
+def test_a_tenth_of_a_mask_may_be_annotated_already(tmp_path, column: int, state: str | None):
+    records = [made.record((column, 0, column + 10, 40))]
+    content, _ = semi(tmp_path, [records], existing((0, 0, 40, 40)))
+    assert [kind for kind, *_ in kinds(content)][:2] == ["given", state or "asked"]
+
+
+def test_the_best_of_what_the_model_found_comes_first(tmp_path):
+    records = [made.record(LEFT, 0.9), made.record(LOW, 0.99), made.record(RIGHT, 0.95)]
+    content, _ = semi(tmp_path, [records])
+    scores = [x["score"] for x in content["annotations"] if x["state"] == "automatic"]
+    assert scores == [0.99, 0.95, 0.9]
 
 
 def test_annotations_of_other_pictures_are_refused(tmp_path):

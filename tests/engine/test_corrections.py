@@ -275,3 +275,51 @@ def test_a_folder_without_proposals_is_refused(tmp_path: Path):
     (tmp_path / "back.json").write_text("{}")
     with pytest.raises(MissingError, match="name a folder that esam engine assist"):
         corrections.merge(tmp_path, tmp_path / "back.json")
+
+
+@pytest.mark.parametrize("category", [[1], {"a": 1}, "7", 1.5, True, None, 10**30])
+def test_a_category_that_is_none_is_that_of_objects(folder: Path, category):
+    """Also what came back before must not make the folder unusable."""
+    content = proposed(folder)
+    content["annotations"][0]["category_id"] = category
+    assert counts(give(folder, content)) == {"accepted": 4}
+    assert {each["category_id"] for each in data(folder)["annotations"]} == {1}
+    assert counts(give(folder, proposed(folder))) == {"accepted": 4}
+
+
+@pytest.mark.parametrize("identity", [[1], {"a": 1}, None])
+def test_a_broken_object_with_a_number_that_is_none_is_left_out(folder: Path, identity):
+    content = proposed(folder)
+    content["annotations"][0] |= {"id": identity, "segmentation": []}
+    report = give(folder, content)
+    assert report["accepted"] == 3 and len(report["broken"]) == 1
+    content["annotations"][0] |= {"segmentation": POLYGON, "iscrowd": [1]}
+    assert "annotation 0: its 'iscrowd' is '[1]'" in give(folder, content)["broken"][0]
+
+
+def test_a_picture_with_one_side_of_another_size_is_named(folder: Path):
+    content = proposed(folder)
+    del content["images"][0]["height"]
+    content["images"][0]["width"] = 5
+    (broken,) = give(folder, content)["broken"]
+    assert "is None x 5 there, but 40 x 60" in broken
+
+
+def test_what_came_back_stays_in_order_however_often(folder: Path):
+    content = proposed(folder)
+    give(folder, content)
+    (folder / exchange.KEPT / "0001.json").rename(folder / exchange.KEPT / "9999.json")
+    content["annotations"] = content["annotations"][1:]
+    assert Path(give(folder, content)["kept"]).name == "10000.json"
+    assert len(data(folder)["annotations"]) == 3
+    content["annotations"] = content["annotations"][1:]
+    assert Path(give(folder, content)["kept"]).name == "10001.json"
+    assert len(data(folder)["annotations"]) == 2
+
+
+@pytest.mark.parametrize(("bottom", "expected"), [(16, "changed"), (15, "added")])
+def test_from_half_of_its_pixels_on_a_mask_is_the_proposal(folder: Path, bottom, expected):
+    content = proposed(folder)
+    content["annotations"][0]["segmentation"] = made.rectangle((2, 2, 20, bottom))
+    wanted = {"accepted": 3, expected: 1} | ({"removed": 1} if expected == "added" else {})
+    assert counts(give(folder, content)) == wanted

@@ -77,6 +77,15 @@ def test_however_many_are_given_each_has_its_features():
     close(clip.encode_text(texts * 3)[4:8], rows)
 
 
+def test_a_text_with_the_token_that_fills_rows_up_is_read_to_its_end():
+    """Token 0 is "!" within a word: 17 tokens, of which 16 are not 0."""
+    clip, text = small_clip.clip(), "a " * 13 + "!="
+    tokens = clip.tokenize(text)[0]
+    assert (tokens != 0).sum() == 16 and tokens.argmax() == 16 and tokens[14] == 0
+    together = clip.encode_text([text, "word " * 20])
+    close(clip.encode_text(text)[0], together[0])
+
+
 def test_few_programs_are_compiled():
     shapes = set()
 

@@ -2,6 +2,7 @@
 """CLIP's tokens are OpenAI's: the 52 recorded texts, lengths, and a list of merges that is gone."""
 
 import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -142,6 +143,35 @@ def test_every_word_is_spelt_by_its_parts(given_text):
 
 
 # ------------------------------------------------------------------------------- the merges
+
+
+def merged_slowly(parts: list[str], ranks) -> list[str]:
+    """As OpenAI's `bpe` goes about it: the lowest rank of all pairs, everywhere, again."""
+    while pairs := [pair for pair in itertools.pairwise(parts) if pair in ranks]:
+        best, i, found = min(pairs, key=ranks.__getitem__), 0, []
+        while i < len(parts):
+            both = tuple(parts[i : i + 2]) == best
+            found.append("".join(parts[i : i + 1 + both]))
+            i += 1 + both
+        parts = found
+    return parts
+
+
+def test_merges_are_those_of_a_slow_computation():
+    ranks, rng = tokenizer._ranks(), np.random.default_rng(0)
+    for letters in ("ab", "anti", "aeinorst", "abcdefghijklmnopqrstuvwxyz"):
+        for _ in range(100):
+            word = "".join(rng.choice([*letters], rng.integers(1, 40)))
+            parts = [*word[:-1], f"{word[-1]}</w>"]
+            assert tokenizer._merged([*parts], ranks) == merged_slowly(parts, ranks), word
+
+
+def test_what_a_merge_makes_is_used_by_later_ones_alone():
+    """Else one queue of all merges would not give what one after the other does."""
+    made = {first + second: rank for (first, second), rank in tokenizer._ranks().items()}
+    assert len(made) == len(tokenizer._ranks())
+    for pair, rank in tokenizer._ranks().items():
+        assert all(made.get(part, -1) < rank for part in pair)
 
 
 def test_the_vocabulary_is_complete():

@@ -14,6 +14,9 @@ from esam_jax.convert.families.family import Family, State, count, size
 from esam_jax.convert.table import PATCHES, SAME, Link, Row, affine, links, norm
 from esam_jax.errors import CheckpointError
 
+# That a token sees none behind it: a TorchScript program of these modules holds it as a tensor,
+# open_clip's once, OpenAI's in each block.
+_MASKS = ("attn_mask", *(f"transformer.resblocks.{i}.attn_mask" for i in range(64)))
 HEAD_WIDTH = 64  # of every release (model.py: build_model), for weights do not hold it
 
 
@@ -121,7 +124,7 @@ FAMILY = Family(
     detect=_detect,
     links=_links,
     refuses=refuses,
-    repeated=("input_resolution", "context_length", "vocab_size"),
+    repeated=("input_resolution", "context_length", "vocab_size", *_MASKS),
     golden=golden,
     licence="MIT",
 )

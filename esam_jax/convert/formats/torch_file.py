@@ -256,14 +256,22 @@ def _chosen(
 def _sets(held: Any) -> dict[str, dict[Any, Any]]:
     """Every dict of tensors under a key of the file, or under a usual one below that."""
     found = {}
+    # By id, as a file of a megabyte can hold one large dict under a hundred thousand keys.
+    seen: dict[int, bool] = {}
+
+    def has_tensors(value: Any) -> bool:
+        if id(value) not in seen:
+            seen[id(value)] = _has_tensors(value)
+        return seen[id(value)]
+
     for key, value in held.items() if isinstance(held, dict) else ():
         if not (isinstance(key, str) and isinstance(value, dict)):
             continue
-        if _has_tensors(value):
+        if has_tensors(value):
             found[key] = value
             continue
         for inner in WRAPS:
-            if _has_tensors(value.get(inner)):
+            if has_tensors(value.get(inner)):
                 found.setdefault(f"{key}.{inner}", value[inner])
     return found
 

@@ -183,6 +183,7 @@ class _Machine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.taken: dict[int, Any] = {}  # attributes of modules by id, kept so that ids stay theirs
 
     def step(self, opcode: str, argument: Any) -> None:
         stack = self.stack
@@ -244,6 +245,10 @@ class _Machine:
         if isinstance(target, Opaque):
             return
         if type(target) is Module and type(state) is dict:
+            # A file of a megabyte can say many modules with the same many attributes.
+            if id(state) in self.taken:
+                raise self._refusal("attributes that several modules share")
+            self.taken[id(state)] = state
             target.update({name: x for name, x in state.items() if type(name) is str})
             return
         self._top(collections.OrderedDict)

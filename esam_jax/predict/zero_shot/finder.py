@@ -1,7 +1,6 @@
 """What finds salient objects in many pictures: where maps come from, a model, and the rules."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -77,8 +76,7 @@ class Finder:
             return album.digest(self.maps)
         if self.maps is not None:
             return type(self.maps).__name__.lower()
-        listed = sorted((name, file.stat().st_size) for name, file in self.files.items())
-        return f"files {hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}"
+        return f"files {map_files.digest(self.files)}"
 
 
 def maps(name: str, sam: Sam | None) -> Maps:

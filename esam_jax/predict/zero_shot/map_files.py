@@ -1,7 +1,8 @@
 """Grey pictures of numbers from 0 to 1, found by the names of the pictures that they are of."""
 
+import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -38,6 +39,20 @@ def of(folder: Path, names: Iterable[str]) -> dict[str, Path]:
             "its name and size"
         )
     return found
+
+
+def digest(files: Mapping[str, Path]) -> str:
+    """Of the names and contents, so that a map that was changed is noticed; one that cannot be read
+    counts by its name."""
+    found = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        try:
+            content = file.read_bytes()
+        except OSError:
+            content = b""
+        found.update(f"{name!a} {len(content)};".encode())
+        found.update(content)
+    return found.hexdigest()[:12]
 
 
 def read(path: Path, size: tuple[int, int] | None = None) -> Float32[np.ndarray, "H W"]:

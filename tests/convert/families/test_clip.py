@@ -167,6 +167,7 @@ def test_what_the_shapes_say_too_is_left_out(tmp_path, capsys):
     config, params = small_clip.weights()
     for family, extra in (
         (OPENAI, {"input_resolution": 64, "context_length": 77, "vocab_size": 49408}),
+        (OPENAI, {"attn_mask": 0, "transformer.resblocks.1.attn_mask": 0}),
         (TRANSFORMERS, {f"{V}.embeddings.position_ids": 17, f"{T}.embeddings.position_ids": 77}),
     ):
         plain = state_dict.to_state_dict(params, family, config)

@@ -517,6 +517,14 @@ def test_storages_are_in_the_file_as_they_are_named(tmp_path, torch):
         refused(put(tmp_path / "a.pt", data), "does not hold the storages that it names")
 
 
+def test_a_dict_under_many_keys_is_looked_at_once(monkeypatch):
+    looked: list[object] = []
+    monkeypatch.setattr(torch_file, "_has_tensors", lambda value: bool(looked.append(value)))
+    shared = {f"{i}": None for i in range(5)}
+    assert torch_file._sets({f"{i}": shared for i in range(100)}) == {}
+    assert looked == [shared, None]
+
+
 # ------------------------------------------------------------------------------ hostile archives
 
 GOOD = made.torch_zip(made.state(w=made.tensor()))

@@ -58,6 +58,8 @@ def test_tensors_go_by_the_places_of_their_modules(tmp_path):
     np.testing.assert_array_equal(found["scale"], values[5])
 
 
+# Two modules, and their one dict of attributes: of many, a file could say that squared.
+SHARED = b"c__torch__\nNet\nq\x01)\x81}q\x02(" + made.plain("a") + (b"h\x01)\x81h\x02b" + b"ub")
 LOOP = b"c__torch__\nNet\n)\x81q\x01}" + made.plain("self") + b"h\x01sb"
 
 
@@ -65,6 +67,7 @@ LOOP = b"c__torch__\nNet\n)\x81q\x01}" + made.plain("self") + b"h\x01sb"
     ("pickled", "message"),
     [
         (LOOP, "the module 'self' in several places"),
+        (SHARED, "attributes that several modules share"),
         (b"}" + made.plain("w") + made.tensor() + b"s", "without a module"),
         (module(x=b"cos\nsystem\n" + made.plain(("true",)) + b"R"), "refused, .*os.system"),
         (b"c__torch__\nNet\n" + made.plain((1,)) + b"\x81}b", "made of something"),

@@ -62,3 +62,4 @@ def test_a_size_must_have_its_stages():
 def test_widths_of_the_decoder_are_those_of_the_stages_above():
     assert SMALL.up_widths == (7, 6, 5, 4, 4)
     assert named.model("u2net").up_widths == (512, 256, 128, 64, 64)
+    assert named.model("u2net").image_px == 320  # upstream's RescaleT(320)

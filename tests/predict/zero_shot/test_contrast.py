@@ -82,6 +82,17 @@ def test_centre_prior_is_symmetric_and_falls_outward():
     assert prior.max() == 1 and (np.diff(prior[10, 15:]) < 0).all() and prior[0, 0] < 0.05
 
 
+def test_constants_are_those_of_the_page(monkeypatch):
+    """docs/zero_shot.md: half a half side; 16 x 16 clicks; colours at 160 pixels."""
+    edge, middle = contrast.centre(1, 101)[0, [0, 50]]
+    assert middle == 1 and edge == pytest.approx(np.exp(-((100 / 101 / 0.5) ** 2) / 2))
+    assert len(Contrast(nano.sam("sam_nano")).generator.point_grids[0]) == 256
+    seen = []
+    monkeypatch.setattr(contrast, "score", lambda *arrays: seen.append(arrays) or 1.0)
+    contrast.of_masks(np.zeros((100, 320, 3), np.uint8), [np.ones((100, 320), bool)])
+    assert [each.shape[:2] for each in seen[0]] == [(50, 160)] * 3
+
+
 def test_masks_are_those_of_everything():
     sam, picture = nano.sam("sam_nano"), nano.picture(40, 50)
     options = {"points_per_side": 2, "pred_iou_thresh": -9.0, "stability_score_thresh": 0.0}

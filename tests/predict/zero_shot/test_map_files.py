@@ -22,6 +22,18 @@ def test_found_by_name_in_the_same_folders_or_flat(tmp_path, name):
     assert map_files.of(tmp_path, ["sub/a.jpg"]) == {"sub/a.jpg": file}
 
 
+def test_the_digest_is_of_names_and_contents(tmp_path):
+    one, other = tmp_path / "a.png", tmp_path / "b.png"
+    one.write_bytes(b"one")
+    other.write_bytes(b"two")
+    files = {"a": one, "b": other, "\udcff": tmp_path / "absent"}
+    found = map_files.digest(files)
+    assert found == map_files.digest(dict(reversed(files.items())))
+    assert found != map_files.digest({**files, "a": other})
+    assert found != map_files.digest({"c": one, "b": other, "\udcff": tmp_path / "absent"})
+    assert found != map_files.digest({"a": one, "b": other})
+
+
 def test_what_is_missing_is_named_and_counted(tmp_path):
     save(tmp_path / "b.png")
     with pytest.raises(MissingError, match=r"has no a\.png, nor that of 1 other picture: write"):

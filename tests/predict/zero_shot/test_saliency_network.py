@@ -46,6 +46,11 @@ def test_fitted_keeps_a_map_of_that_size_and_the_range():
     np.testing.assert_allclose(fitted(np.full((4, 4), 0.25), 9, 3), 0.25, atol=1e-6)
 
 
+def test_fitted_is_bilinear():
+    found = fitted(np.array([[0.0, 1.0]], np.float32), 1, 8)[0]
+    np.testing.assert_allclose(found, [0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8, 1, 1], atol=1e-6)
+
+
 def test_map_is_that_of_the_square_in_the_size_of_the_picture(monkeypatch):
     monkeypatch.setattr(U2NetConfig, "image_px", 32)
     picture, given = nano.picture(21, 45), []

@@ -1,5 +1,7 @@
 """Clicks drawn in a saliency map, and the masks for them."""
 
+import dataclasses
+import inspect
 import itertools
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from helpers import nano
 
 import esam_jax
+from esam_jax.cli import evaluate_salient as cli_evaluate
+from esam_jax.cli import salient as cli_salient
 from esam_jax.errors import DataError, PromptError
 from esam_jax.predict.zero_shot import salient as module
 from esam_jax.predict.zero_shot.salient import Rules, checked_map, clicks, parts, salient
@@ -144,6 +148,18 @@ def test_maps_that_are_none_are_refused_by_name(value, message):
 def test_rules_that_are_none_are_refused_by_name(options, message):
     with pytest.raises(PromptError, match=message):
         salient(nano.sam("sam_nano"), PICTURE, two_blobs(), **options)
+
+
+def test_three_points_from_one_half_on_are_the_rule_wherever_it_is_given():
+    rules = Rules()
+    assert (rules.points, rules.threshold, rules.instances) == (3, 0.5, False)
+    given = inspect.signature(salient).parameters
+    for field in dataclasses.fields(Rules):
+        wanted = getattr(rules, field.name)
+        assert given[field.name].default == wanted
+        for command in (cli_salient.Salient, cli_evaluate.Arguments):
+            defaults = {each.name: each.default for each in dataclasses.fields(command)}
+            assert defaults[field.name] == wanted
 
 
 def test_a_model_with_few_slots_takes_no_more_points():
