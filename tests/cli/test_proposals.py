@@ -1,6 +1,7 @@
 """`esam proposals`: every picture once, as results that `esam evaluate proposals` reads."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -94,6 +95,7 @@ def test_ids_of_a_json_are_those_of_its_results(album, tmp_path, capsys):
     assert "made with other settings (ids was '4 pictures" in capsys.readouterr().err
     for wrong, message in (
         ({"dog.png": 3}, "000000000017.png is not listed in"),
+        ({**ids, "more/dog.png": 5}, "dog.png may be any of 2 pictures of"),
         ({**ids, "dog.png": "three"}, "has the id 'three', but ids must be integers here"),
     ):
         file = listed(tmp_path, wrong)
@@ -125,6 +127,16 @@ def test_what_is_done_stays_and_the_rest_is_done(album, tmp_path, capsys, monkey
     assert "0 pictures, 0 masks" in capsys.readouterr().out
     assert call(album, out, "--most", "11") == 2
     assert "most was 12, is 11" in capsys.readouterr().err and contents(out) == after
+
+
+def test_what_a_dead_call_left_unfinished_is_removed(album, tmp_path):
+    out = tmp_path / "out"
+    (out / "masks").mkdir(parents=True)
+    dead = f"{files.HOST}-{os.getpid()}.new"  # of an earlier process
+    for name in (f".results.json.0a.{dead}", f"masks/.4.json.0b.{dead}"):
+        (out / name).write_bytes(b"half")
+    assert call(album, out) == 0
+    assert not [each for each in out.rglob(".*") if each.is_file()]
 
 
 def test_hosts_share_an_album(album, tmp_path, capsys):
