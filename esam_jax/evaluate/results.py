@@ -65,7 +65,9 @@ def read(path: Path, truth: Truth, *, any_category: bool = False) -> Results:
     can be used: results of other pictures, for example.
     """
     entries, digest = listed(path, _FORM)
-    having = (isinstance(each, Mapping) and "segmentation" in each for each in entries)
+    having = (
+        isinstance(each, Mapping) and each.get("segmentation") is not None for each in entries
+    )
     of_masks = not entries or any(having)
     categories = None if any_category else {each["id"] for each in truth.dataset["categories"]}
     found: list[dict[str, Any]] = []
@@ -122,7 +124,7 @@ def box(entry: Mapping[str, Any]) -> list[float]:
 
 
 def _box_alone(entry: Mapping[str, Any]) -> dict[str, Any]:
-    if "bbox" not in entry:
+    if entry.get("bbox") is None:
         raise DataError("it has neither a segmentation nor a bbox")
     return {"bbox": box(entry)}
 

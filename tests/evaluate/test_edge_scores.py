@@ -1,5 +1,6 @@
 """BSDS500's numbers: golden counts and scores, a slow assignment, and invariants."""
 
+import itertools
 import json
 import pathlib
 
@@ -142,12 +143,12 @@ def plainly(found: np.ndarray, levels: np.ndarray) -> dict[str, float]:
     by_recall = sorted(sums)
     area = 0.0
     for i in range(101):
-        for (r0, p0), (r1, p1) in zip(by_recall, by_recall[1:], strict=False):
+        for (r0, p0), (r1, p1) in itertools.pairwise(by_recall):
             if r0 <= i / 100 < r1:
                 area += 0.01 * (p0 + (p1 - p0) * (i / 100 - r0) / (r1 - r0))
     by_precision = sorted((p, r) for r, p in sums)
     r50 = by_precision[0][1]  # where every precision is higher
-    for (p0, r0), (p1, r1) in zip(by_precision, by_precision[1:], strict=False):
+    for (p0, r0), (p1, r1) in itertools.pairwise(by_precision):
         if p0 <= 0.5 < p1:
             r50 = r0 + (r1 - r0) * (0.5 - p0) / (p1 - p0)
     ois = f(*shares([sum(x) for x in zip(*chosen, strict=True)]))

@@ -182,8 +182,8 @@ def test_polygons_plain_runs_and_boxes_are_read(tmp_path, capsys):
 def test_boxes_alone(task: str, tmp_path, capsys):
     found = truth(tmp_path)
     for each in found:
-        box = regions.rle_box(each.pop("segmentation"))
-        each["bbox"] = box
+        each["bbox"] = regions.rle_box(each.pop("segmentation"))
+    found[0]["segmentation"] = None  # as some programs write it
     write(tmp_path, found)
     result = scored([task, *named(tmp_path)], capsys)
     key, held = ("AP", "ap") if task == "instances" else ("AR@100", "ar")
@@ -234,6 +234,10 @@ def test_an_unknown_category_matters_to_instances_alone(tmp_path):
     assert len(results.read(tmp_path / "found.json", read, any_category=True).entries) == 3
     chosen = results.read(tmp_path / "found.json", read)
     assert len(chosen.entries) == 2 and "category_id is 99" in chosen.findings[0].text
+    del found[0]["category_id"]
+    write(tmp_path, found)
+    chosen = results.read(tmp_path / "found.json", read)
+    assert len(chosen.entries) == 2 and "category_id is None" in chosen.findings[0].text
 
 
 @pytest.mark.parametrize(
