@@ -13,7 +13,7 @@ from PIL import Image
 from esam_jax import cli
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import ConfigError, ExistsError, PromptError
-from esam_jax.evaluate import ground_truth, proposal_recall, proposal_scores, results
+from esam_jax.evaluate import ground_truth, matches, proposal_recall, proposal_scores, results
 from esam_jax.ops import regions
 from esam_jax.predict import load
 from esam_jax.predict.zero_shot import proposals
@@ -105,6 +105,25 @@ def test_files_are_those_of_the_public_function(truth, tmp_path):
                 assert float(row["score"]) == pytest.approx(mine[best]["score"])
     with Image.open(out / "worst.png") as sheet:
         assert sheet.height > 3 * 64
+
+
+def test_the_sheet_has_each_object_in_one_place_of_all_sets(truth, tmp_path, monkeypatch):
+    """So that it has one colour: itself, its closest proposal, and again where that is far off."""
+    rows, sheet = [], matches.sheet
+    monkeypatch.setattr(matches, "sheet", lambda *args: rows.extend(args[0]) or sheet(*args))
+    monkeypatch.setattr(proposal_recall, "_FOUND", 0.94)
+    measured(truth, out=tmp_path / "out")
+    with (tmp_path / "out/objects.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert len(rows) == 3
+    for row in rows:
+        ious = np.array([float(each["iou"]) for each in listed if each["picture"] == row.name])
+        objects, closest, missed = row.masks
+        assert len(objects) == len(closest) == len(missed) == len(ious)
+        got = [regions.iou(one, other) for one, other in zip(objects, closest, strict=True)]
+        np.testing.assert_allclose(got, ious, atol=1e-12)
+        np.testing.assert_array_equal(missed, objects & (ious < 0.94)[:, None, None])
+    assert 0 < sum(float(each["iou"]) < 0.94 for each in listed) < len(listed)
 
 
 @pytest.mark.slow
