@@ -13,7 +13,7 @@ from esam_jax import cli, files
 from esam_jax.data import decode
 from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
-from esam_jax.predict import load
+from esam_jax.predict import load, overlays
 from esam_jax.predict.zero_shot import proposals
 from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
@@ -162,8 +162,14 @@ def test_a_broken_picture_is_named_and_left_out(album, tmp_path, capsys):
     assert "no picture of" in capsys.readouterr().err
 
 
-def test_overlays(album, tmp_path):
-    assert call(album / "sa_4.png", tmp_path / "one") == 0
+def test_overlays(album, tmp_path, monkeypatch):
+    shown, write = [], overlays.write
+    monkeypatch.setattr(overlays, "write", lambda *x: shown.append(x[2:]) or write(*x))
+    assert call(album / "sa_4.png", tmp_path / "one", "--most", "30") == 0
+    [(runs, scores)] = shown
+    found = json.loads((tmp_path / "one/results.json").read_text())
+    assert len(found) == 30 and runs == [each["segmentation"] for each in found[:20]]
+    assert scores == [each["score"] for each in found[:20]]
     assert [each.name for each in (tmp_path / "one/overlays").iterdir()] == ["4.png"]
     assert call(album, tmp_path / "all", "--overlays") == 0
     names = {each.name for each in (tmp_path / "all/overlays").iterdir()}

@@ -171,8 +171,10 @@ def test_a_broken_picture_is_left_out_with_its_objects(truth):
     assert measured(truth)["ar"] == result["ar"]
 
 
-def test_some_pictures_are_drawn(truth):
-    result = measured(truth, images=2)
+def test_some_pictures_are_drawn(truth, tmp_path):
+    result = measured(truth, images=2, out=tmp_path / "out")
+    with (tmp_path / "out/objects.csv").open(newline="") as file:
+        assert {each["picture"] for each in csv.DictReader(file)} == {"3.png", "7.png"}
     assert result["images"] == 2 and "2 pictures drawn with seed 0" in result["protocol"]
     assert without_times(measured(truth, images=9))["ar"] == measured(truth)["ar"]
     with pytest.raises(ConfigError, match="images is 0"):
@@ -185,6 +187,15 @@ def test_what_is_no_output_folder_is_left_alone(truth, tmp_path):
     with pytest.raises(ExistsError, match="was not written by this command"):
         measured(truth, out=tmp_path / "own")
     assert (tmp_path / "own" / "proposals.json").read_text() == "mine"
+
+
+def test_a_picture_of_crowds_alone_is_not_looked_at(truth):
+    content = json.loads(truth.read_text())
+    for each in content["annotations"]:
+        each["iscrowd"] = int(each["image_id"] == 7)
+    truth.write_text(json.dumps(content))
+    result = measured(truth)
+    assert result["images"] == 2 and 0 < result["proposals"] <= 2 * 40
 
 
 def test_data_without_an_object(truth):
