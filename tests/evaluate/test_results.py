@@ -260,6 +260,34 @@ def test_files_without_a_result_are_refused(text: str, message: str, tmp_path, c
     assert "found.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("task", ["instances", "proposals"])
+def test_a_folder_of_files_is_read_as_one(task: str, tmp_path, capsys):
+    found = truth(tmp_path)
+    write(tmp_path, found)
+    wanted = scored([task, *named(tmp_path)], capsys)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    argv = ["evaluate", task, "--results", str(folder), "--data", str(tmp_path / "truth.json")]
+    assert cli.main(argv) == 2
+    assert "is a folder without a .json" in capsys.readouterr().err
+    for i, part in enumerate((found[:1], [], found[1:])):
+        (folder / f"{i}.json").write_text(json.dumps(part))
+    (folder / ".1.json.0a.new").write_text("half")
+    result = scored(argv[1:], capsys)
+    other = ("results", "seconds")
+    assert {**result, **{key: wanted[key] for key in other}} == wanted
+    (folder / "2.json").write_text("[")
+    assert cli.main(argv) == 2
+    assert "2.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    write(tmp_path, truth(tmp_path))
+    monkeypatch.setattr(results, "_MAX_BYTES", 9)
+    with pytest.raises(DataError, match=r"more than 9 bytes: split it, and name the folder"):
+        results.listed(tmp_path / "found.json", "")
+
+
 def test_crowds_and_objects_without_a_mask_are_no_objects(tmp_path, capsys):
     found = truth(tmp_path)
     write(tmp_path, found)
