@@ -46,7 +46,8 @@ def listed(path: Path, form: str) -> tuple[list[Any], str]:
     parts = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
     if not parts:
         raise DataError(f"{path} is a folder without a .json: {form}")
-    entries, digest = [], hashlib.sha256()
+    entries: list[Any] = []
+    digest = hashlib.sha256()
     for part in parts:
         data = _content(part)
         digest.update(data)
