@@ -43,7 +43,8 @@ class Arguments:
     boxes: Path | None = None
     """A results file of COCO: a list of {image_id, category_id, bbox, score}."""
     results: Path | None = None
-    """Instead of a model and boxes, what is scored: a results file of COCO with masks, or boxes."""
+    """Instead of a model and boxes, what is scored: a results file of COCO with masks, or boxes; or
+    a folder of such files."""
     choose: Choice = "confident"
     """Of the candidates: the most confident one, or the one whose IoU with the box is highest."""
     refine: bool = False

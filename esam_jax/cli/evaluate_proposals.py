@@ -32,7 +32,8 @@ class Arguments:
     model: str | None = None
     """A model folder, run folder, RUN@STEP, .pt, .pth or .safetensors file, or preset."""
     results: Path | None = None
-    """Instead of a model, what is scored: a results file of COCO with masks, or boxes."""
+    """Instead of a model, what is scored: a results file of COCO with masks, or boxes; or a folder
+    of such files."""
     output: Output = "three"
     """The masks of a click: three candidates, or the single mask, which is the paper's ablation."""
     points_per_side: int | None = None

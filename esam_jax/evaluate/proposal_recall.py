@@ -38,6 +38,7 @@ from esam_jax.evaluate.ground_truth import Id, Truth
 from esam_jax.evaluate.kept import Kept
 from esam_jax.evaluate.protocol import size_of
 from esam_jax.machine import out_of_memory
+from esam_jax.ops import regions
 from esam_jax.predict import devices
 from esam_jax.predict.draw import Row
 from esam_jax.predict.everything import album
@@ -254,16 +255,22 @@ def _row(
     listed = work.truth.pictures[identity]
     image = truth_pictures.read(work.truth, listed, work.sixteen_bit, [])
     found = json.loads(work.file(listed.number).read_text())
-    places = sorted({each["place"] for each in closest} - {None})
-    missed = [each for each in closest if each["iou"] < _FOUND]
+    shapes = [objects[each["object"]]["segmentation"] for each in closest]
+    missed = [each["iou"] < _FOUND for each in closest]
+    # Each object keeps its place in every set, by which it is coloured.
+    nothing = regions.to_rle(np.zeros(image.shape[:2], bool))
+    nearest = [
+        nothing if each["place"] is None else found[each["place"]]["segmentation"]
+        for each in closest
+    ]
     sets = [
-        [objects[each["object"]]["segmentation"] for each in closest],
-        [found[place]["segmentation"] for place in places],
-        [objects[each["object"]]["segmentation"] for each in missed],
+        shapes,
+        nearest,
+        [shape if gone else nothing for shape, gone in zip(shapes, missed, strict=True)],
     ]
     captions = [
         counted(len(closest), "object"),
         f"mean IoU {mean:.3f}",
-        f"{len(missed)} of {len(closest)}",
+        f"{sum(missed)} of {len(closest)}",
     ]
     return matches.row(listed.name, image, [], sets, captions)

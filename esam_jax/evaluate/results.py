@@ -1,4 +1,4 @@
-"""Anybody's results for the pictures of a json, from a results file of COCO: masks, boxes, or both.
+"""Anybody's results for the pictures of a json, from results files of COCO: masks, boxes, or both.
 
 Files are hostile until parsed: an entry that does not read, or belongs to nothing that the truth
 lists, is left out and noted with its place in the file.
@@ -18,7 +18,7 @@ from esam_jax.errors import DataError
 from esam_jax.evaluate.ground_truth import Id, Listed, Truth
 from esam_jax.ops import regions
 
-_MAX_BYTES = 2**33  # a thousand masks for each picture of LVIS
+_MAX_BYTES = 2**33  # of one file; a thousand masks for each picture of LVIS may need more
 _FORM = "give a list of {image_id, category_id, segmentation or bbox, score}, as COCO has results"
 
 
@@ -41,21 +41,40 @@ class Results:
 
 
 def listed(path: Path, form: str) -> tuple[list[Any], str]:
-    """The list in a json file and its digest; DataError, which says the `form`, for another."""
+    """The list in a json file and its digest, or those of all json files of a folder, in the order
+    of their names; DataError, which says the `form`, for another."""
+    parts = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
+    if not parts:
+        raise DataError(f"{path} is a folder without a .json: {form}")
+    entries: list[Any] = []
+    digest = hashlib.sha256()
+    for part in parts:
+        data = _content(part)
+        digest.update(data)
+        entries += _parsed(data, part, form)
+    return entries, f"sha256:{digest.hexdigest()[:32]}"
 
+
+def _content(path: Path) -> bytes:
     def attempt() -> bytes:
         if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path} has more than {_MAX_BYTES} bytes: split it")
+            raise DataError(
+                f"{path} has more than {_MAX_BYTES} bytes: split it, and name the folder of its "
+                "parts"
+            )
         return path.read_bytes()
 
-    data = files.read(path, attempt, "name a results file of COCO")
+    return files.read(path, attempt, "name a results file of COCO")
+
+
+def _parsed(data: bytes, path: Path, form: str) -> list[Any]:
     try:
         entries = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}): {form}") from error
     if not isinstance(entries, list):
         raise DataError(f"{path} holds a {type(entries).__name__}: {form}")
-    return entries, f"sha256:{hashlib.sha256(data).hexdigest()[:32]}"
+    return entries
 
 
 def read(path: Path, truth: Truth, *, any_category: bool = False) -> Results:
@@ -65,7 +84,9 @@ def read(path: Path, truth: Truth, *, any_category: bool = False) -> Results:
     can be used: results of other pictures, for example.
     """
     entries, digest = listed(path, _FORM)
-    having = (isinstance(each, Mapping) and "segmentation" in each for each in entries)
+    having = (
+        isinstance(each, Mapping) and each.get("segmentation") is not None for each in entries
+    )
     of_masks = not entries or any(having)
     categories = None if any_category else {each["id"] for each in truth.dataset["categories"]}
     found: list[dict[str, Any]] = []
@@ -122,7 +143,7 @@ def box(entry: Mapping[str, Any]) -> list[float]:
 
 
 def _box_alone(entry: Mapping[str, Any]) -> dict[str, Any]:
-    if "bbox" not in entry:
+    if entry.get("bbox") is None:
         raise DataError("it has neither a segmentation nor a bbox")
     return {"bbox": box(entry)}
 

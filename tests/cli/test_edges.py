@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def test_what_is_done_stays_and_the_rest_is_done(album: Path, tmp_path: Path, ca
     assert call(album, out) == 0
     assert capsys.readouterr().out == f"2 edge maps in {out}; 1 done before\n"
     assert contents(out) == contents(whole)
+
+
+def test_what_a_dead_call_left_unfinished_is_removed(album: Path, tmp_path: Path):
+    out, dead = tmp_path / "out", f"{files.HOST}-{os.getpid()}.new"  # of an earlier process
+    for name in (f".a.png.0.{dead}", f"more/.c.png.1.{dead}", f"overlays/more/.c.png.2.{dead}"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(b"half")
+    assert call(album, out) == 0
+    assert set(contents(out)) == {"edges.json", "a.png", "b.png", "more/c.png"}
 
 
 def test_hosts_share_a_folder(album: Path, tmp_path: Path, capsys):

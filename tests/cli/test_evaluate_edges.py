@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from esam_jax import cli
 from esam_jax.data.sources import scene_painter
@@ -264,6 +265,24 @@ def test_one_person_beside_the_others_is_as_consistent_as_documented(tmp_path, c
     found = json.loads(capsys.readouterr().out)
     numbers = [found[name] for name in ("ODS", "recall", "precision")]
     assert numbers == pytest.approx([0.766, 0.670, 0.894], abs=1e-3) and found["images"] == 20
+
+
+@real
+@pytest.mark.slow
+def test_sobel_edges_are_as_good_as_documented(tmp_path, capsys):
+    """docs/evaluation.md: of the 20 real pictures, ODS 0.575 with nine thresholds."""
+    data, maps = DATA / "bsds500_val20", tmp_path / "maps"
+    maps.mkdir()
+    for file in (data / "images").iterdir():
+        grey = ndimage.gaussian_filter(np.asarray(Image.open(file).convert("L"), float), 2)
+        found = np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1))
+        levels = np.rint(255 * found / found.max()).astype(np.uint8)
+        Image.fromarray(levels).save(maps / f"{file.stem}.png")
+    argv = ["--edges", maps, "--truth", data, "--thresholds", 9, "--json"]
+    assert cli.main(["evaluate", "edges", *map(str, argv)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    numbers = [found[name] for name in ("ODS", "OIS", "AP", "R50")]
+    assert numbers == pytest.approx([0.575, 0.596, 0.527, 0.672], abs=1e-3)
 
 
 # ------------------------------------------------------------------------------------ published

@@ -1,6 +1,7 @@
 """`esam proposals`: every picture once, as results that `esam evaluate proposals` reads."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from esam_jax import cli, files
 from esam_jax.data import decode
 from esam_jax.data.sources import scene_painter
 from esam_jax.ops import regions
-from esam_jax.predict import load
+from esam_jax.predict import load, overlays
 from esam_jax.predict.zero_shot import proposals
 from esam_jax.predict.zero_shot.proposals import ProposalSettings
 
@@ -94,6 +95,7 @@ def test_ids_of_a_json_are_those_of_its_results(album, tmp_path, capsys):
     assert "made with other settings (ids was '4 pictures" in capsys.readouterr().err
     for wrong, message in (
         ({"dog.png": 3}, "000000000017.png is not listed in"),
+        ({**ids, "more/dog.png": 5}, "dog.png may be any of 2 pictures of"),
         ({**ids, "dog.png": "three"}, "has the id 'three', but ids must be integers here"),
     ):
         file = listed(tmp_path, wrong)
@@ -127,6 +129,16 @@ def test_what_is_done_stays_and_the_rest_is_done(album, tmp_path, capsys, monkey
     assert "most was 12, is 11" in capsys.readouterr().err and contents(out) == after
 
 
+def test_what_a_dead_call_left_unfinished_is_removed(album, tmp_path):
+    out = tmp_path / "out"
+    (out / "masks").mkdir(parents=True)
+    dead = f"{files.HOST}-{os.getpid()}.new"  # of an earlier process
+    for name in (f".results.json.0a.{dead}", f"masks/.4.json.0b.{dead}"):
+        (out / name).write_bytes(b"half")
+    assert call(album, out) == 0
+    assert not [each for each in out.rglob(".*") if each.is_file()]
+
+
 def test_hosts_share_an_album(album, tmp_path, capsys):
     for host in ("0/2", "1/2"):
         assert call(album, tmp_path / "out", "--part", host) == 0
@@ -150,8 +162,14 @@ def test_a_broken_picture_is_named_and_left_out(album, tmp_path, capsys):
     assert "no picture of" in capsys.readouterr().err
 
 
-def test_overlays(album, tmp_path):
-    assert call(album / "sa_4.png", tmp_path / "one") == 0
+def test_overlays(album, tmp_path, monkeypatch):
+    shown, write = [], overlays.write
+    monkeypatch.setattr(overlays, "write", lambda *x: shown.append(x[2:]) or write(*x))
+    assert call(album / "sa_4.png", tmp_path / "one", "--most", "30") == 0
+    [(runs, scores)] = shown
+    found = json.loads((tmp_path / "one/results.json").read_text())
+    assert len(found) == 30 and runs == [each["segmentation"] for each in found[:20]]
+    assert scores == [each["score"] for each in found[:20]]
     assert [each.name for each in (tmp_path / "one/overlays").iterdir()] == ["4.png"]
     assert call(album, tmp_path / "all", "--overlays") == 0
     names = {each.name for each in (tmp_path / "all/overlays").iterdir()}

@@ -129,6 +129,32 @@ def test_recall_is_that_of_pycocotools(kind: Kind, case: tuple[dict, list[dict]]
         assert got.get(name, -1.0) == pytest.approx(value, abs=1e-12), name
 
 
+@pytest.mark.parametrize(("second", "wanted"), [((20, 20, 10, 10), 1.0), ((26, 20, 10, 10), 0.5)])
+def test_of_objects_with_equal_ious_the_later_is_taken(second: Any, wanted: float):
+    """By the first detection, so that the second finds its object free, or taken."""
+    category = {"category_id": 1, "image_id": 1}
+    objects = [
+        {"id": i, "iscrowd": 0, **category, **shape(box)}
+        for i, box in enumerate([(20, 20, 10, 10), (26, 20, 10, 10)], 1)
+    ]
+    found = [
+        {"score": score, **category, **shape(box)}
+        for score, box in ((0.9, (23, 20, 10, 10)), (0.8, second))
+    ]
+    truth = {
+        "images": [{"id": 1, "height": HEIGHT, "width": WIDTH}],
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "it"}],
+    }
+    ious = average_recall.overlaps(found, objects, "segm")
+    assert ious[0, 0] == ious[0, 1] > 0.5
+    taken = average_recall.takers(ious)
+    assert (taken[0] < 2).mean() == wanted
+    got = recall(truth, found, "segm", [1, 3, 5])
+    for name, value in by_pycocotools(truth, found, "segm").items():
+        assert got[name] == pytest.approx(value, abs=1e-12), name
+
+
 def slow(truth: dict, found: list[dict], limit: int, of: Any) -> float:
     """Recall by the definition: one threshold, picture, detection and object after another."""
     recalls = []

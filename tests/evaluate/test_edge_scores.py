@@ -1,5 +1,6 @@
 """BSDS500's numbers: golden counts and scores, a slow assignment, and invariants."""
 
+import itertools
 import json
 import pathlib
 
@@ -115,6 +116,66 @@ def test_numbers_are_golden():
     assert ois == pytest.approx(expected["OIS"], abs=1e-9)
     assert found["AP"] == pytest.approx(expected["AP"], abs=1e-9)
     assert found["R50"] == pytest.approx(expected["R50"], abs=1e-9)
+
+
+def plainly(found: np.ndarray, levels: np.ndarray) -> dict[str, float]:
+    """One threshold, step and recall after another, as the benchmark's `maxF` and
+    `collect_eval_bdry` have them."""
+
+    def shares(row):
+        return row[0] / (row[1] or 1), row[2] / (row[3] or 1)
+
+    def f(recall, precision):
+        return 2 * recall * precision / ((recall + precision) or 1)
+
+    sums = [shares(row) for row in found.sum(0).tolist()]
+    best = (f(*sums[0]), levels[0])
+    for k in range(1, len(levels)):
+        for step in range(100):
+            d = step / 99
+            recall, precision, level = (
+                d * a + (1 - d) * b
+                for a, b in zip((*sums[k], levels[k]), (*sums[k - 1], levels[k - 1]), strict=True)
+            )
+            if f(recall, precision) > best[0] + 1e-14:
+                best = (f(recall, precision), level)
+    chosen = [max(rows, key=lambda row: f(*shares(row))) for rows in found.tolist()]
+    by_recall = sorted(sums)
+    area = 0.0
+    for i in range(101):
+        for (r0, p0), (r1, p1) in itertools.pairwise(by_recall):
+            if r0 <= i / 100 < r1:
+                area += 0.01 * (p0 + (p1 - p0) * (i / 100 - r0) / (r1 - r0))
+    by_precision = sorted((p, r) for r, p in sums)
+    r50 = by_precision[0][1]  # where every precision is higher
+    for (p0, r0), (p1, r1) in itertools.pairwise(by_precision):
+        if p0 <= 0.5 < p1:
+            r50 = r0 + (r1 - r0) * (0.5 - p0) / (p1 - p0)
+    ois = f(*shares([sum(x) for x in zip(*chosen, strict=True)]))
+    return {"ODS": best[0], "threshold": best[1], "OIS": ois, "AP": area, "R50": r50}
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.6])
+def test_numbers_are_those_of_a_slow_computation(lowest: float):
+    """Where the best threshold lies between two, and R50 within the curve or at its end."""
+    rng, levels = np.random.default_rng(7), edge_scores.thresholds(5)
+    for _ in range(20):
+        truth, pixels = rng.integers(900, 1000, (2, 3, 5))
+        recall = np.sort(rng.uniform(0.2, 0.9, 5))[::-1]
+        precision = np.sort(rng.uniform(lowest, 0.95, 5))
+        found = np.stack([truth * recall, truth, pixels * precision, pixels], -1).astype(int)
+        got, wanted = edge_scores.summary(found, levels), plainly(found, levels)
+        for name, value in wanted.items():
+            assert got[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_a_pixel_at_the_threshold_is_an_edge():
+    line = np.zeros((9, 30))
+    line[4, 3:27] = 51 / 255
+    drawn = (line > 0)[None]
+    levels = edge_scores.thresholds(4)  # 0.2 is the first
+    found = edge_scores.counts(line, drawn, levels)
+    assert found.tolist() == [[24, 24, 24, 24]] + [[0, 24, 0, 0]] * 3
 
 
 def test_thresholds_leave_out_both_ends():

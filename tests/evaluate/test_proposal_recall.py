@@ -13,7 +13,7 @@ from PIL import Image
 from esam_jax import cli
 from esam_jax.data.sources import scene_painter
 from esam_jax.errors import ConfigError, ExistsError, PromptError
-from esam_jax.evaluate import ground_truth, proposal_recall, proposal_scores, results
+from esam_jax.evaluate import ground_truth, matches, proposal_recall, proposal_scores, results
 from esam_jax.ops import regions
 from esam_jax.predict import load
 from esam_jax.predict.zero_shot import proposals
@@ -107,6 +107,25 @@ def test_files_are_those_of_the_public_function(truth, tmp_path):
         assert sheet.height > 3 * 64
 
 
+def test_the_sheet_has_each_object_in_one_place_of_all_sets(truth, tmp_path, monkeypatch):
+    """So that it has one colour: itself, its closest proposal, and again where that is far off."""
+    rows, sheet = [], matches.sheet
+    monkeypatch.setattr(matches, "sheet", lambda *args: rows.extend(args[0]) or sheet(*args))
+    monkeypatch.setattr(proposal_recall, "_FOUND", 0.94)
+    measured(truth, out=tmp_path / "out")
+    with (tmp_path / "out/objects.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert len(rows) == 3
+    for row in rows:
+        ious = np.array([float(each["iou"]) for each in listed if each["picture"] == row.name])
+        objects, closest, missed = row.masks
+        assert len(objects) == len(closest) == len(missed) == len(ious)
+        got = [regions.iou(one, other) for one, other in zip(objects, closest, strict=True)]
+        np.testing.assert_allclose(got, ious, atol=1e-12)
+        np.testing.assert_array_equal(missed, objects & (ious < 0.94)[:, None, None])
+    assert 0 < sum(float(each["iou"]) < 0.94 for each in listed) < len(listed)
+
+
 @pytest.mark.slow
 def test_devices_do_not_matter(truth, monkeypatch):
     """Each compiles its own programs."""
@@ -152,8 +171,10 @@ def test_a_broken_picture_is_left_out_with_its_objects(truth):
     assert measured(truth)["ar"] == result["ar"]
 
 
-def test_some_pictures_are_drawn(truth):
-    result = measured(truth, images=2)
+def test_some_pictures_are_drawn(truth, tmp_path):
+    result = measured(truth, images=2, out=tmp_path / "out")
+    with (tmp_path / "out/objects.csv").open(newline="") as file:
+        assert {each["picture"] for each in csv.DictReader(file)} == {"3.png", "7.png"}
     assert result["images"] == 2 and "2 pictures drawn with seed 0" in result["protocol"]
     assert without_times(measured(truth, images=9))["ar"] == measured(truth)["ar"]
     with pytest.raises(ConfigError, match="images is 0"):
@@ -166,6 +187,15 @@ def test_what_is_no_output_folder_is_left_alone(truth, tmp_path):
     with pytest.raises(ExistsError, match="was not written by this command"):
         measured(truth, out=tmp_path / "own")
     assert (tmp_path / "own" / "proposals.json").read_text() == "mine"
+
+
+def test_a_picture_of_crowds_alone_is_not_looked_at(truth):
+    content = json.loads(truth.read_text())
+    for each in content["annotations"]:
+        each["iscrowd"] = int(each["image_id"] == 7)
+    truth.write_text(json.dumps(content))
+    result = measured(truth)
+    assert result["images"] == 2 and 0 < result["proposals"] <= 2 * 40
 
 
 def test_data_without_an_object(truth):

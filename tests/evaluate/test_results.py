@@ -182,8 +182,8 @@ def test_polygons_plain_runs_and_boxes_are_read(tmp_path, capsys):
 def test_boxes_alone(task: str, tmp_path, capsys):
     found = truth(tmp_path)
     for each in found:
-        box = regions.rle_box(each.pop("segmentation"))
-        each["bbox"] = box
+        each["bbox"] = regions.rle_box(each.pop("segmentation"))
+    found[0]["segmentation"] = None  # as some programs write it
     write(tmp_path, found)
     result = scored([task, *named(tmp_path)], capsys)
     key, held = ("AP", "ap") if task == "instances" else ("AR@100", "ar")
@@ -234,6 +234,10 @@ def test_an_unknown_category_matters_to_instances_alone(tmp_path):
     assert len(results.read(tmp_path / "found.json", read, any_category=True).entries) == 3
     chosen = results.read(tmp_path / "found.json", read)
     assert len(chosen.entries) == 2 and "category_id is 99" in chosen.findings[0].text
+    del found[0]["category_id"]
+    write(tmp_path, found)
+    chosen = results.read(tmp_path / "found.json", read)
+    assert len(chosen.entries) == 2 and "category_id is None" in chosen.findings[0].text
 
 
 @pytest.mark.parametrize(
@@ -254,6 +258,34 @@ def test_files_without_a_result_are_refused(text: str, message: str, tmp_path, c
         results.read(tmp_path / "found.json", read)
     assert cli.main(["evaluate", "proposals", *named(tmp_path)]) == 2
     assert "found.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["instances", "proposals"])
+def test_a_folder_of_files_is_read_as_one(task: str, tmp_path, capsys):
+    found = truth(tmp_path)
+    write(tmp_path, found)
+    wanted = scored([task, *named(tmp_path)], capsys)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    argv = ["evaluate", task, "--results", str(folder), "--data", str(tmp_path / "truth.json")]
+    assert cli.main(argv) == 2
+    assert "is a folder without a .json" in capsys.readouterr().err
+    for i, part in enumerate((found[:1], [], found[1:])):
+        (folder / f"{i}.json").write_text(json.dumps(part))
+    (folder / ".1.json.0a.new").write_text("half")
+    result = scored(argv[1:], capsys)
+    other = ("results", "seconds")
+    assert {**result, **{key: wanted[key] for key in other}} == wanted
+    (folder / "2.json").write_text("[")
+    assert cli.main(argv) == 2
+    assert "2.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    write(tmp_path, truth(tmp_path))
+    monkeypatch.setattr(results, "_MAX_BYTES", 9)
+    with pytest.raises(DataError, match=r"more than 9 bytes: split it, and name the folder"):
+        results.listed(tmp_path / "found.json", "")
 
 
 def test_crowds_and_objects_without_a_mask_are_no_objects(tmp_path, capsys):

@@ -70,7 +70,7 @@ def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str
     """
     index, count = part
     names = [name for name in album.names[index::count] if not places.is_there(file(out, name))]
-    for folder in {file(out, name).parent for name in names}:
+    for folder in {place(out, name).parent for place in (file, overlay_file) for name in names}:
         if os.path.isdir(folder):  # not a name too long
             files.remove_unfinished(folder)
     return names

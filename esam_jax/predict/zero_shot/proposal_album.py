@@ -39,17 +39,24 @@ def numbers(album: Album) -> dict[str, int]:
 
 def ids_of(album: Album, listed: Mapping[str, int], source: str) -> dict[str, int]:
     """The ids of a json's pictures, by file name or by its last part; ConfigError for a picture
-    that it does not list, DataError where two would have one."""
-    by_name = {PurePosixPath(name).name: identity for name, identity in listed.items()}
+    that it does not list, or lists in several folders, DataError where two would have one."""
+    by_name: dict[str, list[int]] = {}
+    for name, identity in listed.items():
+        by_name.setdefault(PurePosixPath(name).name, []).append(identity)
     found = {}
     for name in album.names:
-        identity = listed.get(name, by_name.get(PurePosixPath(name).name))
-        if identity is None:
+        same = [listed[name]] if name in listed else by_name.get(PurePosixPath(name).name, [])
+        if not same:
             raise ConfigError(
                 f"{name} is not listed in {source}: name a json of these pictures with --ids, or "
                 "leave it out"
             )
-        found[name] = identity
+        if len(same) > 1:
+            raise ConfigError(
+                f"{name} may be any of {len(same)} pictures of {source}, which have its name in "
+                "different folders: name the folder above these"
+            )
+        [found[name]] = same
     return _distinct(found)
 
 
@@ -71,7 +78,11 @@ def _distinct(ids: dict[str, int]) -> dict[str, int]:
 
 
 def waiting(ids: Ids, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
-    """The names that are still to be done by host `part[0]` of `part[1]`."""
+    """The names that are still to be done by host `part[0]` of `part[1]`.
+
+    What a killed call left unfinished beside them is removed.
+    """
+    files.remove_unfinished(out / MASKS_FOLDER)
     index, count = part
     mine = list(ids)[index::count]
     return [name for name in mine if not file_of(out, ids[name]).exists()]

@@ -75,6 +75,7 @@ def test_single_masks_are_those_of_mask_token_0(
     threshold = None if share is None else float(np.quantile(scores, share)) + 1e-4
     wanted = np.arange(20) if threshold is None else np.flatnonzero(scores > threshold)
     monkeypatch.setattr(search, "_PASSING", 10)
+    monkeypatch.setattr(search, "_CLICKS", 16)
     parts = found(case, candidates="single", threshold=threshold)
     assert sum(len(part.scores) for part in parts) == 20 and len(parts) > 1
     np.testing.assert_array_equal(np.concatenate([part.which for part in parts]), wanted)

@@ -76,6 +76,14 @@ def test_only_the_rows_that_survived_count():
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+def test_a_logit_of_zero_is_outside():
+    low_res = np.rint(blobs(3) / 2)
+    assert (low_res == 0).any(axis=(1, 2)).all()
+    found = edges.outlines([candidates(low_res)], as_they_are(SIDE, SIDE))
+    for one, other in zip(found, plainly(low_res), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
 def test_every_size_of_picture_shares_few_programs():
     program = edges._strongest
     edges.outlines([candidates(blobs(3))], enlarging(40, 50))
@@ -124,6 +132,21 @@ def test_thinning_keeps_the_ridge_in_every_direction():
         assert kept[20, 20] and not kept[abs(offset) > 0.8].any()
         inner = abs(columns * down - rows * right) < 15  # no gap along the line
         assert ndimage.label(kept & inner, np.ones((3, 3)))[1] == 1
+
+
+def test_neighbours_are_those_on_the_ring_that_the_gradient_passes():
+    """In any direction, with what lies between two pixels on the straight line between them."""
+    rng = np.random.default_rng(3)
+    strength, right, down = rng.random((30, 41)), *rng.normal(size=(2, 30, 41))
+    longer = np.maximum(abs(right), abs(down))
+    places, step = np.mgrid[:30, :41], np.stack([down, right]) / longer
+    neighbours = [
+        ndimage.map_coordinates(np.pad(strength, 2), places + 2 + way * step, order=1)
+        for way in (1, -1)
+    ]
+    expected = strength >= np.maximum(*neighbours)
+    np.testing.assert_array_equal(edges.highest(strength, right, down), expected)
+    assert 0.2 < expected.mean() < 0.6
 
 
 def test_equal_neighbours_both_stay():
