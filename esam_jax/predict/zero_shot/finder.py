@@ -58,6 +58,16 @@ class Finder:
             return Salient(found, (), (), ())
         return salient.of_map(self.sam, picture, found, self.rules)
 
+    def map_digest(self, name: str) -> str | None:
+        """Of the bytes of the picture's map; None without files, and for one that is not read."""
+        if name not in self.files:
+            return None
+        try:
+            content = self.files[name].read_bytes()
+        except OSError:
+            return None
+        return hashlib.sha256(content).hexdigest()[:32]
+
     def about(self) -> dict[str, Any]:
         """What decides about the results, for a folder that is resumed."""
         found: dict[str, Any] = {"saliency": self._maps_in_words()}
@@ -77,7 +87,7 @@ class Finder:
             return album.digest(self.maps)
         if self.maps is not None:
             return type(self.maps).__name__.lower()
-        listed = sorted((name, file.stat().st_size) for name, file in self.files.items())
+        listed = sorted((name, self.map_digest(name)) for name in self.files)
         return f"files {hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}"
 
 
