@@ -20,7 +20,7 @@ from esam_jax.convert import load as models
 from esam_jax.data import archives, decode
 from esam_jax.data.archives import Album
 from esam_jax.data.findings import Findings
-from esam_jax.errors import ConfigError, DataError, PromptError
+from esam_jax.errors import ConfigError, DataError, MissingError, PromptError
 from esam_jax.machine import compile_cache
 from esam_jax.predict import load
 from esam_jax.predict.everything import album as albums
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     models.locate(args.model)
     require_saliency(args.saliency, bool(given))
     found = _settled(args, maps, rules)
-    names = salient_album.waiting(pictures, args.out, mine)
+    names = salient_album.waiting(found, pictures, args.out, mine)
     report = _run(args, found, pictures, names) | {"out": str(args.out)}
     report["left_out"] = dict(pictures.left_out)
     report["listed"] = salient_album.merge(pictures, args.out)
@@ -125,6 +125,11 @@ def _maps(args: Salient, pictures: Album) -> dict[str, Path]:
     """The map of each picture, where there are some; each is there."""
     if args.map is None:
         return {}
+    if not args.map.exists():
+        raise MissingError(
+            f"--map is {args.map}, which does not exist: name a grey picture, or a folder with one "
+            "for each picture"
+        )
     if not args.map.is_dir():
         if len(pictures.names) > 1:
             raise ConfigError(
@@ -144,6 +149,8 @@ def _settled(args: Salient, maps: dict[str, Path], rules: Rules) -> Finder:
     made = None if maps else finder.maps(args.saliency, sam)
     found = Finder(maps=made, files=maps, sam=sam, rules=rules)
     settings = found.about()
+    if maps:
+        settings["saliency"] = "files"  # each picture's json says which, so that one may change
     if args.sixteen_bit != "upper_byte":
         settings["sixteen_bit"] = args.sixteen_bit
     name, results = salient_album.SETTINGS_FILE, salient_album.RESULTS

@@ -126,11 +126,30 @@ def test_other_settings_need_another_folder(album, maps, tmp_path, capsys):
     assert call(album, out, *maps, "--seed", 1) == 2
     assert "made with other settings (seed was 0, is 1)" in capsys.readouterr().err
     assert call(album, out, "--saliency", "centre") == 2
-    assert "saliency was 'files " in capsys.readouterr().err
+    assert "saliency was 'files', is 'centre'" in capsys.readouterr().err
     (tmp_path / "own").mkdir()
     (tmp_path / "own/masks.json").write_text("mine")
     assert call(album, tmp_path / "own", *maps) == 2
     assert (tmp_path / "own/masks.json").read_text() == "mine"
+
+
+def test_maps_that_change_and_more_pictures_are_done_by_the_same_command(
+    album, maps, tmp_path, capsys
+):
+    out, changed = tmp_path / "out", tmp_path / "maps/001.png"
+    good = changed.read_bytes()
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(changed)
+    assert call(album, out, *maps) == 0
+    assert "1 could not be read" in capsys.readouterr().out
+    changed.write_bytes(good)  # as the warning advises
+    (album / "004.png").write_bytes((album / "000.png").read_bytes())
+    (tmp_path / "maps/004.png").write_bytes(good)
+    first = tmp_path / "maps/000.png"
+    first.write_bytes(first.read_bytes()[:-1] + b"~")  # of the same size; the checksum of its end
+    assert call(album, out, *maps) == 0
+    assert "3 pictures, 3 masks in" in (text := capsys.readouterr().out) and "1 done" in text
+    assert call(album, tmp_path / "alone", *maps) == 0
+    assert contents(out) == contents(tmp_path / "alone")
 
 
 def test_one_picture_gets_an_overlay_and_instances_a_mask_each(album, tmp_path, capsys):
@@ -196,6 +215,7 @@ def test_a_map_of_another_size_and_a_broken_picture_are_named(album, maps, tmp_p
         (["--min-region", "2"], "--min-region is 2.0, but must be a share"),
         (["--part", "2/2"], "--part is '2/2'"),
         (["--map", "MAPS/000.png"], "but there are 3 pictures: name a folder"),
+        (["--map", "nowhere"], "--map is nowhere, which does not exist: name a grey picture"),
         (["--map", "ALBUM/deep"], "deep has no 000.png, nor that of 1 other picture"),
         (["--map", "MAPS", "--saliency", "centre"], "the maps are given already: leave it out"),
         (["--saliency", "u2net.pth"], "no model at 'u2net.pth'"),

@@ -57,6 +57,10 @@ class Finder:
             return Salient(found, (), (), ())
         return salient.of_map(self.sam, picture, found, self.rules)
 
+    def map_digest(self, name: str) -> str | None:
+        """Of the picture's map, as of `map_files.digest`; None where maps are made."""
+        return map_files.digest({name: self.files[name]}) if name in self.files else None
+
     def about(self) -> dict[str, Any]:
         """What decides about the results, for a folder that is resumed."""
         found: dict[str, Any] = {"saliency": self._maps_in_words()}

@@ -2,7 +2,8 @@
 
 For each picture, under its name: `maps/NAME.png`, the map in grey; `masks/NAME.png`, all its masks
 together in white; with overlays `overlays/NAME.png`; and, written last, `masks/NAME.json`: a
-picture whose json is there is done. `masks.json` lists those of all pictures, in COCO's form.
+picture whose json is there is done, unless its map was given and is another one now. `masks.json`
+lists those of all pictures, in COCO's form.
 """
 
 import dataclasses
@@ -40,10 +41,14 @@ class Done:
     broken: str | None = None
 
 
-def waiting(album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
+def waiting(finder: Finder, album: Album, out: Path, part: tuple[int, int] = (0, 1)) -> list[str]:
     """The names that are still to be done by host `part[0]` of `part[1]`."""
     index, count = part
-    return [name for name in album.names[index::count] if not _is_done(out, name)]
+    return [
+        name
+        for name in album.names[index::count]
+        if not _is_done(out, name) or _map_has_changed(finder, out, name)
+    ]
 
 
 def run(
@@ -64,6 +69,7 @@ def run(
     noted = [] if noted is None else noted
 
     def on(placed: Finder, name: str) -> Done:
+        map_digest = placed.map_digest(name)  # before it is read: a later change is then noticed
         try:
             picture = decode.decode_rgb(
                 album.read(name),
@@ -73,7 +79,10 @@ def run(
             found = placed(name, picture)
         except (DataError, DiskError, MissingError) as error:
             return Done(name, broken=str(error))
-        return _written(out, name, picture, found, with_overlays)
+        content = _annotations(name, found)
+        if map_digest is not None:
+            content["map"] = map_digest
+        return _written(out, name, picture, found, content, with_overlays)
 
     for _, done in devices.share(names, finder, on, count=len(names), ahead=3):
         yield done
@@ -124,11 +133,20 @@ def _is_done(out: Path, name: str) -> bool:
         raise MissingError(f"{out} cannot be read ({error}): make it readable") from error
 
 
+def _map_has_changed(finder: Finder, out: Path, name: str) -> bool:
+    """Whether the file that it was made by holds something else now."""
+    if name not in finder.files:
+        return False
+    stored = json.loads(_file(out, MASKS, name, "json").read_text())
+    return stored.get("map") != finder.map_digest(name)
+
+
 def _written(
     out: Path,
     name: str,
     picture: UInt8[np.ndarray, "H W 3"],
     found: Salient,
+    annotations: dict[str, Any],
     with_overlay: bool,
 ) -> Done:
     """Its json comes last; MissingError where the folder cannot be written."""
@@ -138,7 +156,7 @@ def _written(
     try:
         for folder, content in pictures.items():
             _put(_file(out, folder, name, "png"), content)
-        text = json.dumps(_annotations(name, found), allow_nan=False)
+        text = json.dumps(annotations, allow_nan=False)
         _put(_file(out, MASKS, name, "json"), text)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
