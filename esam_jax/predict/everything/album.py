@@ -64,7 +64,7 @@ def require_same(
     name: str = SETTINGS_FILE,
     results: Sequence[str] = _RESULTS,
 ) -> None:
-    """ConfigError where the folder holds masks made with other settings; nothing is written.
+    """ConfigError where the folder holds results made with other settings; nothing is written.
 
     `model` may be left out of the settings. ExistsError where the folder is of no album and holds
     files that would be replaced, or taken for done: SA-1B's own, for example.
@@ -88,7 +88,7 @@ def require_same(
         raise DataError(f"{file} is not JSON ({error}): name another folder") from error
     if unequal:
         raise ConfigError(
-            f"{out} holds masks made with other settings ({'; '.join(unequal)}): "
+            f"{out} holds results made with other settings ({'; '.join(unequal)}): "
             "use the same settings, or another folder"
         )
 

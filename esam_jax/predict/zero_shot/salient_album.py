@@ -137,7 +137,10 @@ def _map_has_changed(finder: Finder, out: Path, name: str) -> bool:
     """Whether the file that it was made by holds something else now."""
     if name not in finder.files:
         return False
-    stored = json.loads(_file(out, MASKS, name, "json").read_text())
+    try:
+        stored = json.loads(_file(out, MASKS, name, "json").read_text())
+    except ValueError:  # damaged: it is made again
+        return True
     return stored.get("map") != finder.map_digest(name)
 
 
