@@ -28,7 +28,7 @@ from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.zero_shot import crops, given_masks, guided_selection, text
 from esam_jax.words import counted
 
-_MOST_WRITTEN = 1000  # masks of a text: a file each
+_MOST_WRITTEN = 1000.0  # masks of a text: a file each
 _EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
 
 
@@ -45,7 +45,7 @@ def run(args: Segment) -> int:
 
 def _by_text(args: Segment) -> dict[str, Any]:
     with _options():
-        rules.require_between(1, _MOST_WRITTEN, {"top": args.top})
+        rules.require_between(1.0, _MOST_WRITTEN, {"top": args.top})
         rules.require_whole(0, {"min_area": args.min_area})
         crops.require(args.crop_style, args.enlarge, args.background)
     picture, texts, templates, clip = _asked(args)
