@@ -28,6 +28,7 @@ from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.zero_shot import crops, given_masks, guided_selection, text
 from esam_jax.words import counted
 
+_MOST_WRITTEN = 1000.0  # masks of a text: a file each
 _EVERYTHING = ("points_per_side", "pred_iou_thresh", "stability_score_thresh")
 
 
@@ -44,7 +45,7 @@ def run(args: Segment) -> int:
 
 def _by_text(args: Segment) -> dict[str, Any]:
     with _options():
-        rules.require_whole(1, {"top": args.top})
+        rules.require_between(1.0, _MOST_WRITTEN, {"top": args.top})
         rules.require_whole(0, {"min_area": args.min_area})
         crops.require(args.crop_style, args.enlarge, args.background)
     picture, texts, templates, clip = _asked(args)
@@ -63,7 +64,7 @@ def _by_text(args: Segment) -> dict[str, Any]:
     if records and not len(found.scored):
         areas = [record["area"] for record in records]
         why = f"none of {counted(len(records), 'mask')} has more than {args.min_area} pixels: "
-        why += f"try --min-area {max(areas) - 1}"
+        why += f"try --min-area {max(*areas, 1) - 1}"
     about, masks = [], []
     for number, words in enumerate(texts):
         masks += found.best(number, args.top)

@@ -110,6 +110,12 @@ class Prompt:
                 f"takes {taken} slots (a box takes 2), but this checkpoint has "
                 f"{decoder.point_slots}: give fewer points",
             )
+        if self.box is not None and "prompt/top_left" in untrained:
+            raise PromptError.of(
+                "box",
+                "is given, but this checkpoint never learned boxes: give points, or a text "
+                "(Sam.text_prompt)",
+            )
         if self.mask is None:
             return
         if decoder.mask_prompts == "none":

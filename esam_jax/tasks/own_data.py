@@ -283,12 +283,14 @@ def _network(source: str, file: ModelFile) -> tuple[str, SamConfig]:
             f"task.init_from {source} answers no prompts yet: name a released model, or a run of "
             "promptable training (esam train segment_ti --task.init-from makes one)"
         )
-    name = named.name_of(file.config)
+    plain = dataclasses.replace(file.config.decoder, text_width=None)  # a run may leave it out
+    config = dataclasses.replace(file.config, decoder=plain)
+    name = named.name_of(config)
     if name is None:
         raise CheckpointError(
             f"task.init_from {source} is of a size that has no name: add it to models/named.py"
         )
-    return name, file.config
+    return name, config
 
 
 def _extends(wanted: SamConfig, found: SamConfig) -> bool:

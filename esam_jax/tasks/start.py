@@ -126,7 +126,11 @@ def _never_trained(task: SegmentConfig, config: SamConfig) -> tuple[str, ...]:
     decoder = task.train != "lora"
     later = decoder and rounds.later(task) > 0
     backgrounds = decoder and task.clicks > 0 and task.click_labels == "both"
+    pointless = decoder and task.text is not None  # no first prompt is a point or a box
     parts = {
+        "prompt/foreground": pointless and task.clicks == 0,
+        "prompt/top_left": pointless,
+        "prompt/bottom_right": pointless,
         "prompt/background": config.decoder.background == "learned" and not backgrounds,
         "prompt/mask": config.decoder.mask_prompts == "learned" and not later,
         "prompt/text": config.decoder.text_width is not None and not (decoder and task.text),
@@ -158,9 +162,8 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
     absent = _absent(found.decoder, config.decoder) if isinstance(found, SamConfig) else []
-    if absent and isinstance(found, SamConfig):
-        extended = {field: getattr(config.decoder, field) for field in _OPTIONAL}
-        found = dataclasses.replace(found, decoder=dataclasses.replace(found.decoder, **extended))
+    if isinstance(found, SamConfig):
+        found, file = _fitted(found, file, config.decoder)
     if found != wanted:
         raise CheckpointError(
             f"task.init_from {init_from} holds another model than {model!r}: "
@@ -171,6 +174,20 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
         trunk = {"encoder": file.params["encoder"]}
         return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
     return dataclasses.replace(file, config=config, untrained=(*file.untrained, *absent))
+
+
+def _fitted(
+    found: SamConfig, file: ModelFile, wanted: DecoderConfig
+) -> tuple[SamConfig, ModelFile]:
+    """The config with what `wanted` extends it by, and both less text prompts that it has not."""
+    lacking = {field for field in _OPTIONAL if getattr(found.decoder, field) in _NONE}
+    if found.decoder.text_width is not None and wanted.text_width is None:
+        lacking.add("text_width")
+        left = tuple(f"prompt/{branch}" for branch in _OPTIONAL["text_width"])
+        untrained = tuple(part for part in file.untrained if part not in left)
+        file = dataclasses.replace(file, params=_without(file.params, left), untrained=untrained)
+    fields = {field: getattr(wanted, field) for field in lacking}
+    return dataclasses.replace(found, decoder=dataclasses.replace(found.decoder, **fields)), file
 
 
 def _sam_from_mae(init_from: str, file: ModelFile, model: str, config: SamConfig) -> ModelFile:

@@ -1,4 +1,4 @@
-"""Objects as CLIP sees them as first prompts: crops, the model's new part, loss, run, inference."""
+"""Objects as CLIP sees them as first prompts: the model's new part, loss, run, inference."""
 
 import dataclasses
 import json
@@ -15,14 +15,14 @@ from PIL import Image
 import esam_jax as esam
 from esam_jax import cli, configs, tasks
 from esam_jax.config import MeshConfig, ScenesConfig, TextPromptConfig
-from esam_jax.convert import model_folder
+from esam_jax.convert import load, model_folder
 from esam_jax.errors import ConfigError, EsamError, PromptError
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.clip import towers
 from esam_jax.models.sam.network import Sam
-from esam_jax.ops import object_crops, regions
+from esam_jax.ops import regions
 from esam_jax.predict.clip import Clip
-from esam_jax.tasks import operations, text_prompt
+from esam_jax.tasks import operations, own_data, text_prompt
 from esam_jax.train import loop
 from esam_jax.typing import NOTHING, PADDING
 
@@ -37,44 +37,6 @@ def run_of(model="sam_nano", **task):
         task=dataclasses.replace(cfg.task, **{"model": model, "text": RANDOM, **task}),
         data=dataclasses.replace(cfg.data, view=view, source=ScenesConfig(scenes=8)),
     )
-
-
-# ------------------------------------------------------------------------------------- crops
-
-
-def squares(picture, box, enlarge, px):
-    arrays = (jnp.asarray(each) for each in (picture, box, enlarge))
-    return object_crops.squares(*arrays, px)
-
-
-def test_a_square_is_cut_out_to_the_pixel():
-    picture = np.random.default_rng(0).normal(size=(1, 20, 30, 2)).astype(np.float32)
-    box = np.float32([[4, 6, 12, 12]])  # 8 wide, around (8, 9)
-    crop = squares(picture, box, np.float32([1]), 8)
-    np.testing.assert_allclose(crop[0], picture[0, 5:13, 4:12], atol=1e-6)
-    twice = squares(picture, box, np.float32([2]), 16)
-    np.testing.assert_allclose(twice[0], picture[0, 1:17, 0:16], atol=1e-6)
-
-
-def test_a_square_is_zero_outside_the_picture():
-    picture = np.ones((1, 10, 30, 1), np.float32)
-    crop = squares(picture, np.float32([[5, 0, 25, 10]]), np.float32([1]), 20)
-    assert not crop[0, :5].any() and not crop[0, 15:].any()
-    np.testing.assert_allclose(crop[0, 5:15], 1, atol=1e-6)
-
-
-def test_a_smaller_square_is_an_average_of_the_larger_one():
-    picture = np.zeros((1, 32, 32, 1), np.float32)
-    picture[0, ::2] = 1
-    crop = squares(picture, np.float32([[0, 0, 32, 32]]), np.float32([1]), 8)
-    np.testing.assert_allclose(crop[0, 1:-1, 1:-1], 0.5, atol=0.02)
-
-
-def test_boxes_of_masks():
-    masks = np.zeros((2, 9, 12), bool)
-    masks[0, 2:5, 3:11] = True
-    found = object_crops.boxes(jnp.asarray(masks))
-    np.testing.assert_array_equal(found, [[3, 2, 11, 5], [0, 0, 12, 9]])
 
 
 # ------------------------------------------------------------------------------------- model
@@ -225,6 +187,35 @@ def esam_clip():
     return towers.Clip(named.model("clip_nano"))
 
 
+def test_boxes_are_enlarged_up_to_twice_and_half_of_the_objects_cut_out():
+    cfg = run_of()
+    text = text_prompt.TextPrompt(RANDOM, cfg.compute, 64)
+    task, _, frozen = parts_of(cfg)
+    batch = batch_of(task)
+    masks = np.unpackbits(batch["masks"], axis=-1).astype(bool)
+    prompts = tiny.jit(text.prompts)
+
+    def of(enlarge, cut):
+        drawn = np.broadcast_to(np.float32([enlarge, cut]), (2, 3, 2))
+        return np.asarray(prompts(frozen[text_prompt.NAME], batch["image"], masks, drawn))[1, 1]
+
+    # Around (23, 20), 52 wide: CLIP's mean where that lies outside the picture, as zeros are.
+    seen = np.full((76, 76, 3), (123, 117, 104), np.uint8)
+    seen[6:70, 6:70] = batch["image"][1]
+    clip = Clip(esam_clip(), nano.params(named.model("clip_nano")))
+    sides = {side: slice(-side // 2, side // 2) for side in (39, 46, 52)}
+    around = [
+        seen[26 + part.start : 26 + part.stop, 29 + part.start : 29 + part.stop]
+        for part in sides.values()
+    ]
+    features = clip.encode_image(around)
+    cosines = features @ of(1.0, 0.9) / np.linalg.norm(features, axis=1)
+    assert cosines.argmax() == 2 and cosines[2] > 0.98, cosines
+    np.testing.assert_array_equal(of(0.3, 0.49), of(0.3, 0.0))
+    np.testing.assert_array_equal(of(0.3, 0.51), of(0.3, 0.99))
+    assert np.abs(of(0.3, 0.49) - of(0.3, 0.51)).max() > 1e-3
+
+
 def test_what_is_counted_is_every_object_once():
     cfg = run_of()
     plain = dataclasses.replace(cfg, task=dataclasses.replace(cfg.task, text=None))
@@ -275,6 +266,48 @@ def test_a_released_model_can_be_extended():
     assert not any(path.startswith("sam_nano/prompt/text") for path in paths)
     assert "sam_nano/prompt/foreground" in paths
     assert "prompt/text" not in start.untrained
+
+
+def texts_folder(folder, width=64, **decoder):
+    config = named.sam("sam_nano")
+    decoder = dataclasses.replace(config.decoder, text_width=width, **decoder)
+    config = dataclasses.replace(config, decoder=decoder)
+    model_folder.write(folder, config, nano.params(config), source="a test")
+    return str(folder)
+
+
+@pytest.mark.parametrize("changes", [{}, {"train": "decoder"}, {"train": "lora"}])
+def test_a_run_without_texts_leaves_those_of_its_first_model_out(changes, tmp_path):
+    folder = texts_folder(tmp_path / "text")
+    task = tasks.build(run_of(text=None, init_from=folder, **changes))
+    start = task.initial()
+    paths = flatten_dict(start.params["sam_nano"], sep="/").keys()
+    assert paths == expected_shapes.of(named.sam("sam_nano")).keys()
+    assert own_data._network(folder, load.model_file(folder)) == (
+        "sam_nano",
+        named.sam("sam_nano"),
+    )
+
+
+def test_texts_of_another_clip_are_no_start(tmp_path):
+    folder = texts_folder(tmp_path / "text", width=32)
+    with pytest.raises(EsamError, match=r"decoder\.text_width 32 instead of 64"):
+        tasks.build(run_of(init_from=folder)).initial()
+    kept = texts_folder(tmp_path / "same")
+    start = tasks.build(run_of(init_from=kept)).initial()
+    assert "text" in start.params["sam_nano"]["prompt"]
+
+
+def test_a_run_of_texts_alone_never_learns_boxes():
+    start = tasks.build(run_of(clicks=0)).initial()
+    assert {"prompt/top_left", "prompt/bottom_right", "prompt/foreground"} <= {*start.untrained}
+    assert "prompt/foreground" not in tasks.build(run_of(clicks=1)).initial().untrained
+    assert not tasks.build(run_of(init_from="quickstart_clicks")).initial().untrained
+    assert "prompt/top_left" not in tasks.build(run_of(text=None)).initial().untrained
+    sam = nano.sam("sam_nano")
+    fresh = esam.Sam(sam.model, sam.params, start.untrained, sam.encoder)
+    with pytest.raises(PromptError, match="box is given, but this checkpoint never learned boxes"):
+        fresh.segment(nano.picture(20, 30), esam.Prompt(box=[1, 2, 9, 9]))
 
 
 # --------------------------------------------------------------------------------- inference

@@ -13,8 +13,16 @@ from esam_jax.ops import regions
 Masks = Sequence[Any] | Bool[np.ndarray, "_ _ _"]
 
 
-def size(masks: Masks) -> tuple[int, int] | None:
-    """Height and width, as the first mask has them; None of an empty list."""
+def size(masks: Any) -> tuple[int, int] | None:
+    """Height and width, as the first mask has them; None of an empty list.
+
+    DataError for what is no list, one mask alone among them.
+    """
+    if not isinstance(masks, Sequence | np.ndarray):
+        raise DataError(
+            f"masks is a {type(masks).__name__}, but must be a list of masks, or a boolean array "
+            "[masks, height, width]: put a single mask in brackets"
+        )
     if isinstance(masks, np.ndarray) and masks.ndim == 3:
         _, height, width = masks.shape
     elif len(masks):

@@ -15,6 +15,7 @@ masks before it draws them. Masks of equal area are painted in their order, and 
 box or a text equally the first is taken; FastSAM's masks come by falling score.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -39,7 +40,7 @@ def by_points(
     labels: Any = None,
     *,
     rules: str = "paper",
-    size: tuple[int, int] | None = None,
+    size: Any = None,
 ) -> Bool[np.ndarray, "_ _"]:
     """One mask, of those that the points choose; empty where they choose none.
 
@@ -70,7 +71,7 @@ def by_boxes(
     boxes: Any,
     *,
     rules: str = "paper",
-    size: tuple[int, int] | None = None,
+    size: Any = None,
 ) -> list[int | None]:
     """For each box (x0, y0, x1, y1) the place of its mask; None where there is no mask.
 
@@ -81,9 +82,11 @@ def by_boxes(
     """
     arguments.require_one_of("rules", rules, RULES)
     shape, size = _sizes(masks, size)
+    if not isinstance(boxes, Sequence | np.ndarray) or not len(boxes):
+        raise PromptError.of(
+            "boxes", f"is {boxes!r:.80}, but at least one is needed: [[x0, y0, x1, y1]]"
+        )
     exact = [_checked_box(f"boxes[{i}]", box, size) for i, box in enumerate(boxes)]
-    if not exact:
-        raise PromptError.of("boxes", "is empty, but at least one is needed: [[x0, y0, x1, y1]]")
     scale = np.array([shape[1] / size[1], shape[0] / size[0]] * 2)
     if rules == "paper":
         score = _box_overlaps
@@ -181,11 +184,14 @@ def _checked_points(points: Any, size: tuple[int, int]) -> Float[np.ndarray, "P 
 
 
 def _checked_labels(labels: Any, count: int) -> np.ndarray:
-    found = np.ones(count, int) if labels is None else np.asarray(labels)
-    if found.shape != (count,):
+    try:
+        found = np.ones(count, int) if labels is None else np.asarray(labels, np.float64)
+    except (TypeError, ValueError) as error:
+        raise PromptError.of("labels", f"must be one number for each point ({error})") from error
+    if found.shape != (count,) or not np.isfinite(found).all():
         raise PromptError.of(
             "labels",
-            f"has shape {found.shape}, but must have one number for each of {count} points",
+            f"has shape {found.shape}, but must have one finite number for each of {count} points",
         )
     return found
 
@@ -252,13 +258,15 @@ def _pixel_overlaps(
     return inside.astype(np.float32) / (areas + area - inside).astype(np.float32)
 
 
-def _sizes(
-    masks: given_masks.Masks, size: tuple[int, int] | None
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def _sizes(masks: given_masks.Masks, size: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the masks, and of the picture that prompts are in."""
     shape = given_masks.size(masks) or size
     if shape is None:
         raise PromptError.of(
             "size", "is None, but there is no mask that has one: give the picture's"
         )
-    return shape, size or shape
+    if size is None:
+        return shape, shape
+    if np.shape(size) != (2,) or not all(isinstance(side, int | np.integer) for side in size):
+        raise PromptError.of("size", f"is {size!r:.80}, but must be (height, width) in pixels")
+    return shape, (int(size[0]), int(size[1]))

@@ -247,6 +247,11 @@ def _by_clip(
     with ThreadPool(min(len(scored), os.cpu_count() or 1)) as pool:
         squares = list(pool.map(seen, scored.tolist()))
     of_masks, of_texts = _normalised(clip.encode_image(squares)), _of_texts(clip, filled)
+    if not (np.isfinite(of_masks).all() and np.isfinite(of_texts).all()):
+        raise DataError(
+            "clip gave features that are not finite: its weights are damaged, or too large for "
+            f"{clip.model.compute.dtype}, so load it again with other ones or with float32"
+        )
     # Not a product of matrices, which rounds equal columns differently: equal crops are equal.
     return np.einsum("qc,xc->qx", of_texts, of_masks, dtype=np.float64).astype(np.float32)
 
@@ -274,16 +279,25 @@ def _by_scorer(
     flat, parts = [text for texts in filled for text in texts], []
     for first in range(0, len(scored), _TOGETHER):
         some = [crop(int(i)) for i in scored[first : first + _TOGETHER]]
-        found = np.asarray(scorer(some, flat), np.float32)
+        returned = scorer(some, flat)
+        try:
+            found = np.asarray(returned, np.float32)
+        except (TypeError, ValueError):
+            found = np.asarray(np.nan)
         if found.shape != (len(flat), len(some)) or not np.isfinite(found).all():
             raise PromptError.of(
                 "clip",
-                f"returned {found.shape} for {counted(len(flat), 'text')} and "
+                f"returned {_about(returned)} for {counted(len(flat), 'text')} and "
                 f"{counted(len(some), 'crop')}, but must return a finite number for each pair of "
                 "them: [texts, crops]",
             )
         parts.append(found)
     return np.concatenate(parts, 1).reshape(len(filled), -1, len(scored)).mean(0)
+
+
+def _about(returned: Any) -> str:
+    shape = getattr(returned, "shape", None)
+    return f"a {type(returned).__name__}" if shape is None else f"{type(returned).__name__} {shape}"
 
 
 def _normalised(features: Float[np.ndarray, "X C"]) -> Float[np.ndarray, "X C"]:

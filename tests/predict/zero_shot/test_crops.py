@@ -35,6 +35,7 @@ def test_a_tight_crop_is_the_enlarged_square_around_the_box():
     np.testing.assert_array_equal(crop, picture[11:27, 15:31])  # 10 * 1.6 around (23, 19)
     usual = crops.of_mask(picture, mask, "tight")
     assert usual.shape == (15, 15, 3)
+    assert crops.of_mask(picture, mask, "tight", enlarge=1.55).shape == (16, 16, 3)  # half up
 
 
 def test_a_square_moves_into_the_picture():

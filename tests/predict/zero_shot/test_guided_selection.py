@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esam_jax.errors import DataError, PromptError
 from esam_jax.ops import regions
-from esam_jax.predict.zero_shot import crops, guided_selection
+from esam_jax.predict.zero_shot import crops, given_masks, guided_selection
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "fastsam_prompts.npz"
 SIZES = {"same": None, "bigger": (100, 151)}
@@ -124,11 +124,59 @@ def test_opening_adds_nothing_and_edges_do_not_matter(seed: int):
     assert not (guided_selection.cleaned(noisy, closed_px=1) & ~noisy).any()
 
 
+def test_closing_is_of_3_pixels_and_opening_of_8():
+    two, three = rectangle(5, 5, 25, 45), rectangle(5, 5, 25, 45)
+    two[:, 20:22] = three[:, 20:23] = False
+    np.testing.assert_array_equal(guided_selection.cleaned(two), rectangle(5, 5, 25, 45))
+    np.testing.assert_array_equal(guided_selection.cleaned(three), three)
+    block, seven, eight = (
+        rectangle(5, 5, 25, 20),
+        rectangle(5, 40, 25, 47),
+        rectangle(5, 40, 25, 48),
+    )
+    np.testing.assert_array_equal(guided_selection.cleaned(block | seven), block)
+    np.testing.assert_array_equal(guided_selection.cleaned(block | eight), block | eight)
+
+
+@pytest.mark.parametrize(("pixels", "by_code"), [(100, None), (101, 0)])
+def test_masks_of_few_pixels_are_left_out_by_the_program_alone(pixels: int, by_code):
+    mask = np.arange(40 * 60).reshape(40, 60) < pixels
+    picture = np.zeros((40, 60, 3), np.uint8)
+    for rules, wanted in (("paper", 0), ("code", by_code)):
+        found = guided_selection.by_text([mask], picture, "a", lambda *_: [[1.0]], rules=rules)
+        assert found == wanted
+
+
+@pytest.mark.parametrize("masks", [None, {"segmentation": rectangle(5, 5, 15, 15)}])
+def test_what_is_no_list_of_masks_is_named(masks):
+    with pytest.raises(DataError, match=r"masks is a \w+, but must be a list of masks"):
+        given_masks.size(masks)
+
+
+@pytest.mark.parametrize("size", [20, "ab", (1.5, 2)])
+def test_a_size_that_is_none_is_named(size):
+    with pytest.raises(PromptError, match=r"size is .*, but must be \(height, width\)"):
+        guided_selection.by_points([rectangle(5, 5, 15, 15)], [[6, 6]], size=size)
+
+
 def test_a_thin_diagonal_fits_its_box_by_the_paper_alone():
     diagonal = np.eye(40, 60, dtype=bool)
     block = rectangle(0, 0, 25, 25)
     assert guided_selection.by_boxes([block, diagonal], [[0, 0, 40, 40]], rules="paper") == [1]
     assert guided_selection.by_boxes([block, diagonal], [[0, 0, 40, 40]], rules="code") == [0]
+
+
+def test_the_program_rounds_boxes_to_even_halves_and_truncates_those_of_other_sizes():
+    low, high = rectangle(0, 0, 2, 2), rectangle(1, 1, 3, 3)
+    assert guided_selection.by_boxes([high, low], [[0.5, 0.5, 2.5, 2.5]], rules="code") == [1]
+    masks, options = [rectangle(2, 2, 4, 4), rectangle(1, 1, 4, 4)], {"rules": "code"}
+    assert guided_selection.by_boxes(masks, [[3, 3, 9, 9]], size=(80, 120), **options) == [1]
+
+
+def test_masks_of_equal_area_are_painted_in_their_order():
+    masks = [rectangle(5, 5, 25, 25), rectangle(5, 15, 25, 35)] * 20
+    found = guided_selection.by_points(masks, [[10, 10], [30, 10]], [1, 0], rules="code")
+    np.testing.assert_array_equal(found, rectangle(5, 5, 25, 15))
 
 
 def test_of_equal_masks_the_first_is_taken():
@@ -175,7 +223,13 @@ def test_a_box_beside_every_mask():
         ([3, 4], None, r"points has shape \(2,\)"),
         ([], None, r"points has shape \(0,\)"),
         (["a"], None, "points must be a list"),
-        ([[3, 4]], [1, 0], r"labels has shape \(2,\), but must have one number for each of 1"),
+        (
+            [[3, 4]],
+            [1, 0],
+            r"labels has shape \(2,\), but must have one finite number for each of 1",
+        ),
+        ([[3, 4]], [float("nan")], "must have one finite number"),
+        ([[3, 4]], ["a"], "labels must be one number for each point"),
     ],
 )
 def test_bad_points(points, labels, message: str):
@@ -186,7 +240,8 @@ def test_bad_points(points, labels, message: str):
 @pytest.mark.parametrize(
     ("boxes", "rules", "message"),
     [
-        ([], "paper", "boxes is empty"),
+        ([], "paper", r"boxes is \[\], but at least one is needed"),
+        (None, "paper", "boxes is None, but at least one is needed"),
         ([[3, 4, 3, 9]], "paper", r"boxes\[0\] is .* needs x0 < x1"),
         ([[60, 4, 70, 9]], "paper", "a part in the picture"),
         ([[1, 2, 3, 4], [1, 2, 3]], "paper", r"boxes\[1\] is \[1, 2, 3\], but must be"),

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import jax
 import numpy as np
 import pytest
 from helpers import nano
@@ -163,8 +164,16 @@ def test_a_function_takes_the_place_of_clip_in_parts_of_64_crops():
     assert sizes == [64, 6] and found.scale == 1
     means = [expected(picture, mask, "tight").mean() for mask in many]
     np.testing.assert_allclose(found.similarities, [np.add(means, 1), np.add(means, 2)], rtol=1e-6)
-    with pytest.raises(PromptError, match=r"clip returned \(2,\) for 1 text and 1 crop"):
-        text.ranked(picture, masks[1:2], "dog", clip=lambda *_: [1.0, 2.0])
+    for returned, about in (([1.0, 2.0], "a list"), ("good", "a str"), (np.ones(2), r"\S+ \(2,\)")):
+        with pytest.raises(PromptError, match=rf"clip returned {about} for 1 text and 1 crop"):
+            text.ranked(picture, masks[1:2], "dog", clip=lambda *_, given=returned: given)
+
+
+def test_features_that_are_not_finite_rank_nothing():
+    picture, masks = scene(6)
+    broken = Clip(clip().model, jax.tree.map(lambda leaf: leaf * np.nan, clip().params))
+    with pytest.raises(DataError, match="clip gave features that are not finite"):
+        text.ranked(picture, masks, "dog", clip=broken)
 
 
 def everything() -> dict:
