@@ -8,6 +8,7 @@ can be distinguished from what a live one is writing (`remove_unfinished`).
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -304,6 +305,18 @@ def replacing_folder(folder: Path, *, remedy: str) -> Iterator[Path]:
         raise _write_error(folder, fault, remedy) from fault.__cause__ or fault
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Of two programs that do this at once, the second sees what the first has written."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every network file system can lock a folder
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -50,9 +50,10 @@ def merge(folder: Path, corrected: Path) -> dict[str, Any]:
     proposals = exchange.proposed(folder)
     content = files.read(str(corrected), corrected.read_bytes, "name the json that came back")
     found = compare(proposals, _parsed(content, corrected), str(corrected))
-    exchange.require_own(folder)
-    kept, new = exchange.keep(folder, content)
-    data = write(folder, proposals)
+    with files.locked(folder):  # else one of two merges at once would replace what the other kept
+        exchange.require_own(folder)
+        kept, new = exchange.keep(folder, content)
+        data = write(folder, proposals)
     return {
         "pictures": len(found.objects),
         **{name: found.counts[name] for name in COUNTS},

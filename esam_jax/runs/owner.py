@@ -5,7 +5,6 @@ process still lives, so a job there warns and continues. No clocks are compared.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -59,7 +58,7 @@ def _claim(workdir: Path, resumed: bool) -> None:
     file = workdir / OWNER_FILE
     with writing(workdir, resumed=resumed):
         workdir.mkdir(parents=True, exist_ok=True)
-        with _locked(workdir):
+        with files.locked(workdir):
             found = _read(file)
             words = f"process {found.get('pid')} on {found.get('host')}, since {found.get('since')}"
             if _is_alive(found):
@@ -95,18 +94,6 @@ def _read(file: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Of two jobs that start at once, the second sees what the first has written."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every network file system can lock a folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_alive(found: dict[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """What a person gives back: nothing is lost, everything is counted, what is broken is named."""
 
+import concurrent.futures
 import copy
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -315,6 +317,26 @@ def test_what_came_back_stays_in_order_however_often(folder: Path):
     content["annotations"] = content["annotations"][1:]
     assert Path(give(folder, content)["kept"]).name == "10001.json"
     assert len(data(folder)["annotations"]) == 2
+
+
+def test_of_two_merges_at_once_both_are_kept(folder: Path, monkeypatch):
+    """Each would take the same number while the other has not written yet."""
+    listed = exchange.corrections
+
+    def slowly(folder: Path) -> list[Path]:
+        found = listed(folder)
+        time.sleep(0.1)
+        return found
+
+    monkeypatch.setattr(exchange, "corrections", slowly)
+    content = proposed(folder)
+    fewer = {**content, "annotations": content["annotations"][1:]}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        reports = [
+            pool.submit(give, folder, each, f"{i}.json") for i, each in enumerate((content, fewer))
+        ]
+        names = {Path(each.result()["kept"]).name for each in reports}
+    assert names == {"0001.json", "0002.json"} == {file.name for file in listed(folder)}
 
 
 @pytest.mark.parametrize(("bottom", "expected"), [(16, "changed"), (15, "added")])
