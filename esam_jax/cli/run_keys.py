@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
 from esam_jax.cli import arguments
-from esam_jax.config import EvaluateConfig, RunConfig
+from esam_jax.config import EvaluateConfig, RunConfig, json, rules
+from esam_jax.config.rules import Config
 from esam_jax.errors import ConfigError
 
 _UNPREFIXED = tyro.conf.arg(name="")
@@ -18,10 +19,9 @@ _UNPREFIXED = tyro.conf.arg(name="")
 def parse(config: RunConfig, keys: Sequence[str], *, prog: str) -> RunConfig:
     """The config with the keys changed; ConfigError, in one line, for one that does not parse.
 
-    A key below `evaluate` turns the measurement on where the config has none.
+    A key below `evaluate`, or an optional part of the task, turns it on where the config has none.
     """
-    if any(key.startswith("--evaluate.") for key in keys):
-        config = _measured(config)
+    config = _with_named(config, keys)
     return arguments.parse(RunConfig, keys, prog=prog, default=config)
 
 
@@ -35,9 +35,7 @@ def require(
     config: RunConfig, named: Iterable[str], keys: Sequence[str], *, option: str, prog: str
 ) -> None:
     """ConfigError unless the config with the keys has each of those `named` to `option`."""
-    if any(key.startswith("--evaluate.") for key in keys):
-        config = _measured(config)
-    config, _ = arguments.of_kinds(config, keys, prog)
+    config, _ = arguments.of_kinds(_with_named(config, keys), keys, prog)
     for key in named:
         if not key.endswith(".kind"):
             arguments.require_key(key, config, option, prog)
@@ -49,11 +47,13 @@ def show(where: type, config: RunConfig, argv: Sequence[str], *, prog: str) -> N
     That includes the keys of what the config leaves off. A `--PATH.kind NAME` among the other
     arguments shows the keys of that kind.
     """
-    shown = config
-    with contextlib.suppress(ConfigError):  # of a task that has nothing to measure
-        shown = _measured(config)
+    shown, off = config, []
+    for path in _optional(config):
+        with contextlib.suppress(ConfigError):  # of a task that has nothing to measure
+            shown = _with(shown, path)
+            off.append(path)
     shown, _ = arguments.of_kinds(shown, argv, prog)
-    notes = [inspect.getdoc(where) or "", *_notes(shown, config.evaluate is not shown.evaluate)]
+    notes = [inspect.getdoc(where) or "", *_notes(shown, off)]
     fields = [
         ("where", Annotated[where, _UNPREFIXED]),
         ("run", Annotated[RunConfig, _UNPREFIXED], dataclasses.field(default=shown)),
@@ -62,11 +62,11 @@ def show(where: type, config: RunConfig, argv: Sequence[str], *, prog: str) -> N
     arguments.help_on(all_of_them, prog=prog, about="\n\n".join(notes))
 
 
-def _notes(shown: RunConfig, evaluate_is_off: bool) -> Iterator[str]:
+def _notes(shown: RunConfig, off: Sequence[str]) -> Iterator[str]:
     """Which of the keys in the help are off, and which others there are."""
-    if evaluate_is_off:
+    for path in off:
         yield (
-            "evaluate is off in this config: any of its keys turns it on, with the values shown "
+            f"{path} is off in this config: any of its keys turns it on, with the values shown "
             "below for the others."
         )
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -81,8 +81,30 @@ def _notes(shown: RunConfig, evaluate_is_off: bool) -> Iterator[str]:
         yield "\n".join([about, *lines])
 
 
-def _measured(config: RunConfig) -> RunConfig:
-    """The config with a measurement, by default on the data that it trains on."""
-    if config.evaluate is not None:
-        return config
-    return dataclasses.replace(config, evaluate=EvaluateConfig(source=config.data.source))
+def _with_named(config: RunConfig, keys: Sequence[str]) -> RunConfig:
+    """The config with those of its optional parts of which there is a key."""
+    for path in _optional(config):
+        if any(key.startswith(f"--{path.replace('_', '-')}.") for key in keys):
+            config = _with(config, path)
+    return config
+
+
+def _optional(config: RunConfig) -> dict[str, type[Config]]:
+    """What the config and its task leave off, by its path."""
+    parts: list[tuple[str, Any]] = [("", config), ("task.", config.task)]
+    return {
+        prefix + field.name: members[0]
+        for prefix, part in parts
+        for field in dataclasses.fields(part)
+        if getattr(part, field.name) is None
+        and len(members := json.members(rules.hints(type(part))[field.name])) == 1
+    }
+
+
+def _with(config: RunConfig, path: str) -> RunConfig:
+    """The config with that part: a measurement is on the data that it trains on."""
+    kind = _optional(config)[path]
+    if kind is EvaluateConfig:
+        return dataclasses.replace(config, evaluate=EvaluateConfig(source=config.data.source))
+    task = dataclasses.replace(config.task, **{path.removeprefix("task."): kind()})
+    return dataclasses.replace(config, task=task)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from esam_jax import cli, configs
-from esam_jax.cli import train
-from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig, rules
+from esam_jax.cli import run_keys, train
+from esam_jax.config import EvaluateConfig, PeersConfig, RunConfig, TextPromptConfig, rules
 from esam_jax.config import json as json_of_configs
 from esam_jax.processes import join
 from esam_jax.runs import config_file
@@ -171,6 +171,16 @@ def test_a_teacher_without_weights(tmp_path, capsys):
     keys = ["--data.source.kind", "scenes", "--batch", "8"]
     text = refused(["sami_ti", "--workdir", str(tmp_path / "run"), *keys], capsys)
     assert "task.teacher.weights" in text and "random" in text
+
+
+@pytest.mark.parametrize("key", ["--task.text.model", "--task.text.model=clip_nano"])
+def test_a_key_of_a_part_that_is_off_turns_it_on(key):
+    keys = [key] if "=" in key else [key, "clip_nano"]
+    config = configs.load("segment_ti")
+    changed = run_keys.parse(config, keys, prog="esam train segment_ti")
+    text = TextPromptConfig(model="clip_nano")
+    assert changed == dataclasses.replace(config, task=dataclasses.replace(config.task, text=text))
+    assert run_keys.parse(config, [], prog="esam train segment_ti") == config
 
 
 def keys_of(kind: type, prefix: str = "--") -> Iterator[str]:

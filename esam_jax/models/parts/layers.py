@@ -100,8 +100,8 @@ class Attention(nn.Module):
     """
 
     heads: int
-    causal: bool = False
     compute: ComputeConfig = ComputeConfig()
+    causal: bool = False
 
     @nn.compact
     def __call__(
