@@ -78,7 +78,7 @@ def texts_of(truth: Truth, pictures: Sequence[Id], settings: TextSettings) -> di
     }
     if not used:
         raise DataError(f"no picture of {truth.file} has an object, so no text is meant by it")
-    found = {}
+    found: dict[int, str] = {}
     for each in truth.dataset["categories"]:
         category, name = each["id"], each["name"]
         if category not in used:

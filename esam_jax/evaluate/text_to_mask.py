@@ -153,7 +153,7 @@ class _Work:
     @functools.cached_property
     def objects(self) -> dict[int, dict[int, list[dict[str, Any]]]]:
         """Those that are no crowds, by the number of their picture, then by category."""
-        found = {}
+        found: dict[int, dict[int, list[dict[str, Any]]]] = {}
         real = [each for each in self.truth.dataset["annotations"] if not each["iscrowd"]]
         for number, some in results.by_picture(real).items():
             found[number] = {}
