@@ -9,6 +9,7 @@ TASKS = {
     "prompts": "mIoU of masks from boxes and clicks",
     "instances": "AP of masks from the boxes of a detector, or of anybody's results",
     "proposals": "AR@10, AR@100 and AR@1000 of object proposals, or of anybody's results",
+    "text": "mIoU of the masks that rank first for the names of categories",
     "classify": "top-1 and top-5 of classes",
     "salient": "MAE, F and S-measure of saliency maps, mIoU of masks for them",
     "edges": "ODS, OIS, AP and R50 of edge maps",

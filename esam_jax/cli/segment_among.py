@@ -5,10 +5,9 @@ prompt itself, for models that were trained so. `--select` takes those that poin
 or boxes choose, as FastSAM does, whatever the model. The masks are those of `esam everything`.
 """
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def run(args: Segment) -> int:
 
 
 def _by_text(args: Segment) -> dict[str, Any]:
-    with _options():
+    with segment_arguments.by_options():
         rules.require_between(1.0, _MOST_WRITTEN, {"top": args.top})
         rules.require_whole(0, {"min_area": args.min_area})
         crops.require(args.crop_style, args.enlarge, args.background)
@@ -93,7 +92,7 @@ def _by_text(args: Segment) -> dict[str, Any]:
 
 def _asked(args: Segment) -> tuple[UInt8[np.ndarray, "H W 3"], list[str], list[str], Clip]:
     """The picture, the texts, their templates and the CLIP, once all is checked but the model."""
-    with _options():
+    with segment_arguments.by_options():
         texts, templates = text.checked_texts(args.text, args.template or text.PLAIN)
     if args.clip is None:
         raise PromptError(
@@ -109,7 +108,7 @@ def _asked(args: Segment) -> tuple[UInt8[np.ndarray, "H W 3"], list[str], list[s
 
 def _by_prompt(args: Segment) -> dict[str, Any]:
     picture, texts, templates, clip = _asked(args)
-    with _options():
+    with segment_arguments.by_options():
         found = load(args.model).text_prompt(picture, texts, clip=clip, templates=templates)
     indices, masks = found.best()
     about = [
@@ -132,7 +131,7 @@ def _by_selection(args: Segment) -> dict[str, Any]:
     size = picture.shape[:2]
     xy, labels = [point[:2] for point in points], segment_arguments.labels(points)
     options: Mapping[str, Any] = {"rules": args.select, "size": size}
-    with _options():  # of no masks: what is wrong is known before any are found
+    with segment_arguments.by_options():  # of no masks: what is wrong is known before any are found
         if points:
             guided_selection.by_points([], xy, labels, **options)
         else:
@@ -169,7 +168,7 @@ def _everything(
 ) -> tuple[list[Record], str | None]:
     """The masks of everything in the picture, and why there is none and what to try."""
     settings = {name: getattr(args, name) for name in _EVERYTHING}
-    with _options():
+    with segment_arguments.by_options():
         generator = AutomaticMaskGenerator(load(args.model), output_mode="coco_rle", **settings)
     records, tally = generator.generate(picture), generator.tally
     if records:
@@ -197,17 +196,3 @@ def _written(
 def _of_record(place: int, record: Record) -> dict[str, Any]:
     names = ("predicted_iou", "stability_score")
     return {"mask_of_everything": place, **{name: float(record[name]) for name in names}}
-
-
-@contextlib.contextmanager
-def _options() -> Iterator[None]:
-    """PromptErrors of arguments are raised under the names of the options."""
-    try:
-        yield
-    except PromptError as error:
-        if error.argument is None:
-            raise
-        name = error.argument.partition("[")[0]
-        option = {"texts": "text", "templates": "template", "points": "point", "boxes": "box"}
-        named = f"--{option.get(name, name).replace('_', '-')}"
-        raise PromptError.of(named, error.problem or "") from error

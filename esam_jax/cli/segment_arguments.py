@@ -1,8 +1,9 @@
 """The options of `esam segment`, and what all of its ways to masks of one picture share."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -159,6 +160,20 @@ def require_free(args: Segment, masks: int) -> None:
     read = [path for path in (args.image, args.mask) if path is not None]
     for name in (_OVERLAY, *(_MASK.format(i) for i in range(masks)), _REPORT):
         outputs.require_file(args.out / name, overwrite=args.overwrite, inputs=read)
+
+
+@contextlib.contextmanager
+def by_options() -> Iterator[None]:
+    """PromptErrors of arguments are raised under the names of the options."""
+    try:
+        yield
+    except PromptError as error:
+        if error.argument is None:
+            raise
+        name = error.argument.partition("[")[0]
+        option = {"texts": "text", "templates": "template", "points": "point", "boxes": "box"}
+        named = f"--{option.get(name, name).replace('_', '-')}"
+        raise PromptError.of(named, error.problem or "") from error
 
 
 def points_and_boxes(args: Segment) -> tuple[list[list[float]], list[list[float]]]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from esam_jax import files
 from esam_jax.data.findings import Finding, Findings
-from esam_jax.errors import ConfigError, DataError, MissingError
+from esam_jax.errors import DataError, MissingError
 from esam_jax.evaluate import (
     average_recall,
     kept,
@@ -83,7 +83,7 @@ def evaluate(
         made_with = {**dataclasses.asdict(settings), "sixteen_bit": sixteen_bit, "images": images}
         kept.settle(out, {"task": "proposals", **made_with, **about}, _FILES)
         files.remove_unfinished(out / MASKS_FOLDER)
-    order, store = _chosen(truth, images), Kept(out, "0")
+    order, store = truth_pictures.with_objects(truth, images), Kept(out, "0")
     work = _Work(truth, settings, out, points_per_batch, sixteen_bit)
     waiting = [each for each in order if not work.is_done(store, truth.pictures[each].number)]
     shared = devices.share(waiting, sam, work.on, count=len(waiting), ahead=3)
@@ -110,18 +110,6 @@ def evaluate(
         _write(work, out, good)
         files.write(out / RESULT_FILE, json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _chosen(truth: Truth, images: int | None) -> list[Id]:
-    """The pictures that have an object, in the order of the json; so many of them."""
-    owners = {each["image_id"] for each in truth.dataset["annotations"] if not each["iscrowd"]}
-    found = [each for each, listed in truth.pictures.items() if listed.number in owners]
-    if images is None:
-        return found
-    if images < 1:
-        raise ConfigError(f"images is {images}, but at least 1 is needed (None for all)")
-    drawn = np.random.default_rng(0).permutation(len(found))[:images]
-    return [found[i] for i in np.sort(drawn)]
 
 
 def _words(settings: ProposalSettings, images: int | None) -> str:

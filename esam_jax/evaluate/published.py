@@ -176,6 +176,16 @@ def proposals(truth: Place, pictures: int, broken: int) -> dict[str, Any]:
     return beside.json()
 
 
+def texts() -> dict[str, Any]:
+    """No `rows`: masks for texts were shown and never measured; `left_out` says so."""
+    beside = Beside()
+    beside.left_out.append(
+        f"qualitative only (EfficientSAM, {PAPER}, supplement, section 2; FastSAM, "
+        "arXiv:2306.12156, section 3.3)"
+    )
+    return beside.json()
+
+
 def of_release(config: SamConfig, model: str) -> str | None:
     """The release that a model is: by its name or that of its file, and by its network."""
     for name in _NAMES:

@@ -13,12 +13,27 @@ from tqdm import tqdm
 from esam_jax.data import pictures
 from esam_jax.data.findings import Finding, Findings
 from esam_jax.data.sources import coco_files
-from esam_jax.errors import DataError
-from esam_jax.evaluate.ground_truth import Listed, Truth
+from esam_jax.errors import ConfigError, DataError
+from esam_jax.evaluate.ground_truth import Id, Listed, Truth
 from esam_jax.words import counted
 
 _T = TypeVar("_T")
 _REASONS = 20  # at most, in a result
+
+
+def with_objects(truth: Truth, images: int | None) -> list[Id]:
+    """The pictures that have an object which is no crowd, in the order of the json.
+
+    So many of them, drawn with seed 0, or all for None; ConfigError for fewer than one.
+    """
+    owners = {each["image_id"] for each in truth.dataset["annotations"] if not each["iscrowd"]}
+    found = [each for each, listed in truth.pictures.items() if listed.number in owners]
+    if images is None:
+        return found
+    if images < 1:
+        raise ConfigError(f"images is {images}, but at least 1 is needed (None for all)")
+    drawn = np.random.default_rng(0).permutation(len(found))[:images]
+    return [found[i] for i in np.sort(drawn)]
 
 
 def read(
