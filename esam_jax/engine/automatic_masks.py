@@ -52,11 +52,17 @@ def joined(data: Path, folder: Path, per_picture: float) -> dict[str, Any]:
 
 
 def best(records: Mapping[int, Sequence[Any]], per_picture: float) -> dict[int, list[Any]]:
-    """The most stable ones, so many of a picture on average, in their order."""
-    ranks = sorted((x["stability_score"] for own in records.values() for x in own), reverse=True)
-    count = round(per_picture * len(records))
-    least = ranks[count - 1] if 0 < count <= len(ranks) else (-np.inf if count else np.inf)
-    return {key: [x for x in own if x["stability_score"] >= least] for key, own in records.items()}
+    """The most stable ones, so many of a picture on average, in their order; of equals the earlier.
+
+    A stability that is NaN, of a mask that is empty at both thresholds, comes last.
+    """
+    places = [(key, i) for key, own in records.items() for i in range(len(own))]
+    # Sorting keeps the order of equals.
+    places.sort(key=lambda at: -np.nan_to_num(records[at[0]][at[1]]["stability_score"], nan=-1.0))
+    chosen = {*places[: round(per_picture * len(records))]}
+    return {
+        key: [x for i, x in enumerate(own) if (key, i) in chosen] for key, own in records.items()
+    }
 
 
 def _records(folder: Path, images: Sequence[Mapping[str, Any]]) -> dict[int, list[Any]]:

@@ -122,6 +122,8 @@ def test_the_most_stable_masks_are_annotated():
     assert found == {1: [record(0.9)], 2: [record(0.8), record(0.7)], 3: []}
     assert automatic_masks.best(records, per_picture=5.0) == records
     assert automatic_masks.best({1: []}, per_picture=1.0) == {1: []}
+    equal = {1: [record(0.5), record(float("nan"))], 2: [record(0.5), record(0.5)]}
+    assert automatic_masks.best(equal, per_picture=1.0) == {1: equal[1][:1], 2: equal[2][:1]}
 
 
 def test_a_config_for_ones_own_data_follows_its_rules(tmp_path):

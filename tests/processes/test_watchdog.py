@@ -256,7 +256,8 @@ def test_f15_a_host_that_sleeps(start, tmp_path):
     outputs = processes.finish(started, codes=[75, 75], timeout=180)
     for number, (_, errors) in enumerate(outputs):
         assert f"on host {number}" in errors
-        assert "esam: host 1 is behind (update 3 begun, 3 finished; others have begun 4)" in errors
+        about = "update 3 begun, 3 finished, waiting for batch 3 of the toy; others have begun 4"
+        assert f"esam: host 1 is behind ({about})" in errors
     # What the sleeper does can be read.
     text = (tmp_path / "stacks" / "host_001.txt").read_text()
     assert "toy_run.py" in text and "in __next__" in text
