@@ -118,7 +118,7 @@ class TextTower(nn.Module):
 def _blocks(
     config: VitConfig | TextConfig, compute: ComputeConfig, *, causal: bool = False
 ) -> list[Block]:
-    attention = functools.partial(Attention, config.heads, causal, compute=compute)
+    attention = functools.partial(Attention, config.heads, compute, causal=causal)
     width = config.mlp_ratio * config.width
     return [
         Block(attention, width, compute, _EPS, quick_gelu, name=f"block_{i:02d}")
