@@ -1,4 +1,4 @@
-"""What a person gives back, compared with what they were given, as data that can be trained on.
+"""What a person returns, compared with what they were given, as data that can be trained on.
 
 Nothing that came back is ever lost: it is kept byte for byte before anything follows from it, and
 `instances.json` is a function of the proposals and of all that is kept, so it can be made again.

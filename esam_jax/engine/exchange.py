@@ -45,7 +45,7 @@ State = Literal["proposed", "given", "automatic", "asked", "accepted", "changed"
 def annotation(
     image_id: int, rle: Mapping[str, Any], state: State, score: float | None, **more: Any
 ) -> dict[str, Any]:
-    """An object of COCO, less its number; `rle` is its mask in compressed run lengths."""
+    """An object of COCO, without its id; `rle` is its mask in compressed run lengths."""
     return {
         "image_id": image_id,
         "category_id": 1,

@@ -1,4 +1,4 @@
-"""What a person gives back: nothing is lost, everything is counted, what is broken is named."""
+"""What a person returns: nothing is lost, everything is counted, what is broken is named."""
 
 import concurrent.futures
 import copy
