@@ -47,6 +47,7 @@ from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
     ClassifyConfig,
     DistillConfig,
+    MaePretrainConfig,
     SamiConfig,
     SegmentConfig,
     TaskConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "ImageTarsConfig",
     "LabelMapsConfig",
     "MaeConfig",
+    "MaePretrainConfig",
     "MeshConfig",
     "MixtureConfig",
     "ModelConfig",

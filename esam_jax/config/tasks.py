@@ -67,6 +67,26 @@ class SamiConfig(_TrainedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MaePretrainConfig(_TrainedConfig):
+    """MAE: rebuild the pixels of the patches that were removed (arXiv:2111.06377).
+
+    `target`: the pixels of each patch less their mean and divided by their deviation, or as
+    `ops.images.normalise` gives them. `loss_on`: the removed patches, or all. `positions`: the
+    sine-cosine code in both halves, which nothing changes, or learned from it.
+    `init_from` holds a model or a run of MAE, or the encoder of one of SAMI or classification.
+    """
+
+    kind: ClassVar[Literal["mae"]] = "mae"
+    reads: ClassVar[tuple[str, ...]] = ("crop",)
+    model: str = "mae_b"  # of models/named.py: its encoder
+    decoder: PretrainDecoderConfig = PretrainDecoderConfig()
+    mask_ratio: Annotated[float, above(0), below(1)] = 0.75  # of the patches
+    target: Literal["standardised", "plain"] = "standardised"
+    loss_on: Literal["masked", "all"] = "masked"
+    positions: Literal["fixed", "learned"] = "fixed"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextPromptConfig(Config):
     """The frozen CLIP whose features of an object are its first prompt in training, and whose
     features of a text are a prompt afterwards.
@@ -165,4 +185,4 @@ class ClassifyConfig(_TrainedConfig):
     drop_path: Annotated[float, at_least(0), below(1)] = 0.0
 
 
-TaskConfig = SamiConfig | SegmentConfig | DistillConfig | ClassifyConfig
+TaskConfig = SamiConfig | MaePretrainConfig | SegmentConfig | DistillConfig | ClassifyConfig

@@ -32,7 +32,7 @@ def build(config: RunConfig) -> Task:
     teacher = Teacher(task.teacher, config.compute, image_px)
     students = {name: _student_config(name, image_px) for name in task.students}
     grid = _common_grid(students, teacher, image_px)
-    visible = visible_tokens(grid * grid, task.mask_ratio)
+    visible = masking.visible_tokens(grid * grid, task.mask_ratio)
     part, shape = teacher.frozen(grid), (grid, grid, teacher.width)
     is_stored = stored.folder(config) is not None
     networks = {
@@ -131,11 +131,6 @@ def _common_grid(students: dict[str, VitConfig], teacher: Teacher, image_px: int
             "for a teacher that does not"
         )
     return image_px // next(iter(sizes.values()))
-
-
-def visible_tokens(tokens: int, mask_ratio: float) -> int:
-    """MAE's rounding (models_mae.py, random_masking): 49 of 196 at a ratio of 0.75."""
-    return max(1, int(tokens * (1 - mask_ratio)))
 
 
 def _trained_model(config: SamConfig, params: Params) -> TrainedModel:
