@@ -24,7 +24,7 @@ from esam_jax.typing import Batch, Params
 from helpers import nano, tiny
 
 NAME, WIDE, PX, TOKENS, VISIBLE, IMAGES = "mae_small", "mae_wide", 32, 16, 4, 3
-DECODER = PretrainDecoderConfig(width=8, depth=1, heads=2)
+DECODER = PretrainDecoderConfig(width=64, depth=1, heads=2)
 _SIZE = {"patch_px": 8, "image_px": PX, "pretrain_px": PX}
 SMALL = MaeConfig(encoder=VitConfig(width=12, heads=3, depth=4, **_SIZE))
 LARGE = MaeConfig(encoder=VitConfig(width=20, heads=5, depth=5, **_SIZE))

@@ -253,7 +253,7 @@ def test_complete_files_bring_the_decoder_too(tmp_path):
     found = _begun(path)
     assert found.keys() == small_mae.params().keys()
     jax.tree.map(np.testing.assert_array_equal, found, small_mae.params())
-    other = PretrainDecoderConfig(width=8, depth=2, heads=4)
+    other = PretrainDecoderConfig(width=64, depth=2, heads=4)
     with pytest.raises(
         CheckpointError,
         match=r"another decoder than task\.decoder: depth 1 instead of 2, heads 2 instead of 4; wr",
