@@ -45,6 +45,7 @@ from esam_jax.config.run import (
 )
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
+    AlignConfig,
     ClassifyConfig,
     DistillConfig,
     MaePretrainConfig,
@@ -64,6 +65,7 @@ from esam_jax.config.views import (
 )
 
 __all__ = [
+    "AlignConfig",
     "BsdsConfig",
     "ClassifiedConfig",
     "ClassifierConfig",

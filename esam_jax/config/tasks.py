@@ -67,12 +67,29 @@ class SamiConfig(_TrainedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignConfig(Config):
+    """The frozen MAE that features inside of the student resemble (DMAE, arXiv:2208.12256).
+
+    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
+    error. What is compared are the tokens after so many blocks of each; None is three quarters.
+    """
+
+    model: str = "mae_l"  # of models/named.py
+    weights: Annotated[str | None, local(), MAY_DIFFER] = None
+    student_blocks: Annotated[int | None, at_least(1)] = None
+    teacher_blocks: Annotated[int | None, at_least(1)] = None
+    loss: Literal["mse", "l1", "cosine", "unit_mse", "unit_l1"] = "unit_l1"  # of the features
+    weight: Annotated[float, above(0)] = 1.0  # of it, beside the loss on pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MaePretrainConfig(_TrainedConfig):
     """MAE: rebuild the pixels of the patches that were removed (arXiv:2111.06377).
 
     `target`: the pixels of each patch less their mean and divided by their deviation, or as
     `ops.images.normalise` gives them. `loss_on`: the removed patches, or all. `positions`: the
-    sine-cosine code in both halves, which nothing changes, or learned from it.
+    sine-cosine code in both halves, which nothing changes, or learned from it. `align` makes it
+    DMAE.
     `init_from` holds a model or a run of MAE, or the encoder of one of SAMI or classification.
     """
 
@@ -84,6 +101,7 @@ class MaePretrainConfig(_TrainedConfig):
     target: Literal["standardised", "plain"] = "standardised"
     loss_on: Literal["masked", "all"] = "masked"
     positions: Literal["fixed", "learned"] = "fixed"
+    align: AlignConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
