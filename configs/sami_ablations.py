@@ -109,8 +109,8 @@ def sami_ti_clip() -> RunConfig:
 
     Command   esam train sami_ti_clip --workdir runs/sami_ti_clip \\
                   --data.source.path IMAGENET/train --task.teacher.weights ViT-B-16.pt
-    Hardware  64 A100. By arithmetic BCLIP GFLOP an image (CLIPT of them the teacher's) x 512 M images
-              at 55 % of bf16 peak: HCLIP hours; the data is the limit. Not measured.
+    Hardware  8 A100. By arithmetic 62 GFLOP an image (35 of them the teacher's) x 512 M images at
+              55 % of bf16 peak: 6.4 hours; the data is the limit. Not measured.
     Expected  about 76.0 % ImageNet top-1 after fine-tuning (inferred: arXiv:2312.00863, section
               4.4, has it 0.8 above MAE's 75.2 %; not ours).
 

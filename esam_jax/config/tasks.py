@@ -34,13 +34,16 @@ class _TrainedConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Config):
-    """The frozen SAM image encoder whose features are reconstructed or regressed.
+    """The frozen network whose features are reconstructed or regressed.
 
-    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
+    `model` of models/named.py: the image encoder of a SAM (sam_*) or of CLIP (clip_*), or a plain
+    ViT (mae_*), whose weights may be a pretrained ViT's, a classifier's or those of a run of SAMI.
+    `weights` is a model folder, run or file of one, or the word "random" for a dry run; None is an
     error.
-    `features`: after the neck, or the trunk before it. `view`: the student's own pixels, or those
-    enlarged to the teacher's input size, with the features pooled back to the student's grid.
-    `placement`: complete on every device, or in pieces.
+    `features`, of a SAM alone: after the neck, or the trunk before it; CLIP and plain ViTs have
+    theirs after the last norm. `view`: the student's own pixels, or those resized to the teacher's
+    input size, with the features pooled back to the student's grid. `placement`: complete on every
+    device, or in pieces.
     """
 
     model: str = "sam_h"

@@ -39,9 +39,9 @@ class Student:
     """The network that learns, and what it is compared with; ConfigError, when it is made, for what
     does not fit.
 
-    Its parameters are {encoder}, without a neck where its trunk is compared; {prompt, decoder} where
-    it gets those of the teacher; and {head}, a linear map to the teacher's width where that is
-    another one, which the run's model has no place for.
+    Its parameters are {encoder}, without a neck where its trunk is compared; {prompt, decoder}
+    where it gets those of the teacher; and {head}, a linear map to the teacher's width where that
+    is another one, which the run's model has no place for.
     """
 
     task: DistillConfig
@@ -77,7 +77,14 @@ class Student:
             raise ConfigError(batch_norm.cut(self.run.accumulate))
 
     def _check_promptable(self) -> None:
-        view, task, model = self.run.data.view, self.task, self.model
+        view, task = self.run.data.view, self.task
+        if not isinstance(named.model(task.teacher.model), SamConfig):
+            raise ConfigError(
+                f"task.teacher.model is {task.teacher.model!r}, which has no mask decoder, but "
+                f"task.coupling {task.coupling!r} takes the teacher's over: choose a sam_* model, "
+                "or --task.coupling features"
+            )
+        model = self.model
         if not isinstance(view, FramedConfig | PromptedConfig):
             raise ConfigError(
                 f"data.view.kind is {view.kind!r}, but task.coupling {task.coupling!r} makes a "
@@ -98,9 +105,9 @@ class Student:
                 "reads the embedding of its own input: write --task.teacher.features neck "
                 "--task.teacher.view native, or --task.coupling features"
             )
-        if self.teacher.encoder.image_px != model.image_px:
+        if self.teacher.own_px != model.image_px:
             raise ConfigError(
-                f"task.teacher.model {teacher.model!r} takes {self.teacher.encoder.image_px} "
+                f"task.teacher.model {teacher.model!r} takes {self.teacher.own_px} "
                 f"pixels, but {task.student!r} {model.image_px}: choose models that agree, or "
                 "--task.coupling features"
             )
@@ -138,7 +145,7 @@ class Student:
     @property
     def learns_trunk(self) -> bool:
         """Whether its trunk is compared, and the neck behind it not even drawn."""
-        return (self.task.student_features or self.task.teacher.features) == "trunk"
+        return (self.task.student_features or self.teacher.network.layer) == "trunk"
 
     @property
     def learns_masks(self) -> bool:
