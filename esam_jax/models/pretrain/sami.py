@@ -83,7 +83,7 @@ class Sami(nn.Module):
 
     def _jointly(
         self,
-        x: Float[Array, "B 1+V E"],
+        x: Float[Array, "B _ E"],
         visible_BV: Int[Array, "B V"],
         masked_BU: Int[Array, "B U"],
         grid: tuple[int, int],
