@@ -180,6 +180,29 @@ def quickstart_dmae() -> RunConfig:
     return dataclasses.replace(run, name="quickstart_dmae", task=task)
 
 
+def quickstart_regress() -> RunConfig:
+    """Plain feature regression for the nano student: `quickstart_sami` without its masking.
+
+    Command   esam train quickstart_regress --workdir runs/regress
+    Hardware  2 CPU cores.
+    Expected  a falling feature loss; `quickstart_segment` shows what it is worth.
+
+    The trunk sees every patch, and a linear map takes it to the teacher's features. Views, steps
+    and optimiser are those of `quickstart_sami`.
+    """
+    run = quickstart_sami()
+    return dataclasses.replace(
+        run,
+        name="quickstart_regress",
+        task=DistillConfig(
+            student="efficientsam_nano",
+            teacher=TeacherConfig(model="sam_nano", weights=_TEACHER),
+            coupling="features",
+            student_features="trunk",
+        ),
+    )
+
+
 def quickstart_segment() -> RunConfig:
     """Promptable fine-tuning of the nano student, from SAMI as `--task.init-from` names it.
 

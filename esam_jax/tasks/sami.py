@@ -36,7 +36,7 @@ def build(config: RunConfig) -> Task:
     part, shape = teacher.frozen(grid), (grid, grid, teacher.width)
     is_stored = stored.folder(config) is not None
     networks = {
-        name: Sami(encoder, task.decoder, teacher.width, config.compute)
+        name: Sami(encoder, task.decoder, teacher.width, config.compute, task.queries)
         for name, encoder in students.items()
     }
 
@@ -44,17 +44,22 @@ def build(config: RunConfig) -> Task:
         seen, masked = masking.choose(rng, images, grid * grid, visible)
         return {"seen": seen, "masked": masked}
 
+    def compared(features_BhwT: Array, masked_BU: Array) -> Array:
+        """The tokens that the loss is on."""
+        tokens_BNT = features_BhwT.reshape(len(features_BhwT), grid * grid, -1)
+        return tokens_BNT if task.loss_on == "all" else masking.gather(tokens_BNT, masked_BU)
+
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         pixels = images.normalise(batch["image"])
         target = batch["target"] if is_stored else part.features(frozen["teacher"], batch["image"])
-        compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
+        # All students see the same patches of the same pictures.
+        split = batch["seen"], batch["masked"]
+        compare, target = losses.FEATURES[task.loss], compared(target, batch["masked"])
         each: dict[str, Array] = {}
         for name, student in networks.items():
-            # All students see the same patches of the same pictures.
-            split = batch["seen"], batch["masked"]
             prediction = student.apply({"params": params[name]}, pixels, *split)
             assert isinstance(prediction, jax.Array)
-            each[name] = compare(prediction, target)
+            each[name] = compare(compared(prediction, batch["masked"]), target)
         return _summed(each, losses.of_the_mean(compare, target))
 
     def initial() -> Start:
