@@ -42,6 +42,13 @@ def _ablation(title: str, **changes: Any) -> Arm:
 ARMS: dict[str, Arm] = {
     SAMI: Arm(title="SAMI", config="quickstart_sami"),
     "mae": Arm(title="MAE", config="quickstart_mae"),
+    "dmae": Arm(
+        title="DMAE",
+        config="quickstart_dmae",
+        taught_by="mae",
+        teacher_at="task.align.weights",
+    ),
+    "regress": Arm(title="features", config="quickstart_regress"),
     "supervised": Arm(title="supervised", config="quickstart_classify"),
     SCRATCH: Arm(title="scratch", config=None),
 }
@@ -49,6 +56,14 @@ ARMS |= {
     "sami_cosine": _ablation("cosine loss", loss="cosine"),
     "sami_mask_50": _ablation("mask 50 %", mask_ratio=0.5),
     "sami_mask_85": _ablation("mask 85 %", mask_ratio=0.85),
+    "sami_all_tokens": _ablation("all tokens", queries="all"),
+    "sami_masked_loss": _ablation("masked loss", loss_on="masked"),
+    # In place of CLIP's, the features of a classifier: the supervised arm's.
+    "sami_classifier": dataclasses.replace(
+        _ablation("classifier", **{"teacher.model": "mae_nano"}),
+        taught_by="supervised",
+        teacher_at="task.teacher.weights",
+    ),
 }
 FRAMEWORKS = tuple(name for name, arm in ARMS.items() if not arm.ablation)
 
