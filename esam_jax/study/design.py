@@ -10,7 +10,8 @@ from typing import Literal
 from esam_jax.errors import ConfigError
 from esam_jax.study.arms import ARMS, FRAMEWORKS, SCRATCH, named, needed
 
-Kind = Literal["pretraining", "prompted", "labelled", "classified"]
+Kind = Literal["reference", "pretraining", "prompted", "labelled", "classified"]
+COLUMNS = frozenset({"prompted", "labelled", "classified"})  # kinds that are in the table
 CHOOSING = 1000  # the first of the seeds that choose; what is reported has lower ones
 SCENES = 20_000  # of one seed: no two seeds share a scene
 BUDGETS = (40, 80, 160, 320, 640)
@@ -20,7 +21,8 @@ BUDGETS = (40, 80, 160, 320, 640)
 class Trial:
     """One run with what is measured of it, in a folder of its own.
 
-    `number`: of prompted steps, of labelled pictures; 0 for what has none.
+    `number`: of prompted steps, of labelled pictures; 0 for what has none. A "reference" is no run:
+    the teacher itself is measured.
     """
 
     seed: int
@@ -110,7 +112,7 @@ class Design:
     def cells(self) -> list[Trial]:
         """Those of them that are columns of the table."""
         kept = {*self.arms}
-        return [each for each in self.trials() if each.kind != "pretraining" and each.arm in kept]
+        return [each for each in self.trials() if each.kind in COLUMNS and each.arm in kept]
 
     def _of(self, seed: int) -> list[Trial]:
         first = [
@@ -118,6 +120,8 @@ class Design:
             for arm in needed(self.arms)
             if named(arm).config is not None
         ]
+        if self.budgets or self.labelled:
+            first.append(reference(seed))
         columns: list[tuple[Kind, int]] = [("prompted", steps) for steps in self.budgets]
         columns += [("labelled", pictures) for pictures in self.labelled]
         columns += [("classified", self.classified)] if self.classified else []
@@ -136,10 +140,17 @@ _POSITIVE = ("labelled_steps", "classified_steps", "pretraining_steps", "images"
 
 def needs(trial: Trial) -> tuple[Trial, ...]:
     """The trials whose models this one starts from, or learns from."""
+    if trial.kind == "reference":
+        return ()
     arm = named(trial.arm)
     if trial.kind != "pretraining":
         return () if arm.config is None else (Trial(trial.seed, trial.arm, "pretraining"),)
     return () if arm.taught_by is None else (Trial(trial.seed, arm.taught_by, "pretraining"),)
+
+
+def reference(seed: int) -> Trial:
+    """The teacher, measured on the pictures of a seed."""
+    return Trial(seed, "teacher", "reference")
 
 
 def first_scene(seed: int) -> int:

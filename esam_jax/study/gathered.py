@@ -6,7 +6,7 @@ from typing import Any
 
 from esam_jax.study import intervals
 from esam_jax.study.arms import SAMI, named
-from esam_jax.study.design import Design, Trial
+from esam_jax.study.design import Design, Trial, reference
 from esam_jax.study.intervals import Mean
 
 Found = Mapping[Trial, Mapping[str, Any]]  # what was measured of each trial
@@ -18,8 +18,9 @@ def table(found: Found, design: Design) -> dict[str, Any]:
 
     `cells`: what each trial found; `rows`: for each cell, arm and measure the mean over seeds with
     its 95 % interval (`low`, `high`; null of one seed), and `difference`: that to SAMI, paired by
-    seed; `costs`: steps and FLOP of each pretraining; `reach`: the prompted steps that an arm needs
-    to reach what SAMI reaches (`steps`; null where its longest run does not).
+    seed; `references`: the teacher, and filling the box; `costs`: steps and FLOP of each
+    pretraining; `reach`: the prompted steps that an arm needs to reach what SAMI reaches (`steps`;
+    null where its longest run does not).
     """
     cells = [
         {"arm": each.arm, "seed": each.seed, "cell": each.cell, "kind": each.kind}
@@ -30,10 +31,21 @@ def table(found: Found, design: Design) -> dict[str, Any]:
     return {
         "design": dataclasses.asdict(design),
         "arms": {name: named(name).title for name in design.arms},
+        "references": references(found, design),
         "costs": costs(found, design),
         "rows": rows(found, design),
         "reach": reach(found, design),
         "cells": cells,
+    }
+
+
+def references(found: Found, design: Design) -> dict[str, dict[str, Any]]:
+    """What the teacher reaches, and what an answer does that is the box itself: means."""
+    kept = [found[each] for seed in design.seeds if (each := reference(seed)) in found]
+    return {
+        key: dataclasses.asdict(intervals.mean([each[key] for each in kept]))
+        for key in ("box_miou", "point_miou", "fill_box")
+        if kept
     }
 
 

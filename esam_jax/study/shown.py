@@ -16,6 +16,11 @@ _TERA = 1e12
 _ALONG = {"prompted": "prompted steps", "labelled": "labelled pictures"}
 
 
+def title(arm: str) -> str:
+    """The name of an arm for people."""
+    return named(arm).title
+
+
 # -------------------------------------------------------------------------------------- tables
 
 
@@ -142,6 +147,7 @@ def curves(table: Table) -> dict[str, str]:
                 if suffix and kind != "prompted":
                     continue
                 series = [_series(table, arm, kind, measure, of) for arm in arms]
+                series += _teacher(table, measure, series)
                 title = f"mIoU, {MEASURES[measure]}, held out"
                 name = f"{kind}_{short}{suffix}{group}.svg"
                 drawn[name] = charts.document(title, series, log_x=True, below=along)
@@ -168,6 +174,15 @@ def _series(table: Table, arm: str, kind: str, measure: str, along: Any) -> Seri
         [(along(row), row["mean"]) for row in rows],
         band=[(along(row), row["low"], row["high"]) for row in rows if row["low"] is not None],
     )
+
+
+def _teacher(table: Table, measure: str, series: Sequence[Series]) -> list[Series]:
+    """What the teacher reaches, across the chart."""
+    known = table["references"].get(measure)
+    xs = [x for each in series for x, _ in each.points]
+    if known is None or not xs:
+        return []
+    return charts.level("teacher", [(x, known["mean"]) for x in (min(xs), max(xs))])
 
 
 def _present(table: Table) -> list[tuple[str, str]]:

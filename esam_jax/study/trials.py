@@ -42,7 +42,11 @@ def run(trial: Trial, design: Design, workdir: Path) -> dict[str, Any]:
     done = finished(trial, workdir)
     if done is not None:
         return done
-    folder, cfg = workdir / trial.folder, config(trial, design, workdir)
+    folder = workdir / trial.folder
+    if trial.kind == "reference":
+        folder.mkdir(parents=True, exist_ok=True)
+        return _kept(folder, measure(design.teacher, trial.seed, design))
+    cfg = config(trial, design, workdir)
     metrics = loop.run(cfg, folder, progress=False)
     found: dict[str, Any] = {
         "steps": cfg.steps,
@@ -54,6 +58,10 @@ def run(trial: Trial, design: Design, workdir: Path) -> dict[str, Any]:
         found["top1"] = metrics["top1"]
     elif trial.kind != "pretraining":
         found |= measure(folder, trial.seed, design)
+    return _kept(folder, found)
+
+
+def _kept(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
     files.write(folder / MEASURED_FILE, json.dumps(found, indent=1) + "\n")
     return found
 
