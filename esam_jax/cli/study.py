@@ -23,9 +23,9 @@ class Study:
 
     workdir: Path = Path("runs/study")
     """Where runs, table.json, table.md, curves and page.html go; finished trials are kept."""
-    preset: Literal["first", "quick", "full"] = "quick"
-    """What is compared unless the other options say: the quickstart, half an hour on two cores, or
-    all that docs/study.md shows."""
+    preset: Literal["first", "quick", "full", "choose"] = "quick"
+    """What is compared unless the other options say: the quickstart; half an hour on two cores; all
+    that docs/study.md shows; or other rates, with seeds that are not reported."""
     arms: tuple[str, ...] | None = None
     """Ways to pretrain, such as sami mae scratch."""
     seeds: tuple[int, ...] | None = None

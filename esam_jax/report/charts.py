@@ -171,11 +171,11 @@ def coloured(series: Sequence[Series]) -> list[tuple[Series, str]]:
     return list(zip(series, _COLOURS * len(series), strict=False))
 
 
-def _marked(xs: Sequence[Number]) -> list[Number]:
+def _marked(xs: Sequence[Number]) -> list[float]:
     """The positions of curves, less those whose labels would touch the one before."""
     low, high = math.log10(min(xs)), math.log10(max(xs))
-    kept: list[Number] = []
-    for x in sorted({*xs}):
+    kept: list[float] = []
+    for x in sorted(map(float, {*xs})):
         if not kept or math.log10(x / kept[-1]) > (high - low) / 8:
             kept.append(x)
     return kept

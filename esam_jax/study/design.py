@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 from esam_jax.errors import ConfigError
-from esam_jax.study.arms import ARMS, FRAMEWORKS, SCRATCH, named, needed
+from esam_jax.study.arms import ARMS, FRAMEWORKS, SAMI, SCRATCH, named, needed
 
 Kind = Literal["reference", "pretraining", "prompted", "labelled", "classified"]
 COLUMNS = frozenset({"prompted", "labelled", "classified"})  # kinds that are in the table
@@ -100,11 +100,6 @@ class Design:
         if self.data is not None and self.classified is not None:
             raise ConfigError("classified is of procedural scenes alone: leave it out with data")
 
-    @property
-    def chooses(self) -> bool:
-        """Whether this is a run of seeds that choose."""
-        return min(self.seeds) >= CHOOSING
-
     def trials(self) -> list[Trial]:
         """All that must be run, in an order in which nothing comes before what it needs."""
         return [trial for seed in self.seeds for trial in self._of(seed)]
@@ -163,10 +158,21 @@ def warmup(steps: int) -> int:
     return math.floor(0.3 * steps)
 
 
+def _choices() -> tuple[str, ...]:
+    """Every framework at half and twice its rate of pretraining, and at those of fine-tuning."""
+    found = []
+    for name in FRAMEWORKS:
+        found.append(name)
+        keys = ("fine",) if named(name).config is None else ("rate", "fine")
+        found += [f"{name},{key}={rate}" for key in keys for rate in ("1e-3", "4e-3")]
+    return tuple(found)
+
+
 PRESETS: dict[str, Design] = {
-    "first": Design(arms=("sami", "mae", SCRATCH), seeds=(0,)),
-    "quick": Design(arms=("sami", "mae", "supervised", SCRATCH), budgets=(40, 160, 640)),
+    "first": Design(arms=(SAMI, "mae", SCRATCH), seeds=(0,)),
+    "quick": Design(arms=(SAMI, "mae", "supervised", SCRATCH), budgets=(40, 160, 640)),
     "full": Design(
         arms=tuple(ARMS), seeds=(0, 1, 2), labelled=(16, 64, 256, SCENES), classified=1000
     ),
+    "choose": Design(arms=_choices(), seeds=(CHOOSING, CHOOSING + 1, CHOOSING + 2), budgets=(160,)),
 }

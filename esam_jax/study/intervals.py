@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+Number = int | float
 _TWO_SIDED = 0.975  # for 95 %
 
 
@@ -48,7 +49,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Mean:
     return mean([one - other for one, other in zip(ours, theirs, strict=True)])
 
 
-def reached(points: Sequence[tuple[float, float]], value: float) -> float | None:
+def reached(points: Sequence[tuple[Number, float]], value: float) -> Number | None:
     """The x at which a curve first has this value, linear in log x between its points.
 
     The first x where it starts there or above; None where it never gets there.

@@ -37,7 +37,8 @@ def labelled(design: Design, seed: int, number: int | None, workdir: Path) -> So
     file = workdir / f"seed_{seed}" / f"labelled_{number}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     id_lists.write(file, [source.name(int(i)) for i in sorted(drawn)])
-    return dataclasses.replace(train, ids=str(file.absolute()))
+    every = dataclasses.replace(train, part="all", heldout=0)  # a list counts before its parts
+    return dataclasses.replace(every, ids=str(file.absolute()))
 
 
 def unlabelled(design: Design, seed: int) -> SourceConfig:

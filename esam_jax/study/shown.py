@@ -73,6 +73,9 @@ def _sentences(table: Table) -> Iterator[str]:
         )
     else:
         yield "One seed: nothing follows from it about others."
+    if any("," in arm for arm in table["arms"]):
+        yield "The best rates: " + "; ".join(map(title, gathered.best(table).values())) + "."
+        return
     if reach := reached(table):
         yield "\n".join(f"- {line}" for line in reach)
     if seeds > 1:
