@@ -35,7 +35,6 @@ def run(
     *,
     processes: int | None = None,
     progress: bool | None = None,
-    run_trials: Any = side_by_side.over,
 ) -> dict[str, Any]:
     """Runs what is not done yet, writes the files, and returns the content of table.json.
 
@@ -52,12 +51,12 @@ def run(
     if waiting:
         kept = f", {len(found)} of them done before" if found else ""
         log.note(f"{counted(len(every), 'trial')}{kept}", progress)
-        for trial, result, seconds in run_trials(waiting, design, workdir, processes):
+        for trial, result, seconds in side_by_side.over(waiting, design, workdir, processes):
             found[trial] = result
             log.note(
                 f"{len(found)}/{len(every)} {in_words(trial, result)} ({seconds:.0f} s)", progress
             )
-    table = gathered.table(found, design)
+    table = json.loads(json.dumps(gathered.table(found, design)))  # as it is read back
     write(workdir, table)
     return table
 

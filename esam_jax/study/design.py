@@ -60,7 +60,7 @@ class Design:
     labelled_steps: int = 320
     classified: int | None = None
     classified_steps: int = 200
-    pretraining_steps: int = 500
+    pretraining_steps: int = 1000
     images: int = 200
     data: str | None = None
     unlabelled: str | None = None
