@@ -6,14 +6,19 @@
 import dataclasses
 
 from esam_jax.config import (
+    AlignConfig,
+    ClassifiedConfig,
+    ClassifyConfig,
     CropConfig,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
     FramedConfig,
+    MaePretrainConfig,
     OptimConfig,
     PretrainDecoderConfig,
     PromptedConfig,
+    RandAugmentConfig,
     RunConfig,
     SamiConfig,
     SaveConfig,
@@ -109,6 +114,92 @@ def quickstart_sami() -> RunConfig:
         batch=32,
         log_every_steps=50,
         save=SaveConfig(every_steps=1000),
+    )
+
+
+def quickstart_mae() -> RunConfig:
+    """MAE for the nano student: what `quickstart_sami` is compared with.
+
+    Command   esam train quickstart_mae --workdir runs/mae
+    Hardware  2 CPU cores.
+    Expected  a falling reconstruction loss; `quickstart_segment` shows what it is worth.
+
+    Views, steps, optimiser and decoder are those of `quickstart_sami`: assumed to suit both.
+    """
+    run = quickstart_sami()
+    return dataclasses.replace(
+        run,
+        name="quickstart_mae",
+        task=MaePretrainConfig(
+            model="mae_nano", decoder=PretrainDecoderConfig(width=64, depth=2, heads=2)
+        ),
+    )
+
+
+def quickstart_classify() -> RunConfig:
+    """Classification of scenes by the outline of their main object, from scratch or pretrained.
+
+    Command   esam train quickstart_classify --workdir runs/classify
+    Hardware  2 CPU cores.
+    Expected  a rising share of six classes on held-out scenes; `esam study` compares what it starts
+              from, and what prompts make of it: supervised pretraining.
+
+    Views are those of `quickstart_sami`; labels are smoothed, and nothing is mixed or erased: that
+    would hide the small objects whose outline is the class.
+    """
+    run = quickstart_sami()
+    return dataclasses.replace(
+        run,
+        name="quickstart_classify",
+        task=ClassifyConfig(model="efficientsam_nano", pool="mean", mixup=0.0, cutmix=0.0),
+        data=dataclasses.replace(
+            run.data,
+            view=ClassifiedConfig(
+                image_px=_PX,
+                classes=6,
+                min_scale=1.0,
+                rand_augment=RandAugmentConfig(operations=0),
+                erasing=0.0,
+            ),
+        ),
+        evaluate=EvaluateConfig(source=_HELD_OUT, images=2000),
+    )
+
+
+def quickstart_dmae() -> RunConfig:
+    """DMAE for the nano student: as `quickstart_mae`, beside the features of a trained MAE.
+
+    Command   esam train quickstart_dmae --workdir runs/dmae --task.align.weights runs/mae
+    Hardware  2 CPU cores.
+    Expected  falling losses, on pixels and of the alignment.
+
+    The teacher has the size of the student: nothing larger is pretrained in miniature.
+    """
+    run = quickstart_mae()
+    task = dataclasses.replace(run.task, align=AlignConfig(model="mae_nano"))
+    return dataclasses.replace(run, name="quickstart_dmae", task=task)
+
+
+def quickstart_regress() -> RunConfig:
+    """Plain feature regression for the nano student: `quickstart_sami` without its masking.
+
+    Command   esam train quickstart_regress --workdir runs/regress
+    Hardware  2 CPU cores.
+    Expected  a falling feature loss; `quickstart_segment` shows what it is worth.
+
+    The trunk sees every patch, and a linear map takes it to the teacher's features. Views, steps
+    and optimiser are those of `quickstart_sami`.
+    """
+    run = quickstart_sami()
+    return dataclasses.replace(
+        run,
+        name="quickstart_regress",
+        task=DistillConfig(
+            student="efficientsam_nano",
+            teacher=TeacherConfig(model="sam_nano", weights=_TEACHER),
+            coupling="features",
+            student_features="trunk",
+        ),
     )
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "convert": "convert between PyTorch's files and ours, exactly, with the measured error",
     "models": "the names of models, their sizes, and which have weights to download",
     "inspect": "what kind of model a weight file holds",
+    "study": "ways to pretrain, compared with the same arithmetic: a table, curves, a page",
     "quickstart": "SAMI pretraining and fine-tuning in minutes, and whether SAMI wins",
 }
 

@@ -45,8 +45,10 @@ from esam_jax.config.run import (
 )
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
+    AlignConfig,
     ClassifyConfig,
     DistillConfig,
+    MaePretrainConfig,
     SamiConfig,
     SegmentConfig,
     TaskConfig,
@@ -63,6 +65,7 @@ from esam_jax.config.views import (
 )
 
 __all__ = [
+    "AlignConfig",
     "BsdsConfig",
     "ClassifiedConfig",
     "ClassifierConfig",
@@ -83,6 +86,7 @@ __all__ = [
     "ImageTarsConfig",
     "LabelMapsConfig",
     "MaeConfig",
+    "MaePretrainConfig",
     "MeshConfig",
     "MixtureConfig",
     "ModelConfig",

@@ -26,14 +26,18 @@ from esam_jax.config.views import ViewConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScenesConfig(Config):
-    """Procedural scenes with all their objects, drawn without any file."""
+    """Procedural scenes with all their objects, drawn without any file.
+
+    `first` is the number of the first of them: ranges that do not meet share no scene.
+    """
 
     kind: ClassVar[Literal["scenes"]] = "scenes"
-    annotations: ClassVar[frozenset[str]] = frozenset({"masks"})
+    annotations: ClassVar[frozenset[str]] = frozenset({"masks", "label"})
     RETIRED: ClassVar[tuple[str, ...]] = ("path",)  # when all sources had one dataclass
 
     split: Literal["train", "heldout"] = "train"
     scenes: Annotated[int, at_least(1)] = 20_000  # distinct scenes of one split
+    first: Annotated[int, at_least(0)] = 0
     scene_px: Annotated[int, at_least(32)] = 64
 
 

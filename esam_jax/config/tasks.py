@@ -34,13 +34,16 @@ class _TrainedConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Config):
-    """The frozen SAM image encoder whose features are reconstructed or regressed.
+    """The frozen network whose features are reconstructed or regressed.
 
-    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
+    `model` of models/named.py: the image encoder of a SAM (sam_*) or of CLIP (clip_*), or a plain
+    ViT (mae_*), whose weights may be a pretrained ViT's, a classifier's or those of a run of SAMI.
+    `weights` is a model folder, run or file of one, or the word "random" for a dry run; None is an
     error.
-    `features`: after the neck, or the trunk before it. `view`: the student's own pixels, or those
-    enlarged to the teacher's input size, with the features pooled back to the student's grid.
-    `placement`: complete on every device, or in pieces.
+    `features`, of a SAM alone: after the neck, or the trunk before it; CLIP and plain ViTs have
+    theirs after the last norm. `view`: the student's own pixels, or those resized to the teacher's
+    input size, with the features pooled back to the student's grid. `placement`: complete on every
+    device, or in pieces.
     """
 
     model: str = "sam_h"
@@ -54,6 +57,9 @@ class TeacherConfig(Config):
 class SamiConfig(_TrainedConfig):
     """SAMI: reconstruct the features of a frozen teacher from a quarter of the patches.
 
+    The paper's ablations are values here (arXiv:2312.00863, section 4.4). `queries` of the decoder:
+    the masked tokens, which look at all tokens, or all tokens, as in MAE's decoder. `loss_on`: the
+    tokens whose features are compared, all or the masked ones alone.
     `init_from` holds MAE's weights: the students' trunks.
     """
 
@@ -63,7 +69,47 @@ class SamiConfig(_TrainedConfig):
     teacher: TeacherConfig = TeacherConfig()
     decoder: PretrainDecoderConfig = PretrainDecoderConfig()
     mask_ratio: Annotated[float, above(0), below(1)] = 0.75  # of the patches
+    queries: Literal["masked", "all"] = "masked"
     loss: Literal["mse", "cosine"] = "mse"
+    loss_on: Literal["all", "masked"] = "all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignConfig(Config):
+    """The frozen MAE that features inside of the student resemble (DMAE, arXiv:2208.12256).
+
+    `weights` is anything `esam_jax.load` takes, or the word "random" for a dry run; None is an
+    error. What is compared are the tokens after so many blocks of each; None is three quarters.
+    """
+
+    model: str = "mae_l"  # of models/named.py
+    weights: Annotated[str | None, local(), MAY_DIFFER] = None
+    student_blocks: Annotated[int | None, at_least(1)] = None
+    teacher_blocks: Annotated[int | None, at_least(1)] = None
+    loss: Literal["mse", "l1", "cosine", "unit_mse", "unit_l1"] = "unit_l1"  # of the features
+    weight: Annotated[float, above(0)] = 1.0  # of it, beside the loss on pixels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaePretrainConfig(_TrainedConfig):
+    """MAE: rebuild the pixels of the patches that were removed (arXiv:2111.06377).
+
+    `target`: the pixels of each patch less their mean and divided by their deviation, or as
+    `ops.images.normalise` gives them. `loss_on`: the removed patches, or all. `positions`: the
+    sine-cosine code in both halves, which nothing changes, or learned from it. `align` makes it
+    DMAE.
+    `init_from` holds a model or a run of MAE, or the encoder of one of SAMI or classification.
+    """
+
+    kind: ClassVar[Literal["mae"]] = "mae"
+    reads: ClassVar[tuple[str, ...]] = ("crop",)
+    model: str = "mae_b"  # of models/named.py: its encoder
+    decoder: PretrainDecoderConfig = PretrainDecoderConfig()
+    mask_ratio: Annotated[float, above(0), below(1)] = 0.75  # of the patches
+    target: Literal["standardised", "plain"] = "standardised"
+    loss_on: Literal["masked", "all"] = "masked"
+    positions: Literal["fixed", "learned"] = "fixed"
+    align: AlignConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,7 +174,9 @@ class DistillConfig(_TrainedConfig):
     arXiv:2306.14289, section 3.2). "decoupled": the student gets them, frozen, and only embeddings
     are compared. "semi": the loss on masks, through the frozen decoder, too. "coupled": the decoder
     is trained with it. "features": the student gets none, as in pretraining at 224 pixels.
-    `init_from` holds the student's encoder.
+    `student_features`, of that kind of coupling alone: what of the student is compared, through a
+    linear map where widths differ; None is what is taken of the teacher. `init_from` holds the
+    student's encoder.
     """
 
     kind: ClassVar[Literal["distill"]] = "distill"
@@ -138,6 +186,7 @@ class DistillConfig(_TrainedConfig):
     student: str = "mobile_sam"  # of models/named.py: its encoder
     teacher: TeacherConfig = TeacherConfig()
     coupling: Literal["features", "decoupled", "semi", "coupled"] = "decoupled"
+    student_features: Literal["neck", "trunk"] | None = None
     loss: Literal["mse", "l1", "cosine", "unit_mse", "unit_l1"] = "mse"  # of the features
     feature_weight: Annotated[float, at_least(0)] = 1.0  # of it, beside a loss on masks
     loss_at: Literal["low_res", "image"] = "low_res"  # where masks are compared, if they are
@@ -165,4 +214,4 @@ class ClassifyConfig(_TrainedConfig):
     drop_path: Annotated[float, at_least(0), below(1)] = 0.0
 
 
-TaskConfig = SamiConfig | SegmentConfig | DistillConfig | ClassifyConfig
+TaskConfig = SamiConfig | MaePretrainConfig | SegmentConfig | DistillConfig | ClassifyConfig

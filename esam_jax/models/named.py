@@ -139,10 +139,17 @@ def _mobile_sam_nano() -> SamConfig:
     return SamConfig(encoder=encoder, decoder=_sam_nano().decoder)
 
 
-def _mae(width: int, heads: int, depth: int, patch_px: int = 16) -> Callable[[], MaeConfig]:
+def _mae(
+    width: int, heads: int, depth: int, patch_px: int = 16, image_px: int = 224
+) -> Callable[[], MaeConfig]:
     return lambda: MaeConfig(
         encoder=VitConfig(
-            width=width, heads=heads, depth=depth, patch_px=patch_px, image_px=224, pretrain_px=224
+            width=width,
+            heads=heads,
+            depth=depth,
+            patch_px=patch_px,
+            image_px=image_px,
+            pretrain_px=image_px,
         )
     )
 
@@ -197,6 +204,10 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "sam_b": _sam(width=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11)),
     "sam_l": _sam(width=1024, heads=16, depth=24, global_blocks=(5, 11, 17, 23)),
     "sam_h": _sam(width=1280, heads=16, depth=32, global_blocks=(7, 15, 23, 31)),
+    # The encoders of the efficientsam_* of the same size.
+    "mae_nano": _mae(width=64, heads=2, depth=3, patch_px=8, image_px=64),
+    "mae_ti": _mae(width=192, heads=3, depth=12),
+    "mae_s": _mae(width=384, heads=6, depth=12),
     # The released files hold the encoder alone (arXiv:2111.06377).
     "mae_b": _mae(width=768, heads=12, depth=12),
     "mae_l": _mae(width=1024, heads=16, depth=24),

@@ -5,6 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 
+def visible_tokens(tokens: int, mask_ratio: float) -> int:
+    """MAE's rounding (models_mae.py, random_masking): 49 of 196 at a ratio of 0.75."""
+    return max(1, int(tokens * (1 - mask_ratio)))
+
+
 def choose(
     rng: Key[Array, ""] | UInt32[Array, "2"], images: int, tokens: int, visible: int
 ) -> tuple[Int[Array, "B V"], Int[Array, "B U"]]:

@@ -31,12 +31,14 @@ polyline { stroke-width: 1.6; stroke-linejoin: round; }
 class Series:
     """One curve: a value at each of some steps, in order.
 
-    A reference is what the others are compared with: it is dashed and grey.
+    A reference is what the others are compared with: it is dashed and grey. `band` holds the lowest
+    and highest value at some steps: the interval of a mean, for example.
     """
 
     name: str
     points: Sequence[tuple[Number, Number]]
     reference: bool = False
+    band: Sequence[tuple[Number, Number, Number]] = ()
 
 
 def level(name: str, points: Sequence[tuple[Number, Number]]) -> list[Series]:
@@ -48,34 +50,44 @@ def level(name: str, points: Sequence[tuple[Number, Number]]) -> list[Series]:
     return [Series(name, [(finite[0][0], mean), (finite[-1][0], mean)], reference=True)]
 
 
-def line_chart(series: Sequence[Series], *, log: bool = False) -> str:
-    """An <svg> of all curves on common axes; values that no axis can show are left out."""
+def line_chart(series: Sequence[Series], *, log: bool = False, log_x: bool = False) -> str:
+    """An <svg> of all curves on common axes; values that no axis can show are left out.
+
+    `log_x` lays the steps out by their logarithms, and marks those of the curves.
+    """
     shown = [
         dataclasses.replace(each, points=_thin(_drawable(each.points, log))) for each in series
     ]
     xs = [x for each in shown for x, _ in each.points]
     ys = [y for each in shown for _, y in each.points]
+    ys += [y for each in shown for _, *ends in each.band for y in ends if y > 0 or not log]
     if not xs:
         return ""
-    x_ticks, y_ticks = ticks(min(xs), max(xs)), (log_ticks if log else ticks)(min(ys), max(ys))
-    top = _TOP + (_LEGEND if len(shown) > 1 else 0)
+    x_ticks = _marked(xs) if log_x else ticks(min(xs), max(xs))
+    y_ticks = (log_ticks if log else ticks)(min(ys), max(ys))
+    legend, rows = _legend(shown) if len(shown) > 1 else ("", 0)
+    top = _TOP + _LEGEND * rows
     # Steps end where the data ends; values get round ticks around them.
-    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    x_axis = _Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log_x)
     y_axis = _Axis(min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys)), HEIGHT - _BOTTOM, top, log)
     parts = [_grid(x_axis, y_axis, x_ticks, y_ticks)]
-    for each, colour in zip(shown, _COLOURS * len(shown)):
-        parts.append(_curve(each, colour, x_axis, y_axis))
-    if len(shown) > 1:
-        parts.append(_legend(shown))
+    bands = [_band(each, colour, x_axis, y_axis) for each, colour in coloured(shown)]
+    parts += [*bands, *(_curve(each, colour, x_axis, y_axis) for each, colour in coloured(shown))]
+    parts.append(legend)
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     return f'<svg class="chart" {box} xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
 
 
 def document(
-    title: str, series: Sequence[Series], *, log: bool = False, below: str = "updates"
+    title: str,
+    series: Sequence[Series],
+    *,
+    log: bool = False,
+    log_x: bool = False,
+    below: str = "updates",
 ) -> str:
     """A chart as an SVG file of its own, `below` its horizontal axis; "" where nothing is drawn."""
-    chart = line_chart(series, log=log)
+    chart = line_chart(series, log=log, log_x=log_x)
     if not chart:
         return ""
     height = _HEADING + HEIGHT + _FOOTING
@@ -154,6 +166,21 @@ class _Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
 
+def coloured(series: Sequence[Series]) -> list[tuple[Series, str]]:
+    """Each curve with its colour."""
+    return list(zip(series, _COLOURS * len(series), strict=False))
+
+
+def _marked(xs: Sequence[Number]) -> list[float]:
+    """The positions of curves, less those whose labels would touch the one before."""
+    low, high = math.log10(min(xs)), math.log10(max(xs))
+    kept: list[float] = []
+    for x in sorted(map(float, {*xs})):
+        if not kept or math.log10(x / kept[-1]) > (high - low) / 8:
+            kept.append(x)
+    return kept
+
+
 def _drawable(points: Sequence[tuple[Number, Number]], log: bool) -> list[tuple[Number, Number]]:
     return [(x, y) for x, y in points if math.isfinite(y) and (y > 0 or not log)]
 
@@ -199,13 +226,25 @@ def _curve(series: Series, colour: str, x_axis: _Axis, y_axis: _Axis) -> str:
     return f'<polyline fill="none" stroke="{colour}" points="{path}"/>{last}'
 
 
-def _legend(series: Sequence[Series]) -> str:
-    parts, x = [], _LEFT + 8
-    for each, colour in zip(series, _COLOURS * len(series)):
-        y = _TOP - 1.5
+def _band(series: Series, colour: str, x_axis: _Axis, y_axis: _Axis) -> str:
+    """What lies between the lowest and the highest values."""
+    lows = [(x_axis(x), y_axis(low)) for x, low, _ in series.band]
+    highs = [(x_axis(x), y_axis(high)) for x, _, high in series.band]
+    path = " ".join(f"{x},{y}" for x, y in [*lows, *reversed(highs)])
+    return f'<polygon fill="{colour}" opacity="0.15" points="{path}"/>' if path else ""
+
+
+def _legend(series: Sequence[Series]) -> tuple[str, int]:
+    """The names above the curves, and how many rows they take."""
+    parts, x, row = [], _LEFT + 8, 0
+    for each, colour in coloured(series):
+        wide = 24 + 6.2 * len(each.name)
+        if x + wide > WIDTH - _RIGHT + 10 and x > _LEFT + 8:
+            x, row = _LEFT + 8, row + 1
+        y = _TOP - 1.5 + _LEGEND * row
         look = _REFERENCE if each.reference else f'stroke="{colour}" stroke-width="3"'
         parts.append(f'<line x1="{x}" x2="{x + 10}" y1="{y}" y2="{y}" {look}/>')
         name = html.escape(each.name)
-        parts.append(f'<text x="{x + 14}" y="{_TOP + 2}">{name}</text>')
-        x += 24 + 6.2 * len(each.name)
-    return "".join(parts)
+        parts.append(f'<text x="{x + 14}" y="{y + 3.5}">{name}</text>')
+        x += wide
+    return "".join(parts), row + 1

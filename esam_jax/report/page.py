@@ -89,12 +89,14 @@ def render(
         "<h2>Config</h2>",
         _config(summary["config"]),
     ]
+    return document(title, "\n".join(body))
+
+
+def document(title: str, body: str) -> str:
+    """A page of this content, in the style of all reports; `title` is HTML, as `body` is."""
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    content = "\n".join(body)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{content}\n</body></html>\n'
-    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
 def duration(seconds: charts.Number) -> str:

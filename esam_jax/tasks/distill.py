@@ -107,7 +107,8 @@ def _initial(student: Student) -> Start:
     params: Params = {}
     _check_stored(student, weights=True)
     if task.init_from is not None:
-        params = {"encoder": start.encoder(task.init_from, task.student)}
+        taken = start.trunk if student.learns_trunk else start.encoder
+        params = {"encoder": taken(task.init_from, task.student)}
     params |= _decoder(student)
     return Start({task.student: params} if params else {}, _untrained(student))
 
@@ -149,8 +150,7 @@ def _decoder(student: Student) -> Params:
 def _untrained(student: Student) -> tuple[str, ...]:
     """Parts of the model that neither the teacher's training nor this run has trained."""
     if not student.is_promptable:
-        neck = student.task.teacher.features == "neck"
-        return DECODER if neck else BEHIND_TRUNK
+        return BEHIND_TRUNK if student.learns_trunk else DECODER
     weights = student.task.teacher.weights
     try:
         file = load.model_file(weights) if weights not in (None, DRAWN) else None
@@ -164,8 +164,9 @@ def _models(student: Student, params: Params, start: Start) -> dict[str, Trained
     name, model = student.task.student, dict(params[student.task.student])
     model.pop("head", None)
     if not student.is_promptable:
-        drawn = jax.jit(functools.partial(network.init, student.model))
-        model = {**drawn(jax.random.key(UNTRAINED_SEED)), **model}
+        draw = jax.jit(functools.partial(network.init, student.model))
+        drawn = draw(jax.random.key(UNTRAINED_SEED))
+        model = {**drawn, "encoder": {**drawn["encoder"], **model["encoder"]}}
     return {name: TrainedModel(student.model, model, start.untrained)}
 
 

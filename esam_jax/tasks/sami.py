@@ -32,11 +32,11 @@ def build(config: RunConfig) -> Task:
     teacher = Teacher(task.teacher, config.compute, image_px)
     students = {name: _student_config(name, image_px) for name in task.students}
     grid = _common_grid(students, teacher, image_px)
-    visible = visible_tokens(grid * grid, task.mask_ratio)
+    visible = masking.visible_tokens(grid * grid, task.mask_ratio)
     part, shape = teacher.frozen(grid), (grid, grid, teacher.width)
     is_stored = stored.folder(config) is not None
     networks = {
-        name: Sami(encoder, task.decoder, teacher.width, config.compute)
+        name: Sami(encoder, task.decoder, teacher.width, config.compute, task.queries)
         for name, encoder in students.items()
     }
 
@@ -44,17 +44,22 @@ def build(config: RunConfig) -> Task:
         seen, masked = masking.choose(rng, images, grid * grid, visible)
         return {"seen": seen, "masked": masked}
 
+    def compared(features_BhwT: Array, masked_BU: Array) -> Array:
+        """The tokens that the loss is on."""
+        tokens_BNT = features_BhwT.reshape(len(features_BhwT), grid * grid, -1)
+        return tokens_BNT if task.loss_on == "all" else masking.gather(tokens_BNT, masked_BU)
+
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
         pixels = images.normalise(batch["image"])
         target = batch["target"] if is_stored else part.features(frozen["teacher"], batch["image"])
-        compare = losses.feature_mse if task.loss == "mse" else losses.feature_cosine
+        # All students see the same patches of the same pictures.
+        split = batch["seen"], batch["masked"]
+        compare, target = losses.FEATURES[task.loss], compared(target, batch["masked"])
         each: dict[str, Array] = {}
         for name, student in networks.items():
-            # All students see the same patches of the same pictures.
-            split = batch["seen"], batch["masked"]
             prediction = student.apply({"params": params[name]}, pixels, *split)
             assert isinstance(prediction, jax.Array)
-            each[name] = compare(prediction, target)
+            each[name] = compare(compared(prediction, batch["masked"]), target)
         return _summed(each, losses.of_the_mean(compare, target))
 
     def initial() -> Start:
@@ -131,11 +136,6 @@ def _common_grid(students: dict[str, VitConfig], teacher: Teacher, image_px: int
             "for a teacher that does not"
         )
     return image_px // next(iter(sizes.values()))
-
-
-def visible_tokens(tokens: int, mask_ratio: float) -> int:
-    """MAE's rounding (models_mae.py, random_masking): 49 of 196 at a ratio of 0.75."""
-    return max(1, int(tokens * (1 - mask_ratio)))
 
 
 def _trained_model(config: SamConfig, params: Params) -> TrainedModel:

@@ -39,9 +39,9 @@ class Student:
     """The network that learns, and what it is compared with; ConfigError, when it is made, for what
     does not fit.
 
-    Its parameters are {encoder}; {prompt, decoder} where it gets those of the teacher; and {head},
-    a linear map to the teacher's width where that is another one, which the run's model has no
-    place for.
+    Its parameters are {encoder}, without a neck where its trunk is compared; {prompt, decoder}
+    where it gets those of the teacher; and {head}, a linear map to the teacher's width where that
+    is another one, which the run's model has no place for.
     """
 
     task: DistillConfig
@@ -61,10 +61,10 @@ class Student:
                 f"task.feature_weight is {task.feature_weight}, but task.coupling "
                 f"{task.coupling!r} has no other loss that it could be weighed against: leave it 1"
             )
-        if task.teacher.features == "trunk" and isinstance(self.model.encoder, TinyVitConfig):
+        if self.learns_trunk and isinstance(self.model.encoder, TinyVitConfig):
             raise ConfigError(
-                f"task.teacher.features is 'trunk', but {task.student!r} has no trunk of one "
-                "width: write --task.teacher.features neck"
+                f"{task.student!r} has no trunk of one width, which task.student_features names, "
+                "or task.teacher.features in its place: write --task.student-features neck"
             )
         side = self.teacher.patch_px
         if side is not None and view.image_px // side != self.grid:
@@ -77,7 +77,14 @@ class Student:
             raise ConfigError(batch_norm.cut(self.run.accumulate))
 
     def _check_promptable(self) -> None:
-        view, task, model = self.run.data.view, self.task, self.model
+        view, task = self.run.data.view, self.task
+        if not isinstance(named.model(task.teacher.model), SamConfig):
+            raise ConfigError(
+                f"task.teacher.model is {task.teacher.model!r}, which has no mask decoder, but "
+                f"task.coupling {task.coupling!r} takes the teacher's over: choose a sam_* model, "
+                "or --task.coupling features"
+            )
+        model = self.model
         if not isinstance(view, FramedConfig | PromptedConfig):
             raise ConfigError(
                 f"data.view.kind is {view.kind!r}, but task.coupling {task.coupling!r} makes a "
@@ -85,6 +92,12 @@ class Student:
                 "--task.coupling features"
             )
         segment.check_view(view, task.student, model)
+        if task.student_features == "trunk":
+            raise ConfigError(
+                f"task.student_features is 'trunk', but task.coupling {task.coupling!r} needs the "
+                "embedding, which comes after the neck: leave it out, or write --task.coupling "
+                "features"
+            )
         teacher = task.teacher
         if teacher.features != "neck" or teacher.view != "native":
             raise ConfigError(
@@ -92,9 +105,9 @@ class Student:
                 "reads the embedding of its own input: write --task.teacher.features neck "
                 "--task.teacher.view native, or --task.coupling features"
             )
-        if self.teacher.encoder.image_px != model.image_px:
+        if self.teacher.own_px != model.image_px:
             raise ConfigError(
-                f"task.teacher.model {teacher.model!r} takes {self.teacher.encoder.image_px} "
+                f"task.teacher.model {teacher.model!r} takes {self.teacher.own_px} "
                 f"pixels, but {task.student!r} {model.image_px}: choose models that agree, or "
                 "--task.coupling features"
             )
@@ -128,6 +141,11 @@ class Student:
     @property
     def is_promptable(self) -> bool:
         return self.task.coupling != "features"
+
+    @property
+    def learns_trunk(self) -> bool:
+        """Whether its trunk is compared, and the neck behind it not even drawn."""
+        return (self.task.student_features or self.teacher.network.layer) == "trunk"
 
     @property
     def learns_masks(self) -> bool:
@@ -168,10 +186,15 @@ class Student:
         return encoders.build(self.model.encoder, self.run.compute)
 
     @property
+    def _method(self) -> str | None:
+        """Of the encoder's module: what is compared with the teacher."""
+        return "trunk" if self.learns_trunk else None
+
+    @property
     def _head(self) -> nn.Module | None:
         encoder = self.model.encoder
         width = encoder.neck_width
-        if self.task.teacher.features == "trunk" and not isinstance(encoder, TinyVitConfig):
+        if self.learns_trunk and not isinstance(encoder, TinyVitConfig):
             width = encoder.width
         if width == self.teacher.width:
             return None
@@ -186,7 +209,8 @@ class Student:
             params = network.init(self.model, rng)
         else:
             pixels = jnp.zeros((1, px, px, 3))
-            params = {"encoder": self._encoder.init(rng, pixels)["params"]}
+            drawn = self._encoder.init(rng, pixels, method=self._method)
+            params = {"encoder": drawn["params"]}
         if head is not None:
             pixels = jnp.zeros((1, px, px, 3))
             shape = jax.eval_shape(self._own_features, params, pixels)[1].shape
@@ -210,9 +234,7 @@ class Student:
         if self._is_joint:
             embedding, moments = encoder.apply(variables, pixels, method=type(encoder).jointly)
             return embedding, embedding, moments
-        trunk = self.task.teacher.features == "trunk"
-        method = type(encoder).trunk if trunk else None
-        features = encoder.apply(variables, pixels, method=method)
+        features = encoder.apply(variables, pixels, method=self._method)
         features = features.reshape(len(pixels), self.grid, self.grid, -1)
         return features, features, {}
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import made_sets
 
 from esam_jax import configs
-from esam_jax.config import GuardConfig, MeshConfig, SaveConfig, TaskConfig
+from esam_jax.config import AlignConfig, GuardConfig, MeshConfig, SaveConfig, TaskConfig
 from esam_jax.data import loader
 from esam_jax.train import loop
 from esam_jax.train.telemetry import log
@@ -56,9 +56,14 @@ def _config(name, **task):
     )
 
 
+# A trained MAE is what another run has to write.
+_ALIGN = AlignConfig(model="mae_nano", weights="random")
+
 CASES = {
     "sami_mse": lambda: _config("quickstart_sami", loss="mse"),
     "sami_cosine": lambda: _config("quickstart_sami", loss="cosine"),
+    "quickstart_mae": lambda: _config("quickstart_mae"),
+    "quickstart_dmae": lambda: _config("quickstart_dmae", align=_ALIGN),
     "segment_low_res": lambda: _config("quickstart_scratch", loss_at="low_res"),
     "segment_image": lambda: _config("quickstart_scratch", loss_at="image"),
     "quickstart_teacher": lambda: _config("quickstart_teacher"),
@@ -98,7 +103,7 @@ def test_every_task_has_a_case():
 
 
 # Each differs from a case beside it by its loss alone, which tests/tasks and tests/ops hold.
-NIGHTLY = ("sami_cosine", "segment_low_res")
+NIGHTLY = ("sami_cosine", "segment_low_res", "quickstart_dmae")
 
 
 @pytest.mark.slow

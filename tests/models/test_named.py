@@ -74,7 +74,7 @@ def test_unknown_name_gets_a_suggestion():
 def test_an_encoder_alone_is_no_promptable_model():
     with pytest.raises(ConfigError, match=r"'mae_b' answers no prompts: .*sam_b"):
         named.sam("mae_b")
-    assert named.names(MaeConfig) == ("mae_b", "mae_l", "mae_h")
+    assert named.names(MaeConfig) == ("mae_nano", "mae_ti", "mae_s", "mae_b", "mae_l", "mae_h")
     assert named.names(U2NetConfig) == ("u2net", "u2netp")
     kinds = (SamConfig, MaeConfig, ClipConfig, U2NetConfig)
     assert {*named.names()} == {name for kind in kinds for name in named.names(kind)}

@@ -1,5 +1,6 @@
 """MAE ViT-B against its PyTorch original: what both halves compute on the way, and both losses."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -10,6 +11,8 @@ import pytest
 from golden import cases
 from helpers import unrolled
 
+from esam_jax import configs, tasks
+from esam_jax.config import ComputeConfig, MaePretrainConfig
 from esam_jax.convert import state_dict
 from esam_jax.convert.families import mae as layout
 from esam_jax.evaluate import golden
@@ -17,6 +20,7 @@ from esam_jax.models.pretrain.mae import Mae
 from esam_jax.ops import images, losses, masking, patches
 
 pytestmark = pytest.mark.slow
+TARGETS = {"loss": "plain", "loss_norm_pix": "standardised"}
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +103,22 @@ def test_losses(case):
     for key, goal in (("loss", target), ("loss_norm_pix", patches.standardise(target))):
         loss = losses.masked_mse(prediction, goal, masked).mean(keepdims=True)
         cases.check(key, loss, case.arrays[key])
+
+
+def test_losses_of_the_task(case):
+    """The task that trains it, given the pictures and what is removed."""
+    _, params = network()
+    seen, masked = split(case)
+    batch = {"image": jnp.asarray(case.arrays["image"]), "seen": seen, "masked": masked}
+
+    def loss(params, target):
+        task = MaePretrainConfig(model="mae_b", target=target)
+        run = dataclasses.replace(configs.load("mae_b"), task=task, compute=ComputeConfig())
+        return tasks.build(run).loss({"mae_b": params}, {}, batch).loss.mean(keepdims=True)
+
+    # In one program, which computes the prediction once.
+    found = jax.jit(lambda params: {key: loss(params, target) for key, target in TARGETS.items()})(
+        params
+    )
+    for key, value in found.items():
+        cases.check(key, value, case.arrays[key])

@@ -67,6 +67,15 @@ def sami():
     return dataclasses.replace(config, task=task, batch=8)
 
 
+def mae():
+    """With the alignment, whose teacher sees the visible patches of each device's pictures."""
+    config = configs.load("quickstart_dmae")
+    align = dataclasses.replace(config.task.align, weights="random")
+    decoder = PretrainDecoderConfig(width=32, depth=1, heads=2)
+    task = dataclasses.replace(config.task, align=align, decoder=decoder)
+    return dataclasses.replace(config, task=task, batch=8)
+
+
 def segment():
     config = configs.load("quickstart_scratch")
     view = dataclasses.replace(config.data.view, masks=3)
@@ -110,12 +119,13 @@ def loss_and_gradient(cfg, mesh_config, accumulate=1):
     [
         # Gradients alone are summed.
         (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
+        (mae, MeshConfig(data=4, fsdp=2), 1.1, 0.5),
         # Heads and halves of an MLP are summed too, where they meet in the residual stream.
         (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
         # Gradients of the decoder are summed in each of four rounds that a loop holds.
         (rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5),
     ],
-    ids=["sami", "segment", "rounds"],
+    ids=["sami", "mae", "segment", "rounds"],
 )
 def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     """The same numbers, each device with its own pictures alone: parameters come to them."""

@@ -12,11 +12,11 @@ from helpers import nano, tiny
 from esam_jax import configs, tasks
 from esam_jax.config import (
     ClassifierConfig,
+    CocoConfig,
     ImageFolderConfig,
     ImageTarsConfig,
     MaeConfig,
     PackConfig,
-    ScenesConfig,
     TfdsConfig,
 )
 from esam_jax.convert import load, model_folder
@@ -284,11 +284,11 @@ def test_every_source_of_classes_can_be_read(source):
 
 
 def test_a_source_of_masks_alone_is_refused():
-    with pytest.raises(ConfigError, match="classified views need label: read tfds, pack"):
-        dataclasses.replace(config().data, source=ScenesConfig())
+    with pytest.raises(ConfigError, match="classified views need label: read scenes, tfds, pack"):
+        dataclasses.replace(config().data, source=CocoConfig())
     run = config()
-    evaluate = dataclasses.replace(run.evaluate, source=ScenesConfig())
-    with pytest.raises(ConfigError, match="a measurement needs label: read tfds, pack"):
+    evaluate = dataclasses.replace(run.evaluate, source=CocoConfig())
+    with pytest.raises(ConfigError, match="a measurement needs label: read scenes, tfds, pack"):
         dataclasses.replace(run, evaluate=evaluate)
 
 

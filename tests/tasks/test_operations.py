@@ -50,6 +50,22 @@ def classifier(width: int) -> int:
     return 3 * (2 * 196 * 768 * width + blocks + 2 * 1000 * width)
 
 
+def blocks(number: int, tokens: int, width: int) -> int:
+    """Of a transformer: four products of the width, two of the MLP, and attention."""
+    return number * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+
+def mae(width: int) -> int:
+    """The forward pass: 49 patches and a class token in twelve blocks, then all in eight."""
+    encoder = 2 * 49 * 768 * width + blocks(12, 50, width) + 2 * 50 * width * 512
+    return encoder + blocks(8, 197, 512) + 2 * 196 * 512 * 768
+
+
+def dmae(width: int) -> int:
+    """With a linear map to ViT-L, whose first 18 of 24 blocks see the same patches once."""
+    return 3 * (mae(width) + 2 * 50 * width * 1024) + 2 * 49 * 768 * 1024 + blocks(18, 50, 1024)
+
+
 # By formula: one example of a step.
 STEPS = {
     "quickstart_sami": 122464512,
@@ -57,6 +73,12 @@ STEPS = {
     "sami_s": 285766279168,
     "sami_b": 305159323648,
     "sami_all": 363545448448,
+    "mae_ti": 3 * mae(192),
+    "mae_s": 3 * mae(384),
+    "mae_b": 3 * mae(768),
+    "dmae_ti": dmae(192),
+    "dmae_s": dmae(384),
+    "dmae_b": dmae(768),
     "classify_ti": classifier(192),
     "classify_s": classifier(384),
     "classify_b": classifier(768),
@@ -64,7 +86,7 @@ STEPS = {
     "segment_s": rounds("efficientsam_s", 6, 2033685626880),
 }
 
-SLOW_STEPS = ("sami_s", "sami_b", "sami_all")
+SLOW_STEPS = ("sami_s", "sami_b", "sami_all", "mae_s", "mae_b", "dmae_ti", "dmae_s")
 
 # Counting traces the network: once for each config, however many tests look at it.
 per_example = functools.cache(operations.per_example)

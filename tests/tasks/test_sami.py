@@ -155,12 +155,11 @@ def test_other_targets(teacher, width):
 
 def test_enlarged_input_is_pooled_to_the_students_grid():
     """A teacher with twice the pixels sees the enlarged picture; its cells are averaged 2 x 2."""
-    original = named.sam
-    big = dataclasses.replace(original("sam_nano").encoder, image_px=128)
-    whole = dataclasses.replace(original("sam_nano"), encoder=big)
+    big = dataclasses.replace(named.sam("sam_nano").encoder, image_px=128)
+    whole = dataclasses.replace(named.sam("sam_nano"), encoder=big)
     teacher = TeacherConfig(model="_test_big", weights="random", view="enlarged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(named, "sam", lambda n: whole if n == "_test_big" else original(n))
+        patch.setitem(named._BUILDERS, "_test_big", lambda: whole)
         _, params, frozen, out = _run(
             _config(teacher=teacher),
             lambda task: {"teacher": _drawn(task.frozen["teacher"].shapes())},
@@ -171,7 +170,7 @@ def test_enlarged_input_is_pooled_to_the_students_grid():
     cells = _apply(SamVitEncoder(big), frozen["teacher"], doubled)
     target = cells.reshape(3, 8, 2, 8, 2, -1).mean((2, 4))
     visible, masked = choose(jax.random.key(5), 3, TOKENS, VISIBLE)
-    student = Sami(original("efficientsam_nano").encoder, DECODER, 64)
+    student = Sami(named.sam("efficientsam_nano").encoder, DECODER, 64)
     found = _apply(student, params["efficientsam_nano"], pixels, visible, masked)
     np.testing.assert_allclose(out.loss, np.mean((found - target) ** 2, axis=(1, 2, 3)), rtol=1e-4)
 

@@ -12,7 +12,8 @@ from esam_jax.convert.families.family import Family, State, count, size, unwritt
 from esam_jax.convert.table import PATCHES, Link, Row, affine, fused_attention, links, norm
 from esam_jax.errors import CheckpointError
 
-DECODER_HEADS = 16  # of every size (models_mae.py): weights do not hold them
+# Weights do not hold them: 16 in every size of MAE's (models_mae.py), whose decoder is 512 wide.
+_DECODER_HEADS, _HEADS_BY_DECODER_WIDTH = 16, {64: 2}  # 64: quickstart_mae
 
 
 def _blocks(torch: str, params: str) -> tuple[Row, ...]:
@@ -76,13 +77,23 @@ def _decoder(state: State) -> PretrainDecoderConfig:
     return PretrainDecoderConfig(
         width=width,
         depth=count(state, "decoder_blocks."),
-        heads=DECODER_HEADS,
+        heads=_decoder_heads(width),
     )
+
+
+def _decoder_heads(width: int) -> int:
+    return _HEADS_BY_DECODER_WIDTH.get(width, _DECODER_HEADS)
 
 
 def _refuses(config: ModelConfig) -> str | None:
     if not isinstance(config, MaeConfig):
         return "it has only pretrained ViTs, which have a class token and a last norm"
+    decoder = config.decoder
+    if decoder is not None and decoder.heads != _decoder_heads(decoder.width):
+        return (
+            f"its decoder has {decoder.heads} heads, which the layout does not hold, and one "
+            f"{decoder.width} wide is read with {_decoder_heads(decoder.width)}"
+        )
     return None
 
 

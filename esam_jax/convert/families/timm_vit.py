@@ -84,13 +84,17 @@ def _refuses(config: ModelConfig) -> str | None:
 def _nearest(config: ModelConfig) -> ModelConfig:
     if isinstance(config, SamConfig) and isinstance(config.encoder, VitConfig):
         return MaeConfig(encoder=pretrained(config.encoder))
+    if isinstance(config, MaeConfig):
+        return dataclasses.replace(config, decoder=None)
     return config
 
 
 def _reduce(config: ModelConfig, params: Params, unused: State) -> Reduced:
     """All that the layout has room for is written: nothing counts as lost."""
     if isinstance(config, SamConfig):
-        params = backbone(config, params, unused)[1]
+        return backbone(config, params, unused)[1], ()
+    if isinstance(config, MaeConfig):
+        return {name: params[name] for name in ("encoder", "class_token", "norm")}, ()
     return params, ()
 
 

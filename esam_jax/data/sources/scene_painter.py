@@ -6,6 +6,7 @@ fills an object: its edge has to be found. Everything is laid out in the unit sq
 is the same scene at every resolution, up to the sensor noise.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -27,27 +28,50 @@ _APART, _TRIES = 0.35, 8  # distance in RGB to every colour there, and how often
 _THIRDS = (0.0, 1 / 3, 2 / 3)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """A picture, its label map (0 is ground, objects count from 1, bottom to top) and the outline
+    of each object: a number of OUTLINES."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    labels: UInt8[np.ndarray, "H W"]
+    outlines: tuple[int, ...]
+
+    def main_outline(self) -> int | None:
+        """The outline of the object of which most is visible; None where there is no object."""
+        visible = np.bincount(self.labels.ravel())[1:]
+        return self.outlines[int(visible.argmax())] if visible.size else None
+
+
 def draw(
     index: int, px: int, *, split: Split = "train", seed: int = 0
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """A picture of px x px and its label map: 0 is ground, objects count from 1, bottom to top."""
+    """Picture and label map of a `scene`."""
+    drawn = scene(index, px, split=split, seed=seed)
+    return drawn.image, drawn.labels
+
+
+def scene(index: int, px: int, *, split: Split = "train", seed: int = 0) -> Scene:
+    """A scene of px x px pixels."""
     rng = np.random.default_rng((seed, _STREAMS[split], index))
     ground = _palette(rng)
     rgb_3HW = _colour(rng, ground, px, slice(0, px), slice(0, px))
     labels = np.zeros((px, px), np.uint8)
-    palettes = [ground]
+    palettes, outlines = [ground], []
     count = _whole(rng, *_OBJECTS)
     for label in range(1, count + 1):
         # Later objects lie on top and are smaller, which keeps the lower ones in sight.
         reach = _between(rng, 0.24, 0.46) * (1.0 - 0.4 * label / count)
         x, y = _between(rng, 0.1, 0.9), _between(rng, 0.1, 0.9)
         rows, columns = _window(y, reach, px), _window(x, reach, px)
-        inside = _coverage(rng, x, y, reach, px, rows, columns)
+        inside, outline = _coverage(rng, x, y, reach, px, rows, columns)
+        outlines.append(outline)
         palettes.append(_palette(rng, palettes))
         below = rgb_3HW[:, rows, columns]
         below += inside * (_colour(rng, palettes[-1], px, rows, columns) - below)
         labels[rows, columns][inside > 0.5] = label
-    return _photograph(rng, rgb_3HW), _without_tiny(labels, count)
+    labels, kept = _without_tiny(labels, count)
+    return Scene(_photograph(rng, rgb_3HW), labels, tuple(outlines[label - 1] for label in kept))
 
 
 # ------------------------------------------------------------------------------------ outlines
@@ -55,16 +79,17 @@ def draw(
 
 def _coverage(
     rng: np.random.Generator, x: float, y: float, reach: float, px: int, rows: slice, columns: slice
-) -> Float32[np.ndarray, "H W"]:
-    """Share of each pixel in the window that a random outline around (x, y) covers."""
+) -> tuple[Float32[np.ndarray, "H W"], int]:
+    """Share of each pixel in the window that a random outline around (x, y) covers, and which."""
     centres = _centres(px)
     dx, dy = centres[columns] - x, centres[rows, None] - y
     angle = _between(rng, 0.0, 2 * math.pi)
     cos, sin = math.cos(angle), math.sin(angle)
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
-    outside = _OUTLINES[_whole(rng, 0, len(_OUTLINES) - 1)](rng, u, v, reach)
+    drawn = _DRAWN[_whole(rng, 0, len(_DRAWN) - 1)]
+    outside = drawn(rng, u, v, reach)
     # `outside` is close to a signed distance; one pixel of ramp around zero smooths the edge.
-    return np.clip(0.5 - outside * px, 0.0, 1.0)
+    return np.clip(0.5 - outside * px, 0.0, 1.0), _NUMBERS[drawn]
 
 
 def _ellipse(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plane:
@@ -111,7 +136,9 @@ def _ring(rng: np.random.Generator, u: _Plane, v: _Plane, reach: float) -> _Plan
     return np.abs(distance) - half_width
 
 
-_OUTLINES = (_ellipse, _rectangle, _polygon, _star, _blob, _blob, _ring)
+_DRAWN = (_ellipse, _rectangle, _polygon, _star, _blob, _blob, _ring)  # each as often as it is here
+_NUMBERS = {each: number for number, each in enumerate(dict.fromkeys(_DRAWN))}
+OUTLINES = tuple(each.__name__.removeprefix("_") for each in _NUMBERS)
 
 
 # ------------------------------------------------------------------------------------ surfaces
@@ -199,11 +226,15 @@ def _photograph(
 # --------------------------------------------------------------------------------------- parts
 
 
-def _without_tiny(labels: UInt8[np.ndarray, "H W"], count: int) -> UInt8[np.ndarray, "H W"]:
-    """Objects of which too little shows become ground; the others are counted again from 1."""
+def _without_tiny(
+    labels: UInt8[np.ndarray, "H W"], count: int
+) -> tuple[UInt8[np.ndarray, "H W"], list[int]]:
+    """Objects of which too little shows become ground; the others are counted again from 1, and
+    listed by the labels that they had."""
     shown = np.bincount(labels.ravel(), minlength=count + 1) >= _SMALLEST_SHARE * labels.size
     shown[0] = False
-    return (np.cumsum(shown) * shown).astype(np.uint8)[labels]
+    kept = [int(label) for label in np.flatnonzero(shown)]
+    return (np.cumsum(shown) * shown).astype(np.uint8)[labels], kept
 
 
 @functools.lru_cache(maxsize=8)

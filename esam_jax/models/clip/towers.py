@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from esam_jax.config import ClipConfig, ComputeConfig, TextConfig, VitConfig
 from esam_jax.models.parts import stack
 from esam_jax.models.parts.layers import Attention, Block, LayerNorm, linear
-from esam_jax.ops import patches
+from esam_jax.ops import patches, positions
 from esam_jax.typing import Params
 
 _EPS = 1e-5
@@ -68,23 +68,39 @@ class ImageTower(nn.Module):
     features: int
     compute: ComputeConfig = ComputeConfig()
 
-    @nn.compact
-    def __call__(self, pixels_BHW3: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+    def setup(self) -> None:
         cfg, compute, first = self.config, self.compute, nn.initializers.normal(0.02)
+        self.patch_embed = linear(cfg.width, compute, "patch_embed", use_bias=False)
+        self.class_token = self.param("class_token", first, (cfg.width,))
+        self.positions = self.param("positions", first, (1 + cfg.pretrain_grid**2, cfg.width))
+        self.pre_norm = LayerNorm(_EPS, compute, name="pre_norm")
+        self.blocks = _blocks(cfg, compute)
+        self.norm = LayerNorm(_EPS, compute, name="norm")
+        self.project = linear(self.features, compute, "project", use_bias=False)
+
+    def __call__(self, pixels_BHW3: Float[Array, "B H W 3"]) -> Float[Array, "B C"]:
+        return self.project(self.norm(self._through(pixels_BHW3)[:, 0]))
+
+    def tokens(self, pixels_BHW3: Float[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+        """The patches after the last norm, in raster order: what CLIP itself reads of the class
+        token alone, before it is projected.
+
+        Positions are fitted to a picture of another size.
+        """
+        return self.norm(self._through(pixels_BHW3))[:, 1:]
+
+    def _through(self, pixels_BHW3: Float[Array, "B H W 3"]) -> Float[Array, "B _ D"]:
+        """[class token, patches] after the last block."""
+        cfg = self.config
         patches_BhwY = patches.patchify(pixels_BHW3, cfg.patch_px)
         B, h, w, Y = patches_BhwY.shape
-        x_BND = linear(cfg.width, compute, "patch_embed", use_bias=False)(
-            patches_BhwY.reshape(B, h * w, Y)
-        )
-        token_D = self.param("class_token", first, (cfg.width,)).astype(x_BND.dtype)
-        first_B1D = jnp.broadcast_to(token_D, (B, 1, cfg.width))
+        x_BND = self.patch_embed(patches_BhwY.reshape(B, h * w, Y))
+        first_B1D = jnp.broadcast_to(self.class_token.astype(x_BND.dtype), (B, 1, cfg.width))
         x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
-        positions_SD = self.param("positions", first, (1 + cfg.pretrain_grid**2, cfg.width))
-        x_BND = x_BND + positions_SD.astype(x_BND.dtype)
-        x_BND = LayerNorm(_EPS, compute, name="pre_norm")(x_BND)
-        x_BND = stack.through(_blocks(cfg, compute), x_BND, compute=compute)
-        x_BD = LayerNorm(_EPS, compute, name="norm")(x_BND[:, 0])
-        return linear(self.features, compute, "project", use_bias=False)(x_BD)
+        position_ND = positions.resample(self.positions, h, w).reshape(h * w, -1)
+        position_SD = jnp.concatenate([self.positions[:1], position_ND])
+        x_BND = self.pre_norm(x_BND + position_SD.astype(x_BND.dtype))
+        return stack.through(self.blocks, x_BND, compute=self.compute)
 
 
 class TextTower(nn.Module):

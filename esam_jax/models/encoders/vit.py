@@ -68,6 +68,30 @@ class VitEncoder(nn.Module):
         `visible_BV` keeps only the patches with these raster indices, in this order. A class token,
         if given, takes part with the position of slot 0 and comes back first.
         """
+        x_BND = self._embedded(pixels_BHWC, visible_BV, class_token)
+        return stack.through(self.blocks, x_BND, compute=self.compute, own=scales_LB2)
+
+    def trunk_in_two(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"] | None,
+        class_token: Float[Array, " D"],
+        depth: int,
+    ) -> tuple[Float[Array, "B _ D"], Float[Array, "B _ D"]]:
+        """Tokens after the first `depth` blocks, and after the last, as `trunk` has them."""
+        x_BND = self._embedded(pixels_BHWC, visible_BV, class_token)
+        early_BND = stack.through(self.blocks[:depth], x_BND, compute=self.compute)
+        if depth == len(self.blocks):
+            return early_BND, early_BND
+        return early_BND, stack.through(self.blocks[depth:], early_BND, compute=self.compute)
+
+    def _embedded(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"] | None,
+        class_token: Float[Array, " D"] | None,
+    ) -> Float[Array, "B _ D"]:
+        """What enters the first block."""
         patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
         B, h, w, Y = patches_BhwY.shape
         # The table was learned on the pretraining grid, so fit it to this image's.
@@ -81,7 +105,7 @@ class VitEncoder(nn.Module):
             token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
             first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
             x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
-        return stack.through(self.blocks, x_BND, compute=self.compute, own=scales_LB2)
+        return x_BND
 
 
 def first_positions(rng: jax.Array, shape: tuple[int, int]) -> Float[Array, "S D"]:

@@ -66,10 +66,32 @@ class Mae(nn.Module):
         `visible_BV` and `masked_BU` together name each patch of the image once, by raster index.
         ConfigError for a model without a decoder.
         """
+        x = self.encode(pixels_BHWC, visible_BV)
+        return self._rebuilt(x, visible_BV, masked_BU, pixels_BHWC.shape[1:3])
+
+    def rebuild_and_look(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        visible_BV: Int[Array, "B V"],
+        masked_BU: Int[Array, "B U"],
+        depth: int,
+    ) -> tuple[Float[Array, "B N Y"], Float[Array, "B _ D"]]:
+        """As `__call__`, and [class token, visible patches] after `depth` blocks of the encoder."""
+        args = pixels_BHWC, visible_BV, self.class_token, depth
+        early, x = self.encoder.trunk_in_two(*args)
+        return self._rebuilt(self.norm(x), visible_BV, masked_BU, pixels_BHWC.shape[1:3]), early
+
+    def _rebuilt(
+        self,
+        x: Float[Array, "B _ D"],
+        visible_BV: Int[Array, "B V"],
+        masked_BU: Int[Array, "B U"],
+        size: tuple[int, ...],
+    ) -> Float[Array, "B N Y"]:
         if self.config.decoder is None:
             raise ConfigError("decoder is None, so nothing is predicted: call `encode`")
-        h, w = (size // self.config.encoder.patch_px for size in pixels_BHWC.shape[1:3])
-        x = self.embed(self.encode(pixels_BHWC, visible_BV))
+        h, w = (side // self.config.encoder.patch_px for side in size)
+        x = self.embed(x)
         class_B1E, x_BVE = x[:, :1], x[:, 1:]
         token_E = self.mask_token.astype(x.dtype)
         removed_BUE = jnp.broadcast_to(token_E, (*masked_BU.shape, token_E.size))

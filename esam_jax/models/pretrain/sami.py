@@ -6,9 +6,12 @@ mapped linearly to the teacher's width. Where the paper is silent, this takes th
 and otherwise MAE's (arXiv:2111.06377): a class token and a last norm in the encoder, positions
 added once to both halves before the decoder, blocks of pre-norm cross-attention and MLP, and a
 visible half that stays as it enters.
+
+The paper's ablation sends all tokens through MAE's decoder instead (section 4.4).
 """
 
 import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -19,6 +22,7 @@ from esam_jax.config import ComputeConfig, PretrainDecoderConfig, VitConfig
 from esam_jax.models.encoders.vit import VitEncoder
 from esam_jax.models.parts import stack
 from esam_jax.models.parts.layers import Attention, LayerNorm, Mlp, linear
+from esam_jax.models.pretrain.mae import MaeDecoder
 from esam_jax.ops import masking, positions
 from esam_jax.sharding import constrain
 
@@ -27,13 +31,15 @@ class Sami(nn.Module):
     """Predicted teacher features: {encoder, class_token, norm, embed, decoder, head}.
 
     `encoder` holds what `VitEncoder` holds, less the neck, so that it can be taken over as it is;
-    the rest is thrown away after pretraining.
+    the rest is thrown away after pretraining. `queries` are the tokens that the decoder transforms;
+    with "all" the decoder is MAE's, and {mask_token} stands beside it, as it does in `Mae`.
     """
 
     encoder: VitConfig
     decoder: PretrainDecoderConfig
     target_width: int
     compute: ComputeConfig = ComputeConfig()
+    queries: Literal["masked", "all"] = "masked"
 
     @nn.compact
     def __call__(
@@ -49,19 +55,47 @@ class Sami(nn.Module):
         h, w = (size // self.encoder.patch_px for size in pixels_BHWC.shape[1:3])
         token_D = self.param("class_token", nn.initializers.normal(0.02), (self.encoder.width,))
         encoder = VitEncoder(self.encoder, self.compute, name="encoder")
-        # The class token has done its work when the encoder ends: the decoder rebuilds patches.
-        x_BVD = encoder.trunk(pixels_BHWC, visible_BV, token_D)[:, 1:]
-        x_BVD = LayerNorm(1e-6, self.compute, name="norm")(x_BVD)
-        x_BVE = linear(self.decoder.width, self.compute, "embed")(x_BVD)
-        decoder = SamiDecoder(
-            self.decoder, self.encoder.pretrain_grid, self.compute, name="decoder"
-        )
-        x_BNE = decoder(x_BVE, visible_BV, masked_BU, (h, w))
-        x_BNE = masking.restore(x_BNE, masking.order(visible_BV, masked_BU))
+        x = encoder.trunk(pixels_BHWC, visible_BV, token_D)
+        if self.queries == "masked":
+            # The class token has done its work when the encoder ends: it is no patch's anchor.
+            x = x[:, 1:]
+        x = LayerNorm(1e-6, self.compute, name="norm")(x)
+        x = linear(self.decoder.width, self.compute, "embed")(x)
+        decode = self._from_anchors if self.queries == "masked" else self._jointly
+        x_BNE = decode(x, visible_BV, masked_BU, (h, w))
         # What is compared with the target is never rounded to 16 bits.
         exact = dataclasses.replace(self.compute, dtype="float32")
         features = linear(self.target_width, exact, "head")(x_BNE)
         return features.reshape(-1, h, w, self.target_width)
+
+    def _from_anchors(
+        self,
+        visible_BVE: Float[Array, "B V E"],
+        visible_BV: Int[Array, "B V"],
+        masked_BU: Int[Array, "B U"],
+        grid: tuple[int, int],
+    ) -> Float[Array, "B N E"]:
+        """Visible tokens as they are, masked ones transformed; in image order."""
+        slots = self.encoder.pretrain_grid
+        decoder = SamiDecoder(self.decoder, slots, self.compute, name="decoder")
+        x_BNE = decoder(visible_BVE, visible_BV, masked_BU, grid)
+        return masking.restore(x_BNE, masking.order(visible_BV, masked_BU))
+
+    def _jointly(
+        self,
+        x: Float[Array, "B _ E"],
+        visible_BV: Int[Array, "B V"],
+        masked_BU: Int[Array, "B U"],
+        grid: tuple[int, int],
+    ) -> Float[Array, "B N E"]:
+        """All tokens transformed by MAE's decoder, the class token among them; in image order."""
+        token_E = self.param("mask_token", nn.initializers.normal(0.02), (self.decoder.width,))
+        masked_BUE = jnp.broadcast_to(token_E.astype(x.dtype), (*masked_BU.shape, token_E.size))
+        merged_BNE = jnp.concatenate([x[:, 1:], masked_BUE], axis=1)
+        x_BNE = masking.restore(merged_BNE, masking.order(visible_BV, masked_BU))
+        slots = 1 + self.encoder.pretrain_grid**2
+        decoder = MaeDecoder(self.decoder, slots, self.compute, name="decoder")
+        return decoder(jnp.concatenate([x[:, :1], x_BNE], axis=1), grid)[:, 1:]
 
 
 class SamiDecoder(nn.Module):

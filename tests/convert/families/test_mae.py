@@ -59,7 +59,14 @@ def test_round_trip_is_exact(part):
         np.testing.assert_array_equal(back[name], x, strict=True)
 
 
-@pytest.mark.parametrize("decoder", [None, PretrainDecoderConfig(width=8, depth=1, heads=2)])
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        None,
+        PretrainDecoderConfig(width=32, depth=1, heads=16),
+        PretrainDecoderConfig(width=64, depth=1, heads=2),  # quickstart_mae's
+    ],
+)
 def test_round_trip_from_our_side_is_exact(decoder):
     encoder = timm_vit.pretrained(SAM.encoder)
     config = MaeConfig(encoder=encoder, decoder=decoder)
@@ -108,6 +115,15 @@ def test_what_is_no_such_model_is_refused():
         state_dict.detect(half)
 
 
+def test_heads_that_would_be_read_back_as_others_are_refused():
+    for heads, width, read in ((2, 32, 16), (16, 64, 2)):
+        decoder = PretrainDecoderConfig(width=width, depth=1, heads=heads)
+        config = MaeConfig(encoder=timm_vit.pretrained(SAM.encoder), decoder=decoder)
+        reason = f"as mae: its decoder has {heads} heads.* {width} wide is read with {read}$"
+        with pytest.raises(CheckpointError, match=reason):
+            state_dict.to_state_dict(tiny.params(config), layout.FAMILY, config)
+
+
 def test_layouts_refuse_each_others_models():
     with pytest.raises(CheckpointError, match="written as mae: it has only pretrained ViTs"):
         state_dict.to_state_dict(tiny.params(SAM), layout.FAMILY, SAM)
@@ -129,6 +145,21 @@ def test_trunk_is_written_as_timm_names_it_and_read_again():
     back, _ = state_dict.to_params(state, layout.FAMILY, config)
     trunk = {k: x for k, x in tiny.params(SAM)["encoder"].items() if k != "neck"}
     jax.tree.map(np.testing.assert_array_equal, back["encoder"], trunk)
+
+
+def test_timm_gets_no_decoder():
+    config = MaeConfig(
+        encoder=timm_vit.pretrained(SAM.encoder),
+        decoder=PretrainDecoderConfig(width=8, depth=1, heads=2),  # of no size of MAE's
+    )
+    family, params = registry.get("timm"), tiny.params(config)
+    alone, (kept, lost) = family.nearest(config), family.reduce(config, params, {})
+    assert alone == MaeConfig(encoder=config.encoder) and lost == ()
+    state = state_dict.to_state_dict(kept, family, alone)
+    assert not [name for name in state if name.startswith(("decoder_", "mask_"))]
+    back, _ = state_dict.to_params(state, layout.FAMILY, alone)
+    wanted = {name: params[name] for name in ("encoder", "class_token", "norm")}
+    jax.tree.map(np.testing.assert_array_equal, back, wanted)
 
 
 def test_trunk_of_a_named_model_is_found_again_by_its_shapes():

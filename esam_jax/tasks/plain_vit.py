@@ -1,0 +1,62 @@
+"""The plain ViT of a model: which one a name stands for, and what a file holds of it.
+
+A plain ViT is {encoder, class_token, norm}. MAE's models are one, classifiers have one behind their
+head, and a run of SAMI keeps class token and norm beside its promptable model.
+"""
+
+from typing import Any, Literal
+
+from esam_jax.config import ClassifierConfig, VitConfig
+from esam_jax.convert import load
+from esam_jax.convert.families import timm_vit
+from esam_jax.convert.model_folder import ModelFile
+from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.models import named
+from esam_jax.typing import Params
+
+
+def encoder(key: str, model: str, image_px: int) -> VitConfig:
+    """The encoder of the model of this name, which `key` of the config has, without a neck.
+
+    ConfigError for one that is no plain ViT, or whose positions are of pictures of another size.
+    """
+    found = named.model(model).encoder
+    if not isinstance(found, VitConfig):
+        raise ConfigError(
+            f"{key} is {model!r}, which has no plain ViT encoder: choose an efficientsam_* or "
+            "mae_* model"
+        )
+    if found.pretrain_px != image_px:
+        raise ConfigError(
+            f"data.view.image_px is {image_px}, but the position table of {model!r} was made for "
+            f"{found.pretrain_px}: write --data.view.image-px {found.pretrain_px}, or choose "
+            f"another {key}"
+        )
+    return timm_vit.pretrained(found)
+
+
+def require(file: ModelFile, wanted: VitConfig, *, where: str, model: str) -> None:
+    """CheckpointError unless the file holds the encoder; `where` is the key and value that name it,
+    and `model` the name of what is wanted."""
+    found = file.config.encoder
+    known = timm_vit.pretrained(found) if isinstance(found, VitConfig) else found
+    if known != wanted:
+        raise CheckpointError(
+            f"{where} holds another encoder than {model!r}: {load.differences(known, wanted)}; "
+            "name the model that it holds, or other weights"
+        )
+
+
+def taken(file: ModelFile, pool: Literal["mean", "class_token"] = "class_token") -> Params:
+    """{encoder, class_token, norm}, as far as a file has them; the norm, where it is of the tokens
+    that `pool` names."""
+    trunk = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
+    found: dict[str, Any] = {"encoder": trunk}
+    beside = {**timm_vit.beside(file.unused), **file.params}  # a run of SAMI keeps them so
+    if "class_token" in beside:
+        found["class_token"] = beside["class_token"]
+    known = file.config
+    pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
+    if "norm" in beside and pooled == pool:
+        found["norm"] = beside["norm"]
+    return found
