@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import nano, tiny
 
-from esam_jax import configs, tasks
+from esam_jax import configs, sharding, tasks
 from esam_jax.config import (
     ClassifierConfig,
     ClipConfig,
@@ -19,6 +19,7 @@ from esam_jax.config import (
     DistillConfig,
     FramedConfig,
     MaeConfig,
+    MeshConfig,
     PretrainDecoderConfig,
     SamConfig,
     TeacherConfig,
@@ -36,6 +37,7 @@ from esam_jax.ops import images
 from esam_jax.tasks import operations
 from esam_jax.tasks.task import BEHIND_TRUNK
 from esam_jax.tasks.teacher import Teacher
+from esam_jax.train import frozen
 
 PX, GRID = 64, 8
 CLIP = ClipConfig(
@@ -260,8 +262,8 @@ def test_no_weights_are_an_error_that_says_which_are_wanted(model, accepted):
         ("clip_test", {"features": "trunk"}, "features is 'trunk', a choice that SAM's encoders"),
         ("mae_nano", {"features": "trunk"}, "features is 'trunk', a choice that SAM's encoders"),
         ("u2net", {}, "'u2net', which has no features of patches: choose"),
-        ("efficientsam_nano", {}, "'efficientsam_nano', which has no SAM encoder: choose a sam_"),
-        ("mobile_sam_nano", {}, "has no SAM encoder"),
+        ("efficientsam_nano", {}, "'efficientsam_nano', whose image encoder is no SAM's: choose"),
+        ("mobile_sam_nano", {}, r"is no SAM's: .* \(mae_\* for a plain ViT, a classifier's too\)"),
         ("clip_b16", {}, "no model is called 'clip_b16': did you mean 'clip_b_16'"),
         ("clip_nano", {"view": "enlarged"}, "has 4 cells a side, but the student has 8"),
     ],
@@ -304,6 +306,27 @@ def test_a_teacher_without_a_decoder_makes_no_promptable_student(model):
 
 
 # -------------------------------------------------------------------------------- in both tasks
+
+
+@pytest.mark.parametrize("model", ["clip_test", "mae_nano"])
+def test_weights_are_placed_in_the_types_in_which_they_are_read(model):
+    """In pieces, and in 16 bits what is rounded before anything else: norms are not."""
+    run = sami(model)
+    teacher = dataclasses.replace(run.task.teacher, placement="fsdp")
+    task = tasks.build(
+        dataclasses.replace(
+            run,
+            task=dataclasses.replace(run.task, teacher=teacher),
+            compute=ComputeConfig(dtype="bfloat16"),
+        )
+    )
+    placed = frozen.abstract(task, sharding.make_mesh(MeshConfig(data=4, fsdp=2)))["teacher"]
+    leaves = {sharding.name(path): x for path, x in jax.tree_util.tree_leaves_with_path(placed)}
+    kernels = {name for name in leaves if name.endswith("kernel")}
+    assert {leaves[name].dtype for name in kernels} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for name, x in leaves.items() if "norm" in name} == {jnp.dtype(jnp.float32)}
+    split = {name for name, x in leaves.items() if "fsdp" in x.sharding.spec}
+    assert kernels and kernels == {name for name in split if name.endswith("kernel")}
 
 
 @pytest.mark.parametrize("model", MODELS)
