@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import nano, tiny
+from helpers import nano, small_clip, tiny
 
 from esam_jax import configs, sharding, tasks
 from esam_jax.config import (
@@ -26,9 +26,11 @@ from esam_jax.config import (
     TextConfig,
     VitConfig,
 )
-from esam_jax.convert import model_folder
+from esam_jax.convert import model_folder, save
 from esam_jax.convert.families import timm_vit
+from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.evaluate import parity_sam
 from esam_jax.models import named
 from esam_jax.models.clip.towers import ImageTower
 from esam_jax.models.encoders.sam_vit import SamVitEncoder
@@ -124,6 +126,28 @@ def test_clips_patches_are_those_after_the_last_norm_of_its_own_pixels(tmp_path)
     )
     wanted = norm(last, tokens_BSD[:, 1:], 1e-5).reshape(2, GRID, GRID, 24)
     assert_targets(features("clip_test", taken), wanted)
+
+
+@pytest.mark.slow
+def test_clips_patches_are_those_of_transformers(tmp_path):
+    """Their last hidden state behind their last norm, from a folder of their names."""
+    if not parity_sam.has_transformers():
+        pytest.skip("torch and transformers are not installed: make test WITH_TORCH=1")
+    import torch
+    import transformers
+
+    config, params = small_clip.weights()
+    file = ModelFile(config=config, params=params, source="test")
+    save.write(file, tmp_path / "theirs", layout="transformers")
+    model = transformers.CLIPModel.from_pretrained(tmp_path / "theirs").vision_model
+    mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+    pixels = (np.asarray(PICTURES) / 255 - mean) / std
+    with torch.no_grad():
+        seen = model(torch.tensor(pixels.transpose(0, 3, 1, 2), dtype=torch.float32))
+        theirs = model.post_layernorm(seen.last_hidden_state)[:, 1:].numpy()
+    taken = teacher("clip_nano", weights=str(tmp_path / "theirs")).frozen(4)
+    ours = tiny.jit(taken.features)(taken.read(), PICTURES)
+    np.testing.assert_allclose(ours, theirs.reshape(2, 4, 4, -1), atol=5e-5 * theirs.std())
 
 
 def test_patches_of_a_plain_vit_are_those_after_its_last_norm(tmp_path):
