@@ -174,9 +174,9 @@ class DistillConfig(_TrainedConfig):
     arXiv:2306.14289, section 3.2). "decoupled": the student gets them, frozen, and only embeddings
     are compared. "semi": the loss on masks, through the frozen decoder, too. "coupled": the decoder
     is trained with it. "features": the student gets none, as in pretraining at 224 pixels.
-    `student_features`, of that kind of coupling alone: what of the student is compared, through a
-    linear map where widths differ; None is what is taken of the teacher. `init_from` holds the
-    student's encoder.
+    `student_features`, of that kind of coupling alone: what of the student is compared, the trunk
+    or a neck of another width through a linear map; None is what is taken of the teacher.
+    `init_from` holds the student's encoder.
     """
 
     kind: ClassVar[Literal["distill"]] = "distill"

@@ -76,6 +76,14 @@ def mae():
     return dataclasses.replace(config, task=task, batch=8)
 
 
+def ablated():
+    """Every other choice of SAMI at once, with a plain ViT as the teacher."""
+    config = sami()
+    teacher = TeacherConfig(model="mae_nano", weights="random", placement="fsdp")
+    changed = {"queries": "all", "loss": "cosine", "loss_on": "masked", "teacher": teacher}
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, **changed))
+
+
 def segment():
     config = configs.load("quickstart_scratch")
     view = dataclasses.replace(config.data.view, masks=3)
@@ -120,12 +128,13 @@ def loss_and_gradient(cfg, mesh_config, accumulate=1):
         # Gradients alone are summed.
         (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
         (mae, MeshConfig(data=4, fsdp=2), 1.1, 0.5),
+        (ablated, MeshConfig(data=4, fsdp=2), 1.1, 0.5),
         # Heads and halves of an MLP are summed too, where they meet in the residual stream.
         (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
         # Gradients of the decoder are summed in each of four rounds that a loop holds.
         (rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5),
     ],
-    ids=["sami", "mae", "segment", "rounds"],
+    ids=["sami", "mae", "ablated", "segment", "rounds"],
 )
 def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     """The same numbers, each device with its own pictures alone: parameters come to them."""
