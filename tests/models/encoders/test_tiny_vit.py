@@ -228,12 +228,17 @@ def test_drop_path_scales_each_branch_of_each_block_of_each_image():
     shapes = flatten_dict(
         jax.eval_shape(encoder.init, jax.random.key(0), pixels)["params"], sep="/"
     )
-    flat = {
-        path: RNG.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        if batch_norm.is_statistic(path)
-        else RNG.normal(scale=0.5, size=leaf.shape).astype(np.float32)
-        for path, leaf in shapes.items()
-    }
+
+    def draw(path, shape):
+        """Of such sizes that no branch fades on its way."""
+        if path.endswith(("scale", "variance")):
+            return RNG.uniform(0.5, 1.5, shape)
+        if not path.endswith("kernel"):
+            return RNG.normal(scale=0.3, size=shape)
+        alone = path.endswith(("spatial/kernel", "local/kernel"))
+        return RNG.normal(size=shape) / np.sqrt(9 if alone else np.prod(shape[:-1]))
+
+    flat = {path: draw(path, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
 
     @tiny.jit
     def features(flat, scales):
@@ -243,10 +248,10 @@ def test_drop_path_scales_each_branch_of_each_block_of_each_image():
     plain = features(flat, ones)
     for block, end in ends:
         scales = ones.copy()
-        scales[block, 1, int(end.endswith("mlp/out"))] = 30.0
+        scales[block, 1, int(end.endswith("mlp/out"))] = 2.5
         found = features(flat, scales)
         larger = {
-            path: 30.0 * x
+            path: 2.5 * x
             for path, x in flat.items()
             if path.startswith(f"{end}/") and not batch_norm.is_statistic(path)
         }
