@@ -105,6 +105,20 @@ def test_rates_of_fine_tuning_are_those_of_mae(name, peak, warm_up, last):
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * peak)
 
 
+def test_steps_are_those_of_detectron2_behind_the_warm_up():
+    """Its warm-up of 250 updates begins at a thousandth of the peak, where ours begins at 0."""
+    golden = np.load(GOLDEN / "classification_a.npz")
+    updates, wanted = golden["schedule/d2_iterations"], golden["schedule/d2_vitdet_b"]
+    config = OptimConfig(
+        peak_lr=1e-4, schedule="steps", warmup_steps=250, drop_at_steps=(163_889, 177_546)
+    )
+    found = np.array([rate(config, 184_375, each) for each in updates])
+    behind = updates >= 250
+    assert behind.sum() == 9
+    np.testing.assert_allclose(found[behind], wanted[behind], rtol=1e-6)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1.001e-3 * config.peak_lr)
+
+
 def test_the_encoders_rate_is_its_own_whatever_the_layers_and_pairs_included():
     """By hand: the first update of Adam has the size of the rate, with its share of the decay."""
     config = OptimConfig(peak_lr=0.1, weight_decay=0.5, layer_decay=0.5, encoder_rate=0.25)
