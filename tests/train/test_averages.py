@@ -41,7 +41,7 @@ def test_a_constant_stays_as_it_is():
     """In float32 d and 1 - d do not add up to 1: as a sum of both parts it would drift."""
     constant = {"a": jnp.asarray([0.1, 3.3e-5, -7.7], jnp.float32)}
     found = constant
-    for _ in range(100):
+    for _ in range(20):
         found = averages.followed(found, constant, 0.9999, jnp.bool_(True))
     np.testing.assert_array_equal(found["a"], constant["a"])
 
@@ -155,3 +155,18 @@ def test_a_state_gets_averages_where_the_config_wants_them(kept):
     for ours, theirs in zip(*map(jax.tree.leaves, (found.averages, wanted)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert states.averaging(given, lacks, toy.task()).averages is None
+
+
+def test_an_update_holds_them_once():
+    """They are consumed like the parameters: no second copy, neither beside nor in between."""
+    made, sizes = toy.task(), {}
+    for name, cfg in {"plain": toy.config(), "averaged": config()}.items():
+        state = toy.abstract(made, cfg, MESH)
+        update = toy.jit_step(made, cfg, MESH, state, {})
+        batch = states.abstract_batch(made, cfg.batch, MESH)
+        sizes[name] = update.lower(state, {}, batch).compile().memory_analysis()
+    bytes_of_params = 4 * trained.count(state.params, made.trains).all
+    plain, averaged = sizes["plain"], sizes["averaged"]
+    for part in ("argument_size_in_bytes", "alias_size_in_bytes"):
+        assert getattr(averaged, part) - getattr(plain, part) == bytes_of_params
+    assert averaged.temp_size_in_bytes - plain.temp_size_in_bytes < bytes_of_params / 4
