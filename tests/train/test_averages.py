@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from esam_jax import sharding
 from esam_jax.config import MeshConfig, OptimConfig
 from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
-from esam_jax.train import averages
+from esam_jax.train import averages, jobs, start
 from esam_jax.train import state as states
 from esam_jax.typing import PerExample
 
@@ -140,6 +141,19 @@ def test_they_are_laid_out_as_the_parameters():
     for tree in (state, template):
         for ours, theirs in zip(*map(jax.tree.leaves, (tree.averages, tree.params)), strict=True):
             assert ours.sharding == theirs.sharding
+
+
+def test_their_copies_are_compared():
+    state = toy.abstract(toy.task(), config(), MESH)
+    assert jobs.copied(state, {})["averages"] is state.averages
+    assert "averages" not in jobs.copied(dataclasses.replace(state, averages=None), {})
+
+
+@pytest.mark.parametrize(("steps", "said"), [(6, "leaves 18% of the weights"), (20, "")])
+def test_a_run_that_is_too_short_for_them_says_so(steps, said, tmp_path, capsys):
+    ready = types.SimpleNamespace(count=trained.Count(9, 9))
+    start.announce(config(steps=steps), tmp_path, ready, 0, progress=None)
+    assert (f"toy: optim.ema 0.75 {said}" in capsys.readouterr().err) == bool(said)
 
 
 @pytest.mark.parametrize("kept", [True, False])
