@@ -14,6 +14,8 @@ from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
 from esam_jax.typing import Params
 
+_MUCH = 0.1  # of the weights that a run starts from, in its averages at the end
+
 
 def of(params: Params, task: Task) -> Params:
     """The leaves that have an average: what the task trains, and statistics."""
@@ -35,3 +37,14 @@ def followed(averages: Params, params: Params, decay: float, good: Bool[Array, "
         return jnp.where(good, average + (1.0 - decay) * (param - average), average)
 
     return jax.tree.map(follow, averages, params)
+
+
+def left_of_the_start(decay: float | None, steps: int) -> str:
+    """What a run of so many updates is too short for, in words; "" where it is not."""
+    share = 0.0 if decay is None else decay**steps
+    if share <= _MUCH:
+        return ""
+    return (
+        f"optim.ema {decay:g} leaves {share:.0%} of the weights that a run of {steps} steps starts "
+        "from in its averages: lower it for short runs"
+    )
