@@ -23,8 +23,8 @@ from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations, trained
 from esam_jax.tasks.task import Measure, Start, Task
-from esam_jax.train import frozen as frozen_weights
 from esam_jax.train import averages, guard, jobs, optim
+from esam_jax.train import frozen as frozen_weights
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
