@@ -28,13 +28,21 @@ def copies(params: Params) -> Params:
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(params)
 
 
-def followed(averages: Params, params: Params, decay: float, good: Bool[Array, ""]) -> Params:
-    """The averages after one more update, to `params`; unless it is `good`, as they are."""
+def followed(
+    averages: Params | None, params: Params, decay: float | None, good: Bool[Array, ""]
+) -> Params | None:
+    """The averages after one more update, to `params`; unless it is `good`, as they are.
+
+    None where none are kept.
+    """
+    if averages is None or decay is None:
+        return None
+    pull = 1.0 - decay
 
     def follow(average: Array, param: Array) -> Array:
         # In float32 d and 1 - d do not add up to 1, by which the average of a constant would drift
         # away from it; a step of the difference stays.
-        return jnp.where(good, average + (1.0 - decay) * (param - average), average)
+        return jnp.where(good, average + pull * (param - average), average)
 
     return jax.tree.map(follow, averages, params)
 
