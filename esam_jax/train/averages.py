@@ -2,7 +2,8 @@
 
 After every update that counts, e becomes d e + (1 - d) p, for a decay d and each parameter p, as in
 timm's ModelEmaV2; before the first one e is p. What a task freezes has no average. Statistics of
-batch norms have one, as in timm, where everything in the state dict does.
+batch norms have one, as in timm, where everything in the state dict does. In float32 an average
+follows to some 6e-8 / (1 - d) of its size, 6e-4 for 0.9999, since smaller steps are rounded away.
 """
 
 import jax
