@@ -23,8 +23,8 @@ from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations, trained
 from esam_jax.tasks.task import Measure, Start, Task
+from esam_jax.train import averages, guard, jobs, optim
 from esam_jax.train import frozen as frozen_weights
-from esam_jax.train import guard, jobs, optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -117,6 +117,8 @@ def announce(
     text = f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}"
     count = ready.count
     log.note(text if count.trained == count.all else f"{text}; training {count}", progress)
+    if left := averages.left_of_the_start(cfg.optim.ema, cfg.steps):
+        log.note(f"{cfg.name}: {left}", progress)
 
 
 def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:
@@ -182,7 +184,7 @@ def begin(
     task, mesh, template = ready.task, ready.mesh, ready.template
     first_step = leader.decide(checkpoints.latest) or 0
     if first_step:
-        state = checkpoints.restore(template)
+        state = states.averaging(checkpoints.restore(template), template, task)
         # Older, if the newest is damaged; other hosts may see that later than process 0.
         first_step = leader.decide(checkpoints.latest) or 0
     else:
