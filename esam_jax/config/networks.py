@@ -150,13 +150,16 @@ class MaeConfig(Config):
 class ClassifierConfig(Config):
     """A ViT with class token, last norm and a linear head; the encoder's neck is not part of it.
 
-    The norm and the head read the mean of the patches, or the class token.
+    The norm and the head read the mean of the patches, or the class token. "distilled": a second
+    head reads a distillation token beside it (DeiT, arXiv:2012.12877). `pixels` are normalised with
+    ImageNet's mean and deviation, or from -1 to 1, as Google's ViTs and timm's of them take them.
     """
 
     kind: ClassVar[Literal["classifier"]] = "classifier"
     encoder: VitConfig
     classes: Size
-    pool: Literal["mean", "class_token"]
+    pool: Literal["mean", "class_token", "distilled"]
+    pixels: Literal["imagenet", "symmetric"] = "imagenet"
 
     def across(self) -> Iterator[tuple[str, str]]:
         yield from _too_large(self)

@@ -62,11 +62,13 @@ class VitEncoder(nn.Module):
         visible_BV: Int[Array, "B V"] | None = None,
         class_token: Float[Array, " D"] | None = None,
         scales_LB2: Float[Array, "L B 2"] | None = None,
+        second_token: Float[Array, " D"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Tokens after the last block, raster order.
 
         `visible_BV` keeps only the patches with these raster indices, in this order. A class token,
-        if given, takes part with the position of slot 0 and comes back first.
+        if given, takes part with the position of slot 0 and comes back first; a second token, which
+        holds its own position, comes behind it.
         """
         patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
         B, h, w, Y = patches_BhwY.shape
@@ -78,9 +80,11 @@ class VitEncoder(nn.Module):
         x_BND = self.patch_embed(patches_BNY)
         x_BND = x_BND + position.astype(x_BND.dtype)
         if class_token is not None:
-            token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
-            first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
-            x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
+            tokens = [class_token + self.positions[0]]
+            tokens += [] if second_token is None else [second_token]
+            first_LD = jnp.stack(tokens).astype(x_BND.dtype)
+            first_BLD = jnp.broadcast_to(first_LD, (B, *first_LD.shape))
+            x_BND = jnp.concatenate([first_BLD, x_BND], axis=1)
         return stack.through(self.blocks, x_BND, compute=self.compute, own=scales_LB2)
 
 
