@@ -111,14 +111,18 @@ def model_file(
     if found.others:  # of the warnings below, the second frame is that of `refusing`
         rest = ", ".join(str(path) for path in found.others)
         warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=3)
-    if found.kind in ("folder", "checkpoint") and weights == "ema":
-        raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
     if found.kind == "checkpoint":
         # What restores one builds its task, and so stands above this part of the package.
         module = importlib.import_module("esam_jax.train.checkpoint.model_of_step")
-        return module.read(found.path, found.step, name=model)
+        return module.read(found.path, found.step, name=model, weights=weights)
     if found.kind == "folder":
-        return _as_named(model_folder.read(found.path, found.config), model)
+        file = model_folder.read(found.path, found.config)
+        if weights not in (None, "ema" if file.source.endswith(provenance.AVERAGED) else "raw"):
+            raise CheckpointError(
+                f"{found.path} holds one set of weights: leave out --weights, or name a checkpoint "
+                "of its run, as RUN@STEP"
+            )
+        return _as_named(file, model)
     read, state, notes = tensors(found, weights)
     family, config = recognise(state, found, model)
     notes += state_dict.remarks(state, family, config)

@@ -15,7 +15,7 @@ import jax
 
 from esam_jax import files, sharding
 from esam_jax.config import RunConfig, json
-from esam_jax.convert import model_folder
+from esam_jax.convert import model_folder, provenance
 from esam_jax.data import loader
 from esam_jax.machine import out_of_memory
 from esam_jax.processes import consistency, leader, stop
@@ -296,8 +296,9 @@ def _finish(
         why = metrics_file.why_earlier(best, cfg.save.best)
         report.event(metrics_file.EARLIER_MODEL, done, best=best, why=why)
         log.note(f"{workdir}: {why}", progress)
-    origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}"
-    _write_models(origin, workdir, ready, state.params)
+    averaged = "" if state.averages is None else provenance.AVERAGED
+    origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}{averaged}"
+    _write_models(origin, workdir, ready, state.result)
     if jax.process_index() == 0:
         log.say(figures.loss(workdir), progress)
     report.finish(done)

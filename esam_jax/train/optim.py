@@ -42,12 +42,14 @@ class Optimiser:
 
     update: (gradients, state, parameters, schedule) -> (updates, state).
     rate: (number of the update, from 0; schedule) -> learning rate.
+    ema: decay of the averages of parameters; None where there are none.
     """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     rate: Callable[[Any, Schedule], jax.Array]
     schedule: Schedule
+    ema: float | None
 
 
 def make(config: OptimConfig, steps: int) -> Optimiser:
@@ -69,7 +71,7 @@ def make(config: OptimConfig, steps: int) -> Optimiser:
         return chain(numbers).update(grads, state, params)
 
     numbers = schedule(config, steps)
-    return Optimiser(chain(numbers).init, update, rate, numbers)
+    return Optimiser(chain(numbers).init, update, rate, numbers, config.ema)
 
 
 def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:

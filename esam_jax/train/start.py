@@ -182,7 +182,7 @@ def begin(
     task, mesh, template = ready.task, ready.mesh, ready.template
     first_step = leader.decide(checkpoints.latest) or 0
     if first_step:
-        state = checkpoints.restore(template)
+        state = states.averaging(checkpoints.restore(template), template, task)
         # Older, if the newest is damaged; other hosts may see that later than process 0.
         first_step = leader.decide(checkpoints.latest) or 0
     else:

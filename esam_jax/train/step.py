@@ -18,7 +18,7 @@ from esam_jax.models.parts import batch_norm
 from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.tasks import trained as parts
 from esam_jax.tasks.task import Task
-from esam_jax.train import guard, scalars
+from esam_jax.train import averages, guard, scalars
 from esam_jax.train.optim import Optimiser, Schedule
 from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
@@ -69,8 +69,8 @@ def jit_step(
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
     random choice, `accumulate` the number of micro-batches. What the task does not train passes
     through as it is. An update whose loss or
-    gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
-    models are skipped together, because they share a batch and the optimiser's count. With
+    gradient is not finite is skipped: parameters, moments, averages and counts keep their bits.
+    Several models are skipped together, because they share a batch and the optimiser's count. With
     `deterministic` it gives the same bits on every run on the same kind of GPU.
     """
     root_key = jax.random.key_data(jax.random.key(seed))
@@ -91,11 +91,15 @@ def jit_step(
         changed = optax.apply_updates(trained, updates), opt_state
         trained, opt_state = _select(good, changed, (trained, state.opt_state))
         metrics |= _sizes(trained, updates, good)
-        averages = batch_norm.folded(state.params, moments, good)
-        params = parts.merged(parts.merged(state.params, trained), averages)
+        statistics = batch_norm.folded(state.params, moments, good)
+        params = parts.merged(parts.merged(state.params, trained), statistics)
         metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
-        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
+        means = None
+        if optimiser.ema is not None:
+            latest = averages.of(params, task)
+            means = averages.followed(state.averages, latest, optimiser.ema, good)
+        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory, means)
         return after, scalars.pack(metrics | findings)
 
     def places(tree: Any) -> Any:

@@ -193,7 +193,7 @@ class Checkpoints:
             else:
                 self._manager.reload()  # what was quarantined or dropped is not on the disk
             args = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
+                state=ocp.args.PyTreeSave(reader.fields(state)),
                 checksums=ocp.args.JsonSave(reader.checksums_item(state)),
             )
             try:
@@ -318,7 +318,13 @@ class Checkpoints:
             saved = config_file.kinds(reader.tree(self._folder / str(step)))
         except Exception:
             return []
-        return config_file.tree_differences(saved, config_file.kinds(template))
+        wanted = config_file.kinds(template)
+        if not all(any(map(_of_averages, paths)) for paths in (saved, wanted)):
+            # They may be turned on and off (train/start.py): one of the two has none to compare.
+            saved, wanted = (
+                {p: x for p, x in kinds.items() if not _of_averages(p)} for kinds in (saved, wanted)
+            )
+        return config_file.tree_differences(saved, wanted)
 
 
 def newest(workdir: Path) -> int:
@@ -374,6 +380,10 @@ def _manager(save: SaveConfig, folder: Path, barrier: SaveBarrier) -> _Manager:
             ),
         ),
     )
+
+
+def _of_averages(path: str) -> bool:
+    return path.startswith(reader.AVERAGES)
 
 
 def _bytes(leaf: Any) -> int:
