@@ -46,6 +46,7 @@ from esam_jax.config.run import (
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
     ClassifyConfig,
+    ClassTeacherConfig,
     DistillConfig,
     SamiConfig,
     SegmentConfig,
@@ -64,6 +65,7 @@ from esam_jax.config.views import (
 
 __all__ = [
     "BsdsConfig",
+    "ClassTeacherConfig",
     "ClassifiedConfig",
     "ClassifierConfig",
     "ClassifyConfig",

@@ -44,7 +44,7 @@ class Kind:
 _KINDS: Mapping[type, Kind] = {
     SamConfig: Kind("sam", "a promptable model", network, "load", "prompts"),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
-    ClassifierConfig: Kind("classifier", "a classifier", classifier),
+    ClassifierConfig: Kind("classifier", "a classifier", classifier, answers="classes"),
     ClipConfig: Kind("clip", "CLIP", towers, "load_clip", "texts"),
     U2NetConfig: Kind("u2net", "a saliency network", u2net, "load_saliency", "a saliency map"),
 }

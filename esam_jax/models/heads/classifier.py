@@ -5,6 +5,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from esam_jax.config import ClassifierConfig, ComputeConfig
@@ -104,3 +105,17 @@ def thin(config: ClassifierConfig) -> tuple[ClassifierConfig, dict[str, list[int
     """The config with one block, which stands for all."""
     small = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, depth=1))
     return small, {"encoder": [0] * config.encoder.depth}
+
+
+def of_imagenet_pixels(config: ClassifierConfig, params: Params) -> Params:
+    """Parameters that compute of pixels with ImageNet's mean and deviation what these compute of
+    those that `config.pixels` names: another linear map of patches."""
+    if config.pixels == "imagenet":
+        return params
+    first = params["encoder"]["patch_embed"]
+    kernel_YCD = np.reshape(first["kernel"], (-1, 3, config.encoder.width))
+    scale, shift = images.STD / images.HALF, (images.MEAN - images.HALF) / images.HALF
+    bias = first["bias"] + np.einsum("ycd,c->d", kernel_YCD, shift)
+    kernel = (kernel_YCD * scale[:, None]).reshape(-1, config.encoder.width)
+    embed = {"kernel": kernel, "bias": bias}
+    return {**params, "encoder": {**params["encoder"], "patch_embed": embed}}

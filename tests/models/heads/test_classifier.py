@@ -138,9 +138,13 @@ def test_pixels_from_minus_one_to_one_are_those_of_the_same_picture():
     picture = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3), np.uint8)
     symmetric = dataclasses.replace(MEAN, pixels="symmetric")
     wanted = apply(MEAN, jnp.asarray(picture / 127.5 - 1, jnp.float32))
-    np.testing.assert_allclose(
-        apply(symmetric, images.normalise(jnp.asarray(picture))), wanted, atol=2e-5
-    )
+    pixels = images.normalise(jnp.asarray(picture))
+    np.testing.assert_allclose(apply(symmetric, pixels), wanted, atol=2e-5)
+    # And its trunk, where it is taken over by what takes ImageNet's pixels.
+    params = classifier.of_imagenet_pixels(symmetric, PARAMS)
+    found = tiny.jit(Classifier(MEAN).apply)({"params": params}, pixels)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert classifier.of_imagenet_pixels(MEAN, PARAMS) is PARAMS
 
 
 def test_it_takes_other_sizes_than_that_of_its_table():
