@@ -29,7 +29,9 @@ from esam_jax.config.networks import (
     MaeConfig,
     ModelConfig,
     PretrainDecoderConfig,
+    RegNetConfig,
     SamConfig,
+    TellsClasses,
     TextConfig,
 )
 from esam_jax.config.reading import FilesConfig, MixtureConfig
@@ -96,6 +98,7 @@ __all__ = [
     "ProfileConfig",
     "PromptedConfig",
     "RandAugmentConfig",
+    "RegNetConfig",
     "RunConfig",
     "Sa1bConfig",
     "SamConfig",
@@ -108,6 +111,7 @@ __all__ = [
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
+    "TellsClasses",
     "TextConfig",
     "TextPromptConfig",
     "TfdsConfig",

@@ -51,9 +51,9 @@ def _clip(file: str, sha256: str) -> Release:
     return Release(f"{_CLIP}/{sha256}/{file}", sha256, "MIT")
 
 
-def _deit(size: str, sha256: str) -> Release:
-    """The name of a file of DeiT's (hubconf.py) ends in the beginning of its checksum."""
-    return Release(f"{_DEIT}/deit_{size}_patch16_224-{sha256}.pth", sha256, "Apache-2.0")
+def _deit(network: str, sha256: str) -> Release:
+    """The name of a file of DeiT's (models.py) ends in the beginning of its checksum."""
+    return Release(f"{_DEIT}/{network}-{sha256}.pth", sha256, "Apache-2.0")
 
 
 RELEASES = {
@@ -82,12 +82,13 @@ RELEASES = {
     "mae_b": Release(f"{_MAE}/mae_pretrain_vit_base.pth", None, "CC-BY-NC-4.0"),
     "mae_l": Release(f"{_MAE}/mae_pretrain_vit_large.pth", None, "CC-BY-NC-4.0"),
     "mae_h": Release(f"{_MAE}/mae_pretrain_vit_huge.pth", None, "CC-BY-NC-4.0"),
-    "deit_ti": _deit("tiny", "a1311bcf"),
-    "deit_s": _deit("small", "cd65a155"),
-    "deit_b": _deit("base", "b5f2ef4d"),
-    "deit_ti_distilled": _deit("tiny_distilled", "b40b3cf7"),
-    "deit_s_distilled": _deit("small_distilled", "649709d9"),
-    "deit_b_distilled": _deit("base_distilled", "df68dfff"),
+    "deit_ti": _deit("deit_tiny_patch16_224", "a1311bcf"),
+    "deit_s": _deit("deit_small_patch16_224", "cd65a155"),
+    "deit_b": _deit("deit_base_patch16_224", "b5f2ef4d"),
+    "deit_ti_distilled": _deit("deit_tiny_distilled_patch16_224", "b40b3cf7"),
+    "deit_s_distilled": _deit("deit_small_distilled_patch16_224", "649709d9"),
+    "deit_b_distilled": _deit("deit_base_distilled_patch16_224", "df68dfff"),
+    "regnety_16gf": _deit("regnety_160", "a5fe301d"),
     "clip_b_32": _clip(
         "ViT-B-32.pt", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"
     ),

@@ -2,7 +2,8 @@
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
 arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289, the `clip_*` sizes those of CLIP
-(arXiv:2103.00020), the `deit_*` sizes those of arXiv:2012.12877, the `u2net*` sizes those of
+(arXiv:2103.00020), the `deit_*` sizes those of arXiv:2012.12877, `regnety_16gf` that
+of their teacher (arXiv:2003.13678), the `u2net*` sizes those of
 arXiv:2005.09007. The `nano` models are this
 project's own: 64-pixel models for demonstrations and tests that have to train in minutes on a
 laptop.
@@ -20,6 +21,7 @@ from esam_jax.config import (
     DecoderConfig,
     MaeConfig,
     ModelConfig,
+    RegNetConfig,
     SamConfig,
     SamVitConfig,
     TextConfig,
@@ -169,6 +171,12 @@ def _deit(
     )
 
 
+def _regnety_16gf() -> RegNetConfig:
+    return RegNetConfig(
+        widths=(224, 448, 1232, 3024), depths=(2, 4, 11, 1), group_width=112, classes=1000
+    )
+
+
 def _clip(
     width: int,
     depth: int,
@@ -218,6 +226,7 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "deit_ti_distilled": _deit(width=192, heads=3, pool="distilled"),
     "deit_s_distilled": _deit(width=384, heads=6, pool="distilled"),
     "deit_b_distilled": _deit(width=768, heads=12, pool="distilled"),
+    "regnety_16gf": _regnety_16gf,
     "u2net": _u2net,
     "u2netp": _u2netp,
     "clip_nano": _clip(128, 2, 16, 64, text=(128, 2), embed_width=64),

@@ -2,16 +2,16 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from esam_jax.config import ClassifierConfig, ClassTeacherConfig, ComputeConfig, ModelConfig
+from esam_jax.config import ClassTeacherConfig, ComputeConfig, ModelConfig, TellsClasses
 from esam_jax.convert import load
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import kinds, named
-from esam_jax.models.heads.classifier import Classifier
 from esam_jax.models.parts import stack
 from esam_jax.ops import images, soft_labels
 from esam_jax.tasks.task import Frozen
@@ -42,9 +42,9 @@ class ClassTeacher:
         They are normalised as `ops.images.normalise` does; its network brings them to what it was
         trained on.
         """
+        network = kinds.of(self.network).network.NETWORK(self.network, self.compute)
         with stack.forward_only():
-            found = Classifier(self.network, self.compute).apply({"params": params}, pixels_BHW3)
-        assert isinstance(found, jax.Array)
+            found: Any = network.apply({"params": params}, pixels_BHW3)
         return jax.lax.stop_gradient(found.astype(jnp.float32))
 
     def loss(
@@ -68,7 +68,7 @@ class ClassTeacher:
         )
 
     @functools.cached_property
-    def network(self) -> ClassifierConfig:
+    def network(self) -> TellsClasses:
         """That of the weights, where there are any; the first to open a file.
 
         ConfigError, MissingError or CheckpointError.
@@ -91,7 +91,7 @@ class ClassTeacher:
         return found
 
     @property
-    def _named(self) -> ClassifierConfig:
+    def _named(self) -> TellsClasses:
         """The network of that name, with as many classes as there are."""
         if self.config.model is None:
             raise self._unnamed()
@@ -124,8 +124,8 @@ class ClassTeacher:
         return self.logits(params, images.normalise(image_BHW3))[..., None, None]
 
 
-def _classifier(config: ModelConfig, what: str) -> ClassifierConfig:
-    if isinstance(config, ClassifierConfig):
+def _classifier(config: ModelConfig, what: str) -> TellsClasses:
+    if isinstance(config, TellsClasses):
         return config
     raise CheckpointError(
         f"{what} is {kinds.of(config).about}, which tells no classes apart: name a classifier"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esam_jax.config import ClassifierConfig, ClipConfig, MaeConfig, SamConfig, U2NetConfig
+from esam_jax.config import ClipConfig, MaeConfig, SamConfig, TellsClasses, U2NetConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 
@@ -60,6 +60,12 @@ def test_sizes_of_deit_are_those_that_timm_lists(name, millions):
         )
 
 
+def test_the_size_of_deits_teacher_is_that_which_timm_lists():
+    shapes = expected_shapes.of(named.model("regnety_16gf"))
+    count = sum(math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS))
+    assert count / 1e6 == pytest.approx(83.59, abs=0.005)
+
+
 @pytest.mark.parametrize("name", named.names(SamConfig))
 def test_names_say_the_wiring(name):
     config, family = named.sam(name), name.split("_")[0]
@@ -88,5 +94,5 @@ def test_an_encoder_alone_is_no_promptable_model():
         named.sam("mae_b")
     assert named.names(MaeConfig) == ("mae_b", "mae_l", "mae_h")
     assert named.names(U2NetConfig) == ("u2net", "u2netp")
-    kinds = (SamConfig, MaeConfig, ClassifierConfig, ClipConfig, U2NetConfig)
+    kinds = (SamConfig, MaeConfig, TellsClasses, ClipConfig, U2NetConfig)
     assert {*named.names()} == {name for kind in kinds for name in named.names(kind)}

@@ -10,7 +10,7 @@ import pytest
 from helpers import nano, tiny
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import ClassifierConfig, ClassTeacherConfig, MeshConfig
+from esam_jax.config import ClassifierConfig, ClassTeacherConfig, MeshConfig, RegNetConfig
 from esam_jax.convert import model_folder
 from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
@@ -136,6 +136,16 @@ def test_a_teacher_of_other_pixels_sees_the_same_picture(tmp_path):
     symmetric = jnp.asarray(BATCH["image"], jnp.float32) / 127.5 - 1
     plain = by_head("__call__", "mean")({"params": params}, symmetric)
     np.testing.assert_allclose(found, plain, atol=1e-4)
+
+
+def test_a_convolutional_teacher_is_read_as_any_other(tmp_path):
+    model = RegNetConfig(widths=(8,), depths=(1,), group_width=4, classes=CLASSES, stem_width=6)
+    path, params = written(tmp_path / "regnet", model)
+    task = tasks.build(config({"weights": path}))
+    found = tiny.jit(task.frozen["teacher"].features)(params, BATCH["image"])
+    assert found.shape == (4, CLASSES, 1, 1) and np.std(found, axis=0).max() > 1e-3
+    with pytest.raises(CheckpointError, match=r"another network than .*regnety_16gf.*widths"):
+        tasks.build(config({"weights": path, "model": "regnety_16gf"})).frozen["teacher"].read()
 
 
 def test_a_dry_run_draws_the_named_network_with_the_classes_of_the_run():

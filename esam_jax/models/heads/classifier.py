@@ -119,3 +119,6 @@ def of_imagenet_pixels(config: ClassifierConfig, params: Params) -> Params:
     kernel = (kernel_YCD * scale[:, None]).reshape(-1, config.encoder.width)
     embed = {"kernel": kernel, "bias": bias}
     return {**params, "encoder": {**params["encoder"], "patch_embed": embed}}
+
+
+NETWORK = Classifier
