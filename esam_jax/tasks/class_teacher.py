@@ -82,11 +82,12 @@ class ClassTeacher:
                 f"{KEY}.weights {weights} tells {found.classes} classes apart, but "
                 f"data.view.classes is {self.classes}: name a teacher of the same classes"
             )
-        if self.config.model is not None and found != self._named:
+        wanted = found if self.config.model is None else self._named
+        if found.encoder != wanted.encoder:
             raise CheckpointError(
                 f"{KEY}.weights {weights} holds another network than {KEY}.model "
-                f"{self.config.model!r}: {load.differences(found, self._named)}; name the model "
-                f"that it holds, or write --{KEY}.model none"
+                f"{self.config.model!r}: {load.differences(found.encoder, wanted.encoder)}; name "
+                f"the model that it holds, or write --{KEY}.model none"
             )
         return found
 
