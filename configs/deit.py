@@ -28,7 +28,7 @@ def deit_ti() -> RunConfig:
                   --data.source.path IMAGENET/train --evaluate.source.path IMAGENET/val
     Hardware  8 A100. By count 7.5 GFLOP an image x 384 M images at 40 % of bf16 peak: 0.8 hours;
               the data is the limit. Not measured.
-    Expected  72.2 % top-1 (published, not ours: DeiT's README and table 7).
+    Expected  72.2 % top-1 (published, not ours: DeiT's README).
 
     Published (table 9; upstream main.py): AdamW and its betas, decay, rate 5e-4 x batch / 512,
     batch, epochs, warm-up, cosine to 1e-5, RandAugment 9 / 0.5, smoothing, mixup, cutmix, erasing,
