@@ -191,13 +191,5 @@ class ClassifyConfig(_TrainedConfig):
     # Chance that a branch of the last block is left out; it rises evenly from block to block.
     drop_path: Annotated[float, at_least(0), below(1)] = 0.0
 
-    def across(self) -> Iterator[tuple[str, str]]:
-        if (self.pool == "distilled") != (self.teacher is not None):
-            yield (
-                "pool",
-                '"distilled" and a teacher need each other: write --task.pool distilled with '
-                "--task.teacher.weights FILE, or neither",
-            )
-
 
 TaskConfig = SamiConfig | SegmentConfig | DistillConfig | ClassifyConfig

@@ -106,6 +106,13 @@ def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
 def _teacher(
     task: ClassifyConfig, view: ClassifiedConfig, compute: ComputeConfig
 ) -> ClassTeacher | None:
+    """Whose answers the second head learns; ConfigError for one of the two without the other."""
+    if (task.pool == "distilled") != (task.teacher is not None):
+        remedy = "--task.teacher.weights FILE" if task.teacher is None else "--task.pool distilled"
+        raise ConfigError(
+            f"task.pool is {task.pool!r}, but a distillation token and a teacher need each other: "
+            f"write {remedy}"
+        )
     if task.teacher is None:
         return None
     return ClassTeacher(task.teacher, compute, view.classes, view.image_px)

@@ -179,9 +179,14 @@ def test_what_no_teacher_can_be_is_refused(tmp_path):
 
 def test_pool_and_teacher_need_each_other():
     run = configs.load("classify_nano")
-    for changes in ({"pool": "distilled"}, {"teacher": ClassTeacherConfig()}):
-        with pytest.raises(ConfigError, match=r'pool is .*"distilled" and a teacher need each'):
-            dataclasses.replace(run.task, **changes)
+    cases = [
+        ({"pool": "distilled"}, "task.pool is 'distilled', .*: write --task.teacher.weights FILE"),
+        ({"teacher": ClassTeacherConfig()}, "task.pool is 'mean', .*: write --task.pool distilled"),
+    ]
+    for changes, words in cases:
+        task = dataclasses.replace(run.task, **changes)
+        with pytest.raises(ConfigError, match=words):
+            tasks.build(dataclasses.replace(run, task=task))
     with pytest.raises(ConfigError, match=r"temperature is 2\.0, but is of soft labels"):
         ClassTeacherConfig(temperature=2.0)
 
