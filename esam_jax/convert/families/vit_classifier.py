@@ -2,12 +2,14 @@
 
 What pools says which of the three a file is: `fc_norm` (the mean of the patches: MAE's fine-tuned
 models_vit.py, timm's global_pool="avg"), `norm` (the class token) or, with `dist_token`, DeiT's
-distilled models. The mean and deviation of pixels are in no tensor: see `ClassifierConfig.pixels`.
+distilled models. The mean and deviation of pixels are in no tensor. A folder of timm's on the hub
+states them; a lone file is taken for one of ImageNet's, as DeiT's and MAE's are.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +21,12 @@ from esam_jax.errors import CheckpointError
 
 _POSITIONS = "pos_embed"
 _NORM = {"mean": "fc_norm", "class_token": "norm", "distilled": "norm"}
+
+# ClassifierConfig.pixels -> mean and standard deviation of values from 0 to 1.
+_PIXELS: dict[Literal["imagenet", "symmetric"], tuple[list[float], list[float]]] = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "symmetric": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+}
 
 _TRUNK = tuple(row for row in mae.ENCODER if not row.torch.startswith((_POSITIONS, "norm.")))
 _TABLE = tuple(row for row in mae.ENCODER if row.torch == _POSITIONS)
@@ -84,6 +92,28 @@ def _detect(state: State) -> ClassifierConfig:
     return ClassifierConfig(encoder=encoder, classes=size(state, "head.weight", 0), pool=pool)
 
 
+def _described(config: ClassifierConfig, beside: Any) -> ClassifierConfig:
+    """With the pixels that timm's config.json states; CheckpointError for any that are unknown."""
+    settings = beside.get("pretrained_cfg")
+    found = tuple(_three(settings, name) for name in ("mean", "std"))
+    for pixels, known in _PIXELS.items():
+        if np.allclose(found, known, rtol=0, atol=1e-3):
+            return dataclasses.replace(config, pixels=pixels)
+    raise CheckpointError(
+        f"config.json: pretrained_cfg has mean {found[0]} and std {found[1]}, but those of "
+        f"{' or '.join(_PIXELS)} pixels are needed: {_PIXELS}"
+    )
+
+
+def _three(settings: Any, name: str) -> list[float]:
+    value = settings.get(name) if isinstance(settings, dict) else None
+    if not isinstance(value, list) or [type(x) for x in value] != 3 * [float]:
+        raise CheckpointError(
+            f"config.json: pretrained_cfg.{name} is {value!r:.80}, but must be three numbers"
+        )
+    return value
+
+
 def _refuses(config: ModelConfig) -> str | None:
     return None if isinstance(config, ClassifierConfig) else "it has only classifiers"
 
@@ -93,6 +123,7 @@ FAMILY = Family(
     about="a ViT classifier as timm names it",
     marks=("cls_token", "pos_embed", "patch_embed.proj.weight", "head.weight"),
     detect=_detect,
+    described=_described,
     links=_links,
     refuses=_refuses,
     wrap="model",

@@ -1,6 +1,8 @@
 """Classifiers in timm's names there and back: MAE's, DeiT's, and DeiT's with a second token."""
 
+import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
@@ -118,6 +120,42 @@ def test_another_head_is_refused(tmp_path, pool, changed, words):
     tensor_files.write_safetensors(tmp_path / "x.safetensors", tensors, {})
     with pytest.raises(CheckpointError, match=words):
         load.model_file(tmp_path / "x.safetensors")
+
+
+def hub(folder, mean, std, key="pretrained_cfg"):
+    """As timm's folders on the hub are."""
+    folder.mkdir()
+    tensor_files.write_safetensors(folder / "model.safetensors", state("class_token"), {})
+    config = {"architecture": "vit_small_patch16_224", key: {"mean": mean, "std": std}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_of_timms_says_how_pixels_are_normalised(tmp_path):
+    for name, values in {
+        "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        "symmetric": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+    }.items():
+        file = load.model_file(hub(tmp_path / name, *values))
+        assert file.config == dataclasses.replace(network("class_token"), pixels=name)
+        # By its name, too, the file is one of that folder.
+        again = load.model_file(tmp_path / name / "model.safetensors")
+        assert again.config == file.config
+    save.write(file, tmp_path / "ours")
+    assert load.model_file(tmp_path / "ours").config.pixels == "symmetric"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ([0.48, 0.45, 0.40], [0.26, 0.26, 0.27], r"has mean \[0\.48, .* imagenet or symmetric"),
+        ([0.5, 0.5], [0.5, 0.5, 0.5], r"pretrained_cfg\.mean is \[0\.5, 0\.5\], but must be"),
+        ([0.5, 0.5, 0.5], None, r"pretrained_cfg\.std is None, but must be three numbers"),
+    ],
+)
+def test_other_pixels_are_refused(tmp_path, mean, std, words):
+    with pytest.raises(CheckpointError, match=words):
+        load.model_file(hub(tmp_path / "folder", mean, std))
 
 
 def test_other_models_are_not_written_so():
