@@ -25,8 +25,9 @@ class OptimConfig(Config):
     from each of the updates `drop_at_steps` on.
 
     Weight decay acts on kernels only, and parameters that never had a gradient are not changed.
-    MAE decays its class and mask tokens, since its rule goes by the number of axes; we do not.
-    `layer_decay` multiplies the rate of encoder block i by layer_decay ** (depth - i), and
+    MAE's pretraining decays its class and mask tokens, since its rule goes by the number of axes;
+    we do not, as MAE's fine-tuning. `layer_decay` multiplies the rate of encoder block i by
+    layer_decay ** (depth - i), in a TinyViT by layer_decay ** (depth - 1 - i) over all stages, and
     `encoder_rate` that of the image encoder, pairs of LoRA included. Gradients are clipped by the
     global norm of each model separately. `ema` is the decay of running averages of what is trained
     (0.9999 counts some 10,000 updates back): where they are kept, evaluations measure them and

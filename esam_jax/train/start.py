@@ -33,6 +33,7 @@ from esam_jax.train.state import TrainState
 from esam_jax.train.telemetry import log, trackers
 from esam_jax.typing import Params
 
+_MUCH = 0.1  # of the weights that a run starts from, in its averages at the end
 LESS_MEMORY = "raise --accumulate, lower --batch, or set --compute.remat blocks"
 
 
@@ -117,6 +118,10 @@ def announce(
     text = f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}"
     count = ready.count
     log.note(text if count.trained == count.all else f"{text}; training {count}", progress)
+    ema = cfg.optim.ema
+    if ema is not None and ema**cfg.steps > _MUCH:
+        left = f"{ema**cfg.steps:.0%} of the weights it starts from in the averages of its end"
+        log.note(f"{cfg.name}: optim.ema {ema:g} leaves {left}: lower it for short runs", progress)
 
 
 def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from esam_jax import sharding
 from esam_jax.config import MeshConfig, OptimConfig
 from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
-from esam_jax.train import averages
+from esam_jax.train import averages, jobs, start
 from esam_jax.train import state as states
 from esam_jax.typing import PerExample
 
@@ -41,7 +42,7 @@ def test_a_constant_stays_as_it_is():
     """In float32 d and 1 - d do not add up to 1: as a sum of both parts it would drift."""
     constant = {"a": jnp.asarray([0.1, 3.3e-5, -7.7], jnp.float32)}
     found = constant
-    for _ in range(100):
+    for _ in range(20):
         found = averages.followed(found, constant, 0.9999, jnp.bool_(True))
     np.testing.assert_array_equal(found["a"], constant["a"])
 
@@ -142,6 +143,19 @@ def test_they_are_laid_out_as_the_parameters():
             assert ours.sharding == theirs.sharding
 
 
+def test_their_copies_are_compared():
+    state = toy.abstract(toy.task(), config(), MESH)
+    assert jobs.copied(state, {})["averages"] is state.averages
+    assert "averages" not in jobs.copied(dataclasses.replace(state, averages=None), {})
+
+
+@pytest.mark.parametrize(("steps", "said"), [(6, "leaves 18% of the weights"), (20, "")])
+def test_a_run_that_is_too_short_for_them_says_so(steps, said, tmp_path, capsys):
+    ready = types.SimpleNamespace(count=trained.Count(9, 9))
+    start.announce(config(steps=steps), tmp_path, ready, 0, progress=None)
+    assert (f"toy: optim.ema 0.75 {said}" in capsys.readouterr().err) == bool(said)
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_state_gets_averages_where_the_config_wants_them(kept):
     """Of `--resume-with`: new ones begin at the parameters, and those that it has stay."""
@@ -155,3 +169,18 @@ def test_a_state_gets_averages_where_the_config_wants_them(kept):
     for ours, theirs in zip(*map(jax.tree.leaves, (found.averages, wanted)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert states.averaging(given, lacks, toy.task()).averages is None
+
+
+def test_an_update_holds_them_once():
+    """They are consumed like the parameters: no second copy, neither beside nor in between."""
+    made, sizes = toy.task(), {}
+    for name, cfg in {"plain": toy.config(), "averaged": config()}.items():
+        state = toy.abstract(made, cfg, MESH)
+        update = toy.jit_step(made, cfg, MESH, state, {})
+        batch = states.abstract_batch(made, cfg.batch, MESH)
+        sizes[name] = update.lower(state, {}, batch).compile().memory_analysis()
+    bytes_of_params = 4 * trained.count(state.params, made.trains).all
+    plain, averaged = sizes["plain"], sizes["averaged"]
+    for part in ("argument_size_in_bytes", "alias_size_in_bytes"):
+        assert getattr(averaged, part) - getattr(plain, part) == bytes_of_params
+    assert averaged.temp_size_in_bytes - plain.temp_size_in_bytes < bytes_of_params / 4
