@@ -250,9 +250,10 @@ def _with_config(folder: Path) -> Location | None:
     if not there or not (folder / model_folder.CONFIG_FILE).is_file():
         return None
     config = model_folder.json_of(folder)
-    for key, kind in (("model_type", "transformers"), ("pretrained_cfg", "timm")):
-        if key in config:
-            return Location(kind=kind, path=folder, config=config)
+    if "model_type" in config:
+        return Location(kind="transformers", path=folder, config=config)
+    if "pretrained_cfg" in config:
+        return Location(kind="timm", path=folder, config=config)
     if model_folder.WEIGHTS_FILE in there:
         return Location(kind="folder", path=folder, config=config)
     return None

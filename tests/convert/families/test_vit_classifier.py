@@ -7,13 +7,15 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import tiny
+from helpers import nano, tiny
+from PIL import Image
 
-from esam_jax.config import ClassifierConfig, MaeConfig, VitConfig
+from esam_jax.config import ClassifierConfig, ImageFolderConfig, MaeConfig, VitConfig
 from esam_jax.convert import load, save, state_dict
 from esam_jax.convert.families import registry, vit_classifier
 from esam_jax.convert.formats import tensor_files
 from esam_jax.errors import CheckpointError
+from esam_jax.evaluate import class_scores
 from esam_jax.models import expected_shapes
 from esam_jax.models.heads.classifier import Classifier
 
@@ -162,6 +164,24 @@ def test_other_models_are_not_written_so():
     config = MaeConfig(encoder=SMALL)
     with pytest.raises(CheckpointError, match="as vit_classifier: it has only classifiers"):
         state_dict.to_state_dict(tiny.params(config), vit_classifier.FAMILY, config)
+
+
+def test_a_released_file_is_measured_as_a_run_is(tmp_path):
+    """Its logits decide, and which of two files holds them makes no difference."""
+    for i in range(6):
+        picture = Image.fromarray(nano.picture(30, 40, seed=i))
+        (tmp_path / "data" / f"class_{i % 5}").mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "data" / f"class_{i % 5}" / f"{i}.png")
+    tensor_files.write_torch(tmp_path / "released.pth", state("distilled"), wrap="model")
+    file = load.model_file(tmp_path / "released.pth")
+    save.write(file, tmp_path / "folder")
+    source = ImageFolderConfig(path=str(tmp_path / "data"))
+    found = [
+        class_scores.of_model(each, source, 6)
+        for each in (file, load.model_file(tmp_path / "folder"))
+    ]
+    assert found[0]["images"] == 6 and found[0]["top5"] == 1.0
+    assert found[0]["top1"] == found[1]["top1"] < 1.0
 
 
 # ------------------------------------------------------------------------ against transformers
