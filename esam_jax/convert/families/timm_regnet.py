@@ -71,4 +71,5 @@ FAMILY = Family(
     refuses=_refuses,
     unused=_unused,
     wrap="model",
+    golden=lambda config: "regnety_002_a",
 )

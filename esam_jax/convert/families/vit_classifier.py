@@ -20,6 +20,7 @@ from esam_jax.convert.table import Link, Row, affine, links, norm
 from esam_jax.errors import CheckpointError
 
 _POSITIONS = "pos_embed"
+_CASES = {"mean": "mean", "class_token": "token", "distilled": "distilled"}  # golden ones
 _NORM = {"mean": "fc_norm", "class_token": "norm", "distilled": "norm"}
 
 # ClassifierConfig.pixels -> mean and standard deviation of values from 0 to 1.
@@ -127,4 +128,5 @@ FAMILY = Family(
     links=_links,
     refuses=_refuses,
     wrap="model",
+    golden=lambda config: f"vit_classifier_{_CASES[config.pool]}_a",
 )
