@@ -87,7 +87,7 @@ class ClassTeacher:
             raise CheckpointError(
                 f"{KEY}.weights {weights} holds another network than {KEY}.model "
                 f"{self.config.model!r}: {load.differences(found.encoder, wanted.encoder)}; name "
-                f"the model that it holds, or write --{KEY}.model none"
+                f"the model that it holds, or write --{KEY}.model None"
             )
         return found
 

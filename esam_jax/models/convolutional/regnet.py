@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Key
 from esam_jax.config import ComputeConfig, RegNetConfig
 from esam_jax.models.parts.batch_norm import BatchNorm
 from esam_jax.models.parts.layers import linear, precision
+from esam_jax.ops import convolution
+from esam_jax.sharding import BATCH_AXES, constrain
 from esam_jax.typing import Params
 
 _HE = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -71,7 +73,8 @@ class _Block(nn.Module):
         width, compute, given = self.width, self.compute, x_BhwC.shape[-1]
         groups = width // min(self.group_width, width)
         x = nn.relu(_layer(x_BhwC, width, 1, compute, "enter"))
-        x = nn.relu(_layer(x, width, 3, compute, "mix", stride=self.stride, groups=groups))
+        mix = _Grouped(width, groups, self.stride, compute, name="mix")
+        x = nn.relu(_normed(mix(x), compute, "mix"))
         # How much each channel counts, from the means of all: as wide as a quarter of the input.
         mean_BC = x.mean((1, 2))
         share_BC = nn.relu(linear(round(given / 4), compute, "squeeze")(mean_BC))
@@ -82,30 +85,47 @@ class _Block(nn.Module):
         return nn.relu(x + x_BhwC)
 
 
+class _Grouped(nn.Module):
+    """A convolution of 3 x 3 that sees groups of channels: {kernel}."""
+
+    width: int
+    groups: int
+    stride: int
+    compute: ComputeConfig
+
+    @nn.compact
+    def __call__(self, x_BhwC: Float[Array, "B h w C"]) -> Float[Array, "B _ _ {self.width}"]:
+        shape, dtype = (3, 3, x_BhwC.shape[-1] // self.groups, self.width), self.compute.dtype
+        kernel = self.param("kernel", _HE, shape)
+        return convolution.grouped(
+            x_BhwC.astype(dtype),
+            kernel.astype(dtype),
+            self.stride,
+            precision=precision(self.compute),
+            split=BATCH_AXES,
+        )
+
+
 def _layer(
-    x: Array,
-    width: int,
-    side: int,
-    compute: ComputeConfig,
-    name: str,
-    *,
-    stride: int = 1,
-    groups: int = 1,
+    x: Array, width: int, side: int, compute: ComputeConfig, name: str, *, stride: int = 1
 ) -> Array:
     """A convolution without bias and the norm of what it gives: {NAME, NAME_norm}."""
-    convolution = nn.Conv(
+    layer = nn.Conv(
         width,
         (side, side),
         (stride, stride),
         padding=side // 2,
-        feature_group_count=groups,
         use_bias=False,
         dtype=jnp.dtype(compute.dtype),
         precision=precision(compute),
         kernel_init=_HE,
         name=name,
     )
-    return BatchNorm(compute, name=f"{name}_norm")(convolution(x))[0]
+    return _normed(layer(x), compute, name)
+
+
+def _normed(x: Array, compute: ComputeConfig, name: str) -> Array:
+    return BatchNorm(compute, name=f"{name}_norm")(constrain(x, "batch", ...))[0]
 
 
 def init(config: RegNetConfig, rng: Key[Array, ""]) -> Params:
