@@ -55,7 +55,7 @@ def examples(
 
     TrainingError or DiskError where too many records are unusable, as in the run.
     """
-    made = Examples(source, config.view, seed)
+    made = Examples(source, config.view, seed, config.repeats)
     tally = Tally(made, config.max_broken_share)
     for position in itertools.count(first_batch * batch):
         yield of_view(*tally.named_view_of(made[position]))

@@ -11,18 +11,18 @@ import jax
 from esam_jax import files, sharding
 from esam_jax.config import (
     ClassifiedConfig,
-    ClassifierConfig,
     ComputeConfig,
     EvaluateConfig,
     MeshConfig,
     SourceConfig,
+    TellsClasses,
 )
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.data import records, sources
 from esam_jax.data.labels import Label
 from esam_jax.errors import CheckpointError, DataError, MissingError
 from esam_jax.evaluate import accuracy, prompts
-from esam_jax.models.heads.classifier import Classifier
+from esam_jax.models import kinds
 from esam_jax.ops import images
 from esam_jax.typing import Params
 
@@ -38,12 +38,13 @@ def of_model(file: ModelFile, config: SourceConfig, count: int) -> dict[str, Any
     CheckpointError for a model that tells no classes apart, DataError where no picture can be used.
     """
     network = file.config
-    if not isinstance(network, ClassifierConfig):
+    if not isinstance(network, TellsClasses):
         raise CheckpointError(
-            f"{file.source} has no head for classes: name a run of the task classify"
+            f"{file.source} has no head for classes: name a run of the task classify, or a "
+            "classifier in timm's names"
         )
-    begin, model = time.monotonic(), Classifier(network, ComputeConfig())
-    view = ClassifiedConfig(image_px=network.encoder.pretrain_px, classes=network.classes)
+    begin, model = time.monotonic(), kinds.of(network).network.NETWORK(network, ComputeConfig())
+    view = ClassifiedConfig(image_px=network.image_px, classes=network.classes)
     devices = jax.local_devices()
     mesh = sharding.make_mesh(MeshConfig(data=len(devices)), devices)
 

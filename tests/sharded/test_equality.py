@@ -12,8 +12,17 @@ from helpers import made_sets, quick, toy
 from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import MeshConfig, PretrainDecoderConfig, SamiConfig, TeacherConfig
+from esam_jax.config import (
+    ClassifierConfig,
+    ClassTeacherConfig,
+    MeshConfig,
+    PretrainDecoderConfig,
+    SamiConfig,
+    TeacherConfig,
+)
+from esam_jax.convert.families import timm_vit
 from esam_jax.data import loader, sources
+from esam_jax.models import named
 from esam_jax.plan import collectives
 from esam_jax.train import step
 
@@ -218,6 +227,27 @@ def test_pictures_are_mixed_alike_on_a_mesh(tmp_path, mesh, accumulate):
     own = 4 * 3 * 64 * 64 * cfg.batch // (mesh.data * mesh.fsdp)
     assert 0 < sent["collective-permute"] < 1.2 * own
     assert sent.get("all-gather", 0) < 2 * sum(x.nbytes for x in jax.tree.leaves(alone_grads))
+
+
+@pytest.mark.slow
+def test_the_answers_of_a_teacher_are_learned_alike_on_a_mesh(tmp_path, monkeypatch):
+    """By the second head, from pictures that are repeated."""
+    encoder = timm_vit.pretrained(named.sam("efficientsam_nano").encoder)
+    teacher = ClassifierConfig(encoder=encoder, classes=2, pool="mean")
+    monkeypatch.setitem(named._BUILDERS, "classifier_nano", lambda: teacher)
+    cfg = classify(tmp_path)
+    taught = ClassTeacherConfig(model="classifier_nano", weights="random", labels="soft")
+    task = dataclasses.replace(cfg.task, pool="distilled", teacher=taught)
+    data = dataclasses.replace(cfg.data, repeats=3)
+    cfg = dataclasses.replace(cfg, task=task, data=data)
+    grads, metrics, _ = loss_and_gradient(cfg, MeshConfig(data=2, fsdp=2, tensor=2))
+    alone_grads, alone_metrics, _ = loss_and_gradient(cfg, ONE)
+    assert alone_metrics["teacher_loss"] > 0
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+    second = alone_grads["efficientsam_nano"]["distillation"]
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(second))
 
 
 alone = functools.cache(layouts.train)
