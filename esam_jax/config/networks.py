@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, VitConfig
-from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of
+from esam_jax.config.rules import MAY_DIFFER, Config, distinct, multiple_of
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
@@ -150,15 +150,19 @@ class MaeConfig(Config):
 class ClassifierConfig(Config):
     """A ViT with class token, last norm and a linear head; the encoder's neck is not part of it.
 
-    The norm and the head read the mean of the patches, or the class token.
+    The norm and the head read the mean of the patches, or the class token. `class_names` are those
+    of the classes by number, or empty where files do not state them.
     """
 
     kind: ClassVar[Literal["classifier"]] = "classifier"
     encoder: VitConfig
     classes: Size
     pool: Literal["mean", "class_token"]
+    class_names: Annotated[tuple[str, ...], distinct("a class has one name")] = ()
 
     def across(self) -> Iterator[tuple[str, str]]:
+        if self.class_names and len(self.class_names) != self.classes:
+            yield "classes", f"there are {len(self.class_names)} class_names"
         yield from _too_large(self)
 
     @property

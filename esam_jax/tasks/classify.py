@@ -4,6 +4,7 @@ ImageNet fine-tuning of EfficientSAM (arXiv:2312.00863, section 4.1), whose reci
 (arXiv:2111.06377, appendix A.1; upstream main_finetune.py).
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -17,13 +18,15 @@ from esam_jax.config import (
     ClassifierConfig,
     ClassifyConfig,
     EvaluateConfig,
+    ModelConfig,
     RunConfig,
     VitConfig,
 )
 from esam_jax.convert import load
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.data import views
+from esam_jax.data import class_names, views
+from esam_jax.data.views import classified
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.evaluate import accuracy
 from esam_jax.models import named
@@ -73,7 +76,7 @@ def build(config: RunConfig) -> Task:
         example=views.shapes(view),
         models=models,
         draw=functools.partial(_draw, task, network),
-        prepare=functools.partial(_prepared, task, view),
+        prepare=functools.partial(_prepared, task, view, network.classes),
         initial=lambda: _initial(task, network),
         measurement=measurement,
     )
@@ -92,7 +95,10 @@ def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
             f"made for {encoder.pretrain_px}: write --data.view.image-px {encoder.pretrain_px}"
         )
     vit = timm_vit.pretrained(encoder)
-    return ClassifierConfig(encoder=vit, classes=view.classes, pool=task.pool)
+    classes = classified.count(view)
+    return ClassifierConfig(
+        encoder=vit, classes=classes, pool=task.pool, class_names=view.class_names
+    )
 
 
 # ------------------------------------------------------------------ what is drawn and prepared
@@ -135,12 +141,12 @@ def _share_of_cutmix(task: ClassifyConfig) -> float:
     return 0.5 if task.mixup and task.cutmix else float(task.cutmix > 0)
 
 
-def _prepared(task: ClassifyConfig, view: ClassifiedConfig, batch: Batch) -> Batch:
+def _prepared(task: ClassifyConfig, view: ClassifiedConfig, classes: int, batch: Batch) -> Batch:
     """`Task.prepare`: {"pixels": normalised, erased, mixed; "target": smoothed, mixed}."""
     pixels = images.normalise(batch["image"])
     if view.erasing:
         pixels = rectangles.erased(pixels, batch["erased"], batch["noise"])
-    target = soft_labels.smoothed(batch["label"], view.classes, task.smoothing)
+    target = soft_labels.smoothed(batch["label"], classes, task.smoothing)
     if task.mixup or task.cutmix:
         pixels = soft_labels.mixed_inside(pixels, batch["kept"], batch["box"])
         target = soft_labels.mixed(target, batch["share"])
@@ -171,9 +177,9 @@ def _initial(task: ClassifyConfig, network: ClassifierConfig) -> Start:
 
 
 def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
-    """Encoder and class token; the norm, where it is one of the same tokens; all of a classifier of
-    the same classes."""
-    if file.config == network:
+    """Encoder and class token; the norm, where it is one of the same tokens; the head of a
+    classifier of the same classes."""
+    if _same_classes(file.config, network):
         return file.params
     encoder = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
     taken: dict[str, Any] = {"encoder": encoder}
@@ -185,3 +191,15 @@ def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
     if "norm" in beside and pooled == network.pool:
         taken["norm"] = beside["norm"]
     return taken
+
+
+def _same_classes(found: ModelConfig, network: ClassifierConfig) -> bool:
+    """Whether all of a model can be taken: numbers alone do not say that classes are the same.
+
+    But a head of 1000 classes without names is ImageNet's where the data are.
+    """
+    if not isinstance(found, ClassifierConfig):
+        return False
+    imagenet = class_names.are_synsets(network.class_names)
+    names = found.class_names or (network.class_names if imagenet else ())
+    return dataclasses.replace(found, class_names=names) == network

@@ -88,11 +88,12 @@ def _run(
     """
     began = time.monotonic()
     # ---------------------------------------------------------- the start: nothing is touched
+    cfg, source = start.fitted(cfg, workdir)
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
         start.announce_end(cfg, workdir, where.first_step, progress)
         return where.metrics
-    ready = start.check(cfg, workdir, where.first_step)
+    ready = start.check(cfg, workdir, where.first_step, source)
     with (
         Watchdog(cfg.guard.hang_seconds, workdir, alert=hook.hang) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),
