@@ -112,7 +112,9 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     )
     if manifest.records != sum(shard.records for shard in shards):
         raise ValueError(f"its shards do not hold the {manifest.records} records that it states")
-    if not all(type(each) is str for each in (manifest.source, *manifest.annotations, *manifest.classes)):
+    if not all(
+        type(each) is str for each in (manifest.source, *manifest.annotations, *manifest.classes)
+    ):
         raise ValueError("what was packed is no text")
     if not all(type(x.text) is str and type(x.count) is int for x in manifest.findings):
         raise ValueError("a finding has other values than a text and a count")

@@ -2,60 +2,111 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from esam_jax import files, sharding
+from esam_jax import files
 from esam_jax.config import (
-    ClassifiedConfig,
     ClassifierConfig,
     ComputeConfig,
     EvaluateConfig,
-    MeshConfig,
     SourceConfig,
+    VitConfig,
 )
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.data import records, sources
+from esam_jax.data import class_names, records, sources
 from esam_jax.data.labels import Label
+from esam_jax.data.records import Source
+from esam_jax.data.views import View, classified
 from esam_jax.errors import CheckpointError, DataError, MissingError
-from esam_jax.evaluate import accuracy, prompts
+from esam_jax.evaluate import accuracy, class_counts, picture_rows, prompts, published_classes
 from esam_jax.models.heads.classifier import Classifier
 from esam_jax.ops import images
-from esam_jax.typing import Params
+from esam_jax.typing import Batch, Params
+from esam_jax.words import counted
 
 _MOST_BYTES = 2**30  # of predictions: ImageNet's 50,000 pictures with five names take 10 MB
+_PER_DEVICE = 32  # pictures at once
 _UNRANKED = 10**9  # behind all that was predicted
 _NEEDS = frozenset({"label"})
 _CENTRE = "the centre of each picture, short side resized to 256/224 of the input, bicubic"
 
 
-def of_model(file: ModelFile, config: SourceConfig, count: int) -> dict[str, Any]:
-    """`accuracy.measurement` of a model in a file, over all local devices, with the protocol.
+def of_model(
+    file: ModelFile, config: SourceConfig, count: int, *, progress: bool | None = None
+) -> dict[str, Any]:
+    """top1, top5 of a model in a file, over all local devices, with the protocol.
 
-    CheckpointError for a model that tells no classes apart, DataError where no picture can be used.
+    With what `class_counts.table` gives, the `published` numbers, and `unknown_classes`: pictures
+    of each class of the data that the model does not have. CheckpointError for a model that tells
+    no classes apart, ConfigError where it has none of the data's, DataError where no picture can be
+    used.
     """
     network = file.config
     if not isinstance(network, ClassifierConfig):
         raise CheckpointError(
-            f"{file.source} has no head for classes: name a run of the task classify"
+            f"{file.source} has no head for classes: name a run of the task classify, or measure "
+            "its features with --probe"
         )
     begin, model = time.monotonic(), Classifier(network, ComputeConfig())
-    view = ClassifiedConfig(image_px=network.encoder.pretrain_px, classes=network.classes)
-    devices = jax.local_devices()
-    mesh = sharding.make_mesh(MeshConfig(data=len(devices)), devices)
+    source = sources.open_source(config, "", _NEEDS)
+    data = records.classes(source)
+    matched = class_names.match(network.class_names, network.classes, data, "this data")
+    px = network.encoder.pretrain_px
+    unknown: list[str] = []
 
-    def logits(params: Params, image: jax.Array) -> jax.Array:
-        found = model.apply({"params": params}, images.normalise(image))
+    def read(place: int) -> View:
+        record = source.read(place)
+        label: Label = record.annotation("label")
+        if matched.by == "name" and label.name not in matched.numbers:
+            unknown.append(label.name)
+        number = np.asarray(matched.number(label, record.name), np.int32)
+        return {"image": classified.centred(record, px), "label": number}
+
+    def compute(params: Params, batch: Batch) -> dict[str, jax.Array]:
+        found = model.apply({"params": params}, images.normalise(batch["image"]))
         assert isinstance(found, jax.Array)
-        return found
+        label = batch["label"]
+        return {"rank": accuracy.rank(found, label), "first": found.argmax(1), "label": label}
 
-    what = EvaluateConfig(source=config, images=count)
-    measure = accuracy.measurement(logits, view, what, mesh, options="")
-    found = measure(jax.device_put(file.params, sharding.replicated(mesh)), {})
-    return _reported(found, config, count, _CENTRE, begin)
+    places = prompts.chosen(source, count, EvaluateConfig.seed)
+    shapes = {"image": ((px, px, 3), np.dtype(np.uint8)), "label": ((), np.dtype(np.int32))}
+    names = _names(network, data)
+    truth, ranks, first, broken = [], [], [], []
+    for rows in picture_rows.of(
+        compute,
+        file.params,
+        read,
+        shapes,
+        places,
+        per_device=_PER_DEVICE,
+        what="evaluate classify",
+        progress=progress,
+    ):
+        broken += rows.broken
+        truth += [names(each) for each in rows.values["label"].tolist()]
+        ranks += rows.values["rank"].tolist()
+        first += [names(each) for each in rows.values["first"].tolist()]
+    found = {
+        **class_counts.table(truth, ranks, first),
+        "images": len(ranks),
+        "skipped": len(broken),
+        **({"unknown_classes": dict(sorted(Counter(unknown).items()))} if unknown else {}),
+        **_reasons(source, broken),
+    }
+    how = f"{_CENTRE}, {px} x {px}; {matched.words()}"
+    return _reported(found, source, count, how, begin, network.encoder)
+
+
+def _names(network: ClassifierConfig, data: Sequence[str]) -> Callable[[int], str]:
+    """Number of a class of a model -> its name, or that of the data, or the number."""
+    names = network.class_names or data
+    return lambda number: names[number] if number < len(names) else str(number)
 
 
 def of_predictions(path: Path, config: SourceConfig, count: int) -> dict[str, Any]:
@@ -79,23 +130,27 @@ def of_predictions(path: Path, config: SourceConfig, count: int) -> dict[str, An
             continue
         answered.append((label, _classes(given[name], name, path) if name in given else None))
     unanswered = sum(classes is None for _, classes in answered)
-    if unanswered == len(answered):
+    if answered and unanswered == len(answered):
         raise DataError(
             f"{path} has no prediction for any of {len(places)} records, such as "
             f"{source.name(places[0])}: name records as `esam data show` does"
         )
-    reasons = prompts.warn(prompts.of_source(source), broken, "")
     ranks = [_rank(label, classes or ()) for label, classes in answered]
-    if min(ranks) == _UNRANKED:
+    if answered and min(ranks) == _UNRANKED:
         _warn_of_none_right(path, answered)
+    data = records.classes(source)
+    first = [None if classes is None else _named(classes[0], data) for _, classes in answered]
     found = {
-        **{f"top{most}": round(sum(x < most for x in ranks) / len(ranks), 6) for most in (1, 5)},
+        **class_counts.table([label.name for label, _ in answered], ranks, first),
         "images": len(ranks),
         "skipped": len(broken),
         "unanswered": unanswered,
-        **({"reasons": reasons} if reasons else {}),
+        **_unused(path, given, source),
+        **_reasons(source, broken),
     }
-    return _reported(found, config, count, "predictions as given", begin)
+    most = max((len(classes or ()) for _, classes in answered), default=0)
+    how = f"predictions as given, at most {counted(most, 'class', 'classes')} of a picture"
+    return _reported(found, source, count, how, begin, None)
 
 
 def _classes(value: Any, name: str, path: Path) -> Sequence[str | int]:
@@ -114,6 +169,34 @@ def _rank(label: Label, classes: Sequence[str | int]) -> int:
     return next((i for i, each in enumerate(classes) if each in wanted), _UNRANKED)
 
 
+def _named(predicted: str | int, names: Sequence[str]) -> str:
+    """A predicted class, by its name where it is a number of the data's."""
+    if isinstance(predicted, int) and 0 <= predicted < len(names):
+        return names[predicted]
+    return str(predicted)
+
+
+def _unused(path: Path, given: Mapping[str, Any], source: Source) -> dict[str, int]:
+    """How many predictions are of no record of the data; a UserWarning names the first."""
+    known = {source.name(place) for place in range(len(source))}
+    unused = [name for name in given if name not in known]
+    if not unused:
+        return {}
+    warnings.warn(
+        f"evaluation: {path} has {counted(len(unused), 'prediction')} for records that this data "
+        f"does not have, the first: {unused[0][:80]}",
+        UserWarning,
+        stacklevel=3,
+    )
+    return {"unused": len(unused)}
+
+
+def _reasons(source: Source, broken: Sequence[str]) -> dict[str, list[str]]:
+    """What is said of pictures that are left out, and of the data."""
+    reasons = prompts.warn(prompts.of_source(source), broken, "")
+    return {"reasons": reasons} if reasons else {}
+
+
 def _warn_of_none_right(
     path: Path, answered: Sequence[tuple[Label, Sequence[str | int] | None]]
 ) -> None:
@@ -128,16 +211,24 @@ def _warn_of_none_right(
 
 
 def _reported(
-    found: Mapping[str, Any], config: SourceConfig, count: int, how: str, begin: float
+    found: Mapping[str, Any],
+    source: Source,
+    count: int,
+    how: str,
+    begin: float,
+    encoder: VitConfig | None,
 ) -> dict[str, Any]:
-    source = sources.open_source(config, "", _NEEDS)
     if not found["images"]:
         raise DataError(f"none of {len(source)} pictures can be used: {found['reasons'][0]}")
     taken = f"{min(count, len(source))} of {len(source)} pictures"
+    beside = published_classes.imagenet(
+        encoder, records.classes(source), pictures=found["images"], skipped=found["skipped"]
+    )
     return {
         "task": "classify",
         **found,
+        "published": beside,
         "data": records.summary(source),
-        "protocol": f"{taken}; {how}; a class counts by its number",
+        "protocol": f"{taken}; {how}",
         "seconds": round(time.monotonic() - begin, 1),
     }

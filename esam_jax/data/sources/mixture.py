@@ -85,7 +85,9 @@ class Mixture:
     @functools.cached_property
     def classes(self) -> Sequence[str]:
         """Those of the first source, then those of others that are new; a name is one class."""
-        return tuple(dict.fromkeys(itertools.chain.from_iterable(map(records.classes, self.sources))))
+        return tuple(
+            dict.fromkeys(itertools.chain.from_iterable(map(records.classes, self.sources)))
+        )
 
     @functools.cached_property
     def _numbers(self) -> Mapping[str, int]:
