@@ -66,9 +66,9 @@ class ClassifiedConfig(_CroppedConfig):
 
     kind: ClassVar[Literal["classified"]] = "classified"
     needs: ClassVar[frozenset[str]] = frozenset({"label"})  # annotations
-    # How many there are, and their names by number; without them those of the data, when a run
-    # starts. A record of another class is broken.
+    # None: as many as the data has when a run starts. A record of another class is broken.
     classes: Annotated[int | None, at_least(2, "one alone cannot be told apart")] = 1000
+    # By number; none: those of the data when a run starts, where they have names.
     class_names: Annotated[tuple[str, ...], distinct("a class has one name")] = ()
 
     min_scale: Annotated[float, above(0), at_most(1)] = 0.08

@@ -92,6 +92,27 @@ def are_synsets(names: Sequence[str]) -> bool:
     )
 
 
+def notes(classes: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+    """What is unexpected of the number of pictures of each class, in sentences; [] for nothing.
+
+    `classes` are all that there are, as far as they are named, and `counts` pictures by name.
+    """
+    found = []
+    there = {name: count for name, count in counts.items() if count}
+    if empty := [name for name in classes if name not in there]:
+        found.append(f"{counted(len(empty), 'class', 'classes')} without a picture: {shown(empty)}")
+    if len(there) == 1:
+        (only,) = there
+        found.append(f"all pictures are of one class, {only}: nothing can be told apart")
+    elif there:
+        most, least = max(there, key=there.__getitem__), min(there, key=there.__getitem__)
+        if there[most] >= UNEVEN * there[least]:
+            found.append(
+                f"classes are uneven: {there[most]} of {most}, but {there[least]} of {least}"
+            )
+    return found
+
+
 def shown(names: Collection[str]) -> str:
     """The first names, in words."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -145,7 +145,7 @@ def of_predictions(path: Path, config: SourceConfig, count: int) -> dict[str, An
         "images": len(ranks),
         "skipped": len(broken),
         "unanswered": unanswered,
-        **_unused(path, given, source),
+        **_unused(given, source),
         **_reasons(source, broken),
     }
     most = max((len(classes or ()) for _, classes in answered), default=0)
@@ -176,19 +176,10 @@ def _named(predicted: str | int, names: Sequence[str]) -> str:
     return str(predicted)
 
 
-def _unused(path: Path, given: Mapping[str, Any], source: Source) -> dict[str, int]:
-    """How many predictions are of no record of the data; a UserWarning names the first."""
-    known = {source.name(place) for place in range(len(source))}
-    unused = [name for name in given if name not in known]
-    if not unused:
-        return {}
-    warnings.warn(
-        f"evaluation: {path} has {counted(len(unused), 'prediction')} for records that this data "
-        f"does not have, the first: {unused[0][:80]}",
-        UserWarning,
-        stacklevel=3,
-    )
-    return {"unused": len(unused)}
+def _unused(given: Mapping[str, Any], source: Source) -> dict[str, int]:
+    """How many predictions are of no record of the data."""
+    unused = given.keys() - {source.name(place) for place in range(len(source))}
+    return {"unused": len(unused)} if unused else {}
 
 
 def _reasons(source: Source, broken: Sequence[str]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ HELDOUT = 0.2  # of the pictures of each class
 _STRENGTHS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # powers of ten that are tried first
 _LAST_STEP = 0.125  # powers of ten between strengths that are compared in the end
 _ITERATIONS = 1000  # at most, as in CLIP's
-_CONVERGED = 1e-6  # the largest part of the gradient of the mean loss
+_CONVERGED = 1e-5  # the largest part of the gradient of the mean loss
 _ROWS = 8192  # at once, by each device: what is held beside the features is their logits
 
 

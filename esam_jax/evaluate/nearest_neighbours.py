@@ -83,8 +83,8 @@ def _merged(
     known: Float[Array, "X D"],
     similar: Float[Array, "_ _"],
     places: Int[Array, "_ _"],
-    first: int,
-    count: int,
+    first: int | Int[Array, ""],
+    count: int | Int[Array, ""],
 ) -> tuple[Array, Array]:
     """The best of those so far and of `count` more, whose places begin at `first`."""
     found = jnp.matmul(queries, known.T, precision="highest")
