@@ -62,7 +62,7 @@ def test_a_run_whose_data_have_other_classes_is_refused(begun, data):
 @pytest.mark.parametrize("view", [{"classes": 3}, {"class_names": ("b", "a")}])
 def test_a_run_may_not_change_its_classes(begun, data, view):
     cfg, _ = start.fitted(on(data, **view), begun)
-    with pytest.raises(CheckpointError, match="another run: data.view.class"):
+    with pytest.raises(CheckpointError, match=r"another run: data\.view\.class"):
         config_file.require_same(cfg, begun, 7)
 
 
