@@ -1,5 +1,6 @@
 """`esam evaluate classify`: top-1 and top-5 of a classifier, or of anybody's predictions."""
 
+import dataclasses
 import time
 import warnings
 from collections import Counter
@@ -20,6 +21,7 @@ from esam_jax.config import (
 )
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.data import class_names, records, sources
+from esam_jax.data.class_names import Matched
 from esam_jax.data.labels import Label
 from esam_jax.data.records import Source
 from esam_jax.data.views import View, classified
@@ -53,18 +55,60 @@ def of_model(
             f"{file.source} has no head for classes: name a run of the task classify, or measure "
             "its features with --probe"
         )
-    begin, model = time.monotonic(), Classifier(network, ComputeConfig())
-    source = sources.open_source(config, "", _NEEDS)
-    data = records.classes(source)
+    begin, source = time.monotonic(), sources.open_source(config, "", _NEEDS)
+    data, px = records.classes(source), network.encoder.pretrain_px
     matched = class_names.match(network.class_names, network.classes, data, "this data")
-    px = network.encoder.pretrain_px
-    unknown: list[str] = []
+    places = prompts.chosen(source, count, EvaluateConfig.seed)
+    answers = _answers(file, network, source, places, matched, progress)
+    names = _names(network, data)
+    found = {
+        **class_counts.table(
+            [names(each) for each in answers.labels],
+            answers.ranks,
+            [names(each) for each in answers.first],
+        ),
+        "images": len(answers.ranks),
+        "skipped": len(answers.broken) + len(answers.unknown),
+        **_unknown(answers.unknown),
+        **_reasons(source, answers.broken),
+    }
+    how = f"{_CENTRE}, {px} x {px}; {matched.words()}"
+    return _reported(found, source, count, how, begin, network.encoder)
+
+
+@dataclasses.dataclass
+class _Answers:
+    """Of the pictures that can be used: number, rank and likeliest class; the classes of those
+    that are `unknown` to the model, by record; why others are `broken`."""
+
+    labels: list[int] = dataclasses.field(default_factory=list)
+    ranks: list[int] = dataclasses.field(default_factory=list)
+    first: list[int] = dataclasses.field(default_factory=list)
+    unknown: dict[str, str] = dataclasses.field(default_factory=dict)
+    broken: list[str] = dataclasses.field(default_factory=list)
+
+
+def _answers(
+    file: ModelFile,
+    network: ClassifierConfig,
+    source: Source,
+    places: Sequence[int],
+    matched: Matched,
+    progress: bool | None,
+) -> _Answers:
+    """What the model says of the pictures at these places."""
+    model, px, answers = (
+        Classifier(network, ComputeConfig()),
+        network.encoder.pretrain_px,
+        _Answers(),
+    )
 
     def read(place: int) -> View:
         record = source.read(place)
         label: Label = record.annotation("label")
-        if matched.by == "name" and label.name not in matched.numbers:
-            unknown.append(label.name)
+        if label.name in matched.unknown:
+            answers.unknown[record.name] = label.name
+            raise DataError(record.name)
         number = np.asarray(matched.number(label, record.name), np.int32)
         return {"image": classified.centred(record, px), "label": number}
 
@@ -74,10 +118,7 @@ def of_model(
         label = batch["label"]
         return {"rank": accuracy.rank(found, label), "first": found.argmax(1), "label": label}
 
-    places = prompts.chosen(source, count, EvaluateConfig.seed)
     shapes = {"image": ((px, px, 3), np.dtype(np.uint8)), "label": ((), np.dtype(np.int32))}
-    names = _names(network, data)
-    truth, ranks, first, broken = [], [], [], []
     for rows in picture_rows.of(
         compute,
         file.params,
@@ -88,19 +129,25 @@ def of_model(
         what="evaluate classify",
         progress=progress,
     ):
-        broken += rows.broken
-        truth += [names(each) for each in rows.values["label"].tolist()]
-        ranks += rows.values["rank"].tolist()
-        first += [names(each) for each in rows.values["first"].tolist()]
-    found = {
-        **class_counts.table(truth, ranks, first),
-        "images": len(ranks),
-        "skipped": len(broken),
-        **({"unknown_classes": dict(sorted(Counter(unknown).items()))} if unknown else {}),
-        **_reasons(source, broken),
-    }
-    how = f"{_CENTRE}, {px} x {px}; {matched.words()}"
-    return _reported(found, source, count, how, begin, network.encoder)
+        answers.broken += [each for each in rows.broken if each not in answers.unknown]
+        answers.labels += rows.values["label"].tolist()
+        answers.ranks += rows.values["rank"].tolist()
+        answers.first += rows.values["first"].tolist()
+    return answers
+
+
+def _unknown(classes: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """How many records there are of each class that the model does not have; a UserWarning."""
+    if not classes:
+        return {}
+    counts = dict(sorted(Counter(classes.values()).items()))
+    warnings.warn(
+        f"evaluation: {counted(len(classes), 'picture')} left out, of classes that the model does "
+        f"not have: {class_names.shown(counts)}",
+        UserWarning,
+        stacklevel=3,
+    )
+    return {"unknown_classes": counts}
 
 
 def _names(network: ClassifierConfig, data: Sequence[str]) -> Callable[[int], str]:
@@ -210,7 +257,8 @@ def _reported(
     encoder: VitConfig | None,
 ) -> dict[str, Any]:
     if not found["images"]:
-        raise DataError(f"none of {len(source)} pictures can be used: {found['reasons'][0]}")
+        first = next(iter(found.get("reasons", ())), "none is of a class that the model has")
+        raise DataError(f"none of {len(source)} pictures can be used: {first}")
     taken = f"{min(count, len(source))} of {len(source)} pictures"
     beside = published_classes.imagenet(
         encoder, records.classes(source), pictures=found["images"], skipped=found["skipped"]

@@ -77,21 +77,31 @@ def evaluate(
     )
     if not len(asked.labels):
         raise DataError(f"none of {len(queries)} pictures can be used: {asked.broken[0]}")
-    name = _names(names)
     if probe == "knn":
-        result, how = _by_neighbours(found, asked, classes, neighbours, name)
+        result, how = _by_neighbours(found, asked, classes, neighbours, _names(names))
     else:
-        result, how = _by_layer(found, asked, classes, seed, name)
-    reasons = _warned((known, found.broken, "train."), (queries, asked.broken, ""))
-    protocol = (
-        f"{len(asked.labels)} of {counted(len(queries), 'picture')}, learned from "
-        f"{len(found.labels)} of {counted(len(known), 'picture')}; "
-        f"{_CENTRE.format(px=made.px)}; {made.words}; {how}; {matched.words()}"
-    )
+        result, how = _by_layer(found, asked, classes, seed, _names(names))
+    how = f"{_CENTRE.format(px=made.px)}; {made.words}; {how}; {matched.words()}"
+    about = _about(known, found, queries, asked, how)
     return {
         "task": "classify",
         "probe": probe,
         **result,
+        **about,
+        "seconds": round(time.monotonic() - begin, 1),
+    }
+
+
+def _about(
+    known: Source, found: Features, queries: Source, asked: Features, how: str
+) -> dict[str, Any]:
+    """What was used of either data, what was left out, and the protocol."""
+    reasons = _warned((known, found.broken, "train."), (queries, asked.broken, ""))
+    protocol = (
+        f"{len(asked.labels)} of {counted(len(queries), 'picture')}, learned from "
+        f"{len(found.labels)} of {counted(len(known), 'picture')}; {how}"
+    )
+    return {
         "images": len(asked.labels),
         "skipped": len(asked.broken),
         "train_images": len(found.labels),
@@ -100,7 +110,6 @@ def evaluate(
         "train": records.summary(known),
         "data": records.summary(queries),
         "protocol": protocol,
-        "seconds": round(time.monotonic() - begin, 1),
     }
 
 

@@ -82,9 +82,8 @@ def _run(
     resume_with: Collection[str],
     hook: Alert,
 ) -> dict[str, Any]:
-    """A run from where it stands to its end; `back` is the spike to go back from first.
-
-    Going back is starting again in place: the one way that a killed run takes too.
+    """A run from where it stands to its end; `back` is the spike to go back from first: by starting
+    again in place, the one way that a killed run takes too.
     """
     began = time.monotonic()
     # ---------------------------------------------------------- the start: nothing is touched

@@ -94,7 +94,7 @@ TABLE: dict[Callable[[Path], SourceConfig], tuple[Outcome, Outcome, Outcome]] = 
     single_class: ((ConfigError, ONE), (3, ""), (ConfigError, ONE)),
     unknown_class: (
         (ConfigError, "data has 3 (aardvarks, ants, bees): write --data.view.classes 3"),
-        (6, "is of class 'aardvarks', which is none of the model's"),
+        (6, "1 picture left out, of classes that the model does not have: aardvarks"),
         (7, ""),
     ),
     unreadable: ((6, "broken.png"),) * 3,
