@@ -49,9 +49,7 @@ def learned(
     features: Float[np.ndarray, "X D"], labels: Integer[np.ndarray, " X"], classes: int, seed: int
 ) -> Probe:
     """The probe of these features and the numbers of their classes; the same for the same."""
-    mean = features.mean(0, dtype=np.float64).astype(np.float32)
-    deviation = features.std(0, dtype=np.float64).astype(np.float32)
-    deviation = np.where(deviation > 0, deviation, np.float32(1))  # what never varies says nothing
+    mean, deviation = _moments(features)
     standard = (features - mean) / deviation
     held = held_out(labels, seed)
     tried = _search(standard, labels, classes, held) if held.any() else {0.0: (0.0, 0.0)}
@@ -60,6 +58,16 @@ def learned(
     weights, bias = fitted(standard, labels, classes, strength)
     shares = {10.0**power: tried[power][0] for power in sorted(tried)} if held.any() else {}
     return Probe(mean, deviation, weights, bias, strength, shares)
+
+
+def _moments(features: Float[np.ndarray, "X D"]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each, 1 for what never varies and so says nothing."""
+    mean, squares = features.mean(0, dtype=np.float64), np.zeros(features.shape[1])
+    for first in range(0, len(features), _ROWS):  # no copy of all in float64
+        squares += ((features[first : first + _ROWS] - mean) ** 2).sum(0)
+    deviation = np.sqrt(squares / len(features)).astype(np.float32)
+    small = 1e-6 * np.abs(mean) + np.finfo(np.float32).tiny  # what rounding makes of a constant
+    return mean.astype(np.float32), np.where(deviation > small, deviation, np.float32(1))
 
 
 def held_out(labels: Integer[np.ndarray, " X"], seed: int) -> np.ndarray:
