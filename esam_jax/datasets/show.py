@@ -59,7 +59,7 @@ def examples(
     """
     view = config.view
     if views.takes_from_data(view):
-        view = views.fitted(view, source)
+        view = views.adapted(view, source)
     made = Examples(source, view, seed)
     tally = Tally(made, config.max_broken_share)
     for position in itertools.count(first_batch * batch):

@@ -152,7 +152,7 @@ def fitted(cfg: RunConfig, workdir: Path) -> tuple[RunConfig, Source | None]:
         view = view if before is None else views.resumed(view, before.data.view)
     else:
         source = sources.open_source(cfg.data.source, needs=view.needs)
-        view = views.fitted(view, source)
+        view = views.adapted(view, source)
     return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, view=view)), source
 
 

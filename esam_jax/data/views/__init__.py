@@ -9,7 +9,7 @@ name the annotations that it reads, and that module, with
     fixed(config) -> int | None                 how many views each record has, where they are the
                                                 same in every epoch and run; None where each is new
     fixed_view(record, config, number) -> View  one of them; both only if there can be any
-    fitted(config, source) -> config            with what it takes from its data; only together with
+    adapted(config, source) -> config           with what it takes from its data; only together with
     resumed(config, before) -> config           with what a run took that has this config `before`
     require(config, source)                     ConfigError unless it still fits the data
 """
@@ -52,13 +52,13 @@ def make_fixed(record: Record, config: ViewConfig, number: int) -> View:
 
 
 def takes_from_data(config: ViewConfig) -> bool:
-    """Whether `fitted`, `resumed` and `require` change or check anything."""
-    return hasattr(_module(config.kind), "fitted")
+    """Whether `adapted`, `resumed` and `require` change or check anything."""
+    return hasattr(_module(config.kind), "adapted")
 
 
-def fitted(config: ViewConfig, source: Source) -> ViewConfig:
+def adapted(config: ViewConfig, source: Source) -> ViewConfig:
     """The config with what it takes from its data; ConfigError where it does not fit."""
-    return _module(config.kind).fitted(config, source)
+    return _module(config.kind).adapted(config, source)
 
 
 def resumed(config: ViewConfig, before: ViewConfig) -> ViewConfig:

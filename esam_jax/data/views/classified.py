@@ -74,7 +74,7 @@ def count(config: ClassifiedConfig) -> int:
     return config.classes or len(config.class_names)
 
 
-def fitted(config: ClassifiedConfig, source: Source) -> ClassifiedConfig:
+def adapted(config: ClassifiedConfig, source: Source) -> ClassifiedConfig:
     """The config with number and names of the classes of its data.
 
     ConfigError where it has others, or the data one class alone.

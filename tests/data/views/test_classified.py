@@ -182,19 +182,19 @@ def test_a_label_is_found_by_its_name_where_there_are_names():
 def test_number_and_names_of_classes_are_those_of_the_data():
     for classes in (None, 2):
         config = dataclasses.replace(CONFIG, classes=classes)
-        found = classified.fitted(config, Named("ants", "bees"))
+        found = classified.adapted(config, Named("ants", "bees"))
         assert (found.classes, found.class_names) == (2, ("ants", "bees"))
         assert views.takes_from_data(config)
-    assert classified.fitted(CONFIG, Named()) == CONFIG  # data whose classes have no names
+    assert classified.adapted(CONFIG, Named()) == CONFIG  # data whose classes have no names
     assert not views.takes_from_data(CropConfig())
 
 
 def test_names_that_are_given_decide_on_the_order_alone():
     config = dataclasses.replace(CONFIG, classes=None, class_names=("bees", "ants"))
-    assert classified.fitted(config, Named("ants", "bees")).class_names == ("bees", "ants")
+    assert classified.adapted(config, Named("ants", "bees")).class_names == ("bees", "ants")
     for there in (("ants", "wasps"), ("ants",), ("ants", "bees", "wasps")):
         with pytest.raises(ConfigError):
-            classified.fitted(config, Named(*there))
+            classified.adapted(config, Named(*there))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_names_that_are_given_decide_on_the_order_alone():
 )
 def test_data_of_another_number_of_classes_are_refused(there, words):
     with pytest.raises(ConfigError, match=words):
-        classified.fitted(CONFIG, Named(*there))
+        classified.adapted(CONFIG, Named(*there))
 
 
 def test_a_run_that_resumes_keeps_its_classes():
