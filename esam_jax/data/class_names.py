@@ -44,9 +44,10 @@ class Matched:
                 )
             return self.numbers[label.name]
         if not 0 <= label.index < self.count:
+            wider = f", or train with --data.view.classes {label.index + 1} or more"
             raise DataError(
                 f"{record} has class {label.index} ({label.name}), but there are {self.count}, "
-                f"from 0: write --data.view.classes {label.index + 1} or more"
+                f"from 0: correct its label{wider if label.index > 0 else ''}"
             )
         return label.index
 

@@ -29,7 +29,7 @@ from esam_jax.typing import Batch, Params
 
 Feature = Literal["mean", "class_token"]
 
-_PER_DEVICE = 32
+_PIXELS = 32 * 224**2  # of the pictures that a device computes at once
 _EPS = 1e-6
 
 
@@ -150,7 +150,7 @@ def of(
         read,
         shapes,
         places,
-        per_device=_PER_DEVICE,
+        per_device=max(1, _PIXELS // made.px**2),
         what=what,
         progress=progress,
     ):

@@ -124,7 +124,7 @@ def test_a_model_without_such_an_encoder_is_refused():
 
 def test_every_picture_has_its_own_features_in_its_place(tmp_path, monkeypatch):
     """Over eight devices, more than one batch; what is broken is left out and named."""
-    monkeypatch.setattr(frozen_features, "_PER_DEVICE", 1)
+    monkeypatch.setattr(frozen_features, "_PIXELS", 24**2)
     folder = made_sets.image_folder(tmp_path, 13)
     (folder / "a" / "broken.png").write_bytes(b"nothing")
     source = sources.open_source(ImageFolderConfig(path=str(folder)))

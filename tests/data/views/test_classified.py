@@ -136,7 +136,7 @@ def test_a_narrow_picture_takes_no_more_memory_than_others(monkeypatch):
 
 @pytest.mark.parametrize("label", [-1, 5, 700])
 def test_a_class_that_the_model_does_not_know_costs_its_record(label):
-    with pytest.raises(DataError, match=rf"x has class {label} .*but there are 5, from 0: write"):
+    with pytest.raises(DataError, match=rf"x has class {label} .*but there are 5, from 0: correct"):
         views.make(record(label=label), CONFIG, draws.generator(0, 0, "x"))
 
 
