@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, Sizes, VitConfig
-from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of
+from esam_jax.config.rules import MAY_DIFFER, Config, distinct, multiple_of
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
@@ -153,6 +153,7 @@ class ClassifierConfig(Config):
     The norm and the head read the mean of the patches, or the class token. "distilled": a second
     head reads a distillation token beside it (DeiT, arXiv:2012.12877). `pixels` are normalised with
     ImageNet's mean and deviation, or from -1 to 1, as Google's ViTs and timm's of them take them.
+    `class_names` are those of the classes by number, or empty where files do not state them.
     """
 
     kind: ClassVar[Literal["classifier"]] = "classifier"
@@ -160,8 +161,11 @@ class ClassifierConfig(Config):
     classes: Size
     pool: Literal["mean", "class_token", "distilled"]
     pixels: Literal["imagenet", "symmetric"] = "imagenet"
+    class_names: Annotated[tuple[str, ...], distinct("a class has one name")] = ()
 
     def across(self) -> Iterator[tuple[str, str]]:
+        if self.class_names and len(self.class_names) != self.classes:
+            yield "classes", f"there are {len(self.class_names)} class_names"
         yield from _too_large(self)
 
     @property
@@ -195,6 +199,7 @@ class RegNetConfig(Config):
 
     image_px: ClassVar[int] = 224  # of the square that the released weights were trained on
     widest_layer: ClassVar[int] = 0  # nothing grows with the size of pictures, which is fixed
+    class_names: ClassVar[tuple[str, ...]] = ()  # its files state none
 
     def across(self) -> Iterator[tuple[str, str]]:
         if len(self.depths) != len(self.widths):

@@ -5,6 +5,7 @@ ImageNet fine-tuning of EfficientSAM (arXiv:2312.00863, section 4.1), whose reci
 DeiT's (arXiv:2012.12877; upstream main.py), with a teacher's answers or without.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,13 +20,15 @@ from esam_jax.config import (
     ClassifyConfig,
     ComputeConfig,
     EvaluateConfig,
+    ModelConfig,
     RunConfig,
     VitConfig,
 )
 from esam_jax.convert import load
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.data import views
+from esam_jax.data import class_names, views
+from esam_jax.data.views import classified
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.evaluate import accuracy
 from esam_jax.models import named
@@ -80,7 +83,7 @@ def build(config: RunConfig) -> Task:
         example=views.shapes(view),
         models=models,
         draw=functools.partial(_draw, task, network),
-        prepare=functools.partial(_prepared, task, view),
+        prepare=functools.partial(_prepared, task, view, network.classes),
         frozen={} if taught is None else {_TEACHER: taught.frozen()},
         initial=lambda: _initial(task, network),
         measurement=measurement,
@@ -100,7 +103,10 @@ def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
             f"made for {encoder.pretrain_px}: write --data.view.image-px {encoder.pretrain_px}"
         )
     vit = timm_vit.pretrained(encoder)
-    return ClassifierConfig(encoder=vit, classes=view.classes, pool=task.pool)
+    classes = classified.count(view)
+    return ClassifierConfig(
+        encoder=vit, classes=classes, pool=task.pool, class_names=view.class_names
+    )
 
 
 def _teacher(
@@ -115,7 +121,7 @@ def _teacher(
         )
     if task.teacher is None:
         return None
-    return ClassTeacher(task.teacher, compute, view.classes, view.image_px)
+    return ClassTeacher(task.teacher, compute, classified.count(view), view.image_px)
 
 
 # ------------------------------------------------------------------ what is drawn and prepared
@@ -158,12 +164,12 @@ def _share_of_cutmix(task: ClassifyConfig) -> float:
     return 0.5 if task.mixup and task.cutmix else float(task.cutmix > 0)
 
 
-def _prepared(task: ClassifyConfig, view: ClassifiedConfig, batch: Batch) -> Batch:
+def _prepared(task: ClassifyConfig, view: ClassifiedConfig, classes: int, batch: Batch) -> Batch:
     """`Task.prepare`: {"pixels": normalised, erased, mixed; "target": smoothed, mixed}."""
     pixels = images.normalise(batch["image"])
     if view.erasing:
         pixels = rectangles.erased(pixels, batch["erased"], batch["noise"])
-    target = soft_labels.smoothed(batch["label"], view.classes, task.smoothing)
+    target = soft_labels.smoothed(batch["label"], classes, task.smoothing)
     if task.mixup or task.cutmix:
         pixels = soft_labels.mixed_inside(pixels, batch["kept"], batch["box"])
         target = soft_labels.mixed(target, batch["share"])
@@ -196,7 +202,7 @@ def _initial(task: ClassifyConfig, network: ClassifierConfig) -> Start:
 def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
     """Encoder and class token; the norm, where it is one of the same tokens, and with it a second
     token; all of a classifier of the same classes."""
-    if file.config == network:
+    if _same_classes(file.config, network):
         return file.params
     known, params = file.config, file.params
     if isinstance(known, ClassifierConfig):
@@ -214,3 +220,15 @@ def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
         second = beside["distillation"]
         taken["distillation"] = {name: x for name, x in second.items() if name != "head"}
     return taken
+
+
+def _same_classes(found: ModelConfig, network: ClassifierConfig) -> bool:
+    """Whether all of a model can be taken: numbers alone do not say that classes are the same.
+
+    But a head of 1000 classes without names is ImageNet's where the data are.
+    """
+    if not isinstance(found, ClassifierConfig):
+        return False
+    imagenet = class_names.are_synsets(network.class_names)
+    names = found.class_names or (network.class_names if imagenet else ())
+    return dataclasses.replace(found, class_names=names) == network

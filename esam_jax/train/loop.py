@@ -82,17 +82,17 @@ def _run(
     resume_with: Collection[str],
     hook: Alert,
 ) -> dict[str, Any]:
-    """A run from where it stands to its end; `back` is the spike to go back from first.
-
-    Going back is starting again in place: the one way that a killed run takes too.
+    """A run from where it stands to its end; `back` is the spike to go back from first: by starting
+    again in place, the one way that a killed run takes too.
     """
     began = time.monotonic()
     # ---------------------------------------------------------- the start: nothing is touched
+    cfg, source = start.fitted(cfg, workdir)
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
         start.announce_end(cfg, workdir, where.first_step, progress)
         return where.metrics
-    ready = start.check(cfg, workdir, where.first_step)
+    ready = start.check(cfg, workdir, where.first_step, source)
     with (
         Watchdog(cfg.guard.hang_seconds, workdir, alert=hook.hang) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),

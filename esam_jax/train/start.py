@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig, json
-from esam_jax.data import records, sources
+from esam_jax.data import records, sources, views
 from esam_jax.data.records import Source
 from esam_jax.machine import compiler_options
 from esam_jax.processes import alert, consistency, leader
@@ -140,13 +140,36 @@ def record(cfg: RunConfig, workdir: Path, first_step: int, *, again: bool) -> No
             metrics_file.append_attempt(file, first_step, time=now, host=socket.gethostname())
 
 
-def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:
-    """Opens all that a typing error can break, on every host; raises EsamError."""
+def fitted(cfg: RunConfig, workdir: Path) -> tuple[RunConfig, Source | None]:
+    """The config with what its view takes from the data, and those if they were opened for it.
+
+    Of a run that resumes it is what the run took.
+    """
+    view = cfg.data.view
+    if not views.takes_from_data(view):
+        return cfg, None
+    source = None
+    if manager.newest(workdir):
+        before = config_file.stored(workdir)
+        view = view if before is None else views.resumed(view, before.data.view)
+    else:
+        source = sources.open_source(cfg.data.source, needs=view.needs)
+        view = views.adapted(view, source)
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, view=view)), source
+
+
+def check(cfg: RunConfig, workdir: Path, first_step: int, source: Source | None = None) -> Ready:
+    """Opens all that a typing error can break, on every host, but a `source` that is open.
+
+    Raises EsamError.
+    """
     mesh = sharding.make_mesh(cfg.mesh)
     if cfg.compute.deterministic and mesh.devices.flat[0].platform == "gpu":
         compiler_options.sum_in_one_order()  # before the first sum over devices
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    source = sources.open_source(cfg.data.source, needs=cfg.data.view.needs)
+    if source is None:
+        source = sources.open_source(cfg.data.source, needs=cfg.data.view.needs)
+    views.require(cfg.data.view, source)
     found = records.summary(source)
     task = tasks.build(cfg)
     measure = None

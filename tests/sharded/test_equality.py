@@ -203,7 +203,7 @@ def test_rounds_in_micro_batches_have_the_clicks_of_one_batch():
 def classify(folder):
     config = configs.load("classify_nano")
     source = dataclasses.replace(config.data.source, path=str(made_sets.image_folder(folder, 30)))
-    view = dataclasses.replace(config.data.view, erasing=0.7)
+    view = dataclasses.replace(config.data.view, classes=2, erasing=0.7)
     task = dataclasses.replace(config.task, drop_path=0.4)
     data = dataclasses.replace(config.data, source=source, view=view)
     return dataclasses.replace(config, task=task, data=data, batch=16)
