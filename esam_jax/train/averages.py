@@ -2,7 +2,8 @@
 
 After every update that counts, e becomes d e + (1 - d) p, for a decay d and each parameter p, as in
 timm's ModelEmaV2; before the first one e is p. What a task freezes has no average. Statistics of
-batch norms have one, as in timm, where everything in the state dict does.
+batch norms have one, as in timm, where everything in the state dict does. In float32 an average
+follows to some 6e-8 / (1 - d) of its size, 6e-4 for 0.9999, since smaller steps are rounded away.
 """
 
 import jax
@@ -13,6 +14,8 @@ from esam_jax.models.parts import batch_norm
 from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
 from esam_jax.typing import Params
+
+_MUCH = 0.1  # of the weights that a run starts from, in its averages at the end
 
 
 def of(params: Params, task: Task) -> Params:
@@ -26,12 +29,31 @@ def copies(params: Params) -> Params:
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(params)
 
 
-def followed(averages: Params, params: Params, decay: float, good: Bool[Array, ""]) -> Params:
-    """The averages after one more update, to `params`; unless it is `good`, as they are."""
+def followed(
+    averages: Params | None, params: Params, decay: float | None, good: Bool[Array, ""]
+) -> Params | None:
+    """The averages after one more update, to `params`; unless it is `good`, as they are.
+
+    None where none are kept.
+    """
+    if averages is None or decay is None:
+        return None
+    pull = 1.0 - decay
 
     def follow(average: Array, param: Array) -> Array:
         # In float32 d and 1 - d do not add up to 1, by which the average of a constant would drift
         # away from it; a step of the difference stays.
-        return jnp.where(good, average + (1.0 - decay) * (param - average), average)
+        return jnp.where(good, average + pull * (param - average), average)
 
     return jax.tree.map(follow, averages, params)
+
+
+def left_of_the_start(decay: float | None, steps: int) -> str:
+    """What a run of so many updates is too short for, in words; "" where it is not."""
+    share = 0.0 if decay is None else decay**steps
+    if share <= _MUCH:
+        return ""
+    return (
+        f"optim.ema {decay:g} leaves {share:.0%} of the weights that a run of {steps} steps starts "
+        "from in its averages: lower it for short runs"
+    )

@@ -23,8 +23,8 @@ from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations, trained
 from esam_jax.tasks.task import Measure, Start, Task
+from esam_jax.train import averages, guard, jobs, optim
 from esam_jax.train import frozen as frozen_weights
-from esam_jax.train import guard, jobs, optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -33,7 +33,6 @@ from esam_jax.train.state import TrainState
 from esam_jax.train.telemetry import log, trackers
 from esam_jax.typing import Params
 
-_MUCH = 0.1  # of the weights that a run starts from, in its averages at the end
 LESS_MEMORY = "raise --accumulate, lower --batch, or set --compute.remat blocks"
 
 
@@ -118,10 +117,8 @@ def announce(
     text = f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}"
     count = ready.count
     log.note(text if count.trained == count.all else f"{text}; training {count}", progress)
-    ema = cfg.optim.ema
-    if ema is not None and ema**cfg.steps > _MUCH:
-        left = f"{ema**cfg.steps:.0%} of the weights it starts from in the averages of its end"
-        log.note(f"{cfg.name}: optim.ema {ema:g} leaves {left}: lower it for short runs", progress)
+    if left := averages.left_of_the_start(cfg.optim.ema, cfg.steps):
+        log.note(f"{cfg.name}: {left}", progress)
 
 
 def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:

@@ -68,10 +68,10 @@ def jit_step(
 
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
     random choice, `accumulate` the number of micro-batches. What the task does not train passes
-    through as it is. An update whose loss or
-    gradient is not finite is skipped: parameters, moments, averages and counts keep their bits.
-    Several models are skipped together, because they share a batch and the optimiser's count. With
-    `deterministic` it gives the same bits on every run on the same kind of GPU.
+    through as it is. An update whose loss or gradient is not finite is skipped: parameters,
+    moments, averages and counts keep their bits. Several models are skipped together, because they
+    share a batch and the optimiser's count. With `deterministic` it gives the same bits on every
+    run on the same kind of GPU.
     """
     root_key = jax.random.key_data(jax.random.key(seed))
 
@@ -95,21 +95,15 @@ def jit_step(
         params = parts.merged(parts.merged(state.params, trained), statistics)
         metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
-        means = None
-        if optimiser.ema is not None:
-            latest = averages.of(params, task)
-            means = averages.followed(state.averages, latest, optimiser.ema, good)
+        means = averages.followed(state.averages, averages.of(params, task), optimiser.ema, good)
         after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory, means)
         return after, scalars.pack(metrics | findings)
-
-    def places(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
     everywhere = sharding.replicated(mesh)
     jitted = jax.jit(
         update,
-        in_shardings=(places(state), places(frozen), sharding.batch(mesh), everywhere),
-        out_shardings=(places(state), everywhere),
+        in_shardings=(_places(state), _places(frozen), sharding.batch(mesh), everywhere),
+        out_shardings=(_places(state), everywhere),
         donate_argnums=0,
         compiler_options=compiler_options.of_update(
             mesh.devices.flat[0].platform, deterministic=deterministic
@@ -178,6 +172,10 @@ def micro_batches(
     parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
     spec = jax.sharding.PartitionSpec(None, *place.spec)
     return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
+
+
+def _places(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def _select(good: Array, changed: Any, before: Any) -> Any:

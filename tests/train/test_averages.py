@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import pathlib
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from esam_jax import sharding
 from esam_jax.config import MeshConfig, OptimConfig
 from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
-from esam_jax.train import averages, jobs, start
+from esam_jax.train import averages, jobs
 from esam_jax.train import state as states
 from esam_jax.typing import PerExample
 
@@ -149,11 +148,10 @@ def test_their_copies_are_compared():
     assert "averages" not in jobs.copied(dataclasses.replace(state, averages=None), {})
 
 
-@pytest.mark.parametrize(("steps", "said"), [(6, "leaves 18% of the weights"), (20, "")])
-def test_a_run_that_is_too_short_for_them_says_so(steps, said, tmp_path, capsys):
-    ready = types.SimpleNamespace(count=trained.Count(9, 9))
-    start.announce(config(steps=steps), tmp_path, ready, 0, progress=None)
-    assert (f"toy: optim.ema 0.75 {said}" in capsys.readouterr().err) == bool(said)
+def test_a_run_that_is_too_short_for_them_says_so():
+    said = averages.left_of_the_start(0.9999, 1000)
+    assert said.startswith("optim.ema 0.9999 leaves 90% of the weights that a run of 1000 steps")
+    assert averages.left_of_the_start(0.9, 22) == averages.left_of_the_start(None, 1) == ""
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -145,6 +145,12 @@ def test_tiny_vit_counts_the_blocks_of_all_stages(model, depths):
     assert len(seen) == len(scales)
 
 
+def test_tokens_that_go_through_the_blocks_come_before_them():
+    tree = ["encoder/block_00/norm/bias", "encoder/block_01/norm/bias", "class_token"]
+    deit = [f"distillation/{name}" for name in ("token", "position", "head/kernel")]
+    assert layer_rates.layers_above("deit", [*tree, *deit]) == [2, 1, 3, 3, 3, 0]
+
+
 def test_the_depth_is_each_models_own_and_pairs_have_the_rate_of_their_block():
     block = {"attn": {"query": {"kernel": jnp.ones((2, 2))}}}
     pair = {"attn": {"query": {"a": jnp.ones((2, 1)), "b": jnp.ones((1, 2))}}}

@@ -17,11 +17,12 @@ from etils import epath
 from esam_jax import files, sharding
 from esam_jax.errors import DiskError, one_line
 from esam_jax.processes import coordinator
+from esam_jax.runs import config_file
 from esam_jax.tasks import trained
 from esam_jax.train.checkpoint import checksums, step_folders
 from esam_jax.train.state import TrainState
 
-AVERAGES = "averages/"  # begins the paths of `TrainState.averages`
+_AVERAGES = "averages/"  # begins the paths of `TrainState.averages`
 FORMAT = "position hash"  # of the checksums item; the first format had the sums alone
 
 
@@ -71,6 +72,25 @@ def read(path: Path, template: TrainState) -> TrainState:
     return state
 
 
+def differences(path: Path, template: TrainState) -> list[str]:
+    """What a step holds otherwise than `template`, in words; [] also where it cannot be read, which
+    `read` reports.
+
+    Averages are compared where both have some: they may be turned on and off (train/start.py).
+    """
+    try:
+        saved = config_file.kinds(tree(path))
+    except Exception:
+        return []
+    wanted = config_file.kinds(template)
+    if not all(any(name.startswith(_AVERAGES) for name in kinds) for kinds in (saved, wanted)):
+        saved, wanted = (
+            {name: kind for name, kind in kinds.items() if not name.startswith(_AVERAGES)}
+            for kinds in (saved, wanted)
+        )
+    return config_file.tree_differences(saved, wanted)
+
+
 def fields(state: TrainState) -> dict[str, Any]:
     """What is saved of a state, by name: Orbax would write a field that is None, too, and could
     not read the checkpoints of before there was one."""
@@ -81,7 +101,9 @@ def fields(state: TrainState) -> dict[str, Any]:
 def _as_kept(template: TrainState, item: Mapping[str, Any]) -> TrainState:
     """With averages of those parameters alone which have one by the checksums of a step."""
     averaged = {
-        name.removeprefix(AVERAGES) for name in item.get("arrays", ()) if name.startswith(AVERAGES)
+        name.removeprefix(_AVERAGES)
+        for name in item.get("arrays", ())
+        if name.startswith(_AVERAGES)
     }
     kept = trained.select(template.params, averaged.__contains__)
     return dataclasses.replace(template, averages=kept or None)
