@@ -22,6 +22,7 @@ from esam_jax.data.views import View, classified
 from esam_jax.errors import CheckpointError
 from esam_jax.evaluate import picture_rows
 from esam_jax.models.encoders.vit import VitEncoder
+from esam_jax.models.heads import classifier
 from esam_jax.models.parts.layers import LayerNorm
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images
@@ -67,9 +68,11 @@ def extractor(file: ModelFile, feature: Feature) -> Extractor:
     encoder = timm_vit.pretrained(config.encoder)
     # A SAMI run keeps class token and norm beside the model.
     found = {**timm_vit.beside(file.unused), **file.params}
+    if isinstance(config, ClassifierConfig):
+        found = classifier.of_imagenet_pixels(config, found)
     if feature == "class_token" and "class_token" not in found:
         raise CheckpointError(f"{file.source} has no class token: write --feature mean")
-    names = ("encoder", "class_token", "norm")
+    names = ("encoder", "class_token", "norm", "distillation")
     params = {name: found[name] for name in names if name in found}
     pooled_first = isinstance(config, ClassifierConfig) and config.pool == "mean"
     if pooled_first and feature == "class_token":
@@ -85,11 +88,16 @@ def extractor(file: ModelFile, feature: Feature) -> Extractor:
 
     def compute(params: Params, pixels: Array) -> Array:
         token, inside = params.get("class_token"), {"params": params["encoder"]}
-        x_BND = network.apply(inside, images.normalise(pixels), None, token, method="trunk")
+        second = None
+        if "distillation" in params:
+            second = params["distillation"]["token"] + params["distillation"]["position"]
+        x_BND = network.apply(
+            inside, images.normalise(pixels), None, token, None, second, method="trunk"
+        )
         assert isinstance(x_BND, jax.Array)
         if feature == "class_token":
             return norm(params, x_BND[:, 0])
-        x_BND = x_BND if token is None else x_BND[:, 1:]
+        x_BND = x_BND[:, (token is not None) + (second is not None) :]
         if pooled_first:
             return norm(params, x_BND.mean(1))
         return norm(params, x_BND).mean(1)

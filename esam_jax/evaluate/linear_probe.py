@@ -135,7 +135,7 @@ def fitted(
         given = jax.device_put(matrix.astype(np.float32), sharding.replicated(mesh))
         found = jax.device_get([_sums(given, *part) for part in parts])
         loss = sum(float(each[0]) for each in found)
-        slope = sum(np.asarray(each[1], np.float64) for each in found)
+        slope = np.sum([np.asarray(each[1], np.float64) for each in found], axis=0)
         loss += strength / 2 * float((matrix[:-1] ** 2).sum())
         slope[:-1] += strength * matrix[:-1]
         return loss / len(labels), slope.ravel() / len(labels)

@@ -117,9 +117,12 @@ class Design:
         ]
         if self.budgets or self.labelled:
             first.append(reference(seed))
-        columns: list[tuple[Kind, int]] = [("prompted", steps) for steps in self.budgets]
-        columns += [("labelled", pictures) for pictures in self.labelled]
-        columns += [("classified", self.classified)] if self.classified else []
+        numbers: dict[Kind, tuple[int, ...]] = {
+            "prompted": self.budgets,
+            "labelled": self.labelled,
+            "classified": (self.classified,) if self.classified else (),
+        }
+        columns = [(kind, number) for kind, each in numbers.items() for number in each]
         # Long ones first: of two processes neither waits for the other's last one.
         columns.sort(key=lambda each: -self.steps(*each))
         return first + [Trial(seed, arm, *each) for each in columns for arm in self.arms]

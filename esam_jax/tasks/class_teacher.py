@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, UInt8
 
 from esam_jax.config import ClassTeacherConfig, ComputeConfig, ModelConfig, TellsClasses
 from esam_jax.convert import load
+from esam_jax.data import class_names as names
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import kinds, named
 from esam_jax.models.parts import stack
@@ -23,12 +24,13 @@ KEY = "task.teacher"
 
 @dataclasses.dataclass(frozen=True)
 class ClassTeacher:
-    """The classifier that a `ClassTeacherConfig` describes, of as many classes as the student."""
+    """The classifier that a `ClassTeacherConfig` describes, of the student's classes: as many, and
+    with the same names where both have names."""
 
     config: ClassTeacherConfig
     compute: ComputeConfig
     classes: int
-    image_px: int
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.config.model is not None:
@@ -81,6 +83,12 @@ class ClassTeacher:
             raise CheckpointError(
                 f"{KEY}.weights {weights} tells {found.classes} classes apart, but "
                 f"data.view.classes is {self.classes}: name a teacher of the same classes"
+            )
+        if found.class_names and self.class_names and found.class_names != self.class_names:
+            raise CheckpointError(
+                f"{KEY}.weights {weights} tells {names.shown(found.class_names)} apart, but "
+                f"the data has {names.shown(self.class_names)}: answers are compared by "
+                "number, so name a teacher of the same classes in the same order"
             )
         wanted = found if self.config.model is None else self._named
         if found.encoder != wanted.encoder:

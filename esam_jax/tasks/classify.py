@@ -22,20 +22,15 @@ from esam_jax.config import (
     EvaluateConfig,
     ModelConfig,
     RunConfig,
-    VitConfig,
 )
-from esam_jax.convert import load
-from esam_jax.convert.families import timm_vit
-from esam_jax.convert.model_folder import ModelFile
 from esam_jax.data import class_names, views
 from esam_jax.data.views import classified
-from esam_jax.errors import CheckpointError, ConfigError
+from esam_jax.errors import ConfigError
 from esam_jax.evaluate import accuracy
-from esam_jax.models import named
 from esam_jax.models.heads import classifier
 from esam_jax.models.heads.classifier import Classifier
 from esam_jax.ops import drop_path, images, rectangles, soft_labels
-from esam_jax.tasks import start
+from esam_jax.tasks import plain_vit, start
 from esam_jax.tasks.class_teacher import ClassTeacher
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
@@ -48,7 +43,8 @@ def build(config: RunConfig) -> Task:
     """The classification task; ConfigError unless its encoder is a plain ViT of the view's size."""
     task, view = config.task, config.data.view
     assert isinstance(task, ClassifyConfig) and isinstance(view, ClassifiedConfig)
-    network, taught = _network(task, view), _teacher(task, view, config.compute)
+    network = _network(task, view)
+    taught = _teacher(task, network, config.compute)
     model = Classifier(network, config.compute)
 
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
@@ -91,26 +87,16 @@ def build(config: RunConfig) -> Task:
 
 
 def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
-    encoder = named.model(task.model).encoder
-    if not isinstance(encoder, VitConfig):
-        raise ConfigError(
-            f"task.model is {task.model!r}, which has no plain ViT encoder: choose an "
-            "efficientsam_*, mae_* or deit_* model"
-        )
-    if encoder.pretrain_px != view.image_px:
-        raise ConfigError(
-            f"data.view.image_px is {view.image_px}, but the position table of {task.model!r} was "
-            f"made for {encoder.pretrain_px}: write --data.view.image-px {encoder.pretrain_px}"
-        )
-    vit = timm_vit.pretrained(encoder)
-    classes = classified.count(view)
     return ClassifierConfig(
-        encoder=vit, classes=classes, pool=task.pool, class_names=view.class_names
+        encoder=plain_vit.encoder("task.model", task.model, view.image_px),
+        classes=classified.count(view),
+        pool=task.pool,
+        class_names=view.class_names,
     )
 
 
 def _teacher(
-    task: ClassifyConfig, view: ClassifiedConfig, compute: ComputeConfig
+    task: ClassifyConfig, network: ClassifierConfig, compute: ComputeConfig
 ) -> ClassTeacher | None:
     """Whose answers the second head learns; ConfigError for one of the two without the other."""
     if (task.pool == "distilled") != (task.teacher is not None):
@@ -121,7 +107,7 @@ def _teacher(
         )
     if task.teacher is None:
         return None
-    return ClassTeacher(task.teacher, compute, classified.count(view), view.image_px)
+    return ClassTeacher(task.teacher, compute, network.classes, network.class_names)
 
 
 # ------------------------------------------------------------------ what is drawn and prepared
@@ -188,38 +174,11 @@ def _initial(task: ClassifyConfig, network: ClassifierConfig) -> Start:
     if task.init_from is None:
         return Start()
     file = start.model_file(task.init_from, task.model)
-    found, wanted = file.config.encoder, network.encoder
-    if not isinstance(found, VitConfig) or timm_vit.pretrained(found) != wanted:
-        known = timm_vit.pretrained(found) if isinstance(found, VitConfig) else found
-        raise CheckpointError(
-            f"task.init_from {task.init_from} holds another encoder than {task.model!r}: "
-            f"{load.differences(known, wanted)}; name the model that it holds, or other weights "
-            "to start from"
-        )
-    return Start({task.model: _taken(file, network)})
-
-
-def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
-    """Encoder and class token; the norm, where it is one of the same tokens, and with it a second
-    token; all of a classifier of the same classes."""
+    where = f"task.init_from {task.init_from}"
+    plain_vit.require(file, network.encoder, where=where, model=task.model)
     if _same_classes(file.config, network):
-        return file.params
-    known, params = file.config, file.params
-    if isinstance(known, ClassifierConfig):
-        params = classifier.of_imagenet_pixels(known, params)
-    encoder = {name: x for name, x in params["encoder"].items() if name != "neck"}
-    taken: dict[str, Any] = {"encoder": encoder}
-    beside = {**timm_vit.beside(file.unused), **params}  # a SAMI run keeps them so
-    if "class_token" in beside:
-        taken["class_token"] = beside["class_token"]
-    pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
-    # Of single tokens, or of the mean of the patches.
-    if "norm" in beside and (pooled == "mean") == (network.pool == "mean"):
-        taken["norm"] = beside["norm"]
-    if "distillation" in beside and network.pool == "distilled":
-        second = beside["distillation"]
-        taken["distillation"] = {name: x for name, x in second.items() if name != "head"}
-    return taken
+        return Start({task.model: file.params})
+    return Start({task.model: plain_vit.taken(file, network.pool)})
 
 
 def _same_classes(found: ModelConfig, network: ClassifierConfig) -> bool:

@@ -4,7 +4,7 @@ A plain ViT is {encoder, class_token, norm}. MAE's models are one, classifiers h
 head, and a run of SAMI keeps class token and norm beside its promptable model.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from esam_jax.config import ClassifierConfig, VitConfig
 from esam_jax.convert import load
@@ -12,7 +12,10 @@ from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.models import named
+from esam_jax.models.heads import classifier
 from esam_jax.typing import Params
+
+_BEHIND = ("class_token", "norm", "distillation")  # the trunk, which they belong to
 
 
 def encoder(key: str, model: str, image_px: int) -> VitConfig:
@@ -23,8 +26,8 @@ def encoder(key: str, model: str, image_px: int) -> VitConfig:
     found = named.model(model).encoder
     if not isinstance(found, VitConfig):
         raise ConfigError(
-            f"{key} is {model!r}, which has no plain ViT encoder: choose an efficientsam_* or "
-            "mae_* model"
+            f"{key} is {model!r}, which has no plain ViT encoder: choose an efficientsam_*, "
+            "mae_* or deit_* model"
         )
     if found.pretrain_px != image_px:
         raise ConfigError(
@@ -47,16 +50,26 @@ def require(file: ModelFile, wanted: VitConfig, *, where: str, model: str) -> No
         )
 
 
-def taken(file: ModelFile, pool: Literal["mean", "class_token"] = "class_token") -> Params:
-    """{encoder, class_token, norm}, as far as a file has them; the norm, where it is of the tokens
-    that `pool` names."""
-    trunk = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
+def held(file: ModelFile) -> Params:
+    """{encoder, class_token, norm, distillation}, as far as a file has them, for pixels with
+    ImageNet's mean and deviation."""
+    config, params = file.config, file.params
+    if isinstance(config, ClassifierConfig):
+        params = classifier.of_imagenet_pixels(config, params)
+    beside = {**timm_vit.beside(file.unused), **params}  # a run of SAMI keeps them so
+    trunk = {name: x for name, x in params["encoder"].items() if name != "neck"}
     found: dict[str, Any] = {"encoder": trunk}
-    beside = {**timm_vit.beside(file.unused), **file.params}  # a run of SAMI keeps them so
-    if "class_token" in beside:
-        found["class_token"] = beside["class_token"]
-    known = file.config
-    pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
-    if "norm" in beside and pooled == pool:
-        found["norm"] = beside["norm"]
+    return found | {name: beside[name] for name in _BEHIND if name in beside}
+
+
+def taken(file: ModelFile, pool: str = "class_token") -> Params:
+    """`held`, of a model that pools as `pool` of a `ClassifierConfig` says: the norm is that of
+    single tokens, or of the mean of the patches."""
+    found = held(file)
+    pooled = file.config.pool if isinstance(file.config, ClassifierConfig) else "class_token"
+    if (pooled == "mean") != (pool == "mean"):
+        found.pop("norm", None)
+    second = found.pop("distillation", None)
+    if second is not None and pool == "distilled":
+        found["distillation"] = {name: x for name, x in second.items() if name != "head"}
     return found

@@ -10,6 +10,7 @@ the block before it.
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import optax
@@ -32,13 +33,11 @@ def by_layer(decay: float) -> optax.GradientTransformation:
     `init` raises its ConfigError, long before the first update.
     """
 
-    def init(params: Params) -> optax.EmptyState:
+    def init(params: Any) -> optax.OptState:
         layers(params)
         return optax.EmptyState()
 
-    def update(
-        updates: Params, state: optax.EmptyState, params: Params | None = None
-    ) -> tuple[Params, optax.EmptyState]:
+    def update(updates: Any, state: optax.OptState, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(lambda x, n: x * decay**n, updates, layers(updates)), state
 
     return optax.GradientTransformation(init, update)

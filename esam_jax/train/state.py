@@ -1,5 +1,6 @@
 """The state of training, born sharded: no device ever holds more than its own pieces."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -117,7 +118,7 @@ def create(
     if start:
         # What averages begin at is replaced with it.
         params = _replace(state.params, start)
-        state = state.replace(params=params, averages=None)
+        state = dataclasses.replace(state, params=params, averages=None)
     return averaging(state, places, task)
 
 
@@ -127,10 +128,10 @@ def averaging(state: TrainState, like: TrainState, task: Task) -> TrainState:
     Those that it has are kept; new ones begin at its parameters.
     """
     if like.averages is None:
-        return state.replace(averages=None)
+        return dataclasses.replace(state, averages=None)
     if state.averages is not None:
         return state
-    return state.replace(averages=averages.copies(averages.of(state.params, task)))
+    return dataclasses.replace(state, averages=averages.copies(averages.of(state.params, task)))
 
 
 def _replace(params: Params, start: Params) -> Params:

@@ -145,7 +145,11 @@ def test_a_model_of_an_earlier_release_is_read(name):
         (("steps",), 0, "run.steps is 0, but must be at least 1"),
         (("optim", "peak_lr"), True, "run.optim.peak_lr is True, but must be a number"),
         (("optim", "peak_lr"), float("nan"), "run.optim.peak_lr is nan, but must be above 0"),
-        (("task", "kind"), "other", "run.task.kind is 'other', but must be one of sami, segment"),
+        (
+            ("task", "kind"),
+            "other",
+            "run.task.kind is 'other', but must be one of sami, mae, segment",
+        ),
         (("task", "kind"), ["sami"], "run.task.kind is .* but must be one of"),
         (("task",), [], "run.task.kind is None"),
         (("optim", "unheard"), 1, "run.optim has unknown unheard"),

@@ -17,6 +17,7 @@ from esam_jax.data.views import classified
 from esam_jax.errors import CheckpointError, DataError
 from esam_jax.evaluate import frozen_features
 from esam_jax.models import named
+from esam_jax.models.heads.classifier import Classifier
 from esam_jax.models.pretrain.mae import Mae
 from esam_jax.models.sam.network import Sam
 from esam_jax.ops import images
@@ -75,6 +76,22 @@ def test_of_a_classifier_the_norm_is_the_one_of_what_it_pools():
     )
     mean, _ = features(file(by_mean))
     assert np.abs(mean - tokens()[:, 1:].mean(1)).max() > 0.1  # the norm of the mean
+
+
+@pytest.mark.parametrize("pixels", ["imagenet", "symmetric"])
+def test_of_a_distilled_classifier_all_tokens_take_part(pixels):
+    """Its own heads are linear maps of the normed tokens."""
+    config = ClassifierConfig(encoder=ENCODER, classes=3, pool="distilled", pixels=pixels)
+    model = file(config)
+    model = dataclasses.replace(model, params=jax.device_put(model.params))
+    given = images.normalise(jnp.asarray(PICTURES))
+    by_head = Classifier(config).apply({"params": model.params}, given, method="by_head")
+    token, _ = features(model, "class_token")
+    head = model.params["head"]
+    np.testing.assert_allclose(token @ head["kernel"] + head["bias"], by_head[0], atol=1e-4)
+    # The mean is of the patches alone: with the norm of single tokens, behind both tokens.
+    trunk = features(file(dataclasses.replace(config, pool="class_token")))[0]
+    assert features(model)[0].shape == trunk.shape and np.abs(features(model)[0] - trunk).max() > 0
 
 
 def sam() -> SamConfig:

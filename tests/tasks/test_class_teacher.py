@@ -167,6 +167,14 @@ def test_what_no_teacher_can_be_is_refused(tmp_path):
     path, _ = written(tmp_path / "nine", dataclasses.replace(network("mean"), classes=9))
     with pytest.raises(CheckpointError, match=r"tells 9 classes apart, but data\.view\.classes is"):
         read(weights=path)
+    letters = dataclasses.replace(network("mean"), class_names=tuple("abcde"))
+    path, _ = written(tmp_path / "letters", letters)
+    run = config({"weights": path})
+    view = dataclasses.replace(run.data.view, class_names=tuple("abced"))
+    other = dataclasses.replace(run, data=dataclasses.replace(run.data, view=view))
+    with pytest.raises(CheckpointError, match=r"in the same order"):
+        tasks.build(other).frozen["teacher"].read()
+    tasks.build(run).frozen["teacher"].read()
     path, _ = written(tmp_path / "same", network("mean"))
     with pytest.raises(CheckpointError, match=r"holds another network than task\.teacher\.model"):
         read(weights=path, model="deit_ti")
@@ -178,7 +186,8 @@ def test_what_no_teacher_can_be_is_refused(tmp_path):
 
 
 def test_pool_and_teacher_need_each_other():
-    run = configs.load("classify_nano")
+    run = config()
+    run = dataclasses.replace(run, task=configs.load("classify_nano").task)
     cases = [
         ({"pool": "distilled"}, "task.pool is 'distilled', .*: write --task.teacher.weights FILE"),
         ({"teacher": ClassTeacherConfig()}, "task.pool is 'mean', .*: write --task.pool distilled"),

@@ -100,8 +100,9 @@ def adapted(config: ClassifiedConfig, source: Source) -> ClassifiedConfig:
 
 def resumed(config: ClassifiedConfig, before: ViewConfig) -> ClassifiedConfig:
     """The config with the classes that a run has which resumes, where it names no others."""
-    same = isinstance(before, ClassifiedConfig) and config.classes in (None, before.classes)
-    if not same or config.class_names:
+    if not isinstance(before, ClassifiedConfig) or config.class_names:
+        return config
+    if config.classes not in (None, before.classes):
         return config
     return dataclasses.replace(config, classes=before.classes, class_names=before.class_names)
 

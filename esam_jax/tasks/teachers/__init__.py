@@ -10,10 +10,14 @@ from typing import Any
 from esam_jax.config import ClipConfig, ComputeConfig, MaeConfig, SamConfig, TeacherConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import named
-from esam_jax.tasks.teachers import clip_tower, plain_vit, sam_encoder
+from esam_jax.tasks.teachers import clip_tower, sam_encoder, vit_patches
 from esam_jax.tasks.teachers.patch_features import PatchFeatures
 
-_KINDS: Mapping[type, Any] = {SamConfig: sam_encoder, ClipConfig: clip_tower, MaeConfig: plain_vit}
+_KINDS: Mapping[type, Any] = {
+    SamConfig: sam_encoder,
+    ClipConfig: clip_tower,
+    MaeConfig: vit_patches,
+}
 
 
 def features(teacher: TeacherConfig, compute: ComputeConfig) -> PatchFeatures:
