@@ -4,7 +4,7 @@ A plain ViT is {encoder, class_token, norm}. MAE's models are one, classifiers h
 head, and a run of SAMI keeps class token and norm beside its promptable model.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 from esam_jax.config import ClassifierConfig, VitConfig
 from esam_jax.convert import load
@@ -47,16 +47,11 @@ def require(file: ModelFile, wanted: VitConfig, *, where: str, model: str) -> No
         )
 
 
-def taken(file: ModelFile, pool: Literal["mean", "class_token"] = "class_token") -> Params:
-    """{encoder, class_token, norm}, as far as a file has them; the norm, where it is of the tokens
-    that `pool` names."""
+def taken(file: ModelFile) -> Params:
+    """{encoder, class_token, norm}, as far as a file has them; no norm of a mean of tokens."""
     trunk = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
     found: dict[str, Any] = {"encoder": trunk}
     beside = {**timm_vit.beside(file.unused), **file.params}  # a run of SAMI keeps them so
-    if "class_token" in beside:
-        found["class_token"] = beside["class_token"]
-    known = file.config
-    pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
-    if "norm" in beside and pooled == pool:
-        found["norm"] = beside["norm"]
-    return found
+    averages = isinstance(file.config, ClassifierConfig) and file.config.pool == "mean"
+    wanted = ("class_token",) if averages else ("class_token", "norm")
+    return found | {name: beside[name] for name in wanted if name in beside}

@@ -202,8 +202,9 @@ def _leaves(tree):
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_programs")
 def test_a_run_leaves_a_model_that_others_start_from(tmp_path):
-    cfg = dataclasses.replace(configs.load("quickstart_mae"), steps=3, batch=8, log_every_steps=1)
-    cfg = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, warmup_steps=0))
+    cfg = configs.load("quickstart_mae")
+    optim = dataclasses.replace(cfg.optim, warmup_steps=0)
+    cfg = dataclasses.replace(cfg, optim=optim, steps=3, batch=8, log_every_steps=1)
     loop.run(cfg, tmp_path / "mae")
     file = model_folder.read(tmp_path / "mae" / "model")
     assert file.config == MaeConfig(
