@@ -23,7 +23,7 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw, load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
-from esam_jax.study import comparing, gathered, pictures, shown
+from esam_jax.study import comparing, gathered, material, shown
 from esam_jax.study.arms import SAMI, SCRATCH
 from esam_jax.study.design import PRESETS, Design, Trial
 from esam_jax.study.trials import MASKS
@@ -144,7 +144,7 @@ def sheet(workdir: Path, seed: int, design: Design) -> np.ndarray:
     for arm in design.arms:
         trial = Trial(seed, arm, "prompted", steps)
         models[f"{shown.title(arm)}, {steps} steps"] = load(workdir / trial.folder)
-    source = sources.open_source(pictures.held_out(design, seed))
+    source = sources.open_source(material.held_out(design, seed))
     rows = [_row(source, place, models) for place in range(SHOWN)]
     return draw.contact_sheet(rows, ("prompts", "ground truth", *models))
 
