@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.data import sources
 from esam_jax.data.records import Source
 from esam_jax.evaluate import clicking, numbers, targets
@@ -49,6 +49,10 @@ def run(
     `gathered.table`, `claim`, `seed` and `seconds`, which is None where a part was done before."""
     began, design = time.monotonic(), dataclasses.replace(PRESETS["first"], seeds=(seed,))
     fresh = not (workdir / comparing.SETTINGS_FILE).exists()
+    for name in (SUMMARY_FILE, SHEET_FILE, STUDENT) if fresh else ():  # of something else, then
+        outputs.require_file(
+            workdir / name, overwrite=False, remedy="name another folder with --workdir"
+        )
     table = comparing.run(workdir, design, processes=processes, progress=progress)
     student(workdir, seed, design)
     files.write(workdir / SHEET_FILE, draw.png(sheet(workdir, seed, design)))
