@@ -96,7 +96,7 @@ def classify_nano() -> RunConfig:
     """A classifier of 64 pixels on pictures of your own, in a folder for each class.
 
     Command   esam train classify_nano --workdir runs/classes --data.source.path DATA/train \\
-                  --evaluate.source.path DATA/val --data.view.classes 2
+                  --evaluate.source.path DATA/val
     Hardware  one CPU core for a quarter of an hour, most of it pictures of 500 pixels decoded.
     Expected  of ants and bees (60 pictures to train on, 30 to measure) 0.73 top-1 from scratch
               after 240 updates (measured; one seed, so give or take 0.08).
@@ -110,7 +110,7 @@ def classify_nano() -> RunConfig:
             source=ImageFolderConfig(),
             view=ClassifiedConfig(
                 image_px=64,
-                classes=2,
+                classes=None,  # as many as the data has
                 min_scale=0.35,
                 rand_augment=RandAugmentConfig(magnitude=5.0),
             ),

@@ -122,7 +122,9 @@ def quickstart_mae() -> RunConfig:
 
     Command   esam train quickstart_mae --workdir runs/mae
     Hardware  2 CPU cores.
-    Expected  a falling reconstruction loss; `quickstart_segment` shows what it is worth.
+    Expected  a loss of 0.46, where the mean patch costs 0.92; after `quickstart_segment` from it
+              box mIoU 0.649 and 0.669, one-point mIoU 0.539 and 0.570 (seeds 0 and 1 of the latter,
+              200 held-out scenes; measured), 0.644 and 0.490 from scratch (seed 0).
 
     Views, steps, optimiser and decoder are those of `quickstart_sami`: assumed to suit both.
     """

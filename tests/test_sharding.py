@@ -17,12 +17,14 @@ from esam_jax.config import (
     MeshConfig,
     PretrainDecoderConfig,
     SamConfig,
+    TellsClasses,
 )
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 from esam_jax.models.pretrain.sami import Sami
 
-MODELS = ("sami", "mae", *named.names(SamConfig), *named.names(ClipConfig))
+KINDS = SamConfig | TellsClasses | ClipConfig
+MODELS = ("sami", "mae", *named.names(KINDS))
 
 
 @functools.cache

@@ -70,7 +70,8 @@ def stages(source: Source, data: DataConfig, *, examples: int, seed: int = 0) ->
     """
     clock = _Clock()
     timed = _TimedSource(source, clock)
-    made, tally = Examples(timed, data.view, seed), Tally(Examples(source, data.view, seed), 1.0)
+    made = Examples(timed, data.view, seed, data.repeats)
+    tally = Tally(Examples(source, data.view, seed, data.repeats), 1.0)
     tally.view_of(made[0])  # the first opens files, and imports
     clock.clear()
     timed.encoded.clear()

@@ -29,7 +29,9 @@ from esam_jax.config.networks import (
     MaeConfig,
     ModelConfig,
     PretrainDecoderConfig,
+    RegNetConfig,
     SamConfig,
+    TellsClasses,
     TextConfig,
 )
 from esam_jax.config.reading import FilesConfig, MixtureConfig
@@ -47,6 +49,7 @@ from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.tasks import (
     AlignConfig,
     ClassifyConfig,
+    ClassTeacherConfig,
     DistillConfig,
     MaePretrainConfig,
     SamiConfig,
@@ -67,6 +70,7 @@ from esam_jax.config.views import (
 __all__ = [
     "AlignConfig",
     "BsdsConfig",
+    "ClassTeacherConfig",
     "ClassifiedConfig",
     "ClassifierConfig",
     "ClassifyConfig",
@@ -98,6 +102,7 @@ __all__ = [
     "ProfileConfig",
     "PromptedConfig",
     "RandAugmentConfig",
+    "RegNetConfig",
     "RunConfig",
     "Sa1bConfig",
     "SamConfig",
@@ -110,6 +115,7 @@ __all__ = [
     "SourceConfig",
     "TaskConfig",
     "TeacherConfig",
+    "TellsClasses",
     "TextConfig",
     "TextPromptConfig",
     "TfdsConfig",

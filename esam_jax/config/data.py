@@ -228,6 +228,8 @@ class DataConfig(Config):
 
     `threads` of each host make its examples. They share one interpreter, or are spread over as many
     `workers`, which are processes: then what Python itself does is no longer one core's work.
+    `repeats` shows each picture so many times in a row, augmented anew, and only as large a part of
+    the pictures in an epoch (repeated augmentation, arXiv:1901.09335).
     """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("prefetch_batches",)
@@ -235,6 +237,7 @@ class DataConfig(Config):
     view: ViewConfig
     threads: Annotated[int, at_least(1), MAY_DIFFER] = 8
     workers: Annotated[int, at_least(0), MAY_DIFFER] = 0
+    repeats: Annotated[int, at_least(1)] = 1
     # Of the records read so far, once ten are broken.
     max_broken_share: Annotated[float, at_least(0), at_most(1), MAY_DIFFER] = 0.1
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, VitConfig
-from esam_jax.config.rules import MAY_DIFFER, Config, multiple_of
+from esam_jax.config.encoders import EncoderConfig, MaybeSize, Size, Sizes, VitConfig
+from esam_jax.config.rules import MAY_DIFFER, Config, distinct, multiple_of
 from esam_jax.config.saliency import U2NetConfig
 from esam_jax.config.wirings import WIRINGS, Fit, Wiring
 
@@ -150,15 +150,22 @@ class MaeConfig(Config):
 class ClassifierConfig(Config):
     """A ViT with class token, last norm and a linear head; the encoder's neck is not part of it.
 
-    The norm and the head read the mean of the patches, or the class token.
+    The norm and the head read the mean of the patches, or the class token. "distilled": a second
+    head reads a distillation token beside it (DeiT, arXiv:2012.12877). `pixels` are normalised with
+    ImageNet's mean and deviation, or from -1 to 1, as Google's ViTs and timm's of them take them.
+    `class_names` are those of the classes by number, or empty where files do not state them.
     """
 
     kind: ClassVar[Literal["classifier"]] = "classifier"
     encoder: VitConfig
     classes: Size
-    pool: Literal["mean", "class_token"]
+    pool: Literal["mean", "class_token", "distilled"]
+    pixels: Literal["imagenet", "symmetric"] = "imagenet"
+    class_names: Annotated[tuple[str, ...], distinct("a class has one name")] = ()
 
     def across(self) -> Iterator[tuple[str, str]]:
+        if self.class_names and len(self.class_names) != self.classes:
+            yield "classes", f"there are {len(self.class_names)} class_names"
         yield from _too_large(self)
 
     @property
@@ -166,9 +173,60 @@ class ClassifierConfig(Config):
         return self.encoder.least_weights + self.classes * self.encoder.width
 
     @property
+    def image_px(self) -> int:
+        """Side of the square that its position table is made for."""
+        return self.encoder.pretrain_px
+
+    @property
     def depth(self) -> int:
         """Blocks in all."""
         return self.encoder.depth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegNetConfig(Config):
+    """RegNetY (arXiv:2003.13678; timm's regnet.py), a convolutional classifier.
+
+    Its stages have blocks of one width; their convolutions see groups of `group_width` channels.
+    """
+
+    kind: ClassVar[Literal["regnet"]] = "regnet"
+    widths: Sizes
+    depths: Sizes
+    group_width: Size
+    classes: Size
+    stem_width: Size = 32
+
+    image_px: ClassVar[int] = 224  # of the square that the released weights were trained on
+    widest_layer: ClassVar[int] = 0  # nothing grows with the size of pictures, which is fixed
+    class_names: ClassVar[tuple[str, ...]] = ()  # its files state none
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if len(self.depths) != len(self.widths):
+            yield "depths", f"must have one value for each of widths={self.widths}"
+        if any(width % min(self.group_width, width) for width in self.widths):
+            yield "widths", f"each must divide into groups of {self.group_width}"
+        yield from _too_large(self)
+
+    @property
+    def least_weights(self) -> int:
+        """Of the convolutions of its blocks, but for the narrower input of each first one."""
+        blocks = zip(self.widths, self.depths, strict=False)
+        each = [
+            depth * width * (2 * width + 9 * min(self.group_width, width)) - width * width
+            for width, depth in blocks
+        ]
+        return sum(each) + self.widths[-1] * self.classes
+
+    @property
+    def depth(self) -> int:
+        """Blocks in all."""
+        return sum(self.depths)
+
+    @property
+    def encoder(self) -> "RegNetConfig":
+        """What a picture goes into: all of it."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,7 +279,8 @@ class ClipConfig(Config):
         return self.encoder.depth + self.text.depth
 
 
-ModelConfig = SamConfig | MaeConfig | ClassifierConfig | ClipConfig | U2NetConfig
+TellsClasses = ClassifierConfig | RegNetConfig
+ModelConfig = SamConfig | MaeConfig | TellsClasses | ClipConfig | U2NetConfig
 
 
 def _too_large(config: ModelConfig) -> Iterator[tuple[str, str]]:

@@ -25,10 +25,13 @@ class OptimConfig(Config):
     from each of the updates `drop_at_steps` on.
 
     Weight decay acts on kernels only, and parameters that never had a gradient are not changed.
-    MAE decays its class and mask tokens, since its rule goes by the number of axes; we do not.
-    `layer_decay` multiplies the rate of encoder block i by layer_decay ** (depth - i), and
+    MAE's pretraining decays its class and mask tokens, since its rule goes by the number of axes;
+    we do not, as MAE's fine-tuning. `layer_decay` multiplies the rate of encoder block i by
+    layer_decay ** (depth - i), in a TinyViT by layer_decay ** (depth - 1 - i) over all stages, and
     `encoder_rate` that of the image encoder, pairs of LoRA included. Gradients are clipped by the
-    global norm of each model separately.
+    global norm of each model separately. `ema` is the decay of running averages of what is trained
+    (0.9999 counts some 10,000 updates back): where they are kept, evaluations measure them and
+    `model/` holds them.
     """
 
     peak_lr: Annotated[float, above(0)]
@@ -42,6 +45,7 @@ class OptimConfig(Config):
     layer_decay: Annotated[float | None, above(0), at_most(1)] = None
     encoder_rate: Annotated[float, above(0)] = 1.0
     clip_norm: Annotated[float | None, above(0, "None for no clipping")] = None
+    ema: Annotated[float | None, above(0), below(1, "None for no averages")] = None
 
     eps: ClassVar[float] = 1e-8
     drop_factor: ClassVar[float] = 0.1

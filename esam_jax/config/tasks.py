@@ -1,6 +1,7 @@
 """What is learned."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from esam_jax.config.networks import PretrainDecoderConfig
@@ -174,9 +175,9 @@ class DistillConfig(_TrainedConfig):
     arXiv:2306.14289, section 3.2). "decoupled": the student gets them, frozen, and only embeddings
     are compared. "semi": the loss on masks, through the frozen decoder, too. "coupled": the decoder
     is trained with it. "features": the student gets none, as in pretraining at 224 pixels.
-    `student_features`, of that kind of coupling alone: what of the student is compared, through a
-    linear map where widths differ; None is what is taken of the teacher. `init_from` holds the
-    student's encoder.
+    `student_features`, of that kind of coupling alone: what of the student is compared, the trunk
+    or a neck of another width through a linear map; None is what is taken of the teacher.
+    `init_from` holds the student's encoder.
     """
 
     kind: ClassVar[Literal["distill"]] = "distill"
@@ -194,11 +195,36 @@ class DistillConfig(_TrainedConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassTeacherConfig(Config):
+    """The frozen classifier whose answers the head of a distillation token learns (DeiT,
+    arXiv:2012.12877, section 4; upstream losses.py).
+
+    `weights` is a classifier of the same classes: a run, a model folder or a file of timm's names;
+    or the word "random" for a dry run; None is an error. `model` is the network of a dry run or a
+    plan, and what `weights` must hold; None: whatever they hold.
+    `labels`: its likeliest class, or its distribution, which is softened by `temperature` as the
+    student's is. `share` of the loss is this one, the rest that of the true labels.
+    """
+
+    model: str | None = None  # of models/named.py
+    weights: Annotated[str | None, local(), MAY_DIFFER] = None
+    labels: Literal["hard", "soft"] = "hard"
+    temperature: Annotated[float, above(0)] = 1.0
+    share: Annotated[float, above(0), at_most(1)] = 0.5
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.labels == "hard" and self.temperature != 1:
+            yield "temperature", 'is of soft labels: write labels="soft", or leave it out'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyConfig(_TrainedConfig):
     """Classification by a plain ViT: cross-entropy with labels that are smoothed and mixed.
 
     Of mixup and cutmix one is drawn for each batch where both are on, with even chances.
-    `init_from` holds the encoder: a run or model of SAMI, MAE or classification.
+    `init_from` holds the encoder: a run or model of SAMI, MAE or classification. "distilled" pools
+    a class token and a distillation token, each with a head, of which the second learns from the
+    `teacher`.
     """
 
     kind: ClassVar[Literal["classify"]] = "classify"
@@ -206,7 +232,8 @@ class ClassifyConfig(_TrainedConfig):
     measures: ClassVar[tuple[str, ...]] = ("top1", "top5")
     measured_on: ClassVar[frozenset[str]] = frozenset({"label"})
     model: str = "efficientsam_ti"  # of models/named.py: its encoder
-    pool: Literal["mean", "class_token"] = "mean"  # what the head reads
+    pool: Literal["mean", "class_token", "distilled"] = "mean"  # what the head reads
+    teacher: ClassTeacherConfig | None = None
     smoothing: Annotated[float, at_least(0), below(1)] = 0.1  # the mass spread over all classes
     mixup: Annotated[float, at_least(0)] = 0.8  # both parameters of the Beta distribution; 0: none
     cutmix: Annotated[float, at_least(0)] = 1.0  # as mixup's

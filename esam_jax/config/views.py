@@ -10,6 +10,7 @@ from esam_jax.config.rules import (
     above,
     at_least,
     at_most,
+    distinct,
     local_records,
     multiple_of,
 )
@@ -65,11 +66,19 @@ class ClassifiedConfig(_CroppedConfig):
 
     kind: ClassVar[Literal["classified"]] = "classified"
     needs: ClassVar[frozenset[str]] = frozenset({"label"})  # annotations
-    classes: Annotated[int, at_least(2)] = 1000  # a record of another one is broken
+    # None: as many as the data has when a run starts. A record of another class is broken.
+    classes: Annotated[int | None, at_least(2, "one alone cannot be told apart")] = 1000
+    # By number; none: those of the data when a run starts, where they have names.
+    class_names: Annotated[tuple[str, ...], distinct("a class has one name")] = ()
+
     min_scale: Annotated[float, above(0), at_most(1)] = 0.08
     rand_augment: RandAugmentConfig = RandAugmentConfig()
     # Chance that noise hides a rectangle.
     erasing: Annotated[float, at_least(0), at_most(1)] = 0.25
+
+    def across(self) -> Iterator[tuple[str, str]]:
+        if self.class_names and self.classes not in (None, len(self.class_names)):
+            yield "classes", f"class_names has {len(self.class_names)}: leave one of them out"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ SUFFIXES = (*tensor_files.TORCH_SUFFIXES, ".safetensors", ".zip", ".json")
 _ACCEPTED = (
     "a model is a model folder (config.json, model.safetensors), a run folder of `esam train` or "
     "RUN@STEP, a .pt, .pth, .ckpt, .zip or .safetensors file, a folder of transformers' SamModel "
-    "or CLIPModel, a hub id (organisation/name), or a preset: "
+    "or CLIPModel or of a ViT of timm's, a hub id (organisation/name), or a preset: "
     f"{', '.join((*SHIPPED, *releases.RELEASES))}"
 )
 
@@ -43,7 +43,7 @@ class Location:
     `step` of the run at `path`.
     """
 
-    kind: Literal["folder", "transformers", "file", "checkpoint"]
+    kind: Literal["folder", "transformers", "timm", "file", "checkpoint"]
     path: Path
     step: int = 0
     others: tuple[Path, ...] = ()
@@ -111,14 +111,18 @@ def model_file(
     if found.others:  # of the warnings below, the second frame is that of `refusing`
         rest = ", ".join(str(path) for path in found.others)
         warnings.warn(f"taking {found.path}; the run also holds {rest}", UserWarning, stacklevel=3)
-    if found.kind in ("folder", "checkpoint") and weights == "ema":
-        raise CheckpointError(f"{found.path} holds one set of weights: leave out --weights")
     if found.kind == "checkpoint":
         # What restores one builds its task, and so stands above this part of the package.
         module = importlib.import_module("esam_jax.train.checkpoint.model_of_step")
-        return module.read(found.path, found.step, name=model)
+        return module.read(found.path, found.step, name=model, weights=weights)
     if found.kind == "folder":
-        return _as_named(model_folder.read(found.path, found.config), model)
+        file = model_folder.read(found.path, found.config)
+        if weights not in (None, "ema" if file.source.endswith(provenance.AVERAGED) else "raw"):
+            raise CheckpointError(
+                f"{found.path} holds one set of weights: leave out --weights, or name a checkpoint "
+                "of its run, as RUN@STEP"
+            )
+        return _as_named(file, model)
     read, state, notes = tensors(found, weights)
     family, config = recognise(state, found, model)
     notes += state_dict.remarks(state, family, config)
@@ -157,7 +161,8 @@ def weights(found: Location) -> Path:
     """What to read the tensors from."""
     names = (model_folder.WEIGHTS_FILE, tensor_files.INDEX_FILE, tensor_files.TORCH_FILE)
     single = [found.path / name for name in names if (found.path / name).is_file()]
-    if found.kind != "transformers" or not single or single[0].name == tensor_files.INDEX_FILE:
+    of_library = found.kind in ("transformers", "timm")
+    if not of_library or not single or single[0].name == tensor_files.INDEX_FILE:
         return found.path
     return single[0]
 
@@ -178,12 +183,15 @@ def recognise(
     config = None
     if model is not None:
         config = named.model(model)
-    elif found.config is not None:
+    elif found.kind == "transformers":
         config = registry.from_library_config(found.config)
-    if config is None:
-        family = registry.recognise(state)
-        return family, state_dict.detect(state, family)
-    return registry.closest(state, config), config
+    if config is not None:
+        return registry.closest(state, config), config
+    family = registry.recognise(state)
+    config = state_dict.detect(state, family)
+    if found.kind == "timm":
+        config = family.described(config, found.config)
+    return family, config
 
 
 def differences(found: Config, wanted: Config) -> str:
@@ -235,7 +243,8 @@ def _locate_step(run: Path, step: str | None = None) -> Location:
 
 
 def _with_config(folder: Path) -> Location | None:
-    """A folder with weights and a config.json of transformers (ours has no model_type), or ours."""
+    """A folder with weights and a config.json of transformers, of timm, or ours, which has neither
+    of their keys."""
     names = (model_folder.WEIGHTS_FILE, tensor_files.TORCH_FILE, *tensor_files.INDEX_FILES)
     there = [name for name in names if (folder / name).is_file()]
     if not there or not (folder / model_folder.CONFIG_FILE).is_file():
@@ -243,6 +252,8 @@ def _with_config(folder: Path) -> Location | None:
     config = model_folder.json_of(folder)
     if "model_type" in config:
         return Location(kind="transformers", path=folder, config=config)
+    if "pretrained_cfg" in config:
+        return Location(kind="timm", path=folder, config=config)
     if model_folder.WEIGHTS_FILE in there:
         return Location(kind="folder", path=folder, config=config)
     return None

@@ -15,6 +15,8 @@ from esam_jax.typing import Params
 
 UNTRAINED, LICENCE = "esam_jax.untrained", "esam_jax.licence"
 SINGLE_MASK = "decoder/single_mask"  # mask token 0: slices of arrays shared with the candidates
+# Ends `source` of a model whose weights are the averages of a run (`optim.ema`).
+AVERAGED = ", averaged weights"
 
 
 def note(never_trained: Iterable[str], params: Params, licence: str, usual: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ def remarks(state: State, family: Family, config: ModelConfig) -> tuple[str, ...
         said.append(f"rounded from float64 to float32: {bounds.listed(double)}")
     absent = family.unused(config).keys() - state.keys()
     if absent:
-        said.append(f"absent, and of no use to masks: {bounds.listed(absent)}")
+        said.append(f"absent, and of no use to the network: {bounds.listed(absent)}")
     return tuple(said)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from esam_jax.data import parts
+from esam_jax.data import parts, records
 from esam_jax.data.findings import Finding
 from esam_jax.data.parts import Part
 from esam_jax.data.records import (
@@ -73,6 +73,10 @@ class Copies:
     @property
     def findings(self) -> Sequence[Finding]:
         return self._source.findings if isinstance(self._source, AnnotatedSource) else ()
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return records.classes(self._source)
 
     def damage(self) -> Iterator[str]:
         """Of the source, where it has checksums."""

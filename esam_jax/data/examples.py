@@ -52,12 +52,13 @@ class Examples:
     """position -> example, unusable records replaced; without state, so that workers may share it.
 
     `examples[position]` tries a few records; `make` continues where the example before ended.
+    `repeats` as of `Order`: the views of one record in a row differ.
     """
 
-    def __init__(self, source: Source, view: ViewConfig, seed: int) -> None:
+    def __init__(self, source: Source, view: ViewConfig, seed: int, repeats: int = 1) -> None:
         self.records = len(source)
         self._source, self._view_config, self._seed = source, view, seed
-        self._order = Order(self.records, seed)
+        self._order = Order(self.records, seed, repeats)
         self.findings = source.findings if isinstance(source, AnnotatedSource) else ()
 
     def __getitem__(self, position: int) -> Example:
@@ -70,9 +71,10 @@ class Examples:
     def make(self, position: int, tried: int = 0) -> Example:
         """The example at a position, without the first `tried` records that stand for it."""
         epoch, index = self._order[position]
+        copy = self._order.copy(position)
         attempts: list[Attempt] = []
         for candidate in itertools.islice(self._candidates(epoch, index), tried, tried + _TRIES):
-            attempt, view = self._try(epoch, candidate)
+            attempt, view = self._try(epoch, candidate, copy)
             attempts.append(attempt)
             if view is not None:
                 return Example(position, tuple(attempts), view)
@@ -88,9 +90,9 @@ class Examples:
         for k in range(1, self.records):
             yield (index + k * stride) % self.records
 
-    def _try(self, epoch: int, index: int) -> tuple[Attempt, View | None]:
+    def _try(self, epoch: int, index: int, copy: int) -> tuple[Attempt, View | None]:
         name = self._source.name(index)
-        rng = draws.generator(self._seed, epoch, name)
+        rng = draws.generator(self._seed, epoch, name, copy=copy)
         try:
             record = self._source.read(index)
             view = views.make(record, self._view_config, rng)

@@ -36,7 +36,7 @@ def stream(
 
     `batch` is the global size; `sharding.check_batch` says whether the mesh can split it.
     """
-    examples = Examples(source, config.view, seed)
+    examples = Examples(source, config.view, seed, config.repeats)
     return Stream(examples, config, batch, sharding.batch(mesh), first_batch)
 
 

@@ -41,7 +41,8 @@ class Shard:
 class Manifest:
     """pack.json. `source` is the summary of what was packed, `read_as` its config.
 
-    `categories` are the names of those of objects, by their ids, where the source has them.
+    `categories` are the names of those of objects, by their ids, where the source has them;
+    `classes` those of pictures, in the order of their numbers. Earlier packs lack the latter.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Manifest:
     findings: tuple[Finding, ...]
     ids_sha256: str
     shards: tuple[Shard, ...]
+    classes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **dataclasses.asdict(self)}
@@ -106,10 +108,13 @@ def _manifest(found: dict[str, Any]) -> Manifest:
         findings=tuple(Finding(**entry) for entry in found["findings"]),
         ids_sha256=found["ids_sha256"],
         shards=shards,
+        classes=tuple(found.get("classes", ())),
     )
     if manifest.records != sum(shard.records for shard in shards):
         raise ValueError(f"its shards do not hold the {manifest.records} records that it states")
-    if not all(type(each) is str for each in (manifest.source, *manifest.annotations)):
+    if not all(
+        type(each) is str for each in (manifest.source, *manifest.annotations, *manifest.classes)
+    ):
         raise ValueError("what was packed is no text")
     if not all(type(x.text) is str and type(x.count) is int for x in manifest.findings):
         raise ValueError("a finding has other values than a text and a count")

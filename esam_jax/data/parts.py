@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Integer
 
+from esam_jax.data import records
 from esam_jax.data.findings import Finding
 from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Record, Source
 from esam_jax.errors import DataError
@@ -44,6 +45,11 @@ class Part:
     def findings(self) -> Sequence[Finding]:
         known = self.source.findings if isinstance(self.source, AnnotatedSource) else ()
         return (*self.noted, *known)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Of the source: those without a picture in the part keep their numbers."""
+        return records.classes(self.source)
 
     def damage(self) -> Iterator[str]:
         """Of the source, where it has checksums."""

@@ -178,10 +178,14 @@ def frame(
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """Names of pictures; `left_out` counts all other files, by their ending or another reason."""
+    """Names of pictures; `left_out` counts all other files, by their ending or another reason.
+
+    `folders` are all that lie in the root itself, sorted.
+    """
 
     names: tuple[str, ...]
     left_out: Mapping[str, int]
+    folders: tuple[str, ...] = ()
 
 
 def list_pictures(root: Place) -> Listed:
@@ -198,9 +202,11 @@ def list_pictures(root: Place) -> Listed:
         raise MissingError(f"{root} is not a folder")
     found: list[str] = []
     left_out: Counter[str] = Counter()
+    first: list[str] | None = None
     for folder, subfolders, names in places.walk(root, _refuse):
         # The root of a file system has a folder that only its owner may list.
         subfolders[:] = [x for x in subfolders if not x.startswith(".") and x != "lost+found"]
+        first = [*subfolders] if first is None else first
         below = PurePosixPath(folder.relative_to(root).as_posix())
         for name in (below / name for name in names if not name.startswith(".")):
             ending = other_ending(name)
@@ -209,7 +215,7 @@ def list_pictures(root: Place) -> Listed:
             else:
                 left_out[ending] += 1
     # By code point: the order, and with it the shuffle, is the same on every machine.
-    return Listed(tuple(sorted(found)), left_out)
+    return Listed(tuple(sorted(found)), left_out, tuple(sorted(first or ())))
 
 
 def other_ending(name: PurePosixPath) -> str | None:

@@ -104,6 +104,19 @@ class PartlyAnnotatedSource(Source, Protocol):
 
 
 @runtime_checkable
+class LabelledSource(Source, Protocol):
+    """A source whose pictures may have a class: the annotation "label"."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of all classes, in the order of their numbers, also of those without a picture.
+
+        Empty where pictures have no class, or classes no names.
+        """
+        ...
+
+
+@runtime_checkable
 class SectionedSource(Source, Protocol):
     """A source of several data sets, one after the other."""
 
@@ -111,6 +124,11 @@ class SectionedSource(Source, Protocol):
     def ends(self) -> Sequence[int]:
         """How many records there are up to the end of each."""
         ...
+
+
+def classes(source: Source) -> tuple[str, ...]:
+    """The names of the classes of a source in the order of their numbers; empty for none."""
+    return tuple(source.classes) if isinstance(source, LabelledSource) else ()
 
 
 SAMPLED = 1000  # records of a source that its summary reads, spread evenly

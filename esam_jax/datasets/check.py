@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from esam_jax.data import parallel
+from esam_jax.data import class_names, parallel
 from esam_jax.data.findings import Findings
-from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Source, summary
+from esam_jax.data.records import AnnotatedSource, ChecksummedSource, Source, classes, summary
 from esam_jax.datasets.examine import Examined, digest, examine
 from esam_jax.datasets.totals import Totals
 from esam_jax.errors import DiskError
@@ -93,7 +93,8 @@ def run(
     """Reads all records of a source, and reports; `note` is called with each problem.
 
     {"data" (a digest), "records", "bad", "bad_share", "reasons" (of the first hundred), "damaged"
-    (files whose checksums are wrong), "findings" (by kind), "notes" (the same in words),
+    (files whose checksums are wrong), "findings" (by kind), "notes" (the same in words, and what
+    is unexpected of the classes),
     "duplicates": {"contents", "names"} (records, and the first hundred groups), and what
     `Totals.to_json` gives}. The same for any number of workers. `over` follows the progress.
     DiskError where the disk no longer answers.
@@ -118,6 +119,8 @@ def run(
             for name in group[1:]:
                 note(Problem(name, f"same_{kind}", f"{name} has the {kind} of {group[0]}"))
         duplicates[kind] = {"records": count, "groups": listed}
+    known = check.totals.to_json()
+    of_classes = class_names.notes(classes(source), known["labels"]) if "labels" in known else []
     return {
         "data": summary(source),
         "records": check.statuses.total(),
@@ -126,9 +129,9 @@ def run(
         "reasons": [dataclasses.asdict(each) for each in check.bad],
         "damaged": damaged,
         "findings": check.findings.counts(),
-        "notes": check.findings.in_words("data.source."),
+        "notes": [*check.findings.in_words("data.source."), *of_classes],
         "duplicates": duplicates,
-        **check.totals.to_json(),
+        **known,
     }
 
 

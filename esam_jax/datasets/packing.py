@@ -24,7 +24,7 @@ from esam_jax.data import id_lists, packed_records, packs, parallel
 from esam_jax.data.findings import Finding
 from esam_jax.data.packs import Manifest, Shard
 from esam_jax.data.parts import Part
-from esam_jax.data.records import AnnotatedSource, Record, Source, summary
+from esam_jax.data.records import AnnotatedSource, Record, Source, classes, summary
 from esam_jax.datasets import smaller
 from esam_jax.errors import DataError, ExistsError, MissingError
 
@@ -252,6 +252,7 @@ def _finish(source: Source, folder: Path, planned: Plan) -> Manifest:
         findings=tuple(_findings(source, dropped)),
         ids_sha256=hashlib.sha256(ids).hexdigest(),
         shards=tuple(shards),
+        classes=classes(source),
     )
     text = json.dumps(manifest.to_json(), indent=1) + "\n"
     files.write(folder / packs.MANIFEST, text, remedy=_REMEDY)

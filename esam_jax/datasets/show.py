@@ -11,6 +11,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from esam_jax.config import DataConfig
+from esam_jax.data import views
 from esam_jax.data.bitmaps import Grid
 from esam_jax.data.examples import Examples, Tally
 from esam_jax.data.labels import Label, SemanticMap
@@ -53,9 +54,13 @@ def examples(
 ) -> Iterator[Shown]:
     """The endless examples of a run from that batch on, exactly as its loader makes them.
 
-    TrainingError or DiskError where too many records are unusable, as in the run.
+    TrainingError or DiskError where too many records are unusable, as in the run; ConfigError where
+    its view does not fit the data.
     """
-    made = Examples(source, config.view, seed)
+    view = config.view
+    if views.takes_from_data(view):
+        view = views.adapted(view, source)
+    made = Examples(source, view, seed, config.repeats)
     tally = Tally(made, config.max_broken_share)
     for position in itertools.count(first_batch * batch):
         yield of_view(*tally.named_view_of(made[position]))

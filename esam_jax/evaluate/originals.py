@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from esam_jax.config import (
+    ClassifierConfig,
     ClipConfig,
     DecoderConfig,
     MaeConfig,
     ModelConfig,
+    RegNetConfig,
     SamConfig,
     SamVitConfig,
     TinyVitConfig,
@@ -315,6 +317,47 @@ def _timm(config: MaeConfig, state: State) -> tuple[Any, Original]:
     return model, Original("", encode)
 
 
+def _timm_classifier(config: ClassifierConfig, state: State) -> tuple[Any, Original]:
+    package: Any = importlib.import_module("timm.models.vision_transformer")
+
+    encoder = config.encoder
+    make, pool = package.VisionTransformer, {"mean": "avg"}.get(config.pool, "token")
+    if config.pool == "distilled":
+        make = importlib.import_module("timm.models.deit").VisionTransformerDistilled
+    model = make(
+        img_size=encoder.pretrain_px,
+        patch_size=encoder.patch_px,
+        num_classes=config.classes,
+        global_pool=pool,
+        embed_dim=encoder.width,
+        depth=encoder.depth,
+        num_heads=encoder.heads,
+        mlp_ratio=encoder.mlp_ratio,
+    )
+    return model, _of_logits(model)
+
+
+def _timm_regnet(config: RegNetConfig, state: State) -> tuple[Any, Original]:
+    package: Any = importlib.import_module("timm.models.regnet")
+
+    for name in _REGNETS:
+        model = getattr(package, name)(num_classes=config.classes)
+        if {x: tuple(y.shape) for x, y in model.state_dict().items()} == _shapes(state):
+            return model, _of_logits(model)
+    raise _NotReleasedError
+
+
+_REGNETS = ("regnety_160", "regnety_002")  # DeiT's teacher, and the smallest, of golden weights
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(x.shape) for name, x in state.items()}
+
+
+def _of_logits(model: Any) -> Original:
+    return Original("", lambda pixels: _call(model, pixels.transpose(0, 3, 1, 2)))
+
+
 # Family -> what pip or a person calls the package, and what makes the network.
 _BUILDERS: Mapping[str, tuple[str, Callable[[Any, State], tuple[Any, Original]]]] = {
     "sam_transformers": ("transformers", _transformers),
@@ -323,4 +366,6 @@ _BUILDERS: Mapping[str, tuple[str, Callable[[Any, State], tuple[Any, Original]]]
     "mobile_sam": ("mobile_sam", _mobile_sam),
     "efficientsam": ("efficient_sam", _efficientsam),
     "mae": ("timm", _timm),
+    "vit_classifier": ("timm", _timm_classifier),
+    "regnet": ("timm", _timm_regnet),
 }

@@ -4,7 +4,6 @@ Every device computes its own pictures, and the means are those of all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +15,9 @@ from jaxtyping import Array
 from esam_jax import sharding
 from esam_jax.data import order
 from esam_jax.data.views import View
-from esam_jax.errors import DataError, MissingError
+from esam_jax.evaluate import read_ahead
 from esam_jax.machine import compiler_options
 from esam_jax.typing import Batch, Params
-
-_READERS = 8
 
 # (trained parameters, those of frozen networks, batch) -> by name, a value of each picture
 Compute = Callable[[Params, Params, Batch], Mapping[str, Array]]
@@ -51,35 +48,18 @@ def over(
     """
     devices, place = mesh.shape["data"] * mesh.shape["fsdp"], sharding.batch(mesh)
     rows = devices * min(per_device, -(-len(places) // devices))
-    batches = [places[first : first + rows] for first in range(0, len(places), rows)]
-    blank = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
-
     jitted = _sums(compute, mesh)
-
-    def attempt(batch: Sequence[int], row: int) -> View | str | None:
-        if row >= len(batch):
-            return None
-        try:
-            return read(batch[row])
-        except (DataError, MissingError) as error:
-            return str(error)
 
     def run(params: Params, frozen: Params) -> Means:
         sums: dict[str, float] = {}
         broken: list[str] = []
         mine = order.local_rows(place, rows)
-        with ThreadPoolExecutor(_READERS) as pool:
-            ahead = [pool.submit(attempt, batches[0], row) for row in mine]
-            for batch in [*batches[1:], ()]:
-                made = [future.result() for future in ahead]
-                ahead = [pool.submit(attempt, batch, row) for row in mine]
-                broken += [each for each in made if isinstance(each, str)]
-                known = np.array([isinstance(each, Mapping) for each in made], np.float32)
-                views = [each if isinstance(each, Mapping) else blank for each in made]
-                given = {name: np.stack([view[name] for view in views]) for name in blank}
-                part = jitted(params, frozen, *_placed((given, known), place, rows))
-                for name, value in jax.device_get(part).items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
+        for made in read_ahead.batches(read, shapes, places, rows, mine):
+            broken += made.broken
+            given = made.arrays, made.known.astype(np.float32)
+            part = jitted(params, frozen, *_placed(given, place, rows))
+            for name, value in jax.device_get(part).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
         pictures = sums.pop("weight")
         values = {name: value / pictures for name, value in sums.items()} if pictures else {}
         return Means(values, int(pictures), broken)

@@ -7,7 +7,8 @@ Whoever adds a kind adds a row. Its module has
                         the block of the thin model that has the shapes of block i
 
 and its name is that of `predict/NAME.py`, where such a model has a `loader` to be queried, and of
-`evaluate/parity_NAME.py`, where it can be compared with its original.
+`evaluate/parity_NAME.py`, where it can be compared with its original. Those that tell classes apart
+have NETWORK, the module whose logits are of pictures alone.
 """
 
 import dataclasses
@@ -19,10 +20,12 @@ from esam_jax.config import (
     ClipConfig,
     MaeConfig,
     ModelConfig,
+    RegNetConfig,
     SamConfig,
     U2NetConfig,
 )
 from esam_jax.models.clip import towers
+from esam_jax.models.convolutional import regnet
 from esam_jax.models.heads import classifier
 from esam_jax.models.pretrain import mae
 from esam_jax.models.saliency import u2net
@@ -44,7 +47,8 @@ class Kind:
 _KINDS: Mapping[type, Kind] = {
     SamConfig: Kind("sam", "a promptable model", network, "load", "prompts"),
     MaeConfig: Kind("mae", "a pretrained encoder", mae),
-    ClassifierConfig: Kind("classifier", "a classifier", classifier),
+    ClassifierConfig: Kind("classifier", "a classifier", classifier, answers="classes"),
+    RegNetConfig: Kind("regnet", "a classifier", regnet, answers="classes"),
     ClipConfig: Kind("clip", "CLIP", towers, "load_clip", "texts"),
     U2NetConfig: Kind("u2net", "a saliency network", u2net, "load_saliency", "a saliency map"),
 }

@@ -2,7 +2,9 @@
 
 The `efficientsam_*` sizes are those of arXiv:2312.00863, the `sam_*` sizes those of
 arXiv:2304.02643, `mobile_sam` that of arXiv:2306.14289, the `clip_*` sizes those of CLIP
-(arXiv:2103.00020), the `u2net*` sizes those of arXiv:2005.09007. The `nano` models are this
+(arXiv:2103.00020), the `deit_*` sizes those of arXiv:2012.12877, `regnety_16gf` that
+of their teacher (arXiv:2003.13678), the `u2net*` sizes those of
+arXiv:2005.09007. The `nano` models are this
 project's own: 64-pixel models for demonstrations and tests that have to train in minutes on a
 laptop.
 """
@@ -11,12 +13,15 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Collection
 from types import UnionType
+from typing import Literal
 
 from esam_jax.config import (
+    ClassifierConfig,
     ClipConfig,
     DecoderConfig,
     MaeConfig,
     ModelConfig,
+    RegNetConfig,
     SamConfig,
     SamVitConfig,
     TextConfig,
@@ -165,6 +170,20 @@ def _u2netp() -> U2NetConfig:
     return U2NetConfig(widths=(64,) * 6, inner=(16,) * 11)
 
 
+def _deit(
+    width: int, heads: int, pool: Literal["class_token", "distilled"] = "class_token"
+) -> Callable[[], ClassifierConfig]:
+    return lambda: ClassifierConfig(
+        encoder=VitConfig(width=width, heads=heads, image_px=224), classes=1000, pool=pool
+    )
+
+
+def _regnety_16gf() -> RegNetConfig:
+    return RegNetConfig(
+        widths=(224, 448, 1232, 3024), depths=(2, 4, 11, 1), group_width=112, classes=1000
+    )
+
+
 def _clip(
     width: int,
     depth: int,
@@ -212,6 +231,13 @@ _BUILDERS: dict[str, Callable[[], ModelConfig]] = {
     "mae_b": _mae(width=768, heads=12, depth=12),
     "mae_l": _mae(width=1024, heads=16, depth=24),
     "mae_h": _mae(width=1280, heads=16, depth=32, patch_px=14),
+    "deit_ti": _deit(width=192, heads=3),
+    "deit_s": _deit(width=384, heads=6),
+    "deit_b": _deit(width=768, heads=12),
+    "deit_ti_distilled": _deit(width=192, heads=3, pool="distilled"),
+    "deit_s_distilled": _deit(width=384, heads=6, pool="distilled"),
+    "deit_b_distilled": _deit(width=768, heads=12, pool="distilled"),
+    "regnety_16gf": _regnety_16gf,
     "u2net": _u2net,
     "u2netp": _u2netp,
     "clip_nano": _clip(128, 2, 16, 64, text=(128, 2), embed_width=64),

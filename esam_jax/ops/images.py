@@ -14,6 +14,8 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
+HALF = np.array([0.5, 0.5, 0.5], np.float32)  # mean and deviation that give -1 to 1
+
 
 def normalise(
     image: UInt8[Array, "*X H W 3"] | Float[Array, "*X H W 3"],
@@ -27,9 +29,14 @@ def normalise(
     return (image - mean.astype(np.float32)) / std.astype(np.float32)
 
 
+def unit(pixels: Float[Array, "*X H W 3"]) -> Float[Array, "*X H W 3"]:
+    """What `normalise` was given with ImageNet's constants, as [0, 1]; noise may lie outside."""
+    return pixels * STD + MEAN
+
+
 def as_picture(pixels: Float[Array, "*X H W 3"]) -> UInt8[Array, "*X H W 3"]:
     """What `normalise` was given, rounded; values that no picture has are cut."""
-    return jnp.clip(jnp.rint((pixels * STD + MEAN) * 255), 0, 255).astype(jnp.uint8)
+    return jnp.clip(jnp.rint(unit(pixels) * 255), 0, 255).astype(jnp.uint8)
 
 
 def stretch(image_BHWC: UInt8[Array, "B H W C"], px: int) -> Float[Array, "B {px} {px} C"]:

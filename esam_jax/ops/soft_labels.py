@@ -58,3 +58,22 @@ def cross_entropy(
 ) -> Float[Array, " B"]:
     """Of a distribution over classes, per picture; float32."""
     return -(target_BX * jax.nn.log_softmax(logits_BX.astype(jnp.float32))).sum(-1)
+
+
+def hard(logits_BX: Float[Array, "B X"]) -> Float[Array, "B X"]:
+    """The likeliest class alone, the first of several, as a distribution: float32."""
+    return smoothed(logits_BX.argmax(-1), logits_BX.shape[-1], 0.0)
+
+
+def divergence(
+    logits_BX: Float[Array, "B X"], teacher_BX: Float[Array, "B X"], temperature: float
+) -> Float[Array, " B"]:
+    """Of a teacher's softened distribution from a student's, per picture and class; float32.
+
+    The Kullback-Leibler divergence times the square of the temperature, divided by the number of
+    classes as in DeiT's losses.py; equation 2 of its paper (arXiv:2012.12877) does not divide.
+    """
+    student, teacher = (
+        jax.nn.log_softmax(x.astype(jnp.float32) / temperature) for x in (logits_BX, teacher_BX)
+    )
+    return temperature**2 * (jnp.exp(teacher) * (teacher - student)).mean(-1)

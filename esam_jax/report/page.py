@@ -76,6 +76,7 @@ def render(
         f"<h1>{title}</h1>",
         f'<p class="sub">{html.escape(_state(summary))}</p>',
         f"<p>{html.escape(summary['model'])}</p>" if summary["model"] else "",
+        _weights(summary["ema"]),
         _tiles(summary),
         comparison,
         "<h2>Curves</h2>",
@@ -126,6 +127,14 @@ def _state(summary: Mapping[str, Any]) -> str:
     else:
         state = "not finished"
     return f"{state}, {progress}, {summary['run']}"
+
+
+def _weights(ema: float | None) -> str:
+    """Which weights the numbers are of, where a run has two sets."""
+    if ema is None:
+        return ""
+    words = f"averaged weights (optim.ema {ema:g}); losses are those of the weights in training"
+    return f"<p>Evaluations and model/ are of {words}.</p>"
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ def summary(run: Path) -> dict[str, Any]:
         "finished": any(line.get("finished") and line["step"] == steps for line in lines),
         "stopped_early": metrics_file.EARLY_STOP in end,
         "model": end.get(metrics_file.EARLIER_MODEL, {}).get("why", ""),
+        "ema": config.get("optim", {}).get("ema"),
         "restarts": sum(_is_restart(lines)),
         "seconds": round(ledger.seconds(), 3),
         "goodput": round(ledger.goodput(), 4),

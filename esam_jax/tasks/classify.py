@@ -1,9 +1,11 @@
 """Classification: a plain ViT learns the classes of pictures, from scratch or from pretraining.
 
 ImageNet fine-tuning of EfficientSAM (arXiv:2312.00863, section 4.1), whose recipe is MAE's
-(arXiv:2111.06377, appendix A.1; upstream main_finetune.py).
+(arXiv:2111.06377, appendix A.1; upstream main_finetune.py); and supervised training from nothing,
+DeiT's (arXiv:2012.12877; upstream main.py), with a teacher's answers or without.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,14 +18,17 @@ from esam_jax.config import (
     ClassifiedConfig,
     ClassifierConfig,
     ClassifyConfig,
+    ComputeConfig,
     EvaluateConfig,
+    ModelConfig,
     RunConfig,
     VitConfig,
 )
 from esam_jax.convert import load
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
-from esam_jax.data import views
+from esam_jax.data import class_names, views
+from esam_jax.data.views import classified
 from esam_jax.errors import CheckpointError, ConfigError
 from esam_jax.evaluate import accuracy
 from esam_jax.models import named
@@ -31,49 +36,55 @@ from esam_jax.models.heads import classifier
 from esam_jax.models.heads.classifier import Classifier
 from esam_jax.ops import drop_path, images, rectangles, soft_labels
 from esam_jax.tasks import start
+from esam_jax.tasks.class_teacher import ClassTeacher
 from esam_jax.tasks.task import Measure, Start, Task, TrainedModel
 from esam_jax.typing import Batch, Params, PerExample
 
 _DROP_PATH = 1  # number of its key, beside that of the mixture: 0
+_TEACHER = "teacher"
 
 
 def build(config: RunConfig) -> Task:
     """The classification task; ConfigError unless its encoder is a plain ViT of the view's size."""
     task, view = config.task, config.data.view
     assert isinstance(task, ClassifyConfig) and isinstance(view, ClassifiedConfig)
-    network = _network(task, view)
+    network, taught = _network(task, view), _teacher(task, view, config.compute)
     model = Classifier(network, config.compute)
 
-    def logits(params: Params, pixels: Array, scales: Array | None = None) -> Array:
-        found = model.apply({"params": params[task.model]}, pixels, scales)
-        assert isinstance(found, jax.Array)
-        return found
-
     def loss(params: Params, frozen: Params, batch: Batch) -> PerExample:
-        del frozen  # nothing is
         scales = None
         if task.drop_path:
             scales = drop_path.scales(batch["drop_path"], task.drop_path)
-        found = logits(params, batch["pixels"], scales)
-        each_B = soft_labels.cross_entropy(found, batch["target"])
-        return PerExample(each_B, jnp.ones_like(each_B), {})
+        given = {"params": params[task.model]}
+        by_head: Any = model.apply(given, batch["pixels"], scales, method="by_head")
+        each_B = soft_labels.cross_entropy(by_head[0], batch["target"])
+        ones_B = jnp.ones_like(each_B)
+        if taught is None:
+            return PerExample(each_B, ones_B, {})
+        answer_BX = taught.logits(frozen[_TEACHER], batch["pixels"])
+        taught_B, share = taught.loss(by_head[1], answer_BX), taught.config.share
+        metrics = {"class_loss": each_B, "teacher_loss": taught_B}
+        return PerExample((1 - share) * each_B + share * taught_B, ones_B, metrics)
 
     def measurement(evaluate: EvaluateConfig, mesh: Mesh) -> Measure:
         def of_pictures(params: Params, image: Array) -> Array:
-            return logits(params, images.normalise(image))
+            found: Any = model.apply({"params": params[task.model]}, images.normalise(image))
+            return found
 
         return accuracy.measurement(of_pictures, view, evaluate, mesh)
 
     def models(params: Params, _: Start) -> dict[str, TrainedModel]:
         return {task.model: TrainedModel(network, params[task.model])}
 
+    std = classifier.SCRATCH if task.init_from is None else classifier.PRETRAINED
     return Task(
-        init=lambda key: {task.model: classifier.init(network, key)},
+        init=lambda key: {task.model: classifier.init(network, key, head_std=std)},
         loss=loss,
         example=views.shapes(view),
         models=models,
         draw=functools.partial(_draw, task, network),
-        prepare=functools.partial(_prepared, task, view),
+        prepare=functools.partial(_prepared, task, view, network.classes),
+        frozen={} if taught is None else {_TEACHER: taught.frozen()},
         initial=lambda: _initial(task, network),
         measurement=measurement,
     )
@@ -84,7 +95,7 @@ def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
     if not isinstance(encoder, VitConfig):
         raise ConfigError(
             f"task.model is {task.model!r}, which has no plain ViT encoder: choose an "
-            "efficientsam_* or mae_* model"
+            "efficientsam_*, mae_* or deit_* model"
         )
     if encoder.pretrain_px != view.image_px:
         raise ConfigError(
@@ -92,7 +103,25 @@ def _network(task: ClassifyConfig, view: ClassifiedConfig) -> ClassifierConfig:
             f"made for {encoder.pretrain_px}: write --data.view.image-px {encoder.pretrain_px}"
         )
     vit = timm_vit.pretrained(encoder)
-    return ClassifierConfig(encoder=vit, classes=view.classes, pool=task.pool)
+    classes = classified.count(view)
+    return ClassifierConfig(
+        encoder=vit, classes=classes, pool=task.pool, class_names=view.class_names
+    )
+
+
+def _teacher(
+    task: ClassifyConfig, view: ClassifiedConfig, compute: ComputeConfig
+) -> ClassTeacher | None:
+    """Whose answers the second head learns; ConfigError for one of the two without the other."""
+    if (task.pool == "distilled") != (task.teacher is not None):
+        remedy = "--task.teacher.weights FILE" if task.teacher is None else "--task.pool distilled"
+        raise ConfigError(
+            f"task.pool is {task.pool!r}, but a distillation token and a teacher need each other: "
+            f"write {remedy}"
+        )
+    if task.teacher is None:
+        return None
+    return ClassTeacher(task.teacher, compute, classified.count(view), view.image_px)
 
 
 # ------------------------------------------------------------------ what is drawn and prepared
@@ -135,12 +164,12 @@ def _share_of_cutmix(task: ClassifyConfig) -> float:
     return 0.5 if task.mixup and task.cutmix else float(task.cutmix > 0)
 
 
-def _prepared(task: ClassifyConfig, view: ClassifiedConfig, batch: Batch) -> Batch:
+def _prepared(task: ClassifyConfig, view: ClassifiedConfig, classes: int, batch: Batch) -> Batch:
     """`Task.prepare`: {"pixels": normalised, erased, mixed; "target": smoothed, mixed}."""
     pixels = images.normalise(batch["image"])
     if view.erasing:
         pixels = rectangles.erased(pixels, batch["erased"], batch["noise"])
-    target = soft_labels.smoothed(batch["label"], view.classes, task.smoothing)
+    target = soft_labels.smoothed(batch["label"], classes, task.smoothing)
     if task.mixup or task.cutmix:
         pixels = soft_labels.mixed_inside(pixels, batch["kept"], batch["box"])
         target = soft_labels.mixed(target, batch["share"])
@@ -171,17 +200,35 @@ def _initial(task: ClassifyConfig, network: ClassifierConfig) -> Start:
 
 
 def _taken(file: ModelFile, network: ClassifierConfig) -> Params:
-    """Encoder and class token; the norm, where it is one of the same tokens; all of a classifier of
-    the same classes."""
-    if file.config == network:
+    """Encoder and class token; the norm, where it is one of the same tokens, and with it a second
+    token; all of a classifier of the same classes."""
+    if _same_classes(file.config, network):
         return file.params
-    encoder = {name: x for name, x in file.params["encoder"].items() if name != "neck"}
+    known, params = file.config, file.params
+    if isinstance(known, ClassifierConfig):
+        params = classifier.of_imagenet_pixels(known, params)
+    encoder = {name: x for name, x in params["encoder"].items() if name != "neck"}
     taken: dict[str, Any] = {"encoder": encoder}
-    beside = {**timm_vit.beside(file.unused), **file.params}  # a SAMI run keeps them so
+    beside = {**timm_vit.beside(file.unused), **params}  # a SAMI run keeps them so
     if "class_token" in beside:
         taken["class_token"] = beside["class_token"]
-    known = file.config
     pooled = known.pool if isinstance(known, ClassifierConfig) else "class_token"
-    if "norm" in beside and pooled == network.pool:
+    # Of single tokens, or of the mean of the patches.
+    if "norm" in beside and (pooled == "mean") == (network.pool == "mean"):
         taken["norm"] = beside["norm"]
+    if "distillation" in beside and network.pool == "distilled":
+        second = beside["distillation"]
+        taken["distillation"] = {name: x for name, x in second.items() if name != "head"}
     return taken
+
+
+def _same_classes(found: ModelConfig, network: ClassifierConfig) -> bool:
+    """Whether all of a model can be taken: numbers alone do not say that classes are the same.
+
+    But a head of 1000 classes without names is ImageNet's where the data are.
+    """
+    if not isinstance(found, ClassifierConfig):
+        return False
+    imagenet = class_names.are_synsets(network.class_names)
+    names = found.class_names or (network.class_names if imagenet else ())
+    return dataclasses.replace(found, class_names=names) == network

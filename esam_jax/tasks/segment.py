@@ -23,7 +23,6 @@ from esam_jax.config import (
     RunConfig,
     SamConfig,
     SegmentConfig,
-    TinyVitConfig,
 )
 from esam_jax.data import views
 from esam_jax.errors import ConfigError
@@ -166,7 +165,7 @@ def _embed(
     scales = drop_path.scales(batch["drop_path"], task.drop_path) if task.drop_path else None
     moments: Moments = {}
     if task.batch_norm == "batch":
-        embedding, found = model.apply(variables, pixels, method=Sam.encode_jointly)
+        embedding, found = model.apply(variables, pixels, scales, method=Sam.encode_jointly)
         moments = {task.model: found}
     elif task.train != "decoder":
         embedding = model.apply(variables, pixels, scales, method=Sam.encode)
@@ -281,11 +280,6 @@ def _check_choices(task: SegmentConfig, sam_config: SamConfig, accumulate: int) 
         raise ConfigError(
             f"task.batch_norm is 'batch', but task.train is {task.train!r}, which leaves the norms "
             "as they are: write --task.batch-norm stored"
-        )
-    if task.drop_path and isinstance(sam_config.encoder, TinyVitConfig):
-        raise ConfigError(
-            f"task.drop_path is {task.drop_path}, but the encoder of {task.model!r} has stages of "
-            "several kinds of blocks, which are never left out: leave it at 0"
         )
     if task.drop_path and task.train == "decoder":
         raise ConfigError(

@@ -28,6 +28,7 @@ from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError, ConfigError, EsamError
 from esam_jax.models import expected_shapes, lora, named
+from esam_jax.models.heads import classifier
 from esam_jax.tasks import mae_trunk, rounds
 from esam_jax.tasks.task import BEHIND_TRUNK, Start
 from esam_jax.typing import Params
@@ -153,11 +154,11 @@ def model_file(init_from: str, model: str) -> ModelFile:
 def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     """`model_file`, where it fits the `config`.
 
-    Of a pretrained ViT only the trunk is there, and the rest is named as untrained; so is what
-    `config` extends the model by (background points, mask prompts), which is drawn as zeros where
-    the wiring says so.
+    Of a pretrained ViT, or a classifier, only the trunk is there, and the rest is named as
+    untrained; so is what `config` extends the model by (background points, mask prompts), which is
+    drawn as zeros where the wiring says so.
     """
-    file = model_file(init_from, model)
+    file = _pretrained(model_file(init_from, model))
     found, wanted = file.config, config
     if isinstance(found, _VIT) and isinstance(config.encoder, SamVitConfig):
         return _sam_from_mae(init_from, file, model, config)
@@ -176,6 +177,15 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
         trunk = {"encoder": file.params["encoder"]}
         return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
     return dataclasses.replace(file, config=config, untrained=(*file.untrained, *absent))
+
+
+def _pretrained(file: ModelFile) -> ModelFile:
+    """A classifier as the pretrained ViT that it has in it; any other model as it is."""
+    if not isinstance(file.config, ClassifierConfig):
+        return file
+    params = classifier.of_imagenet_pixels(file.config, file.params)
+    params = {name: params[name] for name in ("encoder", "class_token", "norm")}
+    return dataclasses.replace(file, config=MaeConfig(encoder=file.config.encoder), params=params)
 
 
 def _fitted(

@@ -40,8 +40,8 @@ class Student:
     does not fit.
 
     Its parameters are {encoder}, without a neck where its trunk is compared; {prompt, decoder}
-    where it gets those of the teacher; and {head}, a linear map to the teacher's width where that
-    is another one, which the run's model has no place for.
+    where it gets those of the teacher; and {head}, a linear map to the teacher's width, behind a
+    trunk or a neck of another width, which the run's model has no place for.
     """
 
     task: DistillConfig
@@ -192,11 +192,8 @@ class Student:
 
     @property
     def _head(self) -> nn.Module | None:
-        encoder = self.model.encoder
-        width = encoder.neck_width
-        if self.learns_trunk and not isinstance(encoder, TinyVitConfig):
-            width = encoder.width
-        if width == self.teacher.width:
+        # Channels of a trunk have no reason to be the teacher's one by one, however many there are.
+        if not self.learns_trunk and self.model.encoder.neck_width == self.teacher.width:
             return None
         return linear(self.teacher.width, self.run.compute, "head").clone(name=None)
 

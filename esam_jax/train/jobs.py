@@ -121,7 +121,7 @@ class Evaluate:
         if self.measure is None or done not in self.due or done in self.shared.report.measured:
             return
         with self.shared.timed("evaluate", "an evaluation", done), jax.transfer_guard("allow"):
-            measured = self.measure(state.params, self.frozen)
+            measured = self.measure(state.result, self.frozen)
             self.shared.report.evaluation(done, measured)
             self.checkpoints.score(done, measured)
 
@@ -158,4 +158,5 @@ class Jobs:
 
 def copied(state: TrainState, frozen: Params) -> dict[str, Params]:
     """What several devices hold copies of."""
-    return {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}
+    held = {"params": state.params, "opt_state": state.opt_state, "frozen": frozen}
+    return held if state.averages is None else {**held, "averages": state.averages}

@@ -15,7 +15,7 @@ import jax
 
 from esam_jax import files, sharding
 from esam_jax.config import RunConfig, json
-from esam_jax.convert import model_folder
+from esam_jax.convert import model_folder, provenance
 from esam_jax.data import loader
 from esam_jax.machine import out_of_memory
 from esam_jax.processes import consistency, leader, stop
@@ -82,17 +82,17 @@ def _run(
     resume_with: Collection[str],
     hook: Alert,
 ) -> dict[str, Any]:
-    """A run from where it stands to its end; `back` is the spike to go back from first.
-
-    Going back is starting again in place: the one way that a killed run takes too.
+    """A run from where it stands to its end; `back` is the spike to go back from first: by starting
+    again in place, the one way that a killed run takes too.
     """
     began = time.monotonic()
     # ---------------------------------------------------------- the start: nothing is touched
+    cfg, source = start.fitted(cfg, workdir)
     where = start.standing(cfg, workdir, back, resume_with)
     if where.finished:  # the data may be gone by now
         start.announce_end(cfg, workdir, where.first_step, progress)
         return where.metrics
-    ready = start.check(cfg, workdir, where.first_step)
+    ready = start.check(cfg, workdir, where.first_step, source)
     with (
         Watchdog(cfg.guard.hang_seconds, workdir, alert=hook.hang) as watchdog,
         owner.owned(workdir, resumed=where.first_step > 0),
@@ -296,8 +296,9 @@ def _finish(
         why = metrics_file.why_earlier(best, cfg.save.best)
         report.event(metrics_file.EARLIER_MODEL, done, best=best, why=why)
         log.note(f"{workdir}: {why}", progress)
-    origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}"
-    _write_models(origin, workdir, ready, state.params)
+    averaged = "" if state.averages is None else provenance.AVERAGED
+    origin = f"esam_jax training run {cfg.name!r}, {counted(of, 'step')}{averaged}"
+    _write_models(origin, workdir, ready, state.result)
     if jax.process_index() == 0:
         log.say(figures.loss(workdir), progress)
     report.finish(done)

@@ -13,13 +13,10 @@ import optax
 
 from esam_jax import sharding
 from esam_jax.config import OptimConfig
-from esam_jax.errors import ConfigError
+from esam_jax.train import layer_rates
 from esam_jax.typing import Params
 
-_BLOCK = re.compile(r"(?:^|/)encoder/block_(\d+)/")
-_STAGE = re.compile(r"(?:^|/)encoder/stage_\d+/")
 _ENCODER = re.compile(r"(?:^|/)encoder/")
-_BEFORE_BLOCKS = re.compile(r"(?:^|/)(?:encoder/(?:patch_embed/.*|positions)|class_token)$")
 
 
 class Schedule(NamedTuple):
@@ -42,12 +39,14 @@ class Optimiser:
 
     update: (gradients, state, parameters, schedule) -> (updates, state).
     rate: (number of the update, from 0; schedule) -> learning rate.
+    ema: decay of the averages of parameters; None where there are none.
     """
 
     init: Callable[[Any], Any]
     update: Callable[..., tuple[Any, Any]]
     rate: Callable[[Any, Schedule], jax.Array]
     schedule: Schedule
+    ema: float | None
 
 
 def make(config: OptimConfig, steps: int) -> Optimiser:
@@ -60,7 +59,7 @@ def make(config: OptimConfig, steps: int) -> Optimiser:
         if config.clip_norm is not None:
             parts.insert(0, _stateless(functools.partial(clip_each, max_norm=config.clip_norm)))
         if config.layer_decay is not None:
-            parts.append(_stateless(functools.partial(scale_layers, decay=config.layer_decay)))
+            parts.append(layer_rates.by_layer(config.layer_decay))
         if config.encoder_rate != 1:
             parts.append(_stateless(functools.partial(scale_encoder, rate=config.encoder_rate)))
         return optax.chain(*parts)
@@ -69,7 +68,7 @@ def make(config: OptimConfig, steps: int) -> Optimiser:
         return chain(numbers).update(grads, state, params)
 
     numbers = schedule(config, steps)
-    return Optimiser(chain(numbers).init, update, rate, numbers)
+    return Optimiser(chain(numbers).init, update, rate, numbers, config.ema)
 
 
 def adam_with_decay(config: OptimConfig) -> optax.GradientTransformation:
@@ -145,21 +144,6 @@ def clip_each(updates: Params, max_norm: float) -> Params:
     return {name: clip(model) for name, model in updates.items()}
 
 
-def scale_layers(updates: Params, decay: float) -> Params:
-    """Updates multiplied by decay ** (depth - i) in encoder block i, by decay ** (depth + 1) before
-    the first block and by 1 behind the last (BEiT, arXiv:2106.08254; MAE's lr_decay.py)."""
-
-    def scale(model: Params) -> Params:
-        depth = _depth(model)
-
-        def one(path: tuple[Any, ...], update: Any) -> Any:
-            return update * decay ** _layers_above(sharding.name(path), depth)
-
-        return jax.tree_util.tree_map_with_path(one, model)
-
-    return {name: scale(model) for name, model in updates.items()}
-
-
 def scale_encoder(updates: Params, rate: float) -> Params:
     """Updates of image encoders multiplied by `rate`; their decay is a part of them."""
 
@@ -167,23 +151,6 @@ def scale_encoder(updates: Params, rate: float) -> Params:
         return update * rate if _ENCODER.search(sharding.name(path)) else update
 
     return jax.tree_util.tree_map_with_path(one, updates)
-
-
-def _depth(model: Params) -> int:
-    """Number of encoder blocks in one model's tree; ConfigError when they lie in stages."""
-    paths = [sharding.name(path) for path, _ in jax.tree_util.tree_leaves_with_path(model)]
-    if any(_STAGE.search(path) for path in paths):
-        raise ConfigError(
-            "optim.layer_decay is set, but counts the blocks of a plain ViT and this encoder has "
-            "stages: leave it out"
-        )
-    return 1 + max((int(found[1]) for path in paths if (found := _BLOCK.search(path))), default=-1)
-
-
-def _layers_above(path: str, depth: int) -> int:
-    if found := _BLOCK.search(path):
-        return depth - int(found[1])
-    return depth + 1 if _BEFORE_BLOCKS.search(path) else 0
 
 
 def _stateless(function: Callable[[Any], Any]) -> optax.GradientTransformation:

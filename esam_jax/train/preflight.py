@@ -66,8 +66,9 @@ def run(
 
     EsamError for what a start of the run would refuse, too.
     """
+    cfg, source = start.fitted(cfg, workdir)
     where = start.standing(cfg, workdir, None, resume_with)
-    ready = start.check(cfg, workdir, where.first_step)
+    ready = start.check(cfg, workdir, where.first_step, source)
     with (
         tempfile.TemporaryDirectory() as stacks,  # RUN is not touched, even if a check hangs
         Watchdog(cfg.guard.hang_seconds, Path(stacks)),

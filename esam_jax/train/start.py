@@ -16,15 +16,15 @@ from jax.sharding import Mesh
 
 from esam_jax import sharding, tasks
 from esam_jax.config import RunConfig, json
-from esam_jax.data import records, sources
+from esam_jax.data import records, sources, views
 from esam_jax.data.records import Source
 from esam_jax.machine import compiler_options
 from esam_jax.processes import alert, consistency, leader
 from esam_jax.runs import config_file, metrics_file, owner
 from esam_jax.tasks import operations, trained
 from esam_jax.tasks.task import Measure, Start, Task
+from esam_jax.train import averages, guard, jobs, optim
 from esam_jax.train import frozen as frozen_weights
-from esam_jax.train import guard, jobs, optim
 from esam_jax.train import state as states
 from esam_jax.train.checkpoint import manager
 from esam_jax.train.checkpoint.manager import Checkpoints
@@ -117,6 +117,8 @@ def announce(
     text = f"{cfg.name}: {what} {cfg.steps}; log: {workdir / log.METRICS_FILE}"
     count = ready.count
     log.note(text if count.trained == count.all else f"{text}; training {count}", progress)
+    if left := averages.left_of_the_start(cfg.optim.ema, cfg.steps):
+        log.note(f"{cfg.name}: {left}", progress)
 
 
 def announce_end(cfg: RunConfig, workdir: Path, step: int, progress: bool | None) -> None:
@@ -138,13 +140,36 @@ def record(cfg: RunConfig, workdir: Path, first_step: int, *, again: bool) -> No
             metrics_file.append_attempt(file, first_step, time=now, host=socket.gethostname())
 
 
-def check(cfg: RunConfig, workdir: Path, first_step: int) -> Ready:
-    """Opens all that a typing error can break, on every host; raises EsamError."""
+def fitted(cfg: RunConfig, workdir: Path) -> tuple[RunConfig, Source | None]:
+    """The config with what its view takes from the data, and those if they were opened for it.
+
+    Of a run that resumes it is what the run took.
+    """
+    view = cfg.data.view
+    if not views.takes_from_data(view):
+        return cfg, None
+    source = None
+    if manager.newest(workdir):
+        before = config_file.stored(workdir)
+        view = view if before is None else views.resumed(view, before.data.view)
+    else:
+        source = sources.open_source(cfg.data.source, needs=view.needs)
+        view = views.adapted(view, source)
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, view=view)), source
+
+
+def check(cfg: RunConfig, workdir: Path, first_step: int, source: Source | None = None) -> Ready:
+    """Opens all that a typing error can break, on every host, but a `source` that is open.
+
+    Raises EsamError.
+    """
     mesh = sharding.make_mesh(cfg.mesh)
     if cfg.compute.deterministic and mesh.devices.flat[0].platform == "gpu":
         compiler_options.sum_in_one_order()  # before the first sum over devices
     sharding.check_batch(cfg.batch, cfg.accumulate, mesh)
-    source = sources.open_source(cfg.data.source, needs=cfg.data.view.needs)
+    if source is None:
+        source = sources.open_source(cfg.data.source, needs=cfg.data.view.needs)
+    views.require(cfg.data.view, source)
     found = records.summary(source)
     task = tasks.build(cfg)
     measure = None
@@ -182,7 +207,7 @@ def begin(
     task, mesh, template = ready.task, ready.mesh, ready.template
     first_step = leader.decide(checkpoints.latest) or 0
     if first_step:
-        state = checkpoints.restore(template)
+        state = states.averaging(checkpoints.restore(template), template, task)
         # Older, if the newest is damaged; other hosts may see that later than process 0.
         first_step = leader.decide(checkpoints.latest) or 0
     else:

@@ -16,6 +16,7 @@ from esam_jax.errors import CheckpointError
 from esam_jax.machine import compiler_options
 from esam_jax.tasks import trained
 from esam_jax.tasks.task import Task
+from esam_jax.train import averages
 from esam_jax.train.optim import Optimiser
 from esam_jax.typing import Batch, Params
 
@@ -39,7 +40,8 @@ class TrainState:
     """What an update changes and a checkpoint holds; `step` is the number of updates done.
 
     `params` holds all parameters, `opt_state` moments of those that are trained (`Task.trains`).
-    `batches` is the position in the data: how many global batches were used or left out. The
+    `batches` is the position in the data: how many global batches were used or left out.
+    `averages` holds those of `optim.ema`, of a part of the parameters (`train/averages.py`). The
     fields also hold the abstract arrays and shardings of the same tree.
     """
 
@@ -48,6 +50,12 @@ class TrainState:
     opt_state: Any
     batches: Any  # int32 scalar
     guard: Any  # GuardState
+    averages: Any = None  # None where none are kept
+
+    @property
+    def result(self) -> Params:
+        """The parameters that are measured and written: averages where there are some."""
+        return self.params if self.averages is None else trained.merged(self.params, self.averages)
 
 
 def _fresh(task: Task, optimiser: Optimiser, rng: Array) -> TrainState:
@@ -59,6 +67,7 @@ def _fresh(task: Task, optimiser: Optimiser, rng: Array) -> TrainState:
         opt_state=optimiser.init(trained.select(params, task.trains)),
         batches=zero,
         guard=GuardState(zero, zero, zero, jnp.zeros((), jnp.float32), zero),
+        averages=None if optimiser.ema is None else averages.of(params, task),
     )
 
 
@@ -105,7 +114,23 @@ def create(
     )
     # The key is an argument, or the compiler would compute every random weight as a constant.
     state = fresh(key)
-    return state.replace(params=_replace(state.params, start)) if start else state
+    if start:
+        # What averages begin at is replaced with it.
+        params = _replace(state.params, start)
+        state = state.replace(params=params, averages=None)
+    return averaging(state, places, task)
+
+
+def averaging(state: TrainState, like: TrainState, task: Task) -> TrainState:
+    """`state` with averages where `like` has some, and else without.
+
+    Those that it has are kept; new ones begin at its parameters.
+    """
+    if like.averages is None:
+        return state.replace(averages=None)
+    if state.averages is not None:
+        return state
+    return state.replace(averages=averages.copies(averages.of(state.params, task)))
 
 
 def _replace(params: Params, start: Params) -> Params:

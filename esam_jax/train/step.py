@@ -18,7 +18,7 @@ from esam_jax.models.parts import batch_norm
 from esam_jax.models.parts.batch_norm import Moments
 from esam_jax.tasks import trained as parts
 from esam_jax.tasks.task import Task
-from esam_jax.train import guard, scalars
+from esam_jax.train import averages, guard, scalars
 from esam_jax.train.optim import Optimiser, Schedule
 from esam_jax.train.scalars import Scalars
 from esam_jax.train.state import TrainState
@@ -68,10 +68,10 @@ def jit_step(
 
     `state` and `frozen` may be abstract: only their shardings are read. `seed` is that of every
     random choice, `accumulate` the number of micro-batches. What the task does not train passes
-    through as it is. An update whose loss or
-    gradient is not finite is skipped: parameters, moments and counts keep their bits. Several
-    models are skipped together, because they share a batch and the optimiser's count. With
-    `deterministic` it gives the same bits on every run on the same kind of GPU.
+    through as it is. An update whose loss or gradient is not finite is skipped: parameters,
+    moments, averages and counts keep their bits. Several models are skipped together, because they
+    share a batch and the optimiser's count. With `deterministic` it gives the same bits on every
+    run on the same kind of GPU.
     """
     root_key = jax.random.key_data(jax.random.key(seed))
 
@@ -91,21 +91,19 @@ def jit_step(
         changed = optax.apply_updates(trained, updates), opt_state
         trained, opt_state = _select(good, changed, (trained, state.opt_state))
         metrics |= _sizes(trained, updates, good)
-        averages = batch_norm.folded(state.params, moments, good)
-        params = parts.merged(parts.merged(state.params, trained), averages)
+        statistics = batch_norm.folded(state.params, moments, good)
+        params = parts.merged(parts.merged(state.params, trained), statistics)
         metrics["learning_rate"] = optimiser.rate(state.step - state.guard.skipped, schedule)
         memory, findings = guard.watch(guarded, state, metrics["loss"], good)
-        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory)
+        means = averages.followed(state.averages, averages.of(params, task), optimiser.ema, good)
+        after = TrainState(state.step + 1, params, opt_state, state.batches + 1, memory, means)
         return after, scalars.pack(metrics | findings)
-
-    def places(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
     everywhere = sharding.replicated(mesh)
     jitted = jax.jit(
         update,
-        in_shardings=(places(state), places(frozen), sharding.batch(mesh), everywhere),
-        out_shardings=(places(state), everywhere),
+        in_shardings=(_places(state), _places(frozen), sharding.batch(mesh), everywhere),
+        out_shardings=(_places(state), everywhere),
         donate_argnums=0,
         compiler_options=compiler_options.of_update(
             mesh.devices.flat[0].platform, deterministic=deterministic
@@ -174,6 +172,10 @@ def micro_batches(
     parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:]).swapaxes(0, 1)
     spec = jax.sharding.PartitionSpec(None, *place.spec)
     return jax.lax.with_sharding_constraint(parts, NamedSharding(place.mesh, spec))
+
+
+def _places(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
 def _select(good: Array, changed: Any, before: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 from helpers import nano
 
 from esam_jax import outputs
-from esam_jax.convert import load, model_folder
+from esam_jax.convert import load, model_folder, provenance
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 
@@ -29,6 +29,14 @@ def test_a_model_folder_holds_one_set_of_weights(tmp_path: Path):
     with pytest.raises(CheckpointError, match="holds one set of weights: leave out --weights"):
         load.model_file(tmp_path / "m", weights="ema")
     assert load.model_file(tmp_path / "m", weights="raw").config == CONFIG
+
+
+def test_a_model_folder_of_averages_is_not_taken_for_the_raw_weights(tmp_path: Path):
+    source = f"a run{provenance.AVERAGED}"
+    model_folder.write(tmp_path, CONFIG, nano.params(CONFIG), source=source)
+    with pytest.raises(CheckpointError, match=r"leave out --weights, or name .* as RUN@STEP"):
+        load.model_file(tmp_path, weights="raw")
+    assert load.model_file(tmp_path, weights="ema").source == source
 
 
 def test_a_run_with_one_model(tmp_path: Path):

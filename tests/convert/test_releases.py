@@ -52,6 +52,12 @@ def test_another_file_than_was_released_is_refused_every_time(server):
             releases.fetch(release)
 
 
+def test_the_beginning_of_a_checksum_is_compared(server):
+    releases.fetch(releases.Release(f"{server}/w.pt", SHA256[:8], "Apache-2.0"))
+    with pytest.raises(CheckpointError, match=f"SHA-256 is {SHA256}, not 12345678"):
+        releases.fetch(releases.Release(f"{server}/w.pt", "12345678", "Apache-2.0"))
+
+
 def test_a_file_that_changes_is_checked_again(server):
     release = releases.Release(f"{server}/w.pt", SHA256, "Apache-2.0")
     releases.fetch(release).write_bytes(CONTENT[:-1])

@@ -116,6 +116,22 @@ def test_batches_differ_from_each_other_and_between_seeds():
         assert not equal(first, next(batches))
 
 
+def test_pictures_are_repeated_in_a_batch_and_augmented_anew():
+    view = CropConfig(image_px=16)
+    with stream(config(view=view, repeats=3), mesh()) as repeated:
+        images = np.asarray(next(repeated)["image"])
+    with stream(config(view=view), mesh()) as single:
+        once = np.asarray(next(single)["image"])
+    # Rows 0 to 2 are of the record of row 0, rows 3 to 5 of that of row 1.
+    assert np.array_equal(images[[0, 3, 6]], once[:3])
+    assert len({image.tobytes() for image in images}) == 8
+    with stream(config(view=view, repeats=3), mesh(data=1, fsdp=1), first_batch=1) as resumed:
+        second = np.asarray(next(resumed)["image"])
+    with stream(config(view=view, repeats=3), mesh()) as repeated:
+        next(repeated)
+        assert np.array_equal(np.asarray(next(repeated)["image"]), second)
+
+
 def test_a_set_smaller_than_the_batch_wraps_within_it():
     source = ScenesConfig(scenes=3, scene_px=32)
     with stream(config(source), mesh()) as batches:

@@ -15,22 +15,20 @@ from esam_jax.data.views import classified
 from esam_jax.errors import ConfigError
 from esam_jax.evaluate import accuracy
 
-VIEW = ClassifiedConfig(image_px=24, classes=6)
 KERNEL = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
 
 
 @given(
     values=st.lists(st.lists(st.integers(-2, 2), min_size=7, max_size=7), min_size=1, max_size=5),
-    most=st.integers(1, 7),
     data=st.data(),
 )
-def test_among_is_the_place_in_a_stable_order(values, most, data):
+def test_a_rank_is_the_place_in_a_stable_order(values, data):
     """With as many ties as there are."""
     labels = [data.draw(st.integers(0, 6)) for _ in values]
     order = np.argsort([[-x for x in row] for row in values], axis=1, kind="stable")
-    wanted = [label in row[:most] for label, row in zip(labels, order, strict=True)]
+    wanted = [row.tolist().index(label) for label, row in zip(labels, order, strict=True)]
     logits = jnp.asarray(values, jnp.float32)
-    assert accuracy.among(logits, jnp.asarray(labels), most).tolist() == wanted
+    assert accuracy.rank(logits, jnp.asarray(labels)).tolist() == wanted
 
 
 def logits(params, image):
@@ -49,8 +47,11 @@ def by_hand(source, places):
     return np.mean(np.array(ranks) < 1), np.mean(np.array(ranks) < 5)
 
 
-def measured(folder, data=1, images=100, classes=6):
-    view = ClassifiedConfig(image_px=24, classes=classes)
+def measured(folder, data=1, images=100, names=tuple("abcdef")):
+    """By a model that has `names`, or so many classes without."""
+    named = () if isinstance(names, int) else names
+    classes = names if isinstance(names, int) else len(names)
+    view = ClassifiedConfig(image_px=24, classes=classes, class_names=named)
     config = EvaluateConfig(source=ImageFolderConfig(path=str(folder)), images=images)
     mesh = sharding.make_mesh(MeshConfig(data=data))
     run = accuracy.measurement(logits, view, config, mesh)
@@ -97,12 +98,42 @@ def test_what_is_broken_is_left_out_and_named(tmp_path):
 
 def test_classes_that_the_model_does_not_know_are_left_out_and_named(tmp_path):
     folder = made_sets.image_folder(tmp_path, 9)
-    (folder / "a").rename(folder / "0")  # classes 0, b and c
     (folder / "c").mkdir()
     next((folder / "b").iterdir()).rename(folder / "c" / "other.png")
-    with pytest.warns(UserWarning, match=r"c/other\.png has class 2 \(c\), but there are 2"):
-        found = measured(folder, classes=2)
+    with pytest.warns(UserWarning, match=r"c/other\.png is of class 'c', which is none of the"):
+        found = measured(folder, names=("b", "a"))
     assert found["images"] == 8 and found["skipped"] == 1
+
+
+def test_classes_are_those_of_the_same_name_whatever_their_number(tmp_path):
+    folder = made_sets.image_folder(tmp_path, 20)
+    wanted = by_hand(sources.open_source(ImageFolderConfig(path=str(folder))), range(20))
+    (folder / "a").rename(folder / "z")  # the second of b and z: its number was 0
+    found = measured(folder, names=("z", "b", *"cdef"))
+    assert (found["top1"], found["top5"]) == pytest.approx(wanted, abs=1e-6)
+    assert found["top1"] != pytest.approx(measured(folder, names=tuple("bzcdef"))["top1"])
+
+
+def test_numbers_count_where_the_model_has_no_names_and_as_many_classes(tmp_path):
+    folder = made_sets.image_folder(tmp_path, 9)
+    for empty in "cdef":
+        (folder / empty).mkdir()
+    empty = "4 classes without a picture: c, d, e, f"
+    with pytest.warns(UserWarning, match=empty):
+        source = sources.open_source(ImageFolderConfig(path=str(folder)))
+    with pytest.warns(UserWarning, match=empty):
+        found = measured(folder, names=6)
+    assert found["top1"] == pytest.approx(by_hand(source, range(9))[0], abs=1e-6)
+    with (
+        pytest.warns(UserWarning, match=empty),
+        pytest.raises(ConfigError, match=r"has 6 classes \(a, b, c, d, e, f\), but .* tells 5"),
+    ):
+        measured(folder, names=5)
+    with (
+        pytest.warns(UserWarning, match=empty),
+        pytest.raises(ConfigError, match="tells x, y apart, and these are a, b, c, d, e, f"),
+    ):
+        measured(folder, names=("x", "y"))
 
 
 def test_nothing_that_can_be_read_measures_nothing(tmp_path):

@@ -48,6 +48,22 @@ def test_golden_case_of_u2net():
     assert len(report.stages) == 7 and all(stage.error > 1e-8 for stage in report.stages)
 
 
+@pytest.mark.parametrize("listing", ["mean", "token", "distilled"])
+def test_golden_case_of_classifiers(listing):
+    report = parity.against_golden(small(f"vit_classifier_{listing}").config)
+    assert report.holds and "this size" in report.against
+    names = [stage.name for stage in report.stages]
+    heads = [f"logits of the {each} token" for each in ("class", "distillation")]
+    assert names == ["logits", *(heads if listing == "distilled" else [])]
+    assert all(stage.error > 1e-8 for stage in report.stages)
+
+
+def test_golden_case_of_regnet():
+    report = parity.against_golden(small("regnety_002").config)
+    assert report.holds and [stage.name for stage in report.stages] == ["logits"]
+    assert report.stages[0].error > 1e-8
+
+
 def test_a_wrong_network_is_noticed(monkeypatch):
     """The weights of the case are changed by a thousandth behind its back."""
     whole = golden.state_dict
@@ -70,6 +86,9 @@ def test_each_kind_has_its_case():
         "mobile_sam": "mobile_sam_a",
         "mae_l": "mae_vit_b_a",
         "u2net": "u2netp_a",
+        "deit_b": "vit_classifier_token_a",
+        "deit_b_distilled": "vit_classifier_distilled_a",
+        "regnety_16gf": "regnety_002_a",
     }
     for name, case in cases.items():
         assert parity.case_for(named.model(name)) == case

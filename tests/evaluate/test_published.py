@@ -9,9 +9,9 @@ import pytest
 from helpers import nano
 from PIL import Image
 
-from esam_jax.config import CocoConfig, ScenesConfig
+from esam_jax.config import CocoConfig, ScenesConfig, VitConfig
 from esam_jax.data import sources
-from esam_jax.evaluate import published
+from esam_jax.evaluate import published, published_classes
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.models import named
 
@@ -210,3 +210,48 @@ def test_proposals_of_lvis_alone_have_published_numbers():
 def test_other_proposals_have_none(name: str, pictures: int, broken: int, why: str):
     found = published.proposals(Path(name), pictures, broken)
     assert found["rows"] == [] and why in found["left_out"][0]
+
+
+# --------------------------------------------------------------------------- classification
+
+SYNSETS = [f"n{i:08}" for i in range(1000)]
+
+
+def encoder(name: str):
+    found = named.sam(name).encoder
+    assert isinstance(found, VitConfig)
+    return found
+
+
+def imagenet(vit=None, classes=SYNSETS, pictures=50_000, skipped=0):
+    return published_classes.imagenet(vit, classes, pictures=pictures, skipped=skipped)
+
+
+def test_table_1_stands_beside_imagenet_by_the_size_of_the_vit():
+    rows = imagenet(encoder("efficientsam_ti"))["rows"]
+    assert {x["pretraining"]: x["top1"] for x in rows} == {
+        "DeiT": 0.745, "SSTA": 0.752, "DMAE": 0.7, "MAE": 0.752, "SAMI": 0.768
+    }  # fmt: skip
+    assert {x["model"] for x in rows} == {"ViT-Ti"} and all("Table 1" in x["source"] for x in rows)
+    small, base = (imagenet(encoder(f"efficientsam_{x}"))["rows"] for x in "sb")
+    assert (len(small), len(base)) == (9, 9)
+    for found, sami, mae in ((small, 0.827, 0.815), (base, 0.848, 0.836)):
+        by_name = {x["pretraining"]: x["top1"] for x in found}
+        assert (by_name["SAMI"], by_name["MAE"]) == (sami, mae)
+    assert len(imagenet()["rows"]) == 5 + 9 + 9  # of predictions the network is not known
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pictures": 49_999}, "these are 49999 pictures of 1000 classes"),
+        ({"classes": SYNSETS[:-1]}, "these are 50000 pictures of 999 classes"),
+        ({"classes": [f"thing {i}" for i in range(1000)]}, "validation set"),
+        ({"pictures": 49_999, "skipped": 1}, "1 picture could not be used"),
+        ({"vit": encoder("efficientsam_nano")}, "this is another network"),
+        ({"vit": dataclasses.replace(encoder("efficientsam_ti"), pretrain_px=384)}, "at 224 pix"),
+    ],
+)
+def test_table_1_is_left_out_where_it_does_not_stand_for_what_is_measured(change, words):
+    found = imagenet(**change)
+    assert not found["rows"] and words in found["left_out"][0]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esam_jax.config import ClipConfig, MaeConfig, SamConfig, U2NetConfig
+from esam_jax.config import ClipConfig, MaeConfig, SamConfig, TellsClasses, U2NetConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models import expected_shapes, named
 
@@ -48,6 +48,24 @@ def test_sizes_of_clip_are_those_of_openai(name, count):
     assert sum(math.prod(shape) for shape in shapes.values()) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("ti", (5.72, 5.91)), ("s", (22.05, 22.44)), ("b", (86.57, 87.34))],
+)
+def test_sizes_of_deit_are_those_that_timm_lists(name, millions):
+    for model, known in zip((f"deit_{name}", f"deit_{name}_distilled"), millions, strict=True):
+        shapes = expected_shapes.of(named.model(model))
+        assert sum(math.prod(shape) for shape in shapes.values()) / 1e6 == pytest.approx(
+            known, abs=0.005
+        )
+
+
+def test_the_size_of_deits_teacher_is_that_which_timm_lists():
+    shapes = expected_shapes.of(named.model("regnety_16gf"))
+    count = sum(math.prod(x) for path, x in shapes.items() if not path.endswith(STATISTICS))
+    assert count / 1e6 == pytest.approx(83.59, abs=0.005)
+
+
 @pytest.mark.parametrize("name", named.names(SamConfig))
 def test_names_say_the_wiring(name):
     config, family = named.sam(name), name.split("_")[0]
@@ -76,5 +94,5 @@ def test_an_encoder_alone_is_no_promptable_model():
         named.sam("mae_b")
     assert named.names(MaeConfig) == ("mae_nano", "mae_ti", "mae_s", "mae_b", "mae_l", "mae_h")
     assert named.names(U2NetConfig) == ("u2net", "u2netp")
-    kinds = (SamConfig, MaeConfig, ClipConfig, U2NetConfig)
+    kinds = (SamConfig, MaeConfig, TellsClasses, ClipConfig, U2NetConfig)
     assert {*named.names()} == {name for kind in kinds for name in named.names(kind)}

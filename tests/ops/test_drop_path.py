@@ -1,11 +1,23 @@
 """Blocks are left out as often as the rate says, and what is kept makes up for it."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from esam_jax.ops import drop_path
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "classification_a.npz")
+
+
+@pytest.mark.parametrize(("rate", "depth"), [(0.1, 12), (0.2, 24)])
+def test_chances_are_those_of_timm(rate, depth):
+    """Of a branch that is kept: its scale is 1 over the chance of that."""
+    kept = np.asarray(drop_path.scales(jnp.ones((1, depth, 2)), rate))
+    wanted = 1 / (1 - GOLDEN[f"droppath/rates_{rate}_{depth}"])
+    np.testing.assert_allclose(kept, np.tile(wanted[:, None, None], 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4])

@@ -1,5 +1,7 @@
 """The order of examples: the same for any processes and any restart, each record once an epoch."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,61 @@ def test_every_record_comes_once_an_epoch(seed: int, records: int, epoch: int):
     positions = range(epoch * records, (epoch + 1) * records)
     assert {sequence[p][0] for p in positions} == {epoch}
     assert sorted(sequence[p][1] for p in positions) == list(range(records))
+
+
+@given(seeds, st.integers(1, 40), st.integers(1, 5), st.integers(0, 3))
+def test_repeated_records_stand_in_a_row_and_epochs_are_as_long_as_ever(
+    seed: int, records: int, repeats: int, epoch: int
+):
+    sequence, single = Order(records, seed, repeats), Order(records, seed)
+    positions = range(epoch * records, (epoch + 1) * records)
+    assert {sequence[p][0] for p in positions} == {epoch}
+    found = [(sequence[p][1], sequence.copy(p)) for p in positions]
+    first = [single[p][1] for p in positions]  # of the same shuffle, its beginning
+    assert found == [(first[i // repeats], i % repeats) for i in range(records)]
+    assert len(set(found)) == records  # no example twice
+    assert len({index for index, _ in found}) == -(-records // repeats)
+
+
+@given(seeds, st.integers(2, 12), st.integers(2, 4), st.sampled_from([1, 2, 4, 8]))
+def test_repeated_records_are_those_of_any_hosts_and_resume_steps(
+    seed: int, records: int, repeats: int, hosts: int
+):
+    mesh, batch = sharding.make_mesh(MeshConfig()), 16
+    placement, devices = sharding.batch(mesh), list(mesh.devices.flat)
+    sequence, share = Order(records, seed, repeats), len(devices) // hosts
+    for step in (0, 3):
+        found = {}
+        for i in range(hosts):
+            rows = order.local_rows(placement, batch, devices[i * share : (i + 1) * share])
+            # A fresh sequence, as in a process that resumes at this step.
+            mine = Order(records, seed, repeats)
+            for slot, row in enumerate(rows):
+                position = order.position(step * len(rows) + slot, rows, batch)
+                found[row] = mine[position], mine.copy(position)
+        alone = [(sequence[p], sequence.copy(p)) for p in range(step * batch, (step + 1) * batch)]
+        assert [found[row] for row in range(batch)] == alone
+
+
+@given(seeds, st.integers(0, 20))
+def test_copies_of_one_record_are_views_of_their_own(seed: int, position: int):
+    """The first is that of a run without repeats; all are functions of seed and position."""
+    source, repeats = Fragile(7, set()), 3
+    examples = Examples(source, VIEW, seed, repeats)
+    start = position - Order(7, seed, repeats).copy(position)
+    row = [p for p in range(start, start + repeats) if p // 7 == start // 7]
+    made = {p: examples[p] for p in row}
+    assert len({example.attempts[0].name for example in made.values()}) == 1
+    views = [made[p].view["image"] for p in row]
+    again = Examples(source, VIEW, seed, repeats)
+    assert all((again[p].view["image"] == made[p].view["image"]).all() for p in reversed(row))
+    # Crops of 8 pixels of a scene: two that are drawn alike differ.
+    assert all((a != b).any() for a, b in itertools.combinations(views, 2))
+    single, epoch = Order(7, seed), start // 7
+    at = next(
+        p for p in range(7 * epoch, 7 * epoch + 7) if single[p][1] == Order(7, seed, 3)[start][1]
+    )
+    assert (Examples(source, VIEW, seed)[at].view["image"] == views[0]).all()
 
 
 @given(seeds)

@@ -129,6 +129,17 @@ def test_what_is_wrong_with_the_data_is_one_row_of_each_kind_and_part(tmp_path):
     assert (again["event"], again["count"], again["first"]) == ("objects left out", 1, ["z: bad"])
 
 
+@pytest.mark.parametrize("ema", [None, 0.9999])
+def test_the_page_says_whether_weights_are_averaged(tmp_path, ema):
+    """Runs of earlier releases have no such key."""
+    for config in ({"optim": {"ema": ema}}, *([{}] if ema is None else [])):
+        write(tmp_path, {"name": "toy", "steps": 30, **config}, lines_of_a_run())
+        found = summary.summary(tmp_path)
+        assert found["ema"] == ema
+        said = "Evaluations and model/ are of averaged weights (optim.ema 0.9999); losses"
+        assert (said in page.render(found, {})) == (ema is not None)
+
+
 def test_page_is_whole_and_escaped(run):
     assert main(["report", str(run)]) == 0
     text = (run / "report.html").read_text()

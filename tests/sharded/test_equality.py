@@ -12,8 +12,17 @@ from helpers import made_sets, quick, toy
 from layouts import Layout
 
 from esam_jax import configs, sharding, tasks
-from esam_jax.config import MeshConfig, PretrainDecoderConfig, SamiConfig, TeacherConfig
+from esam_jax.config import (
+    ClassifierConfig,
+    ClassTeacherConfig,
+    MeshConfig,
+    PretrainDecoderConfig,
+    SamiConfig,
+    TeacherConfig,
+)
+from esam_jax.convert.families import timm_vit
 from esam_jax.data import loader, sources
+from esam_jax.models import named
 from esam_jax.plan import collectives
 from esam_jax.train import step
 
@@ -76,6 +85,14 @@ def mae():
     return dataclasses.replace(config, task=task, batch=8)
 
 
+def ablated():
+    """Every other choice of SAMI at once, with a plain ViT as the teacher."""
+    config = sami()
+    teacher = TeacherConfig(model="mae_nano", weights="random", placement="fsdp")
+    changed = {"queries": "all", "loss": "cosine", "loss_on": "masked", "teacher": teacher}
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, **changed))
+
+
 def segment():
     config = configs.load("quickstart_scratch")
     view = dataclasses.replace(config.data.view, masks=3)
@@ -120,12 +137,13 @@ def loss_and_gradient(cfg, mesh_config, accumulate=1):
         # Gradients alone are summed.
         (sami, MeshConfig(data=2, fsdp=4), 1.1, 0.5),
         (mae, MeshConfig(data=4, fsdp=2), 1.1, 0.5),
+        (ablated, MeshConfig(data=4, fsdp=2), 1.1, 0.5),
         # Heads and halves of an MLP are summed too, where they meet in the residual stream.
         (segment, MeshConfig(data=2, fsdp=2, tensor=2), 2.5, 0.3),
         # Gradients of the decoder are summed in each of four rounds that a loop holds.
         (rounds, MeshConfig(data=4, fsdp=2), 3.5, 0.5),
     ],
-    ids=["sami", "mae", "segment", "rounds"],
+    ids=["sami", "mae", "ablated", "segment", "rounds"],
 )
 def test_real_tasks_on_a_mesh(make, mesh, reductions, memory):
     """The same numbers, each device with its own pictures alone: parameters come to them."""
@@ -185,7 +203,7 @@ def test_rounds_in_micro_batches_have_the_clicks_of_one_batch():
 def classify(folder):
     config = configs.load("classify_nano")
     source = dataclasses.replace(config.data.source, path=str(made_sets.image_folder(folder, 30)))
-    view = dataclasses.replace(config.data.view, erasing=0.7)
+    view = dataclasses.replace(config.data.view, classes=2, erasing=0.7)
     task = dataclasses.replace(config.task, drop_path=0.4)
     data = dataclasses.replace(config.data, source=source, view=view)
     return dataclasses.replace(config, task=task, data=data, batch=16)
@@ -209,6 +227,27 @@ def test_pictures_are_mixed_alike_on_a_mesh(tmp_path, mesh, accumulate):
     own = 4 * 3 * 64 * 64 * cfg.batch // (mesh.data * mesh.fsdp)
     assert 0 < sent["collective-permute"] < 1.2 * own
     assert sent.get("all-gather", 0) < 2 * sum(x.nbytes for x in jax.tree.leaves(alone_grads))
+
+
+@pytest.mark.slow
+def test_the_answers_of_a_teacher_are_learned_alike_on_a_mesh(tmp_path, monkeypatch):
+    """By the second head, from pictures that are repeated."""
+    encoder = timm_vit.pretrained(named.sam("efficientsam_nano").encoder)
+    teacher = ClassifierConfig(encoder=encoder, classes=2, pool="mean")
+    monkeypatch.setitem(named._BUILDERS, "classifier_nano", lambda: teacher)
+    cfg = classify(tmp_path)
+    taught = ClassTeacherConfig(model="classifier_nano", weights="random", labels="soft")
+    task = dataclasses.replace(cfg.task, pool="distilled", teacher=taught)
+    data = dataclasses.replace(cfg.data, repeats=3)
+    cfg = dataclasses.replace(cfg, task=task, data=data)
+    grads, metrics, _ = loss_and_gradient(cfg, MeshConfig(data=2, fsdp=2, tensor=2))
+    alone_grads, alone_metrics, _ = loss_and_gradient(cfg, ONE)
+    assert alone_metrics["teacher_loss"] > 0
+    assert_close(metrics, alone_metrics, rtol=1e-5, atol=1e-6)
+    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(alone_grads))
+    assert_close(grads, alone_grads, rtol=1e-3, atol=1e-5 * largest)
+    second = alone_grads["efficientsam_nano"]["distillation"]
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(second))
 
 
 alone = functools.cache(layouts.train)

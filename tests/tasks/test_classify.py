@@ -33,7 +33,7 @@ NAME, PX, CLASSES = "efficientsam_nano", 64, 5
 def config(view=None, **changes):
     run = configs.load("classify_nano")
     task = dataclasses.replace(run.task, **changes)
-    view = dataclasses.replace(run.data.view, classes=CLASSES, **(view or {}))
+    view = dataclasses.replace(run.data.view, **{"classes": CLASSES, **(view or {})})
     return dataclasses.replace(run, task=task, data=dataclasses.replace(run.data, view=view))
 
 
@@ -241,6 +241,45 @@ def test_of_the_same_classifier_all_is_taken_over(tmp_path):
     found = _start(tmp_path / "other")
     assert found.keys() == {"encoder", "class_token", "norm"}
     _same(found["norm"], params["norm"])
+
+
+def test_the_head_is_that_of_classes_of_the_same_names(tmp_path):
+    """As many others have another one, and so have classes whose names are not known."""
+    named = dataclasses.replace(network(), class_names=tuple("abcde"))
+    params = _write(tmp_path / "named", named)
+    _write(tmp_path / "plain", network())
+
+    def taken(where, names):
+        run = config({"class_names": names}, init_from=str(tmp_path / where))
+        return tasks.build(run).initial().params[NAME]
+
+    _same(taken("named", tuple("abcde")), params)
+    for where, names in (("named", tuple("abcdx")), ("named", ()), ("plain", tuple("abcde"))):
+        assert taken(where, names).keys() == {"encoder", "class_token", "norm"}
+
+
+def test_a_head_of_1000_classes_without_names_is_imagenets(tmp_path):
+    synsets = tuple(f"n{i:08}" for i in range(1000))
+    params = _write(tmp_path / "plain", dataclasses.replace(network(), classes=1000))
+    view = {"class_names": synsets, "classes": 1000}
+    for names, keeps in ((synsets, True), (tuple(f"c{i:03}" for i in range(1000)), False)):
+        run = config(view | {"class_names": names}, init_from=str(tmp_path / "plain"))
+        found = tasks.build(run).initial().params[NAME]
+        assert ("head" in found) == keeps
+    _same(found["encoder"], params["encoder"])
+
+
+def test_a_model_keeps_the_names_of_its_classes(tmp_path):
+    task = tasks.build(config({"class_names": tuple("abcde")}))
+    params = {NAME: nano.params(network())}
+    (model,) = task.models(params, Start()).values()
+    model_folder.write(tmp_path / "model", model.config, model.params, source="test")
+    assert load.model_file(tmp_path / "model").config.class_names == tuple("abcde")
+
+
+def test_without_data_the_number_of_classes_must_be_given():
+    with pytest.raises(ConfigError, match=r"write --data\.view\.classes N"):
+        tasks.build(configs.load("classify_nano"))
 
 
 def test_another_encoder_is_refused(tmp_path):

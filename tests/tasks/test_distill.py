@@ -277,6 +277,7 @@ def test_features_alone_are_pretraining():
     ("config", "message"),
     [
         ({"view": CROP}, "sees entire pictures: write --data.view.kind framed"),
+        ({"student_features": "trunk"}, r"student_features is 'trunk', but .* needs the embedding"),
         ({"coupling": "semi"}, r"data\.view\.kind is 'framed', but .* compares masks"),
         ({"feature_weight": 0.5}, "has no other loss"),
         ({"view": dataclasses.replace(FRAMED, fit="stretch")}, r"data\.view\.fit is 'stretch'"),

@@ -421,13 +421,32 @@ def test_view_must_fit_the_model():
         tasks.build(dataclasses.replace(config, data=dataclasses.replace(config.data, view=view)))
 
 
-def test_drop_path_is_for_blocks_of_one_kind():
-    config = configs.load("segment_ti")
-    view = dataclasses.replace(config.data.view, fit="pad")
-    task = dataclasses.replace(config.task, model="mobile_sam", drop_path=0.1)
-    data = dataclasses.replace(config.data, view=view)
-    with pytest.raises(ConfigError, match=r"task\.drop_path is 0\.1.*mobile_sam"):
-        tasks.build(dataclasses.replace(config, task=task, data=data))
+@pytest.mark.slow
+@pytest.mark.parametrize("norms", ["stored", "batch"])
+def test_drop_path_leaves_out_branches_of_a_tiny_vit(norms):
+    """With a draw of 0 only the first block has any: what others end in makes no difference."""
+    model = "mobile_sam_nano"
+    sam_config = named.sam(model)
+    config = SegmentConfig(model=model, drop_path=0.4, batch_norm=norms)
+    drawn = _task(model, drop_path=0.4, batch_norm=norms).draw(jax.random.key(0), 2)
+    blocks = sam_config.encoder.depth
+    assert drawn["drop_path"].shape == (2, blocks, 2)
+
+    @tiny.jit
+    def embedding(params, draws):
+        batch = {"image": jnp.asarray(_batch()["image"]), "drop_path": draws}
+        return segment._embed(config, Sam(sam_config), {"params": params[model]}, batch)[0]
+
+    params, none, all_kept = _params(model), jnp.zeros((2, blocks, 2)), jnp.ones((2, blocks, 2))
+    encoder = flatten_dict(params[model]["encoder"], sep="/")
+    ends = ("attn/out/kernel", "mlp/out/kernel", "attn/out/bias", "mlp/out/bias")
+    zeros = {path: jnp.zeros_like(x) for path, x in encoder.items() if path.endswith(ends)}
+    assert len(zeros) == 4 * (blocks - sam_config.encoder.depths[0])
+    other = trained.merged(params, {model: {"encoder": unflatten_dict(zeros, sep="/")}})
+    left_out = embedding(params, none)
+    np.testing.assert_array_equal(embedding(other, none), left_out)
+    assert np.abs(embedding(params, all_kept) - left_out).max() > 1e-3
+    assert np.abs(embedding(params, all_kept) - embedding(other, all_kept)).max() > 1e-3
 
 
 def test_the_loss_is_that_of_the_branches_that_drop_path_keeps():

@@ -68,6 +68,21 @@ def test_of_a_pretrained_vit_only_the_trunk_is_taken_over(tmp_path, decoder):
     )
 
 
+@pytest.mark.parametrize("pixels", ["imagenet", "symmetric"])
+def test_of_a_classifier_only_the_trunk_is_taken_over(tmp_path, pixels):
+    encoder = dataclasses.replace(named.sam("efficientsam_nano").encoder, neck_width=256)
+    config = ClassifierConfig(encoder=encoder, classes=3, pool="distilled", pixels=pixels)
+    params = nano.params(config)
+    model_folder.write(tmp_path / "classes", config, params, source="test")
+    task = tasks.build(_with_init(str(tmp_path / "classes")))
+    found = task.initial().params["efficientsam_nano"]
+    assert set(found) == {"encoder"}
+    found, wanted = flatten_dict(found["encoder"]), flatten_dict(params["encoder"])
+    other = {path for path in wanted if not np.array_equal(found[path], wanted[path])}
+    # Ours are normalised as ImageNet's: another linear map of patches takes the place of theirs.
+    assert {path[0] for path in other} == ({"patch_embed"} if pixels == "symmetric" else set())
+
+
 def _sami_from(path, students=("efficientsam_nano",)):
     config = configs.load("quickstart_sami")
     teacher = dataclasses.replace(config.task.teacher, model="sam_nano", weights="random")

@@ -1,7 +1,6 @@
 """The optimiser against hand-computed values, the papers' formulas and PyTorch."""
 
 import functools
-import json
 import math
 import pathlib
 
@@ -16,7 +15,6 @@ from esam_jax.errors import ConfigError
 from esam_jax.train import optim
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-LAYER_DECAY = json.loads((GOLDEN / "layer_decay.json").read_text())["tables"]
 
 
 def tree(depth=3):
@@ -90,40 +88,6 @@ def test_only_kernels_decay():
     assert decayed["norm"] == {"scale": False, "bias": False}
 
 
-def test_layer_decay_counts_encoder_blocks_from_the_top():
-    scaled = optim.scale_layers({"a": tree(3), "b": tree(2)}, 0.5)
-
-    def factor(x):
-        assert np.unique(x).size == 1
-        return float(np.unique(x)[0])
-
-    a = scaled["a"]
-    in_block = [a["encoder"][f"block_{i:02d}"]["mlp"]["hidden"]["bias"] for i in range(3)]
-    assert [factor(x) for x in in_block] == [0.5**3, 0.5**2, 0.5]
-    before = [a["encoder"]["patch_embed"]["kernel"], a["encoder"]["positions"], a["class_token"]]
-    assert [factor(x) for x in before] == [0.5**4] * 3
-    behind = [a["encoder"]["neck"]["bias"], *jax.tree.leaves(a["decoder"]), a["norm"]["scale"]]
-    assert {factor(x) for x in behind} == {1.0}
-    # The depth is each model's own.
-    assert factor(scaled["b"]["encoder"]["block_00"]["mlp"]["hidden"]["bias"]) == 0.5**2
-
-
-@pytest.mark.parametrize("name", [name for name in LAYER_DECAY if "scales" in LAYER_DECAY[name]])
-def test_layer_decay_is_that_of_mae(name):
-    """Patches, positions and class token; each block; the last norm and the head."""
-    scales, decay = LAYER_DECAY[name]["scales"], float(name.rsplit("decay", 1)[1])
-    depth = len(scales) - 2
-    model = tree(depth)
-    model = {each: model[each] for each in ("encoder", "class_token", "norm")}
-    scaled = optim.scale_layers({"a": {**model, "head": linear()}}, decay)["a"]
-    blocks = [scaled["encoder"].pop(f"block_{i:02d}") for i in range(depth)]
-    first = scaled["class_token"], scaled["encoder"]["patch_embed"], scaled["encoder"]["positions"]
-    last = scaled["norm"], scaled["head"]
-    for found, wanted in zip((first, *blocks, last), scales, strict=True):
-        for leaf in jax.tree.leaves(found):
-            np.testing.assert_allclose(leaf, wanted, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("name", "peak", "warm_up", "last"),
     [
@@ -141,10 +105,18 @@ def test_rates_of_fine_tuning_are_those_of_mae(name, peak, warm_up, last):
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6 * peak)
 
 
-def test_layer_decay_is_refused_where_blocks_lie_in_stages():
-    tree = {"a": {"encoder": {"stage_0": {"block_00": {"kernel": jnp.ones(2)}}}}}
-    with pytest.raises(ConfigError, match=r"layer_decay is set.*has stages: leave it out"):
-        optim.scale_layers(tree, 0.5)
+def test_steps_are_those_of_detectron2_behind_the_warm_up():
+    """Its warm-up of 250 updates begins at a thousandth of the peak, where ours begins at 0."""
+    golden = np.load(GOLDEN / "classification_a.npz")
+    updates, wanted = golden["schedule/d2_iterations"], golden["schedule/d2_vitdet_b"]
+    config = OptimConfig(
+        peak_lr=1e-4, schedule="steps", warmup_steps=250, drop_at_steps=(163_889, 177_546)
+    )
+    found = np.array([rate(config, 184_375, each) for each in updates])
+    behind = updates >= 250
+    assert behind.sum() == 9
+    np.testing.assert_allclose(found[behind], wanted[behind], rtol=1e-6)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1.001e-3 * config.peak_lr)
 
 
 def test_the_encoders_rate_is_its_own_whatever_the_layers_and_pairs_included():

@@ -50,7 +50,8 @@ class Family:
     trained branches that are lost; it takes the config, the parameters and the unused tensors.
     `wrap` is the key under which the released .pt files hold the state dict.
 
-    `library` is there for layouts of a library's folders. `golden` names the golden case that is
+    `library` is there for layouts of a library's folders, and `described` completes what `detect`
+    found by the config.json that timm writes beside a file. `golden` names the golden case that is
     most like a config of this family.
     """
 
@@ -68,6 +69,7 @@ class Family:
     layout: Layout = "original"
     wrap: str | None = None
     library: Library | None = None
+    described: Callable[[Any, Any], ModelConfig] = lambda config, beside: config
     golden: Callable[[Any], str] | None = None
     licence: str = "unstated"
 

@@ -37,11 +37,12 @@ def get(name: str) -> Family:
 
 
 def recognise(state: State) -> Family:
-    """The family whose marks are all among the names; CheckpointError when there is none."""
+    """The family whose marks are all among the names, of several that with most marks;
+    CheckpointError when there is none."""
     marked = [family for family in FAMILIES.values() if family.marks]
-    for family in marked:
-        if all(mark in state for mark in family.marks):
-            return family
+    found = [family for family in marked if all(mark in state for mark in family.marks)]
+    if found:
+        return max(found, key=lambda family: len(family.marks))
     known = "; ".join(f"{f.about}: {' and '.join(f.marks)}" for f in marked)
     raise CheckpointError(f"this state dict is not of a known model, which would hold ({known})")
 

@@ -11,6 +11,9 @@ A source whose annotations come from files is an `AnnotatedSource`: it says what
 them, and has a digest by which a resumed run notices other annotations. What is known of one record
 alone is a finding of that record (`data/findings.py`).
 
+A source whose pictures have a class names all of them, in the order of their numbers: then it is a
+`LabelledSource`, and other data are compared with it by these names (`data/class_names.py`).
+
 Where only opening says which annotations there are, those of the config are all that there may be,
 and the source is a `PartlyAnnotatedSource`: it says what it lacks, and why.
 

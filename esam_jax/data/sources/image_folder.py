@@ -1,11 +1,11 @@
 """Pictures in folders, without masks: ImageNet's layout, or any other nesting."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from esam_jax import places
 from esam_jax.config import ImageFolderConfig
-from esam_jax.data import pictures
+from esam_jax.data import class_names, pictures
 from esam_jax.data.labels import Label
 from esam_jax.data.names import Names
 from esam_jax.data.records import Record
@@ -37,7 +37,8 @@ class ImageFolder:
     """Every picture below a folder, by relative path.
 
     The class of a picture is the first folder of its name, and classes are numbered in the order of
-    their names, as in ImageNet. There are none where a picture lies in no folder.
+    their names, as in ImageNet; a folder without pictures keeps its number. There are none where a
+    picture lies in no folder.
     """
 
     def __init__(self, config: ImageFolderConfig) -> None:
@@ -48,14 +49,15 @@ class ImageFolder:
         pictures.warn_of(self._root, found.left_out)
         self._names = Names(found.names)
         self.lacks: Mapping[str, str] = {}
-        self._classes: dict[str, Label] = {}
+        self.classes: Sequence[str] = ()
         outside = next((name for name in found.names if "/" not in name), None)
         if outside is None:
-            classes = sorted({_first(name) for name in found.names})
-            self._classes = {name: Label(index, name) for index, name in enumerate(classes)}
+            self.classes = found.folders
+            class_names.warn_of_empty(self._root, self.classes, map(_first, found.names))
         else:
             remedy = "give each class a folder of its own, with all of its pictures"
             self.lacks = {"label": f"{outside} lies in no folder below {self._root}: {remedy}"}
+        self._labels = {name: Label(index, name) for index, name in enumerate(self.classes)}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -66,7 +68,7 @@ class ImageFolder:
     def read(self, index: int) -> Record:
         name, noted = self._names[index], []
         picture = pictures.read(self._root / name, "upright", self._config.sixteen_bit, noted)
-        labels = {"label": self._classes[_first(name)]} if self._classes else {}
+        labels = {"label": self._labels[_first(name)]} if self._labels else {}
         return Record(name, picture, labels, noted)
 
 

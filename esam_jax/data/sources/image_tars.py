@@ -14,7 +14,7 @@ import numpy as np
 
 from esam_jax import places
 from esam_jax.config import ImageTarsConfig
-from esam_jax.data import decode, pictures, tar_files, tar_index, tars
+from esam_jax.data import class_names, decode, pictures, tar_files, tar_index, tars
 from esam_jax.data.findings import Finding
 from esam_jax.data.labels import Label
 from esam_jax.data.records import Record
@@ -50,7 +50,8 @@ def _is_archive(path: Place) -> bool:
 class ImageTars:
     """Every picture of some archives, by its name; `label` is its class, where that is known.
 
-    Classes are numbered in the order of their names, those without a picture left out.
+    Classes are numbered in the order of their names. Of a folder of archives each has its number,
+    with or without pictures; other classes without a picture have none.
     """
 
     def __init__(self, config: ImageTarsConfig) -> None:
@@ -73,8 +74,13 @@ class ImageTars:
         self._labels: Mapping[str, str] | None = None
         if config.labels is not None:
             self._read_labels(places.place(config.labels))
-        classes = self._folders() if self._labels is None else set(self._labels.values())
-        self._classes = {name: number for number, name in enumerate(sorted(classes))}
+        found = self._folders() if self._labels is None else set(self._labels.values())
+        if self._labels is None and path.is_dir() and True not in self._deep:
+            each = {tar.with_suffix("").name for tar in self._files.tars}
+            class_names.warn_of_empty(path, each, found)
+            found |= each
+        self.classes: Sequence[str] = sorted(found)
+        self._numbers = {name: number for number, name in enumerate(self.classes)}
 
     def _pictures(self, tar: Place, index: Index) -> np.ndarray:
         endings, known = index.endings()
@@ -124,15 +130,15 @@ class ImageTars:
             data = decode.read_bytes(self._files.reader(index))
         picture = pictures.encoded(where, data, "upright", self._config.sixteen_bit, noted)
         known = _folder(name) if self._labels is None else self._labels[name]
-        label = {"label": Label(self._classes[known], known)} if known else {}
+        label = {"label": Label(self._numbers[known], known)} if known else {}
         return Record(name, picture, label, noted)
 
     def digest(self) -> str:
         """Of the classes, and of the file that says which pictures are of them."""
-        found = hashlib.sha256("\n".join(self._classes).encode())
+        found = hashlib.sha256("\n".join(self.classes).encode())
         for name, label in sorted((self._labels or {}).items()):
             found.update(f"\n{name} {label}".encode())
-        return f"{len(self._classes)} classes {found.hexdigest()[:12]}"
+        return f"{len(self.classes)} classes {found.hexdigest()[:12]}"
 
 
 def _folder(name: str) -> str:

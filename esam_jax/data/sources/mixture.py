@@ -11,12 +11,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from esam_jax import places
 from esam_jax.config import MixtureConfig, SourceConfig, rules
 from esam_jax.config import json as config_json
 from esam_jax.data import records, sources
 from esam_jax.data.findings import Finding
+from esam_jax.data.labels import Label
 from esam_jax.data.records import (
     AnnotatedSource,
     ChecksummedSource,
@@ -75,7 +77,27 @@ class Mixture:
     def read(self, index: int) -> Record:
         number, place = self._place(index)
         record = self.sources[number].read(place)
-        return replace(record, name=f"{number + 1}/{record.name}")
+        known = record.annotations
+        if self._renumbers[number] and "label" in known:
+            known = _Renumbered(known, self._numbers)
+        return replace(record, name=f"{number + 1}/{record.name}", annotations=known)
+
+    @functools.cached_property
+    def classes(self) -> Sequence[str]:
+        """Those of the first source, then those of others that are new; a name is one class."""
+        return tuple(
+            dict.fromkeys(itertools.chain.from_iterable(map(records.classes, self.sources)))
+        )
+
+    @functools.cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    @functools.cached_property
+    def _renumbers(self) -> Sequence[bool]:
+        """Of each source, whether its classes have other numbers here."""
+        own = map(records.classes, self.sources)
+        return [each != self.classes[: len(each)] for each in own]
 
     @property
     def lacks(self) -> Mapping[str, str]:
@@ -90,6 +112,9 @@ class Mixture:
                     found.setdefault(kind, f"{where}: {known[kind]}")
                 elif kind not in config.annotations:
                     found.setdefault(kind, f"{where} is {config.kind} data: leave it out")
+            if len(self.sources) > 1 and not records.classes(source) and self.classes:
+                text = f"{where} does not name its classes, as others do: leave it out"
+                found.setdefault("label", text)
         return found
 
     @property
@@ -122,6 +147,26 @@ class Mixture:
         ends = self.ends
         number = bisect_right(ends, index)
         return number, index - (ends[number - 1] if number else 0)
+
+
+class _Renumbered(Mapping[str, Any]):
+    """Annotations whose class has its number in the mixture; they are read when they are used."""
+
+    def __init__(self, known: Mapping[str, Any], numbers: Mapping[str, int]) -> None:
+        self._known, self._numbers = known, numbers
+
+    def __getitem__(self, kind: str) -> Any:
+        found = self._known[kind]
+        return Label(self._numbers[found.name], found.name) if kind == "label" else found
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def _of_path(config: MixtureConfig, number: int) -> SourceConfig:

@@ -51,6 +51,7 @@ class Pack:
             self._require(shard)
         self._readers = Readers()
         self.categories = self._manifest.categories
+        self.classes: Sequence[str] = self._manifest.classes
         self.findings: Sequence[Finding] = self._manifest.findings
 
     def __len__(self) -> int:

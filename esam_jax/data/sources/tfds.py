@@ -60,6 +60,11 @@ class Tfds:
     def lacks(self) -> Mapping[str, str]:
         return self._features.lacks
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """Those of the feature that is used, where it names them."""
+        return () if self._features.label is None else self._features.label.names
+
     def __len__(self) -> int:
         return len(self._shards)
 

@@ -9,6 +9,9 @@ name the annotations that it reads, and that module, with
     fixed(config) -> int | None                 how many views each record has, where they are the
                                                 same in every epoch and run; None where each is new
     fixed_view(record, config, number) -> View  one of them; both only if there can be any
+    adapted(config, source) -> config           with what it takes from its data; only together with
+    resumed(config, before) -> config           with what a run took that has this config `before`
+    require(config, source)                     ConfigError unless it still fits the data
 """
 
 import importlib
@@ -17,7 +20,7 @@ from types import ModuleType
 import numpy as np
 
 from esam_jax.config import ViewConfig
-from esam_jax.data.records import Record
+from esam_jax.data.records import Record, Source
 
 View = dict[str, np.ndarray]
 
@@ -46,6 +49,27 @@ def fixed(config: ViewConfig) -> int | None:
 def make_fixed(record: Record, config: ViewConfig, number: int) -> View:
     """One of the `fixed` views of a record, of which stored features may be."""
     return _module(config.kind).fixed_view(record, config, number)
+
+
+def takes_from_data(config: ViewConfig) -> bool:
+    """Whether `adapted`, `resumed` and `require` change or check anything."""
+    return hasattr(_module(config.kind), "adapted")
+
+
+def adapted(config: ViewConfig, source: Source) -> ViewConfig:
+    """The config with what it takes from its data; ConfigError where it does not fit."""
+    return _module(config.kind).adapted(config, source)
+
+
+def resumed(config: ViewConfig, before: ViewConfig) -> ViewConfig:
+    """The config with what a run took from its data whose view was `before`."""
+    return _module(config.kind).resumed(config, before)
+
+
+def require(config: ViewConfig, source: Source) -> None:
+    """ConfigError where the data no longer has what the view took from it."""
+    if takes_from_data(config):
+        _module(config.kind).require(config, source)
 
 
 def _module(kind: str) -> ModuleType:

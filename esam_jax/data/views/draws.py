@@ -8,11 +8,15 @@ import hashlib
 import numpy as np
 
 
-def generator(seed: int, epoch: int, name: str, purpose: int = 0) -> np.random.Generator:
-    """The source of randomness for one record in one epoch; each purpose has its own."""
+def generator(
+    seed: int, epoch: int, name: str, purpose: int = 0, *, copy: int = 0
+) -> np.random.Generator:
+    """The source of randomness for one record in one epoch; each purpose has its own, and each copy
+    of the record."""
     # A file's name may hold bytes that are not UTF-8.
     digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
-    return np.random.default_rng((seed, epoch, int.from_bytes(digest, "big"), purpose))
+    key = (seed, epoch, int.from_bytes(digest, "big"), purpose)
+    return np.random.default_rng((*key, copy) if copy else key)
 
 
 def flips(rng: np.random.Generator, flip: str) -> bool:

@@ -23,6 +23,7 @@ from esam_jax.models.parts.layers import (
     gelu,
     linear,
     precision,
+    scaled,
 )
 from esam_jax.ops import attention, convolution
 from esam_jax.sharding import constrain
@@ -83,7 +84,8 @@ class WindowAttention(nn.Module):
 class TinyVitBlock(nn.Module):
     """Windowed attention, depthwise convolution, MLP: {attn, local, local_norm, mlp_norm, mlp}.
 
-    The convolution has no residual and no activation.
+    The convolution has no residual and no activation. `scales_B2` multiplies what attention and MLP
+    add to each image.
     """
 
     heads: int
@@ -93,14 +95,18 @@ class TinyVitBlock(nn.Module):
     joint: bool = False
 
     @nn.compact
-    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> tuple[Float[Array, "B h w D"], Moments]:
+    def __call__(
+        self, x_BhwD: Float[Array, "B h w D"], scales_B2: Float[Array, "B 2"] | None = None
+    ) -> tuple[Float[Array, "B h w D"], Moments]:
         compute = self.compute
-        x = x_BhwD + WindowAttention(self.heads, self.window, compute, name="attn")(x_BhwD)
+        mixed = WindowAttention(self.heads, self.window, compute, name="attn")(x_BhwD)
+        x = x_BhwD + scaled(mixed, scales_B2, 0)
         x = constrain(x, "batch", ...)
         x = Depthwise(name="local")(x)
         x, seen = BatchNorm(compute, self.joint, name="local_norm")(x)
         normed = LayerNorm(_EPS, compute, name="mlp_norm")(x)
-        x = x + Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
+        added = Mlp(self.mlp_width, compute=compute, name="mlp")(normed)
+        x = x + scaled(added, scales_B2, 1)
         return constrain(x, "batch", ...), {"local_norm": seen}
 
 
@@ -132,7 +138,8 @@ class Bottleneck(nn.Module):
 class Stage(nn.Module):
     """One of the config's stages: {block_00.., downsample}, the last without its downsample.
 
-    Stage 0 has residual bottlenecks for blocks, with the activation after the sum.
+    Stage 0 has residual bottlenecks for blocks, with the activation after the sum; they are one
+    branch each, and follow the first of the two scales of their block.
     """
 
     config: TinyVitConfig
@@ -141,20 +148,23 @@ class Stage(nn.Module):
     joint: bool = False
 
     @nn.compact
-    def __call__(self, x_BhwD: Float[Array, "B h w D"]) -> tuple[Float[Array, "B _ _ C"], Moments]:
+    def __call__(
+        self, x_BhwD: Float[Array, "B h w D"], scales_LB2: Float[Array, "L B 2"] | None = None
+    ) -> tuple[Float[Array, "B _ _ C"], Moments]:
         cfg, i, compute, x = self.config, self.number, self.compute, x_BhwD
         width, common = cfg.widths[i], {"compute": compute, "joint": self.joint}
         seen: dict[str, Any] = {}
         for j in range(cfg.depths[i]):
-            name = f"block_{j:02d}"
+            name, scales_B2 = f"block_{j:02d}", None if scales_LB2 is None else scales_LB2[j]
             if i == 0:
                 bottleneck = block_class(Bottleneck, compute)
                 found, seen[name] = bottleneck(_EXPANSION * width, width, **common, name=name)(x)
-                x = gelu(x + found)
+                x = gelu(x + scaled(found, scales_B2, 0))
             else:
                 block = block_class(TinyVitBlock, compute)
                 heads, window = cfg.all_heads[i], cfg.windows[i]
-                x, seen[name] = block(heads, window, cfg.mlp_ratio * width, **common, name=name)(x)
+                mlp_width = cfg.mlp_ratio * width
+                x, seen[name] = block(heads, window, mlp_width, **common, name=name)(x, scales_B2)
         if i == len(cfg.widths) - 1:
             return x, seen
         following = cfg.widths[i + 1]
@@ -170,19 +180,32 @@ class TinyVitEncoder(nn.Module):
     config: TinyVitConfig
     compute: ComputeConfig = ComputeConfig()
 
-    def __call__(self, pixels_BHWC: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
-        """Features with `neck_width` channels; ConfigError unless patches tile the image."""
-        return self._features(pixels_BHWC, joint=False)[0]
+    def __call__(
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
+    ) -> Float[Array, "B h w C"]:
+        """Features with `neck_width` channels; ConfigError unless patches tile the image.
+
+        `scales_LB2` is what `ops.drop_path` multiplies the branches of each block by, in the order
+        of the stages.
+        """
+        return self._features(pixels_BHWC, scales_LB2, joint=False)[0]
 
     def jointly(
-        self, pixels_BHWC: Float[Array, "B H W 3"]
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
     ) -> tuple[Float[Array, "B h w C"], Moments]:
         """The same, normalised by what all these pictures have in common, and that."""
-        return self._features(pixels_BHWC, joint=True)
+        return self._features(pixels_BHWC, scales_LB2, joint=True)
 
     @nn.compact
     def _features(
-        self, pixels_BHWC: Float[Array, "B H W 3"], joint: bool
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None,
+        joint: bool,
     ) -> tuple[Float[Array, "B h w C"], Moments]:
         cfg, compute, (_, H, W, _) = self.config, self.compute, pixels_BHWC.shape
         if H % cfg.patch_px or W % cfg.patch_px:
@@ -195,9 +218,12 @@ class TinyVitEncoder(nn.Module):
         x, seen["stem_1_norm"] = BatchNorm(compute, joint, name="stem_1_norm")(x)
         x = _halve(cfg.widths[0], compute, "stem_2")(gelu(x))
         x, seen["stem_2_norm"] = BatchNorm(compute, joint, name="stem_2_norm")(x)
-        for i in range(len(cfg.widths)):
-            name = f"stage_{i}"
-            x, seen[name] = Stage(cfg, i, compute, joint, name=name)(x)
+        before = 0
+        for i, depth in enumerate(cfg.depths):
+            name, its = f"stage_{i}", slice(before, before + depth)
+            scales = None if scales_LB2 is None else scales_LB2[its]
+            x, seen[name] = Stage(cfg, i, compute, joint, name=name)(x, scales)
+            before += depth
         return Neck(cfg.neck_width, compute, name="neck")(x), seen
 
 

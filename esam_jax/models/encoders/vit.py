@@ -62,13 +62,15 @@ class VitEncoder(nn.Module):
         visible_BV: Int[Array, "B V"] | None = None,
         class_token: Float[Array, " D"] | None = None,
         scales_LB2: Float[Array, "L B 2"] | None = None,
+        second_token: Float[Array, " D"] | None = None,
     ) -> Float[Array, "B N D"]:
         """Tokens after the last block, raster order.
 
         `visible_BV` keeps only the patches with these raster indices, in this order. A class token,
-        if given, takes part with the position of slot 0 and comes back first.
+        if given, takes part with the position of slot 0 and comes back first; a second token, which
+        holds its own position, comes behind it.
         """
-        x_BND = self._embedded(pixels_BHWC, visible_BV, class_token)
+        x_BND = self._embedded(pixels_BHWC, visible_BV, class_token, second_token)
         return stack.through(self.blocks, x_BND, compute=self.compute, own=scales_LB2)
 
     def trunk_in_two(
@@ -90,6 +92,7 @@ class VitEncoder(nn.Module):
         pixels_BHWC: Float[Array, "B H W 3"],
         visible_BV: Int[Array, "B V"] | None,
         class_token: Float[Array, " D"] | None,
+        second_token: Float[Array, " D"] | None = None,
     ) -> Float[Array, "B _ D"]:
         """What enters the first block."""
         patches_BhwY = patches.patchify(pixels_BHWC, self.config.patch_px)
@@ -102,9 +105,11 @@ class VitEncoder(nn.Module):
         x_BND = self.patch_embed(patches_BNY)
         x_BND = x_BND + position.astype(x_BND.dtype)
         if class_token is not None:
-            token_D = (class_token + self.positions[0]).astype(x_BND.dtype)
-            first_B1D = jnp.broadcast_to(token_D, (B, 1, token_D.size))
-            x_BND = jnp.concatenate([first_B1D, x_BND], axis=1)
+            tokens = [class_token + self.positions[0]]
+            tokens += [] if second_token is None else [second_token]
+            first_LD = jnp.stack(tokens).astype(x_BND.dtype)
+            first_BLD = jnp.broadcast_to(first_LD, (B, *first_LD.shape))
+            x_BND = jnp.concatenate([first_BLD, x_BND], axis=1)
         return x_BND
 
 

@@ -197,16 +197,21 @@ class Block(nn.Module):
         def norm(name: str) -> LayerNorm:
             return LayerNorm(self.eps, self.compute, name=name)
 
-        def scaled(added: Array, branch: int) -> Array:
-            if scales_B2 is None:
-                return added
-            return added * scales_B2[:, branch].astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
-
         x = constrain(x, "batch", ...)
         mixed = self.attention(name="attn")(norm("attn_norm")(x))
-        x = constrain(x + scaled(mixed, 0), "batch", ...)
+        x = constrain(x + scaled(mixed, scales_B2, 0), "batch", ...)
         mlp = Mlp(self.mlp_width, self.activation, self.compute, name="mlp")
-        return constrain(x + scaled(mlp(norm("mlp_norm")(x)), 1), "batch", ...)
+        added = mlp(norm("mlp_norm")(x))
+        return constrain(x + scaled(added, scales_B2, 1), "batch", ...)
+
+
+def scaled(
+    added: Float[Array, "B *X C"], scales_B2: Float[Array, "B 2"] | None, branch: int
+) -> Float[Array, "B *X C"]:
+    """What a branch of a block adds to each image, multiplied by that branch's `scales_B2`."""
+    if scales_B2 is None:
+        return added
+    return added * scales_B2[:, branch].astype(added.dtype).reshape(-1, *[1] * (added.ndim - 1))
 
 
 def block_class(block: type[nn.Module], compute: ComputeConfig) -> type[nn.Module]:

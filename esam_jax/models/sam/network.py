@@ -37,21 +37,22 @@ class Sam(nn.Module):
     ) -> Float[Array, "B h w C"]:
         """The image embedding; `pixels` as `ops.images.normalise` gives them.
 
-        `scales_LB2` (`ops.drop_path`) is for training encoders of one width.
+        `scales_LB2` (`ops.drop_path`) is for training.
         """
-        scales = () if scales_LB2 is None else (scales_LB2,)
-        return self.encoder(pixels_BHWC, *scales)
+        return self.encoder(pixels_BHWC, scales_LB2)
 
     def encode_jointly(
-        self, pixels_BHWC: Float[Array, "B H W 3"]
+        self,
+        pixels_BHWC: Float[Array, "B H W 3"],
+        scales_LB2: Float[Array, "L B 2"] | None = None,
     ) -> tuple[Float[Array, "B h w C"], Moments]:
         """`encode` in training, and the statistics that it found, by the names of all parameters.
 
         Only batch norms make it differ: `encoders.has_batch_norm`.
         """
         if not encoders.has_batch_norm(self.config.encoder):
-            return self.encoder(pixels_BHWC), {}
-        embedding, moments = self.encoder.jointly(pixels_BHWC)
+            return self.encoder(pixels_BHWC, scales_LB2), {}
+        embedding, moments = self.encoder.jointly(pixels_BHWC, scales_LB2)
         return embedding, {"encoder": moments}
 
     def decode(

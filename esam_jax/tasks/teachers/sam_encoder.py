@@ -15,8 +15,8 @@ def features(teacher: TeacherConfig, config: SamConfig, compute: ComputeConfig) 
     encoder = config.encoder
     if not isinstance(encoder, SamVitConfig):
         raise ConfigError(
-            f"task.teacher.model is {teacher.model!r}, which has no SAM encoder: choose a sam_*, "
-            "clip_* or mae_* model"
+            f"task.teacher.model is {teacher.model!r}, whose image encoder is no SAM's: choose a "
+            "sam_*, clip_* or mae_* model (mae_* for a plain ViT, a classifier's too)"
         )
 
     def taken(file: ModelFile) -> Params:

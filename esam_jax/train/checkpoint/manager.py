@@ -26,7 +26,7 @@ from esam_jax.errors import CheckpointError, DiskError, one_line
 from esam_jax.processes import alert as alerts
 from esam_jax.processes import leader
 from esam_jax.processes.barrier import CalledOffError, SaveBarrier
-from esam_jax.runs import config_file, owner
+from esam_jax.runs import owner
 from esam_jax.train.checkpoint import quiet, reader, retention, step_folders
 from esam_jax.train.state import TrainState
 
@@ -94,7 +94,9 @@ class Checkpoints:
                 self._tell(f"checkpoint {step} has lost its commit marker: it is {place.name} now")
         if template is None:
             return
-        if newest is not None and (found := self._tree_differences(newest, template)):
+        if newest is not None and (
+            found := reader.differences(self._folder / str(newest), template)
+        ):
             raise CheckpointError(
                 f"{self._folder.parent} belongs to another run: {'; '.join(found)}. Give these "
                 "values, or another workdir"
@@ -144,7 +146,7 @@ class Checkpoints:
         faults: dict[int, str] = {}
         for step in leader.decide(lambda: [x for x in step_folders.steps(self._folder)[::-1] if x]):
             path = self._folder / str(step)
-            if found := leader.decide(lambda step=step: self._tree_differences(step, template)):
+            if found := leader.decide(lambda path=path: reader.differences(path, template)):
                 raise CheckpointError(f"{path} has another tree: {'; '.join(found)}")
             try:
                 state = reader.read(path, template)
@@ -193,7 +195,7 @@ class Checkpoints:
             else:
                 self._manager.reload()  # what was quarantined or dropped is not on the disk
             args = ocp.args.Composite(
-                state=ocp.args.PyTreeSave(state),
+                state=ocp.args.PyTreeSave(reader.fields(state)),
                 checksums=ocp.args.JsonSave(reader.checksums_item(state)),
             )
             try:
@@ -311,14 +313,6 @@ class Checkpoints:
         for step, fault in faults.items():
             place = step_folders.quarantine(self._folder, step, "damaged")
             self._tell(f"checkpoint {step} {fault}: it is {place.name} now, the one before is used")
-
-    def _tree_differences(self, step: int, template: TrainState) -> list[str]:
-        """[] also where the tree cannot be read, which `restore` reports."""
-        try:
-            saved = config_file.kinds(reader.tree(self._folder / str(step)))
-        except Exception:
-            return []
-        return config_file.tree_differences(saved, config_file.kinds(template))
 
 
 def newest(workdir: Path) -> int:

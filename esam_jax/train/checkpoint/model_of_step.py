@@ -10,6 +10,9 @@ import jax
 
 from esam_jax import files, sharding, tasks
 from esam_jax.config import MeshConfig, RunConfig, json
+from esam_jax.convert import provenance
+from esam_jax.convert.formats import choices
+from esam_jax.convert.formats.choices import Weights
 from esam_jax.convert.model_folder import ModelFile
 from esam_jax.errors import CheckpointError
 from esam_jax.runs import config_file
@@ -20,10 +23,13 @@ from esam_jax.train.checkpoint import manager
 _MOST_BYTES = 1_000_000  # a config has a few thousand
 
 
-def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
+def read(
+    run: Path, step: int, *, name: str | None = None, weights: Weights | None = None
+) -> ModelFile:
     """The model that `esam train` would have written after `step` updates.
 
     `name` picks one of several: the first, where none is given, and a UserWarning names the others.
+    `weights`: "raw" for those that were trained, although the run keeps averages of them.
     MissingError or CheckpointError when the run, the step or the name is not there.
     """
     file = run / config_file.CONFIG_FILE
@@ -36,7 +42,10 @@ def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
     optimiser = optim.make(cfg.optim, cfg.steps)
     template = states.abstract(task, optimiser, mesh)
     state = manager.load(run, step, template)
-    models = task.models(jax.device_get(state.params), task.resumed())
+    taken = state.params if weights == "raw" else state.result
+    averaged = taken is not state.params
+    choices.require(weights, ("ema" if averaged else None,), f"checkpoint {step} of {run}")
+    models = task.models(jax.device_get(taken), task.resumed())
     if name is None:
         name, *others = models
         if others:
@@ -51,7 +60,8 @@ def read(run: Path, step: int, *, name: str | None = None) -> ModelFile:
     return ModelFile(
         config=model.config,
         params=jax.device_get(model.params),
-        source=f"esam_jax training run {cfg.name!r}, step {step} of {cfg.steps}",
+        source=f"esam_jax training run {cfg.name!r}, step {step} of {cfg.steps}"
+        + (provenance.AVERAGED if averaged else ""),
         untrained=model.untrained,
         unused=model.unused,
     )

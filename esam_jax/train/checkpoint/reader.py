@@ -4,6 +4,7 @@ Writes nothing. No barrier lies between the processes: where one of them cannot 
 others return too, and all compare their results afterwards.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,12 @@ from etils import epath
 from esam_jax import files, sharding
 from esam_jax.errors import DiskError, one_line
 from esam_jax.processes import coordinator
+from esam_jax.runs import config_file
+from esam_jax.tasks import trained
 from esam_jax.train.checkpoint import checksums, step_folders
 from esam_jax.train.state import TrainState
 
+_AVERAGES = "averages/"  # begins the paths of `TrainState.averages`
 FORMAT = "position hash"  # of the checksums item; the first format had the sums alone
 
 
@@ -34,6 +38,7 @@ def checksums_item(state: TrainState) -> dict[str, Any]:
 def read(path: Path, template: TrainState) -> TrainState:
     """The state of a step, laid out as `template`; every process must call it alike.
 
+    It has averages where the step has them, whatever the template says.
     DamagedError on all of them where one cannot read it or an array differs from its checksum,
     DiskError on a transient I/O error, which says nothing about the step.
     """
@@ -43,7 +48,8 @@ def read(path: Path, template: TrainState) -> TrainState:
         item = ocp.JsonCheckpointHandler(multiprocessing_options=_alone()).restore(
             epath.Path(path / step_folders.CHECKSUMS)
         )
-        state = _restore(path, template)
+        template = _as_kept(template, item)
+        state = TrainState(**_restore(path, fields(template)))
     except Exception as error:  # Orbax and TensorStore raise built-ins of many kinds
         fault = error
     outcome = None
@@ -64,6 +70,43 @@ def read(path: Path, template: TrainState) -> TrainState:
     if different := _unequal(sums, item.get("arrays", {}) if hashed else item):
         raise DamagedError(f"is damaged in {', '.join(different)}")
     return state
+
+
+def differences(path: Path, template: TrainState) -> list[str]:
+    """What a step holds otherwise than `template`, in words; [] also where it cannot be read, which
+    `read` reports.
+
+    Averages are compared where both have some: they may be turned on and off (train/start.py).
+    """
+    try:
+        saved = config_file.kinds(tree(path))
+    except Exception:
+        return []
+    wanted = config_file.kinds(template)
+    if not all(any(name.startswith(_AVERAGES) for name in kinds) for kinds in (saved, wanted)):
+        saved, wanted = (
+            {name: kind for name, kind in kinds.items() if not name.startswith(_AVERAGES)}
+            for kinds in (saved, wanted)
+        )
+    return config_file.tree_differences(saved, wanted)
+
+
+def fields(state: TrainState) -> dict[str, Any]:
+    """What is saved of a state, by name: Orbax would write a field that is None, too, and could
+    not read the checkpoints of before there was one."""
+    found = {each.name: getattr(state, each.name) for each in dataclasses.fields(state)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _as_kept(template: TrainState, item: Mapping[str, Any]) -> TrainState:
+    """With averages of those parameters alone which have one by the checksums of a step."""
+    averaged = {
+        name.removeprefix(_AVERAGES)
+        for name in item.get("arrays", ())
+        if name.startswith(_AVERAGES)
+    }
+    kept = trained.select(template.params, averaged.__contains__)
+    return dataclasses.replace(template, averages=kept or None)
 
 
 def tree(path: Path) -> Any:
@@ -89,7 +132,7 @@ def _causes(fault: BaseException) -> list[BaseException]:
 
 def _unreadable(path: Path, template: TrainState) -> list[str]:
     """Which arrays cannot be read: each is tried alone, since Orbax ends at the first."""
-    leaves, shape = jax.tree_util.tree_flatten_with_path(template)
+    leaves, shape = jax.tree_util.tree_flatten_with_path(fields(template))
     lost = []
     for number, (place, _) in enumerate(leaves):
         only = [leaf if n == number else ocp.PLACEHOLDER for n, (_, leaf) in enumerate(leaves)]

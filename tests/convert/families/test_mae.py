@@ -109,7 +109,7 @@ def test_what_is_no_such_model_is_refused():
         state_dict.detect({**state, "pos_embed": np.zeros((1, 1, 768), np.float32)})
     classifier = {**state, "head.weight": np.zeros((1000, 768), np.float32)}
     with pytest.raises(CheckpointError, match=r"unexpected: head\.weight$"):
-        state_dict.to_params(classifier, layout.FAMILY, state_dict.detect(classifier))
+        state_dict.to_params(classifier, layout.FAMILY, state_dict.detect(state))
     half = {**state, "mask_token": np.zeros((1, 1, 512), np.float32)}
     with pytest.raises(CheckpointError, match="has no decoder_blocks"):
         state_dict.detect(half)

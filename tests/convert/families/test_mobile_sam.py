@@ -90,7 +90,7 @@ def test_what_masks_do_not_use_is_not_demanded(kind):
         np.testing.assert_array_equal(back[name], x, strict=True)
     absent = released().keys() - state.keys()
     remarks = state_dict.remarks(state, FAMILY, CONFIG)
-    assert len(remarks) == bool(absent) and all("of no use to masks" in x for x in remarks)
+    assert len(remarks) == bool(absent) and all("of no use to the network" in x for x in remarks)
 
 
 def test_damage_to_what_is_not_used_is_named():

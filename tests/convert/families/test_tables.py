@@ -25,6 +25,10 @@ LISTINGS = (
     "mae_vit_b_pretrain",
     "u2net",
     "u2netp",
+    "vit_classifier_token",
+    "vit_classifier_mean",
+    "vit_classifier_distilled",
+    "regnety_002",
 )
 
 

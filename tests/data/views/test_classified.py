@@ -136,7 +136,7 @@ def test_a_narrow_picture_takes_no_more_memory_than_others(monkeypatch):
 
 @pytest.mark.parametrize("label", [-1, 5, 700])
 def test_a_class_that_the_model_does_not_know_costs_its_record(label):
-    with pytest.raises(DataError, match=rf"x has class {label} .*but there are 5, from 0: write"):
+    with pytest.raises(DataError, match=rf"x has class {label} .*but there are 5, from 0: correct"):
         views.make(record(label=label), CONFIG, draws.generator(0, 0, "x"))
 
 
@@ -151,3 +151,84 @@ def test_a_rectangle_is_never_as_long_as_a_side():
     rng = np.random.default_rng(0)
     boxes = np.array([classified.draw_rectangle(rng, 8) for _ in range(500)])
     assert (boxes[:, 2:] - boxes[:, :2]).max() == 7
+
+
+# ------------------------------------------------------------------------------- its classes
+
+
+class Named:
+    """A source that says its classes, and nothing else."""
+
+    def __init__(self, *classes: str) -> None:
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return 0
+
+    def name(self, index: int) -> str:
+        raise IndexError
+
+    read = name
+
+
+def test_a_label_is_found_by_its_name_where_there_are_names():
+    named = dataclasses.replace(CONFIG, classes=None, class_names=("x", "class 3", "y"))
+    assert classified.number(record(label=3), named) == 1
+    assert classified.count(named) == 3
+    with pytest.raises(DataError, match="x is of class 'class 2', which is none of the model's"):
+        classified.number(record(label=2), named)
+
+
+def test_number_and_names_of_classes_are_those_of_the_data():
+    for classes in (None, 2):
+        config = dataclasses.replace(CONFIG, classes=classes)
+        found = classified.adapted(config, Named("ants", "bees"))
+        assert (found.classes, found.class_names) == (2, ("ants", "bees"))
+        assert views.takes_from_data(config)
+    assert classified.adapted(CONFIG, Named()) == CONFIG  # data whose classes have no names
+    assert not views.takes_from_data(CropConfig())
+
+
+def test_names_that_are_given_decide_on_the_order_alone():
+    config = dataclasses.replace(CONFIG, classes=None, class_names=("bees", "ants"))
+    assert classified.adapted(config, Named("ants", "bees")).class_names == ("bees", "ants")
+    for there in (("ants", "wasps"), ("ants",), ("ants", "bees", "wasps")):
+        with pytest.raises(ConfigError):
+            classified.adapted(config, Named(*there))
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (("ants",), "the data has one class alone, ants, and nothing can be told apart"),
+        (("a", "b"), r"classes is 5, but the data has 2 \(a, b\): write --data.view.classes 2"),
+    ],
+)
+def test_data_of_another_number_of_classes_are_refused(there, words):
+    with pytest.raises(ConfigError, match=words):
+        classified.adapted(CONFIG, Named(*there))
+
+
+def test_a_run_that_resumes_keeps_its_classes():
+    before = dataclasses.replace(CONFIG, classes=2, class_names=("ants", "bees"))
+    for classes in (None, 2):
+        assert classified.resumed(dataclasses.replace(CONFIG, classes=classes), before) == before
+    assert classified.resumed(CONFIG, before) == CONFIG  # five: the run is refused for it
+    views.require(before, Named("bees", "ants"))
+    views.require(before, Named())
+    with pytest.raises(
+        ConfigError, match=r"it lacks bees; it also has wasps. A class without pict"
+    ):
+        views.require(before, Named("ants", "wasps"))
+
+
+def test_a_number_that_is_left_to_the_data_is_unknown_without_them():
+    config = dataclasses.replace(CONFIG, classes=None)
+    with pytest.raises(
+        ConfigError, match=r"counted when a run starts.*write --data.view.classes N"
+    ):
+        classified.count(config)
+    with pytest.raises(ConfigError, match="classes is 3, but class_names has 2"):
+        dataclasses.replace(CONFIG, classes=3, class_names=("a", "b"))
+    with pytest.raises(ConfigError, match=r"class_names is .*must not repeat itself"):
+        dataclasses.replace(CONFIG, classes=None, class_names=("a", "a"))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from helpers import tiny
 from scipy import special
 
@@ -15,6 +16,7 @@ from esam_jax import sharding
 from esam_jax.config import ComputeConfig, TinyVitConfig
 from esam_jax.errors import ConfigError
 from esam_jax.models.encoders.tiny_vit import Depthwise, TinyVitEncoder, WindowAttention
+from esam_jax.models.parts import batch_norm
 from esam_jax.models.parts.batch_norm import BatchNorm
 
 # Stages of 10, 5 and 5 cells a side; windows that pad 5 to 6, and 5 to 8.
@@ -209,3 +211,52 @@ def test_recomputing_blocks_changes_no_parameters():
     for compute, recomputed in ((encoder.compute, CONFIG.depth), (ComputeConfig(), 0)):
         traced = jax.make_jaxpr(TinyVitEncoder(CONFIG, compute).apply)({"params": found}, pixels)
         assert str(traced).count("prevent_cse=True") == recomputed
+
+
+def test_drop_path_scales_each_branch_of_each_block_of_each_image():
+    """As in a network whose branch ends in a layer so much larger; a bottleneck ends in a norm."""
+    config = dataclasses.replace(CONFIG, depths=(2, 1, 1))
+    encoder, pixels = TinyVitEncoder(config), normal(2, 40, 40, 3)
+    ends = [
+        (0, "stage_0/block_00/project_norm"),
+        (1, "stage_0/block_01/project_norm"),
+        (2, "stage_1/block_00/attn/out"),
+        (2, "stage_1/block_00/mlp/out"),
+        (3, "stage_2/block_00/attn/out"),
+        (3, "stage_2/block_00/mlp/out"),
+    ]
+    shapes = flatten_dict(
+        jax.eval_shape(encoder.init, jax.random.key(0), pixels)["params"], sep="/"
+    )
+
+    def draw(path, shape):
+        """Of such sizes that no branch fades on its way."""
+        if path.endswith(("scale", "variance")):
+            return RNG.uniform(0.5, 1.5, shape)
+        if not path.endswith("kernel"):
+            return RNG.normal(scale=0.3, size=shape)
+        alone = path.endswith(("spatial/kernel", "local/kernel"))
+        return RNG.normal(size=shape) / np.sqrt(9 if alone else np.prod(shape[:-1]))
+
+    flat = {path: draw(path, leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+
+    @tiny.jit
+    def features(flat, scales):
+        return encoder.apply({"params": unflatten_dict(flat, sep="/")}, pixels, scales)
+
+    ones = np.ones((4, 2, 2), np.float32)
+    plain = features(flat, ones)
+    for block, end in ends:
+        scales = ones.copy()
+        scales[block, 1, int(end.endswith("mlp/out"))] = 2.5
+        found = features(flat, scales)
+        larger = {
+            path: 2.5 * x
+            for path, x in flat.items()
+            if path.startswith(f"{end}/") and not batch_norm.is_statistic(path)
+        }
+        assert len(larger) == 2
+        wanted = features({**flat, **larger}, ones)
+        np.testing.assert_allclose(found[0], plain[0], atol=1e-5)
+        np.testing.assert_allclose(found[1], wanted[1], atol=1e-4)
+        assert np.abs(wanted[1] - plain[1]).max() > 1e-2, end

@@ -13,6 +13,7 @@ from esam_jax.config import ClassifierConfig, ComputeConfig, MaeConfig, VitConfi
 from esam_jax.models.heads import classifier
 from esam_jax.models.heads.classifier import Classifier
 from esam_jax.models.pretrain.mae import Mae
+from esam_jax.ops import images
 
 MEAN = ClassifierConfig(
     encoder=VitConfig(width=12, heads=3, depth=2, patch_px=4, image_px=16, pretrain_px=16),
@@ -75,9 +76,11 @@ def test_names_and_first_values():
     assert sorted(params["encoder"]) == ["block_00", "block_01", "patch_embed", "positions"]
     kernel = np.asarray(params["head"]["kernel"])
     assert kernel.shape == (12, 7) and not np.asarray(params["head"]["bias"]).any()
-    # So small that every class is as likely, whatever the picture.
-    assert 1e-5 < kernel.std() < 4e-5
-    assert 0.01 < np.asarray(params["class_token"]).std() < 0.03
+    assert 0.01 < kernel.std() < 0.03 and 0.01 < np.asarray(params["class_token"]).std() < 0.03
+    # Behind pretraining so small that every class is as likely, whatever the picture.
+    draw = functools.partial(classifier.init, MEAN, head_std=classifier.PRETRAINED)
+    small = np.asarray(jax.jit(draw)(jax.random.key(0))["head"]["kernel"])
+    np.testing.assert_allclose(small, kernel / 1000, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pool", ["mean", "class_token"])
@@ -95,6 +98,53 @@ def test_a_block_that_is_left_out_adds_nothing():
     found = apply(MEAN, PIXELS, left_out)
     assert np.array_equal(found[0], apply(MEAN, PIXELS, kept)[0])
     np.testing.assert_allclose(found[1], apply(MEAN, PIXELS, none)[1], atol=1e-6)
+
+
+DISTILLED = dataclasses.replace(MEAN, pool="distilled")
+OF_BOTH = tiny.params(DISTILLED)
+
+
+def by_head(params, pixels=PIXELS):
+    run = functools.partial(Classifier(DISTILLED).apply, method="by_head")
+    return np.asarray(tiny.jit(run)({"params": params}, pixels))
+
+
+def test_a_distillation_token_has_a_head_of_its_own():
+    assert sorted(OF_BOTH["distillation"]) == ["head", "position", "token"]
+    found = by_head(OF_BOTH)
+    assert found.shape == (2, 2, 7)
+    swapped = {
+        **OF_BOTH,
+        "class_token": OF_BOTH["distillation"]["token"]
+        + OF_BOTH["distillation"]["position"]
+        - OF_BOTH["encoder"]["positions"][0],
+        "head": OF_BOTH["distillation"]["head"],
+        "distillation": {
+            "token": OF_BOTH["class_token"] + OF_BOTH["encoder"]["positions"][0],
+            "position": np.zeros(12, np.float32),
+            "head": OF_BOTH["head"],
+        },
+    }
+    # Blocks know no order of tokens: each answers in the place of the other.
+    np.testing.assert_allclose(by_head(swapped), found[::-1], atol=2e-5)
+
+
+def test_in_use_the_logits_of_both_heads_are_averaged():
+    both = tiny.jit(Classifier(DISTILLED).apply)({"params": OF_BOTH}, PIXELS)
+    np.testing.assert_allclose(both, by_head(OF_BOTH).mean(0), atol=1e-6)
+
+
+def test_pixels_from_minus_one_to_one_are_those_of_the_same_picture():
+    picture = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    symmetric = dataclasses.replace(MEAN, pixels="symmetric")
+    wanted = apply(MEAN, jnp.asarray(picture / 127.5 - 1, jnp.float32))
+    pixels = images.normalise(jnp.asarray(picture))
+    np.testing.assert_allclose(apply(symmetric, pixels), wanted, atol=2e-5)
+    # And its trunk, where it is taken over by what takes ImageNet's pixels.
+    params = classifier.of_imagenet_pixels(symmetric, PARAMS)
+    found = tiny.jit(Classifier(MEAN).apply)({"params": params}, pixels)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert classifier.of_imagenet_pixels(MEAN, PARAMS) is PARAMS
 
 
 def test_it_takes_other_sizes_than_that_of_its_table():

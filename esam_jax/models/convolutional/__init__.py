@@ -1,0 +1,1 @@
+"""Convolutional networks that tell classes apart."""
