@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from esam_jax import files
+from esam_jax import files, outputs
 from esam_jax.data import sources
 from esam_jax.data.records import Source
 from esam_jax.evaluate import clicking, numbers, targets
@@ -23,7 +23,7 @@ from esam_jax.ops import regions
 from esam_jax.predict import draw, load
 from esam_jax.predict.prompt import Prompt
 from esam_jax.predict.sam import Sam
-from esam_jax.study import comparing, gathered, pictures, shown
+from esam_jax.study import comparing, gathered, material, shown
 from esam_jax.study.arms import SAMI, SCRATCH
 from esam_jax.study.design import PRESETS, Design, Trial
 from esam_jax.study.trials import MASKS
@@ -49,6 +49,10 @@ def run(
     `gathered.table`, `claim`, `seed` and `seconds`, which is None where a part was done before."""
     began, design = time.monotonic(), dataclasses.replace(PRESETS["first"], seeds=(seed,))
     fresh = not (workdir / comparing.SETTINGS_FILE).exists()
+    for name in (SUMMARY_FILE, SHEET_FILE, STUDENT) if fresh else ():  # of something else, then
+        outputs.require_file(
+            workdir / name, overwrite=False, remedy="name another folder with --workdir"
+        )
     table = comparing.run(workdir, design, processes=processes, progress=progress)
     student(workdir, seed, design)
     files.write(workdir / SHEET_FILE, draw.png(sheet(workdir, seed, design)))
@@ -144,7 +148,7 @@ def sheet(workdir: Path, seed: int, design: Design) -> np.ndarray:
     for arm in design.arms:
         trial = Trial(seed, arm, "prompted", steps)
         models[f"{shown.title(arm)}, {steps} steps"] = load(workdir / trial.folder)
-    source = sources.open_source(pictures.held_out(design, seed))
+    source = sources.open_source(material.held_out(design, seed))
     rows = [_row(source, place, models) for place in range(SHOWN)]
     return draw.contact_sheet(rows, ("prompts", "ground truth", *models))
 

@@ -17,7 +17,7 @@ from typing import Any
 from esam_jax import files
 from esam_jax.convert import load as models
 from esam_jax.predict.everything import album
-from esam_jax.study import gathered, pictures, shown, side_by_side, trials
+from esam_jax.study import gathered, material, shown, side_by_side, trials
 from esam_jax.study.design import Design, Trial
 from esam_jax.train.telemetry import log
 from esam_jax.words import counted
@@ -43,7 +43,7 @@ def run(
     there.
     """
     models.locate(design.teacher)
-    pictures.check(design)
+    material.check(design)
     album.settle(workdir, _settings(design), SETTINGS_FILE, RESULTS)
     every = design.trials()
     found = {each: done for each in every if (done := trials.finished(each, workdir))}

@@ -76,7 +76,7 @@ def rows(found: Found, design: Design) -> list[dict[str, Any]]:
                     "measure": measure,
                     **dataclasses.asdict(intervals.mean([*values.values()])),
                     "difference": _to_sami(values, found, design, trial, measure),
-                    "flops": of_any(found, design, trial, "flops"),
+                    "flops": _cost(found, design, trial),
                 }
             )
 
@@ -109,9 +109,10 @@ def of_seeds(found: Found, design: Design, trial: Trial, measure: str) -> dict[i
     }
 
 
-def of_any(found: Found, design: Design, trial: Trial, key: str) -> Any:
-    """A value that is the same for all seeds."""
-    return next(iter(of_seeds(found, design, trial, key).values()), None)
+def _cost(found: Found, design: Design, trial: Trial) -> int | float:
+    """FLOP of a cell's training, the same for all seeds."""
+    each = (dataclasses.replace(trial, seed=seed) for seed in design.seeds)
+    return next(found[one]["flops"] for one in each if one in found)
 
 
 def curve(table: Mapping[str, Any], arm: str, kind: str, measure: str) -> list[dict[str, Any]]:

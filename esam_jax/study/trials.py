@@ -16,7 +16,7 @@ from esam_jax.evaluate import numbers, runner
 from esam_jax.evaluate.protocol import Protocol
 from esam_jax.predict import load
 from esam_jax.runs import metrics_file
-from esam_jax.study import pictures
+from esam_jax.study import material
 from esam_jax.study.arms import SAMI, named
 from esam_jax.study.design import Design, Trial, needs, warmup
 from esam_jax.tasks import operations, own_data
@@ -68,7 +68,7 @@ def _kept(folder: Path, found: dict[str, Any]) -> dict[str, Any]:
 
 def measure(model: str | Path, seed: int, design: Design) -> dict[str, Any]:
     """Box and one-point mIoU on the held-out pictures of a seed, and that of filling the box."""
-    source = sources.open_source(pictures.held_out(design, seed))
+    source = sources.open_source(material.held_out(design, seed))
     protocol = Protocol(images=design.images, masks_per_image=MASKS, seeds=(seed,))
     result = runner.evaluate(load(model), {"pictures": source}, protocol, progress=False)
     return {
@@ -93,13 +93,13 @@ def config(trial: Trial, design: Design, workdir: Path) -> RunConfig:
     cfg, steps = configs.load(name), design.steps(trial.kind, trial.number)
     labelled = None if trial.kind == "prompted" else trial.number
     values = {
-        **_common(steps, trial.seed, pictures.labelled(design, trial.seed, labelled, workdir)),
+        **_common(steps, trial.seed, material.labelled(design, trial.seed, labelled, workdir)),
         "task.init_from": start,
         "optim.peak_lr": named(trial.arm).fine_tuning_lr,
         "optim.warmup_steps": warmup(steps),
     }
     if trial.kind == "classified":
-        source = pictures.held_out(design, trial.seed)
+        source = material.held_out(design, trial.seed)
         values["evaluate"] = EvaluateConfig(source=source, images=design.images * _MORE)
     else:
         values["task.decoder_from"] = design.teacher
@@ -113,7 +113,7 @@ def _pretraining(trial: Trial, design: Design, workdir: Path) -> RunConfig:
     """With as many steps as cost what SAMI's cost: operations of the update, teacher included."""
     sami, cfg = _arm(SAMI, trial, design, workdir), _arm(trial.arm, trial, design, workdir)
     steps = equal_steps(sami, design.pretraining_steps, cfg)
-    source = pictures.unlabelled(design, trial.seed)
+    source = material.unlabelled(design, trial.seed)
     warmup_steps = min(cfg.optim.warmup_steps, steps // 5)
     values = {**_common(steps, trial.seed, source), "optim.warmup_steps": warmup_steps}
     return own_data.replaced(cfg, values)

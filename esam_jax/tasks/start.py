@@ -40,6 +40,7 @@ _OPTIONAL = {
     "mask_prompts": ("no_mask", "mask"),
     "text_width": ("text",),
 }
+_VIT = (MaeConfig, ClassifierConfig)  # what is trained by pretraining or classification
 _NONE = ("none", None)  # values of these fields for what is not there
 
 
@@ -159,9 +160,9 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
     """
     file = _pretrained(model_file(init_from, model))
     found, wanted = file.config, config
-    if isinstance(found, MaeConfig) and isinstance(config.encoder, SamVitConfig):
+    if isinstance(found, _VIT) and isinstance(config.encoder, SamVitConfig):
         return _sam_from_mae(init_from, file, model, config)
-    if isinstance(found, MaeConfig) and isinstance(config.encoder, VitConfig):
+    if isinstance(found, _VIT) and isinstance(config.encoder, VitConfig):
         found, wanted = map(timm_vit.pretrained, (found.encoder, config.encoder))
     absent = _absent(found.decoder, config.decoder) if isinstance(found, SamConfig) else []
     if isinstance(found, SamConfig):
@@ -172,7 +173,7 @@ def _model(init_from: str, model: str, config: SamConfig) -> ModelFile:
             f"{load.differences(found, wanted)}; name the model that it holds, or other "
             "weights to start from"
         )
-    if isinstance(file.config, MaeConfig):
+    if isinstance(file.config, _VIT):
         trunk = {"encoder": file.params["encoder"]}
         return dataclasses.replace(file, config=config, params=trunk, untrained=BEHIND_TRUNK)
     return dataclasses.replace(file, config=config, untrained=(*file.untrained, *absent))
@@ -204,7 +205,7 @@ def _fitted(
 def _sam_from_mae(init_from: str, file: ModelFile, model: str, config: SamConfig) -> ModelFile:
     """The trunk of one of SAM's encoders from a pretrained ViT of the same blocks."""
     found, wanted = file.config, config.encoder
-    assert isinstance(found, MaeConfig) and isinstance(wanted, SamVitConfig)
+    assert isinstance(found, _VIT) and isinstance(wanted, SamVitConfig)
     blocks = mae_trunk.like(found.encoder, wanted)
     if found.encoder != blocks:
         raise CheckpointError(

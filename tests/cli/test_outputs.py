@@ -277,7 +277,7 @@ def test_the_log_of_a_job_may_lie_in_its_folder(tmp_path):
     config_file.require_own(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["summary.json", "contact_sheet.png", "curves.svg"])
+@pytest.mark.parametrize("name", ["summary.json", "contact_sheet.png", "segment"])
 def test_quickstart_takes_no_folder_of_somebody_else(home, capsys, name):
     Path("thesis", name).write_text("mine")
     assert "exists already" in refused(capsys, "quickstart", "--workdir", "thesis")

@@ -106,3 +106,49 @@ def test_names_are_escaped():
     svg = charts.line_chart([Series("<a&b>", [(0, 1.0)]), Series("c", [(0, 2.0)])])
     assert "&lt;a&amp;b&gt;" in svg
     ET.fromstring(svg)
+
+
+MEAN = Series("a", [(40, 0.6), (80, 0.7), (160, 0.75)], band=[(40, 0.5, 0.7), (160, 0.7, 0.8)])
+
+
+def test_a_band_lies_between_its_ends():
+    chart = charts.line_chart([MEAN])
+    band = re.findall(r'<polygon [^>]*points="([^"]+)"', chart)
+    corners = [tuple(map(float, point.split(","))) for point in band[0].split()]
+    curve = re.findall(r'<polyline [^>]*points="([^"]+)"', chart)[0].split()
+    first = float(curve[0].split(",")[1])
+    assert len(band) == 1 and len(corners) == 4
+    low, high = corners[0][1], corners[-1][1]  # at the first step; y grows downwards
+    assert high < first < low and first - high == pytest.approx(low - first, abs=0.2)
+    assert "<polygon" not in charts.line_chart([Series("a", MEAN.points)])
+
+
+def test_the_axis_holds_a_band_that_reaches_beyond_the_curves():
+    wide = Series("a", [(1, 0.5), (2, 0.5)], band=[(1, 0.1, 0.9), (2, 0.1, 0.9)])
+    ys = [float(y) for y in re.findall(r'points="[\d.]+,([\d.]+)', charts.line_chart([wide]))]
+    assert all(0 < y < charts.HEIGHT for y in ys)
+    assert ">0.9<" in charts.line_chart([wide]) or ">1<" in charts.line_chart([wide])
+
+
+def test_steps_on_a_logarithmic_axis_are_marked_where_labels_do_not_touch():
+    chart = charts.line_chart([MEAN], log_x=True)
+    xs = [
+        float(point.split(",")[0])
+        for point in re.findall(r'fill="none" [^>]*points="([^"]+)"', chart)[0].split()
+    ]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)
+    assert all(f">{n}</text>" in chart for n in (40, 80, 160))
+    near = Series("a", [(100, 1.0), (101, 1.0), (10_000, 2.0)])
+    chart = charts.line_chart([near], log_x=True)
+    assert ">100</text>" in chart and ">101</text>" not in chart
+
+
+def test_many_names_take_several_rows_and_stay_inside():
+    many = [Series(f"a rather long name {i}", [(0, i), (1, i)]) for i in range(7)]
+    chart = charts.line_chart(many)
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">a rather long name', chart)
+    rows = {y for _, y in places}
+    assert len(places) == 7 and len(rows) > 2
+    assert all(float(x) + 6.2 * 20 <= charts.WIDTH + 10 for x, _ in places)
+    highest = min(float(y) for y in re.findall(r'class="grid"[^>]* y1="([\d.]+)"', chart))
+    assert highest > max(float(y) for y in rows)  # above all curves

@@ -10,7 +10,7 @@ from PIL import Image
 from esam_jax.config import LabelMapsConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError, DataError
-from esam_jax.study import pictures, trials
+from esam_jax.study import material, trials
 from esam_jax.study.design import PRESETS, Trial, first_scene
 from esam_jax.tasks import operations
 
@@ -100,25 +100,25 @@ def names(config) -> set[str]:
 
 def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
     design = dataclasses.replace(DESIGN, data=str(own), classified=None)
-    held = names(pictures.held_out(design, 0))
-    everything = names(pictures.labelled(design, 0, None, tmp_path))
-    few = [names(pictures.labelled(design, seed, 7, tmp_path)) for seed in (0, 1)]
-    assert held == names(pictures.held_out(design, 1)) and len(held) == 6
+    held = names(material.held_out(design, 0))
+    everything = names(material.labelled(design, 0, None, tmp_path))
+    few = [names(material.labelled(design, seed, 7, tmp_path)) for seed in (0, 1)]
+    assert held == names(material.held_out(design, 1)) and len(held) == 6
     assert len(everything) == 24 and not held & everything
     assert all(len(each) == 7 and each < everything for each in few) and few[0] != few[1]
-    assert few[0] == names(pictures.labelled(design, 0, 7, tmp_path))
-    assert names(pictures.unlabelled(design, 0)) == everything
+    assert few[0] == names(material.labelled(design, 0, 7, tmp_path))
+    assert names(material.unlabelled(design, 0)) == everything
     with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
-        pictures.labelled(design, 0, 25, tmp_path)
+        material.labelled(design, 0, 25, tmp_path)
 
 
 def test_unlabelled_pictures_may_be_others(own, tmp_path):
     design = dataclasses.replace(
         DESIGN, data=str(own), unlabelled=str(own / "images"), classified=None
     )
-    pictures.check(design)
-    assert isinstance(pictures.held_out(design, 0), LabelMapsConfig)
-    assert len(names(pictures.unlabelled(design, 0))) == 30
+    material.check(design)
+    assert isinstance(material.held_out(design, 0), LabelMapsConfig)
+    assert len(names(material.unlabelled(design, 0))) == 30
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_data_that_cannot_be_compared_on_is_refused(own, count, data, error, wor
     path = {None: own, "images": own / "images", "scenes": Path("scenes")}[data]
     design = dataclasses.replace(DESIGN, data=str(path), classified=None)
     with pytest.raises(error, match=words):
-        pictures.check(design)
+        material.check(design)

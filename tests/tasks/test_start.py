@@ -21,6 +21,7 @@ from esam_jax.config import (
     VitConfig,
 )
 from esam_jax.convert import load, model_folder
+from esam_jax.convert.families import timm_vit
 from esam_jax.errors import CheckpointError, ConfigError, MissingError
 from esam_jax.models import named
 from esam_jax.models.sam import network
@@ -115,6 +116,16 @@ def test_sami_from_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
     with pytest.raises(CheckpointError, match="another model than 'efficientsam_nano'"):
         tasks.build(_sami_from(path)).initial()
+
+
+def test_prompted_training_starts_from_the_trunk_of_a_classifier(tmp_path):
+    encoder = timm_vit.pretrained(named.sam("efficientsam_nano").encoder)
+    config = ClassifierConfig(encoder=encoder, classes=3, pool="mean")
+    params = nano.params(config)
+    model_folder.write(tmp_path / "vit", config, params, source="test")
+    found = tasks.build(_with_init(str(tmp_path / "vit"))).initial().params["efficientsam_nano"]
+    assert {*found} == {"encoder"}  # no class token, norm or head has a place here
+    jax.tree.map(np.testing.assert_array_equal, found["encoder"], params["encoder"])
 
 
 def test_a_pretrained_vit_of_another_size_is_refused(tmp_path):
