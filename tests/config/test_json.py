@@ -148,7 +148,7 @@ def test_a_model_of_an_earlier_release_is_read(name):
         (
             ("task", "kind"),
             "other",
-            "run.task.kind is 'other', but must be one of sami, mae, segment",
+            "run.task.kind is 'other', but must be one of sami, mae",
         ),
         (("task", "kind"), ["sami"], "run.task.kind is .* but must be one of"),
         (("task",), [], "run.task.kind is None"),
