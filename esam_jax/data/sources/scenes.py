@@ -30,6 +30,7 @@ class Scenes:
 
     def __init__(self, config: ScenesConfig) -> None:
         self._config = config
+        self.classes = OUTLINES
 
     def __len__(self) -> int:
         return self._config.scenes
