@@ -119,8 +119,10 @@ class Design:
             first.append(reference(seed))
         pictures = (self.classified,) if self.classified else ()
         numbers: dict[Kind, tuple[int, ...]] = {
-            **{"prompted": self.budgets, "labelled": self.labelled},
-            **{"classified": pictures, "probed": pictures},
+            "prompted": self.budgets,
+            "labelled": self.labelled,
+            "classified": pictures,
+            "probed": pictures,
         }
         columns = [(kind, number) for kind, each in numbers.items() for number in each]
         # Long ones first: of two processes neither waits for the other's last one.
