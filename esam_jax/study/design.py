@@ -124,7 +124,10 @@ class Design:
             "classified": pictures,
             "probed": pictures,
         }
-        columns = [(kind, number) for kind, each in numbers.items() for number in each]
+        columns: list[tuple[Kind, int]] = []
+        for kind, each in numbers.items():
+            for number in each:
+                columns.append((kind, number))
         # Long ones first: of two processes neither waits for the other's last one.
         columns.sort(key=lambda each: -self.steps(*each))
         return first + [Trial(seed, arm, *each) for each in columns for arm in self.arms]
