@@ -32,9 +32,11 @@ def deit_ti() -> RunConfig:
 
     Published (table 9; upstream main.py): AdamW and its betas, decay, rate 5e-4 x batch / 512,
     batch, epochs, warm-up, cosine to 1e-5, RandAugment 9 / 0.5, smoothing, mixup, cutmix, erasing,
-    drop path, repeated augmentation, averaged weights, the class token. Different here: warm-up
-    from 0, not 1e-6; rates by update, not by epoch; positions start as the sine-cosine code and
-    kernels Xavier-uniform, not truncated normal; one mixture a batch of all devices, not of one.
+    drop path, repeated augmentation, averaged weights, the class token. Different here: averages
+    are what is measured and written, where main.py keeps them and measures the weights in training;
+    warm-up from 0, not 1e-6; the cosine begins at the warm-up's end, not at its beginning; rates by
+    update, not by epoch; positions start as the sine-cosine code and kernels Xavier-uniform, not
+    truncated normal; one mixture a batch of all devices, not of one.
     """
     return RunConfig(
         name="deit_ti",

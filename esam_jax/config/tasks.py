@@ -61,7 +61,7 @@ class SamiConfig(_TrainedConfig):
     The paper's ablations are values here (arXiv:2312.00863, section 4.4). `queries` of the decoder:
     the masked tokens, which look at all tokens, or all tokens, as in MAE's decoder. `loss_on`: the
     tokens whose features are compared, all or the masked ones alone.
-    `init_from` holds MAE's weights: the students' trunks.
+    `init_from` holds the students' encoders: a run or model of SAMI, MAE or classification.
     """
 
     kind: ClassVar[Literal["sami"]] = "sami"

@@ -24,10 +24,10 @@ from esam_jax.models.pretrain import mae
 from esam_jax.ops import images, losses
 from esam_jax.tasks import plain_vit
 from esam_jax.tasks.task import Frozen
+from esam_jax.tasks.teacher import DRAWN
 from esam_jax.typing import Params
 
 NAME = "align"  # of the frozen network, and of the student's linear map
-DRAWN = "random"  # in the place of weights
 RANDOM_SEED = 4
 _STREAM = 1  # apart from the key that the student is drawn from
 

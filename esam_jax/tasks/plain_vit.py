@@ -19,16 +19,18 @@ _HOLDING = MaeConfig | ClassifierConfig | SamConfig
 _BEHIND = ("class_token", "norm", "distillation")  # the trunk, which they belong to
 
 
-def encoder(key: str, model: str, image_px: int) -> VitConfig:
+def encoder(
+    key: str, model: str, image_px: int, *, choices: str = "an efficientsam_*, mae_* or deit_*"
+) -> VitConfig:
     """The encoder of the model of this name, which `key` of the config has, without a neck.
 
-    ConfigError for one that is no plain ViT, or whose positions are of pictures of another size.
+    ConfigError for one that is no plain ViT, of which `choices` are, or whose positions are of
+    pictures of another size.
     """
     found = named.model(model).encoder
     if not isinstance(found, VitConfig):
         raise ConfigError(
-            f"{key} is {model!r}, which has no plain ViT encoder: choose an efficientsam_*, "
-            "mae_* or deit_* model"
+            f"{key} is {model!r}, which has no plain ViT encoder: choose {choices} model"
         )
     if found.pretrain_px != image_px:
         raise ConfigError(

@@ -16,7 +16,7 @@ from esam_jax.models import named
 from esam_jax.models.pretrain.sami import Sami
 from esam_jax.models.sam import network
 from esam_jax.ops import images, losses, masking
-from esam_jax.tasks import start, stored
+from esam_jax.tasks import plain_vit, start, stored
 from esam_jax.tasks.task import BEHIND_TRUNK, Start, Task, TrainedModel
 from esam_jax.tasks.teacher import Teacher
 from esam_jax.typing import Batch, Params, PerExample
@@ -64,7 +64,7 @@ def build(config: RunConfig) -> Task:
 
     def initial() -> Start:
         stored.require(config, part, shape, weights=True)
-        return _initial(task)
+        return _initial(task, students)
 
     def resumed() -> Start:
         stored.require(config, part, shape, weights=False)
@@ -95,10 +95,18 @@ def _init(networks: dict[str, Sami], px: int, tokens: int, visible: int, rng: Ar
     }
 
 
-def _initial(task: SamiConfig) -> Start:
+def _initial(task: SamiConfig, students: dict[str, VitConfig]) -> Start:
+    """MissingError for a file that is not there, CheckpointError for one that does not fit."""
     if task.init_from is None:
         return Start()
-    return Start({name: {"encoder": start.trunk(task.init_from, name)} for name in task.students})
+    return Start({name: _taken(task.init_from, name, x) for name, x in students.items()})
+
+
+def _taken(init_from: str, name: str, encoder: VitConfig) -> Params:
+    """The plain ViT that a file holds; class token and norm are drawn where it has none."""
+    file = start.model_file(init_from, name)
+    plain_vit.require(file, encoder, where=f"task.init_from {init_from}", model=name)
+    return plain_vit.taken(file)
 
 
 def _summed(each: dict[str, Array], baseline: Array) -> PerExample:
@@ -110,18 +118,8 @@ def _summed(each: dict[str, Array], baseline: Array) -> PerExample:
 
 
 def _student_config(name: str, image_px: int) -> VitConfig:
-    encoder = named.sam(name).encoder
-    if not isinstance(encoder, VitConfig):
-        raise ConfigError(
-            f"task.students names {name!r}, which has no plain ViT encoder: choose an "
-            "efficientsam_* model"
-        )
-    if encoder.pretrain_px != image_px:
-        raise ConfigError(
-            f"data.view.image_px is {image_px}, but the position table of {name!r} was made for "
-            f"{encoder.pretrain_px}: use that size"
-        )
-    return encoder
+    named.sam(name)  # which `_trained_model` puts the trunk into
+    return plain_vit.encoder("task.students", name, image_px, choices="an efficientsam_*")
 
 
 def _common_grid(students: dict[str, VitConfig], teacher: Teacher, image_px: int) -> int:

@@ -22,10 +22,10 @@ from esam_jax.models.clip import towers
 from esam_jax.models.parts import stack
 from esam_jax.ops import images, object_crops
 from esam_jax.tasks.task import Frozen
+from esam_jax.tasks.teacher import DRAWN
 from esam_jax.typing import Batch, Params
 
 NAME = "clip"  # of the frozen network
-DRAWN = "random"  # in the place of weights
 RANDOM_SEED = 3
 
 _ENLARGED = (1.0, 2.0)  # section D.5: the box, "by a random factor from 1x to 2x"

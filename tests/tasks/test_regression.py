@@ -103,7 +103,9 @@ def test_a_classifier_starts_from_its_trunk_and_draws_a_class_token(left):
     run = configs.load("quickstart_classify")
     task = dataclasses.replace(run.task, init_from=folder, pool="class_token")
     assert isinstance(run.data.view, ClassifiedConfig)
-    taken = tasks.build(dataclasses.replace(run, task=task)).initial().params[STUDENT]
+    view = dataclasses.replace(run.data.view, classes=2)
+    run = dataclasses.replace(run, task=task, data=dataclasses.replace(run.data, view=view))
+    taken = tasks.build(run).initial().params[STUDENT]
     assert taken.keys() == {"encoder"}
     jax.tree.map(np.testing.assert_array_equal, taken["encoder"], encoder)
 

@@ -125,7 +125,8 @@ def test_students_from_one_teacher_pass_learn_as_apart():
     whole = dataclasses.replace(named.sam("efficientsam_nano"), encoder=small)
     original = named.sam
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(named, "sam", lambda n: whole if n == "_test_small" else original(n))
+        for known in ("sam", "model"):
+            patch.setattr(named, known, lambda n: whole if n == "_test_small" else original(n))
         task, params, frozen, out = _run(both)
         student = {"efficientsam_nano": params["efficientsam_nano"]}
         alone = _loss(tasks.build(config), student, frozen)

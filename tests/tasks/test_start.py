@@ -90,14 +90,20 @@ def _sami_from(path, students=("efficientsam_nano",)):
     return dataclasses.replace(config, task=task)
 
 
-@pytest.mark.parametrize("kind", ["mae", "sam"])
+@pytest.mark.parametrize("kind", ["mae", "sami", "sam"])
 def test_sami_starts_from_a_trunk(tmp_path, kind):
-    """Of MAE's weights, or of a model: what is behind the trunk is drawn."""
+    """With class token and norm of MAE's weights, and of a run of SAMI; what is absent is drawn."""
     encoder = named.sam("efficientsam_nano").encoder
     if kind == "mae":
         config = MaeConfig(encoder=encoder, decoder=PretrainDecoderConfig(width=32, depth=1))
         params, path = nano.params(config), str(tmp_path / "model")
         model_folder.write(tmp_path / "model", config, params, source="test")
+    elif kind == "sami":
+        model = named.sam("efficientsam_nano")
+        params, path = nano.params(MaeConfig(encoder=encoder)), str(tmp_path / "model")
+        whole, kept = dict(nano.params(model)), timm_vit.kept(params)
+        whole["encoder"] = {**params["encoder"], "neck": whole["encoder"]["neck"]}
+        model_folder.write(tmp_path / "model", model, whole, source="test", unused=kept)
     else:
         path, params = _folder(tmp_path, "efficientsam_nano")
     cfg = _sami_from(path)
@@ -107,14 +113,17 @@ def test_sami_starts_from_a_trunk(tmp_path, kind):
     begun = toy.create(task, cfg, mesh, task.initial().params)
     started = begun.params["efficientsam_nano"]
     trunk = {name: branch for name, branch in params["encoder"].items() if name != "neck"}
-    jax.tree.map(np.testing.assert_array_equal, started.pop("encoder"), trunk)
-    drawn.pop("encoder")
+    taken = {name: params[name] for name in ("class_token", "norm") if kind != "sam"}
+    taken |= {"encoder": trunk}
+    for name, branch in taken.items():
+        jax.tree.map(np.testing.assert_array_equal, started.pop(name), branch)
+        drawn.pop(name)
     jax.tree.map(np.testing.assert_array_equal, started, drawn)
 
 
 def test_sami_from_another_model_is_refused(tmp_path):
     path, _ = _folder(tmp_path, "sam_nano")
-    with pytest.raises(CheckpointError, match="another model than 'efficientsam_nano'"):
+    with pytest.raises(CheckpointError, match="another encoder than 'efficientsam_nano'"):
         tasks.build(_sami_from(path)).initial()
 
 
