@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from esam_jax.config import LabelMapsConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.study import material, trials
-from esam_jax.study.design import PRESETS, Trial, first_scene
+from esam_jax.study.design import PRESETS, Design, Trial, first_scene
 from esam_jax.tasks import operations
 
 DESIGN = PRESETS["full"]
@@ -51,6 +52,8 @@ def test_labelled_scenes_are_the_first_of_the_seed():
     assert few.steps == DESIGN.labelled_steps
     assert of("sami", "pretraining").data.source.scenes == 20_000  # unlabelled: all
     assert of("sami", "labelled", 16, seed=2).data.source.first == first_scene(2)
+    held = material.held_out(DESIGN, 2)
+    assert held == ScenesConfig(split="heldout", first=first_scene(2), scenes=20_000)
 
 
 def test_classifiers_are_measured_on_other_scenes():
@@ -93,13 +96,19 @@ def own(tmp_path) -> Path:
     return tmp_path / "own"
 
 
+def of_own(path: Path, **changes: Any) -> Design:
+    """Everything that can be compared on pictures of one's own."""
+    changes = {"data": str(path), "labelled": (), **changes}
+    return dataclasses.replace(DESIGN.without_classes(), **changes)
+
+
 def names(config) -> set[str]:
     source = sources.open_source(config)
     return {source.name(i) for i in range(len(source))}
 
 
 def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
-    design = dataclasses.replace(DESIGN, data=str(own), classified=None)
+    design = of_own(own)
     held = names(material.held_out(design, 0))
     everything = names(material.labelled(design, 0, None, tmp_path))
     few = [names(material.labelled(design, seed, 7, tmp_path)) for seed in (0, 1)]
@@ -110,12 +119,12 @@ def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
     assert names(material.unlabelled(design, 0)) == everything
     with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
         material.labelled(design, 0, 25, tmp_path)
+    with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
+        material.check(dataclasses.replace(design, labelled=(7, 25)))  # before anything is trained
 
 
 def test_unlabelled_pictures_may_be_others(own, tmp_path):
-    design = dataclasses.replace(
-        DESIGN, data=str(own), unlabelled=str(own / "images"), classified=None
-    )
+    design = of_own(own, unlabelled=str(own / "images"))
     material.check(design)
     assert isinstance(material.held_out(design, 0), LabelMapsConfig)
     assert len(names(material.unlabelled(design, 0))) == 30
@@ -134,6 +143,6 @@ def test_data_that_cannot_be_compared_on_is_refused(own, count, data, error, wor
         file.unlink()
         (own / "instances" / file.name).unlink()
     path = {None: own, "images": own / "images", "scenes": Path("scenes")}[data]
-    design = dataclasses.replace(DESIGN, data=str(path), classified=None)
+    design = of_own(path)
     with pytest.raises(error, match=words):
         material.check(design)
