@@ -1,6 +1,7 @@
 """The runs of a study: the same arithmetic, the same pictures, the same start."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from esam_jax.errors import ConfigError, DataError
 from esam_jax.study import material, trials
 from esam_jax.study.design import PRESETS, Design, Trial, first_scene
 from esam_jax.tasks import operations
+from esam_jax.train import loop
 
 DESIGN = PRESETS["full"]
 PUPILS = ("mae", "sami_mask_50")
@@ -76,6 +78,37 @@ def test_a_teacher_is_that_of_the_same_seed():
 def test_rates_are_those_of_the_arm():
     assert of("sami,rate=4e-3", "pretraining").optim.peak_lr == 4e-3
     assert of("sami,fine=5e-4", "prompted", 40).optim.peak_lr == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("pretraining", {"peak_lr": 2e-3}),
+        ("prompted", {"peak_lr": 2e-3, "box_miou": 0.5}),
+        ("classified", {"peak_lr": 2e-3, "top1": 0.25}),
+    ],
+)
+def test_what_is_measured_of_a_run(tmp_path, monkeypatch, kind: str, found: dict[str, float]):
+    """Arithmetic is that of all pictures of all updates, as the run has counted it; no run after
+    that."""
+    began = []
+
+    def run(cfg, folder, progress):
+        began.append(cfg)
+        folder.mkdir(parents=True)
+        line = {"step": 0, "event": "start", "flops_per_example": 7}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return {"top1": 0.25}
+
+    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(trials, "measure", lambda *_: {"box_miou": 0.5})
+    trial = Trial(1, "supervised", kind, 0 if kind == "pretraining" else 40)
+    first = trials.run(trial, DESIGN, tmp_path)
+    cfg = began[0]
+    counted = {"steps": cfg.steps, "batch": cfg.batch, "flops": cfg.steps * cfg.batch * 7}
+    assert first == counted | found and cfg.batch > 1
+    assert trials.run(trial, DESIGN, tmp_path) == first and len(began) == 1
+    assert trials.finished(trial, tmp_path) == first
 
 
 # -------------------------------------------------------------------------------- own pictures
