@@ -10,8 +10,8 @@ from typing import Literal
 from esam_jax.errors import ConfigError
 from esam_jax.study.arms import ARMS, FRAMEWORKS, SAMI, SCRATCH, named, needed, of_classes
 
-Kind = Literal["reference", "pretraining", "prompted", "labelled", "classified"]
-COLUMNS = frozenset({"prompted", "labelled", "classified"})  # kinds that are in the table
+Kind = Literal["reference", "pretraining", "prompted", "labelled", "classified", "probed"]
+COLUMNS = frozenset({"prompted", "labelled", "classified", "probed"})  # kinds that are in the table
 CHOOSING = 1000  # the first of the seeds that choose; what is reported has lower ones
 SCENES = 20_000  # of one seed: no two seeds share a scene
 BUDGETS = (40, 80, 160, 320, 640)
@@ -22,7 +22,7 @@ class Trial:
     """One run with what is measured of it, in a folder of its own.
 
     `number`: of prompted steps, of labelled pictures; 0 for what has none. A "reference" is no run:
-    the teacher itself is measured.
+    the teacher itself is measured. Nor is one "probed": that reads what pretraining made.
     """
 
     seed: int
@@ -47,8 +47,8 @@ class Design:
 
     `pretraining_steps` are SAMI's updates: every other arm gets as many as cost the same.
     `labelled`: numbers of labelled pictures, each fine-tuned on for `labelled_steps`. `classified`:
-    labelled pictures on which classifiers are fine-tuned for `classified_steps`, None for no
-    classification. `images` are measured.
+    labelled pictures on which classifiers are fine-tuned for `classified_steps`, and on whose
+    features a linear layer is fitted ("probed"), None for no classification. `images` are measured.
     `data`: pictures with masks in place of scenes; `unlabelled`: what is pretrained on, in their
     place. `teacher`: a model of the size of `quickstart_teacher`.
     """
@@ -129,12 +129,17 @@ class Design:
         ]
         if self.budgets or self.labelled:
             first.append(reference(seed))
+        pictures = (self.classified,) if self.classified else ()
         numbers: dict[Kind, tuple[int, ...]] = {
             "prompted": self.budgets,
             "labelled": self.labelled,
-            "classified": (self.classified,) if self.classified else (),
+            "classified": pictures,
+            "probed": pictures,
         }
-        columns = [(kind, number) for kind, each in numbers.items() for number in each]
+        columns: list[tuple[Kind, int]] = []
+        for kind, each in numbers.items():
+            for number in each:
+                columns.append((kind, number))
         # Long ones first: of two processes neither waits for the other's last one.
         columns.sort(key=lambda each: -self.steps(*each))
         return first + [Trial(seed, arm, *each) for each in columns for arm in self.arms]
@@ -142,6 +147,7 @@ class Design:
     def steps(self, kind: Kind, number: int) -> int:
         """Updates of a trial that follows pretraining."""
         lengths = {"labelled": self.labelled_steps, "classified": self.classified_steps}
+        lengths |= {"probed": 0}
         return lengths.get(kind, number)
 
 

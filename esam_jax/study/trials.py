@@ -9,11 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from esam_jax import configs, files
 from esam_jax.config import EvaluateConfig, RunConfig, SourceConfig
+from esam_jax.convert import load as load_weights
+from esam_jax.convert.model_folder import ModelFile
 from esam_jax.data import sources
-from esam_jax.evaluate import numbers, runner
+from esam_jax.evaluate import feature_probes, numbers, runner
 from esam_jax.evaluate.protocol import Protocol
+from esam_jax.models import named as named_models
+from esam_jax.models.sam import network as sam_network
 from esam_jax.predict import load
 from esam_jax.runs import metrics_file
 from esam_jax.study import material
@@ -46,6 +52,9 @@ def run(trial: Trial, design: Design, workdir: Path) -> dict[str, Any]:
     if trial.kind == "reference":
         folder.mkdir(parents=True, exist_ok=True)
         return _kept(folder, measure(design.teacher, trial.seed, design))
+    if trial.kind == "probed":
+        folder.mkdir(parents=True, exist_ok=True)
+        return _kept(folder, probe(trial, design, workdir))
     cfg = config(trial, design, workdir)
     metrics = loop.run(cfg, folder, progress=False)
     found: dict[str, Any] = {
@@ -77,6 +86,32 @@ def measure(model: str | Path, seed: int, design: Design) -> dict[str, Any]:
         "fill_box": round(result["fill_box"], 6),
         "masks": result["masks"],
     }
+
+
+def probe(trial: Trial, design: Design, workdir: Path) -> dict[str, Any]:
+    """Top-1 of a linear layer on the frozen features of what was pretrained; random ones from
+    scratch."""
+    before = [workdir / each.folder for each in needs(trial)]
+    file = load_weights.model_file(before[0]) if before else _random(trial.seed)
+    result = feature_probes.evaluate(
+        file,
+        material.labelled(design, trial.seed, trial.number, workdir),
+        material.held_out(design, trial.seed),
+        "linear",
+        images=design.images * _MORE,
+        seed=trial.seed,
+        progress=False,
+    )
+    return {"steps": 0, "flops": 0, "top1": result["top1"]}
+
+
+def _random(seed: int) -> ModelFile:
+    """The student before any training."""
+    network = named_models.sam("efficientsam_nano")
+    params = jax.device_get(
+        jax.jit(functools.partial(sam_network.init, network))(jax.random.key(seed))
+    )
+    return ModelFile(config=network, params=params, source="random")
 
 
 # ------------------------------------------------------------------------------------ configs

@@ -6,7 +6,7 @@ head, and a run of SAMI keeps class token and norm beside its promptable model.
 
 from typing import Any
 
-from esam_jax.config import ClassifierConfig, VitConfig
+from esam_jax.config import ClassifierConfig, MaeConfig, SamConfig, VitConfig
 from esam_jax.convert import load
 from esam_jax.convert.families import timm_vit
 from esam_jax.convert.model_folder import ModelFile
@@ -15,6 +15,7 @@ from esam_jax.models import named
 from esam_jax.models.heads import classifier
 from esam_jax.typing import Params
 
+_HOLDING = MaeConfig | ClassifierConfig | SamConfig
 _BEHIND = ("class_token", "norm", "distillation")  # the trunk, which they belong to
 
 
@@ -41,7 +42,8 @@ def encoder(key: str, model: str, image_px: int) -> VitConfig:
 def require(file: ModelFile, wanted: VitConfig, *, where: str, model: str) -> None:
     """CheckpointError unless the file holds the encoder; `where` is the key and value that name it,
     and `model` the name of what is wanted."""
-    found = file.config.encoder
+    # A tower of CLIP has such an encoder, too, and computes something else with it.
+    found = file.config.encoder if isinstance(file.config, _HOLDING) else file.config
     known = timm_vit.pretrained(found) if isinstance(found, VitConfig) else found
     if known != wanted:
         raise CheckpointError(

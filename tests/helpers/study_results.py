@@ -23,7 +23,7 @@ def found(trial: Trial) -> dict[str, Any]:
     value += 0.001 * (trial.seed % 2) * (trial.arm == "sami")
     prompts = {"box_miou": value, "point_miou": value - 0.05, "fill_box": 0.6, "masks": 90}
     common = {"steps": trial.number, "batch": 16, "peak_lr": 2e-3, "flops": FLOPS * trial.number}
-    return common | ({"top1": value} if trial.kind == "classified" else prompts)
+    return common | ({"top1": value} if trial.kind in ("classified", "probed") else prompts)
 
 
 def study(design: Design) -> dict[Trial, dict[str, Any]]:

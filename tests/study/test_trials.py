@@ -64,6 +64,15 @@ def test_classifiers_are_measured_on_other_scenes():
     assert cfg.evaluate.source.split == "heldout"
 
 
+@pytest.mark.slow
+def test_a_probe_reads_frozen_features_of_scenes(tmp_path):
+    """Six classes, features of random weights; another seed draws other ones and other scenes."""
+    design = dataclasses.replace(DESIGN, images=20)
+    found = [trials.probe(Trial(s, "scratch", "probed", 300), design, tmp_path) for s in (0, 1)]
+    assert all(each["flops"] == 0 and 0.1 < each["top1"] < 1 for each in found)
+    assert found[0] != found[1]
+
+
 def test_a_teacher_is_that_of_the_same_seed():
     assert of("dmae", "pretraining").task.align.weights == "study/seed_1/mae/pretraining"
     teacher = of("sami_classifier", "pretraining").task.teacher

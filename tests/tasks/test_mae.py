@@ -210,7 +210,7 @@ def test_what_a_run_leaves_is_a_start_of_others(tmp_path):
     taken = {
         "quickstart_segment": {"encoder", "prompt", "decoder"},
         "quickstart_sami": {"encoder"},
-        "classify_nano": {"encoder", "class_token"},
+        "quickstart_classify": {"encoder", "class_token"},
         "quickstart_mae": set(file.params),
     }
     for name, parts in taken.items():

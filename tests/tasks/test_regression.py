@@ -100,7 +100,7 @@ def test_its_trunk_starts_other_tasks(name, left):
 
 def test_a_classifier_starts_from_its_trunk_and_draws_a_class_token(left):
     folder, encoder = left
-    run = configs.load("classify_nano")
+    run = configs.load("quickstart_classify")
     task = dataclasses.replace(run.task, init_from=folder, pool="class_token")
     assert isinstance(run.data.view, ClassifiedConfig)
     taken = tasks.build(dataclasses.replace(run, task=task)).initial().params[STUDENT]

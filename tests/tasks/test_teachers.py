@@ -236,9 +236,9 @@ def _of(model, config, message, **more):
     [
         _of("clip_test", VIT, "another image encoder than .*clip_test.*kind mae instead of clip"),
         _of("clip_test", SAM, "another image encoder than .*clip_test"),
-        _of("mae_nano", CLIP, "another image encoder than .*mae_nano.*kind clip instead of vit"),
+        _of("mae_nano", CLIP, "another encoder than .*mae_nano.*kind clip instead of vit"),
         _of("mae_nano", named.sam("efficientsam_nano"), "holds no class token and last norm"),
-        _of("mae_nano", SAM, "another image encoder than .*kind sam_vit instead of vit"),
+        _of("mae_nano", SAM, "another encoder than .*kind sam_vit instead of vit"),
         _of("sam_nano", VIT, "another image encoder than .*kind vit instead of sam_vit"),
         _of("sam_nano", SAM, "neck was never trained", untrained=("encoder/neck",)),
     ],

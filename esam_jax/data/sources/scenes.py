@@ -3,8 +3,6 @@
 The class of a scene is the outline of its main object, the one of which most is visible.
 """
 
-from collections.abc import Sequence
-
 from esam_jax.config import ScenesConfig
 from esam_jax.data.labels import Label
 from esam_jax.data.mask_sets import LabelledMasks
@@ -30,14 +28,10 @@ class Scenes:
 
     def __init__(self, config: ScenesConfig) -> None:
         self._config = config
+        self.classes = OUTLINES
 
     def __len__(self) -> int:
         return self._config.scenes
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """The outlines."""
-        return OUTLINES
 
     def name(self, index: int) -> str:
         return f"{self._config.split}/{self._config.first + index}"
