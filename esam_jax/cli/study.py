@@ -39,7 +39,8 @@ class Study:
     images: int | None = None
     """Held-out pictures that each model is measured on, of each seed."""
     data: str | None = None
-    """Pictures with masks, in any form that `esam data check` reads, in place of scenes."""
+    """Pictures with masks, in any form that `esam data check` reads, in place of scenes; without
+    the arms and cells of a preset that take classes."""
     unlabelled: str | None = None
     """Pictures to pretrain on, in place of those of --data."""
     teacher: str | None = None
@@ -59,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
     if args.processes is not None and args.processes < 1:
         raise ConfigError(f"--processes is {args.processes}, but must be at least 1")
     with _by_options():
-        design = dataclasses.replace(PRESETS[args.preset], **_given(args))
+        preset = PRESETS[args.preset]
+        preset = preset if args.data is None else preset.without_classes()
+        design = dataclasses.replace(preset, **_given(args))
     from esam_jax.study import comparing, shown  # JAX, which a typing error need not wait for
 
     table = comparing.run(args.workdir, design, processes=args.processes)

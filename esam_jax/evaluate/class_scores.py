@@ -260,7 +260,11 @@ def _reported(
         raise DataError(f"none of {len(source)} pictures can be used: {first}")
     taken = f"{min(count, len(source))} of {len(source)} pictures"
     beside = published_classes.imagenet(
-        encoder, records.classes(source), pictures=found["images"], skipped=found["skipped"]
+        encoder,
+        records.classes(source),
+        there=len(source),
+        pictures=found["images"],
+        skipped=found["skipped"],
     )
     return {
         "task": "classify",

@@ -31,18 +31,23 @@ _TOP1 = {
 
 
 def imagenet(
-    encoder: VitConfig | None, classes: Sequence[str], *, pictures: int, skipped: int
+    encoder: VitConfig | None, classes: Sequence[str], *, there: int, pictures: int, skipped: int
 ) -> dict[str, Any]:
     """`rows` of Table 1 (top-1 as a share) of a ViT of the same size, or of all for None; else
     `left_out`, why they do not stand for these data or this model.
 
-    `pictures` are measured, and others `skipped`; `classes` are the names of those of the data.
+    The data has so many pictures `there`, of which `pictures` are measured and others `skipped`;
+    `classes` are the names of those of the data.
     """
     beside, faults = Beside(), []
-    if not class_names.are_synsets(classes) or pictures + skipped != _PICTURES:
+    # As many drawn from ImageNet's training set are not its validation set.
+    if not class_names.are_synsets(classes) or {there, pictures + skipped} != {_PICTURES}:
+        measured = pictures + skipped
+        drawn = "" if there == measured else f"{measured} of "
         faults.append(
             f"it is of the {_PICTURES} pictures of ImageNet-1K's validation set, and these are "
-            f"{counted(pictures, 'picture')} of {counted(len(classes), 'class', 'classes')}"
+            f"{drawn}{counted(there, 'picture')} of "
+            f"{counted(len(classes), 'class', 'classes')}"
         )
     if skipped:
         faults.append(f"{counted(skipped, 'picture')} could not be used")

@@ -10,7 +10,7 @@ from typing import Any
 
 from esam_jax.errors import ConfigError
 
-_RATE = "optim.peak_lr"
+_RATE, _CLASSES = "optim.peak_lr", "quickstart_classify"
 SAMI, SCRATCH = "sami", "scratch"
 
 
@@ -49,7 +49,7 @@ ARMS: dict[str, Arm] = {
         teacher_at="task.align.weights",
     ),
     "regress": Arm(title="features", config="quickstart_regress"),
-    "supervised": Arm(title="supervised", config="quickstart_classify"),
+    "supervised": Arm(title="supervised", config=_CLASSES),
     SCRATCH: Arm(title="scratch", config=None),
 }
 ARMS |= {
@@ -98,6 +98,11 @@ def _rate(name: str, text: str) -> float:
     if not 0 < rate < math.inf:
         raise ConfigError(f"arms names {name!r}, whose rate {text!r} must be a number above 0")
     return rate
+
+
+def of_classes(name: str) -> bool:
+    """Whether an arm learns classes, or from an arm that does: those of procedural scenes alone."""
+    return any(named(each).config == _CLASSES for each in needed((name,)))
 
 
 def needed(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 from esam_jax.errors import ConfigError
-from esam_jax.study.arms import ARMS, FRAMEWORKS, SAMI, SCRATCH, named, needed
+from esam_jax.study.arms import ARMS, FRAMEWORKS, SAMI, SCRATCH, named, needed, of_classes
 
 Kind = Literal["reference", "pretraining", "prompted", "labelled", "classified", "probed"]
 COLUMNS = frozenset({"prompted", "labelled", "classified", "probed"})  # kinds that are in the table
@@ -97,8 +97,20 @@ class Design:
                 f"unlabelled is {self.unlabelled!r}, but scenes are fine-tuned on: name pictures "
                 "with masks as data, too"
             )
-        if self.data is not None and self.classified is not None:
+        if self.data is None:
+            return
+        if self.classified is not None:
             raise ConfigError("classified is of procedural scenes alone: leave it out with data")
+        if wrong := [arm for arm in self.arms if of_classes(arm)]:
+            raise ConfigError(
+                f"arms names {', '.join(wrong)}, but classes are of procedural scenes alone: leave "
+                "that out with data"
+            )
+
+    def without_classes(self) -> "Design":
+        """What of it one's own pictures allow: no arm that learns classes, no classification."""
+        arms = tuple(arm for arm in self.arms if not of_classes(arm))
+        return dataclasses.replace(self, arms=arms, classified=None)
 
     def trials(self) -> list[Trial]:
         """All that must be run, in an order in which nothing comes before what it needs."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from esam_jax.config import ScenesConfig, SourceConfig
 from esam_jax.data import id_lists, sources
+from esam_jax.data.records import Source
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.study.design import SCENES, Design, first_scene
 from esam_jax.tasks import own_data
@@ -27,12 +28,7 @@ def labelled(design: Design, seed: int, number: int | None, workdir: Path) -> So
     train = _part(design.data, "train")
     if number is None:
         return train
-    source = sources.open_source(train, "data.", frozenset({"masks"}))
-    if number > len(source):
-        raise ConfigError(
-            f"labelled has {number}, but {design.data} leaves {counted(len(source), 'picture')} "
-            "to train on: name fewer"
-        )
+    source = _enough(design.data, number)
     drawn = np.random.default_rng(seed).permutation(len(source))[:number]
     file = workdir / f"seed_{seed}" / f"labelled_{number}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +53,7 @@ def held_out(design: Design, seed: int) -> SourceConfig:
 
 def check(design: Design) -> None:
     """Opens one's own pictures: MissingError, DataError or ConfigError for what is not there,
-    has no masks or is too little."""
+    has no masks or is too little for what is held out, and for what is labelled."""
     if design.unlabelled is not None:
         sources.open_source(sources.detect(design.unlabelled), "unlabelled.")
     if design.data is None:
@@ -68,6 +64,18 @@ def check(design: Design) -> None:
             f"{design.data} holds {counted(count, 'picture')}, of which some are held out: give "
             f"{_FEWEST} or more"
         )
+    _enough(design.data, max(design.labelled, default=0))
+
+
+def _enough(path: str, number: int) -> Source:
+    """What is trained on; ConfigError where there are not so many."""
+    source = sources.open_source(_part(path, "train"), "data.", frozenset({"masks"}))
+    if number > len(source):
+        raise ConfigError(
+            f"labelled has {number}, but {path} leaves {counted(len(source), 'picture')} to train "
+            "on: name fewer"
+        )
+    return source
 
 
 def _part(path: str, part: str) -> SourceConfig:

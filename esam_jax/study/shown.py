@@ -78,7 +78,7 @@ def _sentences(table: Table) -> Iterator[str]:
         return
     if reach := reached(table):
         yield "\n".join(f"- {line}" for line in reach)
-    if seeds > 1:
+    if seeds > 1 and any(row["difference"] is not None for row in table["rows"]):
         yield not_held(table)
 
 

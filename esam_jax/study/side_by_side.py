@@ -12,9 +12,10 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,16 @@ def over(
     """Each trial with what was measured, as they are done; none begins before those that it needs.
 
     `waiting` are not done yet, and what they need is among them or done. What one raises is raised
-    here; PeerError for a process that ended. `processes`: None for one of each processor, one alone
+    here, as is an interruption, and waits for no other: those resume from their last checkpoints.
+    PeerError for a process that ended. `processes`: None for one of each processor, one alone
     on accelerators.
     """
     if processes is not None and processes < 1:
         raise ConfigError(f"processes is {processes}, but must be at least 1")
     wanted = processes or min(MOST, parallel.available())
     context = multiprocessing.get_context("spawn")  # threads of this process are not copied
-    pool = concurrent.futures.ProcessPoolExecutor(min(wanted, len(waiting) or 1), context, _begin)
+    stop, most = context.Event(), min(wanted, len(waiting) or 1)
+    pool = concurrent.futures.ProcessPoolExecutor(most, context, _begin, (stop,))
     try:
         if processes is None and pool.submit(_platform).result() != "cpu":
             wanted = 1
@@ -54,6 +57,9 @@ def over(
             "a process of the study ended before its trial was done, as one does that is killed "
             "for want of memory: start again with fewer --processes"
         ) from fault
+    except BaseException:  # a trial takes minutes
+        stop.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -80,8 +86,8 @@ def _in_order(
             yield trial, found, seconds
 
 
-def _begin() -> None:
-    """Makes a process a worker, before it starts JAX."""
+def _begin(stop: Event) -> None:
+    """Makes a process a worker, before it starts JAX; it ends with its parent, or on `stop`."""
     os.environ |= _ONE_THREAD
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     warnings.simplefilter("ignore")
@@ -89,11 +95,12 @@ def _begin() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
-        parent.join()
+    def follow(wait: Callable[[], Any]) -> None:
+        wait()
         os._exit(1)  # or a parent that is killed would leave this process behind
 
-    threading.Thread(target=follow, daemon=True).start()
+    for wait in (parent.join, stop.wait):
+        threading.Thread(target=follow, args=(wait,), daemon=True).start()
 
 
 def _platform() -> str:

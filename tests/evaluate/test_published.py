@@ -223,8 +223,9 @@ def encoder(name: str):
     return found
 
 
-def imagenet(vit=None, classes=SYNSETS, pictures=50_000, skipped=0):
-    return published_classes.imagenet(vit, classes, pictures=pictures, skipped=skipped)
+def imagenet(vit=None, classes=SYNSETS, there=50_000, pictures=50_000, skipped=0):
+    counts = {"there": there, "pictures": pictures, "skipped": skipped}
+    return published_classes.imagenet(vit, classes, **counts)
 
 
 def test_table_1_stands_beside_imagenet_by_the_size_of_the_vit():
@@ -244,7 +245,8 @@ def test_table_1_stands_beside_imagenet_by_the_size_of_the_vit():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"pictures": 49_999}, "these are 49999 pictures of 1000 classes"),
+        ({"pictures": 49_999}, "these are 49999 of 50000 pictures of 1000 classes"),
+        ({"there": 1_281_167}, "these are 50000 of 1281167 pictures of 1000 classes"),
         ({"classes": SYNSETS[:-1]}, "these are 50000 pictures of 999 classes"),
         ({"classes": [f"thing {i}" for i in range(1000)]}, "validation set"),
         ({"pictures": 49_999, "skipped": 1}, "1 picture could not be used"),

@@ -68,11 +68,24 @@ def test_rates_are_chosen_with_seeds_that_are_not_reported():
         ({"arms": ("sami,speed=1",)}, "rate=RATE"),
         ({"unlabelled": "pictures"}, "name pictures with masks"),
         ({"data": "pictures", "classified": 10}, "of procedural scenes alone"),
+        (
+            {"data": "pictures", "arms": ("sami", "supervised", "sami_classifier")},
+            "arms names supervised, sami_classifier, but classes",
+        ),
     ],
 )
 def test_a_design_that_means_nothing_is_refused(change: dict, words: str):
     with pytest.raises(ConfigError, match=words):
         dataclasses.replace(PRESETS["first"], **change)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_run_on_pictures_of_ones_own(preset: str):
+    """Less what takes the classes of scenes."""
+    design = dataclasses.replace(PRESETS[preset].without_classes(), data="pictures")
+    left = {*PRESETS[preset].arms} - {*design.arms}
+    assert {arm.partition(",")[0] for arm in left} <= {"supervised", "sami_classifier"}
+    assert design.classified is None and "sami" in design.arms
 
 
 def test_other_rates_make_another_arm():

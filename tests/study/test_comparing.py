@@ -109,6 +109,8 @@ def test_the_command_prints_the_table(tmp_path, made_up, capsys):
         (["--unlabelled", "pictures"], "name pictures with masks"),
         (["--data", "scenes"], "leave it out"),
         (["--data", "absent"], "absent"),
+        (["--preset", "full", "--data", "absent"], "absent"),
+        (["--data", "absent", "--arms", "supervised"], "--arms names supervised, but classes"),
         (["--teacher", "absent"], "absent"),
         (["--budget", "4"], "did you mean --budgets?"),
     ],

@@ -40,6 +40,13 @@ def test_one_seed_claims_nothing():
     assert "above every other" not in text and "±" not in text
 
 
+@pytest.mark.parametrize("arms", [("sami",), ("mae", "scratch")])
+def test_nothing_is_said_of_sami_where_it_stands_beside_none(arms: tuple[str, ...]):
+    design = Design(arms=arms, seeds=(0, 1))
+    text = shown.markdown(gathered.table(study_results.study(design), design))
+    assert "above every other" not in text and "2 seeds" in text
+
+
 def test_what_cannot_be_told_is_said_so():
     rows = [dict(row) for row in TABLE["rows"]]
     for row in rows:

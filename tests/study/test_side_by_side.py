@@ -98,3 +98,33 @@ def test_a_killed_study_leaves_no_process_and_complete_trials(tmp_path):
             assert kept["box_miou"] > 0.3
             file = tmp_path / each.folder / trials.MEASURED_FILE
             assert json.loads(file.read_text()) == kept
+
+
+LONG = """
+import sys
+from pathlib import Path
+from esam_jax.study import side_by_side
+from esam_jax.study.design import Design, Trial
+if __name__ == "__main__":
+    waiting = [Trial(0, "scratch", "prompted", 10**6)]
+    list(side_by_side.over(waiting, Design(), Path(sys.argv[1]), 1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
+def test_an_interrupted_study_does_not_wait_for_its_trials(tmp_path):
+    script, trial = tmp_path / "script.py", Trial(0, "scratch", "prompted", 10**6)
+    script.write_text(LONG)
+    command = [sys.executable, str(script), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as study:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / trial.folder / "metrics.jsonl").exists():
+            assert study.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        workers = children(study.pid)
+        study.send_signal(signal.SIGINT)
+        _, said = study.communicate(timeout=60)
+    assert "KeyboardInterrupt" in said and study.returncode != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert trials.finished(trial, tmp_path) is None

@@ -1,7 +1,9 @@
 """The runs of a study: the same arithmetic, the same pictures, the same start."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from esam_jax.config import LabelMapsConfig, ScenesConfig
 from esam_jax.data import sources
 from esam_jax.errors import ConfigError, DataError
 from esam_jax.study import material, trials
-from esam_jax.study.design import PRESETS, Trial, first_scene
+from esam_jax.study.design import PRESETS, Design, Trial, first_scene
 from esam_jax.tasks import operations
+from esam_jax.train import loop
 
 DESIGN = PRESETS["full"]
 PUPILS = ("mae", "sami_mask_50")
@@ -51,6 +54,8 @@ def test_labelled_scenes_are_the_first_of_the_seed():
     assert few.steps == DESIGN.labelled_steps
     assert of("sami", "pretraining").data.source.scenes == 20_000  # unlabelled: all
     assert of("sami", "labelled", 16, seed=2).data.source.first == first_scene(2)
+    held = material.held_out(DESIGN, 2)
+    assert held == ScenesConfig(split="heldout", first=first_scene(2), scenes=20_000)
 
 
 def test_classifiers_are_measured_on_other_scenes():
@@ -84,6 +89,37 @@ def test_rates_are_those_of_the_arm():
     assert of("sami,fine=5e-4", "prompted", 40).optim.peak_lr == 5e-4
 
 
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("pretraining", {"peak_lr": 2e-3}),
+        ("prompted", {"peak_lr": 2e-3, "box_miou": 0.5}),
+        ("classified", {"peak_lr": 2e-3, "top1": 0.25}),
+    ],
+)
+def test_what_is_measured_of_a_run(tmp_path, monkeypatch, kind: str, found: dict[str, float]):
+    """Arithmetic is that of all pictures of all updates, as the run has counted it; no run after
+    that."""
+    began = []
+
+    def run(cfg, folder, progress):
+        began.append(cfg)
+        folder.mkdir(parents=True)
+        line = {"step": 0, "event": "start", "flops_per_example": 7}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return {"top1": 0.25}
+
+    monkeypatch.setattr(loop, "run", run)
+    monkeypatch.setattr(trials, "measure", lambda *_: {"box_miou": 0.5})
+    trial = Trial(1, "supervised", kind, 0 if kind == "pretraining" else 40)
+    first = trials.run(trial, DESIGN, tmp_path)
+    cfg = began[0]
+    counted = {"steps": cfg.steps, "batch": cfg.batch, "flops": cfg.steps * cfg.batch * 7}
+    assert first == counted | found and cfg.batch > 1
+    assert trials.run(trial, DESIGN, tmp_path) == first and len(began) == 1
+    assert trials.finished(trial, tmp_path) == first
+
+
 # -------------------------------------------------------------------------------- own pictures
 
 
@@ -102,13 +138,19 @@ def own(tmp_path) -> Path:
     return tmp_path / "own"
 
 
+def of_own(path: Path, **changes: Any) -> Design:
+    """Everything that can be compared on pictures of one's own."""
+    changes = {"data": str(path), "labelled": (), **changes}
+    return dataclasses.replace(DESIGN.without_classes(), **changes)
+
+
 def names(config) -> set[str]:
     source = sources.open_source(config)
     return {source.name(i) for i in range(len(source))}
 
 
 def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
-    design = dataclasses.replace(DESIGN, data=str(own), classified=None)
+    design = of_own(own)
     held = names(material.held_out(design, 0))
     everything = names(material.labelled(design, 0, None, tmp_path))
     few = [names(material.labelled(design, seed, 7, tmp_path)) for seed in (0, 1)]
@@ -119,12 +161,12 @@ def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
     assert names(material.unlabelled(design, 0)) == everything
     with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
         material.labelled(design, 0, 25, tmp_path)
+    with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
+        material.check(dataclasses.replace(design, labelled=(7, 25)))  # before anything is trained
 
 
 def test_unlabelled_pictures_may_be_others(own, tmp_path):
-    design = dataclasses.replace(
-        DESIGN, data=str(own), unlabelled=str(own / "images"), classified=None
-    )
+    design = of_own(own, unlabelled=str(own / "images"))
     material.check(design)
     assert isinstance(material.held_out(design, 0), LabelMapsConfig)
     assert len(names(material.unlabelled(design, 0))) == 30
@@ -143,6 +185,6 @@ def test_data_that_cannot_be_compared_on_is_refused(own, count, data, error, wor
         file.unlink()
         (own / "instances" / file.name).unlink()
     path = {None: own, "images": own / "images", "scenes": Path("scenes")}[data]
-    design = dataclasses.replace(DESIGN, data=str(path), classified=None)
+    design = of_own(path)
     with pytest.raises(error, match=words):
         material.check(design)

@@ -15,9 +15,10 @@ import numpy as np
 
 from esam_jax.config import ClassifierConfig, ModelConfig, VitConfig
 from esam_jax.convert.families import mae
-from esam_jax.convert.families.family import Family, State, count, size, unwritten
+from esam_jax.convert.families.family import Family, Reduced, State, count, size, unwritten
 from esam_jax.convert.table import Link, Row, affine, links, norm
 from esam_jax.errors import CheckpointError
+from esam_jax.typing import Params
 
 _POSITIONS = "pos_embed"
 _CASES = {"mean": "mean", "class_token": "token", "distilled": "distilled"}  # golden ones
@@ -119,6 +120,11 @@ def _refuses(config: ModelConfig) -> str | None:
     return None if isinstance(config, ClassifierConfig) else "it has only classifiers"
 
 
+def _reduce(config: ClassifierConfig, params: Params, unused: State) -> Reduced:
+    """All parameters; a lone file of other pixels than ImageNet's would be read for one of them."""
+    return params, () if config.pixels == "imagenet" else (f"pixels ({config.pixels})",)
+
+
 FAMILY = Family(
     name="vit_classifier",
     about="a ViT classifier as timm names it",
@@ -127,6 +133,7 @@ FAMILY = Family(
     described=_described,
     links=_links,
     refuses=_refuses,
+    reduce=_reduce,
     wrap="model",
     golden=lambda config: f"vit_classifier_{_CASES[config.pool]}_a",
 )

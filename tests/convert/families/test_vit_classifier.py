@@ -145,6 +145,12 @@ def test_a_folder_of_timms_says_how_pixels_are_normalised(tmp_path):
         assert again.config == file.config
     save.write(file, tmp_path / "ours")
     assert load.model_file(tmp_path / "ours").config.pixels == "symmetric"
+    alone = tmp_path / "alone.safetensors"  # and would be taken for one of ImageNet's pixels
+    with pytest.raises(
+        CheckpointError, match=r"cannot hold .*: pixels \(symmetric\) would be lost"
+    ):
+        save.write(file, alone)
+    assert save.write(file, alone, drop_extras=True).dropped == ("pixels (symmetric)",)
 
 
 @pytest.mark.parametrize(
