@@ -163,7 +163,17 @@ def other_kinds(config: Config) -> Iterator[tuple[str, str, list[str]]]:
         for kind in kinds:
             if kind != value.kind:
                 member = _kinds(holder, field)[kind]
-                yield path, kind, [key for key in _keys(member) if not hasattr(value, key)]
+                keys = [key for key in _keys(member) if not hasattr(value, key)]
+                yield path, kind, [each for key in keys for each in _below(member, key)]
+
+
+def _below(kind: type, key: str) -> Iterator[str]:
+    """A key of a config, or those of the optional part that it turns on."""
+    parts = json.members(rules.hints(kind)[key]) if getattr(kind, key, "") is None else ()
+    if not parts:
+        yield key
+    for part in parts:
+        yield from _keys(part, f"{key}.")
 
 
 def _usage(argument: Any) -> str:
