@@ -79,7 +79,7 @@ def classify_b() -> RunConfig:
 
     Command   esam train classify_b --workdir runs/classify_b --task.init-from runs/sami_b \\
                   --data.source.path IMAGENET/train --evaluate.source.path IMAGENET/val
-    Hardware  8 A100. By arithmetic 106 GFLOP an image: 4 hours. Not measured.
+    Hardware  8 A100. By arithmetic 105 GFLOP an image: 4 hours. Not measured.
     Expected  84.8 % top-1 from SAMI, 83.6 % from MAE (published, not ours).
     """
     return _with_layer_decay("classify_b", "efficientsam_b")

@@ -82,7 +82,7 @@ def deit_b() -> RunConfig:
 
     Command   esam train deit_b --workdir runs/deit_b \\
                   --data.source.path IMAGENET/train --evaluate.source.path IMAGENET/val
-    Hardware  8 A100. By count 106 GFLOP an image: 11 hours. Not measured.
+    Hardware  8 A100. By count 105 GFLOP an image: 11 hours. Not measured.
     Expected  81.8 % top-1 (published, not ours: DeiT's README).
     """
     return _of_size("deit_b")
@@ -124,7 +124,7 @@ def deit_b_distilled() -> RunConfig:
     Command   esam train deit_b_distilled --workdir runs/deit_b_distilled \\
                   --task.teacher.weights regnety_16gf \\
                   --data.source.path IMAGENET/train --evaluate.source.path IMAGENET/val
-    Hardware  8 A100. By count 106 and 32 GFLOP an image: 15 hours. Not measured.
+    Hardware  8 A100. By count 105 and 32 GFLOP an image: 15 hours. Not measured.
     Expected  83.4 % top-1 (published, not ours: DeiT's README). EfficientSAM's table 1 has 83.8 for
               "DeiT" at this size, which is in none of DeiT's tables.
     """

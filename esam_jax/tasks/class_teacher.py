@@ -78,7 +78,9 @@ class ClassTeacher:
         weights = self.config.weights
         if weights in (None, DRAWN):
             return self._named
-        found = _classifier(load.model_file(weights).config, f"{KEY}.weights {weights}")
+        found = load.model_file(weights).config
+        if not isinstance(found, TellsClasses):
+            raise CheckpointError(_no_classifier(found, f"{KEY}.weights {weights}"))
         if found.classes != self.classes:
             raise CheckpointError(
                 f"{KEY}.weights {weights} tells {found.classes} classes apart, but "
@@ -104,7 +106,9 @@ class ClassTeacher:
         """The network of that name, with as many classes as there are."""
         if self.config.model is None:
             raise self._unnamed()
-        found = _classifier(named.model(self.config.model), f"{KEY}.model {self.config.model}")
+        found = named.model(self.config.model)
+        if not isinstance(found, TellsClasses):
+            raise ConfigError(_no_classifier(found, f"{KEY}.model {self.config.model}"))
         return dataclasses.replace(found, classes=self.classes)
 
     def _unnamed(self) -> ConfigError:
@@ -133,9 +137,5 @@ class ClassTeacher:
         return self.logits(params, images.normalise(image_BHW3))[..., None, None]
 
 
-def _classifier(config: ModelConfig, what: str) -> TellsClasses:
-    if isinstance(config, TellsClasses):
-        return config
-    raise CheckpointError(
-        f"{what} is {kinds.of(config).about}, which tells no classes apart: name a classifier"
-    )
+def _no_classifier(config: ModelConfig, what: str) -> str:
+    return f"{what} is {kinds.of(config).about}, which tells no classes apart: name a classifier"

@@ -181,7 +181,7 @@ def test_what_no_teacher_can_be_is_refused(tmp_path):
     path, _ = written(tmp_path / "sam", named.sam(NAME))
     with pytest.raises(CheckpointError, match="is a promptable model, which tells no classes"):
         read(weights=path)
-    with pytest.raises(CheckpointError, match="is a promptable model"):
+    with pytest.raises(ConfigError, match="is a promptable model"):
         tasks.build(config({"model": NAME}))
 
 
