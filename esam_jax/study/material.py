@@ -22,17 +22,13 @@ _FEWEST = 10  # pictures that are worth a comparison
 def labelled(design: Design, seed: int, number: int | None, workdir: Path) -> SourceConfig:
     """What is fine-tuned on: all labelled pictures of a seed, or so many of them."""
     if design.data is None:
-        scenes = SCENES if number is None else min(number, SCENES)
+        scenes = SCENES if number is None else number
         return ScenesConfig(first=first_scene(seed), scenes=scenes)
     train = _part(design.data, "train")
     if number is None:
         return train
     source = sources.open_source(train, "data.", frozenset({"masks"}))
-    if number > len(source):
-        raise ConfigError(
-            f"labelled has {number}, but {design.data} leaves {counted(len(source), 'picture')} "
-            "to train on: name fewer"
-        )
+    _require(design.data, number, len(source))
     drawn = np.random.default_rng(seed).permutation(len(source))[:number]
     file = workdir / f"seed_{seed}" / f"labelled_{number}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +53,7 @@ def held_out(design: Design, seed: int) -> SourceConfig:
 
 def check(design: Design) -> None:
     """Opens one's own pictures: MissingError, DataError or ConfigError for what is not there,
-    has no masks or is too little."""
+    has no masks or is too little, also for `labelled`: before anything is trained."""
     if design.unlabelled is not None:
         sources.open_source(sources.detect(design.unlabelled), "unlabelled.")
     if design.data is None:
@@ -67,6 +63,17 @@ def check(design: Design) -> None:
         raise DataError(
             f"{design.data} holds {counted(count, 'picture')}, of which some are held out: give "
             f"{_FEWEST} or more"
+        )
+    if design.labelled:
+        train = sources.open_source(_part(design.data, "train"), "data.", frozenset({"masks"}))
+        _require(design.data, max(design.labelled), len(train))
+
+
+def _require(path: str, number: int, left: int) -> None:
+    if number > left:
+        raise ConfigError(
+            f"labelled has {number}, but {path} leaves {counted(left, 'picture')} "
+            "to train on: name fewer"
         )
 
 
