@@ -92,6 +92,13 @@ class Design:
                 raise ConfigError(f"{name} has {least}, but must be at least 1")
         if not (self.budgets or self.labelled or self.classified):
             raise ConfigError("nothing is measured: give budgets, labelled or classified")
+        if self.data is None:
+            most = {"labelled": max(self.labelled, default=0), "classified": self.classified or 0}
+            for name, number in {"images": self.images, **most}.items():
+                if number > SCENES:
+                    raise ConfigError(
+                        f"{name} has {number}, but a seed has {SCENES} scenes: name fewer"
+                    )
         if self.unlabelled is not None and self.data is None:
             raise ConfigError(
                 f"unlabelled is {self.unlabelled!r}, but scenes are fine-tuned on: name pictures "
