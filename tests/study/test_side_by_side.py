@@ -101,6 +101,7 @@ def test_a_killed_study_leaves_no_process_and_complete_trials(tmp_path):
 
 
 ENDLESS = """
+import signal
 import sys
 import time
 from pathlib import Path
@@ -113,6 +114,7 @@ def endless(trial, design, workdir):
 
 side_by_side._run = endless  # here and, as this is read there again, in the worker
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     list(side_by_side.over([reference(0)], Design(), Path(sys.argv[1]), 1))
 """
 
