@@ -221,6 +221,16 @@ def test_a_plan_that_does_not_fit_is_kept_too(code, kept, monkeypatch, tmp_path)
     assert cells._file("sami_ti", "a100:1x8", tmp_path).exists() == kept
 
 
+def test_one_topology_is_planned_where_one_is_named(monkeypatch, tmp_path):
+    planned = []
+    monkeypatch.setattr(cells, "plan", lambda config, topology, _: planned.append(config))
+    cells._file("mae_ti", "h100:1x8", tmp_path).write_text("{}")
+    monkeypatch.setattr(cells, "markdown", lambda folder: iter(()))
+    cells.main(tmp_path, "h100:1x8")
+    assert planned == [config for config in cells.PAPER if config != "mae_ti"]
+    assert set(cells.PAPER) < set(configs.names())
+
+
 def test_every_accelerator_has_a_price():
     assert set(costs.ASSUMPTIONS) == set(topologies.TPU_AXES) | set(topologies.CARDS)
 
