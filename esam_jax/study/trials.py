@@ -168,7 +168,7 @@ def _arm(name: str, trial: Trial, design: Design, workdir: Path) -> RunConfig:
         values[arm.teacher_at] = str(
             workdir / Trial(trial.seed, arm.taught_by, "pretraining").folder
         )
-    elif hasattr(cfg.task, "teacher"):
+    elif getattr(cfg.task, "teacher", None) is not None:
         values["task.teacher.weights"] = design.teacher
     return own_data.replaced(cfg, values)
 

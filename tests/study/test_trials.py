@@ -166,7 +166,7 @@ def test_own_pictures_are_held_out_from_all_training(own, tmp_path):
 
 
 def test_too_few_pictures_for_labelled_are_reported_before_training(own):
-    design = dataclasses.replace(DESIGN, data=str(own), classified=None, labelled=(4, 24))
+    design = of_own(own, labelled=(4, 24))
     material.check(design)
     with pytest.raises(ConfigError, match=r"labelled has 25, but .* leaves 24 pictures"):
         material.check(dataclasses.replace(design, labelled=(4, 25)))
