@@ -22,6 +22,7 @@ from helpers import label_maps, made_sets
 from esam_jax import sharding
 from esam_jax.config import (
     DataConfig,
+    ImageFolderConfig,
     LabelMapsConfig,
     MeshConfig,
     PackConfig,
@@ -517,6 +518,15 @@ def test_a_list_of_another_pack_is_noticed(folder):
 def test_a_folder_without_pack(tmp_path):
     with pytest.raises(MissingError, match=r"is no pack \(pack\.json is not there\)"):
         opened(tmp_path)
+
+
+def test_a_pack_that_is_read_as_pictures_is_named(folder, tmp_path):
+    for options in ("data.source.", "evaluate.source."):
+        with pytest.raises(DataError, match=rf"write --{options}kind pack, which reads it"):
+            sources.open_source(ImageFolderConfig(path=str(folder)), options)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"holds no .* file at any depth$"):
+        sources.open_source(ImageFolderConfig(path=str(tmp_path / "empty")))
 
 
 # ------------------------------------------------------------------------------------- reading

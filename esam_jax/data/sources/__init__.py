@@ -26,6 +26,7 @@ Python. A new kind of annotation also needs a view that reads it (`data/views/`)
 import dataclasses
 import functools
 import importlib
+import itertools
 import os
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,7 @@ from esam_jax.config import SourceConfig
 from esam_jax.config.data import lacking
 from esam_jax.data import copies, id_lists, parts
 from esam_jax.data.records import PartlyAnnotatedSource, Source
-from esam_jax.errors import ConfigError, MissingError
+from esam_jax.errors import ConfigError, EsamError, MissingError
 
 
 def open_source(
@@ -90,6 +91,17 @@ def detect(path: str) -> SourceConfig:
         f"{path} cannot be read as any of {', '.join(kinds())}: name a folder, a tar archive, a "
         "COCO json or the word scenes"
     )
+
+
+def more_particular(config: SourceConfig) -> str | None:
+    """The kind of another source that reads the path of a config and comes before its own."""
+    for kind in itertools.takewhile(lambda each: each != config.kind, kinds()):
+        try:
+            if _module(kind).detects(str(getattr(config, "path", None))) is not None:
+                return kind
+        except EsamError:
+            return None
+    return None
 
 
 def named(kind: str, path: str | None = None) -> SourceConfig:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from esam_jax import places
 from esam_jax.config import ImageFolderConfig
-from esam_jax.data import class_names, pictures
+from esam_jax.data import class_names, pictures, sources
 from esam_jax.data.labels import Label
 from esam_jax.data.names import Names
 from esam_jax.data.records import Record
@@ -13,8 +13,11 @@ from esam_jax.errors import DataError
 
 
 def open(config: ImageFolderConfig, options: str = "") -> "ImageFolder":
-    """Every picture below the path of the config; a UserWarning counts other files."""
-    return ImageFolder(config)
+    """Every picture below the path of the config; a UserWarning counts other files.
+
+    DataError where there is none; it names the kind of source that reads such a folder.
+    """
+    return ImageFolder(config, options)
 
 
 def detects(path: str) -> ImageFolderConfig | None:
@@ -41,11 +44,13 @@ class ImageFolder:
     picture lies in no folder.
     """
 
-    def __init__(self, config: ImageFolderConfig) -> None:
+    def __init__(self, config: ImageFolderConfig, options: str = "") -> None:
         self._config, self._root = config, places.place(str(config.path))
         found = pictures.list_pictures(self._root)
         if not found.names:
-            raise DataError(pictures.none_of(self._root, found.left_out))
+            kind = sources.more_particular(config)
+            remedy = f", or write --{options}kind {kind}, which reads it" if kind else ""
+            raise DataError(pictures.none_of(self._root, found.left_out) + remedy)
         pictures.warn_of(self._root, found.left_out)
         self._names = Names(found.names)
         self.lacks: Mapping[str, str] = {}
