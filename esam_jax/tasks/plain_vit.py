@@ -69,7 +69,7 @@ def held(file: ModelFile) -> Params:
 def taken(file: ModelFile, pool: str = "class_token") -> Params:
     """`held`, of a model that pools as `pool` of a `ClassifierConfig` says: the norm is that of
     single tokens, or of the mean of the patches."""
-    found = held(file)
+    found: dict[str, Any] = {**held(file)}
     pooled = file.config.pool if isinstance(file.config, ClassifierConfig) else "class_token"
     if (pooled == "mean") != (pool == "mean"):
         found.pop("norm", None)
