@@ -126,12 +126,15 @@ def test_an_interrupted_study_does_not_wait_for_its_trials(tmp_path):
     script.write_text(ENDLESS)
     command = [sys.executable, str(script), str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as study:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "began").exists():
-            assert study.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        workers = children(study.pid)
-        study.send_signal(signal.SIGINT)
-        _, said = study.communicate(timeout=60)
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "began").exists():
+                assert study.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            workers = children(study.pid)
+            study.send_signal(signal.SIGINT)
+            _, said = study.communicate(timeout=60)
+        finally:
+            study.kill()
     assert "KeyboardInterrupt" in said and study.returncode != 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)

@@ -209,7 +209,7 @@ def test_what_a_run_leaves_is_a_start_of_others(tmp_path):
     assert file.config.encoder == named.model("mae_nano").encoder
     taken = {
         "quickstart_segment": {"encoder", "prompt", "decoder"},
-        "quickstart_sami": {"encoder"},
+        "quickstart_sami": {"encoder", "class_token", "norm"},
         "quickstart_classify": {"encoder", "class_token"},
         "quickstart_mae": set(file.params),
     }
