@@ -271,7 +271,7 @@ def test_a_checkpoint_of_a_run(tmp_path, capsys):
         assert code == 2 and file.read_bytes() == stored, err
     assert not (run_folder / "model.safetensors").exists()
     code, _, err = run(capsys, "convert", source_name, tmp_path / "other", "--weights", "ema")
-    assert code == 2 and "holds one set of weights: leave out --weights" in err
+    assert code == 2 and "holds raw weights alone: leave out --weights ema" in err
     # How often a run was saved changes no model, whatever this release says of it.
     file.write_text(json.dumps({**json.loads(stored), "save": {"every_steps": -1, "gone": 3}}))
     (model,) = task.models(first.params, task.resumed()).values()
