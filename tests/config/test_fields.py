@@ -19,9 +19,9 @@ MOST = {
     "saliency": 2,
     "reading": 11,
     "data": 18,
-    "views": 27,
-    "tasks": 75,
-    "run": 58,
+    "views": 26,
+    "tasks": 66,
+    "run": 55,
 }
 
 
@@ -45,7 +45,7 @@ def declared(concern: str) -> list[str]:
 @pytest.mark.parametrize("concern", MOST)
 def test_fields_of_a_concern_are_few(concern):
     found = declared(concern)
-    assert 0 < len(found) <= MOST[concern], sorted(found)
+    assert min(10, MOST[concern] - 1) < len(found) <= MOST[concern], sorted(found)
 
 
 def test_all_fields_are_under_230():
