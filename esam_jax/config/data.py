@@ -228,7 +228,7 @@ class DataConfig(Config):
 
     `threads` of each host make its examples. They share one interpreter, or are spread over as many
     `workers`, which are processes: then what Python itself does is no longer one core's work.
-    `repeats` shows each picture so many times in a row, augmented anew, and only as large a part of
+    `repeats` shows each picture so many times in a row, augmented differently, and only as large a part of
     the pictures in an epoch (repeated augmentation, arXiv:1901.09335).
     """
 
