@@ -14,8 +14,8 @@ def regress_ti() -> RunConfig:
                   --task.teacher.weights sam_vit_h_4b8939.pth
     Hardware  64 A100. By arithmetic 262 GFLOP an image (254 of them the teacher's) x 512 M images
               at 55 % of bf16 peak: 3.4 hours; 27 hours on 8. Not measured.
-    Expected  not published: EfficientSAM compares SAMI with other methods, never with SAMI without its
-              masking. DMAE, which regresses features from masked pictures, has 70.0 % ImageNet
+    Expected  not published: EfficientSAM compares SAMI with other methods, never with SAMI without
+              its masking. DMAE, which regresses features from masked pictures, has 70.0 % ImageNet
               top-1 for ViT-Ti (arXiv:2312.00863, table 1; not ours).
 
     Published: nothing. Assumed: all of `sami_ti` (teacher, its input and layer, views, optimiser,

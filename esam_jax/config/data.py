@@ -228,8 +228,8 @@ class DataConfig(Config):
 
     `threads` of each host make its examples. They share one interpreter, or are spread over as many
     `workers`, which are processes: then what Python itself does is no longer one core's work.
-    `repeats` shows each picture so many times in a row, augmented differently, and only as large a part of
-    the pictures in an epoch (repeated augmentation, arXiv:1901.09335).
+    `repeats` shows each picture so many times in a row, augmented differently, and only as
+    large a part of the pictures in an epoch (repeated augmentation, arXiv:1901.09335).
     """
 
     RETIRED: ClassVar[tuple[str, ...]] = ("prefetch_batches",)
